@@ -1,0 +1,47 @@
+# The one door: every target makes what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-slow coverage check format docs bench clean
+
+setup: .venv/made
+
+.venv/made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/made-dev: .venv/made
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
+	touch $@
+
+demo: .venv/made
+	@mkdir -p demo
+	@FORCE_COLOR=1 $(BIN)/regard translate "le chat noir" --grid --look demo/cat.png --look demo/cat.svg
+	@echo "The heatmap is in demo/cat.png and demo/cat.svg."
+
+test: .venv/made-dev
+	$(BIN)/pytest -m "not slow"
+
+test-slow: .venv/made-dev
+	$(BIN)/pytest -m slow
+
+coverage: .venv/made-dev
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage report --include "src/regard/attention/*,src/regard/nn/*,src/regard/decoding/*" --show-missing --fail-under 100
+
+check: .venv/made-dev
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/made-dev
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+docs: .venv/made-dev
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+clean:
+	rm -rf .venv docs/_build demo

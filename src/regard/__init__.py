@@ -1,0 +1,61 @@
+"""regard: attention you can choose, train and see.
+
+Everything public stands here; importing it imports nothing heavy until a name is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from regard.attention.map import AttentionMap as AttentionMap
+    from regard.attention.map import attention_map as attention_map
+    from regard.attention.masks import allow as allow
+    from regard.attention.masks import causal as causal
+    from regard.attention.masks import padding as padding
+    from regard.attention.masks import prefix as prefix
+    from regard.attention.operator import Plan as Plan
+    from regard.attention.operator import attend as attend
+    from regard.attention.operator import plan as plan
+    from regard.attention.scores import Additive as Additive
+    from regard.attention.scores import Concat as Concat
+    from regard.attention.scores import Cosine as Cosine
+    from regard.attention.scores import Distance as Distance
+    from regard.attention.scores import Dot as Dot
+    from regard.attention.scores import General as General
+    from regard.attention.scores import ScaledDot as ScaledDot
+    from regard.errors import BundleError as BundleError
+    from regard.errors import ChoiceError as ChoiceError
+    from regard.errors import ConfigError as ConfigError
+    from regard.errors import DataError as DataError
+    from regard.errors import KernelError as KernelError
+    from regard.errors import RegardError as RegardError
+    from regard.errors import ShapeError as ShapeError
+    from regard.experiment import Generation as Generation
+    from regard.experiment import load as load
+    from regard.experiment import train as train
+    from regard.nn.embedding import sinusoidal as sinusoidal
+
+_HOMES = {
+    "attention.map": ("AttentionMap", "attention_map"),
+    "attention.masks": ("allow", "causal", "padding", "prefix"),
+    "attention.operator": ("Plan", "attend", "plan"),
+    "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "ScaledDot"),
+    "errors": ("BundleError", "ChoiceError", "ConfigError", "DataError", "KernelError", "RegardError", "ShapeError"),
+    "experiment": ("Generation", "load", "train"),
+    "nn.embedding": ("sinusoidal",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'regard' has no attribute {name!r}")
+    return getattr(import_module(f"regard.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The heart: functions of tensors. Read `operator.py` first."""

@@ -1,0 +1,43 @@
+"""Biases: numbers added to the scores before masking."""
+
+from torch import Tensor
+
+from regard.errors import ChoiceError
+from regard.shapes import broadcast_to_scores
+
+
+class Bias:
+    """Numbers that belong to a query and a key by their places; the base of all biases."""
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The bias of query `rows[i]` and key `columns[j]`, broadcastable to `[*batch, t, s]`."""
+        raise NotImplementedError
+
+
+class Added(Bias):
+    """A float tensor, learned or fixed, broadcast from the right to `[*batch, T, S]`."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        whole = broadcast_to_scores(self.tensor, shape, "bias")
+        return whole[..., rows[:, None], columns]
+
+
+BiasLike = Bias | Tensor
+
+
+def as_bias(bias: BiasLike) -> Bias:
+    """The bias that a `Bias` or a float tensor stands for.
+
+    Raises:
+        ChoiceError: a bool tensor (that is a mask) or anything else.
+    """
+    if isinstance(bias, Bias):
+        return bias
+    if isinstance(bias, Tensor) and bias.is_floating_point():
+        return Added(bias)
+    if isinstance(bias, Tensor):
+        raise ChoiceError(f"bias must be a float tensor; got {bias.dtype}: what forbids looking goes to mask=")
+    raise ChoiceError(f"bias must be a regard bias or a float tensor; got {type(bias).__name__}")

@@ -1,0 +1,86 @@
+"""The reference kernel: the whole equation on one screen. Every other kernel is tested equal to it."""
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from regard.attention.spec import Spec
+from regard.shapes import batch_shape
+
+
+def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int) -> tuple[Tensor, Tensor]:
+    """output = dropout(normalize(score(query, key) + bias, mask)) · value.
+
+    Scores and weights are computed in float32 (float64 for float64 inputs). A NaN or infinity in a
+    key or value that a query may not look at never reaches that query's output or gradient.
+
+    Returns:
+        output `[*batch, T, d_v]` in value's dtype, and one number per row `[*batch, T]`.
+    """
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
+    q, k, v = (tensor.to(wide) for tensor in (query, key, value))
+    rows = torch.arange(shape[-2], device=query.device)
+    if spec.mask is not None and is_poisoned(q, k, v):
+        answers = [_alone(q, k, v, spec, seed, row, shape) for row in rows.split(1)]
+        output, numbers = (
+            torch.cat(parts, dim) for parts, dim in zip(zip(*answers, strict=True), (-2, -1), strict=True)
+        )
+    else:
+        output, numbers = _attend(q, k, v, spec, seed, rows, shape)
+    return output.to(value.dtype), numbers
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int, rows: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    scores = spec.scores(query, key, rows, shape)
+    allowed = spec.allowed(rows, shape).expand_as(scores)
+    weights, numbers = spec.normalizer(scores, allowed)
+    if spec.dropout:
+        weights = weights * kept(weights.shape, rows, seed, spec.dropout) / (1 - spec.dropout)
+    return weights @ value, numbers
+
+
+def _alone(
+    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int, row: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """One query beside only the keys that it may see: 0 · NaN is NaN, so forbidden keys become 0 first."""
+    seen = spec.allowed(row, shape).expand(*shape[:-2], 1, shape[-1]).transpose(-2, -1)
+    asks = seen.any(-2, keepdim=True)
+    return _attend(
+        torch.where(asks, query[..., row, :], 0), torch.where(seen, key, 0), torch.where(seen, value, 0),
+        spec, seed, row, shape,
+    )  # fmt: skip
+
+
+def is_poisoned(*tensors: Tensor) -> bool:
+    """Whether any of the tensors holds a NaN or an infinity."""
+    return any(not bool(torch.isfinite(end)) for t in tensors if t.numel() for end in t.detach().aminmax())
+
+
+def kept(shape: tuple[int, ...], rows: Tensor, seed: int, dropout: float) -> Tensor:
+    """Which weights dropout keeps: a counter hash of (seed, batch, i, j), so any tile can be drawn alone.
+
+    Args:
+        shape: of the weights, `(*batch, t, S)`.
+        rows: the indices of these t queries.
+        seed: one per call, drawn from torch's generator.
+        dropout: the probability of dropping.
+    """
+    batch = torch.arange(prod(shape[:-2]), device=rows.device).reshape(*shape[:-2], 1, 1)
+    columns = torch.arange(shape[-1], device=rows.device)
+    x = _mix(seed & _MASK ^ _mix(batch + 0x9E3779B9))
+    x = _mix(_mix(x ^ rows[:, None]) ^ columns)
+    return x >= int(dropout * 2**32)
+
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A 32-bit finaliser (Wellons, "Prospecting for hash functions", lowbias32) in int64 arithmetic."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D & _MASK
+    x = (x ^ (x >> 15)) * 0x846CA68B & _MASK
+    return x ^ (x >> 16)

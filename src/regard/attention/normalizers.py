@@ -1,0 +1,85 @@
+"""Normalisers: from a row of scores to a row of weights.
+
+A normaliser sees whole rows. It returns the weights and one number per row from which any weight
+of the row can be computed again (for softmax the log-sum-exp). A row in which nothing is allowed,
+or in which every allowed score is -inf, is *dead*: its weights are 0.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from regard.errors import unknown
+
+ScoreRows = Float[Tensor, "*batch T S"]
+AllowedRows = Bool[Tensor, "*batch T S"]
+RowNumbers = Float[Tensor, "*batch T"]
+
+
+class Normalizer(nn.Module):
+    """Turns rows of scores into rows of weights; the base of all normalisers."""
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
+        raise NotImplementedError
+
+
+class Softmax(Normalizer):
+    """α_ij = exp(e_ij) / Σ_j' exp(e_ij') over the allowed keys; its row number is the log-sum-exp."""
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        dead = (scores == -torch.inf).all(-1, keepdim=True)
+        # softmax of nothing but -inf is NaN, and so is its gradient: dead rows get a harmless 0 first
+        living = scores.masked_fill(dead, 0)
+        weights = torch.softmax(living, -1).masked_fill(dead, 0)
+        number = torch.logsumexp(living, -1, keepdim=True) if scores.shape[-1] else living.sum(-1, keepdim=True)
+        return weights, number.masked_fill(dead, -torch.inf).squeeze(-1)
+
+
+class Uniform(Normalizer):
+    """α_ij = 1 / (number of keys that i may look at): the baseline that treats all inputs equally.
+
+    It does not read the scores' values (a NaN or infinite score changes nothing); its row number is
+    the number of allowed keys.
+    """
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        seen = allowed.to(scores.dtype)
+        number = seen.sum(-1, keepdim=True)
+        return seen / number.clamp(min=1), number.squeeze(-1)
+
+
+class WholeRows(Normalizer):
+    """Any callable (scores, allowed) -> weights over whole rows; its row number is the sum of the weights."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        dead = ~allowed.any(-1, keepdim=True)
+        weights = self.function(scores, allowed).masked_fill(~allowed | dead, 0)
+        return weights, weights.sum(-1)
+
+
+NormalizerLike = str | Normalizer | Callable[[Tensor, Tensor], Tensor]
+
+NAMED: dict[str, Callable[[], Normalizer]] = {"softmax": Softmax, "uniform": Uniform}
+
+
+def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
+    """The normaliser that a name, a `Normalizer` or a callable stands for.
+
+    Raises:
+        ChoiceError: an unknown name, with the nearest spelling.
+    """
+    if isinstance(normalizer, Normalizer):
+        return normalizer
+    if isinstance(normalizer, str) and normalizer in NAMED:
+        return NAMED[normalizer]()
+    if not isinstance(normalizer, str) and callable(normalizer):
+        return WholeRows(normalizer)
+    raise unknown("normalizer", normalizer, NAMED)

@@ -1,0 +1,261 @@
+"""Score functions: how well each key answers each query.
+
+Every score is two projections and a comparison,
+
+    e_ij = compare(project_query(q_i), project_key(k_j)),
+
+so a decoder that asks the same memory many times projects its keys once (`Score.projected`), and a
+score whose comparison is a product (`Product`) is served by every dot kernel (`Product.as_dot`).
+"""
+
+from collections.abc import Callable
+from math import sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.errors import unknown
+from regard.shapes import check_widths
+
+QueryTile = Float[Tensor, "*q_batch T d_q"]
+KeyTile = Float[Tensor, "*k_batch S d_k"]
+ScoreTile = Float[Tensor, "*batch T S"]
+
+
+class Score(nn.Module):
+    """e_ij = compare(project_query(q_i), project_key(k_j)); the base of all scores."""
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        """The query's side, computed alone."""
+        return query
+
+    def project_key(self, key: KeyTile) -> KeyTile:
+        """The key's side, computed alone: once per memory."""
+        return key
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        """Scores `[*batch, T, S]` of projected queries and keys."""
+        raise NotImplementedError
+
+    def forward(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        """Scores `[*batch, T, S]` of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]`."""
+        return self.compare(self.project_query(query), self.project_key(key))
+
+    def projected(self) -> "Score":
+        """The same score for keys that already went through `project_key`."""
+        return Projected(self)
+
+
+class Product(Score):
+    """A score that is a dot product in disguise: e_ij = project_query(q_i) · project_key(k_j)."""
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        check_widths(query, key)
+        return query @ key.transpose(-2, -1)
+
+    def as_dot(self, query: QueryTile, key: KeyTile) -> tuple[QueryTile, KeyTile]:
+        """Queries and keys whose plain dot product is this score."""
+        return self.project_query(query), self.project_key(key)
+
+    def projected(self) -> "Score":
+        return ProjectedProduct(self)
+
+
+class Projected(Score):
+    """A score whose keys have been projected already (`Score.projected`)."""
+
+    def __init__(self, score: Score) -> None:
+        super().__init__()
+        self.score = score
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        return self.score.project_query(query)
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        return self.score.compare(query, key)
+
+
+class ProjectedProduct(Product):
+    """A product score whose keys have been projected already (`Score.projected`)."""
+
+    def __init__(self, score: Product) -> None:
+        super().__init__()
+        self.score = score
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        return self.score.project_query(query)
+
+
+class Dot(Product):
+    """e_ij = q_i · k_j (Luong et al. 2015, section 3.1, "dot")."""
+
+
+class ScaledDot(Product):
+    """e_ij = q_i · k_j · scale, with scale = 1/√d_k by default (Vaswani et al. 2017, equation 1).
+
+    Args:
+        scale: the factor; None is 1/√d_k, with d_k the width of one head.
+    """
+
+    def __init__(self, scale: float | None = None) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def factor(self, width: int) -> float:
+        """The factor for queries of this width."""
+        return 1 / sqrt(width) if self.scale is None else self.scale
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        return query * self.factor(query.shape[-1])
+
+
+class Cosine(Product):
+    """e_ij = scale · q_i·k_j / (|q_i| |k_j|)^power.
+
+    A zero vector scores 0 against everything, with a finite gradient.
+
+    Args:
+        power: 1 is the cosine, 0.5 the lecture form q·k/√(|q||k|), 0 the plain dot product.
+        scale: a factor on the result (an inverse temperature).
+    """
+
+    def __init__(self, power: float = 1.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.power = power
+        self.scale = scale
+
+    def _shrink(self, vectors: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n d"]:
+        square = vectors.square().sum(-1, keepdim=True)
+        zero = square == 0  # 0/0 has no answer and no gradient: divide by one instead
+        return vectors * square.masked_fill(zero, 1).pow(-self.power / 2)
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        return self._shrink(query) * self.scale
+
+    def project_key(self, key: KeyTile) -> KeyTile:
+        return self._shrink(key)
+
+
+class Distance(Score):
+    """e_ij = -|q_i - k_j|² / (2 width²): with softmax, Nadaraya–Watson regression with a Gaussian kernel.
+
+    Source: Nadaraya 1964; Watson 1964. The unit of `width` is the unit of the vectors.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.width = width
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        check_widths(query, key)
+        difference = query[..., :, None, :] - key[..., None, :, :]
+        return difference.square().sum(-1) / (-2 * self.width**2)
+
+
+class General(Product):
+    """e_ij = q_i W k_j (Luong et al. 2015, section 3.1, "general"; bilinear).
+
+    Args:
+        query_dim: width of a query.
+        key_dim: width of a key.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(key_dim, query_dim, bias=False)
+
+    def project_key(self, key: KeyTile) -> KeyTile:
+        return _linear(self.key, key)
+
+
+class Additive(Score):
+    """e_ij = v · tanh(W_q q_i + W_k k_j) (Bahdanau et al. 2015, section 3.1 and appendix A.1.2).
+
+    One set of parameters, shared by the heads.
+
+    Args:
+        query_dim: width of a query.
+        key_dim: width of a key.
+        hidden_dim: width of the sum inside the tanh.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(query_dim, hidden_dim, bias=False)
+        self.key = nn.Linear(key_dim, hidden_dim, bias=False)
+        self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        return _linear(self.query, query)
+
+    def project_key(self, key: KeyTile) -> KeyTile:
+        return _linear(self.key, key)
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
+
+
+class Concat(Score):
+    """e_ij = v · tanh(W [q_i; k_j]) (Luong et al. 2015, section 3.1, "concat").
+
+    `Additive` with its weight written as one.
+
+    Args:
+        query_dim: width of a query.
+        key_dim: width of a key.
+        hidden_dim: width inside the tanh.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.query_dim = query_dim
+        self.weight = nn.Parameter(nn.Linear(query_dim + key_dim, hidden_dim, bias=False).weight.detach())
+        self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
+
+    def project_query(self, query: QueryTile) -> QueryTile:
+        return query @ self.weight[:, : self.query_dim].to(query.dtype).T
+
+    def project_key(self, key: KeyTile) -> KeyTile:
+        return key @ self.weight[:, self.query_dim :].to(key.dtype).T
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
+
+
+class Function(Score):
+    """Any callable (query_tile, key_tile) -> score_tile, as a score."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+        return self.function(query, key)
+
+
+ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]
+
+NAMED: dict[str, Callable[[], Score]] = {"dot": Dot, "scaled_dot": ScaledDot, "cosine": Cosine}
+
+
+def as_score(score: ScoreLike) -> Score:
+    """The score that a name, a `Score` or a callable stands for.
+
+    Raises:
+        ChoiceError: an unknown name, with the nearest spelling.
+    """
+    if isinstance(score, Score):
+        return score
+    if isinstance(score, str):
+        if score not in NAMED:
+            raise unknown("score", score, [*NAMED, "or a score object such as regard.Additive(...)"])
+        return NAMED[score]()
+    if callable(score):
+        return Function(score)
+    raise unknown("score", score, NAMED)
+
+
+def _linear(layer: nn.Linear, vectors: Tensor) -> Tensor:
+    """`layer` in the vectors' own precision: kernels widen half precision to float32 before they score."""
+    return nn.functional.linear(vectors, layer.weight.to(vectors.dtype))

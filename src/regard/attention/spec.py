@@ -1,0 +1,63 @@
+"""A spec: what one attention does, as data. Numbers and tensors with names, never closures over inputs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.attention.biases import Bias, BiasLike, as_bias
+from regard.attention.masks import Mask, MaskLike, as_mask
+from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
+from regard.attention.scores import Score, ScoreLike, as_score
+from regard.errors import ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """normalize(score(query, key) + bias, mask), with dropout on the weights."""
+
+    score: Score
+    normalizer: Normalizer
+    mask: Mask | None = None
+    bias: Bias | None = None
+    dropout: float = 0.0
+
+    def scores(self, query: Tensor, key: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Score plus bias of the queries `rows` against every key."""
+        scores: Tensor = self.score(query, key)
+        if self.bias is None:
+            return scores
+        columns = torch.arange(shape[-1], device=query.device)
+        bias = self.bias.tile(rows, columns, shape)
+        return scores + bias.to(scores.dtype)
+
+    def allowed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Which keys the queries `rows` may look at, broadcastable to `[*batch, t, S]`."""
+        columns = torch.arange(shape[-1], device=rows.device)
+        if self.mask is None:
+            return torch.ones(len(rows), shape[-1], dtype=torch.bool, device=rows.device)
+        return self.mask.tile(rows, columns, shape)
+
+
+def make_spec(
+    score: ScoreLike,
+    normalizer: NormalizerLike,
+    mask: MaskLike | None,
+    bias: BiasLike | None,
+    dropout: float = 0.0,
+) -> Spec:
+    """A spec from what a person writes.
+
+    Raises:
+        ChoiceError: an unknown name, a float mask, a bool bias.
+        ShapeError: a dropout outside [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ShapeError(f"dropout must be a probability in [0, 1); got {dropout}")
+    return Spec(
+        score=as_score(score),
+        normalizer=as_normalizer(normalizer),
+        mask=None if mask is None else as_mask(mask),
+        bias=None if bias is None else as_bias(bias),
+        dropout=dropout,
+    )

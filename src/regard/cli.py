@@ -1,0 +1,328 @@
+"""The command line. Verbs are declared once, here; torch is imported inside the verb that needs it."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from regard import __version__
+from regard.errors import ChoiceError, RegardError
+
+if TYPE_CHECKING:
+    from regard.experiment import Generation, Translator
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+CHUNK = 64  # lines translated at a time from standard input
+
+app = typer.Typer(
+    name="regard", help="Attention you can choose, train and see.", no_args_is_help=True, add_completion=False,
+    rich_markup_mode=None,    pretty_exceptions_enable=False,
+)  # fmt: skip
+out, err = Console(), Console(stderr=True)
+
+ModelName = Annotated[str, typer.Argument(help="A shipped model's name, or a run's folder.")]
+Texts = Annotated[list[str] | None, typer.Argument(help="Texts; none, or -, reads lines from standard input.")]
+Beam = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="Hypotheses kept per sentence; 1 is greedy. Default: the model's own."),
+]
+Look = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Draw the alignment to this file (.png, .svg, .pdf); with several inputs, name-1.png, name-2.png, …"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line: tokens, score, alternatives, alignment.")]
+
+
+def main() -> None:
+    """The `regard` command: runs a verb; refusals are one sentence on standard error."""
+    try:
+        app(standalone_mode=True)
+    except RegardError as error:
+        _complain(str(error))
+        sys.exit(USAGE if isinstance(error, ChoiceError) else FAILED)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as head does
+        sys.stderr.close()
+        sys.exit(FAILED)
+
+
+def _complain(sentence: str) -> None:
+    print(f"regard: {sentence}", file=sys.stderr)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"regard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Attention you can choose, train and see."""
+
+
+@app.command()
+def translate(
+    texts: Texts = None,
+    model: Annotated[str, typer.Option(help="A shipped model's name, or a run's folder.")] = "fr-en",
+    beam: Beam = None,
+    n_best: Annotated[int, typer.Option(min=1, help="How many outputs --json lists, at most the beam.")] = 1,
+    look: Look = None,
+    as_json: Json = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
+    ] = False,
+) -> None:
+    """Translate texts: one line in, one line out."""
+    translator = _load(model)
+    if n_best > 1:
+        beam = max(n_best, beam or translator.decoding.beam)
+    _each_line(texts, translator, look, as_json, grid, beam=beam, n_best=n_best, record=bool(as_json or grid or look))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file; configs/ holds those of the shipped models.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in its folder.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every setting with its meaning, and stop.")
+    ] = False,
+) -> None:
+    """Train a model from a config."""
+    from regard.config import parse_setting, to_toml
+
+    overrides = dict(map(parse_setting, settings or []))
+    from regard import experiment
+
+    if print_config:
+        typer.echo(to_toml(experiment.read_config(config, overrides)), nl=False)
+        return
+    from regard.training.loop import Interrupted
+
+    with _progress() as report:
+        try:
+            finished = experiment.train(config, overrides, run=run, resume=resume, report=report)
+        except Interrupted:
+            _complain("interrupted; everything is saved: the same command with --resume goes on")
+            raise typer.Exit(INTERRUPTED) from None
+    typer.echo(f"{finished.path}")
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    source: Annotated[Path, typer.Option(help="Source sentences, one a line (.gz too).")],
+    reference: Annotated[Path, typer.Option(help="Their references, one a line.")],
+    beam: Beam = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model: BLEU and chrF with signature, loss and perplexity."""
+    from regard.experiment import evaluate_files
+
+    numbers, outputs = evaluate_files(_load(model), source, reference, beam)
+    if output:
+        output.write_text("".join(line + "\n" for line in outputs), "utf-8")
+    if as_json:
+        typer.echo(json.dumps(numbers))
+        return
+    typer.echo(f"BLEU        {numbers['bleu']:.2f}   {numbers['bleu_signature']}")
+    typer.echo(f"chrF        {numbers['chrf']:.2f}   {numbers['chrf_signature']}")
+    typer.echo(f"loss        {numbers['loss']:.4f} nats a token, {numbers['tokens']} tokens")
+    typer.echo(f"perplexity  {numbers['perplexity']:.2f}")
+
+
+@app.command()
+def trace(
+    model: ModelName,
+    texts: Texts = None,
+    look: Annotated[list[Path] | None, typer.Option(help="Draw the trace to this file (.png, .svg, .pdf).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    beam: Beam = None,
+) -> None:
+    """A decoding worked through: every step's scores, weights, context and predictions."""
+    translator = _load(model)
+
+    def show(generation: "Generation", paths: list[Path]) -> None:
+        for path in paths:
+            generation.trace.plot(path)
+        if as_json:
+            typer.echo(json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False))
+            return
+        typer.echo(generation.text)
+        longest = sum(max(8, len(token)) + 2 for token in generation.source_tokens)
+        wide = Console(width=max(out.width, 90, 14 + longest), highlight=False)
+        for line in generation.trace.lines():
+            wide.print(line)
+
+    _each(texts, translator, look, show, beam=beam)
+
+
+@app.command()
+def average(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    into: Annotated[Path, typer.Argument(help="The new model's folder.")],
+) -> None:
+    """Average a run's best checkpoints into a new model."""
+    from regard.experiment import average_run
+
+    typer.echo(str(average_run(folder, into)))
+
+
+@app.command()
+def export(
+    model: ModelName,
+    into: Annotated[Path, typer.Argument(help="The folder to write.")],
+    precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "int8",
+) -> None:
+    """Write a model as a small folder: weights in float16 or int8, no checkpoints."""
+    from regard.experiment import export_bundle
+
+    export_bundle(_load(model), into, precision)
+    typer.echo(str(into))
+
+
+def _load(name: str) -> "Translator":
+    from regard.experiment import load
+
+    return load(name)
+
+
+Show = Callable[["Generation", list[Path]], None]
+
+
+def _each_line(
+    texts: list[str] | None,
+    translator: "Translator",
+    look: list[Path] | None,
+    as_json: bool,
+    grid: bool,
+    **settings: Any,
+) -> None:
+    def show(generation: "Generation", paths: list[Path]) -> None:
+        for path in paths:
+            generation.alignment.plot(path)
+        if grid:
+            from regard.explore.terminal import grid as coloured
+
+            alignment = generation.alignment
+            err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
+        typer.echo(json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text)
+
+    _each(texts, translator, look, show, **settings)
+
+
+def _each(
+    texts: list[str] | None,
+    translator: "Translator",
+    look: list[Path] | None,
+    show: Show,
+    **settings: Any,
+) -> None:
+    """One line in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
+    lines = enumerate(_inputs(texts), 1)
+    many = texts is None or len(texts) != 1 or texts == ["-"]
+    failed = False
+    while chunk := [line for _, line in zip(range(CHUNK), lines, strict=False)]:
+        good: list[tuple[int, str]] = []
+        refused: dict[int, str] = {}
+        for number, line in chunk:
+            try:
+                text = line.decode("utf-8") if isinstance(line, bytes) else line
+                translator.encode(text)
+                good.append((number, text))
+            except ValueError as error:
+                refused[number] = _reason(error)
+        made = dict(zip([n for n, _ in good], translator.translate([t for _, t in good], **settings), strict=True))
+        for number, _ in chunk:
+            if number in refused:
+                failed = True
+                _complain(f"line {number}: {refused[number]}")
+                typer.echo("")
+            else:
+                show(made[number], [p.with_stem(f"{p.stem}-{number}") if many else p for p in look or []])
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start})"
+    return str(error)
+
+
+def _inputs(texts: list[str] | None) -> Iterator[str | bytes]:
+    """The arguments, or the lines of standard input; a line ends at \\n and nowhere else."""
+    if texts and texts != ["-"]:
+        yield from texts
+        return
+    for line in sys.stdin.buffer:
+        yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar with loss, speed, development loss and BLEU, and time left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
+    )  # fmt: skip
+    with Progress(*columns, console=err, refresh_per_second=2) as progress:
+        yield _Reporter(progress)
+
+
+class _Reporter:
+    """Turns the loop's events into the bar's text."""
+
+    def __init__(self, progress: Any) -> None:
+        self.progress = progress
+        self.task: Any = None
+        self.dev = ""
+        self.loss = 0.0
+        self.marks: list[tuple[float, int]] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            self.task = self.progress.add_task(
+                "training", total=event["max_steps"], numbers="", completed=event["step"]
+            )
+            self.progress.console.print(
+                f"{event['training_pairs']:,} training pairs, {event['dev_pairs']:,} for development, "
+                f"vocabulary {event['vocabulary']:,}, padding {event['padding']:.0%}, run in {event['run']}"
+            )
+        elif event["event"] == "step":
+            self.loss = event["loss"] if not self.loss else 0.95 * self.loss + 0.05 * event["loss"]
+            self.marks = [*self.marks[-49:], (event["seconds"], event["tokens"])]
+            spent = self.marks[-1][0] - self.marks[0][0]
+            speed = sum(tokens for _, tokens in self.marks[1:]) / spent if spent > 0 else 0.0
+            numbers = f"loss {self.loss:.3f}  {speed:,.0f} tokens/s{self.dev}"
+            self.progress.update(self.task, completed=event["step"], numbers=numbers)
+        else:
+            self.dev = f"  dev loss {event['dev_loss']:.3f}  BLEU {event['dev_bleu']:.1f}"
+            self.progress.console.print(f"step {event['step']}:{self.dev}  chrF {event['dev_chrf']:.1f}")

@@ -1,0 +1,124 @@
+"""Configs: TOML files and `--set key=value`, checked by pydantic, refused by name with the nearest spelling."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from regard.errors import ConfigError, nearest
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The contents of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """`model.width=192` as ("model.width", 192); a value that is not TOML is a string.
+
+    Raises:
+        ConfigError: there is no "=".
+    """
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {setting}: expected key=value, for example --set model.width=192")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def apply(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Settings with dotted keys replaced."""
+    result = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        place = result
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{dotted}: {part} is a single setting and has no parts")
+        place[last] = value
+    return result
+
+
+def validate(kind: type[T], settings: dict[str, Any], where: str) -> T:
+    """A config object, or one `ConfigError` that lists everything that is wrong."""
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        faults = [_fault(kind, settings, fault) for fault in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(faults)) from error
+
+
+def _fault(kind: type[BaseModel], settings: dict[str, Any], fault: Any) -> str:
+    path, fields = _walk(kind, settings, [str(part) for part in fault["loc"]])
+    if fault["type"] == "extra_forbidden":
+        known = nearest(path[-1], fields)
+        return f"unknown setting {'.'.join(path)}: did you mean {known[0]}? (known: {', '.join(known)})"
+    return f"{'.'.join(path) or 'config'}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {_short(fault['input'])}"
+
+
+def _walk(kind: type[BaseModel], settings: Any, loc: list[str]) -> tuple[list[str], list[str]]:
+    """An error's place without the names of union members, and the settings known there."""
+    path, fields = [], list(kind.model_fields)
+    for part in loc:
+        if isinstance(settings, dict) and part == settings.get("kind"):
+            continue
+        path.append(part)
+        settings = settings.get(part, {}) if isinstance(settings, dict) else {}
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        for member in (annotation, *get_args(annotation)):
+            if isinstance(member, type) and issubclass(member, BaseModel) and _is_of_kind(member, settings):
+                kind, fields = member, list(member.model_fields)
+    return path, fields
+
+
+def _is_of_kind(member: type[BaseModel], settings: Any) -> bool:
+    tag = member.model_fields.get("kind")
+    return tag is None or (isinstance(settings, dict) and settings.get("kind") in get_args(tag.annotation))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def to_toml(config: BaseModel) -> str:
+    """A config as TOML with every setting's meaning beside it; reading it gives the same config."""
+    lines = []
+    for section, value in config:
+        if isinstance(value, BaseModel):
+            lines += ["", f"[{section}]"]
+            lines += [_line(value, name) for name in type(value).model_fields]
+        else:
+            lines.insert(0, _line(config, section))
+    return "\n".join(line for line in lines if line is not None).strip() + "\n"
+
+
+def _line(config: BaseModel, name: str) -> str:
+    value, meaning = getattr(config, name), " ".join((type(config).model_fields[name].description or "").split())
+    shown = f"# {name} = (not set)" if value is None else f"{name} = {_literal(value)}"
+    return f"{shown:<40} # {meaning}" if meaning else shown
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)

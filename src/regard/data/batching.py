@@ -1,0 +1,107 @@
+"""Batches by token count, of sentences that are about equally long."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Ids = list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded sentences.
+
+    Attributes:
+        source: `[B, S]`, ending in EOS.
+        source_allowed: `[B, S]`, True at real tokens.
+        previous: `[B, T]`, the target shifted right: BOS first.
+        target: `[B, T]`, what is to be predicted, EOS last; PAD where there is nothing.
+    """
+
+    source: Int[Tensor, "B S"]
+    source_allowed: Bool[Tensor, "B S"]
+    previous: Int[Tensor, "B T"]
+    target: Int[Tensor, "B T"]
+
+
+def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:
+    """Rows of ids as one tensor, filled up on the right."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.long).reshape(
+        len(rows), width
+    )
+
+
+def lengths_mask(rows: Sequence[Ids]) -> Bool[Tensor, "B n"]:
+    """True where `pad` put a real token."""
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.arange(int(lengths.max()) if len(rows) else 0) < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Sentence pairs as batches of at most `tokens` padded target (and source) tokens.
+
+    Args:
+        pairs: (source ids, target ids), without BOS and EOS.
+        tokens: the most places a batch may have on either side; a longer pair is a batch of its own.
+        bos, eos, pad: ids of the special tokens.
+        seed: of the order.
+    """
+
+    pairs: Sequence[tuple[Ids, Ids]]
+    tokens: int
+    bos: int
+    eos: int
+    pad: int
+    seed: int = 0
+
+    def order(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch as indices; the same epoch always has the same order."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        noise = torch.rand(len(self.pairs), generator=generator).tolist()
+        by_length = sorted(
+            range(len(self.pairs)), key=lambda i: (len(self.pairs[i][1]), len(self.pairs[i][0]), noise[i])
+        )
+        batches: list[list[int]] = []
+        batch: list[int] = []
+        longest = 0
+        for index in by_length:
+            longest_with = max(longest, *(len(side) + 1 for side in self.pairs[index]))
+            if batch and longest_with * (len(batch) + 1) > self.tokens:
+                batches.append(batch)
+                batch, longest_with = [], max(len(side) + 1 for side in self.pairs[index])
+            batch.append(index)
+            longest = longest_with
+        if batch:
+            batches.append(batch)
+        shuffled = torch.randperm(len(batches), generator=generator).tolist()
+        return [batches[i] for i in shuffled]
+
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """The batch of some pairs."""
+        sources = [[*self.pairs[i][0], self.eos] for i in indices]
+        targets = [self.pairs[i][1] for i in indices]
+        return Batch(
+            pad(sources, self.pad),
+            lengths_mask(sources),
+            pad([[self.bos, *row] for row in targets], self.pad),
+            pad([[*row, self.eos] for row in targets], self.pad),
+        )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from the `start`-th on."""
+        for indices in self.order(epoch)[start:]:
+            yield self.collate(indices)
+
+    def padding_share(self) -> float:
+        """Share of the places in a batch that hold nothing, both sides together."""
+        real = padded = 0
+        for indices in self.order(0):
+            for side in (0, 1):
+                lengths = [len(self.pairs[i][side]) + 1 for i in indices]
+                real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
+        return 1 - real / padded if padded else 0.0

@@ -1,0 +1,48 @@
+"""The exception family, and the one sentence that every refusal is made of.
+
+A refusal says what was expected, what came, where, and what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RegardError(Exception):
+    """Everything that regard refuses on purpose."""
+
+
+class ShapeError(RegardError, ValueError):
+    """Tensors whose sizes do not fit together."""
+
+
+class KernelError(RegardError, ValueError):
+    """A kernel was asked for by name and cannot do the work."""
+
+
+class ChoiceError(RegardError, ValueError):
+    """An unknown name; the message carries the nearest known one."""
+
+
+class ConfigError(RegardError, ValueError):
+    """A setting that does not exist or does not make sense."""
+
+
+class DataError(RegardError, ValueError):
+    """Input data that cannot be read; the message names file and line."""
+
+
+class BundleError(RegardError, ValueError):
+    """A saved model or checkpoint that is missing, damaged or changed."""
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The known words, those spelled most like `word` first."""
+    names = sorted(known)
+    close = get_close_matches(word, names, n=len(names), cutoff=0.5) if names else []
+    return close + [name for name in names if name not in close]
+
+
+def unknown(kind: str, given: object, known: Iterable[str]) -> ChoiceError:
+    """A `ChoiceError` for `given`, listing what is known, nearest spelling first."""
+    names = nearest(str(given), known)
+    return ChoiceError(f"unknown {kind} {given!r}: expected one of {', '.join(map(repr, names))}")

@@ -1,0 +1,1 @@
+"""Looking: alignment, trace, figures, and the terminal's grid."""

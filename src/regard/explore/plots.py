@@ -1,0 +1,206 @@
+"""Figures: the alignment heatmap and the worked-through decoding. Query down, key across."""
+
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regard.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from regard.explore.trace import Trace, TraceStep
+
+COLOURS = "Blues"
+FONTS = (  # in this order, those that are installed; a letter is drawn by the first font that has it
+    "DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "IPAGothic", "Unifont", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari",
+)  # fmt: skip
+NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
+
+
+def save_heatmap(
+    weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], path: str | Path, title: str = ""
+) -> None:
+    """Write a heatmap with tokens on both axes; the ending of `path` says how (.png, .svg, .pdf).
+
+    Args:
+        weights: one row per query, one column per key; white is 0, dark blue is 1.
+        rows: the queries' names, from top to bottom.
+        columns: the keys' names, from left to right.
+        path: where to.
+        title: above the picture.
+
+    Raises:
+        DataError: the ending is none that can be drawn, or the folder does not exist.
+    """
+    _save(heatmap(weights, rows, columns, title), path)
+
+
+def heatmap(
+    weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str = ""
+) -> "Figure":
+    """A figure of weights between named queries (down) and named keys (across)."""
+    from matplotlib.figure import Figure
+
+    longest = max(map(_width, rows), default=1), max(map(_width, columns), default=1)
+    cell = 0.52 if max(len(rows), len(columns)) <= 20 else 0.34
+    width = max(3.2, cell * max(1, len(columns)) + 0.1 * longest[0] + 1.5)
+    height = max(1.8, cell * max(1, len(rows)) + 0.1 * longest[1] + 0.9)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    if not rows or not columns:
+        axes.text(0.5, 0.5, "nothing to look at", ha="center", va="center")
+        axes.axis("off")
+        return figure
+    image = axes.imshow(weights, cmap=COLOURS, vmin=0, vmax=1, aspect="equal")
+    _name_axes(axes, rows, columns)
+    if len(rows) * len(columns) <= NUMBERS_UP_TO:
+        for i, row in enumerate(weights):
+            for j, weight in enumerate(row):
+                if weight >= 0.005:
+                    shown = f"{weight:.2f}".removeprefix("0")
+                    axes.text(
+                        j, i, shown, ha="center", va="center", fontsize=8, color="white" if weight > 0.55 else "#333"
+                    )
+    axes.set_title(title, fontsize=9, color="#555")
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[0, 0.5, 1])
+    bar.set_label("attention weight", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def save_trace(trace: "Trace", path: str | Path) -> None:
+    """Write a decoding worked through: where each step looked, and what it made of it.
+
+    On the left the weights over the source tokens; on the right each step's most probable tokens, their
+    probabilities, and how much of each logit came from the state and from the context.
+    """
+    from matplotlib.figure import Figure
+
+    steps = trace.steps
+    if not steps:
+        _save(heatmap([], [], []), path)
+        return
+    height = 1.6 + 0.75 * len(steps)
+    columns = len(trace.source_tokens)
+    figure = Figure(figsize=(2.6 + 0.62 * columns + 4.8, height), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[0.62 * columns + 1.6, 4.8])
+    weights = [step.weights or [0.0] * columns for step in steps]
+    left.imshow(weights, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    _name_axes(left, [f"{step.number}. {step.token}" for step in steps], trace.source_tokens)
+    for i, step in enumerate(steps):
+        for j, (e, a) in enumerate(zip(step.scores, step.weights, strict=True)):
+            left.text(
+                j, i, f"{a:.2f}\ne {e:.1f}", ha="center", va="center", fontsize=7, color="white" if a > 0.55 else "#333"
+            )
+    left.set_title(f"weights α, scores e ({trace.site or 'no attention'})", fontsize=9, color="#555")
+    _draw_predictions(right, steps)
+    _save(figure, path)
+
+
+def _draw_predictions(axes: "Axes", steps: "Sequence[TraceStep]") -> None:
+    """Each step's candidates as bars: the state's, the context's and the bias's part of the logit."""
+    parts = (("from_state", "state", "#4c78a8"), ("from_context", "context", "#f58518"), ("bias", "bias", "#9d9d9d"))
+    for i, step in enumerate(steps):
+        count = len(step.predictions)
+        for n, p in enumerate(step.predictions):
+            y, thick = i + (n - (count - 1) / 2) * 0.8 / count, 0.68 / count
+            if p.from_state is None:
+                axes.barh(y, p.logit, thick, color="#4c78a8")
+                ends = [0.0, p.logit]
+            else:
+                ends = [0.0, 0.0]  # positive parts to the right of 0, negative ones to the left
+                for name, _, colour in parts:
+                    value = getattr(p, name)
+                    axes.barh(y, value, thick, left=ends[value > 0], color=colour)
+                    ends[value > 0] += value
+            axes.text(
+                max(ends) + 0.3, y, f"{p.token}  {p.probability:.2f}", va="center", fontsize=7, fontfamily=_fonts()
+            )
+    axes.axvline(0, color="#333", linewidth=0.8)
+    axes.set(ylim=(len(steps) - 0.5, -0.5), yticks=[])
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.35)
+    axes.set_xlabel("logit", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    if steps[0].predictions[0].from_state is not None:
+        from matplotlib.patches import Patch
+
+        axes.legend(
+            handles=[Patch(color=c, label=name) for _, name, c in parts],
+            fontsize=7,
+            loc="lower right",
+            ncols=3,
+            frameon=False,
+            bbox_to_anchor=(1, 1),
+        )
+    axes.set_title("candidates: logit and probability", fontsize=9, color="#555", loc="left")
+
+
+def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
+    shown = [_visible(name) for name in columns]
+    steep = len(columns) > 14 or max(map(_width, shown)) > 9
+    axes.set_xticks(
+        range(len(columns)),
+        shown,
+        rotation=60 if steep else 0,
+        ha="left" if steep else "center",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(range(len(rows)), [_visible(name) for name in rows])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelfontfamily=_fonts(), labelsize=10)
+    axes.set_xlabel("source (key) →", fontsize=8, color="#555", loc="left")
+    axes.set_ylabel("output (query) ↓", fontsize=8, color="#555", loc="top")
+    for edge in axes.spines.values():
+        edge.set_color("#bbb")
+
+
+def _visible(name: str) -> str:
+    """A name in the order in which it is drawn: right-to-left scripts are shaped and turned round."""
+    name = name.replace("$", r"\$")
+    if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name):
+        import arabic_reshaper
+        from bidi.algorithm import get_display
+
+        return str(get_display(arabic_reshaper.reshape(name)))
+    return name
+
+
+@cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in FONTS if name in installed]
+
+
+def _width(name: str) -> float:
+    """About how many Latin letters wide a name is."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)
+
+
+def _save(figure: "Figure", path: str | Path) -> None:
+    import matplotlib
+
+    path = Path(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in known:
+        raise DataError(
+            f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
+        )
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: the folder {path.parent} does not exist")
+    # text stays text in an SVG, so the reader's own fonts serve every script
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", message=r"Glyph .* missing")
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,0 +1,179 @@
+"""The recurrent encoder–decoder with attention (Bahdanau et al. 2015; Luong et al. 2015)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from regard.attention.map import AttentionMap
+from regard.attention.masks import allow
+from regard.attention.scores import Additive, Concat, Cosine, Distance, Dot, General, ScaledDot, Score
+from regard.attention.spec import make_spec
+from regard.models.seq2seq import Memory, Seq2Seq
+from regard.nn.dropout import Dropout
+from regard.nn.embedding import Embedding
+from regard.nn.recurrent import AttentionalStep, RecurrentEncoder
+from regard.nn.state import State
+
+SITE = "decoder.cross"
+
+
+class RecurrentConfig(BaseModel):
+    """Settings of the recurrent encoder–decoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["recurrent"]
+    width: int = Field(256, gt=0)
+    """Width of the decoder's state, of the context, and of both encoder directions together."""
+    embedding: int = Field(256, gt=0)
+    """Width of a token's vector."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """The recurrent unit."""
+    encoder_layers: int = Field(1, gt=0)
+    """Encoder layers on top of each other."""
+    direction: Literal["both", "forward", "backward"] = "both"
+    """How the encoder reads; "both" gives each direction half the width."""
+    score: Literal["additive", "concat", "general", "dot", "scaled_dot", "cosine", "distance", "none"] = "additive"
+    """How a decoder state is compared with an encoder state; "none" is the ladder's lowest rung, no attention."""
+    normalizer: Literal["softmax", "uniform"] = "softmax"
+    """How scores become weights."""
+    score_width: int = Field(256, gt=0)
+    """Width inside the tanh of the additive and concat scores."""
+    asks: Literal["previous", "new"] = "previous"
+    """Which state asks: s_{t-1} (Bahdanau) or s_t (Luong)."""
+    feed: Literal["current", "previous", "none"] = "current"
+    """Which context the cell reads besides the previous token."""
+    start: Literal["encoder", "zeros"] = "encoder"
+    """Where s_0 comes from: tanh(W · summary of the source), or zeros."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """On token vectors and on [s; c] before the output layer."""
+
+
+class RecurrentDecoder(nn.Module):
+    """The decoder's parameters: embedding, step, start and o = W [s; c] + b."""
+
+    def __init__(self, vocabulary: int, config: RecurrentConfig, memory_width: int, embedding: Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.start = nn.Linear(memory_width, config.width) if config.start == "encoder" else None
+        self.cross = AttentionalStep(
+            config.cell, config.embedding, config.width, memory_width,
+            score=make_score(config, memory_width), normalizer=config.normalizer, asks=config.asks, feed=config.feed,
+        )  # fmt: skip
+        self.dropout = Dropout(config.dropout)
+        self.output = nn.Linear(config.width + memory_width, vocabulary)
+
+
+class Recurrent(Seq2Seq):
+    """Recurrent encoder, recurrent decoder that looks at the encoder's states, o = W [s; c] + b.
+
+    Args:
+        vocabulary: number of tokens, source and target together.
+        config: the sizes and choices.
+    """
+
+    def __init__(self, vocabulary: int, config: RecurrentConfig) -> None:
+        super().__init__()
+        self.config = config
+        embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
+        width = config.width // 2 if config.direction == "both" else config.width
+        self.encoder = RecurrentEncoder(
+            config.cell, config.embedding, width, config.encoder_layers, config.direction, config.dropout
+        )
+        self.decoder = RecurrentDecoder(vocabulary, config, self.encoder.output_width, embedding)
+
+    def encode(self, source: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None) -> Memory:
+        allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
+        states, summary = self.encoder(self.decoder.embedding(source), allowed)
+        return Memory(states, allowed, summary)
+
+    def start(self, memory: Memory, record: bool = False) -> State:
+        first = self._first_state(memory)[:, None]
+        kept = {"memory": memory.states, "key": self.decoder.cross.remember(memory.states), "allowed": memory.allowed}
+        assert memory.summary is not None
+        kept["summary"] = memory.summary
+        return State(
+            sentence={name: tensor[:, None] for name, tensor in kept.items()},
+            hypothesis={"state": first, "inner": torch.zeros_like(first), "context": self._first_context(memory, 1)},
+            asked={} if record else None,
+        )
+
+    def hidden(self, memory: Memory, target: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
+        embedded = self.decoder.embedding(target)
+        state, context = self._first_state(memory)[:, None], self._first_context(memory, 1)
+        inner, look, steps = torch.zeros_like(state), self._look(memory, self.decoder.cross.remember(memory.states)), []
+        for vector in embedded.split(1, 1):
+            state, inner, context = self.decoder.cross(vector, state, inner, context, look)
+            steps.append(torch.cat([state, context.to(state.dtype)], -1))
+        result: Tensor = self.decoder.dropout(torch.cat(steps, 1))
+        return result
+
+    def step_hidden(self, token: Int[Tensor, "N K"], state: State) -> tuple[Float[Tensor, "N K h"], State]:
+        kept = {name: tensor[:, 0] for name, tensor in state.sentence.items()}
+        memory = Memory(kept["memory"], kept["allowed"], kept["summary"])
+        before = state.hypothesis
+        s, inner, c = self.decoder.cross(
+            self.decoder.embedding(token),
+            before["state"],
+            before["inner"],
+            before["context"],
+            self._look(memory, kept["key"]),
+        )
+        asking = before["state"] if self.config.asks == "previous" else s
+        queries = {} if self.config.score == "none" else {SITE: asking[:, :, None, None]}
+        hidden: Tensor = self.decoder.dropout(torch.cat([s, c], -1))
+        return hidden, state.advance({"state": s, "inner": inner, "context": c}, queries)
+
+    def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
+        return self.decoder.output.weight, self.decoder.output.bias
+
+    def maps(self, state: State) -> dict[str, AttentionMap]:
+        if not state.asked:
+            return {}
+        score = self.decoder.cross.score
+        assert score is not None
+        key, allowed = state.sentence["memory"], state.sentence["allowed"]
+        spec = make_spec(score, self.config.normalizer, allow(allowed[:, :, None, None]), None)
+        return {SITE: AttentionMap.from_spec(state.asked[SITE], key[:, :, None], spec)}
+
+    def _first_state(self, memory: Memory) -> Tensor:
+        assert memory.summary is not None
+        if self.decoder.start is None:
+            return memory.summary.new_zeros(len(memory.summary), self.config.width)
+        return torch.tanh(self.decoder.start(memory.summary)).to(memory.summary.dtype)
+
+    def _first_context(self, memory: Memory, hypotheses: int) -> Tensor:
+        return memory.states.new_zeros(len(memory.states), hypotheses, memory.states.shape[-1])
+
+    def _look(self, memory: Memory, key: Tensor):  # type: ignore[no-untyped-def]
+        """From states `[N, K, d]` to their contexts `[N, K, d_m]`."""
+        summary = memory.summary
+        if self.decoder.cross.score is None:  # no attention: the fixed vector is all there is (Sutskever et al. 2014)
+            assert summary is not None
+            return lambda query: summary[:, None].expand(-1, query.shape[1], -1)
+        mask = allow(memory.allowed[:, None])
+        return lambda query: self.decoder.cross.look(query, key, memory.states, mask)
+
+
+def make_score(config: RecurrentConfig, memory_width: int) -> Score | None:
+    """The score that a config names, between states of `config.width` and memory states."""
+    match config.score:
+        case "additive":
+            return Additive(config.width, memory_width, config.score_width)
+        case "concat":
+            return Concat(config.width, memory_width, config.score_width)
+        case "general":
+            return General(config.width, memory_width)
+        case "dot":
+            return Dot()
+        case "scaled_dot":
+            return ScaledDot()
+        case "cosine":
+            return Cosine(scale=10.0)  # a plain cosine cannot prefer one key over another by more than e²
+        case "distance":
+            return Distance(width=config.width**0.5)
+        case "none":
+            return None

@@ -1,0 +1,90 @@
+"""The interface of every model that turns a source into a target, token by token.
+
+    encode(source, allowed) -> Memory          once per source
+    start(memory) -> State                     before the first token
+    step(token, state) -> Step(logits, state)  once per token
+    forward(source, target) -> logits          all steps at once, the true previous tokens given
+
+`forward = project(hidden(…))` and `step` likewise, so a loss may work on chunks without building all logits.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from regard.attention.map import AttentionMap
+from regard.nn.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What an encoder hands a decoder.
+
+    Attributes:
+        states: `[B, S, d]`.
+        allowed: `[B, S]`, True = a real position.
+        summary: `[B, d]`, one vector of the whole source, where the encoder has one.
+        places: coordinates of the states, for memories that are grids or time lines.
+    """
+
+    states: Float[Tensor, "B S d"]
+    allowed: Bool[Tensor, "B S"]
+    summary: Float[Tensor, "B d"] | None = None
+    places: Float[Tensor, "B S c"] | None = None
+
+
+class Step(NamedTuple):
+    """One decoder step: logits `[N, K, V]` of the next token, and the state after it."""
+
+    logits: Tensor
+    state: State
+
+
+class Seq2Seq(nn.Module):
+    """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout`, `spec_of`."""
+
+    def encode(self, source: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None) -> Memory:
+        """Read the source; `allowed` is True at real tokens (all, if None)."""
+        raise NotImplementedError
+
+    def start(self, memory: Memory, record: bool = False) -> State:
+        """The state before the first token, one hypothesis per sentence; `record` keeps every site's queries."""
+        raise NotImplementedError
+
+    def hidden(self, memory: Memory, target: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
+        """What `project` turns into logits, for every position of a target that begins with BOS."""
+        raise NotImplementedError
+
+    def step_hidden(self, token: Int[Tensor, "N K"], state: State) -> tuple[Float[Tensor, "N K h"], State]:
+        """The same for one more token of every hypothesis."""
+        raise NotImplementedError
+
+    def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
+        """Weight and bias of o = W h + b."""
+        raise NotImplementedError
+
+    def maps(self, state: State) -> dict[str, AttentionMap]:
+        """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
+        raise NotImplementedError
+
+    def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
+        """Logits o = W h + b."""
+        weight, bias = self.readout()
+        return linear(hidden, weight, bias)
+
+    def step(self, token: Int[Tensor, "N K"], state: State) -> Step:
+        """Logits of the next token after `token` `[N, K]`, and the state after it."""
+        hidden, state = self.step_hidden(token, state)
+        return Step(self.project(hidden), state)
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"],
+        target: Int[Tensor, "B T"],
+        source_allowed: Bool[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Logits at every position of a target that begins with BOS, the true previous tokens given."""
+        return self.project(self.hidden(self.encode(source, source_allowed), target))

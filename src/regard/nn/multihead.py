@@ -1,0 +1,99 @@
+"""Attention of several heads: project, split, attend, join (Vaswani et al. 2017, section 3.2.2)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.attention.masks import MaskLike
+from regard.attention.normalizers import Normalizer
+from regard.attention.operator import attend
+from regard.attention.scores import Score
+from regard.errors import ShapeError
+
+Heads = Float[Tensor, "*batch heads n d_head"]
+
+
+class MultiHead(nn.Module):
+    """Concat(head_1 … head_h) W_O, head_i = attend(x W_Q^i, m W_K^i, m W_V^i).
+
+    Args:
+        width: of the queries' side and of the output.
+        heads: number of query heads; divides `width`.
+        key_width: width of the memory that keys are made from; `width` by default.
+        value_width: width of the memory that values are made from; `key_width` by default.
+        key_heads: number of key and value heads, a divisor of `heads` (grouped heads); `heads` by default.
+        score: a name or a `Score` over one head's width.
+        normalizer: a name or a `Normalizer`.
+        dropout: on the weights.
+
+    Raises:
+        ShapeError: heads that do not divide.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        key_width: int | None = None,
+        value_width: int | None = None,
+        key_heads: int | None = None,
+        score: str | Score = "scaled_dot",
+        normalizer: str | Normalizer = "softmax",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        key_width = width if key_width is None else key_width
+        value_width = key_width if value_width is None else value_width
+        key_heads = heads if key_heads is None else key_heads
+        if width % heads or heads % key_heads:
+            raise ShapeError(
+                "heads must divide the width and key_heads the heads; "
+                f"got width {width}, heads {heads}, key_heads {key_heads}"
+            )
+        self.heads, self.key_heads, self.head_width = heads, key_heads, width // heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(key_width, key_heads * self.head_width)
+        self.value = nn.Linear(value_width, key_heads * self.head_width)
+        self.output = nn.Linear(width, width)
+        self.score, self.normalizer, self.dropout = score, normalizer, dropout
+        for layer in (self.query, self.key, self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def ask(self, x: Float[Tensor, "*batch n d"]) -> Heads:
+        """The queries of states `[*batch, n, d]`, by heads."""
+        return _split(self.query(x), self.heads)
+
+    def remember(
+        self, memory: Float[Tensor, "*batch s d_m"], values: Float[Tensor, "*batch s d_n"] | None = None
+    ) -> tuple[Heads, Heads]:
+        """Keys and values of a memory, by heads; `values` is the memory itself unless given."""
+        return (
+            _split(self.key(memory), self.key_heads),
+            _split(self.value(memory if values is None else values), self.key_heads),
+        )
+
+    def look(self, query: Heads, key: Heads, value: Heads, mask: MaskLike | None) -> Float[Tensor, "*batch n d"]:
+        """What the queries find: attend in every head, join, project."""
+        found = attend(
+            query, key, value,
+            score=self.score, normalizer=self.normalizer, mask=mask, dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        joined: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
+        return joined
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch n d"],
+        memory: Float[Tensor, "*batch s d_m"] | None = None,
+        values: Float[Tensor, "*batch s d_n"] | None = None,
+        *,
+        mask: MaskLike | None = None,
+    ) -> Float[Tensor, "*batch n d"]:
+        """States `x` look at `memory` (self-attention: at themselves) under `mask`."""
+        return self.look(self.ask(x), *self.remember(x if memory is None else memory, values), mask)
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    return torch.unflatten(x, -1, (heads, -1)).transpose(-3, -2)

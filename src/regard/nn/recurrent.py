@@ -1,0 +1,176 @@
+"""Recurrence with attention: the encoder that reads both ways, and the step of a decoder that looks."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from regard.attention.masks import MaskLike
+from regard.attention.operator import attend
+from regard.attention.scores import Score
+from regard.errors import ConfigError, unknown
+
+CELLS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "gru": (nn.GRU, nn.GRUCell),
+    "lstm": (nn.LSTM, nn.LSTMCell),
+}
+
+
+class RecurrentEncoder(nn.Module):
+    """h_i = f(h_{i-1}, x_i), forwards, backwards or both; states of both directions are concatenated.
+
+    Args:
+        cell: "gru" or "lstm".
+        input_width: of the vectors read.
+        width: of one direction's state.
+        layers: how many on top of each other.
+        direction: "both", "forward" or "backward".
+        dropout: between layers.
+
+    Source: Bahdanau et al. 2015, section 3.2.
+    """
+
+    def __init__(
+        self, cell: str, input_width: int, width: int, layers: int = 1, direction: str = "both", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if cell not in CELLS:
+            raise unknown("cell", cell, CELLS)
+        if direction not in ("both", "forward", "backward"):
+            raise unknown("direction", direction, ("both", "forward", "backward"))
+        self.direction = direction
+        self.output_width = 2 * width if direction == "both" else width
+        self.rnn = CELLS[cell][0](
+            input_width, width, layers, batch_first=True, bidirectional=direction == "both",
+            dropout=dropout if layers > 1 else 0.0,
+        )  # fmt: skip
+
+    def forward(
+        self, x: Float[Tensor, "B S e"], allowed: Bool[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B S d"], Float[Tensor, "B d"]]:
+        """States `[B, S, d]` (0 at padding, wherever it stands) and the last layer's final state `[B, d]`."""
+        lengths = allowed.sum(-1)
+        order = torch.argsort((~allowed).long(), dim=-1, stable=True)  # real tokens first, in their order
+        if self.direction == "backward":
+            order = _flip(order, lengths)
+        back = torch.argsort(order, -1)
+        packed = pack_padded_sequence(
+            _pick(x, order), lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        result: tuple[PackedSequence, Tensor | tuple[Tensor, Tensor]] = self.rnn(packed)
+        states, _ = pad_packed_sequence(result[0], batch_first=True, total_length=x.shape[1])
+        final = result[1][0] if isinstance(result[1], tuple) else result[1]
+        sides = 2 if self.direction == "both" else 1
+        summary = final[-sides:].transpose(0, 1).flatten(1)
+        alive = (lengths > 0)[:, None]
+        return _pick(states, back) * allowed[..., None].to(states.dtype), summary * alive.to(summary.dtype)
+
+
+class AttentionalStep(nn.Module):
+    """One step of a recurrent decoder that looks at a memory.
+
+        asks = "previous" (Bahdanau et al. 2015, section 3.1):  c_t = look(s_{t-1}),  s_t = f(s_{t-1}, [y_{t-1}; fed])
+        asks = "new" (Luong et al. 2015, section 3):            s_t = f(s_{t-1}, [y_{t-1}; fed]),  c_t = look(s_t)
+
+    Args:
+        cell: "gru" or "lstm".
+        input_width: of the embedded previous token y_{t-1}.
+        width: of the state s.
+        memory_width: of a memory state, and so of the context c.
+        score: how well a state matches a memory state; None looks at nothing (c is the memory's summary throughout).
+        normalizer: a name.
+        asks: which state asks.
+        feed: which context the cell reads: "current" (c_t, only where the previous state asks), "previous"
+            (c_{t-1}, c_0 = 0; Luong's input feeding) or "none".
+
+    Raises:
+        ConfigError: feed "current" where the new state asks: c_t does not exist yet.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        input_width: int,
+        width: int,
+        memory_width: int,
+        *,
+        score: Score | None,
+        normalizer: str = "softmax",
+        asks: str = "previous",
+        feed: str = "current",
+    ) -> None:
+        super().__init__()
+        if cell not in CELLS:
+            raise unknown("cell", cell, CELLS)
+        if asks not in ("previous", "new"):
+            raise unknown("asks", asks, ("previous", "new"))
+        if feed not in ("current", "previous", "none"):
+            raise unknown("feed", feed, ("current", "previous", "none"))
+        if asks == "new" and feed == "current":
+            raise ConfigError(
+                'feed = "current" needs asks = "previous": where the new state asks, its context does not exist yet; '
+                'use feed = "previous" or "none"'
+            )
+        self.asks, self.feed, self.normalizer = asks, feed, normalizer
+        self.score = score
+        self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
+
+    def remember(self, memory: Float[Tensor, "N S d_m"]) -> Float[Tensor, "N S h"]:
+        """The memory's side of the score, computed once."""
+        return memory if self.score is None else self.score.project_key(memory)
+
+    def look(
+        self,
+        query: Float[Tensor, "N K d"],
+        key: Float[Tensor, "N S h"],
+        memory: Float[Tensor, "N S d_m"],
+        mask: MaskLike,
+    ) -> Float[Tensor, "N K d_m"]:
+        """The context of states `[N, K, d]`: all hypotheses of a sentence look at one memory, uncopied."""
+        assert self.score is not None
+        return attend(query, key, memory, score=self.score.projected(), normalizer=self.normalizer, mask=mask)
+
+    def forward(
+        self,
+        embedded: Float[Tensor, "N K e"],
+        state: Float[Tensor, "N K d"],
+        inner: Float[Tensor, "N K d"],
+        context: Float[Tensor, "N K d_m"],
+        look: Callable[[Tensor], Tensor],
+    ) -> tuple[Float[Tensor, "N K d"], Float[Tensor, "N K d"], Float[Tensor, "N K d_m"]]:
+        """The next (state s_t, inner state of an LSTM, context c_t).
+
+        Args:
+            embedded: the previous token y_{t-1}.
+            state: s_{t-1}.
+            inner: the LSTM's cell state; a GRU passes it through.
+            context: c_{t-1}.
+            look: from a state to its context.
+        """
+        if self.asks == "previous":
+            found = look(state)
+            state, inner = self._move(embedded, state, inner, found if self.feed == "current" else context)
+            return state, inner, found
+        state, inner = self._move(embedded, state, inner, context)
+        return state, inner, look(state)
+
+    def _move(self, embedded: Tensor, state: Tensor, inner: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        x = embedded if self.feed == "none" else torch.cat([embedded, context.to(embedded.dtype)], -1)
+        x, s = x.flatten(0, 1), state.flatten(0, 1)
+        if isinstance(self.cell, nn.LSTMCell):
+            s, c = self.cell(x, (s, inner.flatten(0, 1)))
+            return s.view_as(state), c.view_as(inner)
+        return self.cell(x, s).view_as(state), inner
+
+
+def _pick(x: Tensor, order: Tensor) -> Tensor:
+    return torch.take_along_dim(x, order[..., None], 1)
+
+
+def _flip(order: Tensor, lengths: Tensor) -> Tensor:
+    """The first `lengths` entries of every row in reverse."""
+    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    mirrored = lengths[:, None] - 1 - place
+    return torch.take_along_dim(order, torch.where(mirrored >= 0, mirrored, place), 1)

@@ -1,0 +1,124 @@
+"""The glossary of axes, and the checks that stand at the public doors.
+
+One name per axis, in the words of the papers:
+
+| axis | meaning |
+|---|---|
+| `*batch` | any leading axes; heads are one of them |
+| `T` | queries (target positions) |
+| `S` | keys (source positions) |
+| `d_k`, `d_v` | width of a query or key; width of a value |
+| `d` | width of a model's states |
+| `B`, `N`, `K` | batch; sentences; hypotheses of one sentence |
+| `V` | vocabulary |
+
+A mask is always *allowed*: True means that this query may look at this key.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from regard.errors import ShapeError
+
+Query = Float[Tensor, "*batch T d_k"]
+Key = Float[Tensor, "*batch S d_k"]
+Value = Float[Tensor, "*batch S d_v"]
+Scores = Float[Tensor, "*batch T S"]
+Allowed = Bool[Tensor, "..."]
+Tokens = Int[Tensor, "B T"]
+
+HEADS = -3  # the axis that may be grouped, in inputs of at least four axes
+
+
+def _fail(message: str) -> None:
+    raise ShapeError(message)
+
+
+def check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
+    """Refuse tensors that cannot attend to each other.
+
+    Args:
+        query: `[*batch, T, d_k]`.
+        key: `[*batch, S, d_k]`; batch axes equal or 1, the heads axis may divide the query's.
+        value: `[*batch, S, d_v]`.
+
+    Raises:
+        ShapeError: names the argument, the axis, both sizes and the way out.
+    """
+    named = {"query": query, "key": key} | ({} if value is None else {"value": value})
+    for name, tensor in named.items():
+        if tensor.ndim < 2:
+            _fail(f"{name} needs at least 2 axes [positions, width]; got shape {list(tensor.shape)}")
+        if not tensor.is_floating_point():
+            _fail(f"{name} must be a floating-point tensor; got {tensor.dtype}: embed token ids first")
+        if tensor.ndim != query.ndim:
+            _fail(
+                f"{name} has {tensor.ndim} axes {list(tensor.shape)} and query has {query.ndim} "
+                f"{list(query.shape)}: add the missing batch axes with unsqueeze"
+            )
+    if value is not None and value.shape[-2] != key.shape[-2]:
+        _fail(
+            f"key has {key.shape[-2]} positions on axis -2 and value has {value.shape[-2]}: "
+            "every key needs exactly one value"
+        )
+    for axis in range(query.ndim - 2):
+        _check_batch_axis(named, axis)
+
+
+def check_widths(query: Tensor, key: Tensor) -> None:
+    """Refuse a query and a key of different width where the score is a plain product of the two."""
+    if query.shape[-1] != key.shape[-1]:
+        _fail(
+            f"query has width {query.shape[-1]} on axis -1 and key has {key.shape[-1]}: this score needs "
+            "equal widths; General, Additive and Concat take different ones"
+        )
+
+
+def _check_batch_axis(named: dict[str, Tensor], axis: int) -> None:
+    query = named["query"]
+    wanted = query.shape[axis]
+    place = axis - query.ndim
+    for name in [n for n in named if n != "query"]:
+        size = named[name].shape[axis]
+        if size in (1, wanted) or wanted == 1:
+            continue
+        if place == HEADS and query.ndim >= 4:
+            if wanted % size == 0:
+                continue
+            _fail(
+                f"query has {wanted} heads on axis -3 and {name} has {size}: grouped heads need a "
+                "number of key heads that divides the number of query heads"
+            )
+        _fail(f"query has size {wanted} on batch axis {place} and {name} has {size}: batch axes must be equal or 1")
+    if len(named) == 3:
+        key, value = named["key"].shape[axis], named["value"].shape[axis]
+        if key != value and 1 not in (key, value):
+            _fail(f"key has size {key} on batch axis {place} and value has {value}: they must be equal or 1")
+
+
+def batch_shape(query: Tensor, key: Tensor) -> tuple[int, ...]:
+    """The batch axes of the scores, with the query's heads."""
+    pairs = zip(query.shape[:-2], key.shape[:-2], strict=True)
+    return tuple(k if q == 1 else q for q, k in pairs)
+
+
+def broadcast_to_scores(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    """`tensor` with its last two axes expanded to T and S, refused unless it broadcasts to `shape`."""
+    try:
+        fits = torch.broadcast_shapes(tensor.shape, shape) == tuple(shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        _fail(
+            f"{name} has shape {list(tensor.shape)} and the scores have {list(shape)}: "
+            f"a {name} must broadcast from the right to [*batch, T, S]; add axes of size 1 with unsqueeze"
+        )
+    return tensor.expand(*tensor.shape[:-2], *shape[-2:])
+
+
+def share_heads(query: Tensor, tensor: Tensor) -> Tensor:
+    """A key or value with grouped heads repeated to the query's: query head h uses head h // group."""
+    if query.ndim < 4 or tensor.shape[HEADS] in (1, query.shape[HEADS]) or query.shape[HEADS] == 1:
+        return tensor
+    return tensor.repeat_interleave(query.shape[HEADS] // tensor.shape[HEADS], HEADS)

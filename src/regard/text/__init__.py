@@ -1,0 +1,1 @@
+"""Text and tokens. Nothing here knows torch."""

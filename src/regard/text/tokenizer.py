@@ -1,0 +1,197 @@
+"""Tokenisers, learned on the training side only: bytes, characters, words, BPE, unigram (`tokenizers` underneath).
+
+What a round trip `decode(encode(text))` keeps, by kind (`Tokenizer.loses` says it in a sentence):
+
+| kind | keeps |
+|---|---|
+| bytes | everything, with nfc off |
+| byte_bpe | everything, with nfc off |
+| characters | everything but characters never seen in training |
+| bpe, unigram | the same, and the mark ▁ (which becomes a space) and spaces at the start |
+| words | words seen in training; spaces become one, and stand around punctuation too |
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from regard.errors import BundleError
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
+
+Span = tuple[int, int]
+
+
+class TokenizerConfig(BaseModel):
+    """Settings of the tokeniser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["bytes", "characters", "words", "bpe", "byte_bpe", "unigram"] = "bpe"
+    """What a token is."""
+    vocabulary: int = Field(8000, gt=4)
+    """How many tokens at most, special ones included; bytes always have 260."""
+    nfc: bool = True
+    """Compose characters first (Unicode NFC), so that é is one character however it was typed."""
+
+
+class Tokenizer:
+    """Text to ids and back. Ids of BOS, EOS, PAD and UNK are the module's constants.
+
+    Attributes:
+        kind: what a token is.
+        loses: one sentence on what a round trip does not keep; empty where it keeps everything.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
+        inner.encode_special_tokens = True  # a text that says "</s>" does not end the sentence
+        self._inner = inner
+        self.config = config
+        self.kind = config.kind
+        self.loses = _LOSSES[config.kind] + (" Characters are composed (NFC)." if config.nfc else "")
+        self.loses = self.loses.strip()
+
+    def __len__(self) -> int:
+        return int(self._inner.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without BOS and EOS."""
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, without BOS and EOS."""
+        return [list(e.ids) for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens vanish."""
+        return str(self._inner.decode([i for i in ids if i > UNK or i == UNK], skip_special_tokens=True))
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The tokens' own strings."""
+        return [self._inner.id_to_token(i) or SPECIALS[UNK] for i in ids]
+
+    def source_spans(self, text: str) -> list[Span]:
+        """Where in `text` each token of `encode(text)` stands, in characters."""
+        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+
+    def target_spans(self, ids: Sequence[int]) -> list[Span]:
+        """Where in `decode(ids)` each token stands, in characters."""
+        ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
+        return [(min(a, b), b) for a, b in pairwise(ends)]
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json`, readable by the tokenizers library; the settings stand beside it."""
+        self._inner.save(str(path))
+
+    @classmethod
+    def load(cls, path: Path, config: TokenizerConfig) -> "Tokenizer":
+        """Read what `save` wrote.
+
+        Raises:
+            BundleError: the file is missing or is not a tokenizer.
+        """
+        try:
+            return cls(tokenizers.Tokenizer.from_str(path.read_text("utf-8")), config)
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise BundleError(f"{path} is not a tokenizer file: {error}") from error
+
+    @classmethod
+    def learn(cls, texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+        """Learn a vocabulary from training texts."""
+        inner = tokenizers.Tokenizer(_model(config.kind))
+        inner.normalizer = normalizers.NFC() if config.nfc else None
+        inner.pre_tokenizer, inner.decoder = _splitter(config.kind), _joiner(config.kind)
+        trainer = _trainer(config)
+        if trainer is not None:
+            inner.train_from_iterator(texts, trainer)
+        return cls(inner, config)
+
+
+def words(text: str) -> list[Span]:
+    """Where the words of `text.split()` stand."""
+    return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def word_of_each(spans: Sequence[Span], text: str) -> list[int | None]:
+    """Which word of `text.split()` each token belongs to; None for a token of nothing but spaces."""
+    places = words(text)
+    starts = {index: number for number, (a, b) in enumerate(places) for index in range(a, b)}
+    found: list[int | None] = []
+    for a, b in spans:
+        if a == b:  # the later bytes of a character that began in an earlier token
+            a = max(0, a - 1)
+        found.append(next((starts[i] for i in range(a, b) if i in starts), None))
+    return found
+
+
+_LOSSES = {
+    "bytes": "",
+    "byte_bpe": "",
+    "characters": "Characters never seen in training become unknown.",
+    "bpe": "Characters never seen in training become unknown; ▁ becomes a space; spaces at the start vanish.",
+    "unigram": "Characters never seen in training become unknown; ▁ becomes a space; spaces at the start vanish.",
+    "words": "Words never seen in training become unknown; every run of spaces becomes one.",
+}
+
+
+def _model(kind: str) -> models.Model:
+    match kind:
+        case "bytes":
+            alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+            return models.BPE(vocab={token: i for i, token in enumerate([*SPECIALS, *alphabet])}, merges=[])
+        case "characters" | "words":
+            return models.WordLevel(unk_token=SPECIALS[UNK])
+        case "unigram":
+            return models.Unigram()
+        case _:
+            return models.BPE(unk_token=SPECIALS[UNK])
+
+
+def _splitter(kind: str) -> pre_tokenizers.PreTokenizer:
+    match kind:
+        case "bytes":
+            return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        case "byte_bpe":
+            return pre_tokenizers.ByteLevel(add_prefix_space=False)
+        case "characters":
+            return pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        case "words":
+            return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+        case _:
+            # French narrow spaces stand before ? ! : ; and belong to no word
+            narrow = pre_tokenizers.Split(Regex("[\u00a0\u202f]"), "isolated")
+            return pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), narrow, pre_tokenizers.Punctuation()])
+
+
+def _joiner(kind: str) -> decoders.Decoder:
+    match kind:
+        case "bytes" | "byte_bpe":
+            return decoders.ByteLevel()
+        case "characters":
+            return decoders.Fuse()
+        case "words":
+            return decoders.WordPiece(prefix="", cleanup=False)
+        case _:
+            return decoders.Metaspace()
+
+
+def _trainer(config: TokenizerConfig) -> trainers.Trainer | None:
+    common: dict[str, Any] = {"vocab_size": config.vocabulary, "special_tokens": SPECIALS, "show_progress": False}
+    match config.kind:
+        case "bytes":
+            return None
+        case "characters" | "words":
+            return trainers.WordLevelTrainer(**common)
+        case "unigram":
+            return trainers.UnigramTrainer(**common, unk_token=SPECIALS[UNK])
+        case "byte_bpe":
+            return trainers.BpeTrainer(**common, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        case _:
+            return trainers.BpeTrainer(**common, limit_alphabet=400)

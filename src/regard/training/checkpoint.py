@@ -1,0 +1,93 @@
+"""Checkpoints: tensors and JSON in one safetensors file, written aside and renamed, with a digest. No pickle."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from regard.errors import BundleError
+
+Tensors = dict[str, Tensor]
+
+
+def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None:
+    """Write a checkpoint; a crash or a full disk at any moment leaves the previous file as it was.
+
+    Raises:
+        BundleError: it could not be written (a full disk, a missing right); what was written aside is removed.
+    """
+    aside = path.with_name(path.name + ".aside")
+    note = json.dumps(state)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(tensors, str(aside), metadata={"state": note, "digest": digest(tensors, note)})
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except Exception as error:  # safetensors wraps a full disk in an error type of its own
+        aside.unlink(missing_ok=True)
+        before = "the previous one is still valid" if path.exists() else "there is no previous one"
+        raise BundleError(f"{path}: the checkpoint could not be written ({error}); {before}") from error
+
+
+def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        BundleError: missing, cut short, or changed since it was written.
+    """
+    if not path.exists():
+        raise BundleError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # safetensors raises its own error type
+        raise BundleError(f"{path}: damaged or cut short ({error}): use an earlier checkpoint") from error
+    note = metadata.get("state", "")
+    if metadata.get("digest") != digest(tensors, note):
+        raise BundleError(
+            f"{path}: its contents are not what was written (the digest differs): use an earlier checkpoint"
+        )
+    return tensors, json.loads(note)
+
+
+def digest(tensors: Tensors, note: str) -> str:
+    """SHA-256 of names, shapes, contents and note."""
+    total = hashlib.sha256(note.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+        if tensor.numel():
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def average(checkpoints: list[Tensors]) -> Tensors:
+    """The mean of several models' weights, computed in float64 (Vaswani et al. 2017, section 6.1)."""
+    first = checkpoints[0]
+    return {name: torch.stack([c[name].double() for c in checkpoints]).mean(0).to(first[name].dtype) for name in first}
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
+    """An optimizer's moments and counters under plain names."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{i}.{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what `flatten_optimizer` took out."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,42 @@
+"""The journal of a run: one JSON object a line, appended as things happen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """JSON lines in a file.
+
+    Args:
+        path: of the file; made when the first entry is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, entry: Entry) -> None:
+        """Append one entry; it is on the disk's way when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def entries(self) -> list[Entry]:
+        """All entries; a last line that a crash cut short is left out."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text("utf-8").split("\n"):
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return found
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after `step`: a resumed run goes on from there."""
+        kept = [entry for entry in self.entries() if entry.get("step", 0) <= step]
+        aside = self.path.with_name(self.path.name + ".aside")
+        aside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept), "utf-8")
+        aside.replace(self.path)

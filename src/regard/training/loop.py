@@ -1,0 +1,281 @@
+"""The training loop, visible from top to bottom. It knows no task: evaluation is a function it is given."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from regard.data.batching import Batch, Batches
+from regard.errors import ConfigError
+from regard.models.seq2seq import Seq2Seq
+from regard.training.checkpoint import (
+    Tensors,
+    average,
+    flatten_optimizer,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from regard.training.journal import Journal
+from regard.training.loss import cross_entropy, smoothing
+from regard.training.schedule import factor
+
+LAST = "last.safetensors"
+
+
+class TrainingConfig(BaseModel):
+    """Settings of a training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_steps: int = Field(10_000, gt=0)
+    """Updates at most."""
+    batch_tokens: int = Field(4096, gt=0)
+    """Places of a batch on either side, padding included."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """The peak rate."""
+    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"
+    """How the rate goes on after the warm-up."""
+    warmup: int = Field(1000, ge=0)
+    """Updates of linear growth."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decay of matrices; vectors (norms, biases) are not decayed."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """ε of the smoothed target."""
+    smoothing: Literal["torch", "fairseq", "joeynmt", "mxnet"] = "torch"
+    """Which definition of label smoothing."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products; weights, their updates, softmax and norms stay in float32."""
+    evaluate_every: int = Field(500, gt=0)
+    """Updates between evaluations."""
+    checkpoint_seconds: float = Field(120, gt=0)
+    """Seconds between checkpoints; one is also written at every evaluation."""
+    metric: Literal["bleu", "chrf", "loss"] = "bleu"
+    """What decides which checkpoint is best."""
+    patience: int = Field(0, ge=0)
+    """Evaluations without a better one before the run stops; 0 never stops early."""
+    keep_best: int = Field(3, gt=0)
+    """How many best checkpoints are kept; their average competes with the single best at the end."""
+    seed: int = 0
+    """Of weights, order, dropout and augmentation."""
+
+
+Evaluate = Callable[[Seq2Seq], dict[str, float]]
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything a checkpoint must hold besides tensors."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    best: list[tuple[float, int]] = field(default_factory=list)
+    waited: int = 0
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has been saved."""
+
+
+def train(
+    model: Seq2Seq,
+    batches: Batches,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    evaluate: Evaluate,
+    report: Report,
+    should_stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+) -> Tensors:
+    """Train until `max_steps` or until patience ends; returns the best weights found.
+
+    A run that is killed at any moment goes on from its last checkpoint (`resume`), and ends with the
+    same weights, bit for bit, as one that was never interrupted.
+
+    Args:
+        model: with fresh weights.
+        batches: the training data.
+        config: the settings.
+        folder: for checkpoints and the journal.
+        evaluate: gives named numbers of the model on development data ("loss", "bleu", …).
+        report: is told of every step and evaluation.
+        should_stop: asked after every step; True saves and raises Interrupted.
+        resume: go on from the folder's last checkpoint.
+
+    Raises:
+        Interrupted: `should_stop` said so; everything is saved.
+        BundleError: a checkpoint is damaged or could not be written.
+        ConfigError: there is nothing to train on.
+    """
+    if not len(batches.pairs):
+        raise ConfigError(
+            "there are no training pairs: check data.train, data.longest and the shares that are split off"
+        )
+    journal = Journal(folder / "journal.jsonl")
+    optimizer = make_optimizer(model, config)
+    progress = Progress()
+    torch.manual_seed(config.seed)
+    if resume:
+        progress = restore(folder / LAST, model, optimizer)
+        journal.rewind(progress.step)
+    model.train()
+    started, saved = time.monotonic() - progress.seconds, time.monotonic()
+
+    while progress.step < config.max_steps and not (config.patience and progress.waited >= config.patience):
+        for batch in batches.epoch(progress.epoch, progress.batch):
+            progress.step, progress.batch = progress.step + 1, progress.batch + 1
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * factor(
+                    config.schedule, progress.step, config.warmup, config.max_steps
+                )
+            numbers = update(model, batch, optimizer, config, batches.pad)
+            progress.seconds = time.monotonic() - started
+            report({"event": "step", "step": progress.step, "seconds": progress.seconds, **numbers})
+
+            last = progress.step == config.max_steps
+            if progress.step % config.evaluate_every == 0 or last:
+                entry = {
+                    "event": "evaluation",
+                    **vars(progress),
+                    "train_loss": numbers["loss"],
+                    **measure(model, evaluate),
+                }
+                keep_if_best(entry, model, progress, config, folder)
+                del entry["best"], entry["waited"]
+                journal.write(entry)
+                report(entry)
+            if (
+                should_stop()
+                or last
+                or progress.step % config.evaluate_every == 0
+                or time.monotonic() - saved > config.checkpoint_seconds
+            ):
+                store(folder / LAST, model, optimizer, progress)
+                saved = time.monotonic()
+            if should_stop():
+                raise Interrupted
+            if last or (config.patience and progress.waited >= config.patience):
+                break
+        else:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+    return best_weights(model, evaluate, progress, config, folder, journal)
+
+
+def update(
+    model: Seq2Seq, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainingConfig, pad: int
+) -> dict[str, float]:
+    """One step of gradient descent on one batch."""
+    optimizer.zero_grad(set_to_none=True)
+    loss, nll, tokens = batch_loss(model, batch, config, pad)
+    (loss / tokens).backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    if torch.isfinite(norm):  # an infinite gradient would spoil every weight: skip the update, and say so
+        optimizer.step()
+    return {
+        "loss": nll.item() / tokens, "smoothed_loss": loss.item() / tokens, "tokens": tokens,
+        "gradient_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"],
+    }  # fmt: skip
+
+
+def batch_loss(model: Seq2Seq, batch: Batch, config: TrainingConfig, pad: int) -> tuple[Tensor, Tensor, int]:
+    """Smoothed loss and negative log-likelihood in nats, summed over the batch's tokens, and their number."""
+    half = config.precision == "bfloat16"
+    with torch.autocast(batch.source.device.type, torch.bfloat16) if half else nullcontext():
+        hidden = model.hidden(model.encode(batch.source, batch.source_allowed), batch.previous)
+    real = batch.target != pad
+    weight, bias = model.readout()
+    smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
+    loss, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], smooth, torch.bfloat16 if half else None)
+    return loss, nll, int(real.sum())
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only (Loshchilov and Hutter 2019)."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-9, fused=True)
+
+
+def measure(model: Seq2Seq, evaluate: Evaluate) -> dict[str, float]:
+    """Evaluate without touching the training's random numbers."""
+    state = torch.get_rng_state()
+    model.eval()
+    with torch.inference_mode():
+        numbers = evaluate(model)
+    model.train()
+    torch.set_rng_state(state)
+    return {f"dev_{name}": value for name, value in numbers.items()}
+
+
+def keep_if_best(
+    entry: dict[str, Any], model: Seq2Seq, progress: Progress, config: TrainingConfig, folder: Path
+) -> None:
+    """Keep the weights if they are among the best so far, and count how long there was no better one."""
+    number = entry[f"dev_{config.metric}"] * (-1 if config.metric == "loss" else 1)
+    progress.waited = 0 if not progress.best or number > progress.best[0][0] else progress.waited + 1
+    ranked = sorted([*progress.best, (number, progress.step)], reverse=True)
+    for _, step in ranked[config.keep_best :]:
+        best_path(folder, step).unlink(missing_ok=True)
+    progress.best = ranked[: config.keep_best]
+    if (number, progress.step) in progress.best:
+        save_checkpoint(best_path(folder, progress.step), dict(model.state_dict()), {"step": progress.step})
+
+
+def best_weights(
+    model: Seq2Seq, evaluate: Evaluate, progress: Progress, config: TrainingConfig, folder: Path, journal: Journal
+) -> Tensors:
+    """The single best checkpoint, or the average of the best ones where that is better on development data."""
+    candidates = [load_checkpoint(best_path(folder, step))[0] for _, step in progress.best]
+    single, mean = candidates[0], average(candidates)
+    sign = -1 if config.metric == "loss" else 1
+    model.load_state_dict(mean)
+    numbers = measure(model, evaluate)
+    better = numbers[f"dev_{config.metric}"] * sign >= progress.best[0][0]
+    journal.write(
+        {
+            "event": "average",
+            "step": progress.step,
+            "of": [step for _, step in progress.best],
+            "chosen": better,
+            **numbers,
+        }
+    )
+    model.load_state_dict(mean if better else single)
+    return mean if better else single
+
+
+def best_path(folder: Path, step: int) -> Path:
+    """Where the weights of a step are kept while they are among the best."""
+    return folder / f"best-{step:06d}.safetensors"
+
+
+def store(path: Path, model: Seq2Seq, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write everything that going on needs."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_checkpoint(path, tensors | flatten_optimizer(optimizer) | {"random": torch.get_rng_state()}, vars(progress))
+
+
+def restore(path: Path, model: Seq2Seq, optimizer: torch.optim.Optimizer) -> Progress:
+    """Read what `store` wrote back into model, optimizer and random numbers."""
+    tensors, state = load_checkpoint(path)
+    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    restore_optimizer(optimizer, tensors)
+    torch.set_rng_state(tensors["random"])
+    return Progress(**{**state, "best": [(number, step) for number, step in state["best"]]})

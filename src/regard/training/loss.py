@@ -1,0 +1,126 @@
+"""Cross-entropy with label smoothing whose flavour is named, without a dense target and without all logits at once.
+
+A smoothed target of true class y gives weight a + b to y and b to every other smoothed class:
+
+| flavour | y gets | every other class gets | PAD gets |
+|---|---|---|---|
+| torch (`cross_entropy(label_smoothing=ε)`) | 1 - ε + ε/V | ε/V | ε/V |
+| mxnet (gluon-nlp, Sockeye's default; the same target as torch's) | 1 - ε + ε/V | ε/V | ε/V |
+| fairseq (`label_smoothed_cross_entropy`) | 1 - ε | ε/(V-1) | ε/(V-1) |
+| joeynmt (KL against a dense target) | 1 - ε | ε/(V-2) | 0 |
+
+The cross-entropy against that target is the KL divergence plus the target's entropy, a constant.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from regard.errors import unknown
+
+FLAVOURS = ("torch", "fairseq", "joeynmt", "mxnet")
+CHUNK = 512  # tokens whose logits exist at one time
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """A smoothed target: `a` more on the true class, `b` on every class but the left-out one."""
+
+    a: float
+    b: float
+    left_out: int | None
+
+    def entropy(self, vocabulary: int) -> float:
+        """Entropy of the target in nats: cross-entropy minus KL divergence."""
+        classes = vocabulary - (self.left_out is not None)
+        masses = [self.a + self.b] + [self.b] * (classes - 1)
+        return -sum(p * log(p) for p in masses if p > 0)
+
+
+def smoothing(flavour: str, epsilon: float, vocabulary: int, pad: int) -> Smoothing:
+    """The target of a named flavour with smoothing ε.
+
+    Raises:
+        ChoiceError: an unknown flavour.
+    """
+    match flavour:
+        case "torch" | "mxnet":
+            return Smoothing(1 - epsilon, epsilon / vocabulary, None)
+        case "fairseq":
+            return Smoothing(1 - epsilon - epsilon / (vocabulary - 1), epsilon / (vocabulary - 1), None)
+        case "joeynmt":
+            return Smoothing(1 - epsilon - epsilon / (vocabulary - 2), epsilon / (vocabulary - 2), pad)
+    raise unknown("label smoothing", flavour, FLAVOURS)
+
+
+def cross_entropy(
+    hidden: Float[Tensor, "n h"],
+    weight: Float[Tensor, "V h"],
+    bias: Float[Tensor, "V"],
+    target: Int[Tensor, "n"],
+    smooth: Smoothing,
+    dtype: torch.dtype | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sum over tokens of -Σ_v q_v log softmax(W h + b)_v, and of -log p(y) alone (the second has no gradient).
+
+    Logits exist for 512 tokens at a time; their gradient is taken at once, so none are kept.
+
+    Args:
+        hidden: `[n, h]`, one row per token, no padding among them.
+        weight, bias: of the output layer.
+        target: `[n]`, the true classes.
+        smooth: from `smoothing`.
+        dtype: of the products (bfloat16 for speed); the softmax is float32 in any case.
+    """
+    loss, nll = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, target, smooth, dtype or hidden.dtype
+    )
+    return loss, nll
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, target, smooth, dtype):  # type: ignore[no-untyped-def]
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        with torch.autocast(hidden.device.type, enabled=False):
+            h, w = hidden.to(dtype), weight.to(dtype)
+            loss, nll = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
+            wants = any(ctx.needs_input_grad)
+            gradients = [torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)]
+            for rows in torch.arange(len(h), device=h.device).split(CHUNK):
+                logits = torch.addmm(bias.to(dtype), h[rows], w.T).to(wide)
+                log_p = torch.log_softmax(logits, -1)
+                here = log_p.gather(1, target[rows, None])
+                spread = log_p.sum(-1)
+                if smooth.left_out is not None:
+                    spread = spread - log_p[:, smooth.left_out]
+                nll -= here.sum()
+                loss -= smooth.a * here.sum() + smooth.b * spread.sum()
+                if wants:
+                    change = _towards(log_p, target[rows], smooth)
+                    narrow = change.to(dtype)
+                    gradients[0][rows] = narrow @ w
+                    gradients[1] += narrow.T @ h[rows]
+                    gradients[2] += change.sum(0)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
+        gradients = (
+            (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return (*gradients, None, None, None)
+
+
+def _towards(log_p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:
+    """∂loss/∂logits = p - q where the target q has mass 1."""
+    change = log_p.exp_().sub_(smooth.b)
+    if smooth.left_out is not None:
+        change[:, smooth.left_out] += smooth.b
+    return change.scatter_add_(1, target[:, None], torch.full_like(target[:, None], -smooth.a, dtype=change.dtype))
