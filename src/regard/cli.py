@@ -1,6 +1,7 @@
 """The command line. Verbs are declared once, here; torch is imported inside the verb that needs it."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from regard import __version__
-from regard.errors import ChoiceError, RegardError
+from regard.errors import ChoiceError, ConfigError, RegardError
 
 if TYPE_CHECKING:
     from regard.experiment import Generation, Translator
@@ -41,25 +42,38 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line: toke
 
 
 def main() -> None:
-    """The `regard` command: runs a verb; refusals are one sentence on standard error."""
+    """The `regard` command: runs a verb; a refusal is one sentence on standard error."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a verb and give back its exit code: 0, 1 (the work failed), 2 (usage), 130 (interrupted)."""
     try:
-        app(standalone_mode=True)
+        return int(app(arguments, standalone_mode=False) or OK)
+    except (typer.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return INTERRUPTED
+    except (ChoiceError, ConfigError) as error:
+        _complain(str(error))
+        return USAGE
     except RegardError as error:
         _complain(str(error))
-        sys.exit(USAGE if isinstance(error, ChoiceError) else FAILED)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        sys.exit(INTERRUPTED)
+        return FAILED
     except BrokenPipeError:  # the reader of our output went away, as head does
-        sys.stderr.close()
-        sys.exit(FAILED)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()  # typer's own refusals of a wrong command line; their class is private
+        return int(error.exit_code)
 
 
 def _complain(sentence: str) -> None:
     print(f"regard: {sentence}", file=sys.stderr)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(f"regard {__version__}")
         raise typer.Exit
@@ -68,8 +82,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = None,
 ) -> None:
     """Attention you can choose, train and see."""
 
@@ -217,14 +231,14 @@ def _each_line(
     **settings: Any,
 ) -> None:
     def show(generation: "Generation", paths: list[Path]) -> None:
-        for path in paths:
-            generation.alignment.plot(path)
         if grid:
             from regard.explore.terminal import grid as coloured
 
             alignment = generation.alignment
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
         typer.echo(json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text)
+        for path in paths:
+            generation.alignment.plot(path)
 
     _each(texts, translator, look, show, **settings)
 
@@ -293,8 +307,12 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
     )  # fmt: skip
-    with Progress(*columns, console=err, refresh_per_second=2) as progress:
+    progress = Progress(*columns, console=err, refresh_per_second=2)
+    try:
         yield _Reporter(progress)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 class _Reporter:
@@ -309,6 +327,7 @@ class _Reporter:
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event["event"] == "start":
+            self.progress.start()
             self.task = self.progress.add_task(
                 "training", total=event["max_steps"], numbers="", completed=event["step"]
             )

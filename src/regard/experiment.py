@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from regard.attention.map import AttentionMap
 from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
 from regard.config import apply, read_toml, to_toml, validate
+from regard.data.align import Link, phrase_links
 from regard.data.batching import Batches, lengths_mask, pad
 from regard.data.corpus import DataConfig, Pairs, augment, read_lines, read_pairs, split
 from regard.decoding.search import Hypothesis, SearchConfig, search
-from regard.errors import BundleError, ConfigError, DataError, RegardError, unknown
+from regard.errors import BundleError, ChoiceError, ConfigError, DataError, RegardError, nearest, unknown
 from regard.models.build import ModelConfig, build
 from regard.models.seq2seq import Seq2Seq
-from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig
+from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig, word_of_each
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import LAST, Report, TrainingConfig, batch_loss
@@ -47,7 +48,7 @@ class DecodingConfig(BaseModel):
     """An output has at most length_ratio · source tokens + length_extra tokens."""
     length_extra: int = Field(10, ge=0)
     """See length_ratio."""
-    longest_source: int = Field(1000, gt=0)
+    longest_source: int = Field(300, gt=0)
     """A source with more tokens is refused."""
 
 
@@ -266,7 +267,7 @@ class Translator:
         rows = [[*ids, EOS] for ids in sources]
         memory = self.model.encode(pad(rows, PAD), lengths_mask(rows))
         state = self.model.start(memory, record=record)
-        return search(self.model.step, state, [self.limit(len(row)) for row in rows], config, BOS, EOS)  # type: ignore[arg-type]
+        return search(self.model.step, state, [self.limit(len(row)) for row in rows], config, BOS, EOS)
 
     def _generation(self, source: str, ids: list[int], found: list[Hypothesis]) -> Generation:
         best, *others = found
@@ -323,7 +324,8 @@ def load(name: str | Path) -> Translator:
         return Translator(load_bundle(folder), folder.name)
     if "/" in text:
         raise BundleError(f"{text}: no such folder")
-    raise unknown("model", text, [*shipped(), "or a folder"])
+    known = ", ".join(map(repr, nearest(text, shipped())))
+    raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
 
 @dataclass(frozen=True)
@@ -379,7 +381,7 @@ def train(
     _prepare_folder(folder, settings, resume)
     parts = read_data(settings)
     tokenizer = _tokenizer(folder, parts[0], settings)
-    batches = _batches(augment(parts[0], settings.data, settings.training.seed), tokenizer, settings)
+    batches = _training_batches(parts[0], tokenizer, settings)
     report(
         {
             "event": "start",
@@ -439,7 +441,7 @@ def make_evaluate(
     dev: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig
 ) -> Callable[[Seq2Seq], dict[str, float]]:
     """From a model to its numbers on development data: loss and perplexity of all pairs, BLEU and chrF of some."""
-    batches = _batches(dev, tokenizer, settings, longest=10**6)
+    batches = _batches(dev, tokenizer, settings)
     some = Pairs(dev.source[: settings.dev_sentences], dev.target[: settings.dev_sentences])
 
     def evaluate(model: Seq2Seq) -> dict[str, float]:
@@ -489,6 +491,11 @@ def evaluate_files(
         )
     if not sides[0]:
         raise DataError(f"{source}: there is nothing to translate: the file is empty")
+    for number, line in enumerate(sides[0], 1):
+        try:
+            translator.encode(line)
+        except Refused as error:
+            raise DataError(f"{source}:{number}: {error}") from error
     outputs = [g.text for g in translator.translate(sides[0], beam=beam, record=False)]
     bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
     measured = bleu.corpus_score(outputs, [sides[1]]).score, chrf.corpus_score(outputs, [sides[1]]).score
@@ -559,11 +566,38 @@ def _tokenizer(folder: Path, pairs: Pairs, settings: ExperimentConfig) -> Tokeni
     return tokenizer
 
 
-def _batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig, longest: int | None = None) -> Batches:
-    longest = settings.data.longest if longest is None else longest
+def _training_batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> Batches:
+    """The augmented training pairs as batches, with links where alignment is guided."""
+    shown = augment(pairs, settings.data, settings.training.seed)
+    sides = (tokenizer.encode_batch(shown.source), tokenizer.encode_batch(shown.target))
+    kept = [n for n, pair in enumerate(zip(*sides, strict=True)) if max(map(len, pair)) <= settings.data.longest]
+    links = token_links(tokenizer, shown) if settings.training.guide else None
+    training = settings.training
+    return Batches(
+        [(sides[0][n], sides[1][n]) for n in kept], training.batch_tokens, BOS, EOS, PAD, training.seed,
+        None if links is None else [links[n] for n in kept],
+    )  # fmt: skip
+
+
+def token_links(tokenizer: Tokenizer, pairs: Pairs) -> list[list[Link]]:
+    """(target token, source token) links of every pair: the tokens of words that translate each other one by one."""
+    spans = zip(tokenizer.encode_spans(pairs.source), tokenizer.encode_spans(pairs.target), strict=True)
+    result = []
+    for (source, target), (there, here), links in zip(pairs, spans, phrase_links(list(pairs)), strict=True):
+        words = word_of_each(there, source), word_of_each(here, target)
+        places: dict[int | None, list[int]] = {}
+        for place, word in enumerate(words[0]):
+            places.setdefault(word, []).append(place)
+        partner = dict(links)
+        result.append([(t, s) for t, w in enumerate(words[1]) if w in partner for s in places.get(partner[w], [])])
+    return result
+
+
+def _batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> Batches:
     sides = (tokenizer.encode_batch(pairs.source), tokenizer.encode_batch(pairs.target))
-    kept = [pair for pair in zip(*sides, strict=True) if max(map(len, pair)) <= longest]
-    return Batches(kept, settings.training.batch_tokens, BOS, EOS, PAD, settings.training.seed)
+    return Batches(
+        list(zip(*sides, strict=True)), settings.training.batch_tokens, BOS, EOS, PAD, settings.training.seed
+    )
 
 
 @contextmanager

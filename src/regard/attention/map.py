@@ -5,13 +5,14 @@ or statistic by computing blocks of whole rows. It is exact: the same numbers as
 """
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -144,9 +145,21 @@ class AttentionMap:
         """The key each query looks at most `[*batch, T]`, the lower index on a tie; -1 for a dead row."""
         return self.top(1)[1].squeeze(-1)
 
-    def numpy(self) -> "np.ndarray[Any, Any]":
+    def numpy(self) -> NDArray[Any]:
         """`full()` as a numpy array."""
         return self.full().detach().cpu().numpy()
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the map, one panel per head (the first 16 of the leading axes); write it where `path` says.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+
+        Returns:
+            the matplotlib figure.
+        """
+        # drawing lives upstairs and is looked up when it is asked for: the heart does not depend on it
+        return import_module("regard.explore.plots").draw_map(self, path)
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors."""

@@ -20,21 +20,23 @@ from regard.shapes import check_widths
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
+Asked = Float[Tensor, "*q_batch T h_q"]
+Answered = Float[Tensor, "*k_batch S h_k"]
 ScoreTile = Float[Tensor, "*batch T S"]
 
 
 class Score(nn.Module):
     """e_ij = compare(project_query(q_i), project_key(k_j)); the base of all scores."""
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         """The query's side, computed alone."""
         return query
 
-    def project_key(self, key: KeyTile) -> KeyTile:
+    def project_key(self, key: KeyTile) -> Answered:
         """The key's side, computed alone: once per memory."""
         return key
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         """Scores `[*batch, T, S]` of projected queries and keys."""
         raise NotImplementedError
 
@@ -50,11 +52,11 @@ class Score(nn.Module):
 class Product(Score):
     """A score that is a dot product in disguise: e_ij = project_query(q_i) · project_key(k_j)."""
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         check_widths(query, key)
         return query @ key.transpose(-2, -1)
 
-    def as_dot(self, query: QueryTile, key: KeyTile) -> tuple[QueryTile, KeyTile]:
+    def as_dot(self, query: QueryTile, key: KeyTile) -> tuple[Asked, Answered]:
         """Queries and keys whose plain dot product is this score."""
         return self.project_query(query), self.project_key(key)
 
@@ -69,10 +71,10 @@ class Projected(Score):
         super().__init__()
         self.score = score
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         return self.score.project_query(query)
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         return self.score.compare(query, key)
 
 
@@ -83,7 +85,7 @@ class ProjectedProduct(Product):
         super().__init__()
         self.score = score
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         return self.score.project_query(query)
 
 
@@ -106,17 +108,17 @@ class ScaledDot(Product):
         """The factor for queries of this width."""
         return 1 / sqrt(width) if self.scale is None else self.scale
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         return query * self.factor(query.shape[-1])
 
 
 class Cosine(Product):
-    """e_ij = scale · q_i·k_j / (|q_i| |k_j|)^power.
+    """e_ij = scale · q_i·k_j / (‖q_i‖ ‖k_j‖)^power.
 
     A zero vector scores 0 against everything, with a finite gradient.
 
     Args:
-        power: 1 is the cosine, 0.5 the lecture form q·k/√(|q||k|), 0 the plain dot product.
+        power: 1 is the cosine, 0.5 the lecture form q·k/√(‖q‖‖k‖), 0 the plain dot product.
         scale: a factor on the result (an inverse temperature).
     """
 
@@ -130,15 +132,15 @@ class Cosine(Product):
         zero = square == 0  # 0/0 has no answer and no gradient: divide by one instead
         return vectors * square.masked_fill(zero, 1).pow(-self.power / 2)
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         return self._shrink(query) * self.scale
 
-    def project_key(self, key: KeyTile) -> KeyTile:
+    def project_key(self, key: KeyTile) -> Answered:
         return self._shrink(key)
 
 
 class Distance(Score):
-    """e_ij = -|q_i - k_j|² / (2 width²): with softmax, Nadaraya–Watson regression with a Gaussian kernel.
+    """e_ij = -‖q_i - k_j‖² / (2 width²): with softmax, Nadaraya–Watson regression with a Gaussian kernel.
 
     Source: Nadaraya 1964; Watson 1964. The unit of `width` is the unit of the vectors.
     """
@@ -147,7 +149,7 @@ class Distance(Score):
         super().__init__()
         self.width = width
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         check_widths(query, key)
         difference = query[..., :, None, :] - key[..., None, :, :]
         return difference.square().sum(-1) / (-2 * self.width**2)
@@ -165,7 +167,7 @@ class General(Product):
         super().__init__()
         self.key = nn.Linear(key_dim, query_dim, bias=False)
 
-    def project_key(self, key: KeyTile) -> KeyTile:
+    def project_key(self, key: KeyTile) -> Answered:
         return _linear(self.key, key)
 
 
@@ -186,13 +188,13 @@ class Additive(Score):
         self.key = nn.Linear(key_dim, hidden_dim, bias=False)
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         return _linear(self.query, query)
 
-    def project_key(self, key: KeyTile) -> KeyTile:
+    def project_key(self, key: KeyTile) -> Answered:
         return _linear(self.key, key)
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
 
 
@@ -213,13 +215,13 @@ class Concat(Score):
         self.weight = nn.Parameter(nn.Linear(query_dim + key_dim, hidden_dim, bias=False).weight.detach())
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
 
-    def project_query(self, query: QueryTile) -> QueryTile:
+    def project_query(self, query: QueryTile) -> Asked:
         return query @ self.weight[:, : self.query_dim].to(query.dtype).T
 
-    def project_key(self, key: KeyTile) -> KeyTile:
+    def project_key(self, key: KeyTile) -> Answered:
         return key @ self.weight[:, self.query_dim :].to(key.dtype).T
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
 
 
@@ -230,7 +232,7 @@ class Function(Score):
         super().__init__()
         self.function = function
 
-    def compare(self, query: QueryTile, key: KeyTile) -> ScoreTile:
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
         return self.function(query, key)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Ids = list[int]
@@ -19,12 +19,14 @@ class Batch:
         source_allowed: `[B, S]`, True at real tokens.
         previous: `[B, T]`, the target shifted right: BOS first.
         target: `[B, T]`, what is to be predicted, EOS last; PAD where there is nothing.
+        links: `[B, T, S]`, where each target token should look (rows sum to 1, or to 0 where nobody knows), if given.
     """
 
     source: Int[Tensor, "B S"]
     source_allowed: Bool[Tensor, "B S"]
     previous: Int[Tensor, "B T"]
     target: Int[Tensor, "B T"]
+    links: Float[Tensor, "B T S"] | None = None
 
 
 def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:
@@ -50,6 +52,7 @@ class Batches:
         tokens: the most places a batch may have on either side; a longer pair is a batch of its own.
         bos, eos, pad: ids of the special tokens.
         seed: of the order.
+        links: for each pair, (target token, source token) links for guided alignment.
     """
 
     pairs: Sequence[tuple[Ids, Ids]]
@@ -58,6 +61,7 @@ class Batches:
     eos: int
     pad: int
     seed: int = 0
+    links: Sequence[list[tuple[int, int]]] | None = None
 
     def order(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch as indices; the same epoch always has the same order."""
@@ -90,6 +94,7 @@ class Batches:
             lengths_mask(sources),
             pad([[self.bos, *row] for row in targets], self.pad),
             pad([[*row, self.eos] for row in targets], self.pad),
+            None if self.links is None else _link_tensor([self.links[i] for i in indices], sources, targets),
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -105,3 +110,14 @@ class Batches:
                 lengths = [len(self.pairs[i][side]) + 1 for i in indices]
                 real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
         return 1 - real / padded if padded else 0.0
+
+
+def _link_tensor(
+    links: Sequence[list[tuple[int, int]]], sources: Sequence[Ids], targets: Sequence[Ids]
+) -> Float[Tensor, "B T S"]:
+    """Links as rows of weights: a target token shares its unit among the source tokens that it is linked to."""
+    table = torch.zeros(len(links), 1 + max(map(len, targets)), max(map(len, sources)))
+    places = [(n, t, s) for n, some in enumerate(links) for t, s in some]
+    if places:
+        table[tuple(torch.tensor(places).T)] = 1
+    return table / table.sum(-1, keepdim=True).clamp(min=1)

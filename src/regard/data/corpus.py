@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from regard.data.align import phrase_links, phrases
 from regard.errors import DataError
 
 
@@ -44,6 +45,8 @@ class DataConfig(BaseModel):
     """Share of the training pairs shown again without final full stop and initial capital, as people type."""
     loose_spacing: float = Field(0.0, ge=0, le=1)
     """Share of the training sources whose narrow spaces before ? ! : ; become plain ones or vanish."""
+    phrases: float = Field(0.0, ge=0, le=1)
+    """Share of the training pairs of which a phrase that translates word by word is shown on its own."""
     longest: int = Field(100, gt=0)
     """Training pairs with more tokens than this on a side are left out, and counted."""
 
@@ -191,18 +194,23 @@ def _place(sentence: str) -> float:
 
 
 def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
-    """Training pairs as people type them too: fragments without full stop and capital, loose spacing.
+    """Training pairs as people type them too: fragments without full stop and capital, phrases, loose spacing.
 
     A first word loses its capital only if the training text writes it small more often than not
     inside sentences, so that I, Tom and Paris keep theirs.
     """
     dice = random.Random(seed)
     usual = [_usual_case(side) for side in (pairs.source, pairs.target)]
+    links = phrase_links(list(pairs)) if config.phrases else [set()] * len(pairs)
     result = []
-    for source, target in pairs:
+    for (source, target), known in zip(pairs, links, strict=True):
         shown = [(source, target)]
         if dice.random() < config.fragments:
-            shown.append((_fragment(source, usual[0]), _fragment(target, usual[1])))
+            shown.append((source, target))
+        if dice.random() < config.phrases:
+            found = phrases(source.split(), target.split(), known)
+            shown += [dice.choice(found)] if found else []
+        shown[1:] = [(_fragment(s, usual[0]), _fragment(t, usual[1])) for s, t in shown[1:]]
         for s, t in shown:
             loose = dice.random() < config.loose_spacing
             result.append((re.sub("[\u00a0\u202f](?=[?!:;»])", dice.choice(["", " "]), s) if loose else s, t))
@@ -215,7 +223,7 @@ def _usual_case(sentences: list[str]) -> Counter[str]:
 
 
 def _fragment(sentence: str, usual: Counter[str]) -> str:
-    sentence = sentence.removesuffix(".") if not sentence.endswith("..") else sentence
+    sentence = sentence.removesuffix(",").removesuffix(".") if not sentence.endswith("..") else sentence
     first = re.match(r"\w+", sentence)
     if first and usual[first[0].lower()] > usual[first[0]]:
         return sentence[0].lower() + sentence[1:]

@@ -6,21 +6,22 @@ every attention) has followed it through every reordering of the beam.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class Followed(Protocol):
-    """What search needs of a state: it can be selected, thinned out, and asked for one hypothesis."""
+    """What search needs of a state: hypotheses can be selected, sentences kept."""
 
-    def select(self, parents: Int[Tensor, "N K"]) -> Self: ...
-    def keep(self, sentences: Int[Tensor, "M"]) -> Self: ...
+    def select(self, parents: Int[Tensor, "N K"]) -> "Followed": ...
+    def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
-StepFunction = Callable[[Tensor, Followed], tuple[Tensor, Followed]]
+StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)

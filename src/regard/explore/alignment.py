@@ -8,17 +8,16 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.data.align import Link, model_one, scores
 from regard.data.batching import Batches
 from regard.data.corpus import Pairs
 from regard.models.seq2seq import Seq2Seq
 from regard.text.tokenizer import BOS, EOS, PAD, Span, Tokenizer, word_of_each
 
-Link = tuple[int, int]
 SENTENCES = 400  # development sentences that decide
 
 
@@ -52,73 +51,6 @@ def _membership(words: Sequence[int | None], tokens: int, count: int) -> Float[T
     return table
 
 
-def model_one(pairs: Pairs, test: Pairs, iterations: int = 5) -> list[set[Link]]:
-    """IBM Model 1's most probable source word for each target word of `test` (Brown et al. 1993).
-
-    t(target word | source word) is learned by expectation maximisation over `pairs` and `test` together,
-    with a null word that takes what belongs to nobody. Words are lower-cased and cut at punctuation.
-
-    Returns:
-        for each test pair the links (target word, source word) between words of `str.split()`.
-    """
-    known: dict[str, int] = {}
-    both = [*pairs, *test]
-    sentences = [
-        ([0, *(_word(w, known) for w in source.split())], [_word(w, known) for w in target.split()])
-        for source, target in both
-    ]
-    size = len(known) + 1
-    source, target, column, row, sentence = _cells(sentences)
-    cells, where = np.unique(source * size + target, return_inverse=True)
-    probability = np.ones(len(cells))
-    for _ in range(iterations):
-        p = probability[where]
-        share = p / np.bincount(row, p)[row]  # each target word's one unit of mass, over its source words
-        counts = np.bincount(where, share, len(cells))
-        probability = counts / np.bincount(cells // size, counts)[cells // size]
-    p = probability[where]
-    first = int(np.searchsorted(sentence, len(pairs)))
-    return _best_links(p[first:], column[first:], row[first:], sentence[first:] - len(pairs), len(test))
-
-
-def _word(word: str, known: dict[str, int]) -> int:
-    return known.setdefault(word.lower().strip(".,!?;:«»\"'") or word, len(known) + 1)
-
-
-def _cells(sentences: list[tuple[list[int], list[int]]]) -> Iterator[np.ndarray[Any, Any]]:
-    """All (source word, target word) cells of all sentences as flat arrays: words, place, target row, sentence."""
-    parts: tuple[list[Any], ...] = ([], [], [], [], [])
-    rows = 0
-    for number, (s, t) in enumerate(sentences):
-        parts[0].append(np.tile(s, len(t)))
-        parts[1].append(np.repeat(t, len(s)))
-        parts[2].append(np.tile(np.arange(len(s)) - 1, len(t)))  # -1 is the null word
-        parts[3].append(np.repeat(rows + np.arange(len(t)), len(s)))
-        parts[4].append(np.full(len(s) * len(t), number))
-        rows += len(t)
-    return (np.concatenate(part).astype(np.int64) if part else np.zeros(0, np.int64) for part in parts)
-
-
-def _best_links(p: Any, column: Any, row: Any, sentence: Any, count: int) -> list[set[Link]]:
-    links: list[set[Link]] = [set() for _ in range(count)]
-    starts: list[int] = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]).tolist() if len(row) else []
-    first_row: dict[int, int] = {}
-    for a, b in zip(starts, [*starts[1:], len(row)], strict=True):
-        best = a + int(p[a:b].argmax())
-        number = int(sentence[a])
-        word = int(row[a]) - first_row.setdefault(number, int(row[a]))
-        if column[best] >= 0:
-            links[number].add((word, int(column[best])))
-    return links
-
-
-def scores(found: Sequence[set[Link]], wanted: Sequence[set[Link]]) -> dict[str, float]:
-    """Precision, recall, and alignment error rate 1 - 2|A ∩ B| / (|A| + |B|) (Och and Ney 2003, all links sure)."""
-    both = sum(len(a & b) for a, b in zip(found, wanted, strict=True))
-    a, b = sum(map(len, found)), sum(map(len, wanted))
-    return {"precision": both / max(1, a), "recall": both / max(1, b), "aer": 1 - 2 * both / max(1, a + b)}
-
-
 def teacher_forced(model: Seq2Seq, tokenizer: Tokenizer, pairs: Pairs) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(index, {site: weights `[heads, T, S]`}) of every pair, the true output given; only sites that see the source."""
     encoded = list(zip(tokenizer.encode_batch(pairs.source), tokenizer.encode_batch(pairs.target), strict=True))
@@ -150,7 +82,7 @@ def choose_heads(model: Seq2Seq, tokenizer: Tokenizer, train: Pairs, dev: Pairs)
         {"site": …, "heads": […], "aer": …}; empty where the model looks at no source.
     """
     some = Pairs(dev.source[:SENTENCES], dev.target[:SENTENCES])
-    wanted = model_one(train, some)
+    wanted = model_one(list(train), list(some))
     with torch.inference_mode():
         maps = dict(teacher_forced(model, tokenizer, some))
 

@@ -4,9 +4,11 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regard.attention.map import AttentionMap
 from regard.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
     "DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "WenQuanYi Zen Hei",
     "Droid Sans Fallback", "IPAGothic", "Unifont", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari",
 )  # fmt: skip
+PANELS = 16
 NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
 
 
@@ -71,6 +74,35 @@ def heatmap(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[0, 0.5, 1])
     bar.set_label("attention weight", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure":
+    """A figure of a map, one panel per entry of its leading axes (the first 16), written to `path` if there is one."""
+    from matplotlib.figure import Figure
+
+    weights = attention.full().detach().flatten(0, -3) if len(attention.shape) > 2 else attention.full().detach()[None]
+    rows = attention.query_tokens or [str(i) for i in range(attention.shape[-2])]
+    columns = attention.key_tokens or [str(j) for j in range(attention.shape[-1])]
+    if len(weights) == 1 or not weights.numel():
+        figure = heatmap(weights[0].tolist() if len(weights) else [], rows, columns)
+    else:
+        shown = weights[:PANELS]
+        across = min(4, len(shown))
+        down = ceil(len(shown) / across)
+        size = 0.6 + 0.28 * max(3, len(columns)), 0.7 + 0.28 * max(3, len(rows))
+        figure = Figure(figsize=(across * size[0] + 0.8, down * size[1]), layout="constrained")
+        for number, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
+            if number >= len(shown):
+                axes.axis("off")
+                continue
+            axes.imshow(shown[number].tolist(), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+            _name_axes(axes, rows, columns)
+            axes.set_title(f"head {number}", fontsize=9, color="#555")
+            axes.tick_params(labelsize=7)
+            axes.set(xlabel="", ylabel="")
+    if path is not None:
+        _save(figure, path)
     return figure
 
 
@@ -180,7 +212,7 @@ def _fonts() -> list[str]:
     return [name for name in FONTS if name in installed]
 
 
-def _width(name: str) -> float:
+def _width(name: str) -> int:
     """About how many Latin letters wide a name is."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)
 

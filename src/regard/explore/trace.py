@@ -46,10 +46,10 @@ class TraceStep:
         previous: the token that was fed in.
         token: the token that came out.
         asks: which state asked: "s_{t-1}", "s_t", or "" where nothing asks.
-        state_norm: |s| of that state (of the query, for a Transformer).
+        state_norm: ‖s‖ of that state (of the query, for a Transformer).
         scores: e over the source tokens.
         weights: α over the source tokens.
-        context_norm: |c|.
+        context_norm: ‖c‖.
         predictions: the most probable next tokens, and the token itself if it is not among them.
     """
 

@@ -11,6 +11,7 @@ from regard.attention.map import AttentionMap
 from regard.attention.masks import allow
 from regard.attention.scores import Additive, Concat, Cosine, Distance, Dot, General, ScaledDot, Score
 from regard.attention.spec import make_spec
+from regard.attention.watch import Call
 from regard.models.seq2seq import Memory, Seq2Seq
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding
@@ -138,6 +139,10 @@ class Recurrent(Seq2Seq):
         key, allowed = state.sentence["memory"], state.sentence["allowed"]
         spec = make_spec(score, self.config.normalizer, allow(allowed[:, :, None, None]), None)
         return {SITE: AttentionMap.from_spec(state.asked[SITE], key[:, :, None], spec)}
+
+    def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
+        steps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in calls]
+        return torch.cat(steps, 1)
 
     def _first_state(self, memory: Memory) -> Tensor:
         assert memory.summary is not None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regard.attention.map import AttentionMap
+from regard.attention.watch import Call
 from regard.nn.state import State
 
 
@@ -68,6 +69,10 @@ class Seq2Seq(nn.Module):
 
     def maps(self, state: State) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
+        raise NotImplementedError
+
+    def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
+        """The weights that guided alignment trains, from the attentions of one `hidden` in their order."""
         raise NotImplementedError
 
     def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:

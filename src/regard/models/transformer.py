@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard.attention.map import AttentionMap
 from regard.attention.masks import Mask, allow, causal
 from regard.attention.spec import make_spec
+from regard.attention.watch import Call
 from regard.models.seq2seq import Memory, Seq2Seq
 from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward
 from regard.nn.dropout import Dropout
@@ -150,6 +151,11 @@ class Transformer(Seq2Seq):
             spec = make_spec(self.config.score, self.config.normalizer, causal() if own else source, None)
             maps[site] = AttentionMap.from_spec(query, key, spec)
         return maps
+
+    def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
+        """Head 0 of the last layer but one, as Garg et al. 2019 do."""
+        call = calls[2 * max(0, self.config.decoder_layers - 2) + 1]
+        return AttentionMap.from_spec(call.query[:, :1], call.key[:, :1], call.spec).full(force=True)[:, 0]
 
     def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
         result: Tensor = self.dropout(self.positions(self.embedding(tokens), places))

@@ -11,6 +11,7 @@ from regard.attention.scores import Score
 from regard.errors import ShapeError
 
 Heads = Float[Tensor, "*batch heads n d_head"]
+KeyHeads = Float[Tensor, "*batch key_heads s d_head"]
 
 
 class MultiHead(nn.Module):
@@ -67,14 +68,14 @@ class MultiHead(nn.Module):
 
     def remember(
         self, memory: Float[Tensor, "*batch s d_m"], values: Float[Tensor, "*batch s d_n"] | None = None
-    ) -> tuple[Heads, Heads]:
+    ) -> tuple[KeyHeads, KeyHeads]:
         """Keys and values of a memory, by heads; `values` is the memory itself unless given."""
         return (
             _split(self.key(memory), self.key_heads),
             _split(self.value(memory if values is None else values), self.key_heads),
         )
 
-    def look(self, query: Heads, key: Heads, value: Heads, mask: MaskLike | None) -> Float[Tensor, "*batch n d"]:
+    def look(self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None) -> Float[Tensor, "*batch n d"]:
         """What the queries find: attend in every head, join, project."""
         found = attend(
             query, key, value,

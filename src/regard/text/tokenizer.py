@@ -81,6 +81,10 @@ class Tokenizer:
         """Where in `text` each token of `encode(text)` stands, in characters."""
         return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
+    def encode_spans(self, texts: Sequence[str]) -> list[list[Span]]:
+        """`source_spans` of many texts."""
+        return [list(e.offsets) for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
         """Where in `decode(ids)` each token stands, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from regard.attention.watch import Call, watching
 from regard.data.batching import Batch, Batches
 from regard.errors import ConfigError
 from regard.models.seq2seq import Seq2Seq
@@ -54,6 +55,8 @@ class TrainingConfig(BaseModel):
     """ε of the smoothed target."""
     smoothing: Literal["torch", "fairseq", "joeynmt", "mxnet"] = "torch"
     """Which definition of label smoothing."""
+    guide: float = Field(0.0, ge=0)
+    """Weight of guided alignment (Garg et al. 2019): one head is drawn to IBM Model 1's links; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the products; weights, their updates, softmax and norms stay in float32."""
     evaluate_every: int = Field(500, gt=0)
@@ -131,6 +134,7 @@ def train(
     torch.manual_seed(config.seed)
     if resume:
         progress = restore(folder / LAST, model, optimizer)
+        _forget_after(folder, progress)
         journal.rewind(progress.step)
     model.train()
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
@@ -194,12 +198,17 @@ def update(
 def batch_loss(model: Seq2Seq, batch: Batch, config: TrainingConfig, pad: int) -> tuple[Tensor, Tensor, int]:
     """Smoothed loss and negative log-likelihood in nats, summed over the batch's tokens, and their number."""
     half = config.precision == "bfloat16"
+    calls: list[Call] = []
     with torch.autocast(batch.source.device.type, torch.bfloat16) if half else nullcontext():
-        hidden = model.hidden(model.encode(batch.source, batch.source_allowed), batch.previous)
+        memory = model.encode(batch.source, batch.source_allowed)
+        with watching(calls.append) if batch.links is not None else nullcontext():
+            hidden = model.hidden(memory, batch.previous)
     real = batch.target != pad
     weight, bias = model.readout()
     smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
     loss, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], smooth, torch.bfloat16 if half else None)
+    if batch.links is not None:
+        loss = loss - config.guide * (batch.links * model.guided(calls).clamp(min=1e-6).log()).sum()
     return loss, nll, int(real.sum())
 
 
@@ -259,6 +268,13 @@ def best_weights(
     )
     model.load_state_dict(mean if better else single)
     return mean if better else single
+
+
+def _forget_after(folder: Path, progress: Progress) -> None:
+    """Remove best checkpoints that were written after the last full one: the run will make them again."""
+    known = {best_path(folder, step) for _, step in progress.best}
+    for path in set(folder.glob("best-*.safetensors")) - known:
+        path.unlink()
 
 
 def best_path(folder: Path, step: int) -> Path:

@@ -1,0 +1,109 @@
+"""Word alignment from parallel text alone: IBM Model 1, agreement, and phrases that translate word by word."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Link = tuple[int, int]
+Sentences = Sequence[tuple[str, str]]
+
+_EDGES = ' .,!?;:…«»"()\u00a0\u202f'  # what a phrase loses at its ends
+
+
+def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> list[set[Link]]:
+    """IBM Model 1's most probable source word for each target word of `test` (Brown et al. 1993).
+
+    t(target word | source word) is learned by expectation maximisation over `pairs` and `test` together,
+    with a null word that takes what belongs to nobody. Words are lower-cased and cut at punctuation.
+
+    Args:
+        pairs: (source, target) sentences to learn from.
+        test: the sentences to align; `pairs` themselves, if there are none.
+        iterations: of expectation maximisation.
+
+    Returns:
+        for each test pair the links (target word, source word) between words of `str.split()`.
+    """
+    known: dict[str, int] = {}
+    both = [*pairs, *test]
+    sentences = [
+        ([0, *(_word(w, known) for w in source.split())], [_word(w, known) for w in target.split()])
+        for source, target in both
+    ]
+    size = len(known) + 1
+    source, target, column, row, sentence = _cells(sentences)
+    cells, where = np.unique(source * size + target, return_inverse=True)
+    probability = np.ones(len(cells))
+    for _ in range(iterations):
+        p = probability[where]
+        share = p / np.bincount(row, p)[row]  # each target word's one unit of mass, over its source words
+        counts = np.bincount(where, share, len(cells))
+        probability = counts / np.bincount(cells // size, counts)[cells // size]
+    p = probability[where]
+    before = len(pairs) if len(test) else 0
+    first = int(np.searchsorted(sentence, before))
+    return _best_links(p[first:], column[first:], row[first:], sentence[first:] - before, len(both) - before)
+
+
+def _word(word: str, known: dict[str, int]) -> int:
+    return known.setdefault(word.lower().strip(".,!?;:«»\"'") or word, len(known) + 1)
+
+
+def _cells(sentences: list[tuple[list[int], list[int]]]) -> Iterator[NDArray[Any]]:
+    """All (source word, target word) cells of all sentences as flat arrays: words, place, target row, sentence."""
+    parts: tuple[list[Any], ...] = ([], [], [], [], [])
+    rows = 0
+    for number, (s, t) in enumerate(sentences):
+        parts[0].append(np.tile(s, len(t)))
+        parts[1].append(np.repeat(t, len(s)))
+        parts[2].append(np.tile(np.arange(len(s)) - 1, len(t)))  # -1 is the null word
+        parts[3].append(np.repeat(rows + np.arange(len(t)), len(s)))
+        parts[4].append(np.full(len(s) * len(t), number))
+        rows += len(t)
+    return (np.concatenate(part).astype(np.int64) if part else np.zeros(0, np.int64) for part in parts)
+
+
+def _best_links(p: Any, column: Any, row: Any, sentence: Any, count: int) -> list[set[Link]]:
+    links: list[set[Link]] = [set() for _ in range(count)]
+    starts: list[int] = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]).tolist() if len(row) else []
+    first_row: dict[int, int] = {}
+    for a, b in zip(starts, [*starts[1:], len(row)], strict=True):
+        best = a + int(p[a:b].argmax())
+        number = int(sentence[a])
+        word = int(row[a]) - first_row.setdefault(number, int(row[a]))
+        if column[best] >= 0:
+            links[number].add((word, int(column[best])))
+    return links
+
+
+def scores(found: Sequence[set[Link]], wanted: Sequence[set[Link]]) -> dict[str, float]:
+    """Precision, recall, and alignment error rate 1 - 2|A ∩ B| / (|A| + |B|) (Och and Ney 2003, all links sure)."""
+    both = sum(len(a & b) for a, b in zip(found, wanted, strict=True))
+    a, b = sum(map(len, found)), sum(map(len, wanted))
+    return {"precision": both / max(1, a), "recall": both / max(1, b), "aer": 1 - 2 * both / max(1, a + b)}
+
+
+def phrase_links(pairs: Sentences) -> list[set[Link]]:
+    """Links on which Model 1 agrees in both directions: one word with one word."""
+    there = model_one(pairs)
+    back = model_one([(target, source) for source, target in pairs])
+    return [a & {(i, j) for j, i in b} for a, b in zip(there, back, strict=True)]
+
+
+def phrases(source: list[str], target: list[str], links: set[Link], longest: int = 4) -> list[tuple[str, str]]:
+    """Runs of 2 … `longest` words that translate a run of as many words one by one, in any order.
+
+    A special case of Och and Ney 2004, section 4: consistent with the alignment, and nothing left over.
+    """
+    partner = dict(links)
+    found = []
+    for length in range(2, longest + 1):
+        for start in range(len(target) - length + 1):
+            places = sorted(partner.get(i, -1) for i in range(start, start + length))
+            if places[0] >= 0 and places == list(range(places[0], places[0] + length)):
+                found.append(
+                    (" ".join(source[places[0] : places[0] + length]), " ".join(target[start : start + length]))
+                )
+    return found

@@ -1,0 +1,135 @@
+"""The fused kernel: what it takes equals the reference, what it does not take it refuses with the reason."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import regard
+from regard.attention.biases import Bias
+from regard.attention.kernels.fused import fused, refusal
+from regard.attention.kernels.reference import reference
+from regard.attention.masks import allow, causal, padding
+from regard.attention.scores import Dot, Product, as_score
+from regard.attention.spec import Spec, make_spec
+
+T, S, D = 3, 7, 5
+
+
+def tensors(*batch: int, t: int = T, s: int = S, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(*batch, n, D, dtype=dtype, generator=draw) for n in (t, s, s)]
+
+
+def spec(score="scaled_dot", normalizer="softmax", mask=None, bias=None, dropout=0.0) -> Spec:
+    return make_spec(score, normalizer, mask, bias, dropout)
+
+
+class Distances(Bias):
+    """A bias made from places, as alibi is."""
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return -(rows[:, None] - columns).abs() / 3
+
+
+MASKS = {
+    "none": None,
+    "causal": causal(),
+    "triangle": causal(0),
+    "no_triangle": causal(torch.tensor(0)),
+    "tensor": allow(torch.arange(T * S).reshape(T, S) % 3 != 1),
+    "padding": padding(torch.tensor([4, 0])),
+}
+
+
+@pytest.mark.parametrize("batch", [(2,), (2, 3), (2, 1, 3)])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("bias", [None, "places", "tensor"])
+@pytest.mark.parametrize("s", [T, S])
+def test_equals_the_reference(batch: tuple[int, ...], mask: str, bias: str | None, s: int) -> None:
+    if mask == "tensor" and s != S:
+        pytest.skip("the tensor is as long as the keys")
+    inputs = tensors(*batch, s=s)
+    number = {None: None, "places": Distances(), "tensor": torch.linspace(-2, 3, s, dtype=torch.float64)}[bias]
+    asked = spec(mask=MASKS[mask], bias=number)
+    assert refusal(*inputs, asked) is None
+    torch.testing.assert_close(fused(*inputs, asked), reference(*inputs, asked, 0)[0])
+
+
+@pytest.mark.parametrize("score", ["dot", "scaled_dot", "cosine", regard.ScaledDot(0.7), regard.Cosine(0.5, 3.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_product_equals_the_reference_with_its_gradients(score, dtype: torch.dtype) -> None:
+    inputs = [tensor.requires_grad_() for tensor in tensors(2, 3, dtype=dtype)]
+    asked = spec(score, mask=causal())
+    answers = []
+    for output in (fused(*inputs, asked), reference(*inputs, asked, 0)[0]):
+        answers.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
+    torch.testing.assert_close(answers[0], answers[1])
+
+
+def test_projected_products_are_served_too() -> None:
+    query, key, value = tensors(2)
+    score = regard.General(D, D).double()
+    asked = spec(score.projected())
+    assert refusal(query, key, value, asked) is None
+    want = reference(query, key, value, spec(score), 0)[0]
+    torch.testing.assert_close(fused(query, score.project_key(key), value, asked), want)
+
+
+def test_a_product_of_ones_own_is_served() -> None:
+    class Negative(Product):
+        def project_query(self, query):
+            return -query
+
+    query, key, value = tensors(2)
+    want = fused(-query, key, value, spec("dot"))
+    torch.testing.assert_close(fused(query, key, value, spec(Negative())), want)
+
+
+REFUSED = [
+    (dict(score=regard.Distance()), "the score Distance is not a dot product"),
+    (dict(score=regard.Additive(D, D, 2)), "the score Additive is not a dot product"),
+    (dict(score=regard.Additive(D, D, 2).projected()), "the score Projected is not a dot product"),
+    (dict(normalizer="uniform"), "the normalizer Uniform is not softmax"),
+    (dict(normalizer=lambda scores, allowed: scores * allowed), "the normalizer WholeRows is not softmax"),
+    (dict(dropout=0.1), "dropout on the weights: torch would drop others than regard does"),
+    (dict(bias=torch.zeros(S, requires_grad=True)), "the bias is learned"),
+]
+
+
+@pytest.mark.parametrize(("what", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_refusals_give_the_reason(what: dict, reason: str) -> None:
+    assert refusal(*tensors(2), spec(**what)) == reason
+
+
+def test_refuses_values_of_another_width() -> None:
+    query, key, value = tensors(2)
+    assert refusal(query, key, value[..., :3], spec()) == "values have width 3 and keys 5"
+
+
+@pytest.mark.parametrize(("t", "s"), [(0, S), (T, 0)])
+def test_refuses_empty_axes(t: int, s: int) -> None:
+    assert refusal(*tensors(2, t=t, s=s), spec()) == "there is nothing to look at: an axis of size 0"
+
+
+def test_a_fixed_bias_is_no_reason() -> None:
+    assert refusal(*tensors(2), spec(bias=torch.zeros(S))) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("keys", [511, 513])
+def test_half_precision_with_gradients_keeps_its_dtype(dtype: torch.dtype, keys: int) -> None:
+    inputs = [tensor.requires_grad_() for tensor in tensors(2, s=keys, dtype=dtype)]
+    output = fused(*inputs, spec("dot"))
+    assert output.dtype == dtype
+    gradients = torch.autograd.grad(output.sum(), inputs)
+    assert [g.dtype for g in gradients] == [dtype] * 3
+    exact = reference(*(t.detach().double() for t in inputs), Spec(Dot(), as_softmax()), 0)[0]
+    torch.testing.assert_close(output.double(), exact, rtol=0.02, atol=0.02)
+
+
+def as_softmax():
+    return spec().normalizer
+
+
+def test_named_scores_are_products() -> None:
+    assert all(isinstance(as_score(name), Product) for name in ("dot", "scaled_dot", "cosine"))

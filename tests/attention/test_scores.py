@@ -1,0 +1,195 @@
+"""Every score against its equation, one pair at a time in plain Python."""
+
+import inspect
+from math import sqrt, tanh
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.attention.scores import Function, Product, Projected, ProjectedProduct, Score, as_score
+
+H, T, S, D, D_Q, D_K, D_H = 2, 3, 5, 7, 11, 13, 17
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def apply(matrix: Tensor, vector: list[float]) -> list[float]:
+    return [dot(row, vector) for row in matrix.tolist()]
+
+
+def norm(a: list[float]) -> float:
+    return sqrt(dot(a, a))
+
+
+def additive(score: Score, q: list[float], k: list[float]) -> float:
+    sums = zip(apply(score.query.weight, q), apply(score.key.weight, k), strict=True)
+    return dot(score.v.tolist(), [tanh(a + b) for a, b in sums])
+
+
+EQUATIONS = {
+    "dot": (regard.Dot, (D, D), lambda s, q, k: dot(q, k)),
+    "scaled_dot": (regard.ScaledDot, (D, D), lambda s, q, k: dot(q, k) / sqrt(D)),
+    "scaled_dot_scale": (lambda: regard.ScaledDot(0.3), (D, D), lambda s, q, k: 0.3 * dot(q, k)),
+    "scaled_dot_zero": (lambda: regard.ScaledDot(0.0), (D, D), lambda s, q, k: 0.0),
+    "cosine": (regard.Cosine, (D, D), lambda s, q, k: dot(q, k) / (norm(q) * norm(k))),
+    "cosine_lecture": (
+        lambda: regard.Cosine(0.5, 3.0), (D, D), lambda s, q, k: 3 * dot(q, k) / sqrt(norm(q) * norm(k)),
+    ),
+    "cosine_0": (lambda: regard.Cosine(0.0), (D, D), lambda s, q, k: dot(q, k)),
+    "distance": (regard.Distance, (D, D), lambda s, q, k: -sum((a - b) ** 2 for a, b in zip(q, k, strict=True)) / 2),
+    "distance_width": (
+        lambda: regard.Distance(1.7), (D, D),
+        lambda s, q, k: -sum((a - b) ** 2 for a, b in zip(q, k, strict=True)) / (2 * 1.7**2),
+    ),
+    "general": (lambda: regard.General(D_Q, D_K), (D_Q, D_K), lambda s, q, k: dot(q, apply(s.key.weight, k))),
+    "additive": (lambda: regard.Additive(D_Q, D_K, D_H), (D_Q, D_K), additive),
+    "concat": (
+        lambda: regard.Concat(D_Q, D_K, D_H), (D_Q, D_K),
+        lambda s, q, k: dot(s.v.tolist(), [tanh(x) for x in apply(s.weight, q + k)]),
+    ),
+}  # fmt: skip
+every_score = pytest.mark.parametrize("name", EQUATIONS)
+
+
+def made(name: str) -> tuple[Score, Tensor, Tensor]:
+    torch.manual_seed(0)
+    make, (d_q, d_k), _ = EQUATIONS[name]
+    score = make().double().requires_grad_(False)
+    return score, torch.randn(H, T, d_q, dtype=torch.float64), torch.randn(H, S, d_k, dtype=torch.float64)
+
+
+@every_score
+def test_equals_its_equation_pair_by_pair(name: str) -> None:
+    score, query, key = made(name)
+    want = torch.zeros(H, T, S, dtype=torch.float64)
+    for h in range(H):
+        for i in range(T):
+            for j in range(S):
+                want[h, i, j] = EQUATIONS[name][2](score, query[h, i].tolist(), key[h, j].tolist())
+    torch.testing.assert_close(score(query, key), want)
+
+
+@every_score
+def test_keys_may_be_projected_once(name: str) -> None:
+    score, query, key = made(name)
+    projected = score.projected()
+    assert isinstance(projected, ProjectedProduct if isinstance(score, Product) else Projected)
+    torch.testing.assert_close(projected(query, score.project_key(key)), score(query, key))
+
+
+@every_score
+def test_a_product_is_the_dot_of_its_two_sides(name: str) -> None:
+    score, query, key = made(name)
+    if not isinstance(score, Product):
+        pytest.skip("not a product")
+    q, k = score.as_dot(query, key)
+    torch.testing.assert_close(q @ k.mT, score(query, key))
+    q, k = score.projected().as_dot(query, score.project_key(key))
+    torch.testing.assert_close(q @ k.mT, score(query, key))
+
+
+def test_concat_is_additive_with_its_weight_written_as_one() -> None:
+    concat, query, key = made("concat")
+    split = regard.Additive(D_Q, D_K, D_H).double().requires_grad_(False)
+    split.query.weight.copy_(concat.weight[:, :D_Q])
+    split.key.weight.copy_(concat.weight[:, D_Q:])
+    split.v.copy_(concat.v)
+    torch.testing.assert_close(split(query, key), concat(query, key))
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_cosine_of_a_zero_vector_is_zero_with_a_finite_gradient(power: float, side: int) -> None:
+    inputs = [torch.randn(n, D, dtype=torch.float64) for n in (T, S)]
+    inputs[side][1] = 0
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    scores = regard.Cosine(power)(*inputs)
+    assert not scores.select(side, 1).any()
+    for gradient in torch.autograd.grad(scores.square().sum(), inputs):
+        assert gradient.isfinite().all()
+
+
+def test_cosine_is_torchs() -> None:
+    _, query, key = made("cosine")
+    want = torch.cosine_similarity(query[:, :, None], key[:, None], dim=-1)
+    torch.testing.assert_close(regard.Cosine()(query, key), want)
+
+
+def test_distance_is_torchs() -> None:
+    _, query, key = made("distance")
+    torch.testing.assert_close(regard.Distance(2.0)(query, key), -torch.cdist(query, key).square() / 8)
+
+
+@every_score
+def test_one_set_of_parameters_serves_every_head_and_broadcasts(name: str) -> None:
+    score, query, key = made(name)
+    got = score(query, key[:1])
+    torch.testing.assert_close(got, torch.stack([score(q, key[0]) for q in query]))
+
+
+@every_score
+def test_learned_scores_work_in_the_precision_of_their_inputs(name: str) -> None:
+    score, query, key = made(name)
+    want = score.float()(query.float(), key.float())
+    torch.testing.assert_close(score(query, key), want.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score.bfloat16()(query, key), want.double(), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("score", "names"),
+    [
+        (regard.General(5, 7), {"key.weight": (5, 7)}),
+        (regard.Additive(5, 7, 3), {"query.weight": (3, 5), "key.weight": (3, 7), "v": (3,)}),
+        (regard.Concat(5, 7, 3), {"weight": (3, 12), "v": (3,)}),
+        (regard.Dot(), {}),
+        (regard.ScaledDot(), {}),
+        (regard.Cosine(), {}),
+        (regard.Distance(), {}),
+    ],
+)
+def test_parameters(score: Score, names: dict) -> None:
+    assert isinstance(score, nn.Module)
+    assert {name: tuple(p.shape) for name, p in score.named_parameters()} == names
+
+
+@pytest.mark.parametrize("name", ["dot", "scaled_dot", "cosine", "distance"])
+def test_widths_must_be_equal(name: str) -> None:
+    score = EQUATIONS[name][0]()
+    message = "query has width 3 on axis -1 and key has 5: this score needs equal widths; General, Additive and Concat"
+    with pytest.raises(regard.ShapeError, match=message):
+        score(torch.randn(2, 3), torch.randn(7, 5))
+
+
+def test_as_score() -> None:
+    assert isinstance(as_score("dot"), regard.Dot)
+    assert isinstance(as_score("scaled_dot"), regard.ScaledDot)
+    assert isinstance(as_score("cosine"), regard.Cosine)
+    score = regard.Distance()
+    assert as_score(score) is score
+    function = as_score(lambda q, k: q @ k.mT + 1)
+    assert isinstance(function, Function)
+    query, key = torch.randn(T, D), torch.randn(S, D)
+    torch.testing.assert_close(function(query, key), query @ key.mT + 1)
+
+
+@pytest.mark.parametrize(("given", "first"), [("dott", "dot"), ("scaled dot", "scaled_dot"), ("Cosine", "cosine")])
+def test_an_unknown_score(given: str, first: str) -> None:
+    with pytest.raises(regard.ChoiceError, match=f"unknown score '{given}': expected one of '{first}', .*Additive"):
+        as_score(given)
+
+
+def test_a_number_is_no_score() -> None:
+    with pytest.raises(regard.ChoiceError, match="unknown score 5: expected one of"):
+        inspect.unwrap(as_score)(5)
+
+
+def test_gradients_of_what_a_callable_captures() -> None:
+    factor = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    query, key, value = (torch.randn(2, n, 3, dtype=torch.float64) for n in (T, S, S))
+    assert torch.autograd.gradcheck(
+        lambda f: regard.attend(query, key, value, score=lambda q, k: f * (q @ k.mT)), (factor,)
+    )

@@ -1,0 +1,76 @@
+"""Shared by all tests: one thread, a made corpus, and a tiny model trained on it."""
+
+import gzip
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+NOUNS = {"chat": "cat", "chien": "dog", "cheval": "horse", "lapin": "rabbit", "canard": "duck"}
+COLOURS = {"noir": "black", "blanc": "white", "rouge": "red", "vert": "green"}
+VERBS = {"mange": "eats", "dort": "sleeps", "court": "runs"}
+
+
+def made_pairs() -> list[tuple[str, str]]:
+    """A grammar's French–English pairs: short, regular, with adjectives that change places."""
+    short = [(f"le {n}", f"the {m}") for n, m in NOUNS.items()]
+    coloured = [(f"le {n} {c}", f"the {d} {m}") for (n, m), (c, d) in product(NOUNS.items(), COLOURS.items())]
+    verbs = [
+        (f"Le {n} {c} {v}.", f"The {d} {m} {w}.")
+        for (n, m), (c, d), (v, w) in product(NOUNS.items(), COLOURS.items(), VERBS.items())
+    ]
+    return short + coloured + verbs
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for $REGARD_DATA: a made corpus where the shipped configs look for theirs (English, tab, French)."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tatoeba-fra-eng").mkdir()
+    lines = "".join(f"{english}\t{french}\n" for french, english in made_pairs())
+    (folder / "tatoeba-fra-eng" / "pairs.en-fr.tsv.gz").write_bytes(gzip.compress(lines.encode()))
+    return folder
+
+
+def tiny(kind: str, **training: Any) -> dict[str, Any]:
+    """A config that trains in seconds."""
+    model = {
+        "recurrent": {"kind": "recurrent", "width": 32, "embedding": 32, "score_width": 16},
+        "transformer": {
+            "kind": "transformer",
+            "width": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "heads": 2,
+            "inner": 64,
+        },
+    }[kind]
+    return {
+        "dev_sentences": 8,
+        "data": {
+            "train": "$REGARD_DATA/tatoeba-fra-eng/pairs.en-fr.tsv.gz", "source": 1, "target": 0,
+            "dev_share": 0.1, "fragments": 0.2,
+        },
+        "tokenizer": {"vocabulary": 80},
+        "model": model,
+        "training": {
+            "max_steps": 6, "batch_tokens": 256, "evaluate_every": 3, "warmup": 2, "schedule": "cosine",
+            "learning_rate": 0.003,
+        } | training,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=["recurrent", "transformer"])
+def tiny_run(request: pytest.FixtureRequest, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of each kind of model, barely trained."""
+    from regard import experiment
+
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGARD_DATA", str(data_folder))
+        experiment.train(tiny(request.param), run=folder)
+    return folder

@@ -1,0 +1,121 @@
+"""Alignment from text alone: Model 1 against dictionaries, numbers by hand, phrases by brute force."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regard.data.align import model_one, phrase_links, phrases, scores
+
+NOUNS = {"chat": "cat", "chien": "dog", "vache": "cow", "homme": "man", "livre": "book"}
+PLACES = {"ici": "here", "là": "there", "dehors": "outside"}
+TOY = [(f"le {n} dort {p}", f"the {m} sleeps {q}") for n, m in NOUNS.items() for p, q in PLACES.items()]
+
+
+def test_model_one_learns_a_toy_dictionary():
+    test = [("le chat dort ici", "here the cat sleeps"), ("là le livre", "the book there")]
+    found = model_one(TOY, test, iterations=20)
+    assert found[0] >= {(0, 3), (2, 1)}  # here – ici, cat – chat
+    assert found[1] >= {(1, 2), (2, 0)}
+    assert not found[0] & {(0, 1), (2, 3), (2, 0), (0, 0)}
+
+
+def plain_model_one(pairs, iterations):
+    """Brown et al. 1993, section 4.2, with dictionaries: t(f | e) with a null word at place -1."""
+    t = {}
+    sentences = [([None, *s.split()], u.split()) for s, u in pairs]
+    for s, u in sentences:
+        for a in s:
+            for b in u:
+                t[a, b] = 1.0
+    for _ in range(iterations):
+        counts, totals = {}, {}
+        for s, u in sentences:
+            for b in u:
+                whole = sum(t[a, b] for a in s)
+                for a in s:
+                    counts[a, b] = counts.get((a, b), 0) + t[a, b] / whole
+                    totals[a] = totals.get(a, 0) + t[a, b] / whole
+        t = {(a, b): c / totals[a] for (a, b), c in counts.items()}
+    return t, sentences
+
+
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_model_one_against_dictionaries(iterations):
+    pairs = TOY[:11]
+    test = [("le homme dort dehors", "outside the man sleeps man"), ("chat", "cat new"), ("chat là", "")]
+    t, sentences = plain_model_one(pairs + test, iterations)
+    for found, (s, u) in zip(model_one(pairs, test, iterations), sentences[len(pairs) :], strict=True):
+        for i, b in enumerate(u):
+            best = max(t[a, b] for a in s)
+            chosen = [j for k, j in found if k == i]
+            assert len(chosen) <= 1
+            assert t[s[chosen[0] + 1] if chosen else None, b] == pytest.approx(best)
+        assert len(found) <= len(u)
+
+
+def test_words_are_compared_without_case_and_punctuation():
+    marked = [(s.capitalize() + ".", t.upper() + "!") for s, t in TOY]
+    test = [("Ici, le chat", "The cat here?")]
+    plain = [("ici le chat", "the cat here")]
+    assert model_one(marked, test) == model_one(TOY, plain)
+
+
+def test_model_one_of_nothing():
+    assert model_one(TOY, []) == []
+    assert model_one([], []) == []
+    assert model_one([], [("a", "b")]) in ([{(0, 0)}], [set()])
+
+
+def test_scores_by_hand():
+    found, wanted = [{(0, 0), (1, 1), (2, 2)}, {(0, 1)}], [{(0, 0), (1, 2)}, {(0, 1), (1, 0), (2, 2)}]
+    assert scores(found, wanted) == pytest.approx({"precision": 2 / 4, "recall": 2 / 5, "aer": 1 - 4 / 9})
+    assert scores(wanted, wanted) == {"precision": 1, "recall": 1, "aer": 0}
+    assert scores([set()], wanted[:1]) == {"precision": 0, "recall": 0, "aer": 1}
+    assert scores([], []) == {"precision": 0, "recall": 0, "aer": 1}
+
+
+def test_without_a_test_the_pairs_themselves_are_aligned():
+    assert model_one(TOY) == model_one(TOY, [])
+    assert len(model_one(TOY)) == len(TOY)
+    assert all((1, 1) in links and (3, 3) in links for links in model_one(TOY, iterations=20))
+
+
+def test_agreement_is_what_both_directions_say():
+    pairs = [*TOY, ("ici le chat", "the cat is here")]
+    there, back = model_one(pairs), model_one([(t, s) for s, t in pairs])
+    for found, a, b in zip(phrase_links(pairs), there, back, strict=True):
+        assert found == {(i, j) for i, j in a if (j, i) in b}
+        assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)  # one word with one word
+
+
+def test_phrases_by_hand():
+    source, target = ["un", "chat", "noir", "dort"], ["a", "black", "cat", "sleeps"]
+    links = {(0, 0), (1, 2), (2, 1), (3, 3)}
+    assert set(phrases(source, target, links)) == {
+        ("chat noir", "black cat"), ("un chat noir", "a black cat"), ("chat noir dort", "black cat sleeps"),
+        ("un chat noir dort", "a black cat sleeps"),
+    }  # fmt: skip
+    assert phrases(source, target, links, longest=2) == [("chat noir", "black cat")]
+    assert phrases(source, target, set()) == []
+    assert phrases([], [], set()) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(order=st.permutations(range(5)), kept=st.sets(st.integers(0, 4)))
+def test_phrases_by_brute_force(order, kept):
+    links = {(i, order[i]) for i in kept}
+    source, target = [f"s{j}" for j in range(5)], [f"t{i}" for i in range(5)]
+    expected = set()
+    for a, b, size in product(range(5), range(5), (2, 3, 4)):
+        rows, columns = set(range(a, a + size)), set(range(b, b + size))
+        inside = {(i, j) for i, j in links if i in rows or j in columns}
+        if (
+            a + size <= 5
+            and b + size <= 5
+            and len(inside) == size
+            and all(i in rows and j in columns for i, j in inside)
+        ):
+            expected.add((" ".join(source[b : b + size]), " ".join(target[a : a + size])))
+    assert set(phrases(source, target, links)) == expected

@@ -1,0 +1,115 @@
+"""Batches: every pair once, within the budget, padded on the right, the same order for the same epoch."""
+
+import random
+
+import pytest
+import torch
+
+from regard.data.batching import Batches, lengths_mask, pad
+
+PAD, BOS, EOS = 0, 1, 2
+
+
+def make(count=97, tokens=60, seed=0, longest=11):
+    dice = random.Random(5)
+    pairs = [([100 + n] * dice.randrange(1, longest), [500 + n] * dice.randrange(longest)) for n in range(count)]
+    return Batches(pairs, tokens, BOS, EOS, PAD, seed)
+
+
+def lengths(batches, indices):
+    return [[len(batches.pairs[i][side]) + 1 for i in indices] for side in (0, 1)]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+@pytest.mark.parametrize("tokens", [1, 13, 60, 10_000])
+def test_every_pair_exactly_once(epoch, tokens):
+    batches = make(tokens=tokens)
+    assert sorted(i for batch in batches.order(epoch) for i in batch) == list(range(97))
+
+
+@pytest.mark.parametrize("tokens", [1, 13, 60, 10_000])
+def test_the_budget_is_kept_but_for_a_single_long_pair(tokens):
+    batches = make(tokens=tokens)
+    for indices in batches.order(3):
+        places = max(max(side) * len(side) for side in lengths(batches, indices))
+        assert places <= tokens or len(indices) == 1
+
+
+def test_batches_are_filled():
+    batches = make(tokens=60)
+    total = sum(max(map(sum, lengths(batches, [i]))) for i in range(97))
+    assert len(batches.order(0)) < 2 * total / 60
+
+
+def test_the_same_epoch_has_the_same_order_and_another_another():
+    assert make().order(4) == make().order(4)
+    assert make().order(4) != make().order(5)
+    assert make().order(4) != make(seed=1).order(4)
+    shuffled = [sorted(batch) for batch in make().order(4)]
+    assert sorted(shuffled) != sorted(sorted(batch) for batch in make().order(5))  # other mates too
+    sizes = [max(lengths(make(), batch)[1]) for batch in make().order(4)]
+    assert sizes != sorted(sizes)  # not from short to long
+
+
+def test_asking_for_an_order_leaves_the_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(make().epoch(0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_collate_by_hand():
+    batch = Batches([([5, 6], [7]), ([8], [9, 10, 11])], 99, BOS, EOS, PAD).collate([1, 0])
+    assert batch.source.tolist() == [[8, EOS, PAD], [5, 6, EOS]]
+    assert batch.source_allowed.tolist() == [[True, True, False], [True, True, True]]
+    assert batch.previous.tolist() == [[BOS, 9, 10, 11], [BOS, 7, PAD, PAD]]
+    assert batch.target.tolist() == [[9, 10, 11, EOS], [7, EOS, PAD, PAD]]
+
+
+def test_every_batch_is_what_its_pairs_say():
+    batches = make()
+    for indices, batch in zip(batches.order(2), batches.epoch(2), strict=True):
+        assert torch.equal(batch.source_allowed, batch.source != PAD)
+        for n, i in enumerate(indices):
+            source, target = batches.pairs[i]
+            assert batch.source[n][batch.source_allowed[n]].tolist() == [*source, EOS]
+            assert [t for t in batch.target[n].tolist() if t != PAD] == [*target, EOS]
+            assert [t for t in batch.previous[n].tolist() if t != PAD] == [BOS, *target]
+        assert batch.target.shape == batch.previous.shape
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 999])
+def test_an_epoch_from_the_middle(start):
+    whole, part = list(make().epoch(1)), list(make().epoch(1, start))
+    assert len(part) == len(whole[start:])
+    for a, b in zip(whole[start:], part, strict=True):
+        assert torch.equal(a.source, b.source)
+        assert torch.equal(a.target, b.target)
+
+
+@pytest.mark.parametrize("tokens", [1, 13, 60, 10_000])
+def test_padding_share_by_counting(tokens):
+    batches = make(tokens=tokens)
+    empty = places = 0
+    for batch in batches.epoch(0):
+        for tensor in (batch.source, batch.target):
+            empty, places = empty + int((tensor == PAD).sum()), places + tensor.numel()
+    assert batches.padding_share() == pytest.approx(empty / places)
+
+
+def test_nothing_at_all():
+    batches = Batches([], 10, BOS, EOS, PAD)
+    assert batches.order(0) == []
+    assert list(batches.epoch(0)) == []
+    assert batches.padding_share() == 0
+
+
+@pytest.mark.parametrize("rows", [[[1, 2], [3]], [[1]], [[], [4, 5, 6]], [[], []], []])
+def test_pad_and_mask(rows):
+    padded, mask = pad(rows, 9), lengths_mask(rows)
+    width = max(map(len, rows), default=0)
+    assert padded.shape == mask.shape == (len(rows), width)
+    assert padded.dtype == torch.long
+    assert padded.tolist() == [row + [9] * (width - len(row)) for row in rows]
+    assert mask.tolist() == [[True] * len(row) + [False] * (width - len(row)) for row in rows]

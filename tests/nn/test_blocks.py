@@ -1,0 +1,97 @@
+"""The Transformer's blocks against torch's own layers with the same weights."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual
+from regard.nn.multihead import MultiHead
+
+B, T, S, WIDTH, HEADS, INNER = 2, 5, 7, 12, 3, 19
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(shape[1]))
+
+
+def copy_attention(ours: MultiHead, other: nn.MultiheadAttention) -> None:
+    layers = (ours.query, ours.key, ours.value)
+    other.in_proj_weight.copy_(torch.cat([layer.weight for layer in layers]))
+    other.in_proj_bias.copy_(torch.cat([layer.bias for layer in layers]))
+    other.out_proj.load_state_dict(ours.output.state_dict())
+
+
+def randomize(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return layer.double().eval()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("norm", ["before", "after"])
+@torch.no_grad()
+def test_encoder_layer_is_torchs(activation: str, norm: str) -> None:
+    ours = randomize(EncoderLayer(MultiHead(WIDTH, HEADS), FeedForward(WIDTH, INNER, activation), WIDTH, norm, 0.1))
+    other = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, INNER, 0.0, activation, batch_first=True, norm_first=norm == "before"
+    ).double()
+    copy_attention(ours.self, other.self_attn)
+    parts = [(other.linear1, ours.feed_forward.inner), (other.linear2, ours.feed_forward.outer)]
+    parts += [(other.norm1, ours.around_self.norm), (other.norm2, ours.around_feed_forward.norm)]
+    for theirs, mine in parts:
+        theirs.load_state_dict(mine.state_dict())
+    x, lengths = draw(B, T, WIDTH), torch.tensor([5, 3])
+    want = other(x, src_key_padding_mask=torch.arange(T) >= lengths[:, None])  # train mode: not the fast path
+    torch.testing.assert_close(ours(x, regard.padding(lengths)), want)
+
+
+@pytest.mark.parametrize("norm", ["before", "after"])
+@torch.no_grad()
+def test_decoder_layer_is_torchs(norm: str) -> None:
+    attention = MultiHead(WIDTH, HEADS), MultiHead(WIDTH, HEADS)
+    ours = randomize(DecoderLayer(*attention, FeedForward(WIDTH, INNER), WIDTH, norm, 0.1))
+    other = nn.TransformerDecoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=norm == "before").double()
+    copy_attention(ours.self, other.self_attn)
+    copy_attention(ours.cross, other.multihead_attn)
+    parts = [(other.linear1, ours.feed_forward.inner), (other.linear2, ours.feed_forward.outer)]
+    arounds = (ours.around_self, ours.around_cross, ours.around_feed_forward)
+    parts += zip((other.norm1, other.norm2, other.norm3), (around.norm for around in arounds), strict=True)
+    for theirs, mine in parts:
+        theirs.load_state_dict(mine.state_dict())
+    x, memory, lengths = draw(B, T, WIDTH), draw(B, S, WIDTH), torch.tensor([7, 4])
+    want = other(
+        x, memory, tgt_mask=torch.ones(T, T, dtype=torch.bool).triu(1),
+        memory_key_padding_mask=torch.arange(S) >= lengths[:, None],
+    )  # fmt: skip
+    torch.testing.assert_close(ours(x, memory, regard.padding(lengths)), want)
+
+
+def test_feed_forward_is_position_wise() -> None:
+    layer = randomize(FeedForward(WIDTH, INNER))
+    x = draw(B, T, WIDTH)
+    want = torch.relu(x @ layer.inner.weight.T + layer.inner.bias) @ layer.outer.weight.T + layer.outer.bias
+    torch.testing.assert_close(layer(x), want)
+    torch.testing.assert_close(layer(x[:, 1:2]), want[:, 1:2])
+
+
+@pytest.mark.parametrize("norm", ["before", "after"])
+def test_residual(norm: str) -> None:
+    around, x = Residual(WIDTH, norm, 0.0).double(), draw(B, T, WIDTH)
+    normed = lambda y: nn.functional.layer_norm(y, (WIDTH,))  # noqa: E731
+    want = x + normed(x).sin() if norm == "before" else normed(x + x.sin())
+    torch.testing.assert_close(around(x, torch.sin), want)
+
+
+def test_a_residual_drops_the_part_and_never_the_path() -> None:
+    torch.manual_seed(0)
+    around, x = Residual(WIDTH, "before", 0.5), torch.ones(B, T, WIDTH)
+    assert set((around(x, torch.ones_like) - x).unique().tolist()) == {0.0, 2.0}
+
+
+def test_unknown_choices() -> None:
+    with pytest.raises(regard.ChoiceError, match="unknown norm 'befor': expected one of 'before', 'after'"):
+        Residual(WIDTH, "befor", 0.0)
+    with pytest.raises(regard.ChoiceError, match="unknown activation 'rleu': expected one of 'relu', 'gelu'"):
+        FeedForward(WIDTH, INNER, "rleu")

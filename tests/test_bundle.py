@@ -1,0 +1,214 @@
+"""Bundles: the model that was saved is the model that is loaded, or it is refused by the name of the bad file."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from regard import bundle as module
+from regard.bundle import INFO, TOKENIZER, WEIGHTS, Bundle, load_bundle, pack, save_bundle, unpack
+from regard.errors import BundleError
+from regard.models.build import build
+from regard.models.recurrent import RecurrentConfig
+from regard.models.transformer import TransformerConfig
+from regard.text.tokenizer import Tokenizer, TokenizerConfig
+
+MODELS = {
+    "recurrent": RecurrentConfig(kind="recurrent", width=16, embedding=8, score_width=6, dropout=0.3),
+    "transformer": TransformerConfig(
+        kind="transformer", width=16, encoder_layers=1, decoder_layers=2, heads=2, inner=8, dropout=0.3,
+        positions="learned", length=7,
+    ),
+}  # fmt: skip
+TEXTS = ["le chat noir", "la vache là", "</s> 日本"]
+
+
+def make(kind="recurrent"):
+    tokenizer = Tokenizer.learn(TEXTS * 2, TokenizerConfig(kind="bpe", vocabulary=60))
+    torch.manual_seed(3)
+    model = build(len(tokenizer), MODELS[kind])
+    return Bundle(
+        "translate",
+        ("fr", "日本"),
+        model,
+        MODELS[kind],
+        tokenizer,
+        {"beam": 3},
+        {"site": "decoder.cross", "heads": [0]},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_bundle(tmp_path / "b", make())
+    return tmp_path / "b"
+
+
+def logits(bundle):
+    source, target = torch.tensor([[5, 6, 7, 2]]), torch.tensor([[1, 8, 9]])
+    with torch.inference_mode():
+        return bundle.model.eval()(source, target)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_float32_is_the_same_bit_for_bit(tmp_path, kind):
+    saved = make(kind)
+    save_bundle(tmp_path / "new" / "b", saved)
+    loaded = load_bundle(tmp_path / "new" / "b")
+    assert not loaded.model.training
+    assert torch.equal(logits(loaded), logits(saved))
+    assert loaded.model_config == saved.model_config
+    assert (loaded.task, loaded.languages) == ("translate", ("fr", "日本"))
+    assert (loaded.decoding, loaded.alignment) == (saved.decoding, saved.alignment)
+    assert loaded.tokenizer.config == saved.tokenizer.config
+    for text in TEXTS:
+        assert loaded.tokenizer.encode(text) == saved.tokenizer.encode(text)
+    assert sorted(path.name for path in (tmp_path / "new" / "b").iterdir()) == sorted([INFO, WEIGHTS, TOKENIZER])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_float16_is_each_number_rounded(tmp_path, kind):
+    saved = make(kind)
+    save_bundle(tmp_path, saved, "float16")
+    state = load_bundle(tmp_path).model.state_dict()
+    for name, tensor in saved.model.state_dict().items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], tensor.half().float() if tensor.ndim > 1 else tensor), name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_int8_is_within_half_a_step_of_its_row(tmp_path, kind):
+    saved = make(kind)
+    save_bundle(tmp_path, saved, "int8")
+    stored, state = load_file(tmp_path / WEIGHTS), load_bundle(tmp_path).model.state_dict()
+    for name, tensor in saved.model.state_dict().items():
+        if tensor.ndim == 2:
+            assert stored[name].dtype == torch.int8
+            step = tensor.abs().max(1, keepdim=True).values / 127
+            assert ((state[name] - tensor).abs() <= step / 2 * (1 + 1e-4)).all(), name
+        else:
+            assert torch.equal(state[name], tensor), name
+
+
+def test_smaller_is_smaller(tmp_path):
+    sizes = []
+    for precision in ("int8", "float16", "float32"):
+        save_bundle(tmp_path / precision, make("transformer"), precision)
+        sizes.append((tmp_path / precision / WEIGHTS).stat().st_size)
+    assert sizes == sorted(set(sizes))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.lists(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=3, max_size=3), min_size=1, max_size=4)
+)
+def test_int8_of_any_numbers(rows):
+    weights = torch.tensor(rows)
+    packed = pack({"w": weights}, "int8")
+    scale = packed["w#scale"]
+    assert torch.equal(unpack(packed)["w"], packed["w"].float() * scale[:, None])
+    error = (unpack(packed)["w"].double() - weights.double()).abs()
+    assert (error <= scale.double()[:, None] / 2 * (1 + 1e-4) + 1e-14).all()
+
+
+def test_rows_of_nothing_stay_nothing():
+    assert torch.equal(unpack(pack({"w": torch.zeros(2, 3)}, "int8"))["w"], torch.zeros(2, 3))
+
+
+def test_pack_leaves_vectors_and_makes_views_plain():
+    vector, cube = torch.randn(3), torch.randn(2, 3, 4).transpose(0, 2)
+    packed = pack({"v": vector, "c": cube}, "int8")
+    assert torch.equal(packed["v"], vector)
+    assert packed["c"].dtype == torch.float16
+    assert packed["c"].is_contiguous()
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, TOKENIZER])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name}: no such file, and .*bundle\.json lists it"):
+        load_bundle(folder)
+
+
+def test_no_bundle_json_is_no_finished_training(folder):
+    (folder / INFO).unlink()
+    with pytest.raises(BundleError, match=r"bundle\.json: no such file: .*training may not be finished"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, TOKENIZER])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-1], lambda raw: b"",
+        lambda raw: raw[:70] + bytes([raw[70] ^ 1]) + raw[71:], lambda raw: raw + b" ",
+    ],
+    ids=["cut", "empty", "one bit", "longer"],
+)  # fmt: skip
+def test_a_changed_file_is_named(folder, name, damage):
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    with pytest.raises(BundleError, match=rf"{name}: damaged or changed since it was saved"):
+        load_bundle(folder)
+
+
+def test_a_newer_format_is_refused(folder):
+    change(folder, lambda info: info.update(format=2))
+    with pytest.raises(BundleError, match=r"format 2 is newer than this regard reads \(1\): update regard"):
+        load_bundle(folder)
+
+
+def change(folder, how):
+    info = json.loads((folder / INFO).read_text("utf-8"))
+    how(info)
+    (folder / INFO).write_text(json.dumps(info), "utf-8")
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"5", b"\xff\xfe", b'{"format": "one"}', b"{}", b"null"])
+def test_a_damaged_bundle_json_is_named(folder, raw):
+    (folder / INFO).write_bytes(raw)
+    with pytest.raises(BundleError, match=r"bundle\.json: damaged"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "part", ["format", "task", "languages", "model", "tokenizer", "decoding", "alignment", "files"]
+)
+def test_a_bundle_json_that_lacks_a_part_is_refused(folder, part):
+    change(folder, lambda info: info.pop(part))
+    with pytest.raises(BundleError, match=r"bundle\.json: "):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", {"kind": "pigeon"}), ("model", None), ("model", {**MODELS["recurrent"].model_dump(), "width": 18}),
+        ("tokenizer", {"kind": "pigeon"}), ("tokenizer", 5), ("files", []), ("languages", 5),
+    ],
+)  # fmt: skip
+def test_a_bundle_json_of_another_model_is_refused(folder, part, value):
+    change(folder, lambda info: info.update({part: value}))
+    with pytest.raises(BundleError, match=r"bundle\.json: "):
+        load_bundle(folder)
+
+
+def test_a_half_written_bundle_is_not_mistaken_for_a_whole(folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_bundle(folder, make())
+    with pytest.raises(BundleError, match="training may not be finished"):
+        load_bundle(folder)
+
+
+def test_bundle_json_is_readable(folder):
+    info = json.loads((folder / INFO).read_text("utf-8"))
+    assert info["format"] == 1
+    assert info["model"]["width"] == 16
+    assert set(info["files"]) == {WEIGHTS, TOKENIZER}
+    assert "日本" in (folder / INFO).read_text("utf-8")

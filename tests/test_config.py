@@ -1,0 +1,205 @@
+"""Configs: what is wrong is named, with the nearest spelling; what is written is read again the same."""
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
+
+from regard.config import apply, parse_setting, read_toml, to_toml, validate
+from regard.errors import ConfigError
+from regard.experiment import ExperimentConfig
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+MODELS = {
+    "recurrent": {"kind": "recurrent", "width": 16, "score": "general", "dropout": 0.25},
+    "transformer": {"kind": "transformer", "width": 16, "heads": 2, "key_heads": 1, "tied": False},
+}
+
+
+def experiment(model="recurrent", **changes):
+    return {"data": {"train": "x.tsv"}, "model": dict(MODELS[model]) if model in list(MODELS) else model, **changes}
+
+
+def check(config):
+    return validate(ExperimentConfig, config, "run.toml")
+
+
+def test_reads_toml(tmp_path):
+    (tmp_path / "x.toml").write_text('a = 1\n[b]\nc = ["é", 2.5]\n', "utf-8")
+    assert read_toml(tmp_path / "x.toml") == {"a": 1, "b": {"c": ["é", 2.5]}}
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: no such config file"):
+        read_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("raw", [b"a = ", b"just text", b"a = 1\na = 2", b'a = "\xe9"', b"[a\n"])
+def test_not_toml(tmp_path, raw):
+    (tmp_path / "x.toml").write_bytes(raw)
+    with pytest.raises(ConfigError, match=r"x\.toml: not a TOML file: "):
+        read_toml(tmp_path / "x.toml")
+
+
+def test_a_folder_is_no_config(tmp_path):
+    with pytest.raises(ConfigError, match=tmp_path.name):
+        read_toml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model.width=192", ("model.width", 192)),
+        ("a=1e-3", ("a", 0.001)),
+        ("a = true", ("a", True)),
+        ('a="5"', ("a", "5")),
+        ("a=plain words", ("a", "plain words")),
+        ("data.train=/x/y=z.tsv", ("data.train", "/x/y=z.tsv")),
+        ("a=[1, 2]", ("a", [1, 2])),
+        ("a=", ("a", "")),
+        ("a=$HOME/x", ("a", "$HOME/x")),
+    ],
+)
+def test_settings_of_the_command_line(setting, expected):
+    assert parse_setting(setting) == expected
+
+
+@pytest.mark.parametrize("setting", ["model.width", "", "=5", " =5"])
+def test_settings_without_key_or_value(setting):
+    with pytest.raises(ConfigError, match=rf"--set {setting}: expected key=value, for example --set model.width=192"):
+        parse_setting(setting)
+
+
+def test_apply():
+    before = {"a": 1, "b": {"c": 2, "d": 3}, "e": {"f": {"g": 4}}}
+    kept = copy.deepcopy(before)
+    after = apply(before, {"a": 5, "b.c": 6, "new.x.y": 7, "e.f.g": 8})
+    assert after == {"a": 5, "b": {"c": 6, "d": 3}, "new": {"x": {"y": 7}}, "e": {"f": {"g": 8}}}
+    assert before == kept
+
+
+def test_apply_refuses_parts_of_a_single_setting():
+    with pytest.raises(ConfigError, match=r"a\.b\.c: b is a single setting and has no parts"):
+        apply({"a": {"b": 1}}, {"a.b.c": 2})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (experiment(trainng={}), r"run\.toml: unknown setting trainng: did you mean training\? \(known: training, "),
+        (experiment(training={"max_step": 3}), r"unknown setting training\.max_step: did you mean max_steps\?"),
+        (experiment(data={"train": "x", "split_bye": 1}), r"unknown setting data\.split_bye: did you mean split_by\?"),
+        (experiment(model={"kind": "recurrent", "widht": 3}), r"unknown setting model\.widht: did you mean width\?"),
+        (experiment(model={"kind": "transformer", "head": 3}), r"unknown setting model\.head: did you mean heads\?"),
+        (experiment(model={"kind": "recurrent", "heads": 3}), r"unknown setting model\.heads: did you mean (?!heads)"),
+        (experiment(tokenizer={"vocabluary": 9}), r"unknown setting tokenizer\.vocabluary: did you mean vocabulary\?"),
+    ],
+)
+def test_unknown_settings_get_the_nearest_spelling(config, message):
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            experiment(training={"max_steps": "many"}),
+            r"training\.max_steps: input should be a valid integer.*got 'many'",
+        ),
+        (experiment(training={"max_steps": 0}), r"training\.max_steps: input should be greater than 0; got 0"),
+        (experiment(training={"schedule": "cos"}), r"training\.schedule: input should be 'inverse_sqrt', 'cosine'"),
+        (
+            experiment(model={"kind": "recurrent", "cell": 5}),
+            r"run\.toml: model\.cell: input should be 'gru' or 'lstm'",
+        ),
+        (experiment(model={"kind": "transfomer"}), r"model: .*'recurrent', 'transformer'"),
+        (experiment(model={"width": 3}), r"model: .*'kind'"),
+        (experiment(model=5), r"model: .*got 5"),
+        (experiment(data=5), r"data: input should be a valid dictionary"),
+        (experiment(data={}), r"data\.train: field required"),
+        (experiment(data={"train": 5}), r"data\.train.*: .*got 5"),
+        ({"model": MODELS["recurrent"]}, r"run\.toml: data: field required"),
+        (experiment(data={"train": "x", "dev": ["x" * 99]}), r"data\.dev.*: .*…"),
+    ],
+)
+def test_wrong_values_are_named_and_shown(config, message):
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ConfigError) as refused:
+        check(experiment(training={"max_stps": 3, "seed": "x"}, model={"kind": "recurrent", "widht": 3}))
+    message = str(refused.value)
+    assert all(part in message for part in ("training.max_stps", "training.seed", "model.widht"))
+    assert message.count("; ") >= 2
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_to_toml_is_read_again_the_same(model):
+    config = check(
+        experiment(
+            model, languages=["日本", 'a"b\\c'], data={"train": ["$X/a.gz", "b"], "on_empty": "skip", "source": "fr"},
+            training={"learning_rate": 1e-7, "checkpoint_seconds": 1e22, "betas": [0.5, 0.75]},
+        )
+    )  # fmt: skip
+    text = to_toml(config)
+    assert check(tomllib.loads(text)) == config
+    assert to_toml(check(tomllib.loads(text))) == text
+
+
+@settings(deadline=None)
+@given(task=st.text())
+def test_to_toml_keeps_any_text(task):
+    config = check(experiment(task=task))
+    assert check(tomllib.loads(to_toml(config))).task == task
+
+
+@settings(deadline=None)
+@given(rate=st.floats(0, exclude_min=True, allow_infinity=False), penalty=st.floats(allow_nan=False))
+def test_to_toml_keeps_any_number(rate, penalty):
+    config = check(experiment(training={"learning_rate": rate}, decoding={"length_penalty": penalty}))
+    assert check(tomllib.loads(to_toml(config))) == config
+
+
+def test_to_toml_says_what_every_setting_means():
+    lines = to_toml(check(experiment("transformer"))).splitlines()
+    assert "[model]" in lines
+    assert next(line for line in lines if line.startswith("heads")).split("#")[1].strip().startswith("Heads of every")
+    assert any(line.startswith("# dev = (not set)") for line in lines)
+    assert any(line.startswith("tied = false") for line in lines)
+    assert lines[0] == next(line for line in lines if "=" in line)  # plain settings come before the sections
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_that_comes_along_is_valid(path):
+    config = validate(ExperimentConfig, read_toml(path), str(path))
+    assert check(tomllib.loads(to_toml(config))) == config
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["x"] = "x"
+    size: int = Field(1, description="How large.")
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    inner: Inner | None = None
+    after: tuple[int, ...] = (1, 2)
+
+
+def test_to_toml_of_a_section_that_is_not_there():
+    assert to_toml(Outer()).splitlines() == ["after = [1, 2]", "# inner = (not set)"]
+    assert tomllib.loads(to_toml(Outer(inner=Inner(size=3)))) == {"after": [1, 2], "inner": {"kind": "x", "size": 3}}
+
+
+def test_unknown_names_in_an_optional_section():
+    with pytest.raises(ConfigError, match=r"unknown setting inner\.sise: did you mean size\?"):
+        validate(Outer, {"inner": {"sise": 2}}, "x")

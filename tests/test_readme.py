@@ -1,0 +1,81 @@
+"""Every line of the README runs, on a made corpus and with few steps where it trains, and prints what it says."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import made_pairs
+from regard import cli, experiment
+
+ROOT = Path(__file__).parents[1]
+FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120", "--set", "data.dev_share=0.1"]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command with the output that stands under it."""
+    text = "\n".join(blocks("console"))
+    return [(line.strip(), shown) for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).+\n)*)", text, re.MULTILINE)]
+
+
+@pytest.fixture(scope="module")
+def place(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the README speaks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    pairs = made_pairs()
+    for name, side, count in (
+        ("sentences.txt", 0, 5), ("source.txt", 0, 5), ("reference.txt", 1, 5), ("my.fr", 0, None), ("my.en", 1, None)
+    ):  # fmt: skip
+        (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs[:count]), "utf-8")
+    return folder
+
+
+def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    monkeypatch.chdir(place)
+    assert len(commands()) > 12
+    for command, shown in commands():
+        words = shlex.split(command)
+        assert words[0] == "regard"
+        if "<" in words:
+            whole = command.replace("regard", f"{shlex.quote(sys.executable)} -m regard", 1)
+            subprocess.run(whole, shell=True, check=True, cwd=place)
+            assert (place / "translations.txt").read_text("utf-8").count("\n") == 5
+            continue
+        arguments = [*words[1:], *(FEW if words[1] == "train" else [])]
+        code = cli.run(arguments)
+        captured = capfd.readouterr()
+        assert code == 0, f"{command}\n{captured.err}"
+        assert captured.out.startswith(shown), command
+    assert (place / "cat.png").exists()
+    assert (place / "trace.png").exists()
+
+
+def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    monkeypatch.chdir(place)
+    read = experiment.read_config
+    few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.1}
+    monkeypatch.setattr(experiment, "read_config", lambda config, overrides: read(config, {**(overrides or {}), **few}))
+    assert len(blocks("python")) == 3
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert (place / "cat.svg").exists()
+
+
+def test_the_two_commands_are_targets_and_every_link_leads_somewhere() -> None:
+    for target in ("demo", "test"):
+        assert subprocess.run(["make", "-n", target], cwd=ROOT, check=False, capture_output=True).returncode == 0
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text("utf-8")):
+        assert link.startswith("http") or (ROOT / link).exists(), link

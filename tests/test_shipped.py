@@ -1,0 +1,44 @@
+"""The models that come with regard say what the notes' worked example says, and are small."""
+
+from pathlib import Path
+
+import pytest
+
+import regard
+from regard.experiment import SHIPPED, shipped
+
+NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]
+
+
+def test_all_are_there_with_a_card() -> None:
+    assert shipped() == NAMES
+    for name in NAMES:
+        card = (SHIPPED / name / "README.md").read_text("utf-8")
+        for word in ("CC BY 2.0", "tatoeba.org", "manythings.org/anki", "nrefs:1", "wall clock", "BLEU", "chrF"):
+            assert word in card, f"{name}: {word}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_most_eight_megabytes(name: str) -> None:
+    assert sum(path.stat().st_size for path in Path(SHIPPED / name).iterdir()) <= 8_000_000
+
+
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn"])
+def test_the_black_cat(name: str) -> None:
+    generation = regard.load(name)("le chat noir")
+    assert generation.text == "the black cat"
+    assert generation.alignment.pairs == [(0, 0), (1, 2), (2, 1)]  # the–le, black–noir, cat–chat
+
+
+@pytest.mark.parametrize("name", ["en-fr", "en-fr-rnn"])
+def test_le_chat_noir(name: str) -> None:
+    generation = regard.load(name)("the black cat")
+    assert generation.text == "le chat noir"
+    assert generation.alignment.pairs == [(0, 0), (1, 2), (2, 1)]
+
+
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn"])
+def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
+    model = regard.load(name)
+    assert model("Je suis fatigué.").text == "I'm tired."
+    assert model("je suis fatigué").text.lower().rstrip(".") == "i'm tired"
