@@ -61,7 +61,7 @@ def test_broadcast_to_scores_fills_the_last_two_axes_only(shape: tuple[int, ...]
 
 @pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 5, 7), (1, 2, 3, 5, 7), (11, 2, 3, 5, 7)])
 def test_broadcast_to_scores_refuses_by_name(shape: tuple[int, ...]) -> None:
-    with pytest.raises(regard.ShapeError, match="bias must broadcast from the right to .* with unsqueeze"):
+    with pytest.raises(regard.ShapeError, match=r"bias must broadcast from the right to .* with unsqueeze"):
         broadcast_to_scores(empty(*shape), (2, 3, 5, 7), "bias")
 
 
@@ -70,7 +70,9 @@ def test_share_heads_gives_query_head_h_the_key_head_h_over_group() -> None:
     assert share_heads(query, key)[0, :, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("query", "key"), [((6, 5, 3), (6, 7, 3)), ((2, 6, 5, 3), (2, 1, 7, 3)), ((2, 1, 5, 3), (2, 3, 7, 3))])
+@pytest.mark.parametrize(
+    ("query", "key"), [((6, 5, 3), (6, 7, 3)), ((2, 6, 5, 3), (2, 1, 7, 3)), ((2, 1, 5, 3), (2, 3, 7, 3))]
+)
 def test_share_heads_leaves_what_broadcasts(query, key) -> None:
     tensor = empty(*key)
     assert share_heads(empty(*query), tensor) is tensor

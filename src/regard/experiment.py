@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -442,7 +443,7 @@ def make_evaluate(
 ) -> Callable[[Seq2Seq], dict[str, float]]:
     """From a model to its numbers on development data: loss and perplexity of all pairs, BLEU and chrF of some."""
     batches = _batches(dev, tokenizer, settings)
-    some = Pairs(dev.source[: settings.dev_sentences], dev.target[: settings.dev_sentences])
+    some = dev.sample(settings.dev_sentences)
 
     def evaluate(model: Seq2Seq) -> dict[str, float]:
         if not len(dev):
@@ -604,8 +605,10 @@ def _batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> 
 def tuned() -> Iterator[None]:
     """The process made fit for training: no denormal numbers, and freed memory kept for the next step."""
     torch.set_flush_denormal(True)
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc: give nothing back below 1 GiB; page faults cost a fifth of a step
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(
+        libc, "mallopt"
+    ):  # glibc: give nothing back below 1 GiB; page faults cost a fifth of a step
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
     try:

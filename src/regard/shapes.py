@@ -84,7 +84,7 @@ def _check_batch_axis(named: dict[str, Tensor], axis: int) -> None:
         if size in (1, wanted) or wanted == 1:
             continue
         if place == HEADS and query.ndim >= 4:
-            if wanted % size == 0:
+            if size and wanted % size == 0:
                 continue
             _fail(
                 f"query has {wanted} heads on axis -3 and {name} has {size}: grouped heads need a "

@@ -161,8 +161,12 @@ def test_full_may_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)]
-    + [(torch.float64, torch.float64)],
+    [
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float64, torch.float64),
+    ],
 )
 def test_maps_are_float32_or_float64(given: torch.dtype, kept: torch.dtype) -> None:
     assert AttentionMap.from_weights(weights().to(given)).full().dtype == kept
@@ -232,7 +236,7 @@ SCORES = ["dot", "cosine", regard.Distance(), regard.Additive(D, D, 3).double()]
 def test_the_map_holds_the_weights_that_attend_uses(score, normalizer, mask, bias) -> None:
     query, key = inputs()
     value = torch.eye(S, dtype=torch.float64).expand(B, H, S, S)
-    spec = dict(score=score, normalizer=normalizer, mask=mask, bias=bias)
+    spec = {"score": score, "normalizer": normalizer, "mask": mask, "bias": bias}
     got = regard.attention_map(query, key, **spec)
     want = regard.attend(query, key, value, kernel="reference", **spec)
     torch.testing.assert_close(got.full(), want)
@@ -249,7 +253,9 @@ def test_grouped_and_shared_heads() -> None:
 
 def test_it_is_differentiable() -> None:
     query, key = (tensor[:1, :1, :4, :3].clone().requires_grad_() for tensor in inputs())
-    assert torch.autograd.gradcheck(lambda q, k: regard.attention_map(q, k, mask=regard.causal(-1)).full(), (query, key))
+    assert torch.autograd.gradcheck(
+        lambda q, k: regard.attention_map(q, k, mask=regard.causal(-1)).full(), (query, key)
+    )
 
 
 @pytest.mark.parametrize("part", ["key", "query"])
@@ -270,7 +276,7 @@ def test_poison_never_reaches_a_row_that_may_not_look(part: str) -> None:
     torch.testing.assert_close(answers[1], answers[0])
 
 
-@pytest.mark.parametrize("refused", [dict(score="dott"), dict(normalizer="softmx"), dict(mask=torch.zeros(T, S))])
+@pytest.mark.parametrize("refused", [{"score": "dott"}, {"normalizer": "softmx"}, {"mask": torch.zeros(T, S)}])
 def test_it_refuses_what_attend_refuses(refused: dict) -> None:
     with pytest.raises(regard.ChoiceError, match=r"unknown|mask must be bool"):
         regard.attention_map(*inputs(), **refused)

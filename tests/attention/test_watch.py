@@ -45,12 +45,17 @@ def test_watching_changes_no_bit(more: dict) -> None:
     assert torch.equal(*answers)
 
 
+def attend_and_stop(watcher) -> None:
+    with watching(watcher):
+        regard.attend(*tensors())
+        raise RuntimeError("stop")
+
+
 def test_watchers_nest_and_leave_when_something_fails() -> None:
     told: list[str] = []
     with watching(lambda call: told.append("outer")):
-        with pytest.raises(RuntimeError, match="stop"), watching(lambda call: told.append("inner")):
-            regard.attend(*tensors())
-            raise RuntimeError("stop")
+        with pytest.raises(RuntimeError, match="stop"):
+            attend_and_stop(lambda call: told.append("inner"))
         regard.attend(*tensors())
     regard.attend(*tensors())
     assert told == ["outer", "inner", "outer"]

@@ -63,7 +63,6 @@ def test_words_are_compared_without_case_and_punctuation():
 
 
 def test_model_one_of_nothing():
-    assert model_one(TOY, []) == []
     assert model_one([], []) == []
     assert model_one([], [("a", "b")]) in ([{(0, 0)}], [set()])
 
@@ -111,11 +110,7 @@ def test_phrases_by_brute_force(order, kept):
     for a, b, size in product(range(5), range(5), (2, 3, 4)):
         rows, columns = set(range(a, a + size)), set(range(b, b + size))
         inside = {(i, j) for i, j in links if i in rows or j in columns}
-        if (
-            a + size <= 5
-            and b + size <= 5
-            and len(inside) == size
-            and all(i in rows and j in columns for i, j in inside)
-        ):
+        fits = a + size <= 5 and b + size <= 5 and len(inside) == size
+        if fits and all(i in rows and j in columns for i, j in inside):
             expected.add((" ".join(source[b : b + size]), " ".join(target[a : a + size])))
     assert set(phrases(source, target, links)) == expected

@@ -105,6 +105,19 @@ def test_nothing_at_all():
     assert batches.padding_share() == 0
 
 
+def test_links_by_hand():
+    pairs, links = [([5, 6], [7]), ([8], [9, 10, 11])], [[(0, 0), (0, 1)], [(2, 0)]]
+    batch = Batches(pairs, 99, BOS, EOS, PAD, links=links).collate([1, 0])
+    nobody = [0.0, 0.0, 0.0]
+    assert batch.links.tolist() == [
+        [nobody, nobody, [1.0, 0.0, 0.0], nobody],
+        [[0.5, 0.5, 0.0], nobody, nobody, nobody],
+    ]
+    assert batch.links.shape == (*batch.target.shape, batch.source.shape[1])
+    assert Batches(pairs, 99, BOS, EOS, PAD, links=[[], []]).collate([0, 1]).links.sum() == 0
+    assert Batches(pairs, 99, BOS, EOS, PAD).collate([0, 1]).links is None
+
+
 @pytest.mark.parametrize("rows", [[[1, 2], [3]], [[1]], [[], [4, 5, 6]], [[], []], []])
 def test_pad_and_mask(rows):
     padded, mask = pad(rows, 9), lengths_mask(rows)

@@ -48,8 +48,7 @@ def test_files_open_again(tmp_path, ending, as_text):
 def test_an_svg_has_words_and_numbers_as_text(tmp_path):
     save_heatmap(WEIGHTS, ROWS, COLUMNS, tmp_path / "x.svg", title="head 3")
     words = words_of(tmp_path / "x.svg")
-    assert words[:3] == COLUMNS or set(COLUMNS) <= set(words)
-    assert set(ROWS) <= set(words)
+    assert [word for word in words if word in COLUMNS] == COLUMNS
     assert {"head 3", "attention weight", ".90", ".75", ".06"} <= set(words)
     assert [word for word in words if word in ROWS] == ROWS
 
@@ -77,19 +76,23 @@ def test_the_same_figure_is_the_same_svg(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
-@pytest.mark.parametrize(
-    "word",
-    ["猫が好き", "고양이", "кошка", "काली", "แมว", "👩‍👩‍👧", "$x$", "$", r"\frac", r"$\frac$", "a_b^c", "<&>\"'",
-     "", " ", "%", "#{}", "▁le", "Ġchat", "\U0001d4b3", "𓀀"],
-    ids=ascii,
-)  # fmt: skip
-def test_any_word_can_be_drawn(tmp_path, word, ending):
-    path = tmp_path / f"x{ending}"
-    save_heatmap([[0.4, 0.6]], [word], [word, "b"], path)
-    check_opens(path)
-    if ending == ".svg" and word.strip():
-        assert words_of(path).count(word) == 2
+WORDS = [
+    "猫が好き", "고양이", "кошка", "काली", "แมว", "👩‍👩‍👧", "$x$", "$", r"\frac", r"$\frac$", "a_b^c", "<&>\"'",
+    "", " ", "%", "#{}", "▁le", "Ġchat", "\U0001d4b3", "𓀀",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS, ids=ascii)
+def test_any_word_is_text_in_an_svg(tmp_path, word):
+    save_heatmap([[0.4, 0.6]], [word], [word, "b"], tmp_path / "x.svg")
+    assert words_of(tmp_path / "x.svg").count(word) == 2 * bool(word)
+
+
+@pytest.mark.parametrize("ending", [".png", ".pdf"])
+def test_any_word_can_be_drawn(tmp_path, ending):
+    size = len(WORDS)
+    save_heatmap([[1 / size] * size] * size, WORDS, WORDS, tmp_path / f"x{ending}")
+    check_opens(tmp_path / f"x{ending}")
 
 
 @pytest.mark.parametrize("word", ["a\x01b", "\x0b", "\x7f", "a\nb", "\ufffe"], ids=ascii)

@@ -9,7 +9,7 @@ import regard
 from regard.models.recurrent import SITE, Recurrent, RecurrentConfig, make_score
 
 V, S, T = 11, 5, 3
-SMALL = dict(kind="recurrent", width=6, embedding=7, score_width=5)
+SMALL = {"kind": "recurrent", "width": 6, "embedding": 7, "score_width": 5}
 
 
 def made(**more) -> Recurrent:
@@ -91,11 +91,11 @@ def test_the_only_site_is_named_by_its_path() -> None:
     ],
 )  # fmt: skip
 def test_make_score(name: str, kind: type) -> None:
-    assert type(make_score(RecurrentConfig(**SMALL | dict(score=name)), 6)) is kind
+    assert type(make_score(RecurrentConfig(**SMALL | {"score": name}), 6)) is kind
 
 
 def test_make_score_none() -> None:
-    assert make_score(RecurrentConfig(**SMALL | dict(score="none")), 6) is None
+    assert make_score(RecurrentConfig(**SMALL | {"score": "none"}), 6) is None
 
 
 @pytest.mark.parametrize(("direction", "width"), [("both", 3), ("forward", 6), ("backward", 6)])
@@ -109,7 +109,7 @@ def test_embeddings_are_shared_by_source_and_target() -> None:
 
 
 def test_the_config_refuses_what_it_does_not_know() -> None:
-    for wrong in (dict(widht=3), dict(score="additve"), dict(width=0), dict(dropout=1.0)):
+    for wrong in ({"widht": 3}, {"score": "additve"}, {"width": 0}, {"dropout": 1.0}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             RecurrentConfig(**SMALL | wrong)
     with pytest.raises(ValidationError, match="frozen"):

@@ -13,9 +13,10 @@ from regard.nn.embedding import sinusoidal
 from regard.nn.multihead import MultiHead
 
 V, B, S, T, WIDTH, HEADS, INNER = 17, 2, 7, 5, 12, 3, 19
-SMALL = dict(
-    kind="transformer", width=WIDTH, encoder_layers=2, decoder_layers=3, heads=HEADS, inner=INNER, length=11
-)  # fmt: skip
+SMALL = {
+    "kind": "transformer", "width": WIDTH, "encoder_layers": 2, "decoder_layers": 3, "heads": HEADS,
+    "inner": INNER, "length": 11,
+}  # fmt: skip
 
 
 def made(**more) -> Transformer:
@@ -126,7 +127,7 @@ def test_tied_weights_are_one_parameter() -> None:
 
 
 def test_grouped_heads_keep_a_smaller_cache() -> None:
-    model = Transformer(V, TransformerConfig(**SMALL | dict(heads=6, key_heads=2)))
+    model = Transformer(V, TransformerConfig(**SMALL | {"heads": 6, "key_heads": 2}))
     state = model.start(model.encode(torch.randint(3, V, (B, S))))
     assert state.sentence["decoder.layers.0.cross.key"].shape == (B, 1, 2, S, 2)
     assert state.hypothesis["decoder.layers.0.self.key"].shape == (B, 1, 2, 0, 2)
@@ -135,8 +136,8 @@ def test_grouped_heads_keep_a_smaller_cache() -> None:
 
 
 def test_the_config_refuses_what_it_does_not_know() -> None:
-    for wrong in (dict(widht=3), dict(norm="pre"), dict(heads=0), dict(dropout=1.0), dict(positions="rotary")):
+    for wrong in ({"widht": 3}, {"norm": "pre"}, {"heads": 0}, {"dropout": 1.0}, {"positions": "rotary"}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             TransformerConfig(**SMALL | wrong)
-    with pytest.raises(regard.ShapeError, match="heads must divide the width .* got width 12, heads 5"):
+    with pytest.raises(regard.ShapeError, match=r"heads must divide the width .* got width 12, heads 5"):
         made(heads=5)

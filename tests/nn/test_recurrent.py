@@ -71,7 +71,13 @@ def test_dropout_lies_between_layers_only() -> None:
 
 
 N, K, D, M = 2, 3, 11, 13
-CHOICES = [("previous", "current"), ("previous", "previous"), ("previous", "none"), ("new", "previous"), ("new", "none")]
+CHOICES = [
+    ("previous", "current"),
+    ("previous", "previous"),
+    ("previous", "none"),
+    ("new", "previous"),
+    ("new", "none"),
+]
 
 
 def step_of(cell: str, asks: str, feed: str) -> AttentionalStep:
@@ -114,20 +120,20 @@ def test_without_a_score_the_memory_is_remembered_as_it_is() -> None:
 
 
 def test_the_new_state_cannot_be_fed_its_own_context() -> None:
-    with pytest.raises(regard.ConfigError, match='feed = "current" needs asks = "previous": .* does not exist yet'):
+    with pytest.raises(regard.ConfigError, match=r'feed = "current" needs asks = "previous": .* does not exist yet'):
         step_of("gru", "new", "current")
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (dict(cell="gur"), "unknown cell 'gur': expected one of 'gru', 'lstm'"),
-        (dict(asks="nw"), "unknown asks 'nw': expected one of 'new', 'previous'"),
-        (dict(feed="curent"), "unknown feed 'curent': expected one of 'current', "),
+        ({"cell": "gur"}, "unknown cell 'gur': expected one of 'gru', 'lstm'"),
+        ({"asks": "nw"}, "unknown asks 'nw': expected one of 'new', 'previous'"),
+        ({"feed": "curent"}, "unknown feed 'curent': expected one of 'current', "),
     ],
 )
 def test_unknown_choices_of_a_step(more: dict, message: str) -> None:
-    settings = dict(cell="gru", asks="previous", feed="current") | more
+    settings = {"cell": "gru", "asks": "previous", "feed": "current"} | more
     with pytest.raises(regard.ChoiceError, match=message):
         step_of(**settings)
 

@@ -162,6 +162,7 @@ def test_special_tokens_have_their_numbers_and_vanish(kind):
     assert tokenizer.tokens([PAD, BOS, EOS, UNK]) == SPECIALS == ["<pad>", "<s>", "</s>", "<unk>"]
     ids = tokenizer.encode("le chat")
     assert tokenizer.decode([BOS, *ids, EOS, PAD, PAD]) == tokenizer.decode(ids)
+    assert tokenizer.decode([PAD, BOS, EOS, UNK]) == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +175,7 @@ def large_corpus():
     dice = random.Random(0)
     return [
         " ".join("".join(dice.choices("abcdefghijklmnopqrst", k=dice.randrange(2, 8))) for _ in range(12))
-        for _ in range(300)
+        for _ in range(120)
     ]
 
 
@@ -213,7 +214,8 @@ def test_merges_are_learned():
 def test_one_text_and_many_are_encoded_alike(kind):
     tokenizer = of_all_scripts(kind)
     assert tokenizer.encode_batch(SCRIPTS) == [tokenizer.encode(text) for text in SCRIPTS]
-    assert tokenizer.encode_batch([]) == []
+    assert tokenizer.encode_spans(SCRIPTS) == [tokenizer.source_spans(text) for text in SCRIPTS]
+    assert tokenizer.encode_batch([]) == tokenizer.encode_spans([]) == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unigram"])  # equal scores fall as they like there
@@ -306,9 +308,8 @@ def test_target_spans_tile_the_output_whatever_was_produced(kind, data):
 def test_target_spans_by_hand():
     tokenizer = learned("bpe")
     ids = tokenizer.encode("le chat .")
-    assert tokenizer.tokens(ids) == ["▁le", "▁chat", "▁", "."] or tokenizer.tokens(ids) == ["▁le", "▁chat", "▁."]
-    assert tokenizer.target_spans(ids)[:2] == [(0, 2), (2, 7)]
-    assert tokenizer.target_spans(ids)[-1][1] == 9
+    assert tokenizer.tokens(ids) == ["▁le", "▁chat", "▁", "."]  # punctuation is cut off
+    assert tokenizer.target_spans(ids) == [(0, 2), (2, 7), (7, 8), (8, 9)]
     assert tokenizer.target_spans([]) == []
 
 

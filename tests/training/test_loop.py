@@ -1,5 +1,6 @@
 """The loop: stopping and going on changes nothing, not one bit; the best are kept; everything else is as written."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import count
 
@@ -380,6 +381,51 @@ def test_bfloat16_is_near_float32(kind):
     assert narrow[0].item() == pytest.approx(wide[0].item(), rel=0.02)
     narrow[0].backward()
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+
+
+GUIDED = {"recurrent": "decoder.cross", "lstm": "decoder.cross", "transformer": "decoder.layers.0.cross"}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_guided_alignment_adds_its_cross_entropy(kind, precision):
+    """The witness takes the weights of head 0 from single steps, and sums over links in a plain loop."""
+    batches, model = make_batches(6), make_model(kind).eval()
+    links = [[(t, 0) for t in range(len(target))] + [(0, len(source))] for source, target in batches.pairs]
+    guided = replace(batches, links=links)
+    plain = batch_loss(model, batches.collate(range(6)), settings(precision=precision), PAD)
+    batch = guided.collate(range(6))
+    ours = batch_loss(model, batch, settings(precision=precision, guide=0.5), PAD)
+    with torch.no_grad():
+        state = model.start(model.encode(batch.source, batch.source_allowed), record=True)
+        for token in batch.previous.split(1, 1):
+            state = model.step(token, state).state
+        weights = model.maps(state)[GUIDED[kind]].full()[:, 0, 0]
+    expected = 0.0
+    for n, some in enumerate(links):
+        for t, s in some:
+            share = 1 / len({j for i, j in some if i == t})
+            expected -= 0.5 * share * float(weights[n, t, s].log())
+    near = 1e-4 if precision == "float32" else 0.05
+    assert (ours[0] - plain[0]).item() == pytest.approx(expected, rel=near)
+    assert ours[1].item() == pytest.approx(plain[1].item(), rel=1e-6)
+    ours[0].backward()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_guided_alignment_turns_the_attention(kind, tmp_path):
+    batches = make_batches(12)
+    guided = replace(batches, links=[[(t, 0) for t in range(len(target) + 1)] for _, target in batches.pairs])
+    config, model = settings(max_steps=25, guide=1.0, schedule="constant"), make_model(kind)
+    train(model, guided, config, tmp_path, evaluate=lambda m: {"loss": 0.0}, report=lambda _: None)
+    batch = guided.collate(range(12))
+    with torch.no_grad():
+        state = model.eval().start(model.encode(batch.source, batch.source_allowed), record=True)
+        for token in batch.previous.split(1, 1):
+            state = model.step(token, state).state
+        weights = model.maps(state)[GUIDED[kind]].full()[:, 0, 0]
+    fair = 1 / batch.source_allowed.sum(-1).float().mean()
+    assert weights[..., 0][batch.target != PAD].mean() > 1.5 * fair
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regard.attention.biases import BiasLike
+from regard.attention.kernels.reference import is_poisoned
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
@@ -55,7 +56,7 @@ class AttentionMap:
         self.key_tokens = key_tokens
 
     @classmethod
-    def from_weights(cls, weights: Float[Tensor, "*batch T S"], **tokens: list[str] | None) -> "AttentionMap":
+    def from_weights(cls, weights: Float[Tensor, "..."], **tokens: list[str] | None) -> "AttentionMap":
         """A map of given weights `[*batch, T, S]`."""
         if weights.ndim < 2:
             raise ShapeError(f"weights need at least 2 axes [T, S]; got shape {list(weights.shape)}")
@@ -76,6 +77,10 @@ class AttentionMap:
             # as in the reference kernel: what nobody of these rows may see becomes harmless first
             seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
             q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
+            if spec.mask is not None and is_poisoned(q, k):
+                if len(rows) > 1:
+                    return torch.cat([weigh(row) for row in rows.split(1)], -2)
+                k = torch.where(seen.transpose(-2, -1), k, 0)
             scores = spec.scores(q, k, rows, shape)
             weights: Tensor = spec.normalizer(scores, allowed.expand_as(scores))[0]
             return weights
@@ -229,7 +234,7 @@ def _entropy(weights: Tensor) -> Tensor:
 def _indices(index: Index, size: int) -> Tensor:
     if isinstance(index, slice):
         return torch.arange(size)[index]
-    indices = torch.as_tensor(index)
+    indices = torch.as_tensor(index, dtype=torch.long)
     if indices.numel() and (int(indices.min()) < -size or int(indices.max()) >= size):
         raise ShapeError(f"tile: index {indices.tolist()} goes outside an axis of {size}")
     return indices % size if size else indices

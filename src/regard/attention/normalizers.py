@@ -60,7 +60,7 @@ class WholeRows(Normalizer):
         self.function = function
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
-        dead = ~allowed.any(-1, keepdim=True)
+        dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed).masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
 

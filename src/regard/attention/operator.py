@@ -88,11 +88,13 @@ def attend(
     check(query, key, value)
     tell(query, key, spec)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
-    name = _choose(query, shared_key, shared_value, spec, kernel)[0]
+    name = _choose(query, shared_key, spec, kernel)[0]
     seed = int(torch.randint(2**31, ())) if dropout else 0
     with torch.autocast(query.device.type, enabled=False):
         if name == "fused" and not (spec.mask is not None and is_poisoned(query, key, value)):
-            return fused(query, shared_key, shared_value, spec)
+            output = fused(query, shared_key, shared_value, spec)
+            if spec.mask is None or not is_poisoned(output):  # a forbidden score may have overflowed
+                return output
         return reference(query, shared_key, shared_value, spec, seed)[0]
 
 
@@ -115,7 +117,7 @@ def plan(
     """
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
-    name, why, refused = _choose(query, share_heads(query, key), share_heads(query, value), spec, kernel)
+    name, why, refused = _choose(query, share_heads(query, key), spec, kernel)
     pairs = prod(batch_shape(query, share_heads(query, key))) * query.shape[-2] * key.shape[-2]
     wide = 8 if value.dtype == torch.float64 else 4
     dense_mask = pairs if spec.mask is not None else 0
@@ -123,10 +125,10 @@ def plan(
     return Plan(name, why, refused, extra, 2 * pairs * (key.shape[-1] + value.shape[-1]))
 
 
-def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
+def _choose(query: Tensor, key: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
     if kernel not in KERNELS:
         raise unknown("kernel", kernel, KERNELS)
-    reason = refusal(query, key, value, spec)
+    reason = refusal(query, key, spec)
     if kernel == "fused" and reason:
         raise KernelError(f"kernel 'fused' cannot do this: {reason}; kernel='auto' or 'reference' can")
     if kernel == "reference":

@@ -64,6 +64,11 @@ class Pairs:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(zip(self.source, self.target, strict=True))
 
+    def sample(self, count: int) -> "Pairs":
+        """At most `count` pairs, evenly spaced: corpora are often sorted by length."""
+        places = [n * len(self) // count for n in range(count)] if len(self) > count else range(len(self))
+        return Pairs([self.source[n] for n in places], [self.target[n] for n in places])
+
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> "Pairs":
         """Pairs from (source, target) tuples."""

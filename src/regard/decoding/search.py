@@ -126,7 +126,7 @@ def _finish(
             continue
         ends = int(tokens[n, k]) == eos
         if ends or (length >= beam.limit and room > 0):
-            log_prob = float(totals[n, k])
+            log_prob = float(totals[n, k].detach())
             own = state.keep(torch.tensor([n])).select(torch.tensor([[k]]))
             beam.finished.append(Hypothesis(rows[n, k, 1:].tolist(), config.score(log_prob, length), log_prob, own))
             alive[n, k] = False

@@ -81,7 +81,7 @@ def choose_heads(model: Seq2Seq, tokenizer: Tokenizer, train: Pairs, dev: Pairs)
     Returns:
         {"site": …, "heads": […], "aer": …}; empty where the model looks at no source.
     """
-    some = Pairs(dev.source[:SENTENCES], dev.target[:SENTENCES])
+    some = dev.sample(SENTENCES)
     wanted = model_one(list(train), list(some))
     with torch.inference_mode():
         maps = dict(teacher_forced(model, tokenizer, some))

@@ -2,19 +2,19 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import Added
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
-from regard.shapes import batch_shape
+from regard.shapes import batch_shape, check_widths
 
 SHORT = 512  # keys
 
 
-def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
+def refusal(query: Tensor, key: Tensor, spec: Spec) -> str | None:
     """Why this kernel cannot do the work; None if it can."""
     if not isinstance(spec.score, Product):
         return f"the score {type(spec.score).__name__} is not a dot product"
@@ -26,8 +26,8 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return "there is nothing to look at: an axis of size 0"
     if isinstance(spec.bias, Added) and spec.bias.tensor.requires_grad:
         return "the bias is learned"
-    if value.shape[-1] != key.shape[-1]:
-        return f"values have width {value.shape[-1]} and keys {key.shape[-1]}"
+    if torch._C._are_functorch_transforms_active():
+        return "inside a torch.func transform"
     return None
 
 
@@ -42,13 +42,58 @@ def fused(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor:
     if isinstance(spec.score, ScaledDot):  # torch scales inside, where half precision does not round the query
         scale, (q, k) = spec.score.factor(query.shape[-1]), (query, key)
     else:
-        scale, (q, k) = 1.0, spec.score.as_dot(query, key)
+        wide = torch.promote_types(query.dtype, torch.float32)  # scores are made in float32 or more
+        scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))
+    check_widths(q, k)
+    whole = (*torch.broadcast_shapes(shape[:-2], value.shape[:-2]), *shape[-2:])  # values may have more of the batch
     dtype = _fastest_dtype(q, k, value)
     triangle = isinstance(spec.mask, Causal) and spec.bias is None and spec.mask.is_triangle(shape)
-    q, k, v = (_four_axes(tensor.to(dtype), shape) for tensor in (q, k, value))
+    # torch's kernel wants one width; zeros at the end change no product, and come off the output again
+    width = max(k.shape[-1], value.shape[-1])
+    q, k, v = (_four_axes(pad(t.to(dtype), (0, width - t.shape[-1])), whole) for t in (q, k, value))
     mask = None if triangle else _torch_mask(spec, shape, query.device, dtype)
-    output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
-    return output.reshape(*shape[:-1], value.shape[-1]).to(value.dtype)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
+        output = _Differentiable.apply(q, k, v, mask, triangle, scale)  # type: ignore[no-untyped-call]
+    else:
+        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
+    return output[..., : value.shape[-1]].reshape(*whole[:-1], value.shape[-1]).to(value.dtype)
+
+
+class _Differentiable(torch.autograd.Function):
+    """Torch's kernel with its own first derivative, and the plain formula's second: torch's kernel has none."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask, triangle, scale):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.plain = triangle, scale
+        with torch.enable_grad():
+            ctx.inputs = [t.detach().requires_grad_() for t in (q, k, v)]
+            ctx.output = scaled_dot_product_attention(*ctx.inputs, attn_mask=mask, is_causal=triangle, scale=scale)
+        return ctx.output.detach()
+
+    @staticmethod
+    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():  # this derivative will itself be differentiated
+            q, k, v, mask = ctx.saved_tensors
+            output = _plain(q, k, v, mask, *ctx.plain)
+            gradients = torch.autograd.grad(output, (q, k, v), upstream, create_graph=True)
+        else:
+            gradients = torch.autograd.grad(ctx.output, ctx.inputs, upstream, retain_graph=True)
+        return (*gradients, None, None, None)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float) -> Tensor:
+    """The formula that torch's kernel computes, in operations that can be differentiated twice."""
+    scores = q @ k.transpose(-2, -1) * scale
+    allowed = torch.ones_like(scores, dtype=torch.bool)
+    if triangle:
+        allowed = allowed.tril()
+    elif mask is not None and mask.dtype == torch.bool:
+        allowed = mask.expand_as(scores)
+    elif mask is not None:
+        scores = scores + mask
+    weights: Tensor = Softmax()(scores, allowed)[0]
+    return weights @ v
 
 
 def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:

@@ -22,7 +22,7 @@ def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int) 
     wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
     q, k, v = (tensor.to(wide) for tensor in (query, key, value))
     rows = torch.arange(shape[-2], device=query.device)
-    if spec.mask is not None and is_poisoned(q, k, v):
+    if spec.mask is not None and len(rows) and is_poisoned(q, k, v):
         answers = [_alone(q, k, v, spec, seed, row, shape) for row in rows.split(1)]
         output, numbers = (
             torch.cat(parts, dim) for parts, dim in zip(zip(*answers, strict=True), (-2, -1), strict=True)
@@ -56,7 +56,9 @@ def _alone(
 
 
 def is_poisoned(*tensors: Tensor) -> bool:
-    """Whether any of the tensors holds a NaN or an infinity."""
+    """Whether any of the tensors may hold a NaN or an infinity; inside a torch.func transform nobody can tell."""
+    if torch._C._are_functorch_transforms_active():
+        return True
     return any(not bool(torch.isfinite(end)) for t in tensors if t.numel() for end in t.detach().aminmax())
 
 
