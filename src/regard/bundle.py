@@ -75,18 +75,18 @@ def load_bundle(folder: Path) -> Bundle:
         BundleError: something is missing, cut short, changed, or from a newer version.
     """
     info = _read_info(folder / INFO)
-    weights = _read_checked(folder, WEIGHTS, info)
-    _read_checked(folder, TOKENIZER, info)
     try:
+        weights = _read_checked(folder, WEIGHTS, info)
+        _read_checked(folder, TOKENIZER, info)
         config: ModelConfig = TypeAdapter(ModelConfig).validate_python(info["model"])
         tokenizer = Tokenizer.load(folder / TOKENIZER, TokenizerConfig(**info["tokenizer"]))
         model = build(len(tokenizer), config)
         model.load_state_dict(unpack(load_tensors(weights)))
-    except (ValidationError, KeyError, RuntimeError) as error:
+        return Bundle(
+            info["task"], tuple(info["languages"]), model.eval(), config, tokenizer, info["decoding"], info["alignment"]
+        )
+    except (ValidationError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BundleError(f"{folder / INFO}: does not describe the model that its weights are of: {error}") from error
-    return Bundle(
-        info["task"], tuple(info["languages"]), model.eval(), config, tokenizer, info["decoding"], info["alignment"]
-    )
 
 
 def pack(tensors: dict[str, Tensor], precision: Precision) -> dict[str, Tensor]:

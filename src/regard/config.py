@@ -1,6 +1,8 @@
 """Configs: TOML files and `--set key=value`, checked by pydantic, refused by name with the nearest spelling."""
 
+import json
 import tomllib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +21,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: a folder, not a config file") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -42,7 +46,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 def apply(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Settings with dotted keys replaced."""
-    result = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    result = deepcopy(settings)
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
         place = result
@@ -88,7 +92,7 @@ def _walk(kind: type[BaseModel], settings: Any, loc: list[str]) -> tuple[list[st
 
 def _is_of_kind(member: type[BaseModel], settings: Any) -> bool:
     tag = member.model_fields.get("kind")
-    return tag is None or (isinstance(settings, dict) and settings.get("kind") in get_args(tag.annotation))
+    return tag is None or (isinstance(settings, dict) and settings.get("kind", tag.default) in get_args(tag.annotation))
 
 
 def _short(value: object) -> str:
@@ -118,7 +122,7 @@ def _literal(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return repr(value)

@@ -554,6 +554,9 @@ def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> N
             f"{folder}: its run had other settings (config.toml): resume with the same ones, or choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    if not resume:  # what a run left that ended before its first checkpoint
+        for path in (folder / "journal.jsonl", *folder.glob("best-*.safetensors")):
+            path.unlink(missing_ok=True)
     (folder / "config.toml").write_text(to_toml(settings), "utf-8")
 
 

@@ -1,6 +1,7 @@
 """Word alignment from parallel text alone: IBM Model 1, agreement, and phrases that translate word by word."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def _best_links(p: Any, column: Any, row: Any, sentence: Any, count: int) -> lis
     links: list[set[Link]] = [set() for _ in range(count)]
     starts: list[int] = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]).tolist() if len(row) else []
     first_row: dict[int, int] = {}
-    for a, b in zip(starts, [*starts[1:], len(row)], strict=True):
+    for a, b in pairwise([*starts, len(row)]):
         best = a + int(p[a:b].argmax())
         number = int(sentence[a])
         word = int(row[a]) - first_row.setdefault(number, int(row[a]))

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def read_lines(path: Path) -> list[str]:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return [_utf8(line, f"{path}:{number}") for number, line in enumerate(split_lines(raw), 1)]
 
@@ -170,7 +171,10 @@ def _from_json(line: str, config: DataConfig, where: str) -> tuple[str, str]:
         raise DataError(f"{where}: not a JSON object: {error}") from error
     if not isinstance(record, dict) or any(not isinstance(record.get(key), str) for key in keys):
         raise DataError(f"{where}: expected a JSON object with strings under {keys[0]!r} and {keys[1]!r}")
-    return record[keys[0]], record[keys[1]]
+    pair = record[keys[0]], record[keys[1]]
+    if any("\ud800" <= letter <= "\udfff" for side in pair for letter in side):
+        raise DataError(f"{where}: half a surrogate pair (\\ud800 to \\udfff) is no character")
+    return pair
 
 
 def _without_empty(pairs: list[tuple[str, str]], names: list[str], on_empty: str) -> Iterator[tuple[str, str]]:
@@ -228,7 +232,8 @@ def _usual_case(sentences: list[str]) -> Counter[str]:
 
 
 def _fragment(sentence: str, usual: Counter[str]) -> str:
-    sentence = sentence.removesuffix(",").removesuffix(".") if not sentence.endswith("..") else sentence
+    if sentence.strip(".,").strip() and not sentence.endswith(".."):
+        sentence = sentence.removesuffix(",").removesuffix(".")
     first = re.match(r"\w+", sentence)
     if first and usual[first[0].lower()] > usual[first[0]]:
         return sentence[0].lower() + sentence[1:]

@@ -68,8 +68,7 @@ def teacher_forced(model: Seq2Seq, tokenizer: Tokenizer, pairs: Pairs) -> Iterat
 
 def links_of(weights: Tensor, tokenizer: Tokenizer, source: str, target: str) -> set[Link]:
     """The links (target word, source word) of weights between tokens: each row's maximum."""
-    ids = tokenizer.encode(target)
-    matrix = join_words(weights, tokenizer.target_spans(ids), target, tokenizer.source_spans(source), source)
+    matrix = join_words(weights, tokenizer.source_spans(target), target, tokenizer.source_spans(source), source)
     return {(i, int(row.argmax())) for i, row in enumerate(matrix) if float(row.sum()) > 0}
 
 

@@ -85,7 +85,7 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
     rows = attention.query_tokens or [str(i) for i in range(attention.shape[-2])]
     columns = attention.key_tokens or [str(j) for j in range(attention.shape[-1])]
     if len(weights) == 1 or not weights.numel():
-        figure = heatmap(weights[0].tolist() if len(weights) else [], rows, columns)
+        figure = heatmap(weights[0].tolist() if len(weights) else [], rows if len(weights) else [], columns)
     else:
         shown = weights[:PANELS]
         across = min(4, len(shown))
@@ -152,7 +152,12 @@ def _draw_predictions(axes: "Axes", steps: "Sequence[TraceStep]") -> None:
                     axes.barh(y, value, thick, left=ends[value > 0], color=colour)
                     ends[value > 0] += value
             axes.text(
-                max(ends) + 0.3, y, f"{p.token}  {p.probability:.2f}", va="center", fontsize=7, fontfamily=_fonts()
+                max(ends) + 0.3,
+                y,
+                f"{_visible(p.token)}  {p.probability:.2f}",
+                va="center",
+                fontsize=7,
+                fontfamily=_fonts(),
             )
     axes.axvline(0, color="#333", linewidth=0.8)
     axes.set(ylim=(len(steps) - 0.5, -0.5), yticks=[])
@@ -195,13 +200,16 @@ def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> Non
 
 def _visible(name: str) -> str:
     """A name in the order in which it is drawn: right-to-left scripts are shaped and turned round."""
-    name = name.replace("$", r"\$")
+    name = "".join(
+        letter if letter.isprintable() or letter in " \n\t" or unicodedata.category(letter) == "Cf" else "\ufffd"
+        for letter in name
+    )
     if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name):
         import arabic_reshaper
         from bidi.algorithm import get_display
 
-        return str(get_display(arabic_reshaper.reshape(name)))
-    return name
+        name = str(get_display(arabic_reshaper.reshape(name)))
+    return name.replace("$", r"\$")
 
 
 @cache

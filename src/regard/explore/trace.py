@@ -86,7 +86,7 @@ class Trace:
                 table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
                 table.add_column("  source")
                 for token in self.source_tokens:
-                    table.add_column(token, justify="right", no_wrap=True)
+                    table.add_column(Text(token), justify="right", no_wrap=True)
                 table.add_row("  score e", *(f"{e:.2f}" for e in step.scores))
                 table.add_row("  weight α", *(f"{a:.3f}" for a in step.weights), style="bold")
                 yield table
@@ -158,7 +158,10 @@ def _call_of(model: Any, site: str) -> int:
 
 def _scores(call: Call, heads: list[int]) -> Tensor:
     """The scores e of one step's call, the mean over the chosen heads."""
-    scores: Tensor = call.spec.score(call.query.float(), call.key.float())
+    key = call.key
+    if key.ndim == 4 and key.shape[1] != call.query.shape[1]:
+        key = key.repeat_interleave(call.query.shape[1] // key.shape[1], 1)
+    scores: Tensor = call.spec.score(call.query.float(), key.float())
     return scores[0, 0] if scores.ndim == 3 else scores[0, heads, 0].mean(0)
 
 

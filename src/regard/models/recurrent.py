@@ -12,6 +12,7 @@ from regard.attention.masks import allow
 from regard.attention.scores import Additive, Concat, Cosine, Distance, Dot, General, ScaledDot, Score
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call
+from regard.errors import ConfigError
 from regard.models.seq2seq import Memory, Seq2Seq
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding
@@ -141,6 +142,10 @@ class Recurrent(Seq2Seq):
         return {SITE: AttentionMap.from_spec(state.asked[SITE], key[:, :, None], spec)}
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
+        if not calls:
+            raise ConfigError(
+                'training.guide needs an attention to guide: model.score = "none" has none; set guide = 0'
+            )
         steps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in calls]
         return torch.cat(steps, 1)
 

@@ -21,7 +21,7 @@ import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from regard.errors import BundleError
+from regard.errors import BundleError, ConfigError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -71,7 +71,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens vanish."""
-        return str(self._inner.decode([i for i in ids if i > UNK or i == UNK], skip_special_tokens=True))
+        return str(self._inner.decode([i for i in ids if i > UNK], skip_special_tokens=True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens' own strings."""
@@ -88,7 +88,7 @@ class Tokenizer:
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
         """Where in `decode(ids)` each token stands, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
-        return [(min(a, b), b) for a, b in pairwise(ends)]
+        return [(min(a, b), b) if i > UNK else (0, 0) for i, (a, b) in zip(ids, pairwise(ends), strict=True)]
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json`, readable by the tokenizers library; the settings stand beside it."""
@@ -114,7 +114,10 @@ class Tokenizer:
         inner.pre_tokenizer, inner.decoder = _splitter(config.kind), _joiner(config.kind)
         trainer = _trainer(config)
         if trainer is not None:
-            inner.train_from_iterator(texts, trainer)
+            try:
+                inner.train_from_iterator(texts, trainer)
+            except Exception as error:
+                raise ConfigError(f"tokenizer.vocabulary = {config.vocabulary}: {error}") from error
         return cls(inner, config)
 
 
@@ -170,7 +173,7 @@ def _splitter(kind: str) -> pre_tokenizers.PreTokenizer:
             return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
         case _:
             # French narrow spaces stand before ? ! : ; and belong to no word
-            narrow = pre_tokenizers.Split(Regex("[\u00a0\u202f]"), "isolated")
+            narrow = pre_tokenizers.Split(Regex(r"\s"), "isolated")
             return pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), narrow, pre_tokenizers.Punctuation()])
 
 
@@ -181,7 +184,7 @@ def _joiner(kind: str) -> decoders.Decoder:
         case "characters":
             return decoders.Fuse()
         case "words":
-            return decoders.WordPiece(prefix="", cleanup=False)
+            return decoders.WordPiece(prefix=" ", cleanup=False)
         case _:
             return decoders.Metaspace()
 
@@ -198,4 +201,4 @@ def _trainer(config: TokenizerConfig) -> trainers.Trainer | None:
         case "byte_bpe":
             return trainers.BpeTrainer(**common, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
         case _:
-            return trainers.BpeTrainer(**common, limit_alphabet=400)
+            return trainers.BpeTrainer(**common, limit_alphabet=max(1, config.vocabulary - len(SPECIALS)))

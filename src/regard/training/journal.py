@@ -27,16 +27,18 @@ class Journal:
         if not self.path.exists():
             return []
         found = []
-        for line in self.path.read_text("utf-8").split("\n"):
+        for line in self.path.read_bytes().split(b"\n"):
             try:
                 found.append(json.loads(line))
-            except json.JSONDecodeError:
+            except ValueError:
                 continue
         return found
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after `step`: a resumed run goes on from there."""
-        kept = [entry for entry in self.entries() if entry.get("step", 0) <= step]
+    def rewind(self, step: int, but: str | None = None) -> None:
+        """Forget what was written after `step`, and all events `but`: a resumed run goes on from there."""
+        kept = [
+            entry for entry in self.entries() if entry.get("step", 0) <= step and (not but or entry.get("event") != but)
+        ]
         aside = self.path.with_name(self.path.name + ".aside")
         aside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept), "utf-8")
         aside.replace(self.path)

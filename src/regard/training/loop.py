@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +136,7 @@ def train(
     if resume:
         progress = restore(folder / LAST, model, optimizer)
         _forget_after(folder, progress)
-        journal.rewind(progress.step)
+        journal.rewind(progress.step, but="average")
     model.train()
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
 
@@ -162,15 +163,16 @@ def train(
                 del entry["best"], entry["waited"]
                 journal.write(entry)
                 report(entry)
+            stop = should_stop()
             if (
-                should_stop()
+                stop
                 or last
                 or progress.step % config.evaluate_every == 0
                 or time.monotonic() - saved > config.checkpoint_seconds
             ):
                 store(folder / LAST, model, optimizer, progress)
                 saved = time.monotonic()
-            if should_stop():
+            if stop:
                 raise Interrupted
             if last or (config.patience and progress.waited >= config.patience):
                 break
@@ -238,6 +240,7 @@ def keep_if_best(
 ) -> None:
     """Keep the weights if they are among the best so far, and count how long there was no better one."""
     number = entry[f"dev_{config.metric}"] * (-1 if config.metric == "loss" else 1)
+    number = float("-inf") if isnan(number) else number
     progress.waited = 0 if not progress.best or number > progress.best[0][0] else progress.waited + 1
     ranked = sorted([*progress.best, (number, progress.step)], reverse=True)
     for _, step in ranked[config.keep_best :]:

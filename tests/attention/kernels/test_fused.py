@@ -49,7 +49,7 @@ def test_equals_the_reference(batch: tuple[int, ...], mask: str, bias: str | Non
     inputs = tensors(*batch, s=s)
     number = {None: None, "places": Distances(), "tensor": torch.linspace(-2, 3, s, dtype=torch.float64)}[bias]
     asked = spec(mask=MASKS[mask], bias=number)
-    assert refusal(*inputs, asked) is None
+    assert refusal(*inputs[:2], asked) is None
     torch.testing.assert_close(fused(*inputs, asked), reference(*inputs, asked, 0)[0])
 
 
@@ -67,7 +67,7 @@ def test_projected_products_are_served_too() -> None:
     query, key, value = tensors(2)
     score = regard.General(D, D).double()
     asked = spec(score.projected())
-    assert refusal(query, key, value, asked) is None
+    assert refusal(query, key, asked) is None
     want = reference(query, key, value, spec(score), 0)[0]
     torch.testing.assert_close(fused(query, score.project_key(key), value, asked), want)
 
@@ -95,21 +95,46 @@ REFUSED = [
 
 @pytest.mark.parametrize(("what", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
 def test_refusals_give_the_reason(what: dict, reason: str) -> None:
-    assert refusal(*tensors(2), spec(**what)) == reason
+    assert refusal(*tensors(2)[:2], spec(**what)) == reason
 
 
-def test_refuses_values_of_another_width() -> None:
-    query, key, value = tensors(2)
-    assert refusal(query, key, value[..., :3], spec()) == "values have width 3 and keys 5"
+@pytest.mark.parametrize("width", [3, 11])
+@pytest.mark.parametrize("masked", [False, True])
+def test_values_of_another_width(width: int, masked: bool) -> None:
+    query, key, _ = (tensor.requires_grad_() for tensor in tensors(2))
+    value = torch.randn(2, S, width, dtype=torch.float64, requires_grad=True)
+    asked = spec(mask=causal() if masked else None)
+    outputs = fused(query, key, value, asked), reference(query, key, value, asked, 0)[0]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*(torch.autograd.grad(o.square().sum(), (query, key, value)) for o in outputs))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("bias", [None, "tensor"])
+def test_second_derivatives(mask: str, bias: str | None) -> None:
+    inputs = [tensor.requires_grad_() for tensor in tensors(2, 1)]
+    asked = spec(mask=MASKS[mask], bias=None if bias is None else torch.linspace(-2, 3, S, dtype=torch.float64))
+    assert torch.autograd.gradgradcheck(lambda *some: fused(*some, asked), inputs)
+
+
+def test_refuses_torch_func_transforms() -> None:
+    reasons: list[str | None] = []
+
+    def ask(query, key):
+        reasons.append(refusal(query, key, spec()))
+        return query
+
+    torch.func.vmap(ask)(*tensors(2)[:2])
+    assert reasons == ["inside a torch.func transform"]
 
 
 @pytest.mark.parametrize(("t", "s"), [(0, S), (T, 0)])
 def test_refuses_empty_axes(t: int, s: int) -> None:
-    assert refusal(*tensors(2, t=t, s=s), spec()) == "there is nothing to look at: an axis of size 0"
+    assert refusal(*tensors(2, t=t, s=s)[:2], spec()) == "there is nothing to look at: an axis of size 0"
 
 
 def test_a_fixed_bias_is_no_reason() -> None:
-    assert refusal(*tensors(2), spec(bias=torch.zeros(S))) is None
+    assert refusal(*tensors(2)[:2], spec(bias=torch.zeros(S))) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -56,7 +56,8 @@ def fused(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor:
         output = _Differentiable.apply(q, k, v, mask, triangle, scale)  # type: ignore[no-untyped-call]
     else:
         output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
-    return output[..., : value.shape[-1]].reshape(*whole[:-1], value.shape[-1]).to(value.dtype)
+    result: Tensor = output[..., : value.shape[-1]].reshape(*whole[:-1], value.shape[-1])
+    return result.to(value.dtype)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -67,8 +68,8 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, mask)
         ctx.plain = triangle, scale
         with torch.enable_grad():
-            ctx.inputs = [t.detach().requires_grad_() for t in (q, k, v)]
-            ctx.output = scaled_dot_product_attention(*ctx.inputs, attn_mask=mask, is_causal=triangle, scale=scale)
+            q, k, v = ctx.inputs = tuple(t.detach().requires_grad_() for t in (q, k, v))
+            ctx.output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
         return ctx.output.detach()
 
     @staticmethod
