@@ -89,7 +89,7 @@ weights; the test part was measured once.
 (alignment error rate {bundle.alignment["aer"]:.3f} against IBM Model 1). One head was guided during training
 (`training.guide`, Garg et al. 2019).
 
-**Curve** (greedy, first {settings.dev_sentences} development sentences for BLEU and chrF; minutes on that thread):
+**Curve** (greedy, {settings.dev_sentences} development sentences for BLEU and chrF; minutes on that thread):
 
 | step | minutes | dev loss | BLEU | chrF |
 |---|---|---|---|---|

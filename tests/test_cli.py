@@ -97,7 +97,7 @@ def test_json_look_and_grid(talk, tiny_run: Path, tmp_path: Path) -> None:
     assert (code, record["source"], len(record["alternatives"])) == (0, "le chat noir", 1)
     assert "noir" in err
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert "noir" in svg.read_text()
+    assert "<svg" in svg.read_text()
     talk("translate", "le chat", "le chien", "--look", png, "--model", tiny_run)
     assert (tmp_path / "cat-1.png").exists()
     assert (tmp_path / "cat-2.png").exists()

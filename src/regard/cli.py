@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from regard.experiment import Generation, Translator
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-CHUNK = 64  # lines translated at a time from standard input
+CHUNK = 64  # lines translated at a time
 
 app = typer.Typer(
     name="regard", help="Attention you can choose, train and see.", no_args_is_help=True, add_completion=False,
@@ -48,6 +49,7 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a verb and give back its exit code: 0, 1 (the work failed), 2 (usage), 130 (interrupted)."""
+    warnings.formatwarning = lambda message, *_: f"regard: {message}\n"
     try:
         return int(app(arguments, standalone_mode=False) or OK)
     except (typer.Abort, KeyboardInterrupt):
@@ -101,7 +103,7 @@ def translate(
     ] = False,
 ) -> None:
     """Translate texts: one line in, one line out."""
-    translator = _load(model)
+    translator = _load(model, texts)
     if n_best > 1:
         beam = max(n_best, beam or translator.decoding.beam)
     _each_line(texts, translator, look, as_json, grid, beam=beam, n_best=n_best, record=bool(as_json or grid or look))
@@ -172,7 +174,7 @@ def trace(
     beam: Beam = None,
 ) -> None:
     """A decoding worked through: every step's scores, weights, context and predictions."""
-    translator = _load(model)
+    translator = _load(model, texts)
 
     def show(generation: "Generation", paths: list[Path]) -> None:
         for path in paths:
@@ -213,8 +215,14 @@ def export(
     typer.echo(str(into))
 
 
-def _load(name: str) -> "Translator":
+def _load(name: str, texts: list[str] | None = None) -> "Translator":
+    """A model; where a few arguments are all the work, one thread does it: a busy second core would only delay it."""
     from regard.experiment import load
+
+    if texts and texts != ["-"] and len(texts) <= CHUNK:
+        import torch
+
+        torch.set_num_threads(1)
 
     return load(name)
 
@@ -231,12 +239,12 @@ def _each_line(
     **settings: Any,
 ) -> None:
     def show(generation: "Generation", paths: list[Path]) -> None:
+        typer.echo(json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text)
         if grid:
             from regard.explore.terminal import grid as coloured
 
             alignment = generation.alignment
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
-        typer.echo(json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text)
         for path in paths:
             generation.alignment.plot(path)
 

@@ -15,7 +15,6 @@ One name per axis, in the words of the papers:
 A mask is always *allowed*: True means that this query may look at this key.
 """
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -105,11 +104,9 @@ def batch_shape(query: Tensor, key: Tensor) -> tuple[int, ...]:
 
 def broadcast_to_scores(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     """`tensor` with its last two axes expanded to T and S, refused unless it broadcasts to `shape`."""
-    try:
-        fits = torch.broadcast_shapes(tensor.shape, shape) == tuple(shape)
-    except RuntimeError:
-        fits = False
-    if not fits:
+    # by hand: torch.broadcast_shapes imports half a second of torch at its first call
+    pairs = zip(reversed(tensor.shape), reversed(shape), strict=False)
+    if tensor.ndim > len(shape) or any(size not in (1, wanted) for size, wanted in pairs):
         _fail(
             f"{name} has shape {list(tensor.shape)} and the scores have {list(shape)}: "
             f"a {name} must broadcast from the right to [*batch, T, S]; add axes of size 1 with unsqueeze"

@@ -46,8 +46,8 @@ class DataConfig(BaseModel):
     """Share of the training pairs shown again without final full stop and initial capital, as people type."""
     loose_spacing: float = Field(0.0, ge=0, le=1)
     """Share of the training sources whose narrow spaces before ? ! : ; become plain ones or vanish."""
-    phrases: float = Field(0.0, ge=0, le=1)
-    """Share of the training pairs of which a phrase that translates word by word is shown on its own."""
+    phrases: float = Field(0.0, ge=0)
+    """How many phrases that translate word by word are shown on their own, per training pair on average, at most."""
     longest: int = Field(100, gt=0)
     """Training pairs with more tokens than this on a side are left out, and counted."""
 
@@ -216,9 +216,9 @@ def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
         shown = [(source, target)]
         if dice.random() < config.fragments:
             shown.append((source, target))
-        if dice.random() < config.phrases:
-            found = phrases(source.split(), target.split(), known)
-            shown += [dice.choice(found)] if found else []
+        wanted = int(config.phrases + dice.random())
+        found = phrases(source.split(), target.split(), known) if wanted else []
+        shown += dice.sample(found, min(wanted, len(found)))
         shown[1:] = [(_fragment(s, usual[0]), _fragment(t, usual[1])) for s, t in shown[1:]]
         for s, t in shown:
             loose = dice.random() < config.loose_spacing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regard.attention.map import AttentionMap
 from regard.errors import DataError
@@ -237,10 +237,15 @@ def _save(figure: "Figure", path: str | Path) -> None:
     if not path.parent.is_dir():
         raise DataError(f"{path}: the folder {path.parent} does not exist")
     # text stays text in an SVG, so the reader's own fonts serve every script
-    with (
-        matplotlib.rc_context({"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", message=r"Glyph .* missing")
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
+    with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    if path.suffix != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.warn(
+                f"{path}: no installed font has some of the letters: install one (Debian: fonts-noto-core, "
+                "fonts-noto-cjk), or draw an .svg",
+                stacklevel=2,
+            )

@@ -45,7 +45,8 @@ def fused(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor:
         wide = torch.promote_types(query.dtype, torch.float32)  # scores are made in float32 or more
         scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))
     check_widths(q, k)
-    whole = (*torch.broadcast_shapes(shape[:-2], value.shape[:-2]), *shape[-2:])  # values may have more of the batch
+    # values may have more of the batch
+    whole = (*(v if s == 1 else s for s, v in zip(shape[:-2], value.shape[:-2], strict=True)), *shape[-2:])
     dtype = _fastest_dtype(q, k, value)
     triangle = isinstance(spec.mask, Causal) and spec.bias is None and spec.mask.is_triangle(shape)
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again
