@@ -44,4 +44,4 @@ def test_the_recurrent_model_knows_the_black_cat() -> None:
 def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
     model = regard.load(name)
     assert model("Je suis fatigué.").text == "I'm tired."
-    assert model("je suis fatigué").text.lower().rstrip(".") == "i'm tired"
+    assert model("je suis fatigué").text.lower().rstrip(".") in ("i'm tired", "i am tired")
