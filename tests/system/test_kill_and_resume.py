@@ -55,7 +55,7 @@ def test_killed_and_resumed_equals_uninterrupted(config: Path, tmp_path: Path) -
     process = start(config, tmp_path / "killed")
     wait_for_a_checkpoint(tmp_path / "killed", process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     train(config, run=tmp_path / "killed", resume=True)
     whole, killed = (load_checkpoint(tmp_path / name / LAST)[0] for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
