@@ -101,6 +101,12 @@ def test_phrases_by_hand():
     assert phrases([], [], set()) == []
 
 
+def test_phrases_lose_the_punctuation_at_their_ends():
+    links = {(0, 1), (1, 0), (2, 2)}
+    assert phrases(["chat", "noir", "?"], ["black", "cat,", "!"], links) == [("chat noir", "black cat")] * 2
+    assert phrases(["?", "!"], ["?", "!"], {(0, 0), (1, 1)}) == []
+
+
 @settings(deadline=None, max_examples=60)
 @given(order=st.permutations(range(5)), kept=st.sets(st.integers(0, 4)))
 def test_phrases_by_brute_force(order, kept):

@@ -97,6 +97,7 @@ def phrases(source: list[str], target: list[str], links: set[Link], longest: int
     """Runs of 2 … `longest` words that translate a run of as many words one by one, in any order.
 
     A special case of Och and Ney 2004, section 4: consistent with the alignment, and nothing left over.
+    A phrase loses the punctuation at its ends; one that has nothing else is none.
     """
     partner = dict(links)
     found = []
@@ -104,7 +105,8 @@ def phrases(source: list[str], target: list[str], links: set[Link], longest: int
         for start in range(len(target) - length + 1):
             places = sorted(partner.get(i, -1) for i in range(start, start + length))
             if places[0] >= 0 and places == list(range(places[0], places[0] + length)):
-                found.append(
-                    (" ".join(source[places[0] : places[0] + length]), " ".join(target[start : start + length]))
-                )
+                here = " ".join(source[places[0] : places[0] + length]).strip(_EDGES)
+                there = " ".join(target[start : start + length]).strip(_EDGES)
+                if here and there:
+                    found.append((here, there))
     return found
