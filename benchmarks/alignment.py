@@ -20,8 +20,9 @@ import torch
 
 from regard.data.align import Link, model_one
 from regard.data.corpus import Pairs
-from regard.experiment import load, read_config, read_data
+from regard.experiment import read_config, read_data
 from regard.explore.alignment import links_of, teacher_forced
+from regard.translator import load
 
 HERE = Path(__file__).parent
 SENTENCES = 1000

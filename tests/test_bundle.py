@@ -199,7 +199,7 @@ def test_a_half_written_bundle_is_not_mistaken_for_a_whole(folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "write_tensors", full)
     with pytest.raises(OSError, match="No space"):
         save_bundle(folder, make())
     with pytest.raises(BundleError, match="training may not be finished"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import regard
-from regard.experiment import SHIPPED, shipped
+from regard.translator import SHIPPED, shipped
 
 NAMES = ["fr-en", "fr-en-rnn"]
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from regard.errors import KernelError as KernelError
     from regard.errors import RegardError as RegardError
     from regard.errors import ShapeError as ShapeError
-    from regard.experiment import Generation as Generation
-    from regard.experiment import load as load
     from regard.experiment import train as train
     from regard.nn.embedding import sinusoidal as sinusoidal
+    from regard.translator import Generation as Generation
+    from regard.translator import load as load
 
 _HOMES = {
     "attention.map": ("AttentionMap", "attention_map"),
@@ -43,8 +43,9 @@ _HOMES = {
     "attention.operator": ("Plan", "attend", "plan"),
     "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "ScaledDot"),
     "errors": ("BundleError", "ChoiceError", "ConfigError", "DataError", "KernelError", "RegardError", "ShapeError"),
-    "experiment": ("Generation", "load", "train"),
+    "experiment": ("train",),
     "nn.embedding": ("sinusoidal",),
+    "translator": ("Generation", "load"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
 from torch import Tensor
 
 from regard.errors import BundleError
 from regard.models.build import ModelConfig, build
 from regard.models.seq2seq import Seq2Seq
+from regard.storage import write_tensors
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") 
     """Write a bundle into `folder`; `bundle.json` last, so a half-written one is never mistaken for whole."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
-    save_file(pack(dict(bundle.model.state_dict()), precision), str(folder / WEIGHTS))
+    write_tensors(folder / WEIGHTS, pack(dict(bundle.model.state_dict()), precision))
     bundle.tokenizer.save(folder / TOKENIZER)
     info = {
         "format": FORMAT,

@@ -1,5 +1,6 @@
 """The command line. Verbs are declared once, here; torch is imported inside the verb that needs it."""
 
+import codecs
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from regard import __version__
 from regard.errors import ChoiceError, ConfigError, RegardError
 
 if TYPE_CHECKING:
-    from regard.experiment import Generation, Translator
+    from regard.translator import Generation, Translator
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 CHUNK = 64  # lines translated at a time
@@ -217,7 +218,7 @@ def export(
 
 def _load(name: str, texts: list[str] | None = None) -> "Translator":
     """A model; where a few arguments are all the work, one thread does it: a busy second core would only delay it."""
-    from regard.experiment import load
+    from regard.translator import load
 
     if texts and texts != ["-"] and len(texts) <= CHUNK:
         import torch
@@ -295,7 +296,8 @@ def _inputs(texts: list[str] | None) -> Iterator[str | bytes]:
     if texts and texts != ["-"]:
         yield from texts
         return
-    for line in sys.stdin.buffer:
+    for number, line in enumerate(sys.stdin.buffer):
+        line = line if number else line.removeprefix(codecs.BOM_UTF8)
         yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 

@@ -61,6 +61,7 @@ def test_two_files(tmp_path, gz):
         (b"a\n\n", ["a", ""]),
         (b"a\r\nb\r\n", ["a", "b"]),
         (b"a\rb\n", ["a\rb"]),
+        ("\ufeffa\n\ufeffb\n".encode(), ["a", "\ufeffb"]),
         ("a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\n".encode(), ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"]),
     ],
 )

@@ -13,9 +13,10 @@ import torch
 
 from conftest import tiny
 from regard.config import to_toml, validate
-from regard.experiment import ExperimentConfig, load, train
+from regard.experiment import ExperimentConfig, train
 from regard.training.checkpoint import load_checkpoint
 from regard.training.loop import LAST
+from regard.translator import load
 
 STEPS = 40
 

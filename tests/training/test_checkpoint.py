@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from regard import storage
 from regard.errors import BundleError
-from regard.training import checkpoint as module
 from regard.training.checkpoint import (
     average,
     flatten_optimizer,
@@ -93,13 +93,13 @@ def test_a_file_of_somebody_else_is_refused(tmp_path):
         load_checkpoint(tmp_path / "x")
 
 
-def full_disk(tensors, filename, metadata=None):
-    Path(filename).write_bytes(b"half a file")
+def full_disk(file):
+    Path(f"/proc/self/fd/{file}").write_bytes(b"half a file")
     raise OSError(28, "No space left on device")
 
 
 def test_a_full_disk_leaves_the_previous_one(path, monkeypatch):
-    monkeypatch.setattr(module, "save_file", full_disk)
+    monkeypatch.setattr(storage.os, "fsync", full_disk)
     with pytest.raises(
         BundleError, match=r"could not be written \(.*No space left.*\); the previous one is still valid"
     ):
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_previous_one(path, monkeypatch):
 
 
 def test_a_full_disk_at_the_first_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "save_file", full_disk)
+    monkeypatch.setattr(storage.os, "fsync", full_disk)
     with pytest.raises(BundleError, match="there is no previous one"):
         save_checkpoint(tmp_path / "x", TENSORS, STATE)
     assert not list(tmp_path.iterdir())

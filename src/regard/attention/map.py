@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from regard.attention.biases import BiasLike
@@ -25,6 +24,7 @@ from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.errors import BundleError, ChoiceError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
+from regard.storage import write_tensors
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time
@@ -168,7 +168,7 @@ class AttentionMap:
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors."""
-        save_file({"weights": self.full().detach().contiguous()}, str(path))
+        write_tensors(Path(path), {"weights": self.full()})
 
     @classmethod
     def load(cls, path: str | Path) -> "AttentionMap":

@@ -1,5 +1,6 @@
 """Parallel text: reading it, refusing what is crooked by file and line, and splitting it."""
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -78,7 +79,7 @@ class Pairs:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, plain or .gz; a line ends at \\n and nowhere else.
+    """The lines of a text file, plain or .gz; a line ends at \\n and nowhere else. A byte order mark is no text.
 
     Raises:
         DataError: the file is missing, damaged, or not UTF-8 (with the line's number).
@@ -89,7 +90,8 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"{path}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return [_utf8(line, f"{path}:{number}") for number, line in enumerate(split_lines(raw), 1)]
+    lines = split_lines(raw.removeprefix(codecs.BOM_UTF8))
+    return [_utf8(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
 def split_lines(raw: bytes) -> list[bytes]:

@@ -229,8 +229,8 @@ def _save(figure: "Figure", path: str | Path) -> None:
     import matplotlib
 
     path = Path(path)
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".") not in known:
+    known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower()
+    if ending.removeprefix(".") not in known:
         raise DataError(
             f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
         )
@@ -240,8 +240,8 @@ def _save(figure: "Figure", path: str | Path) -> None:
     style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
-    if path.suffix != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
+        figure.savefig(path, dpi=160, metadata={"Date": None} if ending == ".svg" else None)
+    if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             warnings.warn(

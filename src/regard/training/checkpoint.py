@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from regard.errors import BundleError
+from regard.storage import write_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -22,16 +21,11 @@ def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None
     Raises:
         BundleError: it could not be written (a full disk, a missing right); what was written aside is removed.
     """
-    aside = path.with_name(path.name + ".aside")
     note = json.dumps(state)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, str(aside), metadata={"state": note, "digest": digest(tensors, note)})
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except Exception as error:  # safetensors wraps a full disk in an error type of its own
-        aside.unlink(missing_ok=True)
+        write_tensors(path, tensors, {"state": note, "digest": digest(tensors, note)})
+    except Exception as error:  # safetensors has error types of its own
         before = "the previous one is still valid" if path.exists() else "there is no previous one"
         raise BundleError(f"{path}: the checkpoint could not be written ({error}); {before}") from error
 

@@ -36,9 +36,7 @@ class Journal:
 
     def rewind(self, step: int, but: str | None = None) -> None:
         """Forget what was written after `step`, and all events `but`: a resumed run goes on from there."""
-        kept = [
-            entry for entry in self.entries() if entry.get("step", 0) <= step and (not but or entry.get("event") != but)
-        ]
+        kept = [entry for entry in self.entries() if entry.get("step", 0) <= step and entry.get("event") != but]
         aside = self.path.with_name(self.path.name + ".aside")
         aside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept), "utf-8")
         aside.replace(self.path)

@@ -1,0 +1,295 @@
+"""A trained model that is ready to use: what `load` returns, and what it makes of a text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from regard.attention.map import AttentionMap
+from regard.bundle import INFO, Bundle, load_bundle
+from regard.data.batching import lengths_mask, pad
+from regard.decoding.search import Hypothesis, SearchConfig, search
+from regard.errors import BundleError, ChoiceError, ConfigError, RegardError, nearest
+from regard.text.tokenizer import BOS, EOS, PAD
+
+SHIPPED = Path(__file__).parent / "shipped"
+SEARCH_TOKENS = 4096  # source tokens searched at a time
+
+
+class DecodingConfig(BaseModel):
+    """Default settings of the search."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    beam: int = Field(4, gt=0, le=100)
+    """Hypotheses kept per sentence; 1 is greedy."""
+    length_penalty: float = 0.6
+    """α of the length penalty (Wu et al. 2016, equation 14)."""
+    length_ratio: float = Field(2.0, gt=0)
+    """An output has at most length_ratio · source tokens + length_extra tokens."""
+    length_extra: int = Field(10, ge=0)
+    """See length_ratio."""
+    longest_source: int = Field(300, gt=0)
+    """A source with more tokens is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Words with words: where each output word looked.
+
+    Sub-words are joined (sum over the source pieces, mean over the output pieces), the row and column
+    of EOS are dropped, and rows are divided by their sum.
+
+    Attributes:
+        matrix: `[output words, source words]`.
+        source, target: the words, as `str.split()` gives them.
+        site, heads: whose attention this is; the heads' mean is read.
+    """
+
+    matrix: torch.Tensor
+    source: list[str]
+    target: list[str]
+    site: str
+    heads: list[int]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(output word, source word), 0-based: every output word with the source word it looked at most."""
+        if not self.matrix.numel():
+            return []
+        return [(i, int(row.argmax())) for i, row in enumerate(self.matrix) if float(row.sum()) > 0]
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the heatmap; the ending of `path` (.png, .svg, .pdf) says how."""
+        from regard.explore.plots import save_heatmap
+
+        save_heatmap(
+            self.matrix.tolist(), self.target, self.source, path, title=f"{self.site}, {name_heads(self.heads)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What a model made of one source.
+
+    Attributes:
+        text: the output.
+        source: the input.
+        tokens: the output's tokens, without BOS, with EOS if it was produced.
+        ids: their ids.
+        score: what ranked the beam.
+        log_prob: the sum of the tokens' log-probabilities, in nats.
+        source_tokens: the input's tokens, with EOS.
+        alternatives: the other hypotheses asked for with n_best, best first.
+        attention: {site: map `[heads, T, S]`}, rows are output tokens.
+    """
+
+    text: str
+    source: str
+    tokens: list[str]
+    ids: list[int]
+    score: float
+    log_prob: float
+    source_tokens: list[str]
+    source_ids: list[int]
+    alternatives: "list[Generation]"
+    attention: dict[str, AttentionMap]
+    translator: "Translator"
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Words with words, read from the site and heads that were chosen when the model was trained."""
+        from regard.explore.alignment import join_words
+
+        chosen = self.translator.bundle.alignment
+        site, heads = chosen.get("site", ""), list(chosen.get("heads", []))
+        source, target = self.source.split(), self.text.split()
+        if site not in self.attention:
+            return Alignment(torch.zeros(len(target), len(source)), source, target, site, heads)
+        weights = self.attention[site].full()[heads].mean(0)
+        tokenizer = self.translator.tokenizer
+        matrix = join_words(
+            weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.source), self.source
+        )
+        return Alignment(matrix, source, target, site, heads)
+
+    @cached_property
+    def trace(self) -> "Any":
+        """The decoding worked through, step by step (`regard.explore.trace.Trace`)."""
+        from regard.explore.trace import trace
+
+        return trace(self.translator.bundle, self.source, self.source_ids, self.ids)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that `--json` prints."""
+        alignment = self.alignment
+        return {
+            "source": self.source, "text": self.text, "tokens": self.tokens, "source_tokens": self.source_tokens,
+            "score": self.score, "log_prob": self.log_prob,
+            "alternatives": [{"text": a.text, "score": a.score, "log_prob": a.log_prob} for a in self.alternatives],
+            "alignment": {
+                "source": alignment.source, "target": alignment.target, "pairs": alignment.pairs,
+                "matrix": [[round(float(x), 6) for x in row] for row in alignment.matrix],
+                "site": alignment.site, "heads": alignment.heads,
+            },
+        }  # fmt: skip
+
+
+def name_heads(heads: Sequence[int]) -> str:
+    """“head 3”, or “mean of heads 0, 2”."""
+    return f"head {heads[0]}" if len(heads) == 1 else f"mean of heads {', '.join(map(str, heads))}"
+
+
+class Refused(RegardError, ValueError):
+    """One input of many that cannot be worked on; the message says why."""
+
+
+class Translator:
+    """A trained model that is ready to use: what `regard.load` returns.
+
+    Attributes:
+        model: the nn.Module inside.
+        tokenizer: text to ids and back.
+        bundle: all of it, with the settings.
+    """
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self.bundle, self.name = bundle, name
+        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+        self.decoding = DecodingConfig(**bundle.decoding)
+
+    @overload
+    def __call__(self, source: str, **settings: Any) -> Generation: ...
+    @overload
+    def __call__(self, source: Sequence[str], **settings: Any) -> list[Generation]: ...
+    def __call__(self, source: str | Sequence[str], **settings: Any) -> Generation | list[Generation]:
+        """Translate one text, or many: a list in, a list out, same order, same length.
+
+        Args:
+            source: a text or a list of texts.
+            settings: beam (default: the model's), length_penalty, n_best (alternatives; default 1),
+                record (keep the attention; default True).
+
+        Raises:
+            ConfigError: a setting that makes no sense.
+            Refused: a text longer than the model takes.
+        """
+        if isinstance(source, str):
+            return self.translate([source], **settings)[0]
+        return self.translate(list(source), **settings)
+
+    def translate(
+        self,
+        sources: list[str],
+        *,
+        beam: int | None = None,
+        length_penalty: float | None = None,
+        n_best: int = 1,
+        record: bool = True,
+    ) -> list[Generation]:
+        """`__call__` for a list; see there."""
+        beam = self.decoding.beam if beam is None else beam
+        if beam < 1 or not 1 <= n_best <= beam:
+            raise ConfigError(
+                f"beam must be at least 1 and n_best between 1 and beam; got beam = {beam}, n_best = {n_best}"
+            )
+        penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
+        config = SearchConfig(beam, penalty, n_best)
+        encoded = [self.encode(source) for source in sources]
+        results: dict[int, Generation] = {i: self._nothing(sources[i]) for i, ids in enumerate(encoded) if not ids}
+        with torch.inference_mode():
+            for group in _groups([len(ids) for ids in encoded], SEARCH_TOKENS // beam):
+                found = self._search([encoded[i] for i in group], config, record)
+                results |= {i: self._generation(sources[i], encoded[i], h) for i, h in zip(group, found, strict=True)}
+        return [results[i] for i in range(len(sources))]
+
+    def encode(self, source: str) -> list[int]:
+        """The source's ids without EOS; none for an empty text.
+
+        Raises:
+            Refused: it has more tokens than the model takes.
+        """
+        limit = self.decoding.longest_source
+        if len(source) > 50 * limit:
+            raise Refused(
+                f"a text of {len(source):,} characters is too long: this model takes {limit:,} tokens; "
+                "cut it into sentences"
+            )
+        ids = self.tokenizer.encode(source) if source.strip() else []
+        if len(ids) > limit:
+            raise Refused(
+                f"a text of {len(ids):,} tokens is too long: this model takes {limit:,}; cut it into sentences"
+            )
+        return ids
+
+    def limit(self, source_tokens: int) -> int:
+        """The most tokens of an output; it depends on this source alone."""
+        return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
+
+    def _search(self, sources: list[list[int]], config: SearchConfig, record: bool) -> list[list[Hypothesis]]:
+        rows = [[*ids, EOS] for ids in sources]
+        memory = self.model.encode(pad(rows, PAD), lengths_mask(rows))
+        state = self.model.start(memory, record=record)
+        return search(self.model.step, state, [self.limit(len(row)) for row in rows], config, BOS, EOS)
+
+    def _generation(self, source: str, ids: list[int], found: list[Hypothesis]) -> Generation:
+        best, *others = found
+        return self._one(source, ids, best, [self._one(source, ids, other, []) for other in others])
+
+    def _one(self, source: str, ids: list[int], found: Hypothesis, alternatives: list[Generation]) -> Generation:
+        source_tokens = self.tokenizer.tokens([*ids, EOS])
+        tokens = self.tokenizer.tokens(found.tokens)
+        maps = {}
+        for site, whole in self.model.maps(found.state).items():  # type: ignore[arg-type]
+            own = site.endswith(".self")
+            width = whole.shape[-1] if own else len(source_tokens)
+            weights = whole.select(0, 0).full()[..., :width]
+            keys = ["<s>", *tokens[:-1]] if own else source_tokens
+            maps[site] = AttentionMap.from_weights(weights, query_tokens=tokens, key_tokens=keys)
+        return Generation(
+            self.tokenizer.decode(found.tokens).strip(), source, tokens, found.tokens, found.score, found.log_prob,
+            source_tokens, [*ids, EOS], alternatives, maps, self,
+        )  # fmt: skip
+
+    def _nothing(self, source: str) -> Generation:
+        return Generation("", source, [], [], 0.0, 0.0, [], [], [], {}, self)
+
+
+def _groups(lengths: list[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of non-empty sentences in groups of about equal length and at most `tokens` places."""
+    group: list[int] = []
+    for i in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i]):
+        if group and (lengths[i] + 1) * (len(group) + 1) > tokens:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with regard."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
+
+
+def load(name: str | Path) -> Translator:
+    """A model ready to use: a shipped one by name, or a run or bundle folder ("./name" is always a folder).
+
+    Raises:
+        ChoiceError: neither a shipped model nor a folder; lists the known names, nearest spelling first.
+        BundleError: the folder is damaged, or its training is not finished.
+    """
+    text = str(name)
+    if text in shipped():
+        return Translator(load_bundle(SHIPPED / text), text)
+    folder = Path(name)
+    if folder.is_dir():
+        return Translator(load_bundle(folder), folder.name)
+    if "/" in text:
+        raise BundleError(f"{text}: no such folder")
+    known = ", ".join(map(repr, nearest(text, shipped())))
+    raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
