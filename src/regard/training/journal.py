@@ -34,7 +34,7 @@ class Journal:
                 continue
         return found
 
-    def rewind(self, step: int, but: str | None = None) -> None:
+    def rewind(self, step: int, but: str = "") -> None:
         """Forget what was written after `step`, and all events `but`: a resumed run goes on from there."""
         kept = [entry for entry in self.entries() if entry.get("step", 0) <= step and entry.get("event") != but]
         aside = self.path.with_name(self.path.name + ".aside")
