@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from regard.attention.masks import causal as causal
     from regard.attention.masks import padding as padding
     from regard.attention.masks import prefix as prefix
+    from regard.attention.normalizers import Sink as Sink
     from regard.attention.operator import Plan as Plan
     from regard.attention.operator import attend as attend
     from regard.attention.operator import plan as plan
@@ -34,17 +35,22 @@ if TYPE_CHECKING:
     from regard.errors import ShapeError as ShapeError
     from regard.experiment import train as train
     from regard.nn.embedding import sinusoidal as sinusoidal
+    from regard.observation.intervene import intervene as intervene
+    from regard.observation.observe import observe as observe
     from regard.translator import Generation as Generation
     from regard.translator import load as load
 
 _HOMES = {
     "attention.map": ("AttentionMap", "attention_map"),
     "attention.masks": ("allow", "causal", "padding", "prefix"),
+    "attention.normalizers": ("Sink",),
     "attention.operator": ("Plan", "attend", "plan"),
     "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "ScaledDot"),
     "errors": ("BundleError", "ChoiceError", "ConfigError", "DataError", "KernelError", "RegardError", "ShapeError"),
     "experiment": ("train",),
     "nn.embedding": ("sinusoidal",),
+    "observation.intervene": ("intervene",),
+    "observation.observe": ("observe",),
     "translator": ("Generation", "load"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

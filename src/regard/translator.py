@@ -1,6 +1,7 @@
 """A trained model that is ready to use: what `load` returns, and what it makes of a text."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.attention.map import AttentionMap
+from regard.attention.spec import Spec
+from regard.attention.watch import Call, announce, is_listened, unwatched, watching
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.search import Hypothesis, SearchConfig, search
@@ -201,11 +204,25 @@ class Translator:
         config = SearchConfig(beam, penalty, n_best)
         encoded = [self.encode(source) for source in sources]
         results: dict[int, Generation] = {i: self._nothing(sources[i]) for i, ids in enumerate(encoded) if not ids}
+        read_maps: dict[int, dict[str, AttentionMap]] = {}
         with torch.inference_mode():
             for group in _groups([len(ids) for ids in encoded], SEARCH_TOKENS // beam):
-                found = self._search([encoded[i] for i in group], config, record)
-                results |= {i: self._generation(sources[i], encoded[i], h) for i, h in zip(group, found, strict=True)}
+                read, found = self._search([encoded[i] for i in group], config, record or is_listened())
+                for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
+                    results[i] = self._generation(sources[i], encoded[i], hypotheses)
+                    read_maps[i] = {site: self._read(call, row, encoded[i]) for site, call in read.items()}
+        for i in sorted(read_maps) if is_listened() else ():
+            for returned in (results[i], *results[i].alternatives):
+                announce(self.model, read_maps[i] | returned.attention)
         return [results[i] for i in range(len(sources))]
+
+    def _read(self, call: Call, row: int, ids: list[int]) -> AttentionMap:
+        """Where the encoder looked in one sentence of a batch `[heads, S, S]`."""
+        n = len(ids) + 1
+        query, key = (t[row, :, :n].clone() for t in (call.query, call.key))
+        tokens = self.tokenizer.tokens([*ids, EOS])
+        spec = Spec(call.spec.score, call.spec.normalizer)
+        return AttentionMap.from_spec(query, key, spec, query_tokens=tokens, key_tokens=tokens)
 
     def encode(self, source: str) -> list[int]:
         """The source's ids without EOS; none for an empty text.
@@ -230,11 +247,18 @@ class Translator:
         """The most tokens of an output; it depends on this source alone."""
         return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
 
-    def _search(self, sources: list[list[int]], config: SearchConfig, record: bool) -> list[list[Hypothesis]]:
+    def _search(
+        self, sources: list[list[int]], config: SearchConfig, record: bool
+    ) -> tuple[dict[str, Call], list[list[Hypothesis]]]:
+        """The encoder's attentions, where somebody listens, and the hypotheses; a search's own are announced later."""
         rows = [[*ids, EOS] for ids in sources]
-        memory = self.model.encode(pad(rows, PAD), lengths_mask(rows))
-        state = self.model.start(memory, record=record)
-        return search(self.model.step, state, [self.limit(len(row)) for row in rows], config, BOS, EOS)
+        calls: list[Call] = []
+        with unwatched():
+            with watching(calls.append) if is_listened() else nullcontext():
+                memory = self.model.encode(pad(rows, PAD), lengths_mask(rows))
+            state = self.model.start(memory, record=record)
+            found = search(self.model.step, state, [self.limit(len(row)) for row in rows], config, BOS, EOS)
+        return dict(zip(self.model.encoder_sites(), calls, strict=False)), found
 
     def _generation(self, source: str, ids: list[int], found: list[Hypothesis]) -> Generation:
         best, *others = found

@@ -72,7 +72,7 @@ def test_another_thread_is_not_watched() -> None:
 
 def test_telling_nobody_does_nothing() -> None:
     query, key, _ = tensors()
-    assert tell(query, key, make_spec("dot", "softmax", None, None)) is None
+    assert tell(query, key, query, make_spec("dot", "softmax", None, None)) is None
 
 
 def test_maps_are_not_attentions() -> None:

@@ -25,6 +25,20 @@ class Added(Bias):
         return whole[..., rows[:, None], columns]
 
 
+class Diagonals(Bias):
+    """A bias that depends on the distance alone, b_ij = d[j - i + T - 1], in O(T + S).
+
+    Args:
+        values: d, `[*batch, T + S - 1]`, from the farthest key before a query to the farthest after it.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self.values[..., columns - rows[:, None] + shape[-2] - 1]
+
+
 BiasLike = Bias | Tensor
 
 

@@ -1,19 +1,19 @@
 """AttentionMap: what every query looks at, computed when it is asked for and never before.
 
-A map keeps queries, keys and the spec (or weights that were given), and answers for any row, tile
-or statistic by computing blocks of whole rows. It is exact: the same numbers as the reference kernel.
+A map keeps queries, keys, the spec and one number per row (or weights that were given), and answers for any
+row, tile or statistic by computing blocks. It is exact: the same numbers as the reference kernel.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from regard.attention.biases import BiasLike
@@ -22,20 +22,23 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.errors import BundleError, ChoiceError, ShapeError
+from regard.attention.survey import Pool, Summary, survey
+from regard.errors import BundleError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
-from regard.storage import write_tensors
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time
 
 Index = slice | Tensor | list[int]
+Tokens = list[str] | None
 
 
 class AttentionMap:
     """Weights α `[*batch, T, S]` after the normaliser and before dropout, float32 (float64 for float64 inputs).
 
-    Made by `regard.attention_map`, by models, or from given weights by `from_weights`.
+    Made by `regard.attention_map`, by `regard.observe`, by models, or from given weights by `from_weights`.
+    The first statistic computes entropy, received, argmax and row numbers in one pass and keeps them
+    (unless a gradient is wanted).
 
     Attributes:
         shape: `(*batch, T, S)`.
@@ -43,49 +46,28 @@ class AttentionMap:
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        weigh: Callable[[Tensor], Tensor],
-        *,
-        query_tokens: list[str] | None = None,
-        key_tokens: list[str] | None = None,
+        self, shape: Sequence[int], source: "Source", *, query_tokens: Tokens = None, key_tokens: Tokens = None
     ) -> None:
         self.shape = torch.Size(shape)
-        self._weigh = weigh  # row indices [t] -> weights [*batch, t, S]
+        self.source = source
         self.query_tokens = query_tokens
         self.key_tokens = key_tokens
+        self._found: Summary | None = None
 
     @classmethod
-    def from_weights(cls, weights: Float[Tensor, "..."], **tokens: list[str] | None) -> "AttentionMap":
+    def from_weights(cls, weights: Float[Tensor, "..."], **tokens: Tokens) -> "AttentionMap":
         """A map of given weights `[*batch, T, S]`."""
         if weights.ndim < 2:
             raise ShapeError(f"weights need at least 2 axes [T, S]; got shape {list(weights.shape)}")
         wide = weights if weights.dtype == torch.float64 else weights.float()
-        return cls(wide.shape, lambda rows: wide[..., rows, :], **tokens)
+        return cls(wide.shape, Given(wide), **tokens)
 
     @classmethod
-    def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: list[str] | None) -> "AttentionMap":
+    def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: Tokens) -> "AttentionMap":
         """A map of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` under a spec."""
         check(query, key)
-        key = share_heads(query, key)
-        shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-        wide = torch.float64 if torch.float64 in (query.dtype, key.dtype) else torch.float32
-
-        def weigh(rows: Tensor) -> Tensor:
-            q, k = query[..., rows, :].to(wide), key.to(wide)
-            allowed = spec.allowed(rows, shape)
-            # as in the reference kernel: what nobody of these rows may see becomes harmless first
-            seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
-            q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
-            if spec.mask is not None and is_poisoned(q, k):
-                if len(rows) > 1:
-                    return torch.cat([weigh(row) for row in rows.split(1)], -2)
-                k = torch.where(seen.transpose(-2, -1), k, 0)
-            scores = spec.scores(q, k, rows, shape)
-            weights: Tensor = spec.normalizer(scores, allowed.expand_as(scores))[0]
-            return weights
-
-        return cls(shape, weigh, **tokens)
+        shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
+        return cls(shape, Asked(query, key, spec, shape), **tokens)
 
     def full(self, force: bool = False) -> Tensor:
         """The whole matrix `[*batch, T, S]`.
@@ -99,12 +81,17 @@ class AttentionMap:
                 f"the whole map {list(self.shape)} takes {size / 2**20:,.0f} MiB: ask for tile(), pool() or top(), "
                 "or say full(force=True)"
             )
-        return self._weigh(torch.arange(self.shape[-2]))
+        return self.source.weigh(torch.arange(self.shape[-2]))
 
     def tile(self, rows: Index, columns: Index) -> Tensor:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
         chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
-        return self._weigh(chosen[0])[..., chosen[1]]
+        parts = [self.source.weigh(part)[..., chosen[1]] for part in chosen[0].split(self._rows_of_a_block())]
+        return torch.cat(parts, -2)
+
+    def column(self, j: int) -> Tensor:
+        """How much every query looks at key j `[*batch, T]`."""
+        return self.tile(slice(None), [j])[..., 0]
 
     def pool(self, rows: int, columns: int, reduce: str = "max") -> Tensor:
         """The map in `rows` × `columns` cells of ceil(T/rows) × ceil(S/columns) weights; the last may be short.
@@ -114,41 +101,142 @@ class AttentionMap:
             columns: number of cells along the keys, at most; 1 or more.
             reduce: "max", "mean" or "sum" over each cell.
         """
-        if reduce not in _REDUCE:
-            raise ChoiceError(f"unknown reduce {reduce!r}: expected one of {', '.join(map(repr, _REDUCE))}")
-        if rows < 1 or columns < 1:
-            raise ShapeError(f"pool needs at least 1 × 1 cells; got {rows} × {columns}")
-        height, width = (max(1, ceil(n / cells)) for n, cells in zip(self.shape[-2:], (rows, columns), strict=True))
-        bands = []
-        for band in torch.arange(self.shape[-2]).split(height):
-            weights = self._weigh(band)
-            bands.append(torch.stack([_REDUCE[reduce](cell) for cell in weights.split(width, -1)], -1))
-        return torch.stack(bands, -2)
+        pooled = self._survey(Pool(rows, columns, reduce)).pooled
+        assert pooled is not None
+        return pooled
 
     def top(self, k: int) -> tuple[Tensor, Tensor]:
         """The k largest weights of each row and their keys, both `[*batch, T, k]`; padded with (0, -1).
 
         Ties go to the lower index.
         """
-        if k < 1:
-            raise ShapeError(f"top needs k of at least 1; got {k}")
-        weights, keys = zip(*(w.sort(dim=-1, descending=True, stable=True) for w in self._blocks()), strict=True)
-        best, where = torch.cat(weights, -2)[..., :k], torch.cat(keys, -2)[..., :k]
-        where = where.masked_fill(best == 0, -1)
-        short = k - best.shape[-1]
-        return torch.nn.functional.pad(best, (0, short)), torch.nn.functional.pad(where, (0, short), value=-1)
+        top = self._survey(top=k).top
+        assert top is not None
+        return top
+
+    def summary(self, pool: tuple[int, int] | None = None, top: int | None = None, reduce: str = "max") -> Summary:
+        """Everything in one pass: entropy, received, argmax, row sums, and what is asked for besides.
+
+        Args:
+            pool: (rows, columns) of a pooled view.
+            top: k of the largest weights of each row.
+            reduce: of the pooled view, "max", "mean" or "sum".
+        """
+        return self._survey(Pool(*pool, reduce) if pool else None, top)
 
     def entropy(self) -> Tensor:
         """H_i = -Σ_j p_ij ln p_ij in nats `[*batch, T]`, of the row divided by its sum; 0 for a dead row."""
-        return torch.cat([_entropy(weights) for weights in self._blocks()], -1)
+        return self._kept().entropy
 
     def received(self) -> Tensor:
         """Σ_i α_ij `[*batch, S]`: how much each key is looked at."""
-        return torch.stack([weights.sum(-2) for weights in self._blocks()]).sum(0)
+        return self._kept().received
 
     def argmax(self) -> Tensor:
         """The key each query looks at most `[*batch, T]`, the lower index on a tie; -1 for a dead row."""
-        return self.top(1)[1].squeeze(-1)
+        return self._kept().argmax
+
+    def distance(self) -> Tensor:
+        """Weight by how far the key is from the query: `[*batch, T + S - 1]`, summed over the queries.
+
+        Entry n is the weight on keys that stand n - (S - 1) places after the query's own place, where query i
+        stands at i + S - T (the last query at the last key), as in the masks.
+        """
+        t, s = self.shape[-2:]
+        profile = self.source.like.new_zeros(*self.shape[:-2], t + s - 1)
+        for rows, weights in self._blocks():
+            n = len(rows)
+            # row i shifted by n - 1 - i: the diagonals of the block stand under each other
+            skewed = torch.nn.functional.pad(weights.flip(-2), (0, n)).flatten(-2)[..., : n * (s + n - 1)]
+            diagonals = skewed.unflatten(-1, (n, s + n - 1)).sum(-2)
+            start = t - 1 - int(rows[-1])
+            profile = profile + torch.nn.functional.pad(diagonals, (start, t - n - start))
+        return profile
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """One key drawn for every query, and the logarithm of its share: hard attention's draw.
+
+        Returns:
+            indices `[*batch, T]`, -1 for a dead row, and ln(α_ij / Σ_j' α_ij') of the drawn keys `[*batch, T]`,
+            0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
+        """
+        drawn, logs = [], []
+        for _, weights in self._blocks():
+            total = weights.sum(-1, keepdim=True)
+            dead = total == 0
+            share = torch.where(dead, 1.0, weights / total.masked_fill(dead, 1))
+            index = torch.multinomial(share.detach().flatten(0, -2), 1).view_as(total)
+            logs.append(share.gather(-1, index).log().masked_fill(dead, 0).squeeze(-1))
+            drawn.append(index.masked_fill(dead, -1).squeeze(-1))
+        return torch.cat(drawn, -1), torch.cat(logs, -1)
+
+    def norms(self, value: Tensor, output_weight: Tensor) -> "AttentionMap":
+        """‖α_ij v_j W_O‖, what query i really takes from key j (Kobayashi et al. 2020, section 3).
+
+        Args:
+            value: `[*batch, S, d_v]`, by heads (grouped heads are repeated).
+            output_weight: W_O, `[heads, d_v, d]`, or a linear layer's `[d, heads · d_v]`.
+
+        Raises:
+            ShapeError: sizes that do not fit.
+        """
+        heads = self.shape[-3] if len(self.shape) > 2 else 1
+        if output_weight.ndim == 2 and output_weight.shape[1] == heads * value.shape[-1]:
+            output_weight = output_weight.T.unflatten(0, (heads, value.shape[-1]))
+        if output_weight.ndim != 3 or output_weight.shape[:2] != (heads, value.shape[-1]):
+            raise ShapeError(
+                f"output_weight needs shape [heads, d_v, d] = [{heads}, {value.shape[-1]}, d] or [d, heads · d_v]; "
+                f"got {list(output_weight.shape)}"
+            )
+        if value.shape[-2] != self.shape[-1]:
+            raise ShapeError(f"value has {value.shape[-2]} positions on axis -2 and the map has {self.shape[-1]} keys")
+        if len(self.shape) == 2:
+            length = (value @ output_weight[0]).norm(dim=-1)
+        else:
+            if value.ndim > 2 and value.shape[-3] not in (1, heads):
+                value = value.repeat_interleave(heads // value.shape[-3], -3)
+            length = (value @ output_weight).norm(dim=-1)
+        length = length.to(self.source.like.dtype)
+        return self._derived(self.shape, lambda weights: weights * length[..., None, :])
+
+    def select(self, *index: int | slice) -> "AttentionMap":
+        """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
+        shape = torch.empty(self.shape[:-2], device="meta")[index].shape
+        return self._derived((*shape, *self.shape[-2:]), lambda weights: weights[(*index, ...)])
+
+    def mean_heads(self) -> "AttentionMap":
+        """The mean over the heads (axis -3)."""
+        if len(self.shape) < 3:
+            raise ShapeError(f"mean_heads needs heads on axis -3; the map has shape {list(self.shape)}")
+        return self._derived((*self.shape[:-3], *self.shape[-2:]), lambda weights: weights.mean(-3))
+
+    @classmethod
+    def rollout(cls, maps: "Sequence[AttentionMap]", residual: float = 0.5) -> "AttentionMap":
+        """Self-attention followed through the layers: Π_l (residual · I + (1 - residual) · mean over heads of α_l).
+
+        Rows are divided by their sum after each layer. The first map is the lowest layer. That half of every
+        state comes from the residual stream is an assumption (Abnar and Zuidema 2020, section 3).
+
+        Args:
+            maps: `[*batch, heads, N, N]` each.
+            residual: the share of a state that stays where it is.
+
+        Raises:
+            ShapeError: maps that are not square or do not follow each other.
+        """
+        if not maps:
+            raise ShapeError("rollout needs at least one map")
+        joint: Tensor | None = None
+        for number, one in enumerate(maps):
+            if len(one.shape) < 3 or one.shape[-1] != one.shape[-2] or one.shape[-2:] != maps[0].shape[-2:]:
+                raise ShapeError(
+                    f"rollout needs maps [*batch, heads, N, N] of one size; map {number} has shape {list(one.shape)}"
+                )
+            mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(one.shape[-1])
+            mixed = mixed / mixed.sum(-1, keepdim=True)
+            joint = mixed if joint is None else mixed @ joint
+        assert joint is not None
+        return cls.from_weights(joint, query_tokens=maps[-1].query_tokens, key_tokens=maps[0].key_tokens)
 
     def numpy(self) -> NDArray[Any]:
         """`full()` as a numpy array."""
@@ -166,9 +254,17 @@ class AttentionMap:
         # drawing lives upstairs and is looked up when it is asked for: the heart does not depend on it
         return import_module("regard.explore.plots").draw_map(self, path)
 
-    def save(self, path: str | Path) -> None:
-        """Write the weights as safetensors."""
-        write_tensors(Path(path), {"weights": self.full()})
+    def save(self, path: str | Path, half: bool = False) -> None:
+        """Write the map as safetensors: queries, keys and row numbers where it is made of them, else the weights.
+
+        Args:
+            path: the file.
+            half: vectors and weights as float16; answers then differ by about 1e-3 of a weight.
+
+        Raises:
+            ShapeError: weights of more than 256 MiB.
+        """
+        import_module("regard.attention.saved").save_map(self, Path(path), half)
 
     @classmethod
     def load(cls, path: str | Path) -> "AttentionMap":
@@ -178,26 +274,104 @@ class AttentionMap:
             BundleError: the file is missing or is not a saved map.
         """
         try:
-            with safe_open(str(path), framework="pt") as file:
-                return cls.from_weights(file.get_tensor("weights"))
+            loaded: AttentionMap = import_module("regard.attention.saved").load_map(Path(path))
         except Exception as error:  # safetensors raises bare OSError and its own error types
             raise BundleError(f"{path} is not a saved attention map: {error}") from error
+        return loaded
 
-    def select(self, *index: int | slice) -> "AttentionMap":
-        """The map of some of the leading batch axes."""
-        weigh, here = self._weigh, (*index, ...)
-        shape = torch.empty(self.shape[:-2], device="meta")[index].shape
-        return AttentionMap(
-            (*shape, *self.shape[-2:]),
-            lambda rows: weigh(rows)[here],
-            query_tokens=self.query_tokens,
-            key_tokens=self.key_tokens,
-        )
+    def __repr__(self) -> str:
+        return f"AttentionMap({' × '.join(map(str, self.shape))})"
 
-    def _blocks(self) -> Iterator[Tensor]:
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return bytes(import_module("regard.explore.plots").map_png(self))
+
+    def _derived(self, shape: Sequence[int], change: Callable[[Tensor], Tensor]) -> "AttentionMap":
+        source = Derived(self.source, change)
+        return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
+
+    def _survey(self, pool: Pool | None = None, top: int | None = None) -> Summary:
+        found = survey(self._blocks(), self.shape, pool, top)
+        if not found.entropy.requires_grad:
+            self._found = found
+        return found
+
+    def _kept(self) -> Summary:
+        return self._found or self._survey()
+
+    def _rows_of_a_block(self) -> int:
         row = max(1, 4 * prod(self.shape) // max(1, self.shape[-2]))
-        for rows in torch.arange(self.shape[-2]).split(max(1, BLOCK // row)):
-            yield self._weigh(rows)
+        return max(1, BLOCK // row)
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.arange(self.shape[-2]).split(self._rows_of_a_block()):
+            yield rows, self.source.weigh(rows)
+
+
+class Source:
+    """What a map's rows are computed from.
+
+    Attributes:
+        like: an empty tensor of the map's dtype and device.
+    """
+
+    like: Tensor
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        """The weights of the queries `rows` [t], `[*batch, t, S]`."""
+        raise NotImplementedError
+
+
+class Given(Source):
+    """Weights that somebody else has computed."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+        self.like = weights.new_empty(0)
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.weights[..., rows, :]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked(Source):
+    """Queries, keys and a spec: rows are computed as the reference kernel does."""
+
+    query: Tensor
+    key: Tensor
+    spec: Spec
+    shape: tuple[int, ...]
+
+    @property
+    def like(self) -> Tensor:  # type: ignore[override]
+        wide = torch.float64 if torch.float64 in (self.query.dtype, self.key.dtype) else torch.float32
+        return self.query.new_empty(0, dtype=wide)
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        dtype, spec, shape = self.like.dtype, self.spec, self.shape
+        q, k = self.query[..., rows, :].to(dtype), share_heads(self.query, self.key).to(dtype)
+        allowed = spec.allowed(rows, shape)
+        # as in the reference kernel: what nobody of these rows may see becomes harmless first
+        seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
+        if spec.mask is not None and is_poisoned(q, k):
+            q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
+            if len(rows) > 1:
+                return torch.cat([self.weigh(row) for row in rows.split(1)], -2)
+            k = torch.where(seen.transpose(-2, -1), k, 0)
+        scores = spec.scores(q, k, rows, shape)
+        weights: Tensor = spec.normalizer(scores, allowed.expand_as(scores))[0]
+        return weights
+
+
+class Derived(Source):
+    """Another source's rows, changed: chosen heads, their mean, columns that are scaled."""
+
+    def __init__(self, source: Source, change: Callable[[Tensor], Tensor]) -> None:
+        self.source, self.change = source, change
+        self.like = source.like
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.change(self.source.weigh(rows))
 
 
 def attention_map(
@@ -215,20 +389,6 @@ def attention_map(
         ShapeError, ChoiceError: as `attend`.
     """
     return AttentionMap.from_spec(query, key, make_spec(score, normalizer, mask, bias))
-
-
-_REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "max": lambda cell: cell.amax((-2, -1)),
-    "mean": lambda cell: cell.mean((-2, -1)),
-    "sum": lambda cell: cell.sum((-2, -1)),
-}
-
-
-def _entropy(weights: Tensor) -> Tensor:
-    total = weights.sum(-1, keepdim=True)
-    share = weights / total.masked_fill(total == 0, 1)
-    entropy: Tensor = torch.special.entr(share).sum(-1)
-    return entropy
 
 
 def _indices(index: Index, size: int) -> Tensor:

@@ -123,6 +123,24 @@ class Prefix(Mask):
 
 
 @dataclass(frozen=True, eq=False)
+class Spans(Mask):
+    """Keys start_i … end_i - 1 for query i: any mask whose rows have no gaps, in O(T).
+
+    Attributes:
+        start, end: int, broadcastable to `[*batch, T]`.
+    """
+
+    start: Tensor
+    end: Tensor
+
+    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+        start, end = (
+            part.expand(*part.shape[:-1], shape[-2])[..., rows.to(part.device), None] for part in (self.start, self.end)
+        )
+        return (columns >= start) & (columns < end)
+
+
+@dataclass(frozen=True, eq=False)
 class Allow(Mask):
     """Exactly what a bool tensor says, broadcast from the right as torch does."""
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regard.errors import unknown
+from regard.errors import ShapeError, unknown
 
 ScoreRows = Float[Tensor, "*batch T S"]
 AllowedRows = Bool[Tensor, "*batch T S"]
@@ -37,6 +37,41 @@ class Softmax(Normalizer):
         weights = torch.softmax(living, -1).masked_fill(dead, 0)
         number = torch.logsumexp(living, -1, keepdim=True) if scores.shape[-1] else living.sum(-1, keepdim=True)
         return weights, number.masked_fill(dead, -torch.inf).squeeze(-1)
+
+
+class Sink(Normalizer):
+    """α_ij = exp(e_ij) / (exp(z) + Σ_j' exp(e_ij')): softmax with one extra logit z a head, which gets what is left.
+
+    Rows sum to less than one; a query that finds nothing looks nowhere. Its row number is the logarithm
+    of the denominator. `"softmax1"` is z = 0 (Miller 2023, "Attention is off by one"; learned sinks:
+    OpenAI 2025, gpt-oss model card, section 2.2).
+
+    Args:
+        logits: z, a number or a tensor `[heads]` (axis -3 of the scores), learned or fixed.
+    """
+
+    logits: Tensor
+
+    def __init__(self, logits: Tensor | float = 0.0) -> None:
+        super().__init__()
+        if isinstance(logits, nn.Parameter):
+            self.logits = logits
+        else:
+            self.register_buffer("logits", torch.as_tensor(logits, dtype=torch.get_default_dtype()), persistent=False)
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        sink = self.logits.to(scores.dtype)
+        if sink.ndim:
+            if scores.ndim < 3 or sink.shape[0] not in (1, scores.shape[-3]):
+                heads = scores.shape[-3] if scores.ndim > 2 else 1
+                raise ShapeError(f"Sink has logits of shape {list(sink.shape)} and the scores have {heads} heads")
+            sink = sink[:, None, None]
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        dead = (scores == -torch.inf).all(-1, keepdim=True)
+        living = torch.cat([scores.masked_fill(dead, 0), sink.expand(*scores.shape[:-1], 1)], -1)
+        weights = torch.softmax(living, -1)[..., :-1].masked_fill(dead, 0)
+        number = torch.logsumexp(living, -1, keepdim=True)
+        return weights, torch.where(dead, sink, number).squeeze(-1)
 
 
 class Uniform(Normalizer):
@@ -67,7 +102,7 @@ class WholeRows(Normalizer):
 
 NormalizerLike = str | Normalizer | Callable[[Tensor, Tensor], Tensor]
 
-NAMED: dict[str, Callable[[], Normalizer]] = {"softmax": Softmax, "uniform": Uniform}
+NAMED: dict[str, Callable[[], Normalizer]] = {"softmax": Softmax, "softmax1": Sink, "uniform": Uniform}
 
 
 def as_normalizer(normalizer: NormalizerLike) -> Normalizer:

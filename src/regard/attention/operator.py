@@ -5,6 +5,7 @@
 What it means stands in `kernels/reference.py`; here the inputs are checked and a kernel is chosen.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
@@ -19,7 +20,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.watch import tell
+from regard.attention.watch import computing, is_attended, tell
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, share_heads
 
@@ -86,16 +87,23 @@ def attend(
     """
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
-    tell(query, key, spec)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
     name = _choose(query, shared_key, spec, kernel)[0]
-    seed = int(torch.randint(2**31, ())) if dropout else 0
+    answer = tell(query, key, value, spec)
+    if answer is not None:
+        return answer
+    with computing() if is_attended() else nullcontext():
+        return _compute(name, query, shared_key, shared_value, spec)
+
+
+def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some:
+    seed = int(torch.randint(2**31, ())) if spec.dropout else 0
     with torch.autocast(query.device.type, enabled=False):
         if name == "fused" and not (spec.mask is not None and is_poisoned(query, key, value)):
-            output = fused(query, shared_key, shared_value, spec)
+            output = fused(query, key, value, spec)
             if spec.mask is None or not is_poisoned(output):  # a forbidden score may have overflowed
                 return output
-        return reference(query, shared_key, shared_value, spec, seed)[0]
+        return reference(query, key, value, spec, seed)[0]
 
 
 def plan(

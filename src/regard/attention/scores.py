@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import unknown
+from regard.errors import ShapeError, unknown
 from regard.shapes import check_widths
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
@@ -50,11 +50,18 @@ class Score(nn.Module):
 
 
 class Product(Score):
-    """A score that is a dot product in disguise: e_ij = project_query(q_i) · project_key(k_j)."""
+    """A score that is a dot product in disguise: e_ij = project_query(q_i) · project_key(k_j).
+
+    Attributes:
+        softcap: c of a soft cap c · tanh(e_ij / c) on the product, which then is a dot product no more.
+    """
+
+    softcap: float | None = None
 
     def compare(self, query: Asked, key: Answered) -> ScoreTile:
         check_widths(query, key)
-        return query @ key.transpose(-2, -1)
+        product = query @ key.transpose(-2, -1)
+        return product if self.softcap is None else self.softcap * torch.tanh(product / self.softcap)
 
     def as_dot(self, query: QueryTile, key: KeyTile) -> tuple[Asked, Answered]:
         """Queries and keys whose plain dot product is this score."""
@@ -84,9 +91,21 @@ class ProjectedProduct(Product):
     def __init__(self, score: Product) -> None:
         super().__init__()
         self.score = score
+        self.softcap = score.softcap
 
     def project_query(self, query: QueryTile) -> Asked:
         return self.score.project_query(query)
+
+
+class Compared(Score):
+    """A score's comparison alone: queries and keys have both been projected already."""
+
+    def __init__(self, score: Score) -> None:
+        super().__init__()
+        self.score = score
+
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+        return self.score.compare(query, key)
 
 
 class Dot(Product):
@@ -98,11 +117,18 @@ class ScaledDot(Product):
 
     Args:
         scale: the factor; None is 1/√d_k, with d_k the width of one head.
+        softcap: c > 0 keeps scores within ±c: c · tanh(e_ij / c) (Gemma Team 2024, section 2).
+
+    Raises:
+        ShapeError: a softcap that is not positive.
     """
 
-    def __init__(self, scale: float | None = None) -> None:
+    def __init__(self, scale: float | None = None, softcap: float | None = None) -> None:
         super().__init__()
+        if softcap is not None and not softcap > 0:
+            raise ShapeError(f"softcap must be a positive number; got {softcap}")
         self.scale = scale
+        self.softcap = softcap
 
     def factor(self, width: int) -> float:
         """The factor for queries of this width."""

@@ -4,9 +4,12 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from regard.attention.map import AttentionMap
 from regard.errors import DataError
@@ -23,6 +26,8 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
     "Droid Sans Fallback", "IPAGothic", "Unifont", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari",
 )  # fmt: skip
 PANELS = 16
+LEGIBLE = 128  # tokens that still have names of their own
+CELLS = 256  # of a larger map
 NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
 
 
@@ -79,24 +84,26 @@ def heatmap(
 
 def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure":
     """A figure of a map, one panel per entry of its leading axes (the first 16), written to `path` if there is one."""
+    from matplotlib.colors import Normalize, PowerNorm
     from matplotlib.figure import Figure
 
-    weights = attention.full().detach().flatten(0, -3) if len(attention.shape) > 2 else attention.full().detach()[None]
-    rows = attention.query_tokens or [str(i) for i in range(attention.shape[-2])]
-    columns = attention.key_tokens or [str(j) for j in range(attention.shape[-1])]
-    if len(weights) == 1 or not weights.numel():
+    weights, rows, columns = _legible(attention)
+    large = max(attention.shape[-2:]) > LEGIBLE
+    if (len(weights) == 1 and not large) or not weights.numel():
         figure = heatmap(weights[0].tolist() if len(weights) else [], rows if len(weights) else [], columns)
     else:
         shown = weights[:PANELS]
         across = min(4, len(shown))
         down = ceil(len(shown) / across)
-        size = 0.6 + 0.28 * max(3, len(columns)), 0.7 + 0.28 * max(3, len(rows))
+        size = 0.6 + 0.28 * max(3, min(24, len(columns))), 0.7 + 0.28 * max(3, min(24, len(rows)))
         figure = Figure(figsize=(across * size[0] + 0.8, down * size[1]), layout="constrained")
         for number, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
             if number >= len(shown):
                 axes.axis("off")
                 continue
-            axes.imshow(shown[number].tolist(), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+            # a large map's weights are small: its colours run to its own maximum, and rise early
+            colours = PowerNorm(0.4, 0, max(1e-9, float(shown[number].max()))) if large else Normalize(0, 1)
+            axes.imshow(shown[number].tolist(), cmap=COLOURS, norm=colours, aspect="auto", interpolation="nearest")
             _name_axes(axes, rows, columns)
             axes.set_title(f"head {number}", fontsize=9, color="#555")
             axes.tick_params(labelsize=7)
@@ -104,6 +111,30 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
     if path is not None:
         _save(figure, path)
     return figure
+
+
+def map_png(attention: AttentionMap) -> bytes:
+    """A map as a notebook shows it."""
+    buffer = BytesIO()
+    draw_map(attention).savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _legible(attention: AttentionMap) -> tuple[Tensor, list[str], list[str]]:
+    """What can be drawn: panels `[panel, rows, columns]` with names; a large map in cells, named by their places."""
+    large = max(attention.shape[-2:]) > LEGIBLE
+    weights = attention.pool(CELLS, CELLS).detach() if large else attention.full().detach()
+    weights = weights.flatten(0, -3) if weights.ndim > 2 else weights[None]
+    names = []
+    for n, shown, tokens in zip(
+        attention.shape[-2:], weights.shape[-2:], (attention.query_tokens, attention.key_tokens), strict=True
+    ):
+        if not large:
+            names.append(tokens or [str(i) for i in range(n)])
+            continue
+        cell, every = ceil(n / CELLS), max(1, shown // 8)
+        names.append([f"{i * cell:,}" if i % every == 0 else "" for i in range(shown)])
+    return weights, names[0], names[1]
 
 
 def save_trace(trace: "Trace", path: str | Path) -> None:

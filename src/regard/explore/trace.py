@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from regard.attention.watch import Call, watching
+from regard.attention.watch import Call, unwatched, watching
 from regard.bundle import Bundle
 from regard.models.recurrent import Recurrent
 from regard.text.tokenizer import BOS
@@ -112,7 +112,7 @@ def trace(bundle: Bundle, source: str, source_ids: list[int], output_ids: list[i
     if not output_ids:
         return Trace(source, names, site, heads, [])
     steps = []
-    with torch.inference_mode():
+    with torch.inference_mode(), unwatched():
         model = bundle.model
         state = model.start(model.encode(torch.tensor([source_ids])), record=True)
         previous = BOS

@@ -71,6 +71,10 @@ class Seq2Seq(nn.Module):
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         raise NotImplementedError
 
+    def encoder_sites(self) -> list[str]:
+        """The encoder's attentions, in the order in which `encode` computes them."""
+        return []
+
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
         """The weights that guided alignment trains, from the attentions of one `hidden` in their order."""
         raise NotImplementedError

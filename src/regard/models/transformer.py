@@ -152,6 +152,9 @@ class Transformer(Seq2Seq):
             maps[site] = AttentionMap.from_spec(query, key, spec)
         return maps
 
+    def encoder_sites(self) -> list[str]:
+        return [f"encoder.layers.{i}.self" for i in range(self.config.encoder_layers)]
+
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
         """Head 0 of the last layer but one, as Garg et al. 2019 do."""
         call = calls[2 * max(0, self.config.decoder_layers - 2) + 1]

@@ -8,6 +8,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score
+from regard.attention.watch import owned
 from regard.errors import ShapeError
 
 Heads = Float[Tensor, "*batch heads n d_head"]
@@ -77,10 +78,11 @@ class MultiHead(nn.Module):
 
     def look(self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None) -> Float[Tensor, "*batch n d"]:
         """What the queries find: attend in every head, join, project."""
-        found = attend(
-            query, key, value,
-            score=self.score, normalizer=self.normalizer, mask=mask, dropout=self.dropout if self.training else 0.0,
-        )  # fmt: skip
+        with owned(self):
+            found = attend(
+                query, key, value,
+                score=self.score, normalizer=self.normalizer, mask=mask, dropout=self.dropout if self.training else 0.0,
+            )  # fmt: skip
         joined: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
         return joined
 

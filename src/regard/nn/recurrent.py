@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from regard.attention.masks import MaskLike
 from regard.attention.operator import attend
 from regard.attention.scores import Score
+from regard.attention.watch import owned
 from regard.errors import ConfigError, unknown
 
 CELLS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
@@ -130,7 +131,8 @@ class AttentionalStep(nn.Module):
     ) -> Float[Tensor, "N K d_m"]:
         """The context of states `[N, K, d]`: all hypotheses of a sentence look at one memory, uncopied."""
         assert self.score is not None
-        return attend(query, key, memory, score=self.score.projected(), normalizer=self.normalizer, mask=mask)
+        with owned(self):
+            return attend(query, key, memory, score=self.score.projected(), normalizer=self.normalizer, mask=mask)
 
     def forward(
         self,

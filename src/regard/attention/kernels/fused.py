@@ -18,6 +18,8 @@ def refusal(query: Tensor, key: Tensor, spec: Spec) -> str | None:
     """Why this kernel cannot do the work; None if it can."""
     if not isinstance(spec.score, Product):
         return f"the score {type(spec.score).__name__} is not a dot product"
+    if spec.score.softcap is not None:
+        return "the score is soft-capped, which torch's kernel cannot do"
     if type(spec.normalizer) is not Softmax:
         return f"the normalizer {type(spec.normalizer).__name__} is not softmax"
     if spec.dropout:

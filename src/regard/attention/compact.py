@@ -1,0 +1,92 @@
+"""Masks, biases and scores in their smallest exact form: what a map keeps, and what it writes to disk.
+
+A mask whose rows have no gaps is two numbers a row; a bias that depends on the distance alone is one number
+a diagonal; a score is a comparison of projected queries and keys.
+"""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from regard.attention.biases import Added, Bias, Diagonals
+from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
+from regard.attention.scores import Compared, Product
+from regard.attention.spec import Spec
+
+
+def compact_mask(mask: Mask | None, shape: tuple[int, ...], device: torch.device, block: int = 256) -> Mask | None:
+    """The same mask as spans of keys, if no row has a gap; as one bool tensor otherwise."""
+    if (
+        mask is None
+        or isinstance(mask, Spans | Prefix)
+        or (isinstance(mask, Causal) and not isinstance(mask.offset, Tensor))
+    ):
+        return mask
+    starts, ends = [], []
+    columns = torch.arange(shape[-1], device=device)
+    for rows in torch.arange(shape[-2], device=device).split(block):
+        tile = mask.tile(rows, columns, shape)
+        tile = tile.expand(*tile.shape[:-2], len(rows), shape[-1])
+        start, end = _ends(tile)
+        if bool((end - start != tile.sum(-1)).any()):
+            return Allow(mask.full(shape, device).clone())
+        starts.append(start)
+        ends.append(end)
+    if not starts or not shape[-1]:
+        return mask
+    return Spans(torch.cat(starts, -1), torch.cat(ends, -1))
+
+
+def _ends(tile: Tensor) -> tuple[Tensor, Tensor]:
+    """The first True and the one after the last; (0, 0) in a row without any."""
+    some = tile.any(-1)
+    first = tile.int().argmax(-1)
+    last = tile.shape[-1] - tile.flip(-1).int().argmax(-1)
+    return first * some, last * some
+
+
+def compact_bias(bias: Bias | None, shape: tuple[int, ...], device: torch.device) -> Bias | None:
+    """The same bias by diagonals, if it depends on the distance alone; as it is otherwise."""
+    if not isinstance(bias, Added) or not shape[-1] or not shape[-2]:
+        return bias
+    tensor = bias.tensor
+    if tensor.ndim < 2 or tensor.shape[-2:] != shape[-2:] or min(shape[-2:]) < 2:
+        return bias
+    if not torch.equal(tensor[..., 1:, 1:], tensor[..., :-1, :-1]):
+        return bias
+    return Diagonals(torch.cat([tensor[..., 1:, 0].flip(-1), tensor[..., 0, :]], -1).to(device).clone())
+
+
+def split_float_mask(tensor: Tensor) -> tuple[Mask | None, Bias | None]:
+    """A float mask that is added to the scores, as what it forbids and what it adds.
+
+    -inf, or the most negative number of its type, is a prohibition where the row allows anything else: there
+    the softmax gives exactly 0. A row of nothing but the most negative number drowns every score and becomes
+    uniform; it stays a bias.
+    """
+    lowest = torch.finfo(tensor.dtype).min
+    low = tensor <= lowest
+    if not bool(low.any()):
+        return None, Added(tensor) if bool(tensor.any()) else None
+    drowned = low.all(-1, keepdim=True) & (tensor == lowest).any(-1, keepdim=True)
+    mask = Allow(~low | drowned)
+    rest = tensor.masked_fill(low, 0)
+    if bool(rest.any()):
+        return mask, Added(rest.masked_fill(drowned, lowest))
+    return mask, Added(drowned * lowest) if bool(drowned.any()) else None
+
+
+def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec]:
+    """The same attention with nothing in it that training changes: parameters are copied, or applied."""
+    score = spec.score
+    if any(True for _ in score.parameters()):
+        wide = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
+        q, k = query.to(wide), key.to(wide)
+        if isinstance(score, Product):
+            query, key = score.as_dot(q, k)
+            softcap, score = score.softcap, Product()
+            score.softcap = softcap
+        else:
+            query, key, score = score.project_query(q), score.project_key(k), Compared(deepcopy(score))
+    return query, key, Spec(score, deepcopy(spec.normalizer), spec.mask, spec.bias)

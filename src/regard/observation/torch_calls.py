@@ -1,0 +1,198 @@
+"""What torch's own attention functions and modules are asked to do, as regard's queries, keys, values and specs."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention.biases import Added, Bias
+from regard.attention.compact import split_float_mask
+from regard.attention.masks import Allow, Causal, Mask, padding
+from regard.attention.normalizers import Softmax
+from regard.attention.scores import ScaledDot
+from regard.attention.spec import Spec
+from regard.attention.watch import Call, ask, computing, is_computing
+
+_SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+_MHA = inspect.signature(F.multi_head_attention_forward)
+
+
+def seen(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tell of a torch function if it is an attention, and do it; None if it is none, or has been told of."""
+    if func not in (F.scaled_dot_product_attention, F.multi_head_attention_forward) or is_computing():
+        return None
+    if func is F.scaled_dot_product_attention:
+        answer: Any = ask(sdpa_call(*args, **kwargs))
+    else:
+        given = _MHA.bind(*args, **kwargs)
+        given.apply_defaults()
+        answer = _join(given.arguments, ask(mha_call(**given.arguments)))
+    if answer is not None:
+        return answer
+    with computing():
+        return func(*args, **kwargs)
+
+
+def sdpa_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,  # noqa: ARG001 (grouped heads are told by their number)
+) -> Call:
+    """`scaled_dot_product_attention`: softmax(q k / √d + mask), causal from the upper left corner."""
+    axes = max(query.ndim, key.ndim, value.ndim, attn_mask.ndim if attn_mask is not None else 0)
+    query, key, value = (_axes(_cast(t), axes) for t in (query, key, value))
+    mask, bias = masks_of(attn_mask)
+    if is_causal:
+        mask = Causal(0) if mask is None else mask & Causal(0)
+    return Call(query, key, value, Spec(ScaledDot(scale), Softmax(), mask, bias, dropout_p))
+
+
+def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
+    """A mask (bool, True = may look) and a bias from what torch adds or allows."""
+    if attn_mask is None:
+        return None, None
+    if attn_mask.dtype == torch.bool:
+        return Allow(attn_mask), None
+    return split_float_mask(attn_mask)
+
+
+def mha_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None = None,
+    bias_v: Tensor | None = None,
+    add_zero_attn: bool = False,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    training: bool = True,
+    dropout_p: float = 0.0,
+    **_: Any,
+) -> Call:
+    """`multi_head_attention_forward`, inputs `[n, B, d]` or `[n, d]`: projected, split into heads, masked."""
+    alone = query.ndim == 2
+    if alone:
+        query, key, value = (t[:, None] for t in (query, key, value))
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
+    weights = in_proj_weight.chunk(3) if in_proj_weight is not None else (q_proj_weight, k_proj_weight, v_proj_weight)
+    biases = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
+    q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))  # type: ignore[arg-type]
+    batch = q.shape[1]
+    if bias_k is not None and bias_v is not None:
+        k, v = (torch.cat([t, b.expand(1, batch, -1)]) for t, b in ((k, bias_k), (v, bias_v)))
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for t in (q, k, v))  # [B, heads, n, d]
+    k = k if static_k is None else static_k.unflatten(0, (batch, num_heads))
+    v = v if static_v is None else static_v.unflatten(0, (batch, num_heads))
+    if add_zero_attn:
+        k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
+    if attn_mask is not None and attn_mask.ndim == 3:
+        attn_mask = attn_mask.unflatten(0, (batch, num_heads))
+    if key_padding_mask is not None:
+        key_padding_mask = key_padding_mask[:, None, None]
+    mask: Mask | None = None
+    bias: Bias | None = None
+    for one in (attn_mask, key_padding_mask):
+        if one is None:
+            continue
+        more = k.shape[-2] - one.shape[-1]  # the appended keys are for everybody
+        if one.dtype == torch.bool:  # torch's True is "ignore" here
+            allowed = Allow(F.pad(~one, (0, more), value=True))
+            mask = allowed if mask is None else mask & allowed
+        else:
+            one = F.pad(one, (0, more))
+            bias = Added(one if bias is None else bias.tensor + one)  # type: ignore[attr-defined]
+    if isinstance(bias, Added):
+        allowed_too, bias = split_float_mask(bias.tensor)
+        mask = allowed_too if mask is None else mask if allowed_too is None else mask & allowed_too
+    spec = Spec(ScaledDot(), Softmax(), mask, bias, dropout_p if training else 0.0)
+    if alone:
+        q, k, v = q[0], k[0], v[0]
+        spec = Spec(spec.score, spec.normalizer, _without_batch(mask, q, k), spec.bias, spec.dropout)
+    return Call(q, k, v, spec)
+
+
+def _without_batch(mask: Mask | None, query: Tensor, key: Tensor) -> Mask | None:
+    if mask is None:
+        return None
+    whole = mask.full((1, *query.shape[:-1], key.shape[-2]), query.device)
+    return Allow(whole[0] if whole.ndim == 4 else whole)
+
+
+def module_call(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """What an `nn.MultiheadAttention` was asked."""
+    given = _MODULE.bind(module, *args, **kwargs)
+    given.apply_defaults()
+    a = given.arguments
+    query, key, value = a["query"], a["key"], a["value"]
+    padding_mask = a["key_padding_mask"]
+    lengths: Tensor | None = None
+    if query.is_nested:  # only self-attention takes nested tensors
+        lengths = query._nested_tensor_size()[:, 0]
+        query = key = value = query.to_padded_tensor(0.0)
+    if module.batch_first and query.ndim == 3:
+        query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+    call = mha_call(
+        query, key, value, num_heads=module.num_heads,
+        in_proj_weight=module.in_proj_weight, in_proj_bias=module.in_proj_bias,
+        bias_k=module.bias_k, bias_v=module.bias_v, add_zero_attn=module.add_zero_attn,
+        key_padding_mask=padding_mask, attn_mask=a["attn_mask"], q_proj_weight=module.q_proj_weight,
+        k_proj_weight=module.k_proj_weight, v_proj_weight=module.v_proj_weight,
+        training=module.training, dropout_p=module.dropout,
+    )  # fmt: skip
+    if lengths is None:
+        return call
+    spec = Spec(call.spec.score, call.spec.normalizer, padding(lengths, lengths))
+    return Call(call.query, call.key, call.value, spec)
+
+
+def layer_call(layer: nn.TransformerEncoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """The self-attention of an `nn.TransformerEncoderLayer` that took its fast path, where no module is called."""
+    given = _LAYER.bind(layer, *args, **kwargs)
+    given.apply_defaults()
+    a = given.arguments
+    x = a["src"]
+    if layer.norm_first:
+        norm = layer.norm1
+        x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    more = {"attn_mask": a["src_mask"], "key_padding_mask": a["src_key_padding_mask"]}
+    return module_call(layer.self_attn, (x, x, x), more)
+
+
+_MODULE = inspect.signature(nn.MultiheadAttention.forward)
+_LAYER = inspect.signature(nn.TransformerEncoderLayer.forward)
+
+
+def _join(given: dict[str, Any], heads: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
+    """`multi_head_attention_forward`'s result from the heads' outputs `[B, H, n, d]` or `[H, n, d]`; no weights."""
+    if heads is None:
+        return None
+    joined = heads.transpose(-3, -2).flatten(-2)  # [B, n, d]
+    output = F.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
+    return (output.transpose(0, 1) if output.ndim == 3 else output), None
+
+
+def _axes(tensor: Tensor, axes: int) -> Tensor:
+    return tensor.reshape(*[1] * (axes - tensor.ndim), *tensor.shape)
+
+
+def _cast(tensor: Tensor) -> Tensor:
+    """As autocast makes it before the kernel sees it."""
+    kind = tensor.device.type
+    if torch.is_autocast_enabled(kind) and tensor.dtype == torch.float32:
+        return tensor.to(torch.get_autocast_dtype(kind))
+    return tensor
