@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from regard import nn as nn
     from regard.attention.map import AttentionMap as AttentionMap
     from regard.attention.map import attention_map as attention_map
     from regard.attention.masks import allow as allow
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from regard.errors import RegardError as RegardError
     from regard.errors import ShapeError as ShapeError
     from regard.experiment import train as train
+    from regard.interop.swap import Swap as Swap
+    from regard.interop.swap import swap as swap
     from regard.nn.embedding import sinusoidal as sinusoidal
     from regard.observation.intervene import intervene as intervene
     from regard.observation.observe import observe as observe
@@ -48,6 +51,7 @@ _HOMES = {
     "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "ScaledDot"),
     "errors": ("BundleError", "ChoiceError", "ConfigError", "DataError", "KernelError", "RegardError", "ShapeError"),
     "experiment": ("train",),
+    "interop.swap": ("Swap", "swap"),
     "nn.embedding": ("sinusoidal",),
     "observation.intervene": ("intervene",),
     "observation.observe": ("observe",),
@@ -55,10 +59,12 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME_OF)]
+__all__ = ["__version__", "nn", *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return import_module("regard.nn")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'regard' has no attribute {name!r}")
     return getattr(import_module(f"regard.{_HOME_OF[name]}"), name)

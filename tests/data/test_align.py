@@ -97,6 +97,11 @@ def test_phrases_by_hand():
         ("un chat noir dort", "a black cat sleeps"),
     }  # fmt: skip
     assert phrases(source, target, links, longest=2) == [("chat noir", "black cat")]
+    straight = ["un", "grand", "chat", "noir"], ["a", "big", "black", "cat"], {(0, 0), (1, 1), (2, 3), (3, 2)}
+    assert set(phrases(*straight, longest=3, turned=True)) == {
+        ("chat noir", "black cat"), ("grand chat noir", "big black cat"),
+    }  # fmt: skip
+    assert phrases(["un", "chat"], ["a", "cat"], {(0, 0), (1, 1)}, turned=True) == [("un chat", "a cat")]
     assert phrases(source, target, set()) == []
     assert phrases([], [], set()) == []
 

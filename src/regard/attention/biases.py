@@ -13,6 +13,19 @@ class Bias:
         """The bias of query `rows[i]` and key `columns[j]`, broadcastable to `[*batch, t, s]`."""
         raise NotImplementedError
 
+    def __add__(self, other: "Bias | None") -> "Bias":
+        return self if other is None else Both(self, other)
+
+
+class Both(Bias):
+    """The sum of two biases."""
+
+    def __init__(self, left: Bias, right: Bias) -> None:
+        self.left, self.right = left, right
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self.left.tile(rows, columns, shape) + self.right.tile(rows, columns, shape)
+
 
 class Added(Bias):
     """A float tensor, learned or fixed, broadcast from the right to `[*batch, T, S]`."""

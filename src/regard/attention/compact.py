@@ -9,7 +9,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from regard.attention.biases import Added, Bias, Diagonals
+from regard.attention.biases import Added, Bias, Both, Diagonals
 from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
 from regard.attention.scores import Compared, Product
 from regard.attention.spec import Spec
@@ -48,6 +48,9 @@ def _ends(tile: Tensor) -> tuple[Tensor, Tensor]:
 
 def compact_bias(bias: Bias | None, shape: tuple[int, ...], device: torch.device) -> Bias | None:
     """The same bias by diagonals, if it depends on the distance alone; as it is otherwise."""
+    if isinstance(bias, Both):
+        parts = (compact_bias(part, shape, device) for part in (bias.left, bias.right))
+        return Both(*(part for part in parts if part is not None))
     if not isinstance(bias, Added) or not shape[-1] or not shape[-2]:
         return bias
     tensor = bias.tensor

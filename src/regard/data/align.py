@@ -93,20 +93,26 @@ def phrase_links(pairs: Sentences) -> list[set[Link]]:
     return [a & {(i, j) for j, i in b} for a, b in zip(there, back, strict=True)]
 
 
-def phrases(source: list[str], target: list[str], links: set[Link], longest: int = 4) -> list[tuple[str, str]]:
+def phrases(
+    source: list[str], target: list[str], links: set[Link], longest: int = 4, turned: bool = False
+) -> list[tuple[str, str]]:
     """Runs of 2 … `longest` words that translate a run of as many words one by one, in any order.
 
     A special case of Och and Ney 2004, section 4: consistent with the alignment, and nothing left over.
-    A phrase loses the punctuation at its ends; one that has nothing else is none.
+    A phrase loses the punctuation at its ends; one that has nothing else is none. With `turned`, only phrases
+    whose words change their order, if there are any ("chat noir", "black cat").
     """
     partner = dict(links)
     found = []
     for length in range(2, longest + 1):
         for start in range(len(target) - length + 1):
-            places = sorted(partner.get(i, -1) for i in range(start, start + length))
+            order = [partner.get(i, -1) for i in range(start, start + length)]
+            places = sorted(order)
             if places[0] >= 0 and places == list(range(places[0], places[0] + length)):
                 here = " ".join(source[places[0] : places[0] + length]).strip(_EDGES)
                 there = " ".join(target[start : start + length]).strip(_EDGES)
                 if here and there:
-                    found.append((here, there))
-    return found
+                    found.append((here, there, order != places))
+    if turned and any(crossed for _, _, crossed in found):
+        return [(here, there) for here, there, crossed in found if crossed]
+    return [(here, there) for here, there, _ in found]

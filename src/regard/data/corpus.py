@@ -49,6 +49,8 @@ class DataConfig(BaseModel):
     """Share of the training sources whose narrow spaces before ? ! : ; become plain ones or vanish."""
     phrases: float = Field(0.0, ge=0)
     """How many phrases that translate word by word are shown on their own, per training pair on average, at most."""
+    turned: bool = False
+    """Show phrases whose words change their order ("chat noir", "black cat") rather than others of the same pair."""
     longest: int = Field(100, gt=0)
     """Training pairs with more tokens than this on a side are left out, and counted."""
 
@@ -219,7 +221,7 @@ def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
         if dice.random() < config.fragments:
             shown.append((source, target))
         wanted = int(config.phrases + dice.random())
-        found = phrases(source.split(), target.split(), known) if wanted else []
+        found = phrases(source.split(), target.split(), known, turned=config.turned) if wanted else []
         shown += dice.sample(found, min(wanted, len(found)))
         shown[1:] = [(_fragment(s, usual[0]), _fragment(t, usual[1])) for s, t in shown[1:]]
         for s, t in shown:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.attention.biases import Added, Bias
+from regard.attention.biases import Added, Bias, Both
 from regard.attention.compact import compact_bias, compact_mask, freeze
 from regard.attention.map import AttentionMap
 from regard.attention.spec import Spec
@@ -308,6 +308,8 @@ def _identity(bias: Bias | None) -> Any:
 
 
 def _own(bias: Bias | None) -> Bias | None:
+    if isinstance(bias, Both):
+        return Both(*(part for part in (_own(bias.left), _own(bias.right)) if part is not None))
     return Added(bias.tensor.detach().clone()) if isinstance(bias, Added) else bias
 
 

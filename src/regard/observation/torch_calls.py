@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from regard.attention.biases import Added, Bias
+from regard.attention.biases import Bias
 from regard.attention.compact import split_float_mask
 from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
@@ -16,6 +17,7 @@ from regard.attention.spec import Spec
 from regard.attention.watch import Call, ask, computing, is_computing
 
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+_understood: Any = WeakTensorKeyDictionary()
 _MHA = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -58,9 +60,15 @@ def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
     """A mask (bool, True = may look) and a bias from what torch adds or allows."""
     if attn_mask is None:
         return None, None
-    if attn_mask.dtype == torch.bool:
-        return Allow(attn_mask), None
-    return split_float_mask(attn_mask)
+    version = 0 if attn_mask.is_inference() else attn_mask._version
+    known = _understood.get(attn_mask)  # the layers of a model share one mask
+    if known is None or known[0] != version:
+        split = (Allow(attn_mask), None) if attn_mask.dtype == torch.bool else split_float_mask(attn_mask.detach())
+        known = _understood[attn_mask] = version, split
+    mask, bias = known[1]
+    if attn_mask.requires_grad and bias is not None:  # a learned bias: its gradient must find it
+        return split_float_mask(attn_mask)
+    return mask, bias
 
 
 def mha_call(
@@ -105,7 +113,7 @@ def mha_call(
     if key_padding_mask is not None:
         key_padding_mask = key_padding_mask[:, None, None]
     mask: Mask | None = None
-    bias: Bias | None = None
+    added: Tensor | None = None
     for one in (attn_mask, key_padding_mask):
         if one is None:
             continue
@@ -115,10 +123,9 @@ def mha_call(
             mask = allowed if mask is None else mask & allowed
         else:
             one = F.pad(one, (0, more))
-            bias = Added(one if bias is None else bias.tensor + one)  # type: ignore[attr-defined]
-    if isinstance(bias, Added):
-        allowed_too, bias = split_float_mask(bias.tensor)
-        mask = allowed_too if mask is None else mask if allowed_too is None else mask & allowed_too
+            added = one if added is None else added + one
+    allowed_too, bias = masks_of(added)
+    mask = allowed_too if mask is None else mask if allowed_too is None else mask & allowed_too
     spec = Spec(ScaledDot(), Softmax(), mask, bias, dropout_p if training else 0.0)
     if alone:
         q, k, v = q[0], k[0], v[0]

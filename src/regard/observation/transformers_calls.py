@@ -95,8 +95,7 @@ def interface_call(
             mask = Causal()
     position_bias = kwargs.get("position_bias")
     if position_bias is not None:
-        position_bias = position_bias[..., : key.shape[2]]
-        bias = Added(position_bias if bias is None else position_bias + bias.tensor)  # type: ignore[attr-defined]
+        bias = Added(position_bias[..., : key.shape[2]]) + bias
     softcap = kwargs.get("softcap")
     if "flash" in name and kwargs.get("sliding_window"):
         raise NotImplementedError("flash attention's sliding windows need a GPU, and are not understood yet")

@@ -1,0 +1,1 @@
+"""regard's attention in models that others wrote."""

@@ -1,0 +1,158 @@
+"""swap: another score or normaliser in a model that somebody else wrote, and back again."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from importlib import import_module
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from regard.attention.normalizers import NormalizerLike, as_normalizer
+from regard.attention.scores import ScoreLike, as_score
+from regard.errors import ChoiceError
+from regard.nn.multihead import MultiHead
+from regard.nn.torch_attention import MultiheadAttention
+from regard.observation.observe import known_sites, module_of
+
+
+class Swap:
+    """A change that can be taken back: `undo()`, or the end of a `with` block.
+
+    Attributes:
+        sites: the paths of the attentions that were replaced.
+    """
+
+    def __init__(self) -> None:
+        self.sites: list[str] = []
+        self._back: list[Any] = []
+
+    def undo(self) -> None:
+        """Give the model its own attention back."""
+        while self._back:
+            self._back.pop()()
+        self.sites = []
+
+    def __enter__(self) -> "Swap":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.undo()
+
+
+def swap(
+    model: Any,
+    *,
+    score: ScoreLike | None = None,
+    normalizer: NormalizerLike | None = None,
+    sites: Sequence[str] | None = None,
+) -> Swap:
+    """Replace score or normaliser in a model, in place: `regard.swap(model, normalizer="softmax1")`.
+
+    For `nn.MultiheadAttention` (inside `nn.Transformer` too), regard's own layers, and models of transformers.
+    Parameters, hooks and the modules themselves stay; a score with parameters joins the model's, and is shared by
+    the sites it is given to.
+
+    Args:
+        model: an nn.Module, or what `regard.load` returns.
+        score: None keeps the model's own.
+        normalizer: None keeps the model's own.
+        sites: which attentions, by path or pattern; all by default.
+
+    Returns:
+        a `Swap`: `undo()` takes it back, as does the end of `with regard.swap(...)`.
+
+    Raises:
+        ChoiceError: an unknown name or site, nearest spelling first; a model without an attention to replace.
+    """
+    module = module_of(model)
+    paths = [path or "." for path, _ in module.named_modules()]
+    patterns = ["*"] if sites is None else known_sites(sites, paths)
+    choice = {} if score is None else {"score": as_score(score)}
+    choice |= {} if normalizer is None else {"normalizer": as_normalizer(normalizer)}  # type: ignore[dict-item]
+    done = Swap()
+    hugging = _is_of_transformers(module)
+    if hugging:
+        _use_regard(module, done)
+    for path, part in module.named_modules():
+        if not any(fnmatchcase(path or ".", pattern) for pattern in patterns):
+            continue
+        if isinstance(part, nn.MultiheadAttention):
+            _swap_torch(part, choice, done)
+        elif isinstance(part, MultiHead):
+            _swap_own(part, choice, done)
+        elif hugging and _attends(part):
+            _swap_transformers(part, choice, done)
+        else:
+            continue
+        done.sites.append(path or ".")
+    if not done.sites:
+        done.undo()
+        raise ChoiceError(
+            "there is no attention to replace: swap knows nn.MultiheadAttention, regard's layers and models of "
+            "transformers; a module that calls scaled_dot_product_attention can call regard.attend instead"
+        )
+    return done
+
+
+def _swap_torch(part: nn.MultiheadAttention, choice: dict[str, Any], done: Swap) -> None:
+    if isinstance(part, MultiheadAttention):
+        _swap_own(part, choice, done)
+        return
+    before, same = type(part), part._qkv_same_embed_dim
+
+    def undo() -> None:
+        for name in ("score", "normalizer"):
+            del part._modules[name]
+        for name in ("mask", "score_bias"):
+            part.__dict__.pop(name, None)
+        part.__class__ = before
+        part._qkv_same_embed_dim = same
+
+    part.__class__ = MultiheadAttention
+    part.choose(**choice)  # type: ignore[operator]
+    done._back.append(undo)
+
+
+def _swap_own(part: Any, choice: dict[str, Any], done: Swap) -> None:
+    for name, chosen in choice.items():
+        before = getattr(part, name)
+        _replace(part, name, chosen)
+        done._back.append(lambda name=name, before=before: _replace(part, name, before))
+
+
+def _replace(part: Any, name: str, value: Any) -> None:
+    with suppress(AttributeError):
+        delattr(part, name)  # a name may give way to a module, and back
+    setattr(part, name, value)
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    return any(type(part).__module__.startswith("transformers.") for part in module.modules())
+
+
+def _use_regard(module: nn.Module, done: Swap) -> None:
+    """`attn_implementation="regard"` for every model of transformers inside."""
+    import_module("regard.interop.transformers")
+    part: Any
+    for part in module.modules():
+        if hasattr(part, "set_attn_implementation"):
+            before = part.config._attn_implementation
+            part.set_attn_implementation("regard")
+            done._back.append(lambda part=part, before=before: part.set_attn_implementation(before))
+            return
+
+
+def _attends(part: nn.Module) -> bool:
+    """Whether a module of transformers asks the attention interface itself."""
+    return "Attention" in type(part).__name__ and "get_interface" in type(part).forward.__code__.co_names
+
+
+def _swap_transformers(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
+    from regard.interop.transformers import CHOICE
+
+    setattr(part, CHOICE, nn.ModuleDict(choice))
+    done._back.append(lambda: delattr(part, CHOICE))
