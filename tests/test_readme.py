@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120", "--set", "data.dev_share=0.1"]
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """A page's code blocks in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
 def commands() -> list[tuple[str, str]]:
@@ -68,10 +68,19 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     read = experiment.read_config
     few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.1}
     monkeypatch.setattr(experiment, "read_config", lambda config, overrides: read(config, {**(overrides or {}), **few}))
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})
     assert (place / "cat.svg").exists()
+
+
+@pytest.mark.parametrize("page", ["docs/look.md"])
+def test_every_python_block_of_the_docs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks("python", page)) >= 4
+    for block in blocks("python", page):
+        exec(compile(block, page, "exec"), {})
+    assert {"heads.png", "map.png", "map.safetensors"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_two_commands_are_targets_and_every_link_leads_somewhere() -> None:

@@ -1,6 +1,7 @@
 """AttentionMap: exact answers on demand, against the whole matrix and plain Python."""
 
 import inspect
+import re
 from math import log, nan
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_tile_refuses_what_lies_outside(pair, rows: list[int], columns: list[int
         pair[0].tile(rows, columns)
 
 
+@pytest.mark.parametrize("j", [0, 3, 6, -1])
+def test_column(pair, block: None, j: int) -> None:
+    seen, want = pair
+    torch.testing.assert_close(seen.column(j), want[..., j])
+
+
+def test_column_refuses_what_lies_outside(pair) -> None:
+    with pytest.raises(regard.ShapeError, match=r"tile: index \[7\] goes outside an axis of 7"):
+        pair[0].column(7)
+
+
 REDUCE = {"max": max, "sum": sum, "mean": lambda cell: sum(cell) / len(cell)}
 
 
@@ -139,6 +151,162 @@ def test_entropy_received_and_argmax(pair, block: None) -> None:
         assert int(best) == (row.index(max(row)) if total else -1)
 
 
+def distance_by_hand(table: Tensor) -> list[float]:
+    """Entry n: the sum of the weights of key j for query i where j - (i + S - T) = n - (S - 1)."""
+    t, s = table.shape
+    profile = [0.0] * (t + s - 1)
+    for i in range(t):
+        for j in range(s):
+            profile[j - (i + s - t) + s - 1] += float(table[i, j])
+    return profile
+
+
+def test_distance(pair, block: None) -> None:
+    seen, want = pair
+    profile = seen.distance()
+    assert profile.shape == (B, H, T + S - 1)
+    for got, table in zip(profile.flatten(0, 1), want.flatten(0, 1), strict=True):
+        assert got.tolist() == pytest.approx(distance_by_hand(table), abs=1e-12)
+
+
+@pytest.mark.parametrize(("t", "s"), [(7, 3), (3, 7), (5, 5), (1, 1), (1, 7), (7, 1), (0, 7), (7, 0)])
+def test_distance_of_any_shape(t: int, s: int, block: None) -> None:
+    table = torch.rand(t, s, generator=torch.Generator().manual_seed(0))
+    seen = AttentionMap.from_weights(table)
+    assert seen.distance().tolist() == pytest.approx(distance_by_hand(table))
+    if t and s:
+        diagonal = AttentionMap.from_weights(torch.eye(t, s))
+        assert float(diagonal.distance()[t - 1]) == min(t, s)
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        lambda seen: seen.entropy(), lambda seen: seen.received(), lambda seen: seen.distance(),
+        lambda seen: seen.pool(2, 3, "mean"), lambda seen: seen.top(2)[0], lambda seen: seen.column(1),
+        lambda seen: seen.mean_heads().full(), lambda seen: seen.summary().total,
+    ],
+    ids=["entropy", "received", "distance", "pool", "top", "column", "mean_heads", "summary"],
+)  # fmt: skip
+@pytest.mark.parametrize("mask", [None, regard.causal(-1)], ids=["all", "causal"])
+def test_statistics_are_differentiable(statistic, mask) -> None:
+    query, key = (tensor[:1, :2, :4, :3].clone().requires_grad_() for tensor in inputs())
+    assert torch.autograd.gradcheck(lambda q, k: statistic(regard.attention_map(q, k, mask=mask)), (query, key))
+
+
+class Counted(map_module.Given):
+    """Given weights that count how often their rows are asked for."""
+
+    asked = 0
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        self.asked += len(rows)
+        return super().weigh(rows)
+
+
+def counted(table: Tensor) -> AttentionMap:
+    return AttentionMap(table.shape, Counted(table))
+
+
+STATISTICS = ("entropy", "received", "argmax")
+
+
+@pytest.mark.parametrize("first", [*STATISTICS, "summary", "pool", "top"])
+def test_one_pass_answers_every_statistic(first: str, block: None) -> None:
+    seen = counted(weights())
+    getattr(seen, first)(*{"pool": (2, 3), "top": (2,)}.get(first, ()))
+    for name in STATISTICS * 2:
+        torch.testing.assert_close(getattr(seen, name)(), getattr(AttentionMap.from_weights(weights()), name)())
+    assert seen.source.asked == T
+
+
+def test_what_is_asked_for_besides_takes_its_own_pass() -> None:
+    seen = counted(weights())
+    for passes in (1, 2, 3):
+        seen.summary((2, 3), 2)
+        assert seen.source.asked == passes * T
+
+
+def test_where_a_gradient_is_wanted_nothing_is_kept() -> None:
+    table = weights().requires_grad_()
+    seen = counted(table)
+    for passes in (1, 2):
+        (gradient,) = torch.autograd.grad(seen.received().sum(), table)
+        assert torch.equal(gradient, torch.ones_like(table))
+        assert seen.source.asked == passes * T
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_what_was_found_without_gradients_does_not_stand_in_their_way(without) -> None:
+    table = weights().requires_grad_()
+    seen = counted(table)
+    with without():
+        want = [seen.entropy(), seen.received()]
+        assert seen.source.asked == T
+    for got, kept in zip((seen.entropy(), seen.received()), want, strict=True):
+        assert got.requires_grad
+        torch.testing.assert_close(got.detach(), kept.clone())
+
+
+def test_summary_is_everything_at_once(pair, block: None) -> None:
+    seen, want = pair
+    found = seen.summary((2, 3), 4, "sum")
+    for name in STATISTICS:
+        assert torch.equal(getattr(found, name), getattr(seen, name)())
+    torch.testing.assert_close(found.total, sum(want[..., j] for j in range(S)))
+    assert torch.equal(found.pooled, seen.pool(2, 3, "sum"))
+    for one, other in zip(found.top, seen.top(4), strict=True):
+        assert torch.equal(one, other)
+    bare = seen.summary()
+    assert (bare.pooled, bare.top) == (None, None)
+    assert torch.equal(seen.summary((2, 3)).pooled, seen.pool(2, 3, "max"))
+
+
+def test_a_sample_is_drawn_by_the_weights(block: None) -> None:
+    table = torch.tensor([[0.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0.0, 0.5, 0.0], [2.0, 0.0, 0.0]], dtype=torch.float64)
+    n = 3_000
+    seen = AttentionMap.from_weights(table.expand(n, 4, 3))
+    torch.manual_seed(0)
+    drawn, logs = seen.sample()
+    assert drawn.shape == logs.shape == (n, 4)
+    assert drawn[:, 1:].unique(dim=0).tolist() == [[-1, 1, 0]]
+    assert not logs[:, 1:].any()
+    share = float((drawn[:, 0] == 2).double().mean())
+    assert share == pytest.approx(0.75, abs=5 * (0.75 * 0.25 / n) ** 0.5)
+    assert set(drawn[:, 0].tolist()) == {1, 2}
+    want = torch.where(drawn[:, 0] == 2, log(0.75), log(0.25)).double()
+    torch.testing.assert_close(logs[:, 0], want)
+
+
+def test_a_sample_of_a_map_with_heads(pair, block: None) -> None:
+    seen, want = pair
+    drawn, logs = seen.sample()
+    for row, j, logarithm in zip(want.reshape(-1, S).tolist(), drawn.flatten(), logs.flatten(), strict=True):
+        dead = not any(row)
+        assert (int(j) == -1) == dead
+        assert float(logarithm) == pytest.approx(0 if dead else log(row[int(j)] / sum(row)), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0)])
+def test_a_sample_of_nothing(shape: tuple[int, int]) -> None:
+    drawn, logs = AttentionMap.from_weights(torch.zeros(2, *shape)).sample()
+    assert drawn.tolist() == [[-1] * shape[0]] * 2
+    assert logs.tolist() == [[0.0] * shape[0]] * 2
+
+
+def test_the_gradient_of_a_sample_is_that_of_the_logarithm() -> None:
+    table = weights().requires_grad_()
+    drawn, logs = AttentionMap.from_weights(table).sample()
+    (got,) = torch.autograd.grad(logs.sum(), table)
+    want = torch.zeros_like(got)
+    for place in torch.cartesian_prod(*map(torch.arange, (B, H, T))).tolist():
+        row, j = table[tuple(place)].detach(), int(drawn[tuple(place)])
+        if j >= 0:  # d ln(w_j / Σ w) = 1/w_j - 1/Σ w
+            want[tuple(place)] -= 1 / row.sum()
+            want[(*place, j)] += 1 / row[j]
+    torch.testing.assert_close(got, want)
+
+
 def test_the_dead_row_has_no_entropy(pair) -> None:
     assert float(pair[0].entropy()[0, 1, 2]) == 0
 
@@ -193,6 +361,145 @@ def test_select(pair, index) -> None:
     torch.testing.assert_close(part.full(), want[index])
     torch.testing.assert_close(part.tile([2, 0], slice(3)), want[index][..., [2, 0], :3])
     torch.testing.assert_close(part.argmax(), pair[0].argmax()[index])
+
+
+def test_mean_heads(pair, block: None) -> None:
+    seen, want = pair
+    mean = seen.mean_heads()
+    assert mean.shape == (B, T, S)
+    torch.testing.assert_close(mean.full(), sum(want[:, h] for h in range(H)) / H)
+    torch.testing.assert_close(mean.column(2), mean.full()[..., 2])
+    with pytest.raises(regard.ShapeError, match=r"mean_heads needs heads on axis -3; the map has shape \[5, 7\]"):
+        seen.select(0, 0).mean_heads()
+
+
+D_V, D_O = 4, 6
+
+
+def norm_by_hand(weight: float, value: Tensor, output_weight: Tensor) -> float:
+    """The length of one weighted value after its head's part of W_O."""
+    taken = [weight * sum(float(v * w) for v, w in zip(value, column, strict=True)) for column in output_weight.mT]
+    return sum(x * x for x in taken) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [(B, H), (B, 1), (1, H), (1, 1), (H,), (1,), ()])
+@pytest.mark.parametrize("linear", [False, True])
+def test_norms(pair, shape: tuple[int, ...], linear: bool) -> None:
+    seen, want = pair
+    draw = torch.Generator().manual_seed(5)
+    value = torch.randn(*shape, S, D_V, dtype=torch.float64, generator=draw)
+    output_weight = torch.randn(H, D_V, D_O, dtype=torch.float64, generator=draw)
+    # a linear layer's weight: out[o] = Σ_c W[o, c] x[c], with the heads' values one after another in x
+    written = output_weight.reshape(H * D_V, D_O).T if linear else output_weight
+    got = seen.norms(value, written)
+    assert got.shape == (B, H, T, S)
+    values = value.expand(B, H, S, D_V)
+    for b, h, i, j in [(0, 0, 0, 0), (1, 2, 4, 6), (0, 1, 2, 3), (1, 0, 3, 5), (0, 2, 1, 4)]:
+        expected = norm_by_hand(float(want[b, h, i, j]), values[b, h, j], output_weight[h])
+        assert float(got.tile([i], [j])[b, h]) == pytest.approx(expected)
+
+
+def test_norms_of_grouped_heads() -> None:
+    table = torch.rand(B, 6, T, S, dtype=torch.float64)
+    value, output_weight = torch.randn(B, 2, S, D_V).double(), torch.randn(6, D_V, D_O).double()
+    seen = AttentionMap.from_weights(table)
+    for h in range(6):
+        want = (table[:, h, ..., None] * (value[:, h // 3] @ output_weight[h])[:, None]).norm(dim=-1)
+        torch.testing.assert_close(seen.norms(value, output_weight).full()[:, h], want)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_norms_without_heads(linear: bool) -> None:
+    table, value, output_weight = torch.rand(T, S), torch.randn(S, D_V), torch.randn(1, D_V, D_O)
+    got = AttentionMap.from_weights(table).norms(value, output_weight[0].T if linear else output_weight)
+    torch.testing.assert_close(got.full(), (table[..., None] * (value @ output_weight[0])).norm(dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("value", "output_weight", "message"),
+    [
+        ((S, D_V), (2, D_V, D_O), r"needs shape \[heads, d_v, d\] = \[3, 4, d\] or .*; got \[2, 4, 6\]"),
+        ((S, D_V), (H, 5, D_O), r"got \[3, 5, 6\]"),
+        ((S, D_V), (D_O, 13), r"got \[6, 13\]"),
+        ((S, D_V), (D_O,), r"got \[6\]"),
+        ((T, D_V), (H, D_V, D_O), "value has 5 positions on axis -2 and the map has 7 keys"),
+        ((2, S, D_V), (H, D_V, D_O), r"value has shape \[2, 7, 4\] and the map has \[2, 3, 5, 7\]: batch axes"),
+        ((0, S, D_V), (H, D_V, D_O), r"value has shape \[0, 7, 4\]"),
+        ((5, H, S, D_V), (H, D_V, D_O), r"value has shape \[5, 3, 7, 4\]"),
+        ((1, B, H, S, D_V), (H, D_V, D_O), r"value has shape \[1, 2, 3, 7, 4\]"),
+    ],
+)
+def test_norms_refuses_what_does_not_fit(value, output_weight, message: str) -> None:
+    with pytest.raises(regard.ShapeError, match=message):
+        AttentionMap.from_weights(weights()).norms(torch.zeros(value), torch.zeros(output_weight))
+
+
+def test_norms_without_heads_refuses_values_with_heads() -> None:
+    seen = AttentionMap.from_weights(torch.rand(T, S))
+    with pytest.raises(regard.ShapeError, match=r"value has shape \[1, 7, 4\] and the map has \[5, 7\]"):
+        seen.norms(torch.zeros(1, S, D_V), torch.zeros(1, D_V, D_O))
+
+
+def rollout_by_hand(tables: list[list[list[list[float]]]], residual: float) -> list[list[float]]:
+    """Tables by layer and head, multiplied in plain Python."""
+    n = len(tables[0][0])
+    joint = [[float(i == j) for j in range(n)] for i in range(n)]
+    for heads in tables:
+        mixed = [
+            [(1 - residual) * sum(h[i][j] for h in heads) / len(heads) + residual * (i == j) for j in range(n)]
+            for i in range(n)
+        ]
+        mixed = [[w / (sum(row) or 1) for w in row] for row in mixed]
+        joint = [[sum(mixed[i][m] * joint[m][j] for m in range(n)) for j in range(n)] for i in range(n)]
+    return joint
+
+
+@pytest.mark.parametrize("residual", [0.5, 0.0, 0.3, 1.0, None])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_rollout(residual: float | None, layers: int) -> None:
+    draw = torch.Generator().manual_seed(6)
+    tables = [torch.rand(B, H, 5, 5, dtype=torch.float64, generator=draw) for _ in range(layers)]
+    tables[-1][0, :, 2] = 0  # a query that looks nowhere
+    names = [{"query_tokens": list("abcde"), "key_tokens": list("ABCDE")}, *[{}] * 2]
+    maps = [AttentionMap.from_weights(table, **names[i]) for i, table in enumerate(tables)]
+    got = AttentionMap.rollout(maps, **({} if residual is None else {"residual": residual}))
+    assert got.shape == (B, 5, 5)
+    for b in range(B):
+        want = rollout_by_hand([table[b].tolist() for table in tables], 0.5 if residual is None else residual)
+        torch.testing.assert_close(got.full()[b], torch.tensor(want, dtype=torch.float64))
+    assert got.key_tokens == list("ABCDE")
+    assert got.query_tokens == (list("abcde") if layers == 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "number"),
+    [
+        ([(3, 5, 7)], 0), ([(5, 5)], 0), ([(3, 5, 5), (3, 7, 7)], 1), ([(3, 5, 5), (2, 3, 5, 5)], 1),
+        ([(2, 3, 5, 5), (2, 1, 5, 5), (3, 3, 5, 5)], 2),
+    ],
+)  # fmt: skip
+def test_rollout_refuses(shapes: list[tuple[int, ...]], number: int) -> None:
+    message = rf"maps \[\*batch, heads, N, N\] of one size; map {number} has shape {re.escape(str([*shapes[number]]))}"
+    with pytest.raises(regard.ShapeError, match=message):
+        AttentionMap.rollout([AttentionMap.from_weights(torch.zeros(shape)) for shape in shapes])
+
+
+def test_rollout_needs_a_map() -> None:
+    with pytest.raises(regard.ShapeError, match="rollout needs at least one map"):
+        AttentionMap.rollout([])
+
+
+def test_rollout_takes_layers_of_any_number_of_heads() -> None:
+    tables = [torch.rand(heads, 5, 5) for heads in (3, 2)]
+    got = AttentionMap.rollout([AttentionMap.from_weights(table) for table in tables])
+    want = rollout_by_hand([table.tolist() for table in tables], 0.5)
+    torch.testing.assert_close(got.full(), torch.tensor(want))
+
+
+def test_it_shows_its_shape_and_in_a_notebook_a_picture() -> None:
+    seen = AttentionMap.from_weights(weights())
+    assert repr(seen) == "AttentionMap(2 × 3 × 5 × 7)"
+    assert seen._repr_png_().startswith(b"\x89PNG")
 
 
 def test_numpy(pair) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import regard
-from regard.attention.masks import Allow, Causal, Mask, as_mask
+from regard.attention.masks import Allow, Causal, Mask, Spans, as_mask
 
 B, H, T, S = 2, 3, 5, 7
 SHAPE = (B, H, T, S)
@@ -93,6 +93,24 @@ def test_prefix(n: int) -> None:
     assert torch.equal(whole(regard.prefix(n)), loop(lambda _, __, j: j < n))
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ((), ()), ((T,), (T,)), ((1,), (T,)), ((T,), ()), ((H, T), (H, 1)), ((B, 1, T), (B, 1, T)), ((B, H, 1), (T,)),
+        ((B, H, T), (B, H, T)),
+    ],
+)  # fmt: skip
+def test_spans(start: tuple[int, ...], end: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    first, last = (torch.randint(-1, S + 2, shape, generator=draw) for shape in (start, end))
+    a, b = first.expand(B, H, T), last.expand(B, H, T)
+    want = loop(lambda batch, i, j: int(a[(*batch, i)]) <= j < int(b[(*batch, i)]))
+    assert torch.equal(whole(Spans(first, last)), want)
+    rows, columns = torch.tensor([3, 0]), torch.tensor([6, 1, 2])
+    tile = Spans(first, last).tile(rows, columns, SHAPE)
+    assert torch.equal(tile.expand(B, H, 2, 3), want[..., rows, :][..., columns])
+
+
 @pytest.mark.parametrize("shape", [SHAPE, (H, T, S), (T, S), (B, 1, T, S), (B, H, 1, S), (H, T, 1), (S,), (1,), ()])
 def test_allow_broadcasts_from_the_right(shape: tuple[int, ...]) -> None:
     tensor = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
@@ -110,6 +128,7 @@ PARTS = {
     ),
     "prefix": (regard.prefix(3), lambda b, i, j: j < 3),
     "tensor": (regard.allow(torch.arange(S) % 3 != 1), lambda b, i, j: j % 3 != 1),
+    "spans": (Spans(torch.arange(T), torch.tensor([[[7]], [[3]]])), lambda b, i, j: i <= j < [7, 3][b[0]]),
 }
 
 

@@ -1,13 +1,15 @@
 """Normalisers: rows of scores to rows of weights, against plain Python."""
 
 import inspect
+import re
 from math import exp, inf, log, nan
 
 import pytest
 import torch
+from torch import nn
 
 import regard
-from regard.attention.normalizers import Normalizer, Softmax, Uniform, WholeRows, as_normalizer
+from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform, WholeRows, as_normalizer
 
 SCORES = torch.tensor([[0.3, -1.2, 2.0, 0.7, -inf], [1.0, 1.0, -2.0, 0.1, 0.2], [-inf] * 5], dtype=torch.float64)
 ALLOWED = torch.tensor([[True, False, True, True, True], [False] * 5, [True] * 5])
@@ -40,7 +42,7 @@ def test_softmax_of_an_infinite_or_nan_score_is_nan_in_that_row_only(bad: float)
     torch.testing.assert_close(weights[2], torch.tensor([0.25, 0.25, 0, 0.25, 0.25]))
 
 
-@pytest.mark.parametrize("name", ["softmax", "uniform"])
+@pytest.mark.parametrize("name", ["softmax", "softmax1", "uniform"])
 def test_forbidden_scores_get_no_gradient(name: str) -> None:
     scores = SCORES.clone().requires_grad_()
     weights, numbers = as_normalizer(name)(scores, ALLOWED)
@@ -49,6 +51,87 @@ def test_forbidden_scores_get_no_gradient(name: str) -> None:
         assert scores.grad.isfinite().all()
         assert not scores.grad[~ALLOWED].any()
         assert not scores.grad[1:].any()
+
+
+def sink_by_hand(scores: list[float], allowed: list[bool], z: float) -> tuple[list[float], float]:
+    """One row of softmax with an extra logit, and the logarithm of its denominator."""
+    seen = [e for e, a in zip(scores, allowed, strict=True) if a]
+    total = exp(z) + sum(exp(e) for e in seen)
+    return [exp(e) / total if a else 0.0 for e, a in zip(scores, allowed, strict=True)], log(total)
+
+
+@pytest.mark.parametrize("z", [0.0, -1.3, 2.0])
+def test_a_sink_in_plain_python(z: float) -> None:
+    rows = [
+        sink_by_hand(e, a, z) if any(a) else ([0.0] * 5, z)
+        for e, a in zip(SCORES.tolist(), ALLOWED.tolist(), strict=True)
+    ]
+    for normalizer in (Sink(z), Sink(torch.tensor(z)), *([as_normalizer("softmax1")] if z == 0 else [])):
+        weights, numbers = normalizer(SCORES, ALLOWED)
+        torch.testing.assert_close(weights, torch.tensor([w for w, _ in rows], dtype=torch.float64), rtol=1e-6, atol=0)
+        torch.testing.assert_close(numbers, torch.tensor([n for _, n in rows], dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_head_has_its_own_sink(shared: bool) -> None:
+    z = torch.tensor([0.7] if shared else [0.7, -1.1, 0.0], dtype=torch.float64)
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 5, 7, dtype=torch.float64, generator=draw)
+    allowed = torch.rand(2, 3, 5, 7, generator=draw) < 0.6
+    allowed[1, 2, 3] = False
+    weights, numbers = Sink(z)(scores, allowed)
+    for b, h, i in torch.cartesian_prod(*map(torch.arange, (2, 3, 5))).tolist():
+        logit = float(z[0 if shared else h])
+        want, number = sink_by_hand(scores[b, h, i].tolist(), allowed[b, h, i].tolist(), logit)
+        assert weights[b, h, i].tolist() == pytest.approx(want, rel=1e-12)
+        assert float(numbers[b, h, i]) == pytest.approx(number, rel=1e-12)
+
+
+def test_a_sink_of_minus_infinity_is_softmax() -> None:
+    for got, want in zip(Sink(-inf)(SCORES, ALLOWED), Softmax()(SCORES, ALLOWED), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_large_scores_do_not_overflow_beside_a_sink() -> None:
+    weights, numbers = Sink(900.0)(torch.tensor([[900.0, 900.0, -900.0]]), torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(weights, torch.tensor([[1 / 3, 1 / 3, 0]]))
+    torch.testing.assert_close(numbers, torch.tensor([900 + log(3)]))
+
+
+def test_a_sink_is_learned_in_its_own_precision() -> None:
+    z = nn.Parameter(torch.randn(3, dtype=torch.float64))
+    assert [name for name, _ in Sink(z).named_parameters()] == ["logits"]
+    assert list(Sink(z.detach()).parameters()) == list(Sink().state_dict()) == []
+    assert Sink(z.detach()).logits.dtype == torch.float64
+    scores = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    allowed = torch.ones(4, 5, dtype=torch.bool).tril(-1).expand(2, 3, 4, 5)  # query 0 looks nowhere
+
+    def run(e: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return Sink(logits)(e, allowed)
+
+    assert torch.autograd.gradcheck(run, (scores, z))
+
+
+@pytest.mark.parametrize(
+    ("logits", "shape", "heads"),
+    [((2,), (2, 3, 5, 7), 3), ((3,), (5, 7), 1), ((1,), (5, 7), 1), ((3, 1), (2, 3, 5, 7), 3), ((3, 2), (3, 5, 7), 3)],
+)
+def test_a_sink_that_does_not_fit_the_heads(logits: tuple[int, ...], shape: tuple[int, ...], heads: int) -> None:
+    message = rf"Sink has logits of shape {re.escape(str(list(logits)))} and the scores have {heads} heads"
+    with pytest.raises(regard.ShapeError, match=message):
+        Sink(torch.zeros(logits))(torch.zeros(shape), torch.ones(shape, dtype=torch.bool))
+
+
+def test_attend_and_its_map_beside_a_sink() -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, n, 4, dtype=torch.float64, generator=draw) for n in (5, 7))
+    z = torch.tensor([0.7, -1.1, 0.0], dtype=torch.float64)
+    logits = torch.cat([query @ key.mT / 2, z[:, None, None].expand(2, 3, 5, 1)], -1)
+    want = logits.softmax(-1)[..., :-1]
+    torch.testing.assert_close(regard.attend(query, key, key, normalizer=Sink(z)), want @ key)
+    torch.testing.assert_close(regard.attention_map(query, key, normalizer=Sink(z)).full(), want)
+    with pytest.raises(regard.KernelError, match="the normalizer Sink is not softmax"):
+        regard.attend(query, key, key, normalizer="softmax1", kernel="fused")
 
 
 def test_uniform_counts() -> None:
@@ -65,7 +148,7 @@ def test_uniform_does_not_read_scores(bad: float) -> None:
     torch.testing.assert_close(Uniform()(scores, torch.ones(2, 3, dtype=torch.bool))[0], torch.full((2, 3), 1 / 3))
 
 
-@pytest.mark.parametrize("name", ["softmax", "uniform"])
+@pytest.mark.parametrize("name", ["softmax", "softmax1", "uniform"])
 @pytest.mark.parametrize("shape", [(3, 0), (0, 3), (2, 0, 0)])
 def test_empty_rows(name: str, shape: tuple[int, ...]) -> None:
     weights, numbers = as_normalizer(name)(torch.zeros(shape), torch.ones(shape, dtype=torch.bool))
@@ -92,6 +175,7 @@ def test_a_row_of_minus_infinity_is_dead_for_a_callable_too() -> None:
 
 def test_as_normalizer() -> None:
     assert isinstance(as_normalizer("softmax"), Softmax)
+    assert isinstance(as_normalizer("softmax1"), Sink)
     assert isinstance(as_normalizer("uniform"), Uniform)
     given = Uniform()
     assert as_normalizer(given) is given

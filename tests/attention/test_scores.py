@@ -1,14 +1,14 @@
 """Every score against its equation, one pair at a time in plain Python."""
 
 import inspect
-from math import sqrt, tanh
+from math import exp, nan, sqrt, tanh
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import regard
-from regard.attention.scores import Function, Product, Projected, ProjectedProduct, Score, as_score
+from regard.attention.scores import Compared, Function, Product, Projected, ProjectedProduct, Score, as_score
 
 H, T, S, D, D_Q, D_K, D_H = 2, 3, 5, 7, 11, 13, 17
 
@@ -35,6 +35,9 @@ EQUATIONS = {
     "scaled_dot": (regard.ScaledDot, (D, D), lambda s, q, k: dot(q, k) / sqrt(D)),
     "scaled_dot_scale": (lambda: regard.ScaledDot(0.3), (D, D), lambda s, q, k: 0.3 * dot(q, k)),
     "scaled_dot_zero": (lambda: regard.ScaledDot(0.0), (D, D), lambda s, q, k: 0.0),
+    "scaled_dot_softcap": (
+        lambda: regard.ScaledDot(softcap=0.7), (D, D), lambda s, q, k: 0.7 * tanh(dot(q, k) / sqrt(D) / 0.7),
+    ),
     "cosine": (regard.Cosine, (D, D), lambda s, q, k: dot(q, k) / (norm(q) * norm(k))),
     "cosine_lecture": (
         lambda: regard.Cosine(0.5, 3.0), (D, D), lambda s, q, k: 3 * dot(q, k) / sqrt(norm(q) * norm(k)),
@@ -53,6 +56,7 @@ EQUATIONS = {
     ),
 }  # fmt: skip
 PRODUCTS = [name for name in EQUATIONS if name.split("_")[0] in ("dot", "scaled", "cosine", "general")]
+PRODUCTS.remove("scaled_dot_softcap")  # a dot product no more
 every_score = pytest.mark.parametrize("name", EQUATIONS)
 
 
@@ -82,6 +86,13 @@ def test_keys_may_be_projected_once(name: str) -> None:
     torch.testing.assert_close(projected(query, score.project_key(key)), score(query, key))
 
 
+@every_score
+def test_the_comparison_alone_takes_what_was_projected(name: str) -> None:
+    score, query, key = made(name)
+    got = Compared(score)(score.project_query(query), score.project_key(key))
+    assert torch.equal(got, score(query, key))
+
+
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_product_is_the_dot_of_its_two_sides(name: str) -> None:
     score, query, key = made(name)
@@ -89,6 +100,47 @@ def test_a_product_is_the_dot_of_its_two_sides(name: str) -> None:
     torch.testing.assert_close(q @ k.mT, score(query, key))
     q, k = score.projected().as_dot(query, score.project_key(key))
     torch.testing.assert_close(q @ k.mT, score(query, key))
+
+
+@pytest.mark.parametrize("softcap", [0.3, 2.0, 50.0])
+@pytest.mark.parametrize("scale", [None, 1.9])
+@pytest.mark.parametrize("projected", [False, True])
+def test_attend_and_its_map_under_a_soft_cap(softcap: float, scale: float | None, projected: bool) -> None:
+    score, query, key = regard.ScaledDot(scale, softcap), *made("dot")[1:]
+    value = torch.randn(H, S, D_H, dtype=torch.float64)
+    mask, bias = torch.ones(T, S, dtype=torch.bool).tril(2), torch.linspace(-1, 1, S, dtype=torch.float64)
+    want = torch.zeros(H, T, S, dtype=torch.float64)
+    for h in range(H):
+        for i in range(T):
+            scores = [
+                softcap * tanh(dot(query[h, i].tolist(), key[h, j].tolist()) * (scale or 1 / sqrt(D)) / softcap)
+                + float(bias[j])
+                for j in range(S)
+            ]
+            total = sum(exp(e) for e, a in zip(scores, mask[i].tolist(), strict=True) if a)
+            for j in range(S):
+                want[h, i, j] = exp(scores[j]) / total if mask[i, j] else 0
+    spec = {"score": score.projected() if projected else score, "mask": mask, "bias": bias}
+    torch.testing.assert_close(regard.attention_map(query, key, **spec).full(), want)
+    for kernel in ("auto", "reference"):
+        torch.testing.assert_close(regard.attend(query, key, value, kernel=kernel, **spec), want @ value)
+    assert regard.plan(query, key, value, **spec).kernel == "reference"
+    with pytest.raises(regard.KernelError, match="the score is soft-capped, which torch's kernel cannot do"):
+        regard.attend(query, key, value, kernel="fused", **spec)
+
+
+def test_gradcheck_under_a_soft_cap() -> None:
+    query, key, value = (torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True) for n in (T, S, S))
+    score = regard.ScaledDot(softcap=0.7)
+    assert torch.autograd.gradcheck(lambda q, k: score(q, k), (query, key))
+    assert torch.autograd.gradcheck(lambda q, k, v: regard.attend(q, k, v, score=score), (query, key, value))
+    assert torch.autograd.gradcheck(lambda q, k: regard.attention_map(q, k, score=score).full(), (query, key))
+
+
+@pytest.mark.parametrize("softcap", [0.0, -1.5, nan])
+def test_a_soft_cap_is_positive(softcap: float) -> None:
+    with pytest.raises(regard.ShapeError, match=f"softcap must be a positive number; got {softcap}"):
+        regard.ScaledDot(softcap=softcap)
 
 
 def test_concat_is_additive_with_its_weight_written_as_one() -> None:

@@ -13,6 +13,10 @@ class Bias:
         """The bias of query `rows[i]` and key `columns[j]`, broadcastable to `[*batch, t, s]`."""
         raise NotImplementedError
 
+    def is_learned(self) -> bool:
+        """Whether a gradient flows into it."""
+        return False
+
     def __add__(self, other: "Bias | None") -> "Bias":
         return self if other is None else Both(self, other)
 
@@ -26,6 +30,9 @@ class Both(Bias):
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         return self.left.tile(rows, columns, shape) + self.right.tile(rows, columns, shape)
 
+    def is_learned(self) -> bool:
+        return self.left.is_learned() or self.right.is_learned()
+
 
 class Added(Bias):
     """A float tensor, learned or fixed, broadcast from the right to `[*batch, T, S]`."""
@@ -36,6 +43,9 @@ class Added(Bias):
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         whole = broadcast_to_scores(self.tensor, shape, "bias")
         return whole[..., rows[:, None], columns]
+
+    def is_learned(self) -> bool:
+        return self.tensor.requires_grad
 
 
 class Diagonals(Bias):
@@ -50,6 +60,9 @@ class Diagonals(Bias):
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         return self.values[..., columns - rows[:, None] + shape[-2] - 1]
+
+    def is_learned(self) -> bool:
+        return self.values.requires_grad
 
 
 BiasLike = Bias | Tensor

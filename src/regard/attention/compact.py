@@ -8,6 +8,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from regard.attention.biases import Added, Bias, Both, Diagonals
 from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
@@ -16,13 +17,13 @@ from regard.attention.spec import Spec
 
 
 def compact_mask(mask: Mask | None, shape: tuple[int, ...], device: torch.device, block: int = 256) -> Mask | None:
+    """The same mask as it is, if it is a number; else as spans of keys or as one bool tensor (`spans`)."""
+    small = isinstance(mask, Prefix) or (isinstance(mask, Causal) and not isinstance(mask.offset, Tensor))
+    return mask if mask is None or small or isinstance(mask, Spans) else spans(mask, shape, device, block)
+
+
+def spans(mask: Mask, shape: tuple[int, ...], device: torch.device, block: int = 256) -> Spans | Allow:
     """The same mask as spans of keys, if no row has a gap; as one bool tensor otherwise."""
-    if (
-        mask is None
-        or isinstance(mask, Spans | Prefix)
-        or (isinstance(mask, Causal) and not isinstance(mask.offset, Tensor))
-    ):
-        return mask
     starts, ends = [], []
     columns = torch.arange(shape[-1], device=device)
     for rows in torch.arange(shape[-2], device=device).split(block):
@@ -33,16 +34,14 @@ def compact_mask(mask: Mask | None, shape: tuple[int, ...], device: torch.device
             return Allow(mask.full(shape, device).clone())
         starts.append(start)
         ends.append(end)
-    if not starts or not shape[-1]:
-        return mask
     return Spans(torch.cat(starts, -1), torch.cat(ends, -1))
 
 
 def _ends(tile: Tensor) -> tuple[Tensor, Tensor]:
     """The first True and the one after the last; (0, 0) in a row without any."""
     some = tile.any(-1)
-    first = tile.int().argmax(-1)
-    last = tile.shape[-1] - tile.flip(-1).int().argmax(-1)
+    first = pad(tile, (0, 1)).int().argmax(-1)  # one place more, as there may be no keys
+    last = tile.shape[-1] - pad(tile.flip(-1), (0, 1)).int().argmax(-1)
     return first * some, last * some
 
 
@@ -65,19 +64,16 @@ def split_float_mask(tensor: Tensor) -> tuple[Mask | None, Bias | None]:
     """A float mask that is added to the scores, as what it forbids and what it adds.
 
     -inf, or the most negative number of its type, is a prohibition where the row allows anything else: there
-    the softmax gives exactly 0. A row of nothing but the most negative number drowns every score and becomes
-    uniform; it stays a bias.
+    the softmax gives exactly 0. In a row of nothing else the most negative number drowns every score, and the
+    row becomes uniform where it stands; there it stays a bias.
     """
     lowest = torch.finfo(tensor.dtype).min
     low = tensor <= lowest
     if not bool(low.any()):
         return None, Added(tensor) if bool(tensor.any()) else None
-    drowned = low.all(-1, keepdim=True) & (tensor == lowest).any(-1, keepdim=True)
-    mask = Allow(~low | drowned)
-    rest = tensor.masked_fill(low, 0)
-    if bool(rest.any()):
-        return mask, Added(rest.masked_fill(drowned, lowest))
-    return mask, Added(drowned * lowest) if bool(drowned.any()) else None
+    drowned = low.all(-1, keepdim=True) & (tensor == lowest)
+    rest = tensor.masked_fill(low, 0).masked_fill(drowned, lowest)
+    return Allow(~low | drowned), Added(rest) if bool(rest.any()) else None
 
 
 def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec]:
@@ -91,5 +87,9 @@ def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec
             softcap, score = score.softcap, Product()
             score.softcap = softcap
         else:
-            query, key, score = score.project_query(q), score.project_key(k), Compared(deepcopy(score))
-    return query, key, Spec(score, deepcopy(spec.normalizer), spec.mask, spec.bias)
+            query, key, score = (
+                score.project_query(q),
+                score.project_key(k),
+                Compared(deepcopy(score).requires_grad_(False)),
+            )
+    return query, key, Spec(score, deepcopy(spec.normalizer).requires_grad_(False), spec.mask, spec.bias)

@@ -52,7 +52,7 @@ class AttentionMap:
         self.source = source
         self.query_tokens = query_tokens
         self.key_tokens = key_tokens
-        self._found: Summary | None = None
+        self._found: dict[bool, Summary] = {}  # with and without torch.is_grad_enabled()
 
     @classmethod
     def from_weights(cls, weights: Float[Tensor, "..."], **tokens: Tokens) -> "AttentionMap":
@@ -144,12 +144,13 @@ class AttentionMap:
         """
         t, s = self.shape[-2:]
         profile = self.source.like.new_zeros(*self.shape[:-2], t + s - 1)
+        start = t
         for rows, weights in self._blocks():
             n = len(rows)
+            start -= n
             # row i shifted by n - 1 - i: the diagonals of the block stand under each other
             skewed = torch.nn.functional.pad(weights.flip(-2), (0, n)).flatten(-2)[..., : n * (s + n - 1)]
             diagonals = skewed.unflatten(-1, (n, s + n - 1)).sum(-2)
-            start = t - 1 - int(rows[-1])
             profile = profile + torch.nn.functional.pad(diagonals, (start, t - n - start))
         return profile
 
@@ -164,9 +165,10 @@ class AttentionMap:
         for _, weights in self._blocks():
             total = weights.sum(-1, keepdim=True)
             dead = total == 0
-            share = torch.where(dead, 1.0, weights / total.masked_fill(dead, 1))
+            # a dead row draws the place after the last key
+            share = torch.cat([weights, dead.to(weights.dtype)], -1) / total.masked_fill(dead, 1)
             index = torch.multinomial(share.detach().flatten(0, -2), 1).view_as(total)
-            logs.append(share.gather(-1, index).log().masked_fill(dead, 0).squeeze(-1))
+            logs.append(share.gather(-1, index).log().squeeze(-1))
             drawn.append(index.masked_fill(dead, -1).squeeze(-1))
         return torch.cat(drawn, -1), torch.cat(logs, -1)
 
@@ -190,6 +192,16 @@ class AttentionMap:
             )
         if value.shape[-2] != self.shape[-1]:
             raise ShapeError(f"value has {value.shape[-2]} positions on axis -2 and the map has {self.shape[-1]} keys")
+        batch, own = value.shape[:-2][::-1], self.shape[:-2][::-1]
+        fits = [
+            n == 1 or n == size or (axis == 0 and n and size % n == 0)
+            for axis, (n, size) in enumerate(zip(batch, own, strict=False))
+        ]
+        if len(batch) > len(own) or not all(fits):
+            raise ShapeError(
+                f"value has shape {list(value.shape)} and the map has {list(self.shape)}: batch axes must "
+                "be equal or 1, and the heads may be fewer where they divide"
+            )
         if len(self.shape) == 2:
             length = (value @ output_weight[0]).norm(dim=-1)
         else:
@@ -228,12 +240,14 @@ class AttentionMap:
             raise ShapeError("rollout needs at least one map")
         joint: Tensor | None = None
         for number, one in enumerate(maps):
-            if len(one.shape) < 3 or one.shape[-1] != one.shape[-2] or one.shape[-2:] != maps[0].shape[-2:]:
+            n = maps[0].shape[-1]
+            if len(one.shape) < 3 or one.shape[-2:] != (n, n) or one.shape[:-3] != maps[0].shape[:-3]:
                 raise ShapeError(
                     f"rollout needs maps [*batch, heads, N, N] of one size; map {number} has shape {list(one.shape)}"
                 )
-            mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(one.shape[-1])
-            mixed = mixed / mixed.sum(-1, keepdim=True)
+            mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(n)
+            total = mixed.sum(-1, keepdim=True)
+            mixed = mixed / total.masked_fill(total == 0, 1)
             joint = mixed if joint is None else mixed @ joint
         assert joint is not None
         return cls.from_weights(joint, query_tokens=maps[-1].query_tokens, key_tokens=maps[0].key_tokens)
@@ -293,11 +307,11 @@ class AttentionMap:
     def _survey(self, pool: Pool | None = None, top: int | None = None) -> Summary:
         found = survey(self._blocks(), self.shape, pool, top)
         if not found.entropy.requires_grad:
-            self._found = found
+            self._found[torch.is_grad_enabled()] = found
         return found
 
     def _kept(self) -> Summary:
-        return self._found or self._survey()
+        return self._found.get(torch.is_grad_enabled()) or self._survey()
 
     def _rows_of_a_block(self) -> int:
         row = max(1, 4 * prod(self.shape) // max(1, self.shape[-2]))

@@ -57,12 +57,12 @@ class Sink(Normalizer):
         if isinstance(logits, nn.Parameter):
             self.logits = logits
         else:
-            self.register_buffer("logits", torch.as_tensor(logits, dtype=torch.get_default_dtype()), persistent=False)
+            self.register_buffer("logits", torch.as_tensor(logits), persistent=False)
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         sink = self.logits.to(scores.dtype)
         if sink.ndim:
-            if scores.ndim < 3 or sink.shape[0] not in (1, scores.shape[-3]):
+            if scores.ndim < 3 or sink.ndim > 1 or sink.shape[0] not in (1, scores.shape[-3]):
                 heads = scores.shape[-3] if scores.ndim > 2 else 1
                 raise ShapeError(f"Sink has logits of shape {list(sink.shape)} and the scores have {heads} heads")
             sink = sink[:, None, None]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from regard.attention.biases import Added, Diagonals
-from regard.attention.compact import compact_bias, compact_mask
+from regard.attention.compact import compact_bias, spans
 from regard.attention.map import Asked, AttentionMap
 from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform
@@ -34,7 +34,8 @@ def save_map(seen: AttentionMap, path: Path, half: bool) -> None:
         tensors = {name: t.to(torch.float16) if name in narrow else t for name, t in tensors.items()}
     dtype = str(seen.source.like.dtype).removeprefix("torch.")
     note |= {"format": FORMAT, "dtype": dtype, "query_tokens": seen.query_tokens, "key_tokens": seen.key_tokens}
-    write_tensors(path, {name: t.detach() for name, t in tensors.items()}, {"map": json.dumps(note)})
+    own = {name: t.detach().clone() for name, t in tensors.items()}  # queries and keys may be one tensor
+    write_tensors(path, own, {"map": json.dumps(note)})
 
 
 def load_map(path: Path) -> AttentionMap:
@@ -62,11 +63,11 @@ def _take_apart(seen: AttentionMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"weights": seen.full()}, {}
     tensors = compared[0] | normalized[0]
     device = source.query.device
-    mask = compact_mask(source.spec.mask, source.shape, device)
+    mask = None if source.spec.mask is None else spans(source.spec.mask, source.shape, device)
     if isinstance(mask, Spans):
         tensors |= {"mask.start": mask.start.int(), "mask.end": mask.end.int()}
     elif mask is not None:
-        tensors["mask"] = mask.full(source.shape, device)
+        tensors["mask"] = mask.tensor
     bias = compact_bias(source.spec.bias, source.shape, device)
     if isinstance(bias, Diagonals):
         tensors["bias.diagonals"] = bias.values
@@ -105,7 +106,7 @@ def _score(note: dict[str, Any], tensors: dict[str, Tensor]) -> Score:
         return score
     if note["score"] == "additive":
         additive = Additive(1, 1, len(tensors["v"]))
-        additive.v = torch.nn.Parameter(tensors["v"].float(), requires_grad=False)
+        additive.v = torch.nn.Parameter(tensors["v"], requires_grad=False)
         return Compared(additive)
     return Distance(note["width"])
 

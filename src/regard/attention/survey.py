@@ -83,7 +83,8 @@ def survey(
 
 def _entropy(weights: Tensor, total: Tensor) -> Tensor:
     share = weights / total.masked_fill(total == 0, 1)
-    entropy: Tensor = torch.special.entr(share).sum(-1)
+    # -p ln p is 0 at 0 and at 1, but its slope at 0 is infinite, and would reach the scores as NaN
+    entropy: Tensor = torch.special.entr(share.masked_fill(share == 0, 1)).sum(-1)
     return entropy
 
 
@@ -117,7 +118,7 @@ class _Cells:
         self.bands: list[Tensor] = []
 
     def add(self, first: int, weights: Tensor) -> None:
-        narrow = self._columns(weights)
+        narrow = self.narrow = self._columns(weights)
         done = 0
         while done < weights.shape[-2]:
             inside = (first + done) % self.height
@@ -138,10 +139,7 @@ class _Cells:
         return torch.cat(parts, -1) if parts else weights
 
     def finish(self) -> Tensor:
-        if not self.bands:
-            cells = ceil(self.shape[-1] / self.width)
-            return torch.zeros(*self.shape[:-2], 0, cells)
-        pooled = torch.stack(self.bands, -2)
+        pooled = torch.stack(self.bands, -2) if self.bands else self.narrow  # no bands: no rows
         if not self.mean:
             return pooled
         return pooled / (_sizes(self.shape[-2], self.height)[:, None] * _sizes(self.shape[-1], self.width)).to(pooled)

@@ -95,6 +95,11 @@ def is_computing() -> bool:
     return _computing.get()
 
 
+def is_watching(watcher: Watcher) -> bool:
+    """Whether this watcher is being told of attentions here."""
+    return watcher in _watchers.get()
+
+
 def is_attended() -> bool:
     """Whether anybody watches or changes."""
     return bool(_watchers.get() or _changers.get())

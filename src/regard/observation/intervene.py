@@ -50,9 +50,7 @@ def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
         weights = AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True)
         new = change(weights)
         if new.shape != weights.shape:
-            raise ShapeError(
-                f"{here}: the change made {list(new.shape)} of weights {list(weights.shape)}: keep the shape"
-            )
+            raise ShapeError(f"{here}: the change turned {list(weights.shape)} into {list(new.shape)}: keep the shape")
         value = share_heads(call.query, call.value)
         result: Tensor = (new @ value.to(new.dtype)).to(value.dtype)
         return result

@@ -16,7 +16,7 @@ from regard.attention.biases import Added, Bias, Both
 from regard.attention.compact import compact_bias, compact_mask, freeze
 from regard.attention.map import AttentionMap
 from regard.attention.spec import Spec
-from regard.attention.watch import Call, listening, watching
+from regard.attention.watch import Call, is_watching, listening, watching
 from regard.errors import ChoiceError, RegardError, nearest
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import layer_call, module_call, seen
@@ -120,7 +120,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
                 self._maps.setdefault(whole, []).append(found)
 
     def _started(self, module: nn.Module) -> None:
-        if "Attention" in type(module).__name__ and module in self._tracker.names:
+        if "Attention" in type(module).__name__ and module in self._tracker.names and is_watching(self._called):
             self._met.add(module)
         if module is self._tracker.model:
             self._depth += 1

@@ -88,9 +88,10 @@ class Tracker:
         _set_switch()
         self.started(module)
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if self not in _busy.get() or module not in self.stack:
             return
+        kwargs, output = rest if len(rest) == 2 else ({}, None)  # torch passes no kwargs after an exception
         while self.stack.pop() is not module:  # what an exception has left above this module goes too
             pass
         _set_switch()

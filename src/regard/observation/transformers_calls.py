@@ -55,7 +55,8 @@ def _telling(get_interface: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(get_interface)
     def get(self: Any, name: str, default: Any) -> Any:
         function = get_interface(self, name, default)
-        return _told(function, name) if is_attended() else function
+        # "regard" is regard.attend, which tells of itself
+        return _told(function, name) if is_attended() and name != "regard" else function
 
     return get
 
@@ -136,4 +137,4 @@ def _normalizer(module: nn.Module, kwargs: dict[str, Any]) -> Normalizer:
         sinks = getattr(module, "sinks", None)
     if sinks is None:
         return Softmax()
-    return Sink(sinks.detach() if sinks.ndim == 1 else sinks.detach()[0, :, 0, 0])
+    return Sink(sinks if sinks.ndim == 1 else sinks.detach()[0, :, 0, 0])

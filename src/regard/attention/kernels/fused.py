@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from regard.attention.biases import Added
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import Product, ScaledDot
@@ -26,7 +25,7 @@ def refusal(query: Tensor, key: Tensor, spec: Spec) -> str | None:
         return "dropout on the weights: torch would drop others than regard does"
     if not query.numel() or not key.numel():
         return "there is nothing to look at: an axis of size 0"
-    if isinstance(spec.bias, Added) and spec.bias.tensor.requires_grad:
+    if spec.bias is not None and spec.bias.is_learned():
         return "the bias is learned"
     if torch._C._are_functorch_transforms_active():
         return "inside a torch.func transform"

@@ -1,0 +1,81 @@
+"""swap: another attention in somebody else's model, and the old one back, to the bit."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.translator import load
+
+D, T, B = 8, 5, 2
+
+
+def encoder() -> nn.TransformerEncoder:
+    torch.manual_seed(0)
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0, batch_first=True), 2).eval()
+
+
+def x() -> Tensor:
+    return torch.randn(B, T, D, generator=torch.Generator().manual_seed(3))
+
+
+@torch.no_grad()
+def test_swap_and_back() -> None:
+    model = encoder()
+    before, keys = model(x()), list(model.state_dict())
+    done = regard.swap(model, normalizer="uniform")
+    assert done.sites == ["layers.0.self_attn", "layers.1.self_attn"]
+    with regard.observe(model) as seen:
+        changed = model(x())
+    torch.testing.assert_close(seen["layers.1.self_attn"][0].full(), torch.full((B, 2, T, T), 1 / T))
+    assert float((changed - before).abs().max()) > 1e-3
+    done.undo()
+    assert torch.equal(model(x()), before)
+    assert list(model.state_dict()) == keys
+    assert type(model.layers[0].self_attn) is nn.MultiheadAttention
+    done.undo()  # twice is once
+
+
+def test_some_sites_with_a_learned_score() -> None:
+    model = encoder()
+    score = regard.Additive(D // 2, D // 2, 3)
+    with regard.swap(model, score=score, sites=["layers.1.*"]) as done:
+        assert done.sites == ["layers.1.self_attn"]
+        model.train()(x()).sum().backward()
+        assert score.v.grad is not None
+        assert any(p is score.v for p in model.parameters())
+    assert not any(p is score.v for p in model.parameters())
+
+
+@torch.no_grad()
+def test_swapping_what_is_swapped() -> None:
+    model = encoder()
+    before = model(x())
+    with regard.swap(model, normalizer="softmax1"):
+        middle = model(x())
+        with regard.swap(model, score="cosine"):
+            assert not torch.equal(model(x()), middle)
+        assert torch.equal(model(x()), middle)
+    assert torch.equal(model(x()), before)
+
+
+def test_our_own_models(tiny_run) -> None:
+    model = load(tiny_run)
+    if model.bundle.model_config.kind == "recurrent":
+        with pytest.raises(regard.ChoiceError, match="there is no attention to replace"):
+            regard.swap(model, normalizer="uniform")
+        return
+    before = model("le chat noir").log_prob
+    with regard.swap(model, normalizer="uniform") as done:
+        assert len(done.sites) == 5
+        assert model("le chat noir").log_prob != before
+    assert model("le chat noir").log_prob == before
+
+
+def test_refusals_leave_the_model_alone() -> None:
+    with pytest.raises(regard.ChoiceError, match="there is no attention to replace: swap knows"):
+        regard.swap(nn.Linear(2, 2), score="dot")
+    with pytest.raises(regard.ChoiceError, match="unknown score 'dott'"):
+        regard.swap(encoder(), score="dott")
+    with pytest.raises(regard.ChoiceError, match=r"the model has no module 'layer.0': did you mean 'layers.0'"):
+        regard.swap(encoder(), score="dot", sites=["layer.0"])

@@ -1,0 +1,47 @@
+"""attn_implementation="regard": equal to eager, trains, and takes another score or normaliser."""
+
+import pytest
+import torch
+
+import regard
+from observation_models import ARCHITECTURES, PAIRS, inputs, make
+
+pytest.importorskip("transformers")
+import regard.interop.transformers
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_equal_to_eager(name: str) -> None:
+    given = inputs(name)
+    with torch.no_grad():
+        want = make(name)(**given)[0]
+        got = make(name, "regard")(**given)[0]
+    real = 0 if name in (*PAIRS, "ViT") else 3  # what padding computes is nobody's business
+    torch.testing.assert_close(got[:, real:], want[:, real:], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GptOss", "Gemma2", "T5"])
+def test_it_trains(name: str) -> None:
+    gradients = []
+    for implementation in ("eager", "regard"):
+        model = make(name, implementation)
+        model(**inputs(name, padded=False))[0].square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, want in gradients[0].items():
+        torch.testing.assert_close(gradients[1][parameter], want, atol=1e-3, rtol=1e-3, msg=parameter)
+
+
+def test_swap_chooses_for_a_model_of_transformers() -> None:
+    model, given = make("Llama"), inputs("Llama", padded=False)
+    with torch.no_grad():
+        before = model(**given)[0]
+        with regard.swap(model, normalizer="uniform", sites=["layers.1.*"]) as done:
+            assert done.sites == ["layers.1.self_attn"]
+            with regard.observe(model) as seen:
+                model(**given)
+        assert torch.equal(model(**given)[0], before)
+    assert model.config._attn_implementation == "eager"
+    rows = torch.tril(torch.ones(11, 11)) / torch.arange(1, 12)[:, None]
+    torch.testing.assert_close(seen["layers.1.self_attn"][0].full(), rows.expand(2, 4, 11, 11))
+    assert float((seen["layers.0.self_attn"][0].full()[0, 0] - rows).abs().max()) > 1e-3

@@ -1,0 +1,153 @@
+"""intervene: the model computes with other weights, and only inside the block."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import regard
+from regard.observation.intervene import ablate, force, permute, uniform
+from regard.translator import load
+
+B, T, D = 2, 7, 8
+
+
+class Plain(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (2, D // 2)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def models() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0, batch_first=True)
+    return {
+        "torch function": nn.Sequential(Plain()),
+        "torch module": nn.TransformerEncoder(layer, 1).eval(),
+        "ours": regard.nn.MultiheadAttention(D, 2, batch_first=True),
+    }
+
+
+def run(model: nn.Module) -> Tensor:
+    x = draw(B, T, D)
+    if isinstance(model, nn.MultiheadAttention):
+        return model(x, x, x)[0]
+    return model(x)
+
+
+@pytest.mark.parametrize("kind", ["torch function", "torch module", "ours"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_same_weights_give_the_same_output_and_others_another(kind: str, grad: bool) -> None:
+    model = models()[kind]
+    with torch.set_grad_enabled(grad):
+        before = run(model).detach()
+        with regard.intervene(model, "*", lambda weights: weights):
+            torch.testing.assert_close(run(model).detach(), before)
+        with regard.intervene(model, "*", uniform):
+            assert float((run(model).detach() - before).abs().max()) > 1e-3
+        assert torch.equal(run(model), before)
+
+
+def test_by_hand() -> None:
+    model, x = nn.Sequential(Plain()), draw(B, T, D)
+    heads = x.unflatten(-1, (2, D // 2)).transpose(1, 2)
+    told = []
+
+    def change(weights: Tensor) -> Tensor:
+        told.append(weights)
+        return weights.square()
+
+    with regard.intervene(model, "0", change):
+        got = model(x)
+    scores = (heads @ heads.mT / (D // 2) ** 0.5).masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
+    torch.testing.assert_close(told[0], scores.softmax(-1))
+    torch.testing.assert_close(got, scores.softmax(-1).square() @ heads)
+
+
+def test_gradients_flow_through_the_change() -> None:
+    x, scale = draw(B, T, D), torch.tensor(1.0, requires_grad=True)
+    model = nn.Sequential(Plain())
+    with regard.intervene(model, "0", lambda weights: weights * scale):
+        model(x).sum().backward()
+    torch.testing.assert_close(scale.grad, model(x).sum())
+
+
+def test_in_a_search(tiny_run) -> None:
+    model = load(tiny_run)
+    before = model("le chat noir")
+    site = before.alignment.site
+    with regard.intervene(model, site, lambda weights: weights):
+        assert model("le chat noir").log_prob == pytest.approx(before.log_prob, abs=1e-4)
+    with regard.intervene(model, site, ablate()):
+        assert model("le chat noir").log_prob != pytest.approx(before.log_prob, abs=1e-4)
+    assert model("le chat noir").log_prob == before.log_prob
+
+
+def test_watching_an_intervention_shows_what_the_model_would_have_done() -> None:
+    model = nn.Sequential(Plain())
+    with regard.observe(model) as plain:
+        run(model)
+    with regard.observe(model) as seen, regard.intervene(model, "0", uniform):
+        run(model)
+    torch.testing.assert_close(seen["0"][0].full(), plain["0"][0].full())
+
+
+def test_a_change_must_keep_the_shape_and_the_site_must_exist() -> None:
+    model = nn.Sequential(Plain())
+    with (
+        pytest.raises(regard.ShapeError, match=r"0: the change turned \[2, 2, 7, 7\] into \[2, 2, 7\]: keep the shape"),
+        regard.intervene(model, "0", lambda weights: weights.sum(-1)),
+    ):
+        run(model)
+    with pytest.raises(regard.ChoiceError, match="the model has no module '1': did you mean"):
+        regard.intervene(model, "1", uniform)
+
+
+def test_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=101
+    )
+    model = transformers.BertModel(config).eval()
+    ids = torch.randint(3, 100, (B, T))
+    before = model(ids)[0]
+    with regard.intervene(model, "encoder.layer.1.attention.self", lambda weights: weights):
+        torch.testing.assert_close(model(ids)[0], before, atol=1e-5, rtol=1e-5)
+    with regard.intervene(model, "encoder.layer.1.attention.self", ablate(0, 2)):
+        assert float((model(ids)[0] - before).detach().abs().max()) > 1e-3
+    assert torch.equal(model(ids)[0], before)
+
+
+ROWS = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.0, 0.8]], [[0.1, 0.6, 0.3], [0.0, 0.0, 0.0]]])  # [heads, T, S]
+
+
+def test_ablate() -> None:
+    assert not ablate()(ROWS).any()
+    one = ablate(1)(ROWS)
+    assert torch.equal(one[0], ROWS[0])
+    assert not one[1].any()
+
+
+def test_uniform_keeps_each_rows_mass() -> None:
+    got = uniform(ROWS)
+    want = torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], [[1 / 3] * 3, [0.0] * 3]])
+    torch.testing.assert_close(got, want)
+
+
+def test_permute_keeps_the_weights_and_where_nothing_was() -> None:
+    torch.manual_seed(0)
+    weights = torch.rand(5, 11, 13).masked_fill(torch.rand(5, 11, 13) < 0.4, 0)
+    got = permute(weights)
+    assert torch.equal(got.sort(-1).values, weights.sort(-1).values)
+    assert torch.equal(got == 0, weights == 0)
+    assert not torch.equal(got, weights)
+
+
+def test_force() -> None:
+    rows = torch.tensor([0.0, 1.0, 0.0])
+    assert torch.equal(force(rows)(ROWS), rows.expand(2, 2, 3))

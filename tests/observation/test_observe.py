@@ -1,0 +1,401 @@
+"""observe: every attention seen, no bit changed, nothing left behind."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
+from torch.overrides import _get_current_function_mode
+
+import regard
+from regard.attention.map import Asked, Given
+from regard.models.build import build
+from regard.models.recurrent import RecurrentConfig
+from regard.models.transformer import TransformerConfig
+from regard.observation.observe import Observation, UnseenSite, module_of
+from regard.translator import load
+
+B, T, S, D = 2, 11, 13, 8
+CONFIGS = {
+    "recurrent": RecurrentConfig(kind="recurrent", width=8, embedding=6, score_width=5),
+    "luong": RecurrentConfig(kind="recurrent", width=8, embedding=6, score="general", asks="new", feed="previous"),
+    "transformer": TransformerConfig(
+        kind="transformer", width=8, encoder_layers=1, decoder_layers=2, heads=2, key_heads=1, inner=16
+    ),
+}
+
+
+class Plain(nn.Module):
+    """Somebody's own attention, by torch's function."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__()
+        self.project = nn.Linear(D, D)
+        self.settings = settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.project(x).unflatten(-1, (2, D // 2)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads, **self.settings)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def tokens(n: int) -> Tensor:
+    return torch.randint(4, 20, (B, n), generator=torch.Generator().manual_seed(n))
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("training", [False, True])
+def test_regards_own_models_in_a_forward(kind: str, training: bool) -> None:
+    torch.manual_seed(0)
+    model = build(20, CONFIGS[kind]).train(training)
+    allowed = torch.arange(S) < torch.tensor([[S], [S - 4]])
+    answers = []
+    for look in (False, True):
+        torch.manual_seed(1)  # dropout
+        if look:
+            with regard.observe(model) as seen:
+                answers.append(model(tokens(S), tokens(T), allowed))
+        else:
+            answers.append(model(tokens(S), tokens(T), allowed))
+    assert torch.equal(*answers)
+    answers[1].sum().backward()
+    if kind == "transformer":
+        own = ["encoder.layers.0.self"]
+        decoder = [f"decoder.layers.{i}.{part}" for i in range(2) for part in ("self", "cross")]
+        assert list(seen) == own + decoder
+        assert [seen[site][0].shape for site in ("decoder.layers.0.self", "decoder.layers.1.cross")] == [
+            (B, 2, T, T), (B, 2, T, S),
+        ]  # fmt: skip
+    else:
+        assert list(seen) == ["decoder.cross"]
+        assert seen["decoder.cross"][0].shape == (B, T, S)
+    for maps in seen.values():
+        assert len(maps) == 1
+        weights = maps[0].full()
+        assert not weights.requires_grad
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    cross = seen["decoder.cross" if kind != "transformer" else "decoder.layers.0.cross"][0].full()
+    assert float(cross[1, ..., S - 4 :].abs().max()) == 0
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_training_after_the_block_does_not_change_what_was_seen(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build(20, CONFIGS[kind]).eval()
+    with regard.observe(model) as seen:
+        model(tokens(S), tokens(29))  # long enough for queries and keys to be kept, not weights
+    before = {site: maps[0].full() for site, maps in seen.items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    for site, weights in before.items():
+        assert torch.equal(seen[site][0].full(), weights)
+
+
+def test_a_search_gives_one_map_per_returned_hypothesis(tiny_run: Path) -> None:
+    model = load(tiny_run)
+    sources = ["Le chien blanc mange.", "", "le chat noir", "Le lapin vert court."]
+    plain = model(sources, beam=3, n_best=2)
+    with regard.observe(model) as seen:
+        found = model(sources, beam=3, n_best=2, record=False)
+    returned = [g for generation in found if generation.source for g in (generation, *generation.alternatives)]
+    assert [(g.text, g.score) for g in found] == [(g.text, g.score) for g in plain]
+    sites = [*model.model.encoder_sites(), *returned[0].attention]
+    assert sorted(seen) == sorted(sites)
+    for site in returned[0].attention:
+        assert len(seen[site]) == len(returned) == 6
+        for one, generation in zip(seen[site], returned, strict=True):
+            assert one.shape[-2] == len(generation.tokens)
+            assert torch.equal(one.full(), generation.attention[site].full())
+    for site in model.model.encoder_sites():
+        n = [len(g.source_tokens) for g in returned]
+        assert [one.shape[-2:] for one in seen[site]] == [(k, k) for k in n]
+        memory_of = model.model.encode  # the encoder's map of a sentence alone is its map in the batch
+        with regard.observe(model) as alone:
+            memory_of(torch.tensor([returned[0].source_ids]))
+        torch.testing.assert_close(seen[site][0].full(), alone[site][0].full()[0])
+
+
+def test_a_trace_is_not_told_of(tiny_run: Path) -> None:
+    model = load(tiny_run)
+    generation = model("le chat noir")
+    with regard.observe(model) as seen:
+        assert generation.trace.steps
+    assert not seen
+
+
+def test_torch_modules_are_named_by_their_path() -> None:
+    model = nn.Sequential(Plain(), nn.Flatten(), nn.Linear(2 * T * D // 2, D))
+    with regard.observe(model) as seen:
+        model(draw(B, T, D))
+    assert list(seen) == ["0"]
+    with regard.observe(model[0]) as seen:
+        model[0](draw(B, T, D))
+    assert list(seen) == ["."]
+    assert isinstance(seen, Observation)
+    assert repr(seen) == "Observation\n  .: 1 of [2, 2, 11, 11]"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_encoder_of_torch_takes_its_own_path(grad, training, norm_first, padded) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0, batch_first=True, norm_first=norm_first)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=not norm_first).train(training)
+    x = draw(B, T, D)
+    mask = torch.arange(T) >= torch.tensor([[T], [T - 3]]) if padded else None
+    with torch.set_grad_enabled(grad):
+        before = model(x, src_key_padding_mask=mask)
+        with regard.observe(model) as seen:
+            after = model(x, src_key_padding_mask=mask)
+    assert torch.equal(before, after)  # bit for bit: the same fast path, or none
+    assert list(seen) == [f"layers.{i}.self_attn" for i in range(3)]
+    lowest = model.layers[0]
+    inside = lowest.norm1(x) if norm_first else x
+    _, weights = lowest.self_attn(inside, inside, inside, key_padding_mask=mask, average_attn_weights=False)
+    real = T - 3 if padded else T
+    torch.testing.assert_close(seen["layers.0.self_attn"][0].full()[1, :, :real], weights[1, :, :real])
+
+
+def test_a_whole_transformer_of_torch() -> None:
+    torch.manual_seed(0)
+    model = nn.Transformer(D, 2, 1, 2, 16, batch_first=True).eval()
+    x, y, mask = draw(B, S, D), draw(B, T, D), nn.Transformer.generate_square_subsequent_mask(T)
+    before = model(x, y, tgt_mask=mask)
+    with regard.observe(model, sites=["decoder.*"]) as seen:
+        assert torch.equal(model(x, y, tgt_mask=mask), before)
+    assert list(seen) == [f"decoder.layers.{i}.{part}" for i in range(2) for part in ("self_attn", "multihead_attn")]
+    own = seen["decoder.layers.0.self_attn"][0].full()
+    assert own.shape == (B, 2, T, T)
+    assert float(own.triu(1).abs().max()) == 0
+
+
+def test_several_forwards_and_a_layer_that_is_used_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Plain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + self.layer(2 * x)
+
+    model = Twice()
+    with regard.observe(model) as seen:
+        model(draw(B, T, D))
+        model(draw(B, T + 1, D))
+    assert [one.shape[-1] for one in seen["layer"]] == [T, T, T + 1, T + 1]
+
+
+def test_nothing_is_left_behind() -> None:
+    hooks = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("stop")
+
+    model = nn.Sequential(Plain(), Fails())
+    looking = regard.observe(model)
+    seen = looking.__enter__()
+    model[0](draw(B, T, D))
+    with pytest.raises(RuntimeError, match="stop"):
+        model(draw(B, S, D))
+    assert not looking.__exit__(RuntimeError, RuntimeError("stop"), None)
+    assert list(seen) == ["0"]  # the forward that failed is no forward
+    assert len(seen["0"]) == 1
+    assert not any(hooks)
+    assert _get_current_function_mode() is None
+    model[0](draw(B, T, D))
+    assert len(seen["0"]) == 1
+
+
+def test_a_forward_that_fails_does_not_harm_the_next() -> None:
+    class Moody(Plain):
+        angry = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = super().forward(x)
+            if self.angry:
+                raise RuntimeError("stop")
+            return found
+
+    model = nn.Sequential(Moody())
+    with regard.observe(model) as seen:
+        with pytest.raises(RuntimeError, match="stop"):
+            model(draw(B, T, D))
+        model[0].angry = False
+        model(draw(B, S, D))
+    assert [one.shape[-1] for one in seen["0"]] == [S]
+
+
+def test_another_thread_is_not_seen() -> None:
+    model = Plain()
+    with regard.observe(model) as seen:
+        other = threading.Thread(target=lambda: model(draw(B, T, D)))
+        other.start()
+        other.join()
+    assert not seen
+
+
+def test_two_threads_each_see_their_own() -> None:
+    model, found = Plain(), {}
+    gate = threading.Barrier(2)
+
+    def look(n: int) -> None:
+        with regard.observe(model) as seen:
+            gate.wait()
+            model(draw(B, n, D))
+            gate.wait()
+        found[n] = [one.shape[-1] for one in seen["."]]
+
+    threads = [threading.Thread(target=look, args=(n,)) for n in (T, S)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {T: [T], S: [S]}
+
+
+def test_observations_nest() -> None:
+    model = nn.Sequential(Plain(), nn.Identity())
+    with regard.observe(model) as outer, regard.observe(model[0]) as inner:
+        model(draw(B, T, D))
+    assert (list(outer), list(inner)) == (["0"], ["."])
+    assert len(outer["0"]) == len(inner["."]) == 1
+    torch.testing.assert_close(outer["0"][0].full(), inner["."][0].full())
+
+
+def test_other_models_keep_their_kernels_inside_the_block() -> None:
+    torch.manual_seed(0)
+    other = nn.MultiheadAttention(D, 2, batch_first=True).eval()
+    x = draw(B, T, D)
+    with torch.no_grad():
+        before = other(x, x, x)[0]
+        with regard.observe(Plain()) as seen:
+            assert torch.equal(other(x, x, x)[0], before)
+    assert not seen
+
+
+def test_the_recomputation_of_a_checkpoint_is_no_second_forward() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Saver(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Plain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    model = Saver()
+    with regard.observe(model) as seen:
+        model(draw(B, T, D).requires_grad_()).sum().backward()
+    assert len(seen["inner"]) == 1
+
+
+def test_what_is_changed_in_place_later_was_seen_as_it_was() -> None:
+    class Cache(nn.Module):
+        def forward(self, query: Tensor, key: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(query, key, key)
+
+    model, query, key = Cache(), draw(1, 1, 31, 3), draw(1, 1, 37, 3)
+    want = torch.softmax(query @ key.mT / 3**0.5, -1)
+    with regard.observe(model) as seen:
+        model(query, key)
+    query.zero_()
+    key.zero_()
+    assert isinstance(seen["."][0].source, Asked)
+    torch.testing.assert_close(seen["."][0].full(), want)
+
+
+def test_one_row_is_kept_as_weights() -> None:
+    with regard.observe(model := Plain()) as seen:
+        model(draw(B, 2, D))
+    assert isinstance(seen["."][0].source, Given)
+
+
+def test_beyond_the_budget_maps_live_on_disk() -> None:
+    model = Plain()
+    x = draw(B, 101, D)
+    with regard.observe(model) as seen:
+        model(x)
+    with regard.observe(model, budget=0) as spilled:
+        model(x)
+    source = spilled["."][0].source
+    assert isinstance(source, Asked)
+    assert source.query.untyped_storage().filename is not None
+    assert torch.equal(spilled["."][0].full(), seen["."][0].full())
+
+
+def test_sites_are_chosen_by_pattern() -> None:
+    model = nn.ModuleDict({"one": Plain(), "two": Plain()})
+    with regard.observe(model, sites=["t*"]) as seen:
+        model["one"](draw(B, T, D))
+        model["two"](draw(B, T, D))
+    assert list(seen) == ["two"]
+    with regard.observe(model, sites="one") as seen:
+        model["one"](draw(B, T, D))
+    assert list(seen) == ["one"]
+    with pytest.raises(regard.ChoiceError, match="the model has no module 'ones': did you mean 'one'"):
+        regard.observe(model, sites=["ones"])
+
+
+def test_an_unseen_site_is_named_with_the_nearest() -> None:
+    model = nn.ModuleDict({"one": Plain(), "two": Plain()})
+    with regard.observe(model) as seen:
+        model["one"](draw(B, T, D))
+    with pytest.raises(UnseenSite, match=r"^no attention was seen at 'oen'; seen: 'one'$"):
+        seen["oen"]
+    assert seen.get("two") is None
+    assert "two" not in seen
+    with regard.observe(model) as seen:
+        pass
+    with pytest.raises(KeyError, match="seen: nothing: no attention happened"):
+        seen["one"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+def test_what_cannot_be_seen_is_refused() -> None:
+    class HandAttention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x @ x.mT, -1) @ x
+
+    model = nn.Sequential(Plain(), nn.Flatten(1, 2), HandAttention())
+    with (
+        pytest.raises(regard.RegardError, match=r"1 attention modules ran.*'2' \(HandAttention\)"),
+        regard.observe(model),
+    ):
+        model(draw(B, T, D))
+    with regard.observe(model, sites=["0"]) as seen:  # what was not asked for may be silent
+        model(draw(B, T, D))
+    assert list(seen) == ["0"]
+    with pytest.raises(regard.RegardError, match="is a scripted module"):
+        regard.observe(nn.Sequential(torch.jit.script(nn.Identity())))
+    with pytest.raises(regard.RegardError, match=r"is a compiled module: observe \._orig_mod"):
+        regard.observe(torch.compile(Plain()))
+    with pytest.raises(regard.ChoiceError, match=r"expected an nn\.Module or what regard\.load returns; got int"):
+        module_of(5)
+
+
+def test_autocast_is_seen_as_the_kernel_sees_it() -> None:
+    model, x = Plain(), draw(B, T, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(x)
+        with regard.observe(model) as seen:
+            assert torch.equal(model(x), before)
+        heads = model.project(x).unflatten(-1, (2, D // 2)).transpose(1, 2)
+    weights = seen["."][0].full()
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights @ heads.float(), before.float(), atol=2e-2, rtol=2e-2)
