@@ -599,3 +599,39 @@ def test_empty_maps(t: int, s: int) -> None:
     assert seen.full().shape == (B, t, s)
     assert (seen.entropy().shape, seen.argmax().shape, seen.received().shape) == ((B, t), (B, t), (B, s))
     assert (seen.argmax() == -1).all()
+
+
+SELECTED = [(1,), (0, 2), (slice(1, 2), 1), (slice(None), slice(0, 2)), (slice(0, 1), slice(1, 3))]
+
+
+@pytest.mark.parametrize("index", SELECTED, ids=str)
+@pytest.mark.parametrize("normalizer", ["softmax", regard.Sink(torch.tensor([-1.0, 0.5, 2.0])), regard.Sink(0.3)])
+@pytest.mark.parametrize("key_heads", [1, 3])
+def test_select_computes_only_what_is_selected(index, normalizer, key_heads: int) -> None:
+    query, key = inputs()
+    bias = torch.randn(H, T, S, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    mask = regard.padding(torch.tensor([S, S - 2])) & regard.causal(3)
+    seen = regard.attention_map(query, key[:, :key_heads], normalizer=normalizer, mask=mask, bias=bias)
+    part = seen.select(*index)
+    torch.testing.assert_close(part.full(), seen.full()[index])
+    torch.testing.assert_close(part.entropy(), seen.entropy()[index])
+    assert part.source.row * T == part.shape.numel()
+
+
+def test_derived_maps_are_computed_in_blocks_of_what_they_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_module, "BLOCK", 4 * H * S * B * 2)  # two rows of the source
+    asked = []
+    seen = AttentionMap.from_weights(weights())
+    weigh = seen.source.weigh
+    monkeypatch.setattr(seen.source, "weigh", lambda rows: asked.append(len(rows)) or weigh(rows))
+    torch.testing.assert_close(seen.mean_heads().full(), weights().mean(-3))
+    assert asked == [2, 2, 1]
+
+
+def test_tile_takes_bools_and_refuses_what_is_no_index(pair) -> None:
+    seen, want = pair
+    rows = torch.tensor([True, False, True, False, False])
+    torch.testing.assert_close(seen.tile(rows, [1]), want[..., rows, :][..., [1]])
+    for wrong in (torch.tensor([True]), torch.tensor([0.5])):
+        with pytest.raises(regard.ShapeError, match="tile: an axis of 5 takes indices, a slice or 5 bools; got"):
+            seen.tile(wrong, [1])

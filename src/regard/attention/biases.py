@@ -65,6 +65,20 @@ class Diagonals(Bias):
         return self.values.requires_grad
 
 
+class ChosenBias(Bias):
+    """A bias of scores `whole` for some of their batch axes."""
+
+    def __init__(self, bias: Bias, whole: tuple[int, ...], index: tuple[int | slice, ...]) -> None:
+        self.bias, self.whole, self.index = bias, whole, index
+
+    def is_learned(self) -> bool:
+        return self.bias.is_learned()
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
+        tile = self.bias.tile(rows, columns, self.whole)
+        return tile.expand(*self.whole[:-2], len(rows), len(columns))[self.index]
+
+
 BiasLike = Bias | Tensor
 
 

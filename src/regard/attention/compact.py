@@ -92,4 +92,4 @@ def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec
                 score.project_key(k),
                 Compared(deepcopy(score).requires_grad_(False)),
             )
-    return query, key, Spec(score, deepcopy(spec.normalizer).requires_grad_(False), spec.mask, spec.bias)
+    return query, key, Spec(score, spec.normalizer.frozen(), spec.mask, spec.bias)

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regard.attention.biases import BiasLike
+from regard.attention.biases import BiasLike, ChosenBias
 from regard.attention.kernels.reference import is_poisoned
-from regard.attention.masks import MaskLike
-from regard.attention.normalizers import NormalizerLike
+from regard.attention.masks import ChosenMask, MaskLike
+from regard.attention.normalizers import NormalizerLike, Sink
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.survey import Pool, Summary, survey
@@ -81,7 +81,9 @@ class AttentionMap:
                 f"the whole map {list(self.shape)} takes {size / 2**20:,.0f} MiB: ask for tile(), pool() or top(), "
                 "or say full(force=True)"
             )
-        return self.source.weigh(torch.arange(self.shape[-2]))
+        if self.source.row * self.shape[-2] == prod(self.shape):
+            return self.source.weigh(torch.arange(self.shape[-2]))
+        return torch.cat([weights for _, weights in self._blocks()], -2)  # made of more weights than it has
 
     def tile(self, rows: Index, columns: Index) -> Tensor:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
@@ -214,7 +216,10 @@ class AttentionMap:
     def select(self, *index: int | slice) -> "AttentionMap":
         """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
         shape = torch.empty(self.shape[:-2], device="meta")[index].shape
-        return self._derived((*shape, *self.shape[-2:]), lambda weights: weights[(*index, ...)])
+        source = self.source.select(index)
+        return AttentionMap(
+            (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
+        )
 
     def mean_heads(self) -> "AttentionMap":
         """The mean over the heads (axis -3)."""
@@ -314,8 +319,7 @@ class AttentionMap:
         return self._found.get(torch.is_grad_enabled()) or self._survey()
 
     def _rows_of_a_block(self) -> int:
-        row = max(1, 4 * prod(self.shape) // max(1, self.shape[-2]))
-        return max(1, BLOCK // row)
+        return max(1, BLOCK // max(1, 4 * self.source.row))
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in torch.arange(self.shape[-2]).split(self._rows_of_a_block()):
@@ -327,13 +331,19 @@ class Source:
 
     Attributes:
         like: an empty tensor of the map's dtype and device.
+        row: how many weights are computed for a query.
     """
 
     like: Tensor
+    row: int
 
     def weigh(self, rows: Tensor) -> Tensor:
         """The weights of the queries `rows` [t], `[*batch, t, S]`."""
         raise NotImplementedError
+
+    def select(self, index: tuple[int | slice, ...]) -> "Source":
+        """The same for some of the batch axes."""
+        return Derived(self, lambda weights: weights[(*index, ...)])
 
 
 class Given(Source):
@@ -342,6 +352,7 @@ class Given(Source):
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
         self.like = weights.new_empty(0)
+        self.row = prod(weights.shape[:-2]) * weights.shape[-1]
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self.weights[..., rows, :]
@@ -360,6 +371,26 @@ class Asked(Source):
     def like(self) -> Tensor:  # type: ignore[override]
         wide = torch.float64 if torch.float64 in (self.query.dtype, self.key.dtype) else torch.float32
         return self.query.new_empty(0, dtype=wide)
+
+    @property
+    def row(self) -> int:  # type: ignore[override]
+        return prod(self.shape[:-2]) * self.shape[-1]
+
+    def select(self, index: tuple[int | slice, ...]) -> Source:
+        batch = self.shape[:-2]
+        query, key = (
+            tensor.expand(*batch, *tensor.shape[-2:])[index]
+            for tensor in (self.query, share_heads(self.query, self.key))
+        )
+        shape = (*query.shape[:-1], self.shape[-1])
+        spec, normalizer = self.spec, self.spec.normalizer
+        if isinstance(normalizer, Sink) and normalizer.logits.numel() > 1:
+            heads = torch.arange(batch[-1]).expand(batch)[index]
+            whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim and heads.numel() else heads
+            normalizer = Sink(normalizer.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
+        mask = None if spec.mask is None else ChosenMask(spec.mask, self.shape, index)
+        bias = None if spec.bias is None else ChosenBias(spec.bias, self.shape, index)
+        return Asked(query, key, Spec(spec.score, normalizer, mask, bias), shape)
 
     def weigh(self, rows: Tensor) -> Tensor:
         dtype, spec, shape = self.like.dtype, self.spec, self.shape
@@ -382,7 +413,7 @@ class Derived(Source):
 
     def __init__(self, source: Source, change: Callable[[Tensor], Tensor]) -> None:
         self.source, self.change = source, change
-        self.like = source.like
+        self.like, self.row = source.like, source.row
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self.change(self.source.weigh(rows))
@@ -408,7 +439,14 @@ def attention_map(
 def _indices(index: Index, size: int) -> Tensor:
     if isinstance(index, slice):
         return torch.arange(size)[index]
-    indices = torch.as_tensor(index, dtype=torch.long)
+    given = torch.as_tensor(index)
+    if given.dtype == torch.bool and given.shape == (size,):
+        given = given.nonzero()[:, 0]
+    if given.numel() and (given.dtype == torch.bool or given.is_floating_point()):
+        raise ShapeError(
+            f"tile: an axis of {size} takes indices, a slice or {size} bools; got {list(given.shape)} {given.dtype}"
+        )
+    indices = given.long()
     if indices.numel() and (int(indices.min()) < -size or int(indices.max()) >= size):
         raise ShapeError(f"tile: index {indices.tolist()} goes outside an axis of {size}")
     return indices % size if size else indices

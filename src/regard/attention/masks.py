@@ -151,6 +151,19 @@ class Allow(Mask):
         return whole.to(rows.device)[..., rows[:, None], columns]
 
 
+@dataclass(frozen=True, eq=False)
+class ChosenMask(Mask):
+    """A mask of scores `whole` for some of their batch axes."""
+
+    mask: Mask
+    whole: tuple[int, ...]
+    index: tuple[int | slice, ...]
+
+    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
+        tile = self.mask.tile(rows, columns, self.whole)
+        return tile.expand(*self.whole[:-2], len(rows), len(columns))[self.index]
+
+
 MaskLike = Mask | Tensor
 
 

@@ -6,6 +6,7 @@ or in which every allowed score is -inf, is *dead*: its weights are 0.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +25,10 @@ class Normalizer(nn.Module):
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
         raise NotImplementedError
+
+    def frozen(self) -> "Normalizer":
+        """A copy that training does not change."""
+        return deepcopy(self).requires_grad_(False)
 
 
 class Softmax(Normalizer):
@@ -58,6 +63,9 @@ class Sink(Normalizer):
             self.logits = logits
         else:
             self.register_buffer("logits", torch.as_tensor(logits), persistent=False)
+
+    def frozen(self) -> Normalizer:
+        return Sink(self.logits.detach().clone())
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         sink = self.logits.to(scores.dtype)

@@ -105,7 +105,8 @@ def _score(note: dict[str, Any], tensors: dict[str, Tensor]) -> Score:
         score.softcap = note["softcap"]
         return score
     if note["score"] == "additive":
-        additive = Additive(1, 1, len(tensors["v"]))
+        with torch.random.fork_rng(devices=[]):  # reading a file draws nothing
+            additive = Additive(1, 1, len(tensors["v"]))
         additive.v = torch.nn.Parameter(tensors["v"], requires_grad=False)
         return Compared(additive)
     return Distance(note["width"])
