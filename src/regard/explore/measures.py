@@ -7,7 +7,7 @@ weight says where a layer looked, not what the output depends on: `importance` m
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import comb
+from math import comb, log
 from typing import Any
 
 import torch
@@ -84,7 +84,8 @@ def _share(weights: Tensor) -> Tensor:
 
 
 def _bits(p: Tensor) -> Tensor:
-    return torch.special.entr(p).sum(-1) / torch.tensor(2.0).log()
+    bits: Tensor = torch.special.entr(p).sum(-1) / log(2)
+    return bits
 
 
 def importance(model: Any, loss: Callable[[], float], heads: Mapping[str, int]) -> dict[str, list[float]]:
