@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow coverage check format docs bench clean
+.PHONY: setup demo test test-slow coverage check format docs clean
 
 setup: .venv/made
 

@@ -35,9 +35,13 @@ def test_the_recurrent_model_aligns_an_adjective_that_changes_places() -> None:
     assert generation.alignment.pairs == [(0, 0), (1, 2), (2, 1)]
 
 
-@pytest.mark.xfail(reason="fr-en-rnn says 'the cat black': its card names the fault; it needs longer training")
 def test_the_recurrent_model_knows_the_black_cat() -> None:
     assert regard.load("fr-en-rnn")("le chat noir").text == "the black cat"
+
+
+@pytest.mark.xfail(reason="fr-en-rnn reads 'black' from 'chat': docs/models.md names the fault; it needs more guidance")
+def test_the_recurrent_model_aligns_the_black_cat() -> None:
+    assert regard.load("fr-en-rnn")("le chat noir").alignment.pairs == [(0, 0), (1, 2), (2, 1)]
 
 
 @pytest.mark.parametrize("name", NAMES)

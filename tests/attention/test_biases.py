@@ -114,3 +114,11 @@ def test_other_things_are_no_biases() -> None:
 def test_a_bias_must_broadcast() -> None:
     with pytest.raises(regard.ShapeError, match=r"bias has shape \[2, 5, 7\] and the scores have \[2, 3, 5, 7\]"):
         as_bias(torch.zeros(2, 5, 7)).tile(torch.arange(5), torch.arange(7), SHAPE)
+
+
+def test_a_part_of_a_learned_bias_is_learned() -> None:
+    for learned in (False, True):
+        bias = torch.zeros(2, 3, 5, 7, requires_grad=learned)
+        seen = regard.attention_map(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4), bias=bias).select(0)
+        assert seen.source.spec.bias.is_learned() is learned
+        assert seen.full().requires_grad is learned

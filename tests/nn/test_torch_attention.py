@@ -76,6 +76,22 @@ def test_without_a_batch() -> None:
     torch.testing.assert_close(ours(q, k, k, **more), theirs(q, k, k, **more), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("per_head", [False, True])
+def test_a_float_mask_without_a_batch(per_head: bool) -> None:
+    theirs, ours = pair()
+    q, k = draw(T, D), draw(S, D)
+    mask = draw(H, T, S) if per_head else draw(T, S)
+    for padding in (None, torch.tensor([0.0] * 5 + [-torch.inf] * 2)):
+        more = {"attn_mask": mask, "key_padding_mask": padding, "average_attn_weights": False}
+        torch.testing.assert_close(ours(q, k, k, **more), theirs(q, k, k, **more), atol=1e-6, rtol=1e-6)
+
+
+def test_is_causal_needs_its_mask() -> None:
+    _, ours = pair()
+    with pytest.raises(regard.ConfigError, match="is_causal says that attn_mask is causal: give it too"):
+        ours(draw(T, D), draw(T, D), draw(T, D), is_causal=True)
+
+
 def test_a_query_that_may_look_nowhere_gets_nothing() -> None:
     _, ours = pair(bias=False)
     q, k = draw(T, D), draw(S, D)

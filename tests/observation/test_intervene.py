@@ -123,6 +123,15 @@ def test_transformers() -> None:
     assert torch.equal(model(ids)[0], before)
 
 
+def test_a_site_that_does_not_attend_is_named() -> None:
+    model = models()["torch module"]
+    with (
+        pytest.raises(regard.RegardError, match=r"nothing was changed: 'layers\.0' ran no attention of its own"),
+        regard.intervene(model, "layers.0", uniform),
+    ):
+        run(model)
+
+
 ROWS = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.0, 0.8]], [[0.1, 0.6, 0.3], [0.0, 0.0, 0.0]]])  # [heads, T, S]
 
 

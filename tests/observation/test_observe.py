@@ -1,5 +1,6 @@
 """observe: every attention seen, no bit changed, nothing left behind."""
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -399,3 +400,164 @@ def test_autocast_is_seen_as_the_kernel_sees_it() -> None:
     weights = seen["."][0].full()
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights @ heads.float(), before.float(), atol=2e-2, rtol=2e-2)
+
+
+def test_a_context_copied_into_threads_sees_every_thread() -> None:
+    model = nn.Sequential(Plain())
+
+    async def look() -> None:
+        await asyncio.gather(*(asyncio.to_thread(model, draw(B, n, D)) for n in (T, S, 17, 19)))
+
+    with regard.observe(model) as seen:
+        asyncio.run(look())
+    assert sorted(one.shape[-1] for one in seen["0"]) == [T, S, 17, 19]
+
+
+def test_blocks_may_close_in_any_order() -> None:
+    model = Plain()
+    first, second = regard.observe(model), regard.observe(model)
+    seen = [first.__enter__(), second.__enter__()]
+    model(draw(B, T, D))
+    first.__exit__(None, None, None)
+    model(draw(B, T, D))
+    second.__exit__(None, None, None)
+    model(draw(B, T, D))
+    assert [len(one["."]) for one in seen] == [1, 2]
+    assert not torch_module._global_forward_hooks
+    assert not torch_module._global_forward_hooks_with_kwargs
+
+
+def test_a_task_that_outlives_its_block_is_not_seen() -> None:
+    model = Plain()
+
+    async def look() -> Observation:
+        gate = asyncio.Event()
+
+        async def later() -> None:
+            await gate.wait()
+            model(draw(B, T, D))
+
+        with regard.observe(model) as seen:
+            task = asyncio.create_task(later())
+            await asyncio.sleep(0)
+        gate.set()
+        await task
+        return seen
+
+    assert not asyncio.run(look())
+
+
+def test_subclasses_of_torchs_modules_are_seen_as_they_are() -> None:
+    class Turned(nn.MultiheadAttention):
+        def forward(self, query: Tensor, *args, **kwargs):
+            return super().forward(query.flip(1), *args, **kwargs)
+
+    class Lazy(nn.TransformerEncoderLayer):
+        def forward(self, src: Tensor, *_, **__) -> Tensor:
+            return self.linear1(src)
+
+    torch.manual_seed(0)
+    x = draw(B, T, D)
+    turned = Turned(D, 2, batch_first=True).eval()
+    with torch.no_grad(), regard.observe(turned) as seen:
+        _, weights = turned(x, x, x, average_attn_weights=False)
+    torch.testing.assert_close(seen["."][0].full(), weights)
+    layer = Lazy(D, 2, 16, batch_first=True)
+    with pytest.raises(regard.RegardError, match="the model ran, and no attention was seen"), regard.observe(layer):
+        layer(x)
+
+
+def test_only_single_steps_under_one_spec_are_joined() -> None:
+    class Two(nn.Module):
+        def forward(self, q: Tensor, k: Tensor) -> Tensor:
+            return regard.attend(q, k, k) + regard.attend(q, k, k, score="dot")
+
+    class Steps(nn.Module):
+        def forward(self, q: Tensor, k: Tensor) -> Tensor:
+            return torch.cat([regard.attend(one, k, k) for one in q.split(1, -2)], -2)
+
+    class Cache(nn.Module):
+        def forward(self, q: Tensor, k: Tensor) -> Tensor:
+            first = regard.attend(q, k, k)
+            return first + regard.attend(q, k.mul_(2), k)
+
+    q, k = draw(B, 5, 3), draw(B, 7, 3)
+    with regard.observe(model := Two()) as seen:
+        model(q, k)
+    assert [one.shape[-2] for one in seen["."]] == [5, 5]
+    torch.testing.assert_close(seen["."][1].full(), torch.softmax(q @ k.mT, -1))
+    with regard.observe(model := Steps()) as seen:
+        model(q, k)
+    assert len(seen["."]) == 1
+    torch.testing.assert_close(seen["."][0].full(), torch.softmax(q @ k.mT / 3**0.5, -1))
+    want = [torch.softmax(q[:, :1] @ k.mT * f / 3**0.5, -1) for f in (1, 2)]
+    with regard.observe(model := Cache()) as seen:
+        model(q[:, :1], k.clone())
+    torch.testing.assert_close([one.full() for one in seen["."]], want)
+
+
+def test_a_checkpointed_module_of_torch() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Saver(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(D, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(lambda y: self.inner(y, y, y)[0], x, use_reentrant=False)
+
+    model = Saver()
+    with regard.observe(model) as seen:
+        model(draw(B, T, D).requires_grad_()).sum().backward()
+    assert len(seen["inner"]) == 1
+
+
+def test_a_child_written_by_hand_is_not_excused_by_its_parent() -> None:
+    class HandAttention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x @ x.mT, -1) @ x
+
+    class Root(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hand = HandAttention()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.hand(x).unflatten(-1, (2, D // 2)).transpose(1, 2)
+
+    with pytest.raises(regard.RegardError, match=r"'hand' \(HandAttention\)"), regard.observe(model := Root()):
+        model(draw(B, T, D))
+
+
+def test_parametrized_weights_are_read_once() -> None:
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    outputs = []
+    for look in (False, True):
+        torch.manual_seed(0)
+        model = spectral_norm(nn.MultiheadAttention(D, 2, batch_first=True), "in_proj_weight")
+        x = draw(B, T, D)
+        for _ in range(3):
+            if look:
+                with regard.observe(model) as seen:
+                    outputs.append(model(x, x, x)[0])
+                assert len(seen["."]) == 1
+            else:
+                outputs.append(model(x, x, x)[0])
+    assert all(torch.equal(a, b) for a, b in zip(outputs[:3], outputs[3:], strict=True))
+
+
+def test_a_mode_that_a_forward_leaves_behind_does_not_keep_ours() -> None:
+    class Leaves(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            self.mode = torch.device("cpu")
+            self.mode.__enter__()
+            return super().forward(x)
+
+    model = Leaves()
+    with regard.observe(model) as seen:
+        model(draw(B, T, D))
+    assert len(seen["."]) == 1
+    model.mode.__exit__(None, None, None)
+    assert _get_current_function_mode() is None

@@ -33,16 +33,25 @@ Listener = Callable[[nn.Module, Mapping[str, Any]], None]
 Watcher = Callable[[Call], None]
 Changer = Callable[[Call], Tensor | None]
 
-_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
-_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
-_changers: ContextVar[tuple[Changer, ...]] = ContextVar("changers", default=())
+
+class Entry:
+    """A callback for as long as its block lasts."""
+
+    def __init__(self, callback: Callable[..., Any]) -> None:
+        self.callback = callback
+        self.alive = True
+
+
+_watchers: ContextVar[tuple[Entry, ...]] = ContextVar("watchers", default=())
+_listeners: ContextVar[tuple[Entry, ...]] = ContextVar("listeners", default=())
+_changers: ContextVar[tuple[Entry, ...]] = ContextVar("changers", default=())
 _owner: ContextVar[nn.Module | None] = ContextVar("owner", default=None)
 _computing: ContextVar[bool] = ContextVar("computing", default=False)
 
 
 def watching(watcher: Watcher) -> AbstractContextManager[None]:
     """Tell `watcher` of every attention computed inside the block."""
-    return _set(_watchers, (*_watchers.get(), watcher))
+    return _with(_watchers, watcher)
 
 
 def unwatched() -> AbstractContextManager[None]:
@@ -52,23 +61,23 @@ def unwatched() -> AbstractContextManager[None]:
 
 def listening(listener: Listener) -> AbstractContextManager[None]:
     """Tell `listener` of maps that are announced inside the block: a search's, which come when it is over."""
-    return _set(_listeners, (*_listeners.get(), listener))
+    return _with(_listeners, listener)
 
 
 def announce(model: nn.Module, maps: Mapping[str, Any]) -> None:
     """Tell the listeners of the maps {site: AttentionMap} of one hypothesis that `model` has returned."""
-    for listener in _listeners.get():
+    for listener in _callbacks(_listeners):
         listener(model, maps)
 
 
 def is_listened() -> bool:
     """Whether anybody listens to announcements."""
-    return bool(_listeners.get())
+    return bool(_callbacks(_listeners))
 
 
 def changing(changer: Changer) -> AbstractContextManager[None]:
     """Ask `changer` for the output of every attention inside the block; None leaves it as it is."""
-    return _set(_changers, (*_changers.get(), changer))
+    return _with(_changers, changer)
 
 
 def owned(owner: nn.Module) -> AbstractContextManager[None]:
@@ -85,6 +94,22 @@ def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
         variable.reset(token)
 
 
+@contextmanager
+def _with(variable: "ContextVar[tuple[Entry, ...]]", callback: Callable[..., Any]) -> Iterator[None]:
+    """Add a callback for the block. Blocks may close in any order; a task that outlives its block is not told."""
+    entry = Entry(callback)
+    variable.set((*variable.get(), entry))
+    try:
+        yield
+    finally:
+        entry.alive = False
+        variable.set(tuple(other for other in variable.get() if other is not entry))
+
+
+def _callbacks(variable: "ContextVar[tuple[Entry, ...]]") -> list[Callable[..., Any]]:
+    return [entry.callback for entry in variable.get() if entry.alive]
+
+
 def computing() -> AbstractContextManager[None]:
     """Say that an attention that was told of is now being computed: what its kernel calls is not another one."""
     return _set(_computing, True)
@@ -97,12 +122,12 @@ def is_computing() -> bool:
 
 def is_watching(watcher: Watcher) -> bool:
     """Whether this watcher is being told of attentions here."""
-    return watcher in _watchers.get()
+    return watcher in _callbacks(_watchers)
 
 
 def is_attended() -> bool:
     """Whether anybody watches or changes."""
-    return bool(_watchers.get() or _changers.get())
+    return bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
 def tell(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor | None:
@@ -114,10 +139,10 @@ def tell(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor | None
 
 def ask(call: Call) -> Tensor | None:
     """Tell the watchers of a call; what the innermost changer that cares answers."""
-    for watcher in _watchers.get():
+    for watcher in _callbacks(_watchers):
         watcher(call)
-    for changer in reversed(_changers.get()):
-        answer = changer(call)
+    for changer in reversed(_callbacks(_changers)):
+        answer: Tensor | None = changer(call)
         if answer is not None:
             return answer
     return None

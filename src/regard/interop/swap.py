@@ -81,6 +81,8 @@ def swap(
         if not any(fnmatchcase(path or ".", pattern) for pattern in patterns):
             continue
         if isinstance(part, nn.MultiheadAttention):
+            if type(part).forward not in (nn.MultiheadAttention.forward, MultiheadAttention.forward):
+                continue  # it computes something of its own
             _swap_torch(part, choice, done)
         elif isinstance(part, MultiHead):
             _swap_own(part, choice, done)
@@ -137,13 +139,16 @@ def _is_of_transformers(module: nn.Module) -> bool:
 def _use_regard(module: nn.Module, done: Swap) -> None:
     """`attn_implementation="regard"` for every model of transformers inside."""
     import_module("regard.interop.transformers")
-    part: Any
-    for part in module.modules():
-        if hasattr(part, "set_attn_implementation"):
-            before = part.config._attn_implementation
-            part.set_attn_implementation("regard")
-            done._back.append(lambda part=part, before=before: part.set_attn_implementation(before))
-            return
+    models: list[Any] = [part for part in module.modules() if hasattr(part, "set_attn_implementation")]
+    before = [part.config._attn_implementation for part in models]
+    for part in models:
+        part.set_attn_implementation("regard")
+
+    def undo() -> None:  # a model sets those inside it: from the outside in
+        for part, name in zip(models, before, strict=True):
+            part.set_attn_implementation(name)
+
+    done._back.append(undo)
 
 
 def _attends(part: nn.Module) -> bool:
@@ -154,5 +159,12 @@ def _attends(part: nn.Module) -> bool:
 def _swap_transformers(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
     from regard.interop.transformers import CHOICE
 
-    setattr(part, CHOICE, nn.ModuleDict(choice))
-    done._back.append(lambda: delattr(part, CHOICE))
+    before = getattr(part, CHOICE, None)
+
+    def undo() -> None:
+        delattr(part, CHOICE)
+        if before is not None:
+            setattr(part, CHOICE, before)
+
+    setattr(part, CHOICE, nn.ModuleDict({**dict(before or {}), **choice}))
+    done._back.append(undo)

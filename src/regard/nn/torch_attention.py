@@ -13,6 +13,7 @@ from regard.attention.operator import attend
 from regard.attention.scores import Score, ScoreLike, as_score
 from regard.attention.spec import Spec
 from regard.attention.watch import owned
+from regard.errors import ConfigError
 from regard.observation.torch_calls import module_call
 
 
@@ -72,6 +73,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The output and, where `need_weights`, the weights; see `torch.nn.MultiheadAttention.forward`."""
+        if is_causal and attn_mask is None:
+            raise ConfigError("is_causal says that attn_mask is causal: give it too, or choose mask=regard.causal()")
         more = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "is_causal": is_causal}
         call = module_call(self, (query, key, value), more)
         spec = call.spec

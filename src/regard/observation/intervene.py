@@ -5,14 +5,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.attention.map import AttentionMap
 from regard.attention.watch import Call, changing
-from regard.errors import ShapeError
+from regard.errors import RegardError, ShapeError
 from regard.observation.observe import known_sites, module_of
 from regard.observation.sites import Tracker
-from regard.observation.torch_calls import seen
 from regard.observation.transformers_calls import interface_told
 from regard.shapes import share_heads
 
@@ -23,7 +22,8 @@ def intervene(model: Any, site: str, change: Change) -> AbstractContextManager[N
     """Inside the block, `site` uses change(weights) instead of its weights: output_i = Σ_j change(α)_ij v_j.
 
     Works wherever `observe` sees. Gradients flow through the change. An intervened site drops no weights, and
-    computes the whole map.
+    computes the whole map, and returns no weights where the model asks for them. With gradient checkpointing,
+    the backward pass belongs into the block too: it computes the forward again.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
@@ -34,19 +34,28 @@ def intervene(model: Any, site: str, change: Change) -> AbstractContextManager[N
     Raises:
         ChoiceError: a site that the model has not, nearest spelling first.
         ShapeError: a change that returns another shape.
+        RegardError: at the end of the block, if the model ran and the site did not attend.
     """
     module = module_of(model)
-    tracker = Tracker(module, seen, discreet=False)
+    tracker = Tracker(module, discreet=False)
     known_sites([site], tracker.names.values())
     return _intervening(tracker, site, change)
 
 
 @contextmanager
 def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
+    applied = ran = False
+
+    def started(_: nn.Module) -> None:
+        nonlocal ran
+        ran = True
+
     def changed(call: Call) -> Tensor | None:
+        nonlocal applied
         here = tracker.path(call.owner)
         if here is None or not fnmatchcase(here, site):
             return None
+        applied = True
         weights = AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True)
         new = change(weights)
         if new.shape != weights.shape:
@@ -59,7 +68,10 @@ def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
         stack.enter_context(interface_told())
         stack.enter_context(tracker.tracking())
         stack.enter_context(changing(changed))
+        tracker.started = started
         yield
+    if ran and not applied:
+        raise RegardError(f"nothing was changed: {site!r} ran no attention of its own; observe tells which sites do")
 
 
 def ablate(*heads: int) -> Change:

@@ -2,9 +2,12 @@
 
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,12 @@ from torch import Tensor, nn
 from regard.attention.biases import Added, Bias, Both
 from regard.attention.compact import compact_bias, compact_mask, freeze
 from regard.attention.map import AttentionMap
+from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, listening, watching
 from regard.errors import ChoiceError, RegardError, nearest
-from regard.observation.sites import Tracker
-from regard.observation.torch_calls import layer_call, module_call, seen
+from regard.observation.sites import Tracker, is_torchs_own
+from regard.observation.torch_calls import forget_masks, layer_call, module_call
 from regard.observation.transformers_calls import interface_told
 from regard.shapes import batch_shape, share_heads
 
@@ -39,16 +43,14 @@ class Observation(Mapping[str, list[AttentionMap]]):
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[str] | None, budget: int) -> None:
-        self._tracker = Tracker(model, seen, started=self._started, finished=self._finished)
+        self._tracker = Tracker(model, started=self._started, finished=self._finished)
         self._sites = None if sites is None else known_sites(sites, self._tracker.names.values())
         self._shelf = Shelf(budget)
         self._maps: dict[str, list[AttentionMap]] = {}
-        self._pending: dict[str, list[Call]] | None = None  # while the observed module runs
-        self._depth = 0
-        self._trouble: BaseException | None = None
-        self._copies: dict[Any, tuple[Any, Any]] = {}
-        self._met: set[nn.Module] = set()  # modules that look as if they attended
-        self._told: set[str] = set()  # sites that did
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._met: set[nn.Module] = set()  # modules that ran
+        self._told: set[str] = set()  # sites that attended
 
     def __getitem__(self, site: str) -> list[AttentionMap]:
         if site not in self._maps:
@@ -78,7 +80,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
             of a decoder-only model's prompt; keys that do not exist yet have weight 0.
         """
         steps = max(map(len, self._maps.values()), default=0)
-        return {site: _along(maps, beam_indices) for site, maps in self._maps.items() if len(maps) == steps}
+        return {site: _along(site, maps, beam_indices) for site, maps in self._maps.items() if len(maps) == steps}
 
     @contextmanager
     def _watching(self) -> Iterator["Observation"]:
@@ -88,26 +90,32 @@ class Observation(Mapping[str, list[AttentionMap]]):
             stack.enter_context(listening(self._announced))
             stack.enter_context(watching(self._called))
             yield self
-        self._copies.clear()
         self._refuse_silence()
 
     def _chosen(self, site: str | None) -> bool:
         return site is not None and (self._sites is None or any(fnmatchcase(site, s) for s in self._sites))
 
+    @property
+    def _run(self) -> "_Run":
+        """What happens in this thread."""
+        run: _Run = self._local.__dict__.setdefault("run", _Run())
+        return run
+
     def _called(self, call: Call) -> None:
-        site = self._tracker.path(call.owner)
-        if site is None or torch._C._current_graph_task_id() != -1:  # in a backward pass: a forward done again
+        site, run = self._tracker.path(call.owner), self._run
+        if site is None or _in_backward():
             return
         self._told.add(site)
+        run.answered.add(site)
         if not self._chosen(site):
             return
         with torch.no_grad():
-            kept = self._keep(call, site)
-        if self._pending is None:
-            self._maps.setdefault(site, []).append(self._finish([kept]))
-            self._copies.clear()
+            kept = Kept(self._keep(call, site), call)
+        if run.pending is None:
+            self._add(site, [self._finish([kept])])
+            run.copies.clear()
         else:
-            self._pending.setdefault(site, []).append(kept)
+            run.pending.setdefault(site, []).append(kept)
 
     def _announced(self, model: nn.Module, maps: Mapping[str, AttentionMap]) -> None:
         path = self._tracker.names.get(model)
@@ -117,39 +125,57 @@ class Observation(Mapping[str, list[AttentionMap]]):
             whole = site if path == "." else f"{path}.{site}"
             self._told.add(whole)
             if self._chosen(whole):
-                self._maps.setdefault(whole, []).append(found)
+                self._add(whole, [found])
+
+    def _add(self, site: str, maps: list[AttentionMap]) -> None:
+        with self._lock:
+            self._maps.setdefault(site, []).extend(maps)
 
     def _started(self, module: nn.Module) -> None:
-        if "Attention" in type(module).__name__ and module in self._tracker.names and is_watching(self._called):
-            self._met.add(module)
+        if _in_backward():
+            return
+        run = self._run
+        run.ran.add(module)
         if module is self._tracker.model:
-            self._depth += 1
-            if self._depth == 1:
-                self._pending, self._trouble = {}, sys.exc_info()[1]
+            run.depth += 1
+            if run.depth == 1:
+                run.pending, run.trouble = {}, sys.exc_info()[1]
+                forget_masks()
         if isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer):
-            self._told.discard(self._tracker.names.get(_attention_of(module), ""))
+            run.answered.discard(self._tracker.names.get(_attention_of(module), ""))
+        if isinstance(module, nn.TransformerEncoderLayer):
+            run.ran.discard(module.self_attn)
 
     def _finished(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if output is not None:
+        if _in_backward():
+            return
+        run = self._run
+        if output is not None and is_watching(self._called):
+            if module in self._tracker.names:
+                self._met.add(module)
             with torch.no_grad():
                 self._understand(module, args, kwargs)
-        if module is self._tracker.model:
-            self._depth -= 1
-            if self._depth == 0:
-                pending, self._pending = self._pending or {}, None
-                if sys.exc_info()[1] is self._trouble:  # a forward that failed is no forward
+        if module is self._tracker.model and run.depth:
+            run.depth -= 1
+            if not run.depth:
+                pending, run.pending = run.pending or {}, None
+                if sys.exc_info()[1] is run.trouble:  # a forward that failed is no forward
                     for site, calls in pending.items():
-                        self._maps.setdefault(site, []).extend(self._finish(group) for group in _groups(calls))
-                self._copies.clear()
+                        self._add(site, [self._finish(group) for group in _groups(calls)])
+                self._local.run = _Run()
 
     def _understand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Torch's own modules, which are not looked into but understood from what they were given."""
-        if not isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+        if not isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) or not is_torchs_own(module):
             return
         attention = _attention_of(module)
-        if attention in self._tracker.names and self._tracker.names[attention] not in self._told:
-            call = module_call if module is attention else layer_call
-            self._called(_of(attention, call(module, args, kwargs)))  # type: ignore[arg-type]
+        site = self._tracker.names.get(attention)
+        if site is None or site in self._run.answered:
+            return
+        if module is attention:
+            self._called(_of(attention, module_call(attention, args, kwargs)))  # type: ignore[arg-type]
+        elif attention not in self._run.ran:  # the layer took the fast path, on which no module runs
+            self._called(_of(attention, layer_call(module, args, kwargs)))  # type: ignore[arg-type]
 
     def _keep(self, call: Call, site: str | None) -> Call:
         """A copy that nobody else can change, in the smallest exact form."""
@@ -164,15 +190,18 @@ class Observation(Mapping[str, list[AttentionMap]]):
     def _once(self, thing: Any, kind: Any, make: Any) -> Any:
         if thing is None:
             return None
-        tag = (id(thing), kind)
-        if tag not in self._copies:
-            self._copies[tag] = thing, make()  # the thing is held, so that its id stays its own
-        return self._copies[tag][1]
+        if isinstance(thing, Tensor) and thing.is_inference():  # nobody counts its changes
+            return make()
+        tag = id(thing), kind, thing._version if isinstance(thing, Tensor) else 0
+        copies = self._run.copies
+        if tag not in copies:
+            copies[tag] = thing, make()  # the thing is held, so that its id stays its own
+        return copies[tag][1]
 
-    def _finish(self, calls: list[Call]) -> AttentionMap:
+    def _finish(self, calls: "list[Kept]") -> AttentionMap:
         """One map of calls that belong together, kept as whichever is smaller: queries and keys, or weights."""
-        first = calls[0]
-        query = first.query if len(calls) == 1 else torch.cat([call.query for call in calls], -2)
+        first = calls[0].call
+        query = first.query if len(calls) == 1 else torch.cat([kept.call.query for kept in calls], -2)
         found = AttentionMap.from_spec(query, first.key, first.spec)
         if prod(found.shape) < query.numel() + first.key.numel():
             return AttentionMap.from_weights(self._shelf.put(found.full(force=True)))
@@ -181,19 +210,47 @@ class Observation(Mapping[str, list[AttentionMap]]):
     def _refuse_silence(self) -> None:
         """A module that looks as if it attended, and was not seen to, is named."""
         names = self._tracker.names
+        looks = [module for module in self._met if _looks(module)]
         silent = [
-            names[module] for module in self._met
-            if not any(_within(site, names[module]) or _within(names[module], site) for site in self._told)
+            names[module] for module in looks
+            if not any(_within(site, names[module]) for site in self._told)
+            and not any(_looks(parent) and names[parent] in self._told for parent in _around(names, module))
             and self._chosen(names[module])
         ]  # fmt: skip
-        if silent or (self._met and not self._told):
-            example = min(silent or ["."])
+        if silent:
+            example = min(silent)
             kind = next(type(module).__name__ for module, name in names.items() if name == example)
             raise RegardError(
-                f"{len(silent)} attention modules ran and cannot be seen, {example!r} ({kind}) among them: "
-                "they compute attention by hand. What can be seen: regard.attend, scaled_dot_product_attention, "
-                "nn.MultiheadAttention and nn.Transformer, and transformers' attention interface"
+                f"{len(silent)} attention modules ran and cannot be seen, {example!r} ({kind}) among them: {_BY_HAND}"
             )
+        if self._tracker.model in self._met and not self._told:
+            raise RegardError(f"the model ran, and no attention was seen: it has none, or {_BY_HAND}")
+
+
+_BY_HAND = (
+    "they compute attention by hand. What can be seen: regard.attend, scaled_dot_product_attention, "
+    "nn.MultiheadAttention and nn.Transformer, and transformers' attention interface"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A call's copy, and the call."""
+
+    call: Call
+    made_of: Call
+
+
+class _Run:
+    """What happens in one thread while the observed module runs."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, list[Kept]] | None = None  # calls of the forward that is running
+        self.depth = 0
+        self.trouble: BaseException | None = None  # that was there before it began
+        self.copies: dict[Any, tuple[Any, Any]] = {}
+        self.answered: set[str] = set()
+        self.ran: set[nn.Module] = set()
 
 
 class Shelf:
@@ -282,21 +339,52 @@ def known_sites(sites: Sequence[str], paths: Any) -> Sequence[str]:
     return [sites] if isinstance(sites, str) else sites
 
 
-def _groups(calls: list[Call]) -> Iterator[list[Call]]:
-    """Calls of one site in one forward: steps that ask the same keys under the same spec belong together."""
-    group: list[Call] = []
-    for call in calls:
-        if group and not (call.key is group[0].key and call.spec.mask is group[0].spec.mask and _rowless(call)):
+def _groups(calls: list[Kept]) -> Iterator[list[Kept]]:
+    """Calls of one site in one forward: single steps that ask the same keys under the same spec belong together."""
+    group: list[Kept] = []
+    for kept in calls:
+        if group and not _follows(group[0], kept):
             yield group
             group = []
-        group.append(call)
+        group.append(kept)
     if group:
         yield group
 
 
-def _rowless(call: Call) -> bool:
-    """Whether the spec says the same for every row, so that rows may be joined."""
-    return call.spec.bias is None and (call.spec.mask is None or call.query.shape[-2] == 1)
+def _follows(first: Kept, kept: Kept) -> bool:
+    a, b = first.call, kept.call
+    alike = _alike(first.made_of.spec.score, kept.made_of.spec.score) and _alike(
+        first.made_of.spec.normalizer, kept.made_of.spec.normalizer
+    )
+    single = a.query.shape == b.query.shape and a.query.shape[-2] == 1
+    return alike and single and a.key is b.key and a.spec.mask is b.spec.mask and b.spec.bias is None
+
+
+def _alike(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two scores, or two normalisers, are one."""
+    while isinstance(a, Projected | ProjectedProduct) and isinstance(b, Projected | ProjectedProduct):
+        a, b = a.score, b.score
+    if a is b:
+        return True
+    plain = [{n: v for n, v in vars(x).items() if not n.startswith("_") and n != "training"} for x in (a, b)]
+    parts = any(True for x in (a, b) for _ in (*x.parameters(), *x.buffers()))
+    return type(a) is type(b) and not parts and plain[0] == plain[1]
+
+
+def _in_backward() -> bool:
+    """In a backward pass a forward is only done again (checkpointing)."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _looks(module: nn.Module) -> bool:
+    """Whether a module looks as if it attended."""
+    name = type(module).__name__.lower()
+    return "attention" in name or name.endswith(("attn", "attn2d"))
+
+
+def _around(names: Mapping[nn.Module, str], module: nn.Module) -> list[nn.Module]:
+    """The modules that a module is inside of."""
+    return [other for other, path in names.items() if other is not module and _within(names[module], path)]
 
 
 def _clone(tensor: Tensor) -> Tensor:
@@ -326,7 +414,15 @@ def _within(site: str, path: str) -> bool:
     return path == "." or site == path or site.startswith(path + ".")
 
 
-def _along(maps: list[AttentionMap], beam_indices: Tensor | None) -> AttentionMap:
+def _along(site: str, maps: list[AttentionMap], beam_indices: Tensor | None) -> AttentionMap:
+    sizes = [(one.shape[-2], one.shape[-1]) for one in maps]
+    grows = all(b[1] == a[1] + b[0] for a, b in pairwise(sizes))
+    if not grows and len({width for _, width in sizes}) > 1:
+        raise RegardError(
+            f"the steps at {site!r} do not follow each other (queries × keys: "
+            f"{', '.join(f'{t} × {s}' for t, s in sizes[:6])} …): along joins one generate per block, with a cache "
+            "that keeps every key; the maps of the steps themselves are in seen[site]"
+        )
     width = max(one.shape[-1] for one in maps)
     rows = []
     for step, one in enumerate(maps):

@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from regard.attention.biases import Bias
+from regard.attention.biases import Added, Bias
 from regard.attention.compact import split_float_mask
 from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import ScaledDot
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, ask, computing, is_computing
+from regard.errors import RegardError
 
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _understood: Any = WeakTensorKeyDictionary()
@@ -45,9 +47,12 @@ def sdpa_call(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,  # noqa: ARG001 (grouped heads are told by their number)
+    enable_gqa: bool = False,
 ) -> Call:
     """`scaled_dot_product_attention`: softmax(q k / √d + mask), causal from the upper left corner."""
+    _refuse_unreadable(query, key, value)
+    if enable_gqa and query.ndim == 3:
+        key, value = (t.repeat_interleave(query.shape[0] // t.shape[0], 0) for t in (key, value))
     axes = max(query.ndim, key.ndim, value.ndim, attn_mask.ndim if attn_mask is not None else 0)
     query, key, value = (_axes(_cast(t), axes) for t in (query, key, value))
     mask, bias = masks_of(attn_mask)
@@ -60,15 +65,26 @@ def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
     """A mask (bool, True = may look) and a bias from what torch adds or allows."""
     if attn_mask is None:
         return None, None
-    version = 0 if attn_mask.is_inference() else attn_mask._version
+    if isinstance(attn_mask, CausalBias):
+        return Causal(0 if attn_mask.variant == CausalVariant.UPPER_LEFT else None), None
+    if type(attn_mask) not in (Tensor, nn.Parameter):
+        raise RegardError(f"a mask of type {type(attn_mask).__name__} is not understood; use a bool or float tensor")
+    if attn_mask.is_inference() or attn_mask.requires_grad:
+        return _split(attn_mask)
     known = _understood.get(attn_mask)  # the layers of a model share one mask
-    if known is None or known[0] != version:
-        split = (Allow(attn_mask), None) if attn_mask.dtype == torch.bool else split_float_mask(attn_mask.detach())
-        known = _understood[attn_mask] = version, split
-    mask, bias = known[1]
-    if attn_mask.requires_grad and bias is not None:  # a learned bias: its gradient must find it
-        return split_float_mask(attn_mask)
-    return mask, bias
+    if known is None or known[0] != attn_mask._version:
+        known = _understood[attn_mask] = attn_mask._version, _split(attn_mask.detach())
+    found: tuple[Mask | None, Bias | None] = known[1]
+    return found
+
+
+def _split(attn_mask: Tensor) -> tuple[Mask | None, Bias | None]:
+    return (Allow(attn_mask), None) if attn_mask.dtype == torch.bool else split_float_mask(attn_mask)
+
+
+def forget_masks() -> None:
+    """Look at every mask anew: a forward begins."""
+    _understood.clear()
 
 
 def mha_call(
@@ -93,6 +109,7 @@ def mha_call(
     **_: Any,
 ) -> Call:
     """`multi_head_attention_forward`, inputs `[n, B, d]` or `[n, d]`: projected, split into heads, masked."""
+    _refuse_unreadable(query, key, value)
     alone = query.ndim == 2
     if alone:
         query, key, value = (t[:, None] for t in (query, key, value))
@@ -129,7 +146,8 @@ def mha_call(
     spec = Spec(ScaledDot(), Softmax(), mask, bias, dropout_p if training else 0.0)
     if alone:
         q, k, v = q[0], k[0], v[0]
-        spec = Spec(spec.score, spec.normalizer, _without_batch(mask, q, k), spec.bias, spec.dropout)
+        own = Added(bias.tensor[0]) if isinstance(bias, Added) and bias.tensor.ndim == 4 else bias
+        spec = Spec(spec.score, spec.normalizer, _without_batch(mask, q, k), own, spec.dropout)
     return Call(q, k, v, spec)
 
 
@@ -191,6 +209,14 @@ def _join(given: dict[str, Any], heads: Tensor | None) -> tuple[Tensor, Tensor |
     joined = heads.transpose(-3, -2).flatten(-2)  # [B, n, d]
     output = F.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
     return (output.transpose(0, 1) if output.ndim == 3 else output), None
+
+
+def _refuse_unreadable(*tensors: Tensor) -> None:
+    for tensor in tensors:
+        if tensor.is_nested:
+            raise RegardError("attention over nested tensors cannot be seen: pad them, and mask the padding")
+        if torch._C._functorch.is_batchedtensor(tensor):
+            raise RegardError("attention inside torch.func.vmap cannot be seen: write the batch axis out")
 
 
 def _axes(tensor: Tensor, axes: int) -> Tensor:
