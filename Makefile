@@ -31,14 +31,14 @@ coverage: .venv/made-dev
 	$(BIN)/coverage report --include "src/regard/attention/*,src/regard/nn/*,src/regard/decoding/*" --show-missing --fail-under 100
 
 check: .venv/made-dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/made-dev
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
 
 docs: .venv/made-dev
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build

@@ -43,7 +43,7 @@ def share_on(seen: AttentionMap, keys: Sequence[int]) -> Float[Tensor, "*batch"]
 
 
 def mean_distance(seen: AttentionMap) -> Float[Tensor, "*batch"]:
-    """The mean |key's place - query's place| of the weight, in positions."""
+    """The mean distance between query and key, over the weight, in positions."""
     profile = seen.distance()
     places = torch.arange(profile.shape[-1], device=profile.device) - (seen.shape[-1] - 1)
     total = profile.sum(-1)

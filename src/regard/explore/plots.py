@@ -95,7 +95,7 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
         shown = weights[:PANELS]
         across = min(4, len(shown))
         down = ceil(len(shown) / across)
-        size = 0.6 + 0.28 * max(3, min(24, len(columns))), 0.7 + 0.28 * max(3, min(24, len(rows)))
+        size = (3.4, 3.4) if large else (0.6 + 0.28 * max(3, len(columns)), 0.7 + 0.28 * max(3, len(rows)))
         figure = Figure(figsize=(across * size[0] + 0.8, down * size[1]), layout="constrained")
         for number, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
             if number >= len(shown):
@@ -108,6 +108,13 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
             axes.set_title(f"head {number}", fontsize=9, color="#555")
             axes.tick_params(labelsize=7)
             axes.set(xlabel="", ylabel="")
+        cells = [f"{ceil(n / CELLS):,}" for n in attention.shape[-2:]]
+        what = (
+            f"; each point is the largest weight of {cells[0]} × {cells[1]}, each head to its own maximum"
+            if large
+            else ""
+        )
+        figure.suptitle(f"query ↓, key →{what}", fontsize=9, color="#555")
     if path is not None:
         _save(figure, path)
     return figure
@@ -133,7 +140,7 @@ def _legible(attention: AttentionMap) -> tuple[Tensor, list[str], list[str]]:
             names.append(tokens or [str(i) for i in range(n)])
             continue
         cell, every = ceil(n / CELLS), max(1, shown // 8)
-        names.append([f"{i * cell:,}" if i % every == 0 else "" for i in range(shown)])
+        names.append([f"{i * cell:,}" if i % every == 0 else "" for i in range(shown)])  # places
     return weights, names[0], names[1]
 
 
