@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from observation_models import inputs, make  # noqa: E402
+from observation_models import inputs, make
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
