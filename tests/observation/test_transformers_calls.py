@@ -156,3 +156,22 @@ def test_the_interface_is_its_own_again_after_the_block() -> None:
     with regard.observe(model), regard.observe(model):
         assert AttentionInterface.get_interface is not before
     assert AttentionInterface.get_interface is before
+
+
+def test_steps_that_do_not_follow_each_other_are_not_joined() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(3, 100, (1, S))
+    window = transformers.MistralForCausalLM(transformers.MistralConfig(**GROUPED, sliding_window=3, eos_token_id=None))
+    with regard.observe(window.eval()) as seen:
+        window.generate(ids, max_new_tokens=4)
+    plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED, eos_token_id=None)).eval()
+    with regard.observe(plain) as twice:
+        plain.generate(ids, max_new_tokens=4)
+        plain.generate(ids, max_new_tokens=4)
+    with regard.observe(plain) as uncached:
+        plain.generate(ids, max_new_tokens=4, use_cache=False)
+    for one in (seen, twice, uncached):
+        with pytest.raises(
+            regard.RegardError, match=r"the steps at 'model\.layers\.0\.self_attn' do not follow each other"
+        ):
+            one.along()

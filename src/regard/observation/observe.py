@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -416,8 +416,10 @@ def _within(site: str, path: str) -> bool:
 
 def _along(site: str, maps: list[AttentionMap], beam_indices: Tensor | None) -> AttentionMap:
     sizes = [(one.shape[-2], one.shape[-1]) for one in maps]
-    grows = all(b[1] == a[1] + b[0] for a, b in pairwise(sizes))
-    if not grows and len({width for _, width in sizes}) > 1:
+    widths, asked = [width for _, width in sizes], accumulate(rows for rows, _ in sizes)
+    # every step finds the keys of all before it, at their places: a cache that grows, or one that is long enough
+    keeps = widths == sorted(widths) and all(width >= rows for width, rows in zip(widths, asked, strict=True))
+    if not keeps and len(set(widths)) > 1:
         raise RegardError(
             f"the steps at {site!r} do not follow each other (queries × keys: "
             f"{', '.join(f'{t} × {s}' for t, s in sizes[:6])} …): along joins one generate per block, with a cache "
