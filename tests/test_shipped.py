@@ -7,7 +7,7 @@ import pytest
 import regard
 from regard.translator import SHIPPED, shipped
 
-NAMES = ["fr-en", "fr-en-rnn"]
+NAMES = ["en-fr", "fr-en", "fr-en-rnn"]
 
 
 def test_all_are_there_with_a_card() -> None:
@@ -44,7 +44,14 @@ def test_the_recurrent_model_aligns_the_black_cat() -> None:
     assert regard.load("fr-en-rnn")("le chat noir").alignment.pairs == [(0, 0), (1, 2), (2, 1)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_other_direction() -> None:
+    generation = regard.load("en-fr")("the black cat")
+    assert generation.text == "le chat noir"
+    assert generation.alignment.pairs == [(0, 0), (1, 2), (2, 1)]
+    assert regard.load("en-fr")("I am tired.").text == "Je suis fatigué."
+
+
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn"])
 def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
     model = regard.load(name)
     assert model("Je suis fatigué.").text == "I'm tired."
