@@ -561,3 +561,12 @@ def test_a_mode_that_a_forward_leaves_behind_does_not_keep_ours() -> None:
     assert len(seen["."]) == 1
     model.mode.__exit__(None, None, None)
     assert _get_current_function_mode() is None
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "luong"])
+def test_a_recurrent_decoders_steps_are_one_map_in_inference_mode_too(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build(20, CONFIGS[kind]).eval()
+    with torch.inference_mode(), regard.observe(model) as seen:
+        model(tokens(S), tokens(T))
+    assert [one.shape for one in seen["decoder.cross"]] == [(B, T, S)]

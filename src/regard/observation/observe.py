@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,12 +189,12 @@ class Observation(Mapping[str, list[AttentionMap]]):
     def _once(self, thing: Any, kind: Any, make: Any) -> Any:
         if thing is None:
             return None
-        if isinstance(thing, Tensor) and thing.is_inference():  # nobody counts its changes
-            return make()
-        tag = id(thing), kind, thing._version if isinstance(thing, Tensor) else 0
+        uncounted = isinstance(thing, Tensor) and thing.is_inference()  # nobody counts its changes: compare
+        tag = id(thing), kind, thing._version if isinstance(thing, Tensor) and not uncounted else 0
         copies = self._run.copies
-        if tag not in copies:
-            copies[tag] = thing, make()  # the thing is held, so that its id stays its own
+        if tag not in copies or (uncounted and not torch.equal(copies[tag][2], thing)):
+            # the thing is held, so that its id stays its own
+            copies[tag] = thing, make(), thing.clone() if uncounted else None
         return copies[tag][1]
 
     def _finish(self, calls: "list[Kept]") -> AttentionMap:
@@ -248,7 +247,7 @@ class _Run:
         self.pending: dict[str, list[Kept]] | None = None  # calls of the forward that is running
         self.depth = 0
         self.trouble: BaseException | None = None  # that was there before it began
-        self.copies: dict[Any, tuple[Any, Any]] = {}
+        self.copies: dict[Any, tuple[Any, Any, Any]] = {}
         self.answered: set[str] = set()
         self.ran: set[nn.Module] = set()
 
@@ -275,7 +274,6 @@ class Shelf:
     def _on_disk(self, tensor: Tensor) -> Tensor:
         with tempfile.NamedTemporaryFile(prefix="regard-") as file:  # a mapped file lives on without its name
             mapped = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
-            Path(file.name).stat()
             mapped.copy_(tensor.flatten())
         return mapped.view(tensor.shape)
 
