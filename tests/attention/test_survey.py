@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import regard
+from regard.attention import survey as survey_module
+from regard.attention.sources import Block
 from regard.attention.survey import Pool, survey
 
 B, T, S = 2, 5, 7
@@ -24,10 +26,10 @@ def weights(dtype: torch.dtype = torch.float64) -> Tensor:
     return table
 
 
-def blocks(table: Tensor, cuts: tuple[int, ...] = ()) -> list[tuple[Tensor, Tensor]]:
+def blocks(table: Tensor, cuts: tuple[int, ...] = ()) -> list[Block]:
     """The rows of a table in blocks that begin at 0 and at each cut."""
     ends = [0, *sorted(cuts), table.shape[-2]]
-    return [(torch.arange(a, b), table[..., a:b, :]) for a, b in pairwise(ends)]
+    return [Block(a, table[..., a:b, :]) for a, b in pairwise(ends)]
 
 
 def rows_of(table: Tensor) -> list[list[float]]:
@@ -100,9 +102,9 @@ def test_blocks_are_looked_at_once_and_in_their_order() -> None:
     asked: list[list[int]] = []
 
     def tell():
-        for rows, part in blocks(weights(), (1, 4)):
-            asked.append(rows.tolist())
-            yield rows, part
+        for block in blocks(weights(), (1, 4)):
+            asked.append(list(range(block.start, block.start + block.weights.shape[-2])))
+            yield block
 
     survey(tell(), SHAPE, Pool(1, 1), 2)
     assert asked == [[0], [1, 2, 3], [4]]
@@ -164,3 +166,33 @@ def test_pool_refuses() -> None:
 def test_top_needs_at_least_one(k: int) -> None:
     with pytest.raises(regard.ShapeError, match=f"top needs k of at least 1; got {k}"):
         survey(blocks(weights()), SHAPE, top=k)
+
+
+@pytest.mark.parametrize("s", [257, 600, 1024, 1300])
+@pytest.mark.parametrize("levels", [3, 50, 10**6])
+def test_the_largest_are_found_cell_by_cell(s: int, levels: int) -> None:
+    """Few levels: many ties, also with cells that were left out."""
+    table = torch.randint(0, levels, (40, s), generator=torch.Generator().manual_seed(s)).float() / levels
+    table[3] = 0
+    table[5, 7:] = 0
+    found = survey(blocks(table, (11,)), table.shape, top=9)
+    best, keys = table.sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(found.top[0], best[:, :9])
+    assert torch.equal(found.top[1], keys[:, :9].masked_fill(best[:, :9] == 0, -1))
+    assert torch.equal(found.argmax, found.top[1][:, 0])
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_an_entropy_from_scores_is_that_of_the_weights(size: float) -> None:
+    scores = torch.randn(30, 700, generator=torch.Generator().manual_seed(0)) * size
+    scores[:, :5] = torch.finfo(torch.float32).min
+    weights = scores.softmax(-1)
+    assert (size > survey_module.LARGE) == (float(scores[:, 5:].max()) > survey_module.LARGE)
+    want = survey([Block(0, weights)], weights.shape)
+    found = survey([Block(0, weights, scores=scores.clone())], weights.shape)
+    torch.testing.assert_close(found.entropy, want.entropy, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(found.numbers, scores.double().logsumexp(-1), rtol=1e-6, atol=1e-6)
+    holes = scores.clone().masked_fill_(scores < 0, -torch.inf)
+    weights = holes.softmax(-1)
+    found = survey([Block(0, weights, scores=holes)], weights.shape)
+    torch.testing.assert_close(found.entropy, survey([Block(0, weights)], weights.shape).entropy)

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode
 
 import regard
-from regard.attention.map import Asked, Given
+from regard.attention.sources import Asked, Given
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig

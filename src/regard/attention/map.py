@@ -4,9 +4,10 @@ A map keeps queries, keys, the spec and one number per row (or weights that were
 row, tile or statistic by computing blocks. It is exact: the same numbers as the reference kernel.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from importlib import import_module
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,23 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
-from regard.attention.biases import BiasLike, ChosenBias
-from regard.attention.kernels.reference import is_poisoned
-from regard.attention.masks import ChosenMask, MaskLike
-from regard.attention.normalizers import NormalizerLike, Sink
+from regard.attention.biases import BiasLike
+from regard.attention.masks import MaskLike
+from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
+from regard.attention.sources import Asked, Block, Given, Mean, Scaled, Source
 from regard.attention.spec import Spec, make_spec
 from regard.attention.survey import Pool, Summary, survey
 from regard.errors import BundleError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
-BLOCK = 16 * 2**20  # bytes of weights computed at a time
+BLOCK = 8 * 2**20  # bytes of weights computed at a time
+ROWS = 128  # fewer rows at a time than this are slow: rather fewer heads
+OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
+KEPT = 16 * 2**20  # bytes of overview that are kept
 
 Index = slice | Tensor | list[int]
 Tokens = list[str] | None
@@ -52,7 +57,9 @@ class AttentionMap:
         self.source = source
         self.query_tokens = query_tokens
         self.key_tokens = key_tokens
-        self._found: dict[bool, Summary] = {}  # with and without torch.is_grad_enabled()
+        # with and without torch.is_grad_enabled()
+        self._found: dict[bool, Summary] = {}
+        self._pools: dict[tuple[bool, Pool], Tensor] = {}
 
     @classmethod
     def from_weights(cls, weights: Float[Tensor, "..."], **tokens: Tokens) -> "AttentionMap":
@@ -83,16 +90,24 @@ class AttentionMap:
             )
         if self.source.row * self.shape[-2] == prod(self.shape):
             return self.source.weigh(torch.arange(self.shape[-2]))
-        return torch.cat([weights for _, weights in self._blocks()], -2)  # made of more weights than it has
+        return torch.cat([block.weights for block in self._blocks(self.source)], -2)  # made of more weights than it has
 
     def tile(self, rows: Index, columns: Index) -> Tensor:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
         chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
-        parts = [self.source.weigh(part)[..., chosen[1]] for part in chosen[0].split(self._rows_of_a_block())]
+        found = self._found.get(torch.is_grad_enabled())
+        if found is not None and found.numbers is not None:
+            tile = self.source.again(chosen[0], chosen[1], found.numbers)
+            if tile is not None:
+                return tile
+        parts = [
+            self.source.weigh(part)[..., chosen[1]] for part in chosen[0].split(self._rows_of_a_block(self.source))
+        ]
         return torch.cat(parts, -2)
 
     def column(self, j: int) -> Tensor:
         """How much every query looks at key j `[*batch, T]`."""
+        self._kept()  # a pass as long as this one's, and all later ones are short
         return self.tile(slice(None), [j])[..., 0]
 
     def pool(self, rows: int, columns: int, reduce: str = "max") -> Tensor:
@@ -103,7 +118,10 @@ class AttentionMap:
             columns: number of cells along the keys, at most; 1 or more.
             reduce: "max", "mean" or "sum" over each cell.
         """
-        pooled = self._survey(Pool(rows, columns, reduce)).pooled
+        pool = Pool(rows, columns, reduce)
+        pooled = self._pools.get((torch.is_grad_enabled(), pool))
+        if pooled is None:
+            pooled = self._survey(pool).pooled
         assert pooled is not None
         return pooled
 
@@ -144,16 +162,7 @@ class AttentionMap:
         Entry n is the weight on keys that stand n - (S - 1) places after the query's own place, where query i
         stands at i + S - T (the last query at the last key), as in the masks.
         """
-        t, s = self.shape[-2:]
-        profile = self.source.like.new_zeros(*self.shape[:-2], t + s - 1)
-        start = t
-        for rows, weights in self._blocks():
-            n = len(rows)
-            start -= n
-            # row i shifted by n - 1 - i: the diagonals of the block stand under each other
-            skewed = torch.nn.functional.pad(weights.flip(-2), (0, n)).flatten(-2)[..., : n * (s + n - 1)]
-            diagonals = skewed.unflatten(-1, (n, s + n - 1)).sum(-2)
-            profile = profile + torch.nn.functional.pad(diagonals, (start, t - n - start))
+        profile: Tensor = self._join([_distance(self._blocks(one), *self.shape[-2:]) for one in self._entries()])
         return profile
 
     def sample(self) -> tuple[Tensor, Tensor]:
@@ -163,16 +172,8 @@ class AttentionMap:
             indices `[*batch, T]`, -1 for a dead row, and ln(α_ij / Σ_j' α_ij') of the drawn keys `[*batch, T]`,
             0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
         """
-        drawn, logs = [], []
-        for _, weights in self._blocks():
-            total = weights.sum(-1, keepdim=True)
-            dead = total == 0
-            # a dead row draws the place after the last key
-            share = torch.cat([weights, dead.to(weights.dtype)], -1) / total.masked_fill(dead, 1)
-            index = torch.multinomial(share.detach().flatten(0, -2), 1).view_as(total)
-            logs.append(share.gather(-1, index).log().squeeze(-1))
-            drawn.append(index.masked_fill(dead, -1).squeeze(-1))
-        return torch.cat(drawn, -1), torch.cat(logs, -1)
+        drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
+        return drawn, logs
 
     def norms(self, value: Tensor, output_weight: Tensor) -> "AttentionMap":
         """‖α_ij v_j W_O‖, what query i really takes from key j (Kobayashi et al. 2020, section 3).
@@ -211,7 +212,8 @@ class AttentionMap:
                 value = value.repeat_interleave(heads // value.shape[-3], -3)
             length = (value @ output_weight).norm(dim=-1)
         length = length.to(self.source.like.dtype)
-        return self._derived(self.shape, lambda weights: weights * length[..., None, :])
+        length = length.expand(*self.shape[:-2], self.shape[-1])
+        return self._derived(self.shape, Scaled(self.source, length))
 
     def select(self, *index: int | slice) -> "AttentionMap":
         """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
@@ -225,7 +227,7 @@ class AttentionMap:
         """The mean over the heads (axis -3)."""
         if len(self.shape) < 3:
             raise ShapeError(f"mean_heads needs heads on axis -3; the map has shape {list(self.shape)}")
-        return self._derived((*self.shape[:-3], *self.shape[-2:]), lambda weights: weights.mean(-3))
+        return self._derived((*self.shape[:-3], *self.shape[-2:]), Mean(self.source))
 
     @classmethod
     def rollout(cls, maps: "Sequence[AttentionMap]", residual: float = 0.5) -> "AttentionMap":
@@ -305,118 +307,54 @@ class AttentionMap:
         """What a notebook shows."""
         return bytes(import_module("regard.explore.plots").map_png(self))
 
-    def _derived(self, shape: Sequence[int], change: Callable[[Tensor], Tensor]) -> "AttentionMap":
-        source = Derived(self.source, change)
+    def _derived(self, shape: Sequence[int], source: Source) -> "AttentionMap":
         return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
 
     def _survey(self, pool: Pool | None = None, top: int | None = None) -> Summary:
-        found = survey(self._blocks(), self.shape, pool, top)
+        small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
+        aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
+        shape = torch.Size(self.shape[-2:])
+        parts = [survey(self._blocks(source), shape, aside, top) for source in self._entries()]
+        found: Summary = self._join(parts)
         if not found.entropy.requires_grad:
-            self._found[torch.is_grad_enabled()] = found
-        return found
+            mode = torch.is_grad_enabled()
+            self._found[mode] = found
+            if aside == OVERVIEW and found.pooled is not None:
+                self._pools[mode, OVERVIEW] = found.pooled
+        return found if aside is pool else replace(found, pooled=None)
 
     def _kept(self) -> Summary:
         return self._found.get(torch.is_grad_enabled()) or self._survey()
 
-    def _rows_of_a_block(self) -> int:
-        return max(1, BLOCK // max(1, 4 * self.source.row))
+    def _blocks(self, source: Source) -> Iterator[Block]:
+        return source.blocks(self._rows_of_a_block(source), self.shape[-2])
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.arange(self.shape[-2]).split(self._rows_of_a_block()):
-            yield rows, self.source.weigh(rows)
+    def _rows_of_a_block(self, source: Source) -> int:
+        return max(1, BLOCK // max(1, 4 * source.row))
 
-
-class Source:
-    """What a map's rows are computed from.
-
-    Attributes:
-        like: an empty tensor of the map's dtype and device.
-        row: how many weights are computed for a query.
-    """
-
-    like: Tensor
-    row: int
-
-    def weigh(self, rows: Tensor) -> Tensor:
-        """The weights of the queries `rows` [t], `[*batch, t, S]`."""
-        raise NotImplementedError
-
-    def select(self, index: tuple[int | slice, ...]) -> "Source":
-        """The same for some of the batch axes."""
-        return Derived(self, lambda weights: weights[(*index, ...)])
-
-
-class Given(Source):
-    """Weights that somebody else has computed."""
-
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights
-        self.like = weights.new_empty(0)
-        self.row = prod(weights.shape[:-2]) * weights.shape[-1]
-
-    def weigh(self, rows: Tensor) -> Tensor:
-        return self.weights[..., rows, :]
-
-
-@dataclass(frozen=True, eq=False)
-class Asked(Source):
-    """Queries, keys and a spec: rows are computed as the reference kernel does."""
-
-    query: Tensor
-    key: Tensor
-    spec: Spec
-    shape: tuple[int, ...]
-
-    @property
-    def like(self) -> Tensor:  # type: ignore[override]
-        wide = torch.float64 if torch.float64 in (self.query.dtype, self.key.dtype) else torch.float32
-        return self.query.new_empty(0, dtype=wide)
-
-    @property
-    def row(self) -> int:  # type: ignore[override]
-        return prod(self.shape[:-2]) * self.shape[-1]
-
-    def select(self, index: tuple[int | slice, ...]) -> Source:
+    def _outer(self) -> tuple[int, ...]:
+        """The leading batch axes that are taken one entry at a time, so that a block has enough rows."""
         batch = self.shape[:-2]
-        query, key = (
-            tensor.expand(*batch, *tensor.shape[-2:])[index]
-            for tensor in (self.query, share_heads(self.query, self.key))
-        )
-        shape = (*query.shape[:-1], self.shape[-1])
-        spec, normalizer = self.spec, self.spec.normalizer
-        if isinstance(normalizer, Sink) and normalizer.logits.numel() > 1:
-            heads = torch.arange(batch[-1]).expand(batch)[index]
-            whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim and heads.numel() else heads
-            normalizer = Sink(normalizer.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
-        mask = None if spec.mask is None else ChosenMask(spec.mask, self.shape, index)
-        bias = None if spec.bias is None else ChosenBias(spec.bias, self.shape, index)
-        return Asked(query, key, Spec(spec.score, normalizer, mask, bias), shape)
+        for n in range(len(batch)):
+            if 4 * self.source.row // max(1, prod(batch[:n])) * min(ROWS, self.shape[-2]) <= BLOCK:
+                return tuple(batch[:n])
+        return tuple(batch)
 
-    def weigh(self, rows: Tensor) -> Tensor:
-        dtype, spec, shape = self.like.dtype, self.spec, self.shape
-        q, k = self.query[..., rows, :].to(dtype), share_heads(self.query, self.key).to(dtype)
-        allowed = spec.allowed(rows, shape)
-        # as in the reference kernel: what nobody of these rows may see becomes harmless first
-        seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
-        if spec.mask is not None and is_poisoned(q, k):
-            q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
-            if len(rows) > 1:
-                return torch.cat([self.weigh(row) for row in rows.split(1)], -2)
-            k = torch.where(seen.transpose(-2, -1), k, 0)
-        scores = spec.scores(q, k, rows, shape)
-        weights: Tensor = spec.normalizer(scores, allowed.expand_as(scores))[0]
-        return weights
+    def _entries(self) -> list[Source]:
+        """The source in parts, one for each entry of the outer axes."""
+        outer = self._outer()
+        return [self.source.select(index) for index in product(*map(range, outer))] if outer else [self.source]
 
-
-class Derived(Source):
-    """Another source's rows, changed: chosen heads, their mean, columns that are scaled."""
-
-    def __init__(self, source: Source, change: Callable[[Tensor], Tensor]) -> None:
-        self.source, self.change = source, change
-        self.like, self.row = source.like, source.row
-
-    def weigh(self, rows: Tensor) -> Tensor:
-        return self.change(self.source.weigh(rows))
+    def _join(self, parts: Sequence[Any]) -> Any:
+        """What the entries have answered, as the answer of all: tensors, tuples or records of them, or None."""
+        first, outer = parts[0], self._outer()
+        if not outer or first is None:
+            return first
+        if isinstance(first, tuple):
+            return tuple(self._join(part) for part in zip(*parts, strict=True))
+        if isinstance(first, Tensor):
+            return torch.stack(list(parts)).unflatten(0, outer)
+        return replace(first, **{f.name: self._join([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
 def attention_map(
@@ -434,6 +372,34 @@ def attention_map(
         ShapeError, ChoiceError: as `attend`.
     """
     return AttentionMap.from_spec(query, key, make_spec(score, normalizer, mask, bias))
+
+
+def _distance(blocks: Iterable[Block], t: int, s: int) -> Tensor:
+    """Sums along the diagonals of rows that come in blocks `[*batch, T + S - 1]`."""
+    profile: Tensor | None = None
+    for block in blocks:
+        n = block.weights.shape[-2]
+        # row i shifted by n - 1 - i: the diagonals of the block stand under each other
+        skewed = pad(block.weights.flip(-2), (0, n)).flatten(-2)[..., : n * (s + n - 1)]
+        diagonals = skewed.unflatten(-1, (n, s + n - 1)).sum(-2)
+        placed = pad(diagonals, (t - block.start - n, block.start))
+        profile = placed if profile is None else profile + placed
+    assert profile is not None  # there is always a block, if an empty one
+    return profile
+
+
+def _sample(blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+    """One key drawn for every row, and the logarithm of its share."""
+    drawn, logs = [], []
+    for block in blocks:
+        total = block.weights.sum(-1, keepdim=True)
+        dead = total == 0
+        # a dead row draws the place after the last key
+        share = torch.cat([block.weights, dead.to(total.dtype)], -1) / total.masked_fill(dead, 1)
+        index = torch.multinomial(share.detach().flatten(0, -2), 1).view_as(total)
+        logs.append(share.gather(-1, index).log().squeeze(-1))
+        drawn.append(index.masked_fill(dead, -1).squeeze(-1))
+    return torch.cat(drawn, -1), torch.cat(logs, -1)
 
 
 def _indices(index: Index, size: int) -> Tensor:

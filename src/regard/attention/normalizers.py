@@ -26,6 +26,10 @@ class Normalizer(nn.Module):
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
         raise NotImplementedError
 
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Weights of any part of the rows, from its scores and the row numbers `[*batch, T, 1]`; None: it cannot."""
+        return None
+
     def frozen(self) -> "Normalizer":
         """A copy that training does not change."""
         return deepcopy(self).requires_grad_(False)
@@ -33,6 +37,9 @@ class Normalizer(nn.Module):
 
 class Softmax(Normalizer):
     """α_ij = exp(e_ij) / Σ_j' exp(e_ij') over the allowed keys; its row number is the log-sum-exp."""
+
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        return _exponential(scores, numbers)
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         scores = scores.masked_fill(~allowed, -torch.inf)
@@ -67,6 +74,9 @@ class Sink(Normalizer):
     def frozen(self) -> Normalizer:
         return Sink(self.logits.detach().clone())
 
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        return _exponential(scores, numbers)
+
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         sink = self.logits.to(scores.dtype)
         if sink.ndim:
@@ -89,6 +99,9 @@ class Uniform(Normalizer):
     the number of allowed keys.
     """
 
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        return (1 / numbers.clamp(min=1)).to(scores.dtype).expand_as(scores)
+
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         seen = allowed.to(scores.dtype)
         number = seen.sum(-1, keepdim=True)
@@ -106,6 +119,11 @@ class WholeRows(Normalizer):
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed).masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
+
+
+def _exponential(scores: Tensor, numbers: Tensor) -> Tensor:
+    """exp(e - n), and 0 in a dead row; in float64, where large scores lose no digits."""
+    return (scores.double() - numbers).exp().masked_fill(scores == -torch.inf, 0).to(scores.dtype)
 
 
 NormalizerLike = str | Normalizer | Callable[[Tensor, Tensor], Tensor]

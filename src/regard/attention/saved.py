@@ -16,10 +16,11 @@ from torch import Tensor
 
 from regard.attention.biases import Added, Diagonals
 from regard.attention.compact import compact_bias, spans
-from regard.attention.map import Asked, AttentionMap
+from regard.attention.map import AttentionMap
 from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
+from regard.attention.sources import Asked
 from regard.attention.spec import Spec
 from regard.storage import write_tensors
 

@@ -6,12 +6,17 @@ A block of weights `[*batch, t, S]` is looked at once and forgotten, so that the
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from regard.attention.sources import Block
 from regard.errors import ChoiceError, ShapeError
+
+LARGE = 16  # scores of this size lose a 500,000th when they are added up
+CELLS = 256  # a row's largest weights are looked for in its cells' largest
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Summary:
         total: Σ_j α_ij `[*batch, T]`: 1, less beside a sink, 0 for a dead row.
         pooled: the map in cells `[*batch, rows, columns]`, where asked for.
         top: the largest weights of each row and their keys, both `[*batch, T, k]`, padded with (0, -1), or None.
+        numbers: the normaliser's row numbers `[*batch, T]`, where the map is made of queries and keys.
     """
 
     entropy: Tensor
@@ -53,94 +59,171 @@ class Summary:
     total: Tensor
     pooled: Tensor | None
     top: tuple[Tensor, Tensor] | None
+    numbers: Tensor | None
 
 
-def survey(
-    blocks: Iterable[tuple[Tensor, Tensor]], shape: torch.Size, pool: Pool | None = None, top: int | None = None
-) -> Summary:
-    """Look once at every (rows, weights) of `blocks`, which together are the rows 0 … T-1 in their order."""
+def survey(blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None, top: int | None = None) -> Summary:
+    """Look once at every block, which together are the rows 0 … T-1 in their order."""
     if top is not None and top < 1:
         raise ShapeError(f"top needs k of at least 1; got {top}")
-    entropies, totals, best = [], [], []
+    rows, ranked = [], []
     received: Tensor | None = None
-    cells = _Cells(pool, shape) if pool else None
-    for rows, weights in blocks:
-        total = weights.sum(-1, keepdim=True)
-        totals.append(total.squeeze(-1))
-        entropies.append(_entropy(weights, total))
-        best.append(_top(weights, top or 1))
+    pooled = _Pooled(pool, shape) if pool else None
+    width = max(1, ceil(shape[-1] / CELLS))
+    shared = pooled is not None and (pooled.reduce, pooled.width) == ("max", width)
+    for block in blocks:
+        weights = block.weights
+        cells = cut(weights, width)
+        if pooled:
+            pooled.add(block.start, cells if shared else cut(weights, pooled.width, pooled.reduce))
         column = weights.sum(-2)
         received = column if received is None else received + column
-        if cells:
-            cells.add(int(rows[0]) if len(rows) else 0, weights)
+        best, key = _largest(weights, cells, width)
+        if top:
+            ranked.append(_top(weights, cells, width, top))
+        rows.append((best, key, *(_of_weights(block) if block.scores is None else _of_scores(block, best, key))))
     assert received is not None  # there is always a block, if an empty one
-    weights, keys = torch.cat([w for w, _ in best], -2), torch.cat([k for _, k in best], -2)
-    return Summary(
-        torch.cat(entropies, -1), received, keys[..., 0], torch.cat(totals, -1),
-        cells.finish() if cells else None, (weights, keys) if top else None,
-    )  # fmt: skip
+    best, key, *others = (_cat(part) for part in zip(*rows, strict=True))
+    total, entropy, numbers = others if block.scores is None else _finish(best, *others)
+    argmax = key.masked_fill(best == 0, -1)
+    largest = (torch.cat([w for w, _ in ranked], -2), torch.cat([k for _, k in ranked], -2)) if top else None
+    return Summary(entropy, received, argmax, total, pooled.finish() if pooled else None, largest, numbers)
+
+
+def _cat(parts: tuple[Any, ...]) -> Any:
+    return None if parts[0] is None else torch.cat(parts, -1)
+
+
+def _of_weights(block: Block) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Each row's sum, entropy and, where the source knows it, row number."""
+    total = block.weights.sum(-1)
+    return total, _entropy(block.weights, total), block.numbers
+
+
+def _of_scores(block: Block, best: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """The score of each row's largest weight, and Σ_j p_ij (e_ij - that score): no logarithm for every weight."""
+    assert block.scores is not None
+    highest = block.scores.gather(-1, key[..., None])
+    if float(highest.abs().max()) > LARGE:  # the sum would lose digits: measure from the highest
+        block.scores.sub_(highest)
+        below = block.scores.mul_(block.weights).sum(-1)
+    else:
+        below = block.scores.mul_(block.weights).sum(-1) - highest.squeeze(-1)
+    if bool(below.isnan().any()):  # 0 · -inf
+        below = -_entropy(block.weights, (best != 0).to(best.dtype)) - best.log()
+    return highest.squeeze(-1), below
+
+
+def _finish(best: Tensor, highest: Tensor, below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums, entropies and log-sum-exps of rows of a softmax: ln p_j = e_j - lse."""
+    dead = best == 0
+    entropy = (-best.log() - below).clamp_min(0).masked_fill(dead, 0)
+    numbers = (highest.double() - best.double().log()).masked_fill(dead, -torch.inf)
+    return (~dead).to(best.dtype), entropy, numbers
 
 
 def _entropy(weights: Tensor, total: Tensor) -> Tensor:
-    share = weights / total.masked_fill(total == 0, 1)
+    share = weights / total.masked_fill(total == 0, 1)[..., None]
     # -p ln p is 0 at 0 and at 1, but its slope at 0 is infinite, and would reach the scores as NaN
     entropy: Tensor = torch.special.entr(share.masked_fill(share == 0, 1)).sum(-1)
     return entropy
 
 
-def _top(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, ties to the lower index; padded with (0, -1)."""
-    wanted = min(k + 1, weights.shape[-1])
-    values, keys = weights.topk(wanted, -1)
-    # topk takes any of equal weights: where the last one in equals the first one out, sort the whole rows
-    torn = bool((values[..., k - 1] == values[..., k])[values[..., k - 1] > 0].any()) if wanted > k else False
-    if torn:
-        values, keys = weights.sort(dim=-1, descending=True, stable=True)
+def _largest(weights: Tensor, cells: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Each row's largest weight and its key, the lower one on a tie, `[*batch, t]`."""
+    if not weights.shape[-1]:
+        return weights.sum(-1), weights.new_zeros(weights.shape[:-1], dtype=torch.long)
+    keys = _members(cells.argmax(-1, keepdim=True), width, weights.shape[-1])
+    keys = keys.gather(-1, weights.gather(-1, keys).argmax(-1, keepdim=True))
+    return weights.gather(-1, keys).squeeze(-1), keys.squeeze(-1)
+
+
+def _top(weights: Tensor, cells: Tensor, width: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, ties to the lower key; padded with (0, -1).
+
+    They lie in the k cells with the largest largest, unless the k-th weight ties with a cell that was left out.
+    """
+    s = weights.shape[-1]
+    wanted = min(k, s)
+    if width > 1 and wanted < cells.shape[-1]:
+        most, places = cells.detach().topk(wanted + 1, -1)
+        left_out = most[..., wanted:]
+        keys = _members(places[..., :wanted].sort(-1).values, width, s)
+        candidates = weights.gather(-1, keys)
+        if s % width:  # the last cell is short: its last key stands in it more than once
+            candidates = candidates.masked_fill(pad(keys[..., 1:] == keys[..., :-1], (0, 1)), -1)
     else:
-        order = keys.argsort(-1)
-        values, keys = values.gather(-1, order), keys.gather(-1, order)
-        values, order = values.sort(dim=-1, descending=True, stable=True)
-        keys = keys.gather(-1, order)
-    values, keys = values[..., :k], keys[..., :k]
-    short = k - values.shape[-1]
-    return pad(values, (0, short)), pad(keys.masked_fill(values == 0, -1), (0, short), value=-1)
+        keys, candidates = None, weights
+        left_out = weights.new_full((*weights.shape[:-1], 1), -1)
+    more = min(wanted + 1, candidates.shape[-1])
+    values, order = candidates.topk(more, -1)
+    least = values[..., wanted - 1 : wanted]
+    torn = (least > 0) & ((least == left_out) | (values[..., wanted:] == least).any(-1, keepdim=True))
+    values, order = _in_order(values[..., :wanted], order[..., :wanted])
+    found = order if keys is None else keys.gather(-1, order)
+    if bool(torn.any()):  # topk takes any of equal weights: sort these rows whole
+        rows = torn.squeeze(-1)
+        best, by = weights[rows].sort(dim=-1, descending=True, stable=True)
+        values, found = values.clone(), found.clone()
+        values[rows], found[rows] = best[..., :wanted], by[..., :wanted]
+    short = k - wanted
+    return pad(values, (0, short)), pad(found.masked_fill(values == 0, -1), (0, short), value=-1)
 
 
-class _Cells:
+def _in_order(values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Falling values, equal ones by rising place."""
+    by = places.argsort(-1)
+    values, places = values.gather(-1, by), places.gather(-1, by)
+    values, by = values.sort(dim=-1, descending=True, stable=True)
+    return values, places.gather(-1, by)
+
+
+def _members(cells: Tensor, width: int, s: int) -> Tensor:
+    """The keys of some cells of each row `[*batch, t, n · width]`; a short cell repeats its last."""
+    inside = torch.arange(width, device=cells.device)
+    return (cells[..., None] * width + inside).flatten(-2).clamp_(max=s - 1)
+
+
+def cut(weights: Tensor, width: int, reduce: str = "max") -> Tensor:
+    """Each row in cells of `width` keys `[*batch, t, cells]`, the last may be short."""
+    if width == 1:
+        return weights
+    join = REDUCE[reduce][0]
+    whole = weights.shape[-1] // width * width
+    parts = [join(weights[..., :whole].unflatten(-1, (-1, width)), -1)] if whole else []
+    if whole < weights.shape[-1]:
+        parts.append(join(weights[..., whole:], -1)[..., None])
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+class _Pooled:
     """A pooled map in the making: a cell may be spread over several blocks."""
 
     def __init__(self, pool: Pool, shape: torch.Size) -> None:
-        self.reduce, self.join = REDUCE[pool.reduce]
-        self.mean = pool.reduce == "mean"
+        self.reduce = pool.reduce
+        self.join, self.add_up = REDUCE[pool.reduce]
         self.height = max(1, ceil(shape[-2] / pool.rows))
         self.width = max(1, ceil(shape[-1] / pool.columns))
         self.shape = shape
         self.bands: list[Tensor] = []
 
-    def add(self, first: int, weights: Tensor) -> None:
-        narrow = self.narrow = self._columns(weights)
+    def add(self, first: int, narrow: Tensor) -> None:
+        """Rows from `first` on, whose columns are cells already."""
+        self.narrow = narrow
         done = 0
-        while done < weights.shape[-2]:
+        while done < narrow.shape[-2]:
             inside = (first + done) % self.height
-            count = min(self.height - inside, weights.shape[-2] - done)
-            band = self.reduce(narrow[..., done : done + count, :], -2)
+            count = min(self.height - inside, narrow.shape[-2] - done)
+            band = self.join(narrow[..., done : done + count, :], -2)
             if inside:
-                self.bands[-1] = self.join(self.bands[-1], band)
+                self.bands[-1] = self.add_up(self.bands[-1], band)
             else:
                 self.bands.append(band)
             done += count
 
-    def _columns(self, weights: Tensor) -> Tensor:
-        """Each row's cells `[*batch, t, cells]`."""
-        whole = weights.shape[-1] // self.width * self.width
-        parts = [self.reduce(weights[..., :whole].unflatten(-1, (-1, self.width)), -1)] if whole else []
-        if whole < weights.shape[-1]:
-            parts.append(self.reduce(weights[..., whole:], -1)[..., None])
-        return torch.cat(parts, -1) if parts else weights
-
     def finish(self) -> Tensor:
         pooled = torch.stack(self.bands, -2) if self.bands else self.narrow  # no bands: no rows
-        if not self.mean:
+        if self.reduce != "mean":
             return pooled
         return pooled / (_sizes(self.shape[-2], self.height)[:, None] * _sizes(self.shape[-1], self.width)).to(pooled)
 
