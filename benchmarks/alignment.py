@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from regard.data.align import Link, model_one
+from regard.data.align import Link, model_one, scores
 from regard.data.corpus import Pairs
 from regard.experiment import read_config, read_data
 from regard.explore.alignment import links_of, teacher_forced
@@ -67,10 +67,8 @@ def make_silver(name: str) -> None:
 
 def rate(found: list[set[Link]], silver: Silver) -> dict[str, float]:
     """Precision, recall and alignment error rate."""
-    a, s = sum(map(len, found)), sum(len(sure) for sure, _ in silver)
-    a_s = sum(len(links & sure) for links, (sure, _) in zip(found, silver, strict=True))
-    a_p = sum(len(links & possible) for links, (_, possible) in zip(found, silver, strict=True))
-    return {"precision": a_p / a, "recall": a_s / s, "aer": 1 - (a_s + a_p) / (a + s)}
+    sure, possible = zip(*silver, strict=True)
+    return scores(found, sure, possible)
 
 
 def score(name: str, silver_name: str) -> dict[str, dict[str, float]]:

@@ -71,6 +71,28 @@ def test_a_config_that_looks_at_nothing_trains_and_has_no_alignment(
     assert not generation.trace.steps[0].scores
 
 
+def test_a_run_goes_on_from_another(tiny_run: Path, data_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    kind = load(tiny_run).bundle.model_config.kind
+    still = {"start": str(tiny_run), "training.learning_rate": 1e-12, "training.warmup": 0}
+    losses = []
+    run = train(
+        tiny(kind), still, run=tmp_path / "run", report=lambda event: losses.append(event.get("dev_loss", torch.nan))
+    )
+    before, after = load(tiny_run), run.model
+    assert (tmp_path / "run" / "tokenizer.json").read_bytes() == (tiny_run / "tokenizer.json").read_bytes()
+    for name, weight in before.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name], weight, rtol=0, atol=1e-6)
+    assert after("le chat noir").text == before("le chat noir").text
+    train(tiny(kind), still, run=tmp_path / "run", resume=True)  # what it went on from is not needed any more
+    with pytest.raises(regard.ConfigError, match=r"start: .* has model.width = \d+ and the config has 48"):
+        train(tiny(kind), {**still, "model.width": 48}, run=tmp_path / "other")
+    with pytest.raises(regard.ConfigError, match=r"has tokenizer.vocabulary = \d+ and the config has 77"):
+        train(tiny(kind), {**still, "tokenizer.vocabulary": 77}, run=tmp_path / "third")
+    with pytest.raises(regard.ChoiceError, match="unknown model 'fr-ne': expected one of 'fr-en'"):
+        train(tiny(kind), {**still, "start": "fr-ne"}, run=tmp_path / "fourth")
+
+
 def test_evaluate_files(model: Translator, tmp_path: Path) -> None:
     pairs = made_pairs()[:7]
     source, reference = tmp_path / "source", tmp_path / "reference"

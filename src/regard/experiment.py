@@ -40,6 +40,8 @@ class ExperimentConfig(BaseModel):
     """What the model learns to do."""
     languages: tuple[str, str] = ("fr", "en")
     """Of source and target, for figures and the model card."""
+    start: str | None = None
+    """A run, a bundle's folder or a shipped model to go on from: its tokeniser and weights; settings must agree."""
     dev_sentences: int = Field(500, gt=0)
     """Development sentences translated (greedily) at each evaluation during training."""
     data: DataConfig
@@ -101,7 +103,8 @@ def train(
     folder = Path(run) if run else Path("runs") / (Path(config).stem if not isinstance(config, dict) else "run")
     _prepare_folder(folder, settings, resume)
     parts = read_data(settings)
-    tokenizer = _tokenizer(folder, parts[0], settings)
+    begun = None if resume else _start(settings)
+    tokenizer = _tokenizer(folder, parts[0], settings, begun)
     batches = _training_batches(parts[0], tokenizer, settings)
     report(
         {
@@ -117,6 +120,8 @@ def train(
     )
     torch.manual_seed(settings.training.seed)
     model = build(len(tokenizer), settings.model)
+    if begun:
+        model.load_state_dict(begun.model.state_dict())
     with tuned(), _asked_to_stop() as should_stop:
         weights = run_loop(
             model, batches, settings.training, folder,
@@ -280,12 +285,32 @@ def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> N
     (folder / "config.toml").write_text(to_toml(settings), "utf-8")
 
 
-def _tokenizer(folder: Path, pairs: Pairs, settings: ExperimentConfig) -> Tokenizer:
+def _start(settings: ExperimentConfig) -> Bundle | None:
+    """The model that a run goes on from."""
+    if settings.start is None:
+        return None
+    bundle = load(settings.start).bundle
+    for name, theirs, ours in (
+        ("model", bundle.model_config, settings.model), ("tokenizer", bundle.tokenizer.config, settings.tokenizer)
+    ):  # fmt: skip
+        for key, value in theirs.model_dump().items():
+            if value != getattr(ours, key) and key != "dropout":
+                raise ConfigError(
+                    f"start: {settings.start} has {name}.{key} = {value!r} and the config has {getattr(ours, key)!r}: "
+                    "a run goes on with the model it starts from"
+                )
+    return bundle
+
+
+def _tokenizer(folder: Path, pairs: Pairs, settings: ExperimentConfig, begun: Bundle | None) -> Tokenizer:
     """The run's tokeniser, learned on the training side only; a resumed run reads its own back."""
     path = folder / "tokenizer.json"
     if (folder / LAST).exists() and path.exists():
         return Tokenizer.load(path, settings.tokenizer)
-    tokenizer = Tokenizer.learn((text for pair in pairs for text in pair), settings.tokenizer)
+    if begun:
+        tokenizer = begun.tokenizer
+    else:
+        tokenizer = Tokenizer.learn((text for pair in pairs for text in pair), settings.tokenizer)
     tokenizer.save(path)
     return tokenizer
 

@@ -72,7 +72,12 @@ def test_scores_by_hand():
     assert scores(found, wanted) == pytest.approx({"precision": 2 / 4, "recall": 2 / 5, "aer": 1 - 4 / 9})
     assert scores(wanted, wanted) == {"precision": 1, "recall": 1, "aer": 0}
     assert scores([set()], wanted[:1]) == {"precision": 0, "recall": 0, "aer": 1}
-    assert scores([], []) == {"precision": 0, "recall": 0, "aer": 1}
+    assert scores([], [])["aer"] == 0
+
+
+def test_possible_links_are_no_fault_and_sure_ones_are_possible():
+    found, sure, possible = [{(0, 0), (1, 1), (2, 0)}], [{(0, 0), (3, 3)}], [{(1, 1)}]
+    assert scores(found, sure, possible) == pytest.approx({"precision": 2 / 3, "recall": 1 / 2, "aer": 1 - 3 / 5})
 
 
 def test_without_a_test_the_pairs_themselves_are_aligned():
@@ -102,6 +107,8 @@ def test_phrases_by_hand():
         ("chat noir", "black cat"), ("grand chat noir", "big black cat"),
     }  # fmt: skip
     assert phrases(["un", "chat"], ["a", "cat"], {(0, 0), (1, 1)}, turned=True) == [("un chat", "a cat")]
+    assert phrases(["un", "chat"], ["a", "cat"], {(0, 0), (1, 1)}, crossed=True) == []
+    assert phrases(*straight, longest=2, crossed=True) == [("chat noir", "black cat")]
     assert phrases(source, target, set()) == []
     assert phrases([], [], set()) == []
 

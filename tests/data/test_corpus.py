@@ -295,6 +295,16 @@ def test_phrases_are_shown_on_their_own():
         assert len(source.split()) == len(target.split()) >= 2
 
 
+def test_every_phrase_that_changes_its_order_is_shown_once_in_small_letters():
+    pairs = [(f"Un {a} {b} dort", f"A {d} {c} sleeps") for a, c in (("chat", "cat"), ("chien", "dog"), ("lit", "bed"))
+             for b, d in (("noir", "black"), ("gris", "grey"), ("vert", "green"))]  # fmt: skip
+    shown = Counter(augment(Pairs.of(pairs * 3), config(crossed=2), seed=0)) - Counter(pairs * 3)
+    assert set(shown.values()) == {2}
+    assert ("chat noir", "black cat") in shown
+    assert ("lit vert", "green bed") in shown
+    assert ("un chat", "a cat") not in shown
+
+
 def test_no_augmentation_changes_nothing():
     assert list(augment(Pairs.of(TEXT), config(), seed=0)) == TEXT
 

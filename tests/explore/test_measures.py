@@ -109,6 +109,15 @@ def test_roles_are_found_and_tested() -> None:
     assert previous.p == pytest.approx(3 * 5 / 2**40)  # 3 heads × 5 roles
 
 
+def test_a_role_has_an_interval() -> None:
+    previous = next(role for role in roles(corpus(40)) if role.role == "previous")
+    assert previous.interval == pytest.approx((previous.share, previous.share))  # the same in every sentence
+    low, high = measures._bootstrap([0.0, 1.0] * 50)
+    assert low == pytest.approx(0.4, abs=0.03)
+    assert high == pytest.approx(0.6, abs=0.03)
+    assert measures._bootstrap([0.0, 1.0] * 50) == (low, high)
+
+
 def test_a_few_sentences_prove_nothing() -> None:
     assert roles(corpus(3)) == []
 
@@ -121,6 +130,18 @@ def test_sieves() -> None:
     assert rare({"the": 9, "cat": 2})(2, 3, tokens).tolist() == [[False, True, False]] * 2
     only = roles(corpus(40), {"rare": rare({"a": 9, "b": 9, "c": 9, ".": 1})})
     assert [(role.head, role.role) for role in only] == [(1, "rare")]
+
+
+def test_the_alignment_error_of_every_head() -> None:
+    right, wrong = torch.eye(3), torch.eye(3)[[1, 0, 2]]
+    short = torch.tensor([[0.2, 0.8], [0.0, 0.0]])  # the second word looks nowhere
+    seen = [a_map(torch.stack([right, wrong])), a_map(torch.stack([short, short]))]
+    sure = [{(0, 0), (1, 1), (2, 2)}, {(0, 1)}]
+    assert measures.alignment_error(seen, sure).tolist() == pytest.approx([0, 1 - 4 / 8])
+    possible = [{(0, 1)}, set()]
+    assert measures.alignment_error(seen, sure, possible).tolist() == pytest.approx([0, 1 - 5 / 8])
+    flat = [one.select(1) for one in seen]
+    assert float(measures.alignment_error(flat, sure)) == pytest.approx(1 - 4 / 8)
 
 
 def test_the_sign_test() -> None:

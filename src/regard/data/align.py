@@ -79,11 +79,24 @@ def _best_links(p: Any, column: Any, row: Any, sentence: Any, count: int) -> lis
     return links
 
 
-def scores(found: Sequence[set[Link]], wanted: Sequence[set[Link]]) -> dict[str, float]:
-    """Precision, recall, and alignment error rate 1 - 2|A ∩ B| / (|A| + |B|) (Och and Ney 2003, all links sure)."""
-    both = sum(len(a & b) for a, b in zip(found, wanted, strict=True))
-    a, b = sum(map(len, found)), sum(map(len, wanted))
-    return {"precision": both / max(1, a), "recall": both / max(1, b), "aer": 1 - 2 * both / max(1, a + b)}
+def scores(
+    found: Sequence[set[Link]], sure: Sequence[set[Link]], possible: Sequence[set[Link]] | None = None
+) -> dict[str, float]:
+    """Precision |A∩P|/|A|, recall |A∩S|/|S| and alignment error rate 1 - (|A∩S| + |A∩P|)/(|A| + |S|).
+
+    Args:
+        found: A, the links of each sentence.
+        sure: S, those that must be there.
+        possible: P, those that may; S is always part of it, and all of it by default.
+
+    Source: Och and Ney 2003, section 2.5.
+    """
+    allowed = sure if possible is None else [s | p for s, p in zip(sure, possible, strict=True)]
+    a_s = sum(len(a & s) for a, s in zip(found, sure, strict=True))
+    a_p = sum(len(a & p) for a, p in zip(found, allowed, strict=True))
+    a, s = sum(map(len, found)), sum(map(len, sure))
+    error = 1 - (a_s + a_p) / (a + s) if a + s else 0.0  # nothing was wanted and nothing found
+    return {"precision": a_p / max(1, a), "recall": a_s / max(1, s), "aer": error}
 
 
 def phrase_links(pairs: Sentences) -> list[set[Link]]:
@@ -94,13 +107,18 @@ def phrase_links(pairs: Sentences) -> list[set[Link]]:
 
 
 def phrases(
-    source: list[str], target: list[str], links: set[Link], longest: int = 4, turned: bool = False
+    source: list[str],
+    target: list[str],
+    links: set[Link],
+    longest: int = 4,
+    turned: bool = False,
+    crossed: bool = False,
 ) -> list[tuple[str, str]]:
     """Runs of 2 … `longest` words that translate a run of as many words one by one, in any order.
 
     A special case of Och and Ney 2004, section 4: consistent with the alignment, and nothing left over.
     A phrase loses the punctuation at its ends; one that has nothing else is none. With `turned`, only phrases
-    whose words change their order, if there are any ("chat noir", "black cat").
+    whose words change their order, if there are any ("chat noir", "black cat"); with `crossed`, only those.
     """
     partner = dict(links)
     found = []
@@ -113,6 +131,5 @@ def phrases(
                 there = " ".join(target[start : start + length]).strip(_EDGES)
                 if here and there:
                     found.append((here, there, order != places))
-    if turned and any(crossed for _, _, crossed in found):
-        return [(here, there) for here, there, crossed in found if crossed]
-    return [(here, there) for here, there, _ in found]
+    only = crossed or (turned and any(changed for _, _, changed in found))
+    return [(here, there) for here, there, changed in found if changed or not only]

@@ -9,14 +9,14 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from regard.data.align import phrase_links, phrases
+from regard.data.align import Link, phrase_links, phrases
 from regard.errors import DataError
 
 
@@ -51,6 +51,9 @@ class DataConfig(BaseModel):
     """How many phrases that translate word by word are shown on their own, per training pair on average, at most."""
     turned: bool = False
     """Show phrases whose words change their order ("chat noir", "black cat") rather than others of the same pair."""
+    crossed: int = Field(0, ge=0)
+    """How many times every phrase whose words change their order is shown besides, in small letters, once for all
+    the pairs it stands in: a rare adjective is seen before or after its noun as often as a frequent one."""
     longest: int = Field(100, gt=0)
     """Training pairs with more tokens than this on a side are left out, and counted."""
 
@@ -214,7 +217,8 @@ def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
     """
     dice = random.Random(seed)
     usual = [_usual_case(side) for side in (pairs.source, pairs.target)]
-    links = phrase_links(list(pairs)) if config.phrases else [set()] * len(pairs)
+    aligned = config.phrases or config.crossed
+    links = phrase_links(list(pairs)) if aligned else [set()] * len(pairs)
     result = []
     for (source, target), known in zip(pairs, links, strict=True):
         shown = [(source, target)]
@@ -227,7 +231,17 @@ def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
         for s, t in shown:
             loose = dice.random() < config.loose_spacing
             result.append((re.sub("[\u00a0\u202f](?=[?!:;»])", dice.choice(["", " "]), s) if loose else s, t))
-    return Pairs.of(result)
+    return Pairs.of(result + _crossed(pairs, links) * config.crossed)
+
+
+def _crossed(pairs: Pairs, links: Sequence[set[Link]]) -> list[tuple[str, str]]:
+    """Every phrase whose words change their order, in small letters, each once."""
+    found = {
+        (here.lower(), there.lower())
+        for (source, target), known in zip(pairs, links, strict=True)
+        for here, there in phrases(source.split(), target.split(), known, crossed=True)
+    }
+    return sorted(found)
 
 
 def _usual_case(sentences: list[str]) -> Counter[str]:
