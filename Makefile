@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow coverage check format docs clean
+.PHONY: setup demo test test-slow coverage bench check format docs clean
 
 setup: .venv/made
 
@@ -29,6 +29,9 @@ test-slow: .venv/made-dev
 coverage: .venv/made-dev
 	$(BIN)/coverage run -m pytest -m "not slow"
 	$(BIN)/coverage report --include "src/regard/attention/*,src/regard/nn/*,src/regard/decoding/*" --show-missing --fail-under 100
+
+bench: .venv/made-dev
+	$(BIN)/python benchmarks/maps.py
 
 check: .venv/made-dev
 	$(BIN)/ruff format --check src tests benchmarks examples

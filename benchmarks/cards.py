@@ -44,21 +44,27 @@ def ship(name: str, run: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     export_bundle(load(run.resolve()), folder, "int8")
     measured = {"development": measure(name, parts[1]), "test": measure(name, parts[2])}
-    journal = Journal(run / "journal.jsonl").entries()
+    journals = [(f"configs/{run.name}.toml", Journal(run / "journal.jsonl").entries())]
+    if settings.start:  # what it went on from stands beside it
+        before = run.parent / Path(settings.start).name
+        journals.insert(0, (f"configs/{before.name}.toml", Journal(before / "journal.jsonl").entries()))
     (folder / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
-    (folder / "README.md").write_text(card(name, settings, parts, measured, journal), "utf-8")
+    (folder / "README.md").write_text(card(name, settings, parts, measured, journals), "utf-8")
 
 
-def card(name: str, settings: Any, parts: Any, measured: Any, journal: list[dict[str, Any]]) -> str:
+def card(name: str, settings: Any, parts: Any, measured: Any, journals: list[tuple[str, list[dict[str, Any]]]]) -> str:
     """The model card."""
     bundle = load(name).bundle
     weights = sum(p.numel() for p in bundle.model.parameters())
-    curve = [entry for entry in journal if entry["event"] == "evaluation"]
     source, target = (NAMES[language] for language in settings.languages)
     rows = "\n".join(
         f"| {part} | {len(parts[n])} | {m['bleu']:.2f} | {m['chrf']:.2f} | {m['loss']:.3f} | {m['perplexity']:.2f} |"
         for n, (part, m) in enumerate(measured.items(), 1)
     )
+    legs = [(config, [e for e in part if e["event"] == "evaluation"]) for config, part in journals]
+    trained = ", then ".join(f"`regard train {config}` ({leg[-1]['step']:,} updates)" for config, leg in legs)
+    seconds = [leg[-1]["seconds"] for _, leg in legs]
+    curve = [e for _, leg in legs for e in leg]
     steps = "\n".join(
         f"| {e['step']} | {e['seconds'] / 60:.1f} | {e['dev_loss']:.3f} | {e['dev_bleu']:.2f} | {e['dev_chrf']:.2f} |"
         for e in curve
@@ -73,7 +79,7 @@ scale per row). Task: short everyday sentences; not meant for long or technical 
 [manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); attribution: tatoeba.org, manythings.org/anki
 and their contributors. Split by English sentence: no English sentence stands on two sides of the split.
 
-**Training.** `regard train configs/{name}.toml`: {curve[-1]["step"]} updates, {curve[-1]["seconds"] / 60:.0f} minutes
+**Training.** {trained}, {sum(seconds) / 60:.0f} minutes
 wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()}, torch {torch.__version__})
 that did other work at the same time.
 

@@ -1,20 +1,28 @@
 """swap: another score or normaliser in a model that somebody else wrote, and back again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from regard.attention.normalizers import NormalizerLike, as_normalizer
+from regard.attention.operator import attend
 from regard.attention.scores import ScoreLike, as_score
+from regard.attention.watch import Call
 from regard.errors import ChoiceError
 from regard.nn.multihead import MultiHead
 from regard.nn.torch_attention import MultiheadAttention
 from regard.observation.observe import known_sites, module_of
+from regard.observation.torch_calls import sdpa_call
+
+CHOICE = "regard_choice"  # what `regard.swap` leaves on a module: {"score": …, "normalizer": …}
 
 
 class Swap:
@@ -52,7 +60,8 @@ def swap(
 ) -> Swap:
     """Replace score or normaliser in a model, in place: `regard.swap(model, normalizer="softmax1")`.
 
-    For `nn.MultiheadAttention` (inside `nn.Transformer` too), regard's own layers, and models of transformers.
+    For `nn.MultiheadAttention` (inside `nn.Transformer` too), modules whose forward calls
+    `scaled_dot_product_attention`, regard's own layers, and models of transformers.
     Parameters, hooks and the modules themselves stay; a score with parameters joins the model's, and is shared by
     the sites it is given to.
 
@@ -86,16 +95,19 @@ def swap(
             _swap_torch(part, choice, done)
         elif isinstance(part, MultiHead):
             _swap_own(part, choice, done)
-        elif hugging and _attends(part):
-            _swap_transformers(part, choice, done)
+        elif hugging and _calls(part, "get_interface") and "Attention" in type(part).__name__:
+            _leave(part, choice, done)
+        elif _calls(part, "scaled_dot_product_attention"):
+            _leave(part, choice, done)
+            _swap_calls(part, done)
         else:
             continue
         done.sites.append(path or ".")
     if not done.sites:
         done.undo()
         raise ChoiceError(
-            "there is no attention to replace: swap knows nn.MultiheadAttention, regard's layers and models of "
-            "transformers; a module that calls scaled_dot_product_attention can call regard.attend instead"
+            "there is no attention to replace: swap knows nn.MultiheadAttention, modules whose forward calls "
+            "scaled_dot_product_attention, regard's layers and models of transformers; else call regard.attend"
         )
     return done
 
@@ -151,14 +163,14 @@ def _use_regard(module: nn.Module, done: Swap) -> None:
     done._back.append(undo)
 
 
-def _attends(part: nn.Module) -> bool:
-    """Whether a module of transformers asks the attention interface itself."""
-    return "Attention" in type(part).__name__ and "get_interface" in type(part).forward.__code__.co_names
+def _calls(part: nn.Module, name: str) -> bool:
+    """Whether a module's own forward speaks of a function."""
+    code = getattr(type(part).forward, "__code__", None)
+    return code is not None and name in code.co_names
 
 
-def _swap_transformers(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
-    from regard.interop.transformers import CHOICE
-
+def _leave(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
+    """Leave the choice on a module, where whoever computes its attention finds it."""
     before = getattr(part, CHOICE, None)
 
     def undo() -> None:
@@ -168,3 +180,49 @@ def _swap_transformers(part: nn.Module, choice: dict[str, Any], done: Swap) -> N
 
     setattr(part, CHOICE, nn.ModuleDict({**dict(before or {}), **choice}))
     done._back.append(undo)
+
+
+def _swap_calls(part: nn.Module, done: Swap) -> None:
+    """Put regard's attention where a module's forward calls torch's."""
+    if isinstance(part.forward, _Attending):
+        return  # the choice it reads has been left already
+    own = part.__dict__.get("forward")
+
+    def undo() -> None:
+        del part.forward
+        if own is not None:
+            part.forward = own
+
+    part.forward = _Attending(part)
+    done._back.append(undo)
+
+
+class _Attending:
+    """A module's own forward, in which `scaled_dot_product_attention` is `attend` with the module's choice."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part, self.forward = part, part.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Calls(dict(getattr(self.part, CHOICE))):
+            return self.forward(*args, **kwargs)
+
+
+class _Calls(TorchFunctionMode):
+    def __init__(self, choice: dict[str, Any]) -> None:
+        super().__init__()
+        self.choice = choice
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return attend_as(sdpa_call(*args, **(kwargs or {})), self.choice)
+
+
+def attend_as(call: Call, choice: Mapping[str, Any]) -> Tensor:
+    """The attention that somebody asked for, with another score or normaliser."""
+    spec = replace(call.spec, **choice)
+    return attend(
+        call.query, call.key, call.value,
+        score=spec.score, normalizer=spec.normalizer, mask=spec.mask, bias=spec.bias, dropout=spec.dropout,
+    )  # fmt: skip

@@ -9,20 +9,17 @@ Soft caps, learned sinks, position biases, windows, grouped heads and caches are
 `regard.swap` chooses another score or normaliser. It trains.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from regard.attention.operator import attend
-from regard.attention.spec import Spec
 from regard.attention.watch import owned
+from regard.interop.swap import CHOICE, attend_as
 from regard.observation.transformers_calls import interface_call
 
 NAME = "regard"
-CHOICE = "regard_choice"  # what `regard.swap` leaves on a module: {"score": …, "normalizer": …}
 
 
 def regard_attention(
@@ -30,12 +27,8 @@ def regard_attention(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: `[B, heads, T, d]` in, `[B, T, heads, d]` out."""
     call = interface_call(NAME, module, query, key, value, attention_mask, **kwargs)
-    spec: Spec = replace(call.spec, **dict(getattr(module, CHOICE, {})))
     with owned(module):
-        output = attend(
-            call.query, call.key, call.value,
-            score=spec.score, normalizer=spec.normalizer, mask=spec.mask, bias=spec.bias, dropout=spec.dropout,
-        )  # fmt: skip
+        output = attend_as(call, dict(getattr(module, CHOICE, {})))
     return output.transpose(1, 2).contiguous(), None
 
 
