@@ -10,12 +10,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from regard import nn as nn
+    from regard.attention.biases import RelativeBias as RelativeBias
+    from regard.attention.biases import alibi as alibi
     from regard.attention.map import AttentionMap as AttentionMap
     from regard.attention.map import attention_map as attention_map
     from regard.attention.masks import allow as allow
+    from regard.attention.masks import blocks as blocks
     from regard.attention.masks import causal as causal
+    from regard.attention.masks import documents as documents
     from regard.attention.masks import padding as padding
     from regard.attention.masks import prefix as prefix
+    from regard.attention.masks import window as window
+    from regard.attention.normalizers import Entmax as Entmax
+    from regard.attention.normalizers import Hard as Hard
     from regard.attention.normalizers import Sink as Sink
     from regard.attention.operator import Plan as Plan
     from regard.attention.operator import attend as attend
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from regard.attention.scores import Distance as Distance
     from regard.attention.scores import Dot as Dot
     from regard.attention.scores import General as General
+    from regard.attention.scores import QueryAdaptive as QueryAdaptive
     from regard.attention.scores import ScaledDot as ScaledDot
     from regard.errors import BundleError as BundleError
     from regard.errors import ChoiceError as ChoiceError
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from regard.experiment import train as train
     from regard.interop.swap import Swap as Swap
     from regard.interop.swap import swap as swap
+    from regard.nn.embedding import Rotary as Rotary
     from regard.nn.embedding import sinusoidal as sinusoidal
     from regard.observation.intervene import intervene as intervene
     from regard.observation.observe import observe as observe
@@ -45,14 +54,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attention.map": ("AttentionMap", "attention_map"),
-    "attention.masks": ("allow", "causal", "padding", "prefix"),
-    "attention.normalizers": ("Sink",),
+    "attention.biases": ("RelativeBias", "alibi"),
+    "attention.masks": ("allow", "blocks", "causal", "documents", "padding", "prefix", "window"),
+    "attention.normalizers": ("Entmax", "Hard", "Sink"),
     "attention.operator": ("Plan", "attend", "plan"),
-    "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "ScaledDot"),
+    "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "QueryAdaptive", "ScaledDot"),
     "errors": ("BundleError", "ChoiceError", "ConfigError", "DataError", "KernelError", "RegardError", "ShapeError"),
     "experiment": ("train",),
     "interop.swap": ("Swap", "swap"),
-    "nn.embedding": ("sinusoidal",),
+    "nn.embedding": ("Rotary", "sinusoidal"),
     "observation.intervene": ("intervene",),
     "observation.observe": ("observe",),
     "translator": ("Generation", "load"),

@@ -122,3 +122,85 @@ def test_a_part_of_a_learned_bias_is_learned() -> None:
         seen = regard.attention_map(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4), bias=bias).select(0)
         assert seen.source.spec.bias.is_learned() is learned
         assert seen.full().requires_grad is learned
+
+
+@pytest.mark.parametrize(("heads", "want"), [
+    (1, [2**-8]), (2, [2**-4, 2**-8]), (4, [2**-2, 2**-4, 2**-6, 2**-8]),
+    (3, [2**-4, 2**-8, 2**-2]), (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+])  # fmt: skip
+@pytest.mark.parametrize("offset", [None, 1])
+def test_alibi_falls_with_the_distance(heads: int, want: list[float], offset: int | None) -> None:
+    shape = (2, heads, 5, 7)
+    rows, columns = torch.tensor([4, 0, 2]), torch.tensor([6, 1])
+    tile = regard.alibi(heads, offset).tile(rows, columns, shape).expand(2, heads, 3, 2)
+    start = 2 if offset is None else offset
+    for h, slope in enumerate(want):
+        for a, i in enumerate(rows.tolist()):
+            for b, j in enumerate(columns.tolist()):
+                assert float(tile[1, h, a, b]) == pytest.approx(-slope * abs(j - i - start))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "most"), [(32, 128), (8, 20), (4, 9)])
+def test_buckets_are_t5s(bidirectional: bool, buckets: int, most: int) -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distance = torch.arange(-300, 301)
+    want = T5Attention._relative_position_bucket(distance, bidirectional, buckets, most)
+    assert torch.equal(regard.RelativeBias(2, buckets, most, bidirectional).bucket(distance), want)
+
+
+def test_a_relative_bias_is_learned_and_lasts_in_a_map() -> None:
+    torch.manual_seed(0)
+    bias = regard.RelativeBias(3, 8, 20)
+    torch.nn.init.normal_(bias.weight)
+    query, key = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(2, 3, 7, 4)
+    regard.attend(query, key, key, bias=bias).square().sum().backward()
+    assert bias.weight.grad.abs().sum() > 0
+    seen = regard.attention_map(query, key, bias=bias)
+    rows, columns = torch.arange(5), torch.arange(7)
+    table = torch.stack([bias.weight[bias.bucket(columns - i - 2)].T for i in range(5)], 1)
+    torch.testing.assert_close(bias.tile(rows, columns, (2, 3, 5, 7)), table)
+    scores = query @ key.mT / 2 + table
+    torch.testing.assert_close(seen.full(), scores.softmax(-1))
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = bias
+
+        def forward(self) -> torch.Tensor:
+            return regard.attend(query, key, key, bias=self.bias)
+
+    layer = Layer()
+    with regard.observe(layer) as watched:
+        layer()
+    before = watched["."][0].full().clone()
+    with torch.no_grad():
+        bias.weight.add_(torch.randn(8, 3))
+    torch.testing.assert_close(watched["."][0].full(), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: regard.alibi(0), "alibi needs at least 1 head; got 0"),
+        (lambda: regard.RelativeBias(2, 30), "RelativeBias needs buckets that divide by 4"),
+        (lambda: regard.RelativeBias(2, 32, 8), "a max_distance above 8; got 32 buckets and max_distance 8"),
+        (lambda: regard.alibi(4).tile(torch.arange(5), torch.arange(7), SHAPE), r"alibi has 4 heads and the scores"),
+        (lambda: regard.RelativeBias(4).tile(torch.arange(5), torch.arange(7), (5, 7)), "RelativeBias has 4 heads"),
+    ],
+)
+def test_position_biases_refuse(make, message: str) -> None:
+    with pytest.raises(regard.ShapeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "bias", [regard.alibi(3, 1), regard.RelativeBias(3, 8, 20), regard.alibi(3) + as_bias(torch.randn(7))]
+)
+def test_position_biases_are_saved_in_small(bias, tmp_path) -> None:
+    query, key = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4)
+    seen = regard.attention_map(query, key, bias=bias)
+    seen.save(tmp_path / "map")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map").full(), seen.full())

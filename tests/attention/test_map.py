@@ -13,6 +13,7 @@ from torch import Tensor
 import regard
 from regard.attention import map as map_module
 from regard.attention.map import AttentionMap
+from regard.attention.normalizers import NAMED
 from regard.attention.sources import Given
 
 B, H, T, S, D = 2, 3, 5, 7, 11
@@ -548,7 +549,7 @@ SCORES = ["dot", "cosine", regard.Distance(), regard.Additive(D, D, 3).double()]
 
 
 @pytest.mark.parametrize("score", SCORES, ids=["dot", "cosine", "distance", "additive"])
-@pytest.mark.parametrize("normalizer", ["softmax", "uniform"])
+@pytest.mark.parametrize("normalizer", sorted(NAMED))
 @pytest.mark.parametrize("mask", [None, regard.causal(-1), regard.padding(torch.tensor([4, 0]))])
 @pytest.mark.parametrize("bias", [None, torch.linspace(-2, 1, S, dtype=torch.float64)])
 def test_the_map_holds_the_weights_that_attend_uses(score, normalizer, mask, bias) -> None:

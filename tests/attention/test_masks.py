@@ -225,3 +225,57 @@ def test_numbers_must_fit_the_leading_batch_axes(mask: Mask, name: str) -> None:
 def test_a_tensor_that_does_not_broadcast_is_refused() -> None:
     with pytest.raises(regard.ShapeError, match=r"mask has shape \[2, 5, 7\] and the scores have \[2, 3, 5, 7\]"):
         whole(regard.allow(torch.ones(B, T, S, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize(("left", "right"), [(1, None), (0, 0), (2, 1), (0, 3), (-1, 2), (9, None)])
+@pytest.mark.parametrize("offset", [None, 0, -2])
+def test_window_has_both_its_ends(left: int, right: int | None, offset: int | None) -> None:
+    start = S - T if offset is None else offset
+    want = loop(lambda _, i, j: -left <= j - (i + start) <= (left if right is None else right))
+    assert torch.equal(whole(regard.window(left, right, offset)), want)
+
+
+def test_window_with_an_offset_for_each_sentence() -> None:
+    offsets = [-2, 3]
+    want = loop(lambda batch, i, j: abs(j - i - offsets[batch[0]]) <= 1)
+    assert torch.equal(whole(regard.window(1, offset=torch.tensor(offsets))), want)
+
+
+def test_documents_see_their_own() -> None:
+    asking, asked = torch.tensor([[0, 0, 1, -1, 2], [3, 3, 3, 3, 3]]), torch.tensor([[0, 1, 1, -1, 2, 2, 0], [3] * 7])
+    want = loop(lambda batch, i, j: asking[batch[0], i] == asked[batch[0], j] >= 0)
+    assert torch.equal(whole(regard.documents(asking, asked)), want)
+    square = (B, H, T, T)
+    same = loop(lambda batch, i, j: asking[batch[0], i] == asking[batch[0], j] >= 0, square)
+    assert torch.equal(whole(regard.documents(asking), square), same)
+    alone = loop(lambda _, i, j: asking[0, i] == asking[0, j] >= 0, square)
+    assert torch.equal(whole(regard.documents(asking[0]), square), alone)
+    heads = loop(lambda batch, i, j: asking[batch[0], i] == asked[batch[0], j] >= 0, (B, 1, T, S))
+    assert torch.equal(whole(regard.documents(asking[:, None], asked[:, None]), (B, 1, T, S)), heads)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 11])
+@pytest.mark.parametrize("batch", [(), (H,), (B, 1)])
+def test_blocks_follow_their_layout(size: int, batch: tuple[int, ...]) -> None:
+    layout = torch.rand(*batch, -(-T // size), -(-S // size), generator=torch.Generator().manual_seed(size)) < 0.5
+    spread = layout.expand(B, H, *layout.shape[-2:])
+    want = loop(lambda place, i, j: spread[(*place, i // size, j // size)])
+    assert torch.equal(whole(regard.blocks(layout, size)), want)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (lambda: regard.window(1, -2), r"window needs -left ≤ right; got left 1 and right -2"),
+        (lambda: regard.documents(torch.zeros(B, T)), "documents query_ids must be whole numbers; got torch.float32"),
+        (lambda: regard.documents(torch.zeros(B, T).long()), r"documents key_ids have shape \[2, 5\] .*give 7"),
+        (lambda: regard.documents(torch.zeros(4, T).long(), torch.zeros(4, S).long()), "documents query_ids have"),
+        (lambda: regard.blocks(torch.ones(2, 2), 3), "blocks needs a bool layout of at least 2 axes"),
+        (lambda: regard.blocks(torch.ones(2, 2).bool(), 0), "blocks needs a size of at least 1; got 0"),
+        (lambda: regard.blocks(torch.ones(2, 2).bool(), 3), r"blocks of 3 need a layout \[..., 2, 3\] for scores"),
+        (lambda: regard.blocks(torch.ones(4, 2, 3).bool(), 3), r"blocks layout has shape \[4, 1, 1\]"),
+    ],
+)  # fmt: skip
+def test_the_new_masks_refuse(mask, message: str) -> None:
+    with pytest.raises(regard.ShapeError, match=message):
+        inspect.unwrap(whole)(mask())

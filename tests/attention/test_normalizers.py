@@ -182,7 +182,7 @@ def test_as_normalizer() -> None:
     assert isinstance(given, Normalizer)
 
 
-@pytest.mark.parametrize(("given", "first"), [("sofmax", "softmax"), ("unifrom", "uniform"), ("zzz", "softmax")])
+@pytest.mark.parametrize(("given", "first"), [("sofmax", "softmax"), ("unifrom", "uniform"), ("sparsmax", "sparsemax")])
 def test_an_unknown_normalizer(given: str, first: str) -> None:
     with pytest.raises(regard.ChoiceError, match=f"unknown normalizer '{given}': expected one of '{first}'"):
         as_normalizer(given)
@@ -191,3 +191,120 @@ def test_an_unknown_normalizer(given: str, first: str) -> None:
 def test_a_number_is_no_normalizer() -> None:
     with pytest.raises(regard.ChoiceError, match="unknown normalizer 5: expected one of"):
         inspect.unwrap(as_normalizer)(5)
+
+
+def simplex_by_sorting(row: list[float]) -> list[float]:
+    """The projection onto the simplex (Martins and Astudillo 2016, algorithm 1)."""
+    ranked = sorted(row, reverse=True)
+    k = max(n for n in range(1, len(row) + 1) if 1 + n * ranked[n - 1] > sum(ranked[:n]))
+    threshold = (sum(ranked[:k]) - 1) / k
+    return [max(0.0, e - threshold) for e in row]
+
+
+def by_halving(row: list[float], alpha: float) -> list[float]:
+    """Entmax of one row, by 200 halvings in Python."""
+    z = [(alpha - 1) * e for e in row]
+    low, high = max(z) - 1, max(z)
+    for _ in range(200):
+        middle = (low + high) / 2
+        over = sum(max(0.0, e - middle) ** (1 / (alpha - 1)) for e in z) >= 1
+        low, high = (middle, high) if over else (low, middle)
+    return [max(0.0, e - low) ** (1 / (alpha - 1)) for e in z]
+
+
+ENTMAX = [1.1, 1.5, 2.0, 2.5, 4.0]
+
+
+@pytest.mark.parametrize("alpha", ENTMAX)
+@pytest.mark.parametrize("size", [0.1, 1.0, 30.0, 1e4])
+def test_entmax_by_hand(alpha: float, size: float) -> None:
+    scores = torch.randn(5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * size
+    allowed = torch.rand(5, 9, generator=torch.Generator().manual_seed(1)) < 0.7
+    weights, numbers = regard.Entmax(alpha)(scores, allowed)
+    for row, seen, got in zip(scores.tolist(), allowed.tolist(), weights.tolist(), strict=True):
+        want = iter(by_halving([e for e, a in zip(row, seen, strict=True) if a], alpha))
+        assert got == pytest.approx([next(want) if a else 0.0 for a in seen], abs=1e-9)
+        if alpha == 2:
+            want = iter(simplex_by_sorting([e for e, a in zip(row, seen, strict=True) if a]))
+            assert got == pytest.approx([next(want) if a else 0.0 for a in seen], abs=1e-9)
+    torch.testing.assert_close(
+        regard.Entmax(alpha).again(scores, numbers[:, None]).masked_fill(~allowed, 0), weights, rtol=1e-6, atol=1e-8
+    )
+
+
+def test_entmax_of_one_is_softmax_and_below_it_is_refused() -> None:
+    for got, want in zip(regard.Entmax(1.0)(SCORES, ALLOWED), Softmax()(SCORES, ALLOWED), strict=True):
+        torch.testing.assert_close(got, want)
+    with pytest.raises(regard.ShapeError, match="Entmax needs an alpha of at least 1"):
+        regard.Entmax(0.9)
+
+
+SPARSE = [*map(regard.Entmax, ENTMAX), as_normalizer("sparsemax"), as_normalizer("entmax15"), as_normalizer("sigmoid")]
+
+
+@pytest.mark.parametrize("normalizer", SPARSE, ids=str)
+def test_both_derivatives(normalizer: Normalizer) -> None:
+    scores = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).mul(2).requires_grad_()
+    allowed = torch.rand(4, 6, generator=torch.Generator().manual_seed(3)) < 0.8
+    allowed[1] = False
+
+    def weights(e: torch.Tensor) -> torch.Tensor:
+        return normalizer(e, allowed)[0]
+
+    assert torch.autograd.gradcheck(weights, (scores,))
+    assert torch.autograd.gradgradcheck(weights, (scores,))
+
+
+@pytest.mark.parametrize("normalizer", [*SPARSE, regard.Hard()], ids=str)
+def test_every_normalizer_keeps_the_declared_meaning(normalizer: Normalizer) -> None:
+    scores = SCORES.clone().requires_grad_()
+    weights, _ = normalizer(scores, ALLOWED)
+    assert not weights[~ALLOWED].any()
+    assert not weights[1:].any()
+    assert not weights[0, 4].any()  # -inf, allowed
+    weights.square().sum().backward()
+    assert scores.grad.isfinite().all()
+    assert not scores.grad[~ALLOWED].any()
+    poisoned = SCORES.clone()
+    poisoned[0, 0], poisoned[0, 1] = nan, nan  # of these two, one is allowed
+    assert normalizer(poisoned, ALLOWED)[0][0, 0].isnan()
+    forbidden = SCORES.clone()
+    forbidden[0, 1] = nan
+    torch.testing.assert_close(normalizer(forbidden, ALLOWED)[0], weights.detach())
+    vmapped = torch.func.vmap(lambda e: normalizer(e, ALLOWED)[0])(torch.stack([SCORES, SCORES + 1]))
+    torch.testing.assert_close(vmapped[0], weights.detach(), atol=1e-7, rtol=1e-6)
+
+
+def test_an_infinite_score_makes_a_row_nan() -> None:
+    scores = torch.tensor([[0.0, inf, 1.0], [0.0, 2.0, 1.0]])
+    for normalizer in (regard.Entmax(1.5), regard.Entmax(2.0), regard.Entmax(3.0), regard.Hard()):
+        weights = normalizer(scores, torch.ones(2, 3, dtype=torch.bool))[0]
+        assert weights[0].isnan().all()
+        assert weights[1].sum() == pytest.approx(1)
+
+
+def test_hard_takes_the_highest_and_the_lower_on_a_tie() -> None:
+    scores = torch.tensor([[1.0, 3.0, 3.0], [5.0, 9.0, 0.0]], requires_grad=True)
+    allowed = torch.tensor([[True, True, True], [True, False, True]])
+    weights, numbers = regard.Hard()(scores, allowed)
+    assert weights.tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert numbers.tolist() == [1, 0]
+    (got,) = torch.autograd.grad((weights * torch.tensor([1.0, 2.0, 3.0])).sum(), scores)
+    soft = Softmax()(scores, allowed)[0]
+    (want,) = torch.autograd.grad((soft * torch.tensor([1.0, 2.0, 3.0])).sum(), scores)
+    torch.testing.assert_close(got, want)  # straight through
+
+
+def test_hard_draws_by_the_softmax() -> None:
+    torch.manual_seed(0)
+    scores = torch.tensor([0.0, 1.0, -inf, 2.0]).expand(5000, 4)
+    weights, _ = regard.Hard(sample=True)(scores, torch.tensor([True, True, True, False]).expand(5000, 4))
+    assert set(weights.unique().tolist()) == {0, 1}
+    assert (weights.sum(-1) == 1).all()
+    assert weights.mean(0).tolist() == pytest.approx([1 / (1 + exp(1)), exp(1) / (1 + exp(1)), 0, 0], abs=0.03)
+
+
+def test_nothing_to_look_at() -> None:
+    nothing = torch.zeros(3, 0), torch.ones(3, 0, dtype=torch.bool)
+    for normalizer in (*SPARSE, regard.Hard(), regard.Hard(sample=True)):
+        assert normalizer(*nothing)[0].shape == (3, 0)

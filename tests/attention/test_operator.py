@@ -50,6 +50,7 @@ CASES = [
     Case("distance", lambda: regard.Distance(1.7), dot=False),
     Case("additive", lambda: regard.Additive(D_Q, D_K, 3), D_Q, dot=False),
     Case("concat", lambda: regard.Concat(D_Q, D_K, 3), D_Q, dot=False),
+    Case("query_adaptive", lambda: regard.QueryAdaptive(D_Q, D_K, 3), D_Q),
     Case("callable", lambda: lambda q, k: (q @ k.transpose(-2, -1)).sin(), dot=False),
 ]
 # "auto" only chooses: test_plan_tells_the_truth shows that it runs what it names
@@ -80,6 +81,12 @@ MASKS: dict[str, Callable[[], object]] = {
     "padding_both": lambda: regard.padding(torch.tensor([5, 6]), torch.tensor([3, 4])),
     "prefix_0": lambda: regard.prefix(0),
     "prefix_or_causal": lambda: regard.prefix(3) | regard.causal(0),
+    "window": lambda: regard.window(1, 2),
+    "window_-4": lambda: regard.window(1, offset=-4),  # queries 0 to 2 look nowhere
+    "documents": lambda: regard.documents(
+        torch.tensor([[0, 0, 1, -1, 2], [3] * T]), torch.tensor([[0, 1, 1, -1, 2, 2, 0], [4, 3] * 3 + [3]])
+    ),
+    "blocks": lambda: regard.blocks(torch.tensor([[True, False, True], [False, False, False]]), 3),
     "tensor": holes,
     "causal_and_padding": lambda: regard.causal() & regard.padding(torch.tensor([2, 7])),
 }
@@ -307,7 +314,7 @@ def test_a_dead_row_gives_nothing_and_takes_nothing(case: Case, kernel: str, mas
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("normalizer", ["softmax", "uniform"])
+@pytest.mark.parametrize("normalizer", ["softmax", "uniform", "sparsemax", "entmax15"])
 @pytest.mark.parametrize("mask", DEAD)
 def test_a_dead_row_of_the_map_is_zero(case: Case, normalizer: str, mask: str) -> None:
     query, key, _ = case.tensors(B, H)

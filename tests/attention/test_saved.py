@@ -68,6 +68,9 @@ NORMALIZERS = {
     "softmax1": ("softmax1", {"sink"}),
     "sink": (Sink(nn.Parameter(torch.linspace(-1, 1, H, dtype=torch.float64) / 3)), {"sink"}),
     "uniform": ("uniform", set()),
+    "sparsemax": ("sparsemax", set()),
+    "entmax": (regard.Entmax(1.3), set()),
+    "sigmoid": ("sigmoid", set()),
     "callable": (lambda scores, allowed: scores.relu() * allowed, {"weights"}),
 }
 MASKS = {

@@ -30,6 +30,13 @@ def additive(score: Score, q: list[float], k: list[float]) -> float:
     return dot(score.v.tolist(), [tanh(a + b) for a, b in sums])
 
 
+def query_adaptive(score: Score, query: list[float], key: list[float]) -> float:
+    """Σ_a g_a(q) q W_a k / √d_k, g = softmax(G q)."""
+    gate = [exp(g) for g in apply(score.gate.weight, query)]
+    ways = [dot(query, apply(aspect, key)) for aspect in score.aspects]
+    return sum(g / sum(gate) * way for g, way in zip(gate, ways, strict=True)) / sqrt(len(key))
+
+
 EQUATIONS = {
     "dot": (regard.Dot, (D, D), lambda s, q, k: dot(q, k)),
     "scaled_dot": (regard.ScaledDot, (D, D), lambda s, q, k: dot(q, k) / sqrt(D)),
@@ -48,6 +55,11 @@ EQUATIONS = {
         lambda: regard.Distance(1.7), (D, D),
         lambda s, q, k: -sum((a - b) ** 2 for a, b in zip(q, k, strict=True)) / (2 * 1.7**2),
     ),
+    "distance_learned": (
+        lambda: regard.Distance(nn.Parameter(torch.tensor(0.8))), (D, D),
+        lambda s, q, k: -sum((a - b) ** 2 for a, b in zip(q, k, strict=True)) / (2 * float(s.width) ** 2),
+    ),
+    "queryadaptive": (lambda: regard.QueryAdaptive(D_Q, D_K, 3), (D_Q, D_K), query_adaptive),
     "general": (lambda: regard.General(D_Q, D_K), (D_Q, D_K), lambda s, q, k: dot(q, apply(s.key.weight, k))),
     "additive": (lambda: regard.Additive(D_Q, D_K, D_H), (D_Q, D_K), additive),
     "concat": (
@@ -55,7 +67,7 @@ EQUATIONS = {
         lambda s, q, k: dot(s.v.tolist(), [tanh(x) for x in apply(s.weight, q + k)]),
     ),
 }  # fmt: skip
-PRODUCTS = [name for name in EQUATIONS if name.split("_")[0] in ("dot", "scaled", "cosine", "general")]
+PRODUCTS = [name for name in EQUATIONS if name.split("_")[0] in ("dot", "scaled", "cosine", "general", "queryadaptive")]
 PRODUCTS.remove("scaled_dot_softcap")  # a dot product no more
 every_score = pytest.mark.parametrize("name", EQUATIONS)
 
@@ -244,3 +256,18 @@ def test_gradients_of_what_a_callable_captures() -> None:
     assert torch.autograd.gradcheck(
         lambda f: regard.attend(query, key, value, score=lambda q, k: f * (q @ k.mT)), (factor,)
     )
+
+
+def test_a_learned_width_has_a_gradient_and_lasts_in_a_saved_map(tmp_path) -> None:
+    score = regard.Distance(nn.Parameter(torch.tensor(0.8)))
+    query, key = torch.randn(T, D), torch.randn(S, D)
+    score(query, key).sum().backward()
+    assert score.width.grad is not None
+    seen = regard.attention_map(query, key, score=score)
+    seen.save(tmp_path / "map")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map").full(), seen.full().detach())
+
+
+def test_query_adaptive_needs_an_aspect() -> None:
+    with pytest.raises(regard.ShapeError, match="QueryAdaptive needs at least 1 aspect; got 0"):
+        regard.QueryAdaptive(D, D, 0)

@@ -72,3 +72,51 @@ def test_places_are_counted_among_the_real_tokens() -> None:
     allowed = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 0], [0] * 5]).bool()
     want = [[0, 0, 0, 1, 2], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0] * 5]
     assert count_places(allowed).tolist() == want
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rotary_is_a_complex_rotation(interleaved: bool) -> None:
+    vectors, places = torch.randn(2, 3, 5, 10, dtype=torch.float64), torch.tensor([0, 3, 1, 7, 1000])
+    got = regard.Rotary(8, 500.0, interleaved)(vectors, places)
+    for i in range(4):
+        one, two = (2 * i, 2 * i + 1) if interleaved else (i, i + 4)
+        pair = torch.complex(vectors[..., one], vectors[..., two])
+        want = pair * torch.exp(1j * places.double() * 500.0 ** (-2 * i / 8))
+        torch.testing.assert_close(torch.complex(got[..., one], got[..., two]), want)
+    assert torch.equal(got[..., 8:], vectors[..., 8:])
+
+
+def test_rotary_is_llamas() -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+    config = LlamaConfig(hidden_size=32, num_attention_heads=2)
+    query, key = torch.randn(1, 2, 9, 16), torch.randn(1, 2, 9, 16)
+    places = torch.arange(9)[None]
+    want = apply_rotary_pos_emb(query, key, *LlamaRotaryEmbedding(config)(query, places))
+    for got, one in zip(map(regard.Rotary(16), (query, key)), want, strict=True):
+        torch.testing.assert_close(got, one)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rotated_products_depend_on_the_distance_alone(interleaved: bool) -> None:
+    rotary = regard.Rotary(8, interleaved=interleaved)
+    query, key = torch.randn(1, 8, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64)
+    products = [float(rotary(query, torch.tensor([p + 5])) @ rotary(key, torch.tensor([p])).T) for p in (0, 1, 17, 400)]
+    assert products == pytest.approx([products[0]] * 4)
+
+
+def test_rotary_keeps_the_type_and_takes_places_of_each_sentence() -> None:
+    vectors = torch.randn(2, 3, 5, 8, dtype=torch.bfloat16)
+    assert regard.Rotary(8)(vectors).dtype == torch.bfloat16
+    places = torch.tensor([[0, 1, 2, 3, 4], [7, 8, 9, 10, 11]])[:, None]
+    both = regard.Rotary(8)(vectors.float(), places)
+    torch.testing.assert_close(both[1], regard.Rotary(8)(vectors[1].float(), places[1]))
+    torch.testing.assert_close(both[0], regard.Rotary(8)(vectors[0].float()))
+
+
+def test_rotary_refuses() -> None:
+    with pytest.raises(regard.ShapeError, match="Rotary needs an even dim of at least 2; got 5"):
+        regard.Rotary(5)
+    with pytest.raises(regard.ShapeError, match="Rotary turns 8 coordinates and the vectors have 6"):
+        regard.Rotary(8)(torch.zeros(2, 6))

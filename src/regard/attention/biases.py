@@ -1,8 +1,13 @@
 """Biases: numbers added to the scores before masking."""
 
-from torch import Tensor
+from copy import deepcopy
+from math import floor, log, log2
 
-from regard.errors import ChoiceError
+import torch
+from torch import Tensor, nn
+
+from regard.attention.masks import Offset, places
+from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
 
 
@@ -16,6 +21,10 @@ class Bias:
     def is_learned(self) -> bool:
         """Whether a gradient flows into it."""
         return False
+
+    def frozen(self) -> "Bias":
+        """The same numbers, which training does not change any more."""
+        return self
 
     def __add__(self, other: "Bias | None") -> "Bias":
         return self if other is None else Both(self, other)
@@ -33,6 +42,9 @@ class Both(Bias):
     def is_learned(self) -> bool:
         return self.left.is_learned() or self.right.is_learned()
 
+    def frozen(self) -> Bias:
+        return Both(self.left.frozen(), self.right.frozen())
+
 
 class Added(Bias):
     """A float tensor, learned or fixed, broadcast from the right to `[*batch, T, S]`."""
@@ -46,6 +58,9 @@ class Added(Bias):
 
     def is_learned(self) -> bool:
         return self.tensor.requires_grad
+
+    def frozen(self) -> Bias:
+        return Added(self.tensor.detach().clone()) if self.is_learned() else self
 
 
 class Diagonals(Bias):
@@ -64,6 +79,75 @@ class Diagonals(Bias):
     def is_learned(self) -> bool:
         return self.values.requires_grad
 
+    def frozen(self) -> Bias:
+        return Diagonals(self.values.detach().clone()) if self.is_learned() else self
+
+
+class Alibi(Bias):
+    """b_ij = -m_h |j - place_i|, one slope a head: the farther, the less (see `alibi`)."""
+
+    def __init__(self, slopes: Tensor, offset: Offset = None) -> None:
+        self.slopes, self.offset = slopes, offset
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        _check_heads("alibi", len(self.slopes), shape)
+        distance = (columns - places(rows, shape, self.offset)).abs()
+        return -self.slopes.to(distance.device)[:, None, None] * distance
+
+
+class RelativeBias(nn.Module, Bias):
+    """T5's learned bias: one number for every head and every bucket of distances.
+
+    Half of the buckets are single distances, the others grow with the logarithm up to `max_distance`, beyond which
+    all is one. Distances are measured from the query's place i + S - T.
+
+    Args:
+        heads: number of heads (axis -3 of the scores).
+        buckets: in all; keys after the query have half of them, if `bidirectional`.
+        max_distance: from here on the last bucket.
+        bidirectional: False gives every key after the query the bucket of distance 0 (for causal attention).
+
+    Source: Raffel et al. 2020, section 2.1.
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> None:
+        super().__init__()
+        sides = 2 if bidirectional else 1
+        if buckets % (2 * sides) or buckets < 2 * sides or max_distance <= buckets // sides // 2:
+            raise ShapeError(
+                f"RelativeBias needs buckets that divide by {2 * sides} and a max_distance above "
+                f"{max(1, buckets // sides // 2)}; got {buckets} buckets and max_distance {max_distance}"
+            )
+        self.weight = nn.Parameter(torch.zeros(buckets, heads))
+        self.max_distance, self.bidirectional = max_distance, bidirectional
+
+    def is_learned(self) -> bool:
+        return self.weight.requires_grad
+
+    def frozen(self) -> Bias:
+        return deepcopy(self).requires_grad_(False)
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        _check_heads("RelativeBias", self.weight.shape[1], shape)
+        bucket = self.bucket(columns - places(rows, shape, None))
+        return self.weight[bucket].movedim(-1, -3)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Which bucket a key falls into that stands `distance` places after the query."""
+        count = self.weight.shape[0]
+        first = torch.zeros_like(distance)
+        if self.bidirectional:
+            count //= 2
+            first, distance = (distance > 0) * count, distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        single = count // 2
+        far = (distance.clamp(min=1) / single).log() / log(self.max_distance / single) * (count - single)
+        return first + torch.where(distance < single, distance, (single + far.long()).clamp(max=count - 1))
+
+    def __add__(self, other: Bias | None) -> Bias:
+        return Bias.__add__(self, other)
+
 
 class ChosenBias(Bias):
     """A bias of scores `whole` for some of their batch axes."""
@@ -77,6 +161,32 @@ class ChosenBias(Bias):
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         tile = self.bias.tile(rows, columns, self.whole)
         return tile.expand(*self.whole[:-2], len(rows), len(columns))[self.index]
+
+
+def alibi(heads: int, offset: Offset = None) -> Bias:
+    """Attention with linear biases: b_ij = -m_h |j - place_i|, with m_h = 2^(-8h/heads), h = 1 … heads.
+
+    For a number of heads that is no power of two, the slopes of the next smaller one, and between them those of
+    twice as many, as the paper's code does. Under a causal mask this is the paper's bias; without one, the
+    symmetric form.
+
+    Args:
+        heads: number of heads (axis -3 of the scores).
+        offset: as in `causal`: where query 0 stands.
+
+    Source: Press et al. 2022, section 3.
+    """
+    if heads < 1:
+        raise ShapeError(f"alibi needs at least 1 head; got {heads}")
+    whole = 2 ** floor(log2(heads))
+    slopes = [2 ** (-8 * h / whole) for h in range(1, whole + 1)]
+    slopes += [2 ** (-4 * h / whole) for h in range(1, 2 * (heads - whole), 2)]
+    return Alibi(torch.tensor(slopes), offset)
+
+
+def _check_heads(name: str, heads: int, shape: tuple[int, ...]) -> None:
+    if len(shape) < 3 or shape[-3] != heads:
+        raise ShapeError(f"{name} has {heads} heads and the scores have shape {list(shape)}: heads stand on axis -3")
 
 
 BiasLike = Bias | Tensor

@@ -123,6 +123,57 @@ class Prefix(Mask):
 
 
 @dataclass(frozen=True, eq=False)
+class Window(Mask):
+    """Keys from `left` before query i's place to `right` after it."""
+
+    left: int
+    right: int
+    offset: Offset = None
+
+    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+        distance = columns - places(rows, shape, self.offset)
+        return (distance >= -self.left) & (distance <= self.right)
+
+
+@dataclass(frozen=True, eq=False)
+class Documents(Mask):
+    """Queries and keys with the same number; -1 sees nobody and is seen by nobody."""
+
+    query_ids: Tensor
+    key_ids: Tensor
+
+    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+        asking = self._of(self.query_ids, "query_ids", shape, shape[-2])[..., rows, None]
+        asked = self._of(self.key_ids, "key_ids", shape, shape[-1])[..., None, columns]
+        return (asking == asked) & (asking >= 0)
+
+    def _of(self, ids: Tensor, name: str, shape: tuple[int, ...], size: int) -> Tensor:
+        """The numbers `[*leading, 1 …, n]`, aligned with the leading batch axes."""
+        if not ids.ndim or ids.shape[-1] != size:
+            raise ShapeError(f"documents {name} have shape {list(ids.shape)} and the scores {list(shape)}: give {size}")
+        spread = _along_batch(ids[..., 0], shape, f"documents {name}").shape[:-2]
+        return ids.reshape(*spread, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks(Mask):
+    """Squares of `size` × `size` that a layout allows."""
+
+    layout: Tensor
+    size: int
+
+    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+        wanted = [-(-n // self.size) for n in shape[-2:]]
+        if list(self.layout.shape[-2:]) != wanted:
+            raise ShapeError(
+                f"blocks of {self.size} need a layout [..., {wanted[0]}, {wanted[1]}] for scores {list(shape)}; "
+                f"got {list(self.layout.shape)}"
+            )
+        broadcast_to_scores(self.layout[..., :1, :1], shape, "blocks layout")
+        return self.layout[..., (rows // self.size)[:, None], columns // self.size]
+
+
+@dataclass(frozen=True, eq=False)
 class Spans(Mask):
     """Keys start_i … end_i - 1 for query i: any mask whose rows have no gaps, in O(T).
 
@@ -196,6 +247,45 @@ def prefix(n: int) -> Mask:
     return Prefix(n)
 
 
+def window(left: int, right: int | None = None, offset: Offset = None) -> Mask:
+    """Keys near the query's place: -left ≤ j - place ≤ right, both ends included.
+
+    Args:
+        left: how many keys before the place.
+        right: how many after it; None is as many as before.
+        offset: as in `causal`.
+    """
+    right = left if right is None else right
+    if left + right < 0:
+        raise ShapeError(f"window needs -left ≤ right; got left {left} and right {right}")
+    return Window(left, right, offset)
+
+
+def documents(query_ids: Tensor, key_ids: Tensor | None = None) -> Mask:
+    """Packed texts that do not see each other: equal numbers see each other, -1 sees nobody.
+
+    Args:
+        query_ids: int `[B, T]` (or more leading batch axes, or none), repeated over the heads.
+        key_ids: `[B, S]`; the queries' by default.
+    """
+    key_ids = query_ids if key_ids is None else key_ids
+    return Documents(_whole(query_ids, "query_ids", "documents"), _whole(key_ids, "key_ids", "documents"))
+
+
+def blocks(layout: Tensor, size: int) -> Mask:
+    """A block-sparse pattern: query i may look at key j where `layout[..., i // size, j // size]` is True.
+
+    Args:
+        layout: bool `[..., ceil(T / size), ceil(S / size)]`, broadcast from the right over the batch axes.
+        size: queries and keys of a block.
+    """
+    if layout.dtype != torch.bool or layout.ndim < 2:
+        raise ShapeError(f"blocks needs a bool layout of at least 2 axes; got {list(layout.shape)} {layout.dtype}")
+    if size < 1:
+        raise ShapeError(f"blocks needs a size of at least 1; got {size}")
+    return Blocks(layout, size)
+
+
 def allow(tensor: Tensor) -> Mask:
     """What a bool tensor says; it broadcasts from the right to `[*batch, T, S]`, as torch does."""
     return as_mask(tensor)
@@ -228,10 +318,10 @@ def places(rows: Places, shape: tuple[int, ...], offset: Offset) -> Tensor:
     return rows[:, None] + offset
 
 
-def _whole(lengths: Tensor, name: str) -> Tensor:
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ShapeError(f"padding {name} must be whole numbers; got {lengths.dtype}: give the number of real keys")
-    return lengths
+def _whole(numbers: Tensor, name: str, mask: str = "padding") -> Tensor:
+    if numbers.is_floating_point() or numbers.dtype == torch.bool:
+        raise ShapeError(f"{mask} {name} must be whole numbers; got {numbers.dtype}")
+    return numbers
 
 
 def _along_batch(numbers: Tensor, shape: tuple[int, ...], name: str) -> Tensor:

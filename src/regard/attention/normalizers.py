@@ -108,6 +108,129 @@ class Uniform(Normalizer):
         return seen / number.clamp(min=1), number.squeeze(-1)
 
 
+class Entmax(Normalizer):
+    """α_ij = max(0, (α-1) e_ij - τ_i)^(1/(α-1)), with the τ_i that makes the row sum to one; its row number is τ_i.
+
+    α = 1 is softmax, 1.5 `"entmax15"`, 2 `"sparsemax"` (the projection onto the simplex); between them the rows are
+    the sparser the larger α is, with exact zeros. Both derivatives are exact.
+
+    Args:
+        alpha: 1 or more.
+
+    Raises:
+        ShapeError: an alpha below 1.
+
+    Source: Martins and Astudillo 2016, equation 2; Peters et al. 2019, equation 10.
+    """
+
+    def __init__(self, alpha: float = 1.5) -> None:
+        super().__init__()
+        if not alpha >= 1:
+            raise ShapeError(f"Entmax needs an alpha of at least 1 (1 is softmax); got {alpha}")
+        self.alpha = float(alpha)
+
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        if self.alpha == 1:
+            return _exponential(scores, numbers)
+        return self._powers(scores * (self.alpha - 1) - numbers.to(scores.dtype), 1 / (self.alpha - 1))
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        if self.alpha == 1 or not scores.shape[-1]:
+            weights, numbers = Softmax()(scores, allowed)
+            return weights, numbers
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        dead = (scores == -torch.inf).all(-1, keepdim=True)
+        z = scores.masked_fill(dead, 0) * (self.alpha - 1)
+        highest = z.detach().amax(-1, keepdim=True)
+        z = z - highest  # where exponents and thresholds have the most digits
+        with torch.no_grad():
+            threshold = self._root(z)
+        # from the root on, two steps of Newton's method move nothing, but carry both derivatives of the threshold
+        for _ in range(2 if z.requires_grad or torch._C._are_functorch_transforms_active() else 0):
+            threshold = self._step(z, threshold)
+        weights = self._powers(z - threshold, 1 / (self.alpha - 1)) + (highest - highest)  # an infinite row is NaN
+        weights = weights.masked_fill(dead, 0)
+        return weights, (threshold + highest).masked_fill(dead, torch.inf).squeeze(-1)
+
+    def _root(self, z: Tensor) -> Tensor:
+        """τ with Σ_j max(0, z_j - τ)^(1/(α-1)) = 1; it lies between -1 and 0, where the largest z is 0."""
+        low = torch.full_like(z[..., :1], -1)
+        if self.alpha <= 2:  # the sum is convex and falls: Newton's method from the left never oversteps
+            for _ in range(64):
+                better = torch.maximum(low, self._step(z, low))
+                if _all((better == low) | better.isnan()):
+                    break
+                low = better
+            return low
+        high = torch.zeros_like(low)
+        for _ in range(200):  # halving until no number lies between
+            middle = (low + high) / 2
+            over = self._powers(z - middle, 1 / (self.alpha - 1)).sum(-1, keepdim=True) >= 1
+            low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+            if _all((middle == low) & (middle == high) | middle.isnan()):
+                break
+        return low
+
+    def _step(self, z: Tensor, threshold: Tensor) -> Tensor:
+        """One step of Newton's method on Σ_j max(0, z_j - τ)^p - 1."""
+        p = 1 / (self.alpha - 1)
+        above = z - threshold
+        surplus = self._powers(above, p).sum(-1, keepdim=True) - 1
+        slope = p * self._powers(above, p - 1).sum(-1, keepdim=True)
+        return threshold + surplus / slope
+
+    def _powers(self, above: Tensor, p: float) -> Tensor:
+        """max(0, x)^p, whose slope at 0 would be infinite or NaN for some p."""
+        inside = above > 0
+        powers: Tensor = above.masked_fill(~inside, 1).pow(p) * inside
+        return torch.where(above.isnan(), above, powers)
+
+
+class Sigmoid(Normalizer):
+    """α_ij = 1 / (1 + exp(-e_ij)): every key for itself; rows sum to anything, and nothing competes.
+
+    Its row number is the row's sum. Source: Ramapuram et al. 2024, section 3 (without their bias -ln S: add it as
+    bias= where rows are long).
+    """
+
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:  # noqa: ARG002
+        return scores.sigmoid()
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        weights = scores.sigmoid().masked_fill(~allowed, 0)
+        return weights, weights.sum(-1)
+
+
+class Hard(Normalizer):
+    """One key for each query: the one with the highest score (the lower index on a tie), or one drawn by the softmax.
+
+    Weights are 0 and 1; the gradient is the softmax's (straight through: Bengio et al. 2013, section 4). For
+    REINFORCE (Xu et al. 2015, section 4.1) take the softmax's map and its `sample()`, which gives the draw's
+    log-probability. Its row number is the chosen key, -1 in a dead row.
+
+    Args:
+        sample: draw with torch's generator instead of taking the highest.
+    """
+
+    def __init__(self, sample: bool = False) -> None:
+        super().__init__()
+        self.sample = sample
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        soft, _ = Softmax()(scores, allowed)
+        if not scores.shape[-1]:
+            return soft, soft.sum(-1) - 1
+        dead = (soft == 0).all(-1, keepdim=True)
+        if self.sample:
+            share = soft.detach().masked_fill(dead, 1).flatten(0, -2)
+            chosen = torch.multinomial(share, 1).view(dead.shape)
+        else:
+            chosen = soft.argmax(-1, keepdim=True)
+        hard = torch.zeros_like(soft).scatter(-1, chosen, 1).masked_fill(dead, 0)
+        hard = torch.where(soft.isnan(), soft, hard)
+        return hard + (soft - soft.detach()), chosen.masked_fill(dead, -1).squeeze(-1).to(soft.dtype)
+
+
 class WholeRows(Normalizer):
     """Any callable (scores, allowed) -> weights over whole rows; its row number is the sum of the weights."""
 
@@ -121,6 +244,11 @@ class WholeRows(Normalizer):
         return weights, weights.sum(-1)
 
 
+def _all(condition: Tensor) -> bool:
+    """Whether it holds everywhere; inside a torch.func transform nobody can tell."""
+    return not torch._C._are_functorch_transforms_active() and bool(condition.all())
+
+
 def _exponential(scores: Tensor, numbers: Tensor) -> Tensor:
     """exp(e - n), and 0 in a dead row; in float64, where large scores lose no digits."""
     return (scores.double() - numbers).exp().masked_fill(scores == -torch.inf, 0).to(scores.dtype)
@@ -128,7 +256,10 @@ def _exponential(scores: Tensor, numbers: Tensor) -> Tensor:
 
 NormalizerLike = str | Normalizer | Callable[[Tensor, Tensor], Tensor]
 
-NAMED: dict[str, Callable[[], Normalizer]] = {"softmax": Softmax, "softmax1": Sink, "uniform": Uniform}
+NAMED: dict[str, Callable[[], Normalizer]] = {
+    "softmax": Softmax, "sparsemax": lambda: Entmax(2.0), "entmax15": lambda: Entmax(1.5), "sigmoid": Sigmoid,
+    "softmax1": Sink, "uniform": Uniform,
+}  # fmt: skip
 
 
 def as_normalizer(normalizer: NormalizerLike) -> Normalizer:

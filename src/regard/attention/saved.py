@@ -18,7 +18,7 @@ from regard.attention.biases import Added, Diagonals
 from regard.attention.compact import compact_bias, spans
 from regard.attention.map import AttentionMap
 from regard.attention.masks import Allow, Spans
-from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform
+from regard.attention.normalizers import Entmax, Normalizer, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.sources import Asked
 from regard.attention.spec import Spec
@@ -92,7 +92,7 @@ def _compared(source: Asked) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if isinstance(plain, Additive | Concat):
         return _vectors(score.project_query(query), score.project_key(key)) | {"v": plain.v}, {"score": "additive"}
     if isinstance(plain, Distance):
-        return _vectors(query, key), {"score": "distance", "width": plain.width}
+        return _vectors(query, key), {"score": "distance", "width": float(torch.as_tensor(plain.width).detach())}
     return None
 
 
@@ -118,6 +118,10 @@ def _normalized(normalizer: Normalizer) -> tuple[dict[str, Tensor], dict[str, An
         return {}, {"normalizer": "softmax"}
     if type(normalizer) is Uniform:
         return {}, {"normalizer": "uniform"}
+    if type(normalizer) is Sigmoid:
+        return {}, {"normalizer": "sigmoid"}
+    if type(normalizer) is Entmax:
+        return {}, {"normalizer": "entmax", "alpha": normalizer.alpha}
     if type(normalizer) is Sink:
         return {"sink": normalizer.logits}, {"normalizer": "sink"}
     return None
@@ -126,7 +130,10 @@ def _normalized(normalizer: Normalizer) -> tuple[dict[str, Tensor], dict[str, An
 def _normalizer(note: dict[str, Any], tensors: dict[str, Tensor]) -> Normalizer:
     if note["normalizer"] == "sink":
         return Sink(tensors["sink"])
-    return Softmax() if note["normalizer"] == "softmax" else Uniform()
+    if note["normalizer"] == "entmax":
+        return Entmax(note["alpha"])
+    plain: dict[str, type[Normalizer]] = {"softmax": Softmax, "sigmoid": Sigmoid, "uniform": Uniform}
+    return plain[note["normalizer"]]()
 
 
 def _mask(tensors: dict[str, Tensor]) -> Spans | Allow | None:

@@ -169,9 +169,12 @@ class Distance(Score):
     """e_ij = -‖q_i - k_j‖² / (2 width²): with softmax, Nadaraya–Watson regression with a Gaussian kernel.
 
     Source: Nadaraya 1964; Watson 1964. The unit of `width` is the unit of the vectors.
+
+    Args:
+        width: a positive number; or an `nn.Parameter`, which is learned.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float | nn.Parameter = 1.0) -> None:
         super().__init__()
         self.width = width
 
@@ -179,6 +182,34 @@ class Distance(Score):
         check_widths(query, key)
         difference = query[..., :, None, :] - key[..., None, :, :]
         return difference.square().sum(-1) / (-2 * self.width**2)
+
+
+class QueryAdaptive(Product):
+    """e_ij = Σ_a g_a(q_i) q_i W_a k_j / √d_k with g = softmax(G q_i): keys that change with what the query asks.
+
+    Every aspect a looks at the keys in its own way, and the query says which aspects count; one dot product of
+    Σ_a g_a W_aᵀ q_i with k_j.
+
+    Args:
+        query_dim: width of a query.
+        key_dim: d_k, width of a key.
+        aspects: how many ways there are to look at a key.
+
+    Raises:
+        ShapeError: no aspects.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, aspects: int) -> None:
+        super().__init__()
+        if aspects < 1:
+            raise ShapeError(f"QueryAdaptive needs at least 1 aspect; got {aspects}")
+        self.gate = nn.Linear(query_dim, aspects, bias=False)
+        self.aspects = nn.Parameter(torch.empty(aspects, query_dim, key_dim).normal_() / sqrt(query_dim))
+
+    def project_query(self, query: QueryTile) -> Asked:
+        share = torch.softmax(_linear(self.gate, query), -1)
+        turned = torch.einsum("...q,aqk->...ak", query, self.aspects.to(query.dtype))
+        return (share[..., None] * turned).sum(-2) / sqrt(self.aspects.shape[-1])
 
 
 class General(Product):

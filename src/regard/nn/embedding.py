@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from regard.errors import ShapeError
 from regard.nn.dropout import Dropout
 
 
@@ -65,6 +66,52 @@ class Positions(nn.Module):
         if self.weight is None:
             return vectors + sinusoids(places, vectors.shape[-1]).to(vectors.dtype)
         return vectors + self.weight[places.clamp(max=self.length - 1)].to(vectors.dtype)
+
+
+class Rotary(nn.Module):
+    """Rotary positions: pairs of coordinates of a query or key turn with its place p, by p · base^(-2i/dim).
+
+    The product of a turned query and a turned key depends on their distance alone.
+
+    Args:
+        dim: how many coordinates turn, an even number; those after it stay as they are.
+        base: the larger, the slower the slowest pair.
+        interleaved: pairs are neighbours (2i, 2i+1), as the paper; else i and i + dim/2, as Llama.
+
+    Raises:
+        ShapeError: an odd dim; vectors narrower than dim.
+
+    Source: Su et al. 2021, section 3.2.2.
+    """
+
+    def __init__(self, dim: int, base: float = 10000.0, interleaved: bool = False) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise ShapeError(f"Rotary needs an even dim of at least 2; got {dim}")
+        self.dim, self.base, self.interleaved = dim, base, interleaved
+
+    def forward(
+        self, vectors: Float[Tensor, "*batch T d"], places: Int[Tensor, "*places"] | None = None
+    ) -> Float[Tensor, "*batch T d"]:
+        """Turned vectors, in their own dtype.
+
+        Args:
+            vectors: queries or keys.
+            places: where each stands, `[T]` or broadcastable to `[*batch, T]`; 0 … T-1 by default. With a cache,
+                the last query stands at the last key.
+        """
+        if vectors.shape[-1] < self.dim:
+            raise ShapeError(f"Rotary turns {self.dim} coordinates and the vectors have {vectors.shape[-1]}")
+        places = torch.arange(vectors.shape[-2], device=vectors.device) if places is None else places
+        wide = torch.promote_types(vectors.dtype, torch.float32)
+        powers = torch.arange(0, self.dim, 2, device=vectors.device, dtype=torch.float64) / -self.dim
+        angles = places[..., None] * self.base**powers
+        cosine, sine = angles.cos().to(wide), angles.sin().to(wide)
+        turning, rest = vectors[..., : self.dim].to(wide), vectors[..., self.dim :]
+        axis = -1 if self.interleaved else -2
+        a, b = turning.unflatten(-1, (-1, 2) if self.interleaved else (2, -1)).unbind(axis)
+        turned = torch.stack([a * cosine - b * sine, b * cosine + a * sine], axis).flatten(-2)
+        return torch.cat([turned.to(vectors.dtype), rest], -1)
 
 
 def count_places(allowed: Tensor) -> Tensor:
