@@ -165,20 +165,17 @@ def test_a_relative_bias_is_learned_and_lasts_in_a_map() -> None:
     torch.testing.assert_close(seen.full(), scores.softmax(-1))
 
     class Layer(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = bias
+        def forward(self, added: Bias) -> torch.Tensor:
+            return regard.attend(query, key, key, bias=added)
 
-        def forward(self) -> torch.Tensor:
-            return regard.attend(query, key, key, bias=self.bias)
-
-    layer = Layer()
-    with regard.observe(layer) as watched:
-        layer()
+    with regard.observe(layer := Layer()) as watched:
+        layer(bias)
+        layer(bias + as_bias(torch.zeros(7, requires_grad=True)))
     before = watched["."][0].full().clone()
     with torch.no_grad():
         bias.weight.add_(torch.randn(8, 3))
-    torch.testing.assert_close(watched["."][0].full(), before)
+    for one in watched["."]:
+        torch.testing.assert_close(one.full(), before)
 
 
 @pytest.mark.parametrize(

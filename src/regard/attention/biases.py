@@ -145,9 +145,6 @@ class RelativeBias(nn.Module, Bias):
         far = (distance.clamp(min=1) / single).log() / log(self.max_distance / single) * (count - single)
         return first + torch.where(distance < single, distance, (single + far.long()).clamp(max=count - 1))
 
-    def __add__(self, other: Bias | None) -> Bias:
-        return Bias.__add__(self, other)
-
 
 class ChosenBias(Bias):
     """A bias of scores `whole` for some of their batch axes."""

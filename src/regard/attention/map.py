@@ -96,7 +96,7 @@ class AttentionMap:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
         chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
         found = self._found.get(torch.is_grad_enabled())
-        if found is not None and found.numbers is not None:
+        if found is not None and found.numbers is not None and isinstance(self.source, Asked):
             tile = self.source.again(chosen[0], chosen[1], found.numbers)
             if tile is not None:
                 return tile

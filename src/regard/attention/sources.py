@@ -1,7 +1,7 @@
 """Where a map's rows come from: given weights, queries and keys under a spec, or another map's rows, changed.
 
-A source answers for chosen rows (`weigh`), for all rows block by block (`blocks`), and, where one number per row
-is known, for a tile without the rest of its rows (`again`).
+A source answers for chosen rows (`weigh`) and for all rows block by block (`blocks`); queries and keys, with one number
+per row, also for a tile without the rest of its rows (`Asked.again`).
 """
 
 from collections.abc import Iterator
@@ -55,10 +55,6 @@ class Source:
     def weigh(self, rows: Tensor) -> Tensor:
         """The weights of the queries `rows` [t], `[*batch, t, S]`."""
         raise NotImplementedError
-
-    def again(self, rows: Tensor, columns: Tensor, numbers: Tensor) -> Tensor | None:  # noqa: ARG002
-        """The weights of some queries and some keys alone, from the row numbers `[*batch, T]`; None: it cannot."""
-        return None
 
     def blocks(self, size: int, t: int) -> Iterator[Block]:
         """The rows 0 … t-1, `size` at a time."""
@@ -135,6 +131,7 @@ class Asked(Source):
         return self._normalized(rows)[0]
 
     def again(self, rows: Tensor, columns: Tensor, numbers: Tensor) -> Tensor | None:
+        """Weights of some queries and some keys alone, from the row numbers `[*batch, T]`; None: it cannot."""
         spec, dtype = self.spec, self.like.dtype
         rows, columns = rows.to(self.like.device), columns.to(self.like.device)
         q = self.query[..., rows, :].to(dtype)
