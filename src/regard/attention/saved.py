@@ -92,7 +92,8 @@ def _compared(source: Asked) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if isinstance(plain, Additive | Concat):
         return _vectors(score.project_query(query), score.project_key(key)) | {"v": plain.v}, {"score": "additive"}
     if isinstance(plain, Distance):
-        return _vectors(query, key), {"score": "distance", "width": float(torch.as_tensor(plain.width).detach())}
+        width = plain.width.detach().item() if isinstance(plain.width, Tensor) else plain.width
+        return _vectors(query, key), {"score": "distance", "width": width}
     return None
 
 
