@@ -178,6 +178,20 @@ def test_a_relative_bias_is_learned_and_lasts_in_a_map() -> None:
         torch.testing.assert_close(one.full(), before)
 
 
+def test_frozen_biases_stay_as_they_are() -> None:
+    rows, columns = torch.arange(5), torch.arange(7)
+    fixed = regard.alibi(3)
+    assert fixed.frozen() is fixed
+    for learned in (Diagonals(torch.randn(11, requires_grad=True)), Added(torch.randn(5, 7, requires_grad=True))):
+        before = learned.tile(rows, columns, SHAPE).detach().clone()
+        frozen = learned.frozen()
+        with torch.no_grad():
+            next(t for t in vars(learned).values()).add_(1)
+        assert torch.equal(frozen.tile(rows, columns, SHAPE), before)
+        assert not frozen.is_learned()
+        assert frozen.frozen() is frozen
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

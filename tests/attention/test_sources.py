@@ -62,7 +62,11 @@ def test_softmax_in_two_buffers_is_the_reference(case: str, scale: float, dtype:
 
 @pytest.mark.parametrize(
     "choices",
-    [{"normalizer": "softmax1"}, {"normalizer": "uniform"}, {"score": regard.Distance()}, *CASES.values()],
+    [
+        *({"normalizer": name} for name in ("softmax1", "uniform", "sparsemax", "sigmoid", regard.Entmax(1.0))),
+        {"score": regard.Distance()},
+        *CASES.values(),
+    ],
     ids=str,
 )
 def test_row_numbers_give_any_tile_again(choices) -> None:
@@ -121,6 +125,15 @@ def test_a_score_of_minus_infinity_by_overflow_is_a_weight_of_zero() -> None:
     seen = regard.attention_map(query, key, score="dot")
     assert seen.full().tolist() == [[0.5, 0.5, 0.0]]
     assert float(seen.entropy()) == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_derived_maps_answer_entry_by_entry(block: None) -> None:
+    query, key = inputs()
+    seen = regard.attention_map(query, key)
+    norms = seen.norms(torch.randn(B, H, S, 3), torch.randn(H, 3, D))
+    torch.testing.assert_close(norms.received(), norms.full().sum(-2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.mean_heads().received(), seen.full().mean(1).sum(-2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norms.select(1, 2).full(), norms.full()[1, 2])
 
 
 def test_gradients_take_the_plain_way() -> None:

@@ -165,10 +165,10 @@ class Entmax(Normalizer):
         high = torch.zeros_like(low)
         for _ in range(200):  # halving until no number lies between
             middle = (low + high) / 2
+            if _all((middle == low) | (middle == high) | middle.isnan()):
+                break
             over = self._powers(z - middle, 1 / (self.alpha - 1)).sum(-1, keepdim=True) >= 1
             low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-            if _all((middle == low) & (middle == high) | middle.isnan()):
-                break
         return low
 
     def _step(self, z: Tensor, threshold: Tensor) -> Tensor:
