@@ -127,6 +127,16 @@ def test_a_score_of_minus_infinity_by_overflow_is_a_weight_of_zero() -> None:
     assert float(seen.entropy()) == pytest.approx(0.693147, abs=1e-5)
 
 
+def test_a_row_whose_scores_all_overflow_downwards_is_dead() -> None:
+    query, key = torch.tensor([[1e38], [1.0], [torch.nan]]), torch.tensor([[-9.0], [-9.0]])
+    seen = regard.attention_map(query, key, score="dot")
+    found = seen.summary(top=1)
+    torch.testing.assert_close(seen.full(), torch.tensor([[0.0] * 2, [0.5] * 2, [torch.nan] * 2]), equal_nan=True)
+    assert found.argmax[:2].tolist() == [-1, 0]
+    assert found.total[:2].tolist() == [0, 1]
+    torch.testing.assert_close(found.entropy, torch.tensor([0.0, 0.693147, torch.nan]), equal_nan=True)
+
+
 def test_derived_maps_answer_entry_by_entry(block: None) -> None:
     query, key = inputs()
     seen = regard.attention_map(query, key)

@@ -107,7 +107,8 @@ class AttentionMap:
 
     def column(self, j: int) -> Tensor:
         """How much every query looks at key j `[*batch, T]`."""
-        self._kept()  # a pass as long as this one's, and all later ones are short
+        if isinstance(self.source, Asked):
+            self._kept()  # a pass as long as this one's, and all later ones are short
         return self.tile(slice(None), [j])[..., 0]
 
     def pool(self, rows: int, columns: int, reduce: str = "max") -> Tensor:

@@ -200,7 +200,10 @@ class Asked(Source):
             if spec.mask is not None:
                 scores.masked_fill_(~spec.mask.tile(rows, columns, shape), lowest)
             torch.softmax(scores, -1, out=weights)
-            if spec.bias is not None or spec.mask is not None:
+            overflown = bool(weights[..., 0].isnan().any())  # a row of nothing but -inf is dead, not NaN
+            if overflown:
+                torch.softmax(scores.clamp_min_(lowest), -1, out=weights)
+            if overflown or spec.bias is not None or spec.mask is not None:
                 weights.masked_fill_(scores.amax(-1, keepdim=True) == lowest, 0)
             yield Block(int(rows[0]), weights, scores=scores)
 
