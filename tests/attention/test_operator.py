@@ -12,7 +12,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import regard
 from regard.attention.masks import Mask, as_mask
-from regard.attention.operator import KERNELS
 from regard.attention.scores import Score
 
 B, H, T, S, D_Q, D_K, D_V = 2, 3, 5, 7, 11, 13, 17
@@ -53,9 +52,19 @@ CASES = [
     Case("query_adaptive", lambda: regard.QueryAdaptive(D_Q, D_K, 3), D_Q),
     Case("callable", lambda: lambda q, k: (q @ k.transpose(-2, -1)).sin(), dot=False),
 ]
+KERNELS = ("auto", "reference", "fused", "blockwise")  # those that take a dot product without a mask
+TILED = ("additive", "concat")
+
+
+def takes(case: Case, kernel: str) -> bool:
+    """Whether the kernel takes the score; which cells it refuses altogether stands in test_grid.py."""
+    return {"fused": case.dot, "windowed": case.dot, "additive": case.name in TILED}.get(kernel, True)
+
+
 # "auto" only chooses: test_plan_tells_the_truth shows that it runs what it names
-GRID = [(c, kernel) for c in CASES for kernel in KERNELS if kernel != "auto" and (c.dot or kernel != "fused")]
-GENERAL = [(c, kernel) for c, kernel in GRID if kernel != "fused"]  # those that take every normaliser
+GENERAL = [(c, k) for c in CASES for k in ("reference", "blockwise", "additive") if takes(c, k)]  # every normaliser
+GRID = [*GENERAL, *((c, "fused") for c in CASES if c.dot)]
+MASKED = [*GRID, *((c, "windowed") for c in CASES if c.dot)]
 
 
 def over(grid: list) -> pytest.MarkDecorator:
@@ -63,6 +72,7 @@ def over(grid: list) -> pytest.MarkDecorator:
 
 
 on_every_score_and_kernel = over(GRID)
+under_a_mask = over(MASKED)
 on_every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -294,7 +304,7 @@ def test_a_double_query_is_scored_in_double(kernel: str) -> None:
 DEAD = ["causal_-2", "padding", "padding_both", "prefix_0", "tensor"]
 
 
-@on_every_score_and_kernel
+@under_a_mask
 @pytest.mark.parametrize("mask", DEAD)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_dead_row_gives_nothing_and_takes_nothing(case: Case, kernel: str, mask: str, dtype: torch.dtype) -> None:
@@ -326,7 +336,7 @@ def test_a_dead_row_of_the_map_is_zero(case: Case, normalizer: str, mask: str) -
 # --- NaN and infinity where nobody may look -----------------------------------------------------------------------
 
 
-@on_every_score_and_kernel
+@under_a_mask
 @pytest.mark.parametrize("bad", [nan, -inf])
 @pytest.mark.parametrize("part", ["key", "value"])
 @pytest.mark.parametrize("mask", ["padding_both", "causal_0", "tensor"])
@@ -364,7 +374,7 @@ def test_poison_reaches_those_who_may_look(kernel: str, bad: float, mask: str) -
     assert torch.equal(~output.isfinite().all(-1), looks)
 
 
-@on_every_score_and_kernel
+@under_a_mask
 @pytest.mark.parametrize("bad", [nan, inf])
 @pytest.mark.parametrize("mask", ["padding_both", "causal_-2"])
 def test_a_poisoned_query_that_may_look_nowhere_is_harmless(case: Case, kernel: str, bad: float, mask: str) -> None:
@@ -730,7 +740,7 @@ def test_gradcheck_of_a_learned_bias(kernel: str) -> None:
     assert torch.autograd.gradcheck(lambda *x: regard.attend(*x[:3], bias=x[3], **spec), inputs, fast_mode=True)
 
 
-@on_every_score_and_kernel
+@under_a_mask
 def test_gradgradcheck(case: Case, kernel: str) -> None:
     spec = {"score": case.score(), "mask": HOLES, "kernel": kernel}
     assert torch.autograd.gradgradcheck(lambda *x: regard.attend(*x, **spec), small(case), fast_mode=True)
@@ -747,20 +757,24 @@ def test_under_vmap() -> None:
 
 def test_plan_names_kernel_reason_and_cost() -> None:
     plan = regard.plan(*CASES[1].tensors(B, H))
-    assert (plan.kernel, plan.refused, plan.extra_bytes) == ("fused", {}, 0)
+    assert (plan.kernel, plan.extra_bytes) == ("fused", 0)
+    assert plan.refused == {"windowed": "there is no mask, so there is nothing to leave out"}
     assert plan.flops == 2 * B * H * T * S * (D_K + D_K)
     assert "torch's fused kernel" in plan.why
 
 
 def test_plan_counts_the_masks_bytes() -> None:
-    assert regard.plan(*CASES[1].tensors(B, H), mask=regard.prefix(2)).extra_bytes == B * H * T * S
+    plan = regard.plan(*CASES[1].tensors(B, H, dtype=torch.float32), mask=regard.prefix(2))
+    assert plan.extra_bytes == T * S * (1 + 4)  # as bools, and as what is added to the scores
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.float64, 8), (torch.bfloat16, 4)])
 def test_plan_says_why_fused_was_passed_over(dtype: torch.dtype, size: int) -> None:
     plan = regard.plan(*CASES[6].tensors(B, H, dtype=dtype), score=regard.Distance())
     assert plan.kernel == "reference"
-    assert plan.refused == {"fused": "the score Distance is not a dot product"}
+    assert plan.refused["fused"] == "the score Distance is not a dot product"
+    assert plan.refused["additive"] == "the score Distance is not a tanh of sums"
+    assert plan.refused["blockwise"] == f"all {B * H * T * S} scores fit one block"
     assert plan.extra_bytes == 3 * B * H * T * S * size
     assert plan.flops == 2 * B * H * T * S * (D_K + D_V)
 
@@ -774,7 +788,8 @@ def test_plan_refuses_what_attend_refuses() -> None:
     inputs = CASES[6].tensors(B)
     for door in (regard.plan, regard.attend):
         with pytest.raises(
-            regard.KernelError, match=r"kernel 'fused' cannot do this: .*; kernel='auto' or 'reference'"
+            regard.KernelError,
+            match=r"kernel 'fused' cannot do this: .*; kernel='auto' or 'blockwise' or 'reference' can",
         ):
             door(*inputs, score=regard.Distance(), kernel="fused")
         with pytest.raises(regard.ShapeError, match="key has 7 positions"):
@@ -786,9 +801,8 @@ def test_plan_tells_the_truth(mask: Mask | None, monkeypatch: pytest.MonkeyPatch
     """The kernel it names is the one that runs."""
     operator = inspect.getmodule(inspect.unwrap(regard.attend))
     used = []
-    for name in ("reference", "fused"):
-        run = getattr(operator, name)
-        monkeypatch.setattr(operator, name, lambda *x, run=run, name=name: used.append(name) or run(*x))
+    for name, run in operator.KERNELS.items():
+        monkeypatch.setitem(operator.KERNELS, name, lambda *x, run=run, name=name: used.append(name) or run(*x))
     for case in CASES:
         inputs = case.tensors(B)
         regard.attend(*inputs, score=case.score(), mask=mask)

@@ -63,6 +63,10 @@ TRANSFORMER: dict[str, dict[str, Any]] = {
     "uniform": {"normalizer": "uniform"},
     "gelu": {"activation": "gelu"},
     "dropouts": {"attention_dropout": 0.3, "dropout": 0.4},
+    "convolution": {"context": "convolution"},
+    "no_reach": {"context": "convolution", "context_reach": 0},
+    "running_mean": {"context": "running_mean", "norm": "after"},
+    "recurrence": {"context": "recurrence", "key_heads": 2},
 }
 CONFIGS = {f"recurrent-{name}": RecurrentConfig(**SMALL_R | more) for name, more in RECURRENT.items()}
 CONFIGS |= {f"transformer-{name}": TransformerConfig(**SMALL_T | more) for name, more in TRANSFORMER.items()}

@@ -135,8 +135,27 @@ def test_grouped_heads_keep_a_smaller_cache() -> None:
     assert state.hypothesis["decoder.layers.0.self.value"].shape == (B, 1, 2, 1, 2)
 
 
+@pytest.mark.parametrize(("context", "both"), [("convolution", True), ("running_mean", False), ("recurrence", True)])
+def test_only_queries_of_the_encoder_look_ahead(context: str, both: bool) -> None:
+    model = made(context=context, context_reach=3)
+    assert {layer.self.context.looks_ahead for layer in model.encoder.layers} == {both}
+    for layer in model.decoder.layers:
+        assert not layer.self.context.looks_ahead
+        assert not layer.cross.context.looks_ahead
+    if context == "convolution":
+        reach = [(part.left, part.right) for part in (model.encoder.layers[0].self.context, layer.cross.context)]
+        assert reach == [(3, 3), (3, 0)]
+
+
 def test_the_config_refuses_what_it_does_not_know() -> None:
-    for wrong in ({"widht": 3}, {"norm": "pre"}, {"heads": 0}, {"dropout": 1.0}, {"positions": "rotary"}):
+    for wrong in (
+        {"widht": 3},
+        {"norm": "pre"},
+        {"heads": 0},
+        {"dropout": 1.0},
+        {"positions": "rotary"},
+        {"context": "convolutoin"},
+    ):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             TransformerConfig(**SMALL | wrong)
     with pytest.raises(regard.ShapeError, match=r"heads must divide the width .* got width 12, heads 5"):

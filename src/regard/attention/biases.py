@@ -6,7 +6,7 @@ from math import floor, log, log2
 import torch
 from torch import Tensor, nn
 
-from regard.attention.masks import Offset, places
+from regard.attention.masks import Index, Offset, chosen, cut, first_place, follow
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
 
@@ -18,9 +18,19 @@ class Bias:
         """The bias of query `rows[i]` and key `columns[j]`, broadcastable to `[*batch, t, s]`."""
         raise NotImplementedError
 
+    def tensors(self) -> list[Tensor]:
+        """What it is made of: all that a gradient could flow into."""
+        if isinstance(self, nn.Module):
+            return [*self.parameters(), *self.buffers()]
+        return [part for part in vars(self).values() if isinstance(part, Tensor)]
+
     def is_learned(self) -> bool:
         """Whether a gradient flows into it."""
-        return False
+        return any(part.requires_grad for part in self.tensors())
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> "Bias":
+        """The same for some of the batch axes of scores `shape`."""
+        return ChosenBias(self, shape, index)
 
     def frozen(self) -> "Bias":
         """The same numbers, which training does not change any more."""
@@ -39,8 +49,11 @@ class Both(Bias):
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         return self.left.tile(rows, columns, shape) + self.right.tile(rows, columns, shape)
 
-    def is_learned(self) -> bool:
-        return self.left.is_learned() or self.right.is_learned()
+    def tensors(self) -> list[Tensor]:
+        return [*self.left.tensors(), *self.right.tensors()]
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Bias:
+        return Both(self.left.select(index, shape), self.right.select(index, shape))
 
     def frozen(self) -> Bias:
         return Both(self.left.frozen(), self.right.frozen())
@@ -53,18 +66,36 @@ class Added(Bias):
         self.tensor = tensor
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
-        whole = broadcast_to_scores(self.tensor, shape, "bias")
-        return whole[..., rows[:, None], columns]
-
-    def is_learned(self) -> bool:
-        return self.tensor.requires_grad
+        return cut(broadcast_to_scores(self.tensor, shape, "bias"), rows, columns)
 
     def frozen(self) -> Bias:
         return Added(self.tensor.detach().clone()) if self.is_learned() else self
 
 
-class Diagonals(Bias):
-    """A bias that depends on the distance alone, b_ij = d[j - i + T - 1], in O(T + S).
+class ByDistance(Bias):
+    """A bias that depends on the distance alone: T + S - 1 numbers say it all."""
+
+    def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The bias of keys `distance[n]` = j - i after their query, broadcastable to `[*batch, n]`.
+
+        Args:
+            distance: int `[n]`, between indices, not places.
+            shape: the whole score matrix, `(*batch, T, S)`.
+        """
+        raise NotImplementedError
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        t, s = len(rows), len(columns)
+        if not t or not s or not (follow(rows) and follow(columns)):
+            scattered = self.by_distance((columns - rows[:, None]).flatten(), shape)
+            return scattered.reshape(*scattered.shape[:-1], t, s)
+        first = int(columns[0] - rows[-1])
+        numbers = self.by_distance(torch.arange(first, first + t + s - 1, device=rows.device), shape)
+        return numbers.unfold(-1, s, 1).flip(-2)  # row i begins t - 1 - i numbers later
+
+
+class Diagonals(ByDistance):
+    """A bias given for every distance, b_ij = d[j - i + T - 1], in O(T + S).
 
     Args:
         values: d, `[*batch, T + S - 1]`, from the farthest key before a query to the farthest after it.
@@ -73,29 +104,28 @@ class Diagonals(Bias):
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
-    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self.values[..., columns - rows[:, None] + shape[-2] - 1]
-
-    def is_learned(self) -> bool:
-        return self.values.requires_grad
+    def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self.values[..., distance + shape[-2] - 1]
 
     def frozen(self) -> Bias:
         return Diagonals(self.values.detach().clone()) if self.is_learned() else self
 
 
-class Alibi(Bias):
+class Alibi(ByDistance):
     """b_ij = -m_h |j - place_i|, one slope a head: the farther, the less (see `alibi`)."""
 
     def __init__(self, slopes: Tensor, offset: Offset = None) -> None:
         self.slopes, self.offset = slopes, offset
 
-    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
         _check_heads("alibi", len(self.slopes), shape)
-        distance = (columns - places(rows, shape, self.offset)).abs()
-        return -self.slopes.to(distance.device)[:, None, None] * distance
+        offset = first_place(shape, self.offset, distance.device)
+        if isinstance(offset, Tensor) and offset.ndim:
+            offset = offset.squeeze(-1)
+        return -self.slopes.to(distance.device)[:, None] * (distance - offset).abs()
 
 
-class RelativeBias(nn.Module, Bias):
+class RelativeBias(nn.Module, ByDistance):
     """T5's learned bias: one number for every head and every bucket of distances.
 
     Half of the buckets are single distances, the others grow with the logarithm up to `max_distance`, beyond which
@@ -121,16 +151,12 @@ class RelativeBias(nn.Module, Bias):
         self.weight = nn.Parameter(torch.zeros(buckets, heads))
         self.max_distance, self.bidirectional = max_distance, bidirectional
 
-    def is_learned(self) -> bool:
-        return self.weight.requires_grad
-
     def frozen(self) -> Bias:
         return deepcopy(self).requires_grad_(False)
 
-    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
         _check_heads("RelativeBias", self.weight.shape[1], shape)
-        bucket = self.bucket(columns - places(rows, shape, None))
-        return self.weight[bucket].movedim(-1, -3)
+        return self.weight[self.bucket(distance - first_place(shape, None, distance.device))].T
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Which bucket a key falls into that stands `distance` places after the query."""
@@ -152,12 +178,11 @@ class ChosenBias(Bias):
     def __init__(self, bias: Bias, whole: tuple[int, ...], index: tuple[int | slice, ...]) -> None:
         self.bias, self.whole, self.index = bias, whole, index
 
-    def is_learned(self) -> bool:
-        return self.bias.is_learned()
+    def tensors(self) -> list[Tensor]:
+        return self.bias.tensors()
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
-        tile = self.bias.tile(rows, columns, self.whole)
-        return tile.expand(*self.whole[:-2], len(rows), len(columns))[self.index]
+        return chosen(self.bias.tile(rows, columns, self.whole), self.index, self.whole)
 
 
 def alibi(heads: int, offset: Offset = None) -> Bias:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.attention.biases import Added, Alibi, Bias, Both, Diagonals, RelativeBias
+from regard.attention.biases import Added, Bias, Both, ByDistance, Diagonals
 from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
 from regard.attention.scores import Compared, Product
 from regard.attention.spec import Spec
@@ -50,10 +50,8 @@ def compact_bias(bias: Bias | None, shape: tuple[int, ...], device: torch.device
     if isinstance(bias, Both):
         parts = (compact_bias(part, shape, device) for part in (bias.left, bias.right))
         return Both(*(part for part in parts if part is not None))
-    if isinstance(bias, Alibi | RelativeBias) and shape[-1] and shape[-2]:
-        rows, columns = (torch.arange(n, device=device) for n in shape[-2:])
-        below, first = bias.tile(rows[1:], columns[:1], shape)[..., 0], bias.tile(rows[:1], columns, shape)[..., 0, :]
-        return Diagonals(torch.cat([below.flip(-1), first], -1))
+    if isinstance(bias, ByDistance) and not isinstance(bias, Diagonals) and shape[-1] and shape[-2]:
+        return Diagonals(bias.by_distance(torch.arange(1 - shape[-2], shape[-1], device=device), shape))
     if not isinstance(bias, Added) or not shape[-1] or not shape[-2]:
         return bias
     tensor = bias.tensor

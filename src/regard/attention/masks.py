@@ -1,11 +1,13 @@
 """Masks: which query may look at which key. True means *may look*, everywhere.
 
 A mask is a small value. It answers for any tile of the score matrix and is combined with
-`&`, `|` and `~`. Masks that speak of places follow one rule: query i stands at i + S - T
+`&`, `|` and `~`. It also says of every tile of a grid whether it is empty or full (`coverage`), without looking
+at its pairs, so that kernels skip. Masks that speak of places follow one rule: query i stands at i + S - T
 (`offset=None`: the last query sees the last key), or at i + offset.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,6 +19,57 @@ from regard.shapes import broadcast_to_scores
 Places = Int[Tensor, "_"]
 Tile = Bool[Tensor, "..."]
 Offset = int | Tensor | None
+
+
+Index = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """What a mask allows in the R × C tiles of a grid.
+
+    Attributes:
+        some: False where nothing in the tile is allowed, bool `[*batch, R, C]`; True where something may be.
+        every: True where everything in the tile is allowed; False where something may not be.
+    """
+
+    some: Tensor
+    every: Tensor
+
+    def __and__(self, other: "Coverage") -> "Coverage":
+        return Coverage(self.some & other.some, self.every & other.every)
+
+    def __or__(self, other: "Coverage") -> "Coverage":
+        return Coverage(self.some | other.some, self.every | other.every)
+
+    def __invert__(self) -> "Coverage":
+        return Coverage(~self.every, ~self.some)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Tiles of a score matrix `shape`: rows[r] … rows[r + 1] - 1 by columns[c] … columns[c + 1] - 1.
+
+    Attributes:
+        rows, columns: where tiles begin and, last, where the last one ends.
+    """
+
+    rows: Places
+    columns: Places
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], height: int, width: int, device: torch.device) -> "Grid":
+        """Tiles of `height` × `width`; the last ones may be short."""
+        edges = [
+            torch.tensor([*range(0, n, size), n] if n else [0], device=device)
+            for n, size in zip(shape[-2:], (height, width), strict=True)
+        ]
+        return cls(edges[0], edges[1], shape)
+
+    def ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first and last row of each tile `[R]`, the first and last column `[C]`."""
+        return self.rows[:-1], self.rows[1:] - 1, self.columns[:-1], self.columns[1:] - 1
 
 
 class Mask:
@@ -40,6 +93,16 @@ class Mask:
         rows = torch.arange(shape[-2], device=device)
         return self.tile(rows, torch.arange(shape[-1], device=device), shape)
 
+    def coverage(self, grid: Grid) -> Coverage:
+        """Which tiles are empty and which are full, `[*batch, R, C]`, broadcastable; unless a mask knows, neither."""
+        sizes = len(grid.rows) - 1, len(grid.columns) - 1
+        nothing = torch.zeros(sizes, dtype=torch.bool, device=grid.rows.device)
+        return Coverage(~nothing, nothing)
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> "Mask":
+        """The same for some of the batch axes of scores `shape`."""
+        return ChosenMask(self, shape, index)
+
     def __and__(self, other: "MaskLike") -> "Mask":
         return And(self, as_mask(other))
 
@@ -60,6 +123,12 @@ class And(Mask):
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         return self.left.tile(rows, columns, shape) & self.right.tile(rows, columns, shape)
 
+    def coverage(self, grid: Grid) -> Coverage:
+        return self.left.coverage(grid) & self.right.coverage(grid)
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return And(self.left.select(index, shape), self.right.select(index, shape))
+
 
 @dataclass(frozen=True, eq=False)
 class Or(Mask):
@@ -71,6 +140,12 @@ class Or(Mask):
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         return self.left.tile(rows, columns, shape) | self.right.tile(rows, columns, shape)
 
+    def coverage(self, grid: Grid) -> Coverage:
+        return self.left.coverage(grid) | self.right.coverage(grid)
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return Or(self.left.select(index, shape), self.right.select(index, shape))
+
 
 @dataclass(frozen=True, eq=False)
 class Not(Mask):
@@ -81,6 +156,12 @@ class Not(Mask):
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         return ~self.mask.tile(rows, columns, shape)
 
+    def coverage(self, grid: Grid) -> Coverage:
+        return ~self.mask.coverage(grid)
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return Not(self.mask.select(index, shape))
+
 
 @dataclass(frozen=True, eq=False)
 class Causal(Mask):
@@ -90,6 +171,13 @@ class Causal(Mask):
 
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         return columns <= places(rows, shape, self.offset)
+
+    def coverage(self, grid: Grid) -> Coverage:
+        top, bottom, first, last = grid.ends()
+        return Coverage(first <= places(bottom, grid.shape, self.offset), last <= places(top, grid.shape, self.offset))
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return _with_offset(self, index, shape)
 
     def is_triangle(self, shape: tuple[int, ...]) -> bool:
         """Whether this is the square lower triangle that torch calls `is_causal`."""
@@ -111,6 +199,15 @@ class Padding(Mask):
         asking = rows[:, None] < _along_batch(self.query_lengths, shape, "padding query_lengths")
         return allowed & asking
 
+    def coverage(self, grid: Grid) -> Coverage:
+        top, bottom, first, last = grid.ends()
+        lengths = _along_batch(self.lengths, grid.shape, "padding lengths")
+        keys = Coverage(first < lengths, last < lengths)
+        if self.query_lengths is None:
+            return keys
+        lengths = _along_batch(self.query_lengths, grid.shape, "padding query_lengths")
+        return keys & Coverage(top[:, None] < lengths, bottom[:, None] < lengths)
+
 
 @dataclass(frozen=True, eq=False)
 class Prefix(Mask):
@@ -120,6 +217,13 @@ class Prefix(Mask):
 
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
         return (columns < self.n).expand(len(rows), len(columns))
+
+    def coverage(self, grid: Grid) -> Coverage:
+        top, _, first, last = grid.ends()
+        return Coverage(*((ends < self.n).expand(len(top), len(first)) for ends in (first, last)))
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:  # noqa: ARG002
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +238,17 @@ class Window(Mask):
         distance = columns - places(rows, shape, self.offset)
         return (distance >= -self.left) & (distance <= self.right)
 
+    def coverage(self, grid: Grid) -> Coverage:
+        top, bottom, first, last = grid.ends()
+        nearest = first - places(bottom, grid.shape, self.offset)  # of all distances in the tile, the smallest
+        farthest = last - places(top, grid.shape, self.offset)
+        return Coverage(
+            (farthest >= -self.left) & (nearest <= self.right), (nearest >= -self.left) & (farthest <= self.right)
+        )
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return _with_offset(self, index, shape)
+
 
 @dataclass(frozen=True, eq=False)
 class Documents(Mask):
@@ -146,6 +261,14 @@ class Documents(Mask):
         asking = self._of(self.query_ids, "query_ids", shape, shape[-2])[..., rows, None]
         asked = self._of(self.key_ids, "key_ids", shape, shape[-1])[..., None, columns]
         return (asking == asked) & (asking >= 0)
+
+    def coverage(self, grid: Grid) -> Coverage:
+        asking = self._of(self.query_ids, "query_ids", grid.shape, grid.shape[-2])
+        asked = self._of(self.key_ids, "key_ids", grid.shape, grid.shape[-1])
+        low, high = (part[..., :, None] for part in _extremes(asking, grid.rows))
+        lowest, highest = (part[..., None, :] for part in _extremes(asked, grid.columns))
+        meet = (low <= highest) & (lowest <= high) & (high >= 0) & (highest >= 0)
+        return Coverage(meet, (low == high) & (lowest == highest) & (low == lowest) & (low >= 0))
 
     def _of(self, ids: Tensor, name: str, shape: tuple[int, ...], size: int) -> Tensor:
         """The numbers `[*leading, 1 …, n]`, aligned with the leading batch axes."""
@@ -172,6 +295,10 @@ class Blocks(Mask):
         broadcast_to_scores(self.layout[..., :1, :1], shape, "blocks layout")
         return self.layout[..., (rows // self.size)[:, None], columns // self.size]
 
+    def coverage(self, grid: Grid) -> Coverage:
+        top, bottom, first, last = (ends // self.size for ends in grid.ends())
+        return _reduced(self.layout, _slices(top, bottom), _slices(first, last))
+
 
 @dataclass(frozen=True, eq=False)
 class Spans(Mask):
@@ -190,6 +317,15 @@ class Spans(Mask):
         )
         return (columns >= start) & (columns < end)
 
+    def coverage(self, grid: Grid) -> Coverage:
+        _, _, first, last = grid.ends()
+        starts, ends = (
+            [extreme[..., None] for extreme in _extremes(part.expand(*part.shape[:-1], grid.shape[-2]), grid.rows)]
+            for part in (self.start, self.end)
+        )
+        meet = (first < ends[1]) & (last >= starts[0]) & (starts[0] < ends[1])
+        return Coverage(meet, (first >= starts[1]) & (last < ends[0]))
+
 
 @dataclass(frozen=True, eq=False)
 class Allow(Mask):
@@ -199,7 +335,16 @@ class Allow(Mask):
 
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         whole = broadcast_to_scores(self.tensor, shape, "mask")
-        return whole.to(rows.device)[..., rows[:, None], columns]
+        return cut(whole.to(rows.device), rows, columns)
+
+    def coverage(self, grid: Grid) -> Coverage:
+        whole = broadcast_to_scores(self.tensor, grid.shape, "mask")
+        top, bottom, first, last = grid.ends()
+        return _reduced(whole, _slices(top, bottom), _slices(first, last))
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        whole = broadcast_to_scores(self.tensor, shape, "mask")
+        return Allow(chosen(whole, index, shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,8 +356,11 @@ class ChosenMask(Mask):
     index: tuple[int | slice, ...]
 
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
-        tile = self.mask.tile(rows, columns, self.whole)
-        return tile.expand(*self.whole[:-2], len(rows), len(columns))[self.index]
+        return chosen(self.mask.tile(rows, columns, self.whole), self.index, self.whole)
+
+    def coverage(self, grid: Grid) -> Coverage:
+        whole = self.mask.coverage(Grid(grid.rows, grid.columns, self.whole))
+        return Coverage(*(chosen(part, self.index, self.whole) for part in (whole.some, whole.every)))
 
 
 MaskLike = Mask | Tensor
@@ -311,11 +459,64 @@ def as_mask(mask: MaskLike) -> Mask:
 
 def places(rows: Places, shape: tuple[int, ...], offset: Offset) -> Tensor:
     """Where each query stands among the keys, `[..., t, 1]`: i + S - T, or i + offset."""
+    return rows[:, None] + first_place(shape, offset, rows.device)
+
+
+def first_place(shape: tuple[int, ...], offset: Offset, device: torch.device) -> int | Tensor:
+    """Where query 0 stands: S - T, or the offset; a tensor of offsets as `[*leading, 1 …, 1, 1]`."""
     if offset is None:
-        offset = shape[-1] - shape[-2]
+        return shape[-1] - shape[-2]
     if isinstance(offset, Tensor) and offset.ndim:
-        offset = _along_batch(offset.to(rows.device), shape, "offset")
-    return rows[:, None] + offset
+        return _along_batch(offset.to(device), shape, "offset")
+    return offset
+
+
+def _with_offset(mask: Any, index: Index, shape: tuple[int, ...]) -> Mask:
+    """A mask of places for some of the batch axes: it stays as it is unless its offset differs among them."""
+    many = isinstance(mask.offset, Tensor) and mask.offset.ndim
+    return ChosenMask(mask, shape, index) if many else mask
+
+
+def chosen(tile: Tensor, index: Index, shape: tuple[int, ...]) -> Tensor:
+    """Some of the batch axes of a tile that broadcasts to `[*batch, t, s]`; the axes that are left stay as small."""
+    tile = tile.reshape(*[1] * (len(shape) - tile.ndim), *tile.shape)
+    return tile.expand(*shape[: len(index)], *tile.shape[len(index) :])[index]
+
+
+def cut(whole: Tensor, rows: Places, columns: Places) -> Tensor:
+    """`whole[..., rows, columns]`: a view where both follow each other without a gap."""
+    for axis, places in ((-2, rows), (-1, columns)):
+        gapless = len(places) and follow(places)
+        whole = whole.narrow(axis, int(places[0]), len(places)) if gapless else whole.index_select(axis, places)
+    return whole
+
+
+def follow(places: Places) -> bool:
+    """Whether each place is the next after the one before it."""
+    return int(places[-1] - places[0]) == len(places) - 1 and bool((places.diff() == 1).all())
+
+
+def _extremes(numbers: Tensor, edges: Places) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest number between one edge and the next, both `[..., len(edges) - 1]`."""
+    parts = numbers.split(edges.diff().tolist(), -1)
+    if not parts:
+        return numbers[..., :0], numbers[..., :0]
+    return torch.stack([part.amin(-1) for part in parts], -1), torch.stack([part.amax(-1) for part in parts], -1)
+
+
+def _slices(first: Tensor, last: Tensor) -> list[slice]:
+    return [slice(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+
+
+def _reduced(table: Tensor, rows: list[slice], columns: list[slice]) -> Coverage:
+    """Whether some and whether all of a bool table's parts are True."""
+    found = []
+    for join in (torch.any, torch.all):
+        bands = [join(table[..., band, :], -2) for band in rows]
+        narrow = torch.stack(bands, -2) if bands else table[..., :0, :]
+        cells = [join(narrow[..., part], -1) for part in columns]
+        found.append(torch.stack(cells, -1) if cells else narrow[..., :0])
+    return Coverage(*found)
 
 
 def _whole(numbers: Tensor, name: str, mask: str = "padding") -> Tensor:

@@ -5,13 +5,15 @@ of the row can be computed again (for softmax the log-sum-exp). A row in which n
 or in which every allowed score is -inf, is *dead*: its weights are 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard.attention.masks import Index
 from regard.errors import ShapeError, unknown
 
 ScoreRows = Float[Tensor, "*batch T S"]
@@ -20,7 +22,13 @@ RowNumbers = Float[Tensor, "*batch T"]
 
 
 class Normalizer(nn.Module):
-    """Turns rows of scores into rows of weights; the base of all normalisers."""
+    """Turns rows of scores into rows of weights; the base of all normalisers.
+
+    Attributes:
+        skips: keys that a row may not look at can be left out of it, and nothing changes.
+    """
+
+    skips = False
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
@@ -30,6 +38,10 @@ class Normalizer(nn.Module):
         """Weights of any part of the rows, from its scores and the row numbers `[*batch, T, 1]`; None: it cannot."""
         return None
 
+    def select(self, index: Index, shape: tuple[int, ...]) -> "Normalizer":  # noqa: ARG002
+        """The same for some of the batch axes of scores `shape`."""
+        return self
+
     def frozen(self) -> "Normalizer":
         """A copy that training does not change."""
         return deepcopy(self).requires_grad_(False)
@@ -37,6 +49,8 @@ class Normalizer(nn.Module):
 
 class Softmax(Normalizer):
     """α_ij = exp(e_ij) / Σ_j' exp(e_ij') over the allowed keys; its row number is the log-sum-exp."""
+
+    skips = True
 
     def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
@@ -62,6 +76,7 @@ class Sink(Normalizer):
         logits: z, a number or a tensor `[heads]` (axis -3 of the scores), learned or fixed.
     """
 
+    skips = True
     logits: Tensor
 
     def __init__(self, logits: Tensor | float = 0.0) -> None:
@@ -70,6 +85,13 @@ class Sink(Normalizer):
             self.logits = logits
         else:
             self.register_buffer("logits", torch.as_tensor(logits), persistent=False)
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Normalizer:
+        if self.logits.numel() == 1 or len(shape) < 3:
+            return self
+        heads = torch.arange(shape[-3]).expand(shape[:-2])[index]
+        whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim and heads.numel() else heads
+        return Sink(self.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
 
     def frozen(self) -> Normalizer:
         return Sink(self.logits.detach().clone())
@@ -99,6 +121,8 @@ class Uniform(Normalizer):
     the number of allowed keys.
     """
 
+    skips = True
+
     def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return (1 / numbers.clamp(min=1)).to(scores.dtype).expand_as(scores)
 
@@ -112,7 +136,7 @@ class Entmax(Normalizer):
     """α_ij = max(0, (α-1) e_ij - τ_i)^(1/(α-1)), with the τ_i that makes the row sum to one; its row number is τ_i.
 
     α = 1 is softmax, 1.5 `"entmax15"`, 2 `"sparsemax"` (the projection onto the simplex); between them the rows are
-    the sparser the larger α is, with exact zeros. Both derivatives are exact.
+    the sparser the larger α is, with exact zeros. All derivatives are exact.
 
     Args:
         alpha: 1 or more.
@@ -123,6 +147,8 @@ class Entmax(Normalizer):
     Source: Martins and Astudillo 2016, equation 2; Peters et al. 2019, equation 10.
     """
 
+    skips = True
+
     def __init__(self, alpha: float = 1.5) -> None:
         super().__init__()
         if not alpha >= 1:
@@ -132,58 +158,227 @@ class Entmax(Normalizer):
     def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
         if self.alpha == 1:
             return _exponential(scores, numbers)
-        return self._powers(scores * (self.alpha - 1) - numbers.to(scores.dtype), 1 / (self.alpha - 1))
+        above = scores * (self.alpha - 1) - numbers.to(scores.dtype)
+        return _power(above.relu(), 1 / (self.alpha - 1))
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         if self.alpha == 1 or not scores.shape[-1]:
             weights, numbers = Softmax()(scores, allowed)
-            return weights, numbers
-        scores = scores.masked_fill(~allowed, -torch.inf)
-        dead = (scores == -torch.inf).all(-1, keepdim=True)
-        z = scores.masked_fill(dead, 0) * (self.alpha - 1)
-        highest = z.detach().amax(-1, keepdim=True)
-        z = z - highest  # where exponents and thresholds have the most digits
-        with torch.no_grad():
-            threshold = self._root(z)
-        # from the root on, two steps of Newton's method move nothing, but carry both derivatives of the threshold
-        for _ in range(2 if z.requires_grad or torch._C._are_functorch_transforms_active() else 0):
-            threshold = self._step(z, threshold)
-        weights = self._powers(z - threshold, 1 / (self.alpha - 1)) + (highest - highest)  # an infinite row is NaN
-        weights = weights.masked_fill(dead, 0)
-        return weights, (threshold + highest).masked_fill(dead, torch.inf).squeeze(-1)
+        else:
+            weights, numbers = _Entmax.apply(scores, allowed.expand_as(scores), self.alpha)  # type: ignore[no-untyped-call]
+        return weights, numbers
 
-    def _root(self, z: Tensor) -> Tensor:
-        """τ with Σ_j max(0, z_j - τ)^(1/(α-1)) = 1; it lies between -1 and 0, where the largest z is 0."""
-        low = torch.full_like(z[..., :1], -1)
-        if self.alpha <= 2:  # the sum is convex and falls: Newton's method from the left never oversteps
-            for _ in range(64):
-                better = torch.maximum(low, self._step(z, low))
-                if _all((better == low) | better.isnan()):
-                    break
-                low = better
-            return low
-        high = torch.zeros_like(low)
-        for _ in range(200):  # halving until no number lies between
-            middle = (low + high) / 2
-            if _all((middle == low) | (middle == high) | middle.isnan()):
-                break
-            over = self._powers(z - middle, 1 / (self.alpha - 1)).sum(-1, keepdim=True) >= 1
-            low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-        return low
 
-    def _step(self, z: Tensor, threshold: Tensor) -> Tensor:
-        """One step of Newton's method on Σ_j max(0, z_j - τ)^p - 1."""
-        p = 1 / (self.alpha - 1)
-        above = z - threshold
-        surplus = self._powers(above, p).sum(-1, keepdim=True) - 1
-        slope = p * self._powers(above, p - 1).sum(-1, keepdim=True)
-        return threshold + surplus / slope
+class _Entmax(torch.autograd.Function):
+    """Entmax as one step of differentiation, which remembers nothing but the weights α_ij.
 
-    def _powers(self, above: Tensor, p: float) -> Tensor:
-        """max(0, x)^p, whose slope at 0 would be infinite or NaN for some p."""
-        inside = above > 0
-        powers: Tensor = above.masked_fill(~inside, 1).pow(p) * inside
-        return torch.where(above.isnan(), above, powers)
+    With s_ij = α_ij^(2-α) where α_ij > 0, else 0 (Peters et al. 2019, equation 14), and with the sums over j':
+
+        dα_ij = s_ij (de_ij - Σ s_ij' de_ij' / Σ s_ij'),    dτ_i = (α-1) Σ s_ij' de_ij' / Σ s_ij'.
+    """
+
+    @staticmethod
+    def forward(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        weights = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+        numbers = weights.new_empty(scores.shape[:-1])
+        everything = _is_all_true(allowed)
+        for e, seen, out, number in _pieces(scores, None if everything else allowed, weights, numbers.unsqueeze(-1)):
+            _solve(e if seen is None else torch.where(seen, e, -torch.inf), alpha, out, number)
+        return weights, numbers
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.alpha = inputs[2]
+        ctx.save_for_backward(output[0])
+        ctx.save_for_forward(output[0])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, by_weights: Tensor | None, by_numbers: Tensor | None) -> tuple[Tensor | None, None, None]:
+        (weights,) = ctx.saved_tensors
+        if by_weights is None and by_numbers is None:
+            return None, None, None
+        by_weights = torch.zeros_like(weights) if by_weights is None else by_weights
+        by_numbers = None if by_numbers is None else by_numbers.unsqueeze(-1)
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return _pull(weights, by_weights, by_numbers, ctx.alpha), None, None
+        out = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
+        for w, g, number, piece in _pieces(weights, by_weights, by_numbers, out):
+            _pull_into(w, g, number, ctx.alpha, piece)
+        return out, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None]:
+        (weights,) = ctx.saved_tensors
+        if tangent is None:
+            return None, None
+        slopes, total = _slopes(weights, ctx.alpha)
+        change = tangent.masked_fill(slopes == 0, 0)
+        middle = (slopes * change).sum(-1, keepdim=True) / total
+        return slopes * (change - middle), (ctx.alpha - 1) * middle.squeeze(-1)
+
+    @staticmethod
+    def vmap(
+        info: Any,  # noqa: ARG004
+        in_dims: tuple[int | None, int | None, None],
+        scores: Tensor,
+        allowed: Tensor,
+        alpha: float,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        first = [t if d is None else t.movedim(d, 0) for t, d in zip((scores, allowed), in_dims[:2], strict=True)]
+        weights, numbers = _Entmax.apply(*torch.broadcast_tensors(*first), alpha)  # type: ignore[no-untyped-call]
+        return (weights, numbers), (0, 0)
+
+
+def _solve(scores: Tensor, alpha: float, weights: Tensor, numbers: Tensor) -> None:
+    """Entmax of rows `[n, S]`, written into `weights` `[n, S]` and `numbers` `[n, 1]`."""
+    highest = scores.amax(-1, keepdim=True)
+    dead = highest == -torch.inf
+    highest.masked_fill_(dead, 0)
+    below = torch.sub(scores, highest, out=weights)  # there exponents and thresholds have the most digits
+    threshold = _by_newton(below, alpha, weights) if alpha <= 2 else _by_halving(below, alpha, weights)
+    torch.add(threshold, highest, alpha=alpha - 1, out=numbers).masked_fill_(dead, torch.inf)
+
+
+def _by_newton(scores: Tensor, alpha: float, weights: Tensor) -> Tensor:
+    """Entmax of rows `[n, S]` of scores whose highest is 0, for α ≤ 2: writes `weights` `[n, S]`, returns τ `[n, 1]`.
+
+    The sum that has to become 1 is convex and falls with τ: Newton's method from the left never oversteps. So what
+    has fallen to 0 stays there, and the steps can be taken in place. `weights` may be `scores`.
+    """
+    p = 1 / (alpha - 1)
+    threshold = _below(scores, alpha)
+    torch.add(-threshold, scores, alpha=alpha - 1, out=weights).relu_()
+    _climb(weights, threshold, p)
+    if p == 2:
+        weights.mul_(weights)
+    elif p != 1:
+        weights.pow_(p)
+    return threshold
+
+
+def _below(scores: Tensor, alpha: float) -> Tensor:
+    """A number `[n, 1]` near τ, and never above it.
+
+    A part of a row has a lower τ than the row, and the highest of every few scores are the part that matters most.
+    """
+    size = scores.shape[-1] // FEW
+    if size < FEW:
+        return torch.full_like(scores[:, :1], -1)
+    part = scores[:, : size * FEW].unflatten(-1, (FEW, size)).amax(-2)
+    rest = scores[:, size * FEW :]
+    part[:, : rest.shape[-1]] = torch.maximum(part[:, : rest.shape[-1]], rest)
+    threshold = _below(part, alpha)
+    above = torch.add(-threshold, part, alpha=alpha - 1, out=part).relu_()
+    for _ in range(STEPS):
+        _, step = _newton(above, 1 / (alpha - 1))
+        above.sub_(step).relu_()
+        threshold.add_(step)
+    return threshold.sub_(8 * torch.finfo(scores.dtype).eps)  # more than rounding may have added
+
+
+def _climb(above: Tensor, numbers: Tensor, p: float) -> None:
+    """Newton's method to the end: takes from `above` = max(0, (α-1) e - τ) what it adds to `numbers` = τ, in place."""
+    eps = torch.finfo(above.dtype).eps
+    # from p = 2 on, a step leaves less than S/2 times the square of the surplus before it
+    enough = (eps / above.shape[-1]) ** 0.5 if p >= 2 else 4 * eps
+    for _ in range(64):
+        surplus, step = _newton(above, p)
+        above.sub_(step).relu_()
+        numbers.add_(step)
+        (left,) = (surplus > enough).squeeze(-1).nonzero(as_tuple=True)
+        if 2 * len(left) < len(above):
+            break
+    if len(left):
+        few, their = above[left], numbers[left]
+        _climb(few, their, p)
+        above[left], numbers[left] = few, their
+
+
+def _newton(above: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """Σ_j x_j^p - 1 of rows x ≥ 0, and how far Newton's method would raise the threshold, never down."""
+    if p == 1:
+        surplus, slope = above.sum(-1, keepdim=True) - 1, above.sign().sum(-1, keepdim=True)
+    elif p == 2:
+        surplus, slope = (above * above).sum(-1, keepdim=True) - 1, 2 * above.sum(-1, keepdim=True)
+    else:
+        steep = above.pow(p - 1)
+        slope = p * steep.sum(-1, keepdim=True)
+        surplus = steep.mul_(above).sum(-1, keepdim=True) - 1
+    return surplus, (surplus / slope).clamp_min_(0)
+
+
+def _by_halving(scores: Tensor, alpha: float, weights: Tensor) -> Tensor:
+    """The same for any α, where Newton's method would overstep: halves the interval until no number lies between."""
+    p = 1 / (alpha - 1)
+    z = scores * (alpha - 1)
+    low, high = torch.full_like(z[:, :1], -1), torch.zeros_like(z[:, :1])
+    for _ in range(200):
+        middle = (low + high) / 2
+        if bool(((middle == low) | (middle == high)).all()):
+            break
+        over = torch.sub(z, middle, out=weights).relu_().pow_(p).sum(-1, keepdim=True) >= 1
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    low.masked_fill_(z.amax(-1, keepdim=True).isnan(), torch.nan)
+    torch.sub(z, low, out=weights).relu_().pow_(p)
+    return low
+
+
+def _slopes(weights: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """s_ij = α_ij^(2-α), 0 where α_ij is 0, and its sums `[..., 1]`, 1 in a dead row."""
+    slopes = weights.sign() if alpha == 2 else _power(weights, 2 - alpha)
+    total = slopes.sum(-1, keepdim=True)
+    return slopes, total.masked_fill(total == 0, 1)
+
+
+def _pull(weights: Tensor, by_weights: Tensor, by_numbers: Tensor | None, alpha: float) -> Tensor:
+    """The gradient by the scores, in operations that can be differentiated again through the weights."""
+    slopes, total = _slopes(weights, alpha)
+    outside = slopes == 0  # there not even a NaN gets through
+    by_weights = by_weights.masked_fill(outside, 0)
+    gathered = (slopes * by_weights).sum(-1, keepdim=True)
+    if by_numbers is not None:
+        gathered = gathered - (alpha - 1) * by_numbers.masked_fill(outside.all(-1, keepdim=True), 0)
+    return slopes * (by_weights - gathered / total)
+
+
+def _pull_into(weights: Tensor, by_weights: Tensor, by_numbers: Tensor | None, alpha: float, out: Tensor) -> None:
+    """The same for rows `[n, S]`, written into `out` with as few passes as will do."""
+    slopes = weights.sign() if alpha == 2 else weights.sqrt() if alpha == 1.5 else _power(weights, 2 - alpha)
+    total = slopes.sum(-1, keepdim=True).clamp_min_(0.5)  # of the living at least 1
+    gathered = torch.mul(slopes, by_weights, out=out).sum(-1, keepdim=True)
+    if by_numbers is not None:
+        gathered.sub_(by_numbers, alpha=alpha - 1)
+    if bool(gathered.isfinite().all()):
+        out.addcmul_(slopes, gathered.div_(total), value=-1)
+    else:
+        out.copy_(_pull(weights, by_weights, by_numbers, alpha))
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """x^p of numbers x ≥ 0, and 0 where x is 0, where the power or its slope may be infinite."""
+    zero = base == 0
+    return base.masked_fill(zero, 1).pow(exponent).masked_fill(zero, 0)
+
+
+def _is_all_true(flags: Tensor) -> bool:
+    """Whether every flag is set; reads nothing twice that is expanded, and reads bytes, whose minimum is soon found."""
+    once = flags[tuple(slice(1) if step == 0 else slice(None) for step in flags.stride())]
+    return not flags.numel() or bool(once.contiguous().view(torch.uint8).min())
+
+
+def _pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Rows `[n, …]` of every tensor, as many at a time as stay in a core's cache from one pass to the next."""
+    rows = [None if t is None else t.reshape(-1, t.shape[-1]) for t in tensors]
+    first = next(t for t in rows if t is not None)
+    size = max(1, PIECE // first.shape[-1]) if first.device.type == "cpu" else max(1, len(first))
+    for start in range(0, len(first), size):
+        yield tuple(None if t is None else t[start : start + size] for t in rows)
+
+
+FEW = 8  # of so many scores the highest goes into the first estimate
+STEPS = 4  # of Newton's method on every estimate
+PIECE = 2**18  # scores
 
 
 class Sigmoid(Normalizer):
@@ -192,6 +387,8 @@ class Sigmoid(Normalizer):
     Its row number is the row's sum. Source: Ramapuram et al. 2024, section 3 (without their bias -ln S: add it as
     bias= where rows are long).
     """
+
+    skips = True
 
     def again(self, scores: Tensor, numbers: Tensor) -> Tensor:  # noqa: ARG002
         return scores.sigmoid()
@@ -242,11 +439,6 @@ class WholeRows(Normalizer):
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed).masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
-
-
-def _all(condition: Tensor) -> bool:
-    """Whether it holds everywhere; inside a torch.func transform nobody can tell."""
-    return not torch._C._are_functorch_transforms_active() and bool(condition.all())
 
 
 def _exponential(scores: Tensor, numbers: Tensor) -> Tensor:

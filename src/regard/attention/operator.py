@@ -5,6 +5,7 @@
 What it means stands in `kernels/reference.py`; here the inputs are checked and a kernel is chosen.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -14,18 +15,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attention.biases import BiasLike
-from regard.attention.kernels.fused import fused, refusal
-from regard.attention.kernels.reference import is_poisoned, reference
+from regard.attention.kernels import additive, blockwise, fused, reference, windowed
+from regard.attention.kernels.reference import is_poisoned, only_seen
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
+from regard.attention.pieces import BLOCK, empty_share
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.watch import computing, is_attended, tell
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, share_heads
 
-KERNELS = ("auto", "reference", "fused")
 Some = Float[Tensor, "..."]
+Kernel = Callable[..., tuple[Tensor, Tensor]]
+
+# those that can do less stand before those that can do more
+KERNELS: dict[str, Kernel] = {
+    "windowed": windowed.windowed,
+    "fused": fused.fused,
+    "additive": additive.additive,
+    "blockwise": blockwise.blockwise,
+    "reference": reference.reference,
+}
+REFUSALS = {
+    "windowed": windowed.refusal, "fused": fused.refusal, "additive": additive.refusal, "blockwise": blockwise.refusal,
+}  # fmt: skip
+LARGE = 2**20  # pairs from which on it pays to ask what a mask leaves empty
+EMPTY = 0.1  # the share of the pairs that must be empty for it
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Plan:
     Attributes:
         kernel: its name.
         why: one sentence.
-        refused: every kernel that was passed over, with the reason.
+        refused: every faster kernel that was passed over, with the reason.
         extra_bytes: memory needed beyond inputs and output, about.
         flops: multiplications and additions of the two products, all pairs counted.
     """
@@ -73,7 +89,7 @@ def attend(
         mask: a regard mask or a bool tensor that broadcasts to `[*batch, T, S]`; True = may look.
         bias: a float tensor that broadcasts to `[*batch, T, S]`, added before masking.
         dropout: probability of dropping a weight, after the normaliser.
-        kernel: "auto", or the name of the kernel that must do it.
+        kernel: "auto", or the kernel that must do it: "reference", "fused", "windowed", "additive", "blockwise".
 
     Returns:
         `[*batch, T, d_v]` in value's dtype.
@@ -88,7 +104,7 @@ def attend(
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
-    name = _choose(query, shared_key, spec, kernel)[0]
+    name = _choose(query, shared_key, shared_value, spec, kernel)[0]
     answer = tell(query, key, value, spec)
     if answer is not None:
         return answer
@@ -98,12 +114,22 @@ def attend(
 
 def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some:
     seed = int(torch.randint(2**31, ())) if spec.dropout else 0
-    with torch.autocast(query.device.type, enabled=False):
-        if name == "fused" and not (spec.mask is not None and is_poisoned(query, key, value)):
-            output = fused(query, key, value, spec)
-            if spec.mask is None or not is_poisoned(output):  # a forbidden score may have overflowed
+    inputs = (query, key, value)
+    with torch.autocast(query.device.type, enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+        if spec.mask is None or name == "reference":
+            return KERNELS[name](*inputs, spec, seed)[0]
+        # a gradient may be spoiled where the output is not; torch's kernels spoil the output where they spoil anything
+        early = name in ("blockwise", "additive") or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
+        if not (early and is_poisoned(*inputs)):
+            output = KERNELS[name](*inputs, spec, seed)[0]
+            if not is_poisoned(output):  # a forbidden score may have overflowed
                 return output
-        return reference(query, key, value, spec, seed)[0]
+        inputs = only_seen(*inputs, spec.mask)
+        if not is_poisoned(*inputs):
+            output = KERNELS[name](*inputs, spec, seed)[0]
+            if not is_poisoned(output):
+                return output
+        return blockwise.blockwise(*inputs, spec, seed, poisoned=True)[0]
 
 
 def plan(
@@ -125,22 +151,72 @@ def plan(
     """
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
-    name, why, refused = _choose(query, share_heads(query, key), spec, kernel)
-    pairs = prod(batch_shape(query, share_heads(query, key))) * query.shape[-2] * key.shape[-2]
+    key, value = share_heads(query, key), share_heads(query, value)
+    name, why, refused = _choose(query, key, value, spec, kernel)
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    flops = 2 * prod(shape) * (key.shape[-1] + value.shape[-1])
+    return Plan(name, why, refused, _extra_bytes(name, query, key, value, spec, shape), flops)
+
+
+def _extra_bytes(name: str, query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
+    """About what a kernel's forward needs beside inputs and output."""
     wide = 8 if value.dtype == torch.float64 else 4
-    dense_mask = pairs if spec.mask is not None else 0
-    extra = 3 * pairs * wide if name == "reference" else dense_mask
-    return Plan(name, why, refused, extra, 2 * pairs * (key.shape[-1] + value.shape[-1]))
+    pairs = prod(shape)
+    if name == "reference":
+        return 3 * pairs * wide
+    if name in ("fused", "windowed"):
+        if name == "fused" and fused.is_whole(spec, shape):
+            return 0
+        tables = fused.spread(spec, shape, query.device)
+        return min(BLOCK, tables * shape[-2] * shape[-1]) * (wide + 1)
+    return (query.numel() + key.numel() + value.numel() + 3 * min(BLOCK, pairs)) * wide
 
 
-def _choose(query: Tensor, key: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
-    if kernel not in KERNELS:
-        raise unknown("kernel", kernel, KERNELS)
-    reason = refusal(query, key, spec)
-    if kernel == "fused" and reason:
-        raise KernelError(f"kernel 'fused' cannot do this: {reason}; kernel='auto' or 'reference' can")
-    if kernel == "reference":
-        return "reference", "it was asked for", {}
-    if reason:
-        return "reference", "it takes every score, normalizer, mask and bias", {"fused": reason}
-    return "fused", "softmax over a dot product: torch's fused kernel is the fastest", {}
+def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
+    """The kernel, why, and why not each faster one."""
+    if kernel not in ("auto", *KERNELS):
+        raise unknown("kernel", kernel, ("auto", *KERNELS))
+    if kernel != "auto":
+        reason = REFUSALS[kernel](query, key, value, spec) if kernel in REFUSALS else None
+        if reason:
+            able = [name for name in KERNELS if name not in REFUSALS or not REFUSALS[name](query, key, value, spec)]
+            raise KernelError(
+                f"kernel {kernel!r} cannot do this: {reason}; kernel='auto' or {' or '.join(map(repr, able))} can"
+            )
+        return kernel, "it was asked for", {}
+    refused: dict[str, str] = {}
+    for name in KERNELS:
+        reason = REFUSALS[name](query, key, value, spec) if name in REFUSALS else None
+        reason = reason or _not_worth(name, query, key, spec)
+        if not reason:
+            return name, WHY[name], refused
+        refused[name] = reason
+    raise AssertionError("the reference kernel takes everything")
+
+
+WHY = {
+    "windowed": "softmax over a dot product, under a mask that leaves blocks empty: torch's fused kernel on the others",
+    "fused": "softmax over a dot product: torch's fused kernel is the fastest",
+    "additive": "a tanh of sums: tiles of it stay near the processor",
+    "blockwise": "it takes every score, normalizer, mask and bias in the memory of one block",
+    "reference": "it takes every score, normalizer, mask and bias",
+}
+
+
+def _not_worth(name: str, query: Tensor, key: Tensor, spec: Spec) -> str | None:
+    """Why a kernel that could do the work would not be faster."""
+    if name not in ("windowed", "additive", "blockwise"):
+        return None
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    pairs = prod(shape)
+    if name == "windowed":
+        assert spec.mask is not None  # or it has refused
+        if pairs < LARGE:
+            return f"{pairs:,} pairs are too few to look for empty blocks"
+        if fused.is_whole(spec, shape):
+            return "torch's kernel knows this mask by name"
+        empty = empty_share(spec.mask, shape, query.device)
+        return None if empty >= EMPTY else f"the mask leaves {empty:.0%} of the blocks empty"
+    if name == "additive":
+        return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
+    return None if pairs > BLOCK else f"all {pairs:,} scores fit one block"

@@ -290,7 +290,13 @@ class Function(Score):
         self.function = function
 
     def compare(self, query: Asked, key: Answered) -> ScoreTile:
-        return self.function(query, key)
+        scores = self.function(query, key)
+        if scores.shape[-2:] != (query.shape[-2], key.shape[-2]):
+            raise ShapeError(
+                f"the score function gave {list(scores.shape)} for queries {list(query.shape)} and keys "
+                f"{list(key.shape)}: it must give [*batch, {query.shape[-2]}, {key.shape[-2]}], for any tile of both"
+            )
+        return scores
 
 
 ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]

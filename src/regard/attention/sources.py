@@ -12,10 +12,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from regard.attention.biases import ChosenBias
 from regard.attention.kernels.reference import is_poisoned
-from regard.attention.masks import ChosenMask
-from regard.attention.normalizers import Sink, Softmax
+from regard.attention.normalizers import Softmax
 from regard.attention.scores import Product
 from regard.attention.spec import Spec
 from regard.shapes import check_widths, share_heads
@@ -104,14 +102,7 @@ class Asked(Source):
         query = self.query.expand(*batch, *self.query.shape[-2:])[index]
         key = self._keys(index)
         shape = (*query.shape[:-1], self.shape[-1])
-        spec, normalizer = self.spec, self.spec.normalizer
-        if isinstance(normalizer, Sink) and normalizer.logits.numel() > 1:
-            heads = torch.arange(batch[-1]).expand(batch)[index]
-            whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim and heads.numel() else heads
-            normalizer = Sink(normalizer.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
-        mask = None if spec.mask is None else ChosenMask(spec.mask, self.shape, index)
-        bias = None if spec.bias is None else ChosenBias(spec.bias, self.shape, index)
-        return Asked(query, key, Spec(spec.score, normalizer, mask, bias), shape)
+        return Asked(query, key, self.spec.select(index, self.shape), shape)
 
     def _keys(self, index: Index) -> Tensor:
         """The keys of some of the batch axes; grouped heads are repeated after they are selected."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.biases import Bias, BiasLike, as_bias
-from regard.attention.masks import Mask, MaskLike, as_mask
+from regard.attention.masks import Index, Mask, MaskLike, as_mask
 from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
 from regard.attention.scores import Score, ScoreLike, as_score
 from regard.errors import ShapeError
@@ -21,6 +21,16 @@ class Spec:
     mask: Mask | None = None
     bias: Bias | None = None
     dropout: float = 0.0
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> "Spec":
+        """The same for some of the batch axes of scores `shape`."""
+        return Spec(
+            self.score,
+            self.normalizer.select(index, shape),
+            None if self.mask is None else self.mask.select(index, shape),
+            None if self.bias is None else self.bias.select(index, shape),
+            self.dropout,
+        )
 
     def scores(self, query: Tensor, key: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Score plus bias of the queries `rows` against every key."""

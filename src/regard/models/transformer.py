@@ -13,6 +13,7 @@ from regard.attention.spec import make_spec
 from regard.attention.watch import Call
 from regard.models.seq2seq import Memory, Seq2Seq
 from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward
+from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding, Positions, count_places
 from regard.nn.multihead import MultiHead
@@ -51,6 +52,10 @@ class TransformerConfig(BaseModel):
     """How queries and keys are compared, at every site."""
     normalizer: Literal["softmax", "uniform"] = "softmax"
     """How scores become weights, at every site."""
+    context: Literal["none", "convolution", "running_mean", "recurrence"] = "none"
+    """What makes each query from its surroundings, at every site; only the encoder's may look ahead."""
+    context_reach: int = Field(2, ge=0)
+    """How many states to a side a convolution sees."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On embeddings, inside the feed-forward, and on what each part adds."""
     attention_dropout: float = Field(0.0, ge=0, lt=1)
@@ -63,7 +68,7 @@ class Encoder(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            EncoderLayer(_attention(config), _feed_forward(config), config.width, config.norm, config.dropout)
+            EncoderLayer(_attention(config, "both"), _feed_forward(config), config.width, config.norm, config.dropout)
             for _ in range(config.encoder_layers)
         )
         self.norm = nn.LayerNorm(config.width) if config.norm == "before" else nn.Identity()
@@ -76,7 +81,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(
             DecoderLayer(
-                _attention(config), _attention(config), _feed_forward(config), config.width, config.norm, config.dropout
+                _attention(config, "forward"),
+                _attention(config, "forward"),
+                _feed_forward(config),
+                config.width,
+                config.norm,
+                config.dropout,
             )
             for _ in range(config.decoder_layers)
         )
@@ -107,7 +117,7 @@ class Transformer(Seq2Seq):
         x = self._embed(source, count_places(allowed))
         mask = _may_look(allowed)
         for layer in self.encoder.layers:
-            x = layer(x, mask)
+            x = layer(x, mask, allowed)
         return Memory(self.encoder.norm(x), allowed)
 
     def start(self, memory: Memory, record: bool = False) -> State:
@@ -133,7 +143,7 @@ class Transformer(Seq2Seq):
         queries: dict[str, Tensor] = {}
         for name, layer in self._named_layers():
             x = layer.around_self(x, lambda y, n=name, a=layer.self: _look_back(y, n, a, state, caches, queries))
-            x = layer.around_cross(x, lambda y, n=name, a=layer.cross: _look_across(y, n, a, state, queries))
+            x = layer.around_cross(x, lambda y, n=name, a=layer.cross: _look_across(y, n, a, state, caches, queries))
             x = layer.around_feed_forward(x, layer.feed_forward)
         hidden: Tensor = self.decoder.norm(x)
         return hidden, state.advance(caches, queries)
@@ -172,7 +182,7 @@ def _look_back(
     x: Tensor, name: str, attention: MultiHead, state: State, caches: dict[str, Tensor], queries: dict[str, Tensor]
 ) -> Tensor:
     """Self-attention of one new token per hypothesis; its key and value join the cache."""
-    query = attention.ask(x[:, :, None])
+    query = _ask_next(x, f"{name}.self", attention, state, caches)
     new = attention.remember(x[:, :, None])
     key, value = (
         torch.cat([state.hypothesis[f"{name}.self.{part}"].to(n.dtype), n], -2)
@@ -183,23 +193,49 @@ def _look_back(
     return attention.look(query, key, value, None)[:, :, 0]
 
 
-def _look_across(x: Tensor, name: str, attention: MultiHead, state: State, queries: dict[str, Tensor]) -> Tensor:
+def _look_across(
+    x: Tensor, name: str, attention: MultiHead, state: State, caches: dict[str, Tensor], queries: dict[str, Tensor]
+) -> Tensor:
     """Attention to the memory: the hypotheses of a sentence are its queries, so no key is copied."""
-    query = attention.ask(x)  # [N, heads, K, d]
-    queries[f"{name}.cross"] = query.transpose(1, 2)[:, :, :, None]
+    asked = _ask_next(x, f"{name}.cross", attention, state, caches)
+    queries[f"{name}.cross"] = asked
+    query = asked.squeeze(-2).transpose(1, 2)  # [N, heads, K, d]
     key, value, allowed = (state.sentence[n][:, 0] for n in (f"{name}.cross.key", f"{name}.cross.value", "allowed"))
     return attention.look(query, key, value, _may_look(allowed))
+
+
+def _ask_next(x: Tensor, site: str, attention: MultiHead, state: State, caches: dict[str, Tensor]) -> Tensor:
+    """The query `[N, K, heads, 1, d]` of one new token per hypothesis; what its context remembers joins the cache."""
+    query, remembered = attention.ask_next(x, state.hypothesis.get(f"{site}.context"))
+    if remembered is not None:
+        caches[f"{site}.context"] = remembered
+    return query
 
 
 def _may_look(allowed: Tensor) -> Mask:
     return allow(allowed[:, None, None])
 
 
-def _attention(config: TransformerConfig) -> MultiHead:
+def _attention(config: TransformerConfig, direction: str) -> MultiHead:
     return MultiHead(
         config.width, config.heads, key_heads=config.key_heads,
         score=config.score, normalizer=config.normalizer, dropout=config.attention_dropout,
+        context=_context(config, direction),
     )  # fmt: skip
+
+
+def _context(config: TransformerConfig, direction: str) -> Context | None:
+    """The context that a config names: looking back only ("forward") or, where it can, "both" ways."""
+    match config.context:
+        case "none":
+            return None
+        case "convolution":
+            reach = config.context_reach
+            return Convolution(config.width, reach, reach if direction == "both" else 0, groups=config.width)
+        case "running_mean":
+            return Mixed(config.width, RunningMean())
+        case "recurrence":
+            return Mixed(config.width, Recurrence(config.width, direction))
 
 
 def _feed_forward(config: TransformerConfig) -> FeedForward:

@@ -1,11 +1,32 @@
-"""Layers with parameters: embedding, attention of several heads, blocks, the attentional recurrent step, state."""
+"""Layers with parameters: embedding, attention of several heads, what makes its queries, blocks, recurrence, state."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regard.nn.context import Context as Context
+    from regard.nn.context import Convolution as Convolution
+    from regard.nn.context import Mixed as Mixed
+    from regard.nn.context import Recurrence as Recurrence
+    from regard.nn.context import RunningMean as RunningMean
+    from regard.nn.multihead import MultiHead as MultiHead
+    from regard.nn.torch_attention import MultiheadAttention as MultiheadAttention
+
+_HOMES = {
+    "context": ("Context", "Convolution", "Mixed", "Recurrence", "RunningMean"),
+    "multihead": ("MultiHead",),
+    "torch_attention": ("MultiheadAttention",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name != "MultiheadAttention":
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'regard.nn' has no attribute {name!r}")
-    from regard.nn.torch_attention import MultiheadAttention
+    return getattr(import_module(f"regard.nn.{_HOME_OF[name]}"), name)
 
-    return MultiheadAttention
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention.masks import MaskLike, causal
 from regard.errors import unknown
+from regard.nn.context import check_looks_back
 from regard.nn.dropout import Dropout
 from regard.nn.multihead import MultiHead
 
@@ -77,19 +78,28 @@ class EncoderLayer(nn.Module):
         self.around_self = Residual(width, norm, dropout)
         self.around_feed_forward = Residual(width, norm, dropout)
 
-    def forward(self, x: States, mask: MaskLike | None) -> States:
-        """States `[*batch, n, d]`; every state looks at the states that `mask` allows."""
-        x = self.around_self(x, lambda y: self.self(y, mask=mask))
+    def forward(self, x: States, mask: MaskLike | None, allowed: Bool[Tensor, "*batch n"] | None = None) -> States:
+        """States `[*batch, n, d]`; every state looks at the states that `mask` allows.
+
+        Where the attention has a context, `allowed` keeps padding out of it.
+        """
+        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed))
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):
-    """Masked self-attention, attention to the memory, feed-forward."""
+    """Masked self-attention, attention to the memory, feed-forward.
+
+    Raises:
+        ChoiceError: an attention whose context looks ahead.
+    """
 
     def __init__(
         self, attention: MultiHead, cross: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float
     ) -> None:
         super().__init__()
+        for part in (attention, cross):
+            check_looks_back("a decoder, which goes token by token,", part.context)
         self.self = attention
         self.cross = cross
         self.feed_forward = feed_forward

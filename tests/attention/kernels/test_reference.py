@@ -71,7 +71,7 @@ def mix(x: int) -> int:
 
 def test_kept_is_a_counter_hash() -> None:
     seed, dropout = 2**31 - 19, 0.37
-    got = kept((2, 3, T, S), torch.arange(T), seed, dropout)
+    got = kept(torch.arange(6).reshape(2, 3), torch.arange(T), torch.arange(S), seed, dropout)
     assert got.shape == (2, 3, T, S)
     for b in range(6):
         for i in range(T):
@@ -82,9 +82,10 @@ def test_kept_is_a_counter_hash() -> None:
 
 
 def test_kept_of_some_rows_is_those_rows_of_the_whole() -> None:
-    whole = kept((2, 11, S), torch.arange(11), 5, 0.5)
-    rows = torch.tensor([7, 2, 3])
-    assert torch.equal(kept((2, 3, S), rows, 5, 0.5), whole[:, rows])
+    batch, columns = torch.arange(3), torch.arange(S)
+    whole = kept(batch, torch.arange(11), columns, 5, 0.5)
+    rows, some = torch.tensor([7, 2, 3]), torch.tensor([4, 1])
+    assert torch.equal(kept(batch[1:], rows, some, 5, 0.5), whole[1:, rows][..., some])
 
 
 def test_dropout_follows_the_seed_it_is_given() -> None:
@@ -92,5 +93,5 @@ def test_dropout_follows_the_seed_it_is_given() -> None:
     value = torch.eye(S, dtype=torch.float64).expand(2, S, S)
     spec = make_spec("dot", "uniform", None, None, 0.5)
     output = reference(query, key, value, spec, 17)[0]
-    want = kept((2, T, S), torch.arange(T), 17, 0.5) / S / 0.5
+    want = kept(torch.arange(2), torch.arange(T), torch.arange(S), 17, 0.5) / S / 0.5
     torch.testing.assert_close(output, want.double())

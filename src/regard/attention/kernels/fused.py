@@ -1,4 +1,12 @@
-"""The fused kernel: torch's scaled_dot_product_attention, for softmax over anything that is a dot product."""
+"""The fused kernel: torch's scaled_dot_product_attention, for softmax over anything that is a dot product.
+
+Masks and biases reach torch in pieces of rows, so that no T × S table is ever made; `windowed` uses the same pieces
+and leaves out the keys that a mask forbids to all queries of a piece.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -6,6 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
+from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
 from regard.shapes import batch_shape, check_widths
@@ -13,7 +22,7 @@ from regard.shapes import batch_shape, check_widths
 SHORT = 512  # keys
 
 
-def refusal(query: Tensor, key: Tensor, spec: Spec) -> str | None:
+def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
     """Why this kernel cannot do the work; None if it can."""
     if not isinstance(spec.score, Product):
         return f"the score {type(spec.score).__name__} is not a dot product"
@@ -32,11 +41,21 @@ def refusal(query: Tensor, key: Tensor, spec: Spec) -> str | None:
     return None
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor:
+def fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spec: Spec,
+    seed: int = 0,  # noqa: ARG001
+    cut: "Cut | None" = None,
+) -> tuple[Tensor, Tensor]:
     """The same attention as the reference kernel, by torch's fused kernel.
 
+    Args:
+        cut: how the rows are cut into pieces; by default as many rows at a time as fit a block.
+
     Returns:
-        output `[*batch, T, d_v]` in value's dtype.
+        output `[*batch, T, d_v]` in value's dtype, and each row's log-sum-exp `[*batch, T]`.
     """
     assert isinstance(spec.score, Product)  # refusal() has seen to it
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
@@ -47,56 +66,163 @@ def fused(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor:
         scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))
     check_widths(q, k)
     # values may have more of the batch
-    whole = (*(v if s == 1 else s for s, v in zip(shape[:-2], value.shape[:-2], strict=True)), *shape[-2:])
+    batch = tuple(v if s == 1 else s for s, v in zip(shape[:-2], value.shape[:-2], strict=True))
     dtype = _fastest_dtype(q, k, value)
-    triangle = isinstance(spec.mask, Causal) and spec.bias is None and spec.mask.is_triangle(shape)
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again
     width = max(k.shape[-1], value.shape[-1])
-    q, k, v = (_four_axes(pad(t.to(dtype), (0, width - t.shape[-1])), whole) for t in (q, k, value))
-    mask = None if triangle else _torch_mask(spec, shape, query.device, dtype)
+    q, k, v = (pad(t.to(dtype), (0, width - t.shape[-1])) for t in (q, k, value))
+    q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, v))
+    work = Work(spec, shape, scale, cut or _by_rows)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
-        output = _Differentiable.apply(q, k, v, mask, triangle, scale)  # type: ignore[no-untyped-call]
+        output, rows = _Differentiable.apply(q, k, v, work)  # type: ignore[no-untyped-call]
     else:
-        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
-    result: Tensor = output[..., : value.shape[-1]].reshape(*whole[:-1], value.shape[-1])
-    return result.to(value.dtype)
+        output, rows = work.forward(q, k, v)
+    return output[..., : value.shape[-1]].to(value.dtype), rows
+
+
+Cut = Callable[[Spec, tuple[int, ...], torch.device], Iterator[Piece]]
+
+
+def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device) -> Iterator[Piece]:
+    return pieces(spec.mask, shape, device, pairs=BLOCK // spread(spec, shape, device), skip=False)
+
+
+def is_whole(spec: Spec, shape: tuple[int, ...]) -> bool:
+    """Whether torch's kernel needs no table: there is no bias, and no mask but the triangle it calls `is_causal`."""
+    triangle = isinstance(spec.mask, Causal) and spec.mask.is_triangle(shape)
+    return spec.bias is None and (spec.mask is None or triangle)
+
+
+def spread(spec: Spec, shape: tuple[int, ...], device: torch.device) -> int:
+    """How many different tables of scores mask and bias have over the batch."""
+    place = torch.zeros(1, dtype=torch.long, device=device)
+    parts = [part.tile(place, place, shape) for part in (spec.mask, spec.bias) if part is not None]
+    return max([1, *(prod(part.shape[:-2]) for part in parts)])
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What torch's kernel has to do: softmax(scale · q kᵀ + bias, mask) · v, in pieces."""
+
+    spec: Spec
+    shape: tuple[int, ...]
+    scale: float
+    cut: Cut
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one call does it all: no table of numbers goes with it."""
+        return is_whole(self.spec, self.shape)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Output `[*batch, T, d]` and log-sum-exps `[*batch, T]` of equally wide vectors with all batch axes."""
+        if self.is_whole:
+            return _flash(q, k, v, None, self.spec.mask is not None, self.scale)
+        output = torch.zeros_like(q)
+        rows = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+        for piece in self.cut(self.spec, self.shape, q.device):
+            mask = self.added(piece, q)
+            found = _flash(q[piece.here], piece.of_keys(k), piece.of_keys(v), mask, False, self.scale)
+            output[piece.here], rows[piece.here[:-1]] = found
+        return output, rows
+
+    def backward(self, g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor) -> list[Tensor]:
+        """The gradients of q, k and v."""
+        if self.is_whole:
+            return _flash_backward(g, q, k, v, output, rows, None, self.spec.mask is not None, self.scale)
+        found = [torch.zeros_like(t) for t in (q, k, v)]
+        for piece in self.cut(self.spec, self.shape, q.device):
+            mask, here = self.added(piece, q), piece.here
+            keys, values = piece.of_keys(k), piece.of_keys(v)
+            part = _flash_backward(
+                g[here], q[here], keys, values, output[here], rows[here[:-1]], mask, False, self.scale
+            )
+            found[0][here] = part[0]
+            piece.add_to_keys(found[1], part[1])
+            piece.add_to_keys(found[2], part[2])
+        return found
+
+    def added(self, piece: Piece, q: Tensor) -> Tensor | None:
+        """What is added to the piece's scores: the bias, and -inf where nobody may look."""
+        wide = torch.promote_types(q.dtype, torch.float32)
+        bias, allowed = self.spec.bias, piece.allowed
+        if bias is None:
+            if allowed is None:
+                return None
+            return torch.zeros(allowed.shape, dtype=wide, device=q.device).masked_fill_(~allowed, -torch.inf)
+        own = bias.select(piece.index, self.shape) if piece.index else bias
+        tile = own.tile(*piece.positions(q.device), self.shape[len(piece.index) :]).to(wide)
+        return tile if allowed is None else tile.masked_fill(~allowed, -torch.inf)
 
 
 class _Differentiable(torch.autograd.Function):
     """Torch's kernel with its own first derivative, and the plain formula's second: torch's kernel has none."""
 
     @staticmethod
-    def forward(ctx, q, k, v, mask, triangle, scale):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(q, k, v, mask)
-        ctx.plain = triangle, scale
-        with torch.enable_grad():
-            q, k, v = ctx.inputs = tuple(t.detach().requires_grad_() for t in (q, k, v))
-            ctx.output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
-        return ctx.output.detach()
+    def forward(ctx, q, k, v, work):  # type: ignore[no-untyped-def]
+        output, rows = work.forward(q, k, v)
+        ctx.save_for_backward(q, k, v, output, rows)
+        ctx.work = work
+        ctx.mark_non_differentiable(rows)
+        return output, rows
 
     @staticmethod
-    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+    def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
+        q, k, v, output, rows = ctx.saved_tensors
         if torch.is_grad_enabled():  # this derivative will itself be differentiated
-            q, k, v, mask = ctx.saved_tensors
-            output = _plain(q, k, v, mask, *ctx.plain)
-            gradients = torch.autograd.grad(output, (q, k, v), upstream, create_graph=True)
+            plain = _plain(q, k, v, ctx.work)
+            gradients = torch.autograd.grad(plain, (q, k, v), upstream, create_graph=True)
         else:
-            gradients = torch.autograd.grad(ctx.output, ctx.inputs, upstream, retain_graph=True)
-        return (*gradients, None, None, None)
+            gradients = ctx.work.backward(upstream, q, k, v, output, rows)
+        return (*gradients, None)
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, work: Work) -> Tensor:
     """The formula that torch's kernel computes, in operations that can be differentiated twice."""
-    scores = q @ k.transpose(-2, -1) * scale
-    allowed = torch.ones_like(scores, dtype=torch.bool)
-    if triangle:
-        allowed = allowed.tril()
-    elif mask is not None and mask.dtype == torch.bool:
-        allowed = mask.expand_as(scores)
-    elif mask is not None:
-        scores = scores + mask
-    weights: Tensor = Softmax()(scores, allowed)[0]
+    places = torch.arange(work.shape[-2], device=q.device)
+    scores = q @ k.transpose(-2, -1) * work.scale
+    if work.spec.bias is not None:
+        columns = torch.arange(work.shape[-1], device=q.device)
+        scores = scores + work.spec.bias.tile(places, columns, work.shape).to(scores.dtype)
+    weights: Tensor = Softmax()(scores, work.spec.allowed(places, work.shape).expand_as(scores))[0]
     return weights @ v
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """One call of torch's kernel: output and log-sum-exps."""
+    batch = q.shape[:-2]
+    q, k, v = (_four_axes(t) for t in (q, k, v))
+    mask = None if mask is None else _four_axes_of(mask, batch)
+    if q.device.type == "cpu":
+        output, rows = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, triangle, attn_mask=mask, scale=scale
+        )
+        if mask is not None and bool((rows == 0).any()):  # torch's number of a dead row
+            rows = rows.masked_fill((mask == -torch.inf).all(-1), -torch.inf)
+    else:  # other devices keep the log-sum-exp to themselves
+        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
+        rows = output.new_full(output.shape[:-1], torch.nan, dtype=torch.float32)
+    return output.unflatten(0, batch[:-1] or (1,)).reshape(*batch, *output.shape[-2:]), rows.reshape(*batch, -1)
+
+
+def _flash_backward(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor, mask: Tensor | None, triangle: bool,
+    scale: float,
+) -> list[Tensor]:  # fmt: skip
+    batch = q.shape[:-2]
+    mask = None if mask is None else _four_axes_of(mask, batch)
+    if q.device.type == "cpu":
+        g, q4, k4, v4, output = (_four_axes(t) for t in (g, q, k, v, output))
+        rows = rows.masked_fill(rows == -torch.inf, 0)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            g, q4, k4, v4, output, rows.reshape(*q4.shape[:-1]), 0.0, triangle, attn_mask=mask, scale=scale
+        )
+    else:
+        with torch.enable_grad():
+            q4, k4, v4 = (_four_axes(t).detach().requires_grad_() for t in (q, k, v))
+            again = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
+        found = torch.autograd.grad(again, (q4, k4, v4), _four_axes(g))
+    return [part.reshape(t.shape) for part, t in zip(found, (q, k, v), strict=True)]
 
 
 def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:
@@ -106,20 +232,18 @@ def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:
     return torch.float32 if trains and half and value.device.type == "cpu" and key.shape[-2] <= SHORT else value.dtype
 
 
-def _four_axes(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`[*batch, n, d]` as `[B, H, n, d]`: other numbers of axes take torch's slow path."""
-    batch = shape[:-2]
-    tensor = tensor.expand(*batch, *tensor.shape[-2:])
+def _four_axes(tensor: Tensor) -> Tensor:
+    """`[*batch, n, d]` as `[B, H, n, d]`, which torch's kernel wants."""
+    if tensor.ndim == 4:
+        return tensor
+    batch = tensor.shape[:-2]
     return tensor.reshape(-1, batch[-1] if batch else 1, *tensor.shape[-2:])
 
 
-def _torch_mask(spec: Spec, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    rows, columns = torch.arange(shape[-2], device=device), torch.arange(shape[-1], device=device)
-    mask = None if spec.mask is None else spec.mask.tile(rows, columns, shape)
-    if spec.bias is not None:
-        bias = spec.bias.tile(rows, columns, shape).to(dtype)
-        mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-    if mask is None:
-        return None
-    mask = mask.reshape(*[1] * (max(4, len(shape)) - mask.ndim), *mask.shape)
-    return _four_axes(mask, shape) if len(shape) > 4 else mask
+def _four_axes_of(mask: Tensor, batch: torch.Size) -> Tensor:
+    """A mask that broadcasts to `[*batch, t, s]`, for tensors that `_four_axes` has turned."""
+    mask = mask.reshape(*[1] * max(0, len(batch) + 2 - mask.ndim), *mask.shape)
+    if len(batch) > 2:
+        mask = mask.expand(*batch, *mask.shape[-2:])
+        return mask.reshape(-1, batch[-1], *mask.shape[-2:])
+    return mask.reshape(*[1] * (4 - mask.ndim), *mask.shape)

@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from regard.attention.masks import Mask
 from regard.attention.spec import Spec
 from regard.shapes import batch_shape
 
@@ -39,7 +40,9 @@ def _attend(
     allowed = spec.allowed(rows, shape).expand_as(scores)
     weights, numbers = spec.normalizer(scores, allowed)
     if spec.dropout:
-        weights = weights * kept(weights.shape, rows, seed, spec.dropout) / (1 - spec.dropout)
+        numbered = torch.arange(prod(shape[:-2]), device=rows.device).reshape(shape[:-2])
+        columns = torch.arange(shape[-1], device=rows.device)
+        weights = weights * kept(numbered, rows, columns, seed, spec.dropout) / (1 - spec.dropout)
     return weights @ value, numbers
 
 
@@ -55,25 +58,47 @@ def _alone(
     )  # fmt: skip
 
 
+def only_seen(query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
+    """Zeros in the place of queries that may look nowhere, and of keys and values that nobody may look at."""
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    columns = torch.arange(shape[-1], device=query.device)
+    asks, seen = [], torch.zeros(*shape[:-2], shape[-1], dtype=torch.bool, device=query.device)
+    for rows in torch.arange(shape[-2], device=query.device).split(64):
+        allowed = mask.tile(rows, columns, shape).expand(*shape[:-2], len(rows), shape[-1])
+        asks.append(allowed.any(-1))
+        seen |= allowed.any(-2)
+    asking, batch = torch.cat(asks, -1)[..., None], seen.shape[:-1]
+    # a key that several entries of the batch share may be seen by one of them and not by another
+    return (
+        torch.where(asking, query.expand(*batch, *query.shape[-2:]), 0),
+        torch.where(seen[..., None], key.expand(*batch, *key.shape[-2:]), 0),
+        torch.where(seen[..., None], value, 0),
+    )
+
+
 def is_poisoned(*tensors: Tensor) -> bool:
     """Whether any of the tensors may hold a NaN or an infinity; inside a torch.func transform nobody can tell."""
     if torch._C._are_functorch_transforms_active():
         return True
+    if all(bool(t.detach().sum(dtype=torch.promote_types(t.dtype, torch.float32)).isfinite()) for t in tensors):
+        return False  # the quick look: a sum of finite numbers may overflow, but no sum hides an infinity
     return any(not bool(torch.isfinite(end)) for t in tensors if t.numel() for end in t.detach().aminmax())
 
 
-def kept(shape: tuple[int, ...], rows: Tensor, seed: int, dropout: float) -> Tensor:
+def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: int, dropout: float) -> Tensor:
     """Which weights dropout keeps: a counter hash of (seed, batch, i, j), so any tile can be drawn alone.
 
     Args:
-        shape: of the weights, `(*batch, t, S)`.
-        rows: the indices of these t queries.
+        batch: the numbers of these entries of the batch, counted over all its axes, `[*batch]`.
+        rows: the indices of these queries `[t]`.
+        columns: the indices of these keys `[s]`.
         seed: one per call, drawn from torch's generator.
         dropout: the probability of dropping.
+
+    Returns:
+        bool `[*batch, t, s]`.
     """
-    batch = torch.arange(prod(shape[:-2]), device=rows.device).reshape(*shape[:-2], 1, 1)
-    columns = torch.arange(shape[-1], device=rows.device)
-    x = _mix(seed & _MASK ^ _mix(batch + 0x9E3779B9))
+    x = _mix(seed & _MASK ^ _mix(batch[..., None, None] + 0x9E3779B9))
     x = _mix(_mix(x ^ rows[:, None]) ^ columns)
     return x >= int(dropout * 2**32)
 

@@ -1,0 +1,139 @@
+"""The additive kernel: e_ij = v · tanh(q_i + k_j) in tiles that stay near the processor, inside the blockwise kernel.
+
+The usual way writes T × S × hidden numbers to memory and reads them back. Here a tile of them is made, summed and
+forgotten. And since exp(2(q + k)) = exp(2q) · exp(2k), the exponentials are computed once for every query and every
+key, T + S times, and a pair costs one product and one reciprocal:
+
+    tanh(q + k) = 1 - 2r,   r = 1 / (1 + exp(2q) · exp(2k)),   tanh' = 4 (r - r²).
+
+Where a projection is so large that its exponential would overflow, tiles are computed by tanh itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.attention.kernels.blockwise import blockwise
+from regard.attention.scores import Additive, Compared, Concat, Projected, Score
+from regard.attention.spec import Spec
+
+TILE = 2**17  # numbers of a tile: 512 KiB in float32
+FARTHEST = {torch.float32: 40.0, torch.float64: 300.0}  # |q|, |k| up to here: exp(2|q|) and exp(-2|q|) have all digits
+
+
+def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
+    """Why this kernel cannot do the work; None if it can."""
+    score = _inner(spec.score)
+    if type(score) not in (Additive, Concat):
+        return f"the score {type(score).__name__} is not a tanh of sums"
+    if torch._C._are_functorch_transforms_active():
+        return "inside a torch.func transform"
+    return None
+
+
+def additive(
+    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0, poisoned: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The same attention as the reference kernel, with scores made in tiles.
+
+    Returns:
+        output `[*batch, T, d_v]` in value's dtype, and one number per row `[*batch, T]`.
+    """
+    score = _inner(spec.score)
+    assert isinstance(score, Additive | Concat)  # refusal() has seen to it
+    return blockwise(
+        query, key, value, spec, seed, lambda q, k: tanh_scores(q, k, score.v.to(q.dtype)), poisoned=poisoned
+    )
+
+
+def _inner(score: Score) -> Score:
+    while isinstance(score, Projected | Compared):
+        score = score.score
+    return score
+
+
+def tanh_scores(query: Tensor, key: Tensor, v: Tensor) -> Tensor:
+    """v · tanh(q_i + k_j) `[*batch, T, S]` of queries `[*batch, T, h]`, keys `[*batch, S, h]` and v `[h]`."""
+    batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    q, k = (t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (query, key))
+    scores: Tensor = _Tiled.apply(q, k, v)  # type: ignore[no-untyped-call]
+    return scores.reshape(*batch, query.shape[-2], key.shape[-2])
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """The tiles of queries `[n, T, h]` beside keys `[n, S, h]`, by exponentials or, where these overflow, by tanh."""
+
+    query: Tensor
+    key: Tensor
+    by_tanh: bool
+    buffer: Tensor
+
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor) -> "Tiles":
+        largest = max([float(t.abs().max()) for t in (query, key) if t.numel()], default=0.0)
+        buffer = query.new_empty(max(TILE, query.shape[-1]))
+        if not largest <= FARTHEST[query.dtype]:
+            return cls(query, key, True, buffer)
+        return cls((2 * query).exp_(), (2 * key).exp_(), False, buffer)
+
+    def places(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Entries of the batch, queries and keys of every tile."""
+        n, t, h = self.query.shape
+        s = self.key.shape[-2]
+        keys = max(1, min(s, TILE // h))
+        rows = max(1, min(t, TILE // (h * keys)))
+        entries = max(1, min(n, TILE // (h * keys * rows)))
+        for entry in range(0, n, entries):
+            for row in range(0, t, rows):
+                for column in range(0, s, keys):
+                    yield (
+                        slice(entry, min(entry + entries, n)),
+                        slice(row, min(row + rows, t)),
+                        slice(column, min(column + keys, s)),
+                    )
+
+    def tile(self, entries: slice, rows: slice, columns: slice) -> Tensor:
+        """r = (1 - tanh(q + k)) / 2 `[n', t, s, h]`, in the buffer."""
+        q, k = self.query[entries, rows, None], self.key[entries, None, columns]
+        shape = (q.shape[0], q.shape[1], k.shape[2], q.shape[3])
+        tile = self.buffer[: shape[0] * shape[1] * shape[2] * shape[3]].view(shape)
+        if self.by_tanh:
+            return torch.add(q, k, out=tile).tanh_().mul_(-0.5).add_(0.5)
+        return torch.addcmul(q.new_ones(()), q, k, out=tile).reciprocal_()
+
+
+class _Tiled(torch.autograd.Function):
+    """Scores by tiles, and their first derivative by the same tiles; the second is the plain formula's."""
+
+    @staticmethod
+    def forward(ctx, query, key, v):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(query, key, v)
+        tiles = Tiles.of(query, key)
+        scores = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
+        weight = -2 * v
+        for place in tiles.places():
+            scores[place] = tiles.tile(*place) @ weight
+        return scores.add_(v.sum())
+
+    @staticmethod
+    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+        query, key, v = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this derivative will itself be differentiated
+            scores = torch.tanh(query[:, :, None] + key[:, None]) @ v
+            return torch.autograd.grad(scores, (query, key, v), upstream, create_graph=True)
+        tiles = Tiles.of(query, key)
+        found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, v)]
+        other = torch.empty_like(tiles.buffer)
+        for entries, rows, columns in tiles.places():
+            r = tiles.tile(entries, rows, columns)
+            g = upstream[entries, rows, columns].contiguous()
+            slope = torch.addcmul(r, r, r, value=-1, out=other[: r.numel()].view(r.shape))
+            found[2] += g.view(-1) @ r.view(-1, r.shape[-1])
+            slope.mul_(g[..., None])
+            found[0][entries, rows] += slope.sum(2)
+            found[1][entries, columns] += slope.sum(1)
+        weight = 4 * v
+        return found[0].mul_(weight), found[1].mul_(weight), upstream.sum() - 2 * found[2]

@@ -1,0 +1,203 @@
+"""The blockwise kernel: the reference's equation on blocks of whole rows, forward and backward, in bounded memory.
+
+It takes every score, normaliser, mask, bias and dropout. Queries and keys are projected once; every block is compared,
+normalised and summed, forgotten, and computed again when its gradient is wanted, so that memory is O(T + S) and one
+block. What the mask leaves empty is skipped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.attention.kernels.reference import kept, reference
+from regard.attention.pieces import BLOCK, Piece, pieces
+from regard.attention.spec import Spec
+from regard.shapes import batch_shape
+
+ROWS = 128  # fewer rows at a time than this are slow: rather fewer entries of the batch
+Compare = Callable[[Tensor, Tensor], Tensor]
+
+
+def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
+    """Why this kernel cannot do the work; None if it can."""
+    if torch._C._are_functorch_transforms_active():
+        return "inside a torch.func transform"
+    return None
+
+
+def blockwise(
+    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0,
+    compare: Compare | None = None, poisoned: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same attention as the reference kernel, block by block.
+
+    Args:
+        compare: scores of projected queries and keys, instead of the score's own.
+        poisoned: a NaN or infinity stands where some query may not look: every query goes beside its own keys only.
+
+    Returns:
+        output `[*batch, T, d_v]` in value's dtype, and one number per row `[*batch, T]`.
+    """
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    batch = tuple(v if s == 1 else s for s, v in zip(shape[:-2], value.shape[:-2], strict=True))
+    if batch != shape[:-2] or not prod(shape):  # one map for several values, or nothing to do
+        return reference(query, key, value, spec, seed)
+    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
+    q, k = spec.score.project_query(query.to(wide)), spec.score.project_key(key.to(wide))
+    q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, value.to(wide)))
+    work = Work(spec, compare or spec.score.compare, shape, seed, poisoned)
+    learned = work.learned(q, k) if torch.is_grad_enabled() else []
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned))
+    if wanted and not work.is_small:
+        output, rows = _Recomputed.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
+    else:
+        output, rows = work.forward(q, k, v)
+    return output.to(value.dtype), rows
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The attention of projected queries and keys, in pieces."""
+
+    spec: Spec
+    compare: Compare
+    shape: tuple[int, ...]
+    seed: int
+    poisoned: bool = False
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is a single block: nothing would be saved by computing it again."""
+        return prod(self.shape) <= BLOCK and not self.poisoned
+
+    def pieces(self, device: torch.device) -> Iterator[Piece]:
+        """Blocks of whole rows."""
+        batch, skip = self.shape[:-2], self.spec.normalizer.skips
+        fits = (n for n in range(len(batch)) if prod(batch[n:]) * self.shape[-1] * ROWS <= BLOCK)
+        outer = next(fits, len(batch))
+        pairs = 1 if self.poisoned else max(1, BLOCK // prod(batch[outer:]))
+        return pieces(self.spec.mask, self.shape, device, outer=outer, pairs=pairs, skip=skip)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and row numbers of inputs with all batch axes."""
+        if self.is_small:
+            return self.whole(q, k, v)
+        output = v.new_zeros(*self.shape[:-1], v.shape[-1])
+        rows = self.dead_numbers(v)
+        for piece in self.pieces(q.device):
+            found, numbers = self.part(piece, q[piece.here], piece.of_keys(k), piece.of_keys(v))
+            output[piece.here], rows[piece.here[:-1]] = found, numbers
+        return output, rows
+
+    def dead_numbers(self, like: Tensor) -> Tensor:
+        """The row numbers `[*batch, T]` of rows that look nowhere."""
+        with torch.no_grad():
+            nothing = like.new_zeros(*self.shape[:-2], 1, 1)
+            numbers: Tensor = self.spec.normalizer(nothing, nothing.bool())[1]
+        return numbers.expand(self.shape[:-1]).clone()
+
+    def whole(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and row numbers as one piece."""
+        t, s = self.shape[-2:]
+        allowed = None if self.spec.mask is None else self.spec.mask.full(self.shape, q.device)
+        return self.part(Piece((), slice(0, t), slice(0, s), allowed), q, k, v)
+
+    def part(self, piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and row numbers of one piece."""
+        shape, entries = self.shape[len(piece.index) :], self.shape[: len(piece.index)]
+        rows, columns = piece.positions(q.device)
+        own = self.spec.select(piece.index, self.shape) if piece.index else self.spec
+        whole = (*shape[:-2], len(rows), len(columns))
+        if self.poisoned and piece.allowed is not None:  # as in the reference kernel: forbidden keys become 0 first
+            seen = piece.allowed.expand(whole).transpose(-2, -1)
+            q, k, v = torch.where(seen.any(-2, keepdim=True), q, 0), torch.where(seen, k, 0), torch.where(seen, v, 0)
+        scores = self.compare(q, k)
+        if own.bias is not None:
+            scores = scores + own.bias.tile(rows, columns, shape).to(scores.dtype)
+        allowed = scores.new_ones((), dtype=torch.bool) if piece.allowed is None else piece.allowed
+        weights, numbers = own.normalizer(scores, allowed.expand_as(scores))
+        if self.spec.dropout:
+            numbered = torch.arange(prod(self.shape[:-2]), device=q.device).reshape(*entries, *shape[:-2])[piece.index]
+            weights = weights * kept(numbered, rows, columns, self.seed, self.spec.dropout) / (1 - self.spec.dropout)
+        return weights @ v, numbers
+
+    def learned(self, q: Tensor, k: Tensor) -> list[Tensor]:
+        """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""
+        bias = [] if self.spec.bias is None else self.spec.bias.tensors()
+        known = [*bias, *self.spec.score.parameters(), *self.spec.normalizer.parameters()]
+        corner = Piece((), slice(0, 1), slice(0, 1), None)
+        with torch.random.fork_rng(devices=[]):  # looking draws nothing
+            tile, _ = self.part(corner, *(t[..., :1, :].detach() for t in (q, k, k)))
+        return _reached(tile, [t for t in known if t.requires_grad])
+
+
+class _Recomputed(torch.autograd.Function):
+    """Pieces that are forgotten and computed again for the first derivative; the second is the plain formula's."""
+
+    @staticmethod
+    def forward(ctx, work, q, k, v, *learned):  # type: ignore[no-untyped-def]
+        ctx.chance = torch.get_rng_state()  # what is drawn is drawn again
+        output, rows = work.forward(q, k, v)
+        ctx.save_for_backward(q, k, v, *learned)
+        ctx.work = work
+        ctx.mark_non_differentiable(rows)
+        return output, rows
+
+    @staticmethod
+    def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
+        q, k, v, *learned = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this derivative will itself be differentiated
+            return None, *_plainly(ctx.work, (q, k, v), learned, upstream)
+        totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(ctx.chance)
+            for piece in ctx.work.pieces(q.device):
+                _add_gradients(totals, ctx.work, piece, (q, k, v), learned, upstream[piece.here])
+        return None, *totals
+
+
+def _add_gradients(
+    totals: Sequence[Tensor], work: Work, piece: Piece, inputs: Sequence[Tensor], learned: Sequence[Tensor], g: Tensor
+) -> None:
+    """Add one piece's share of the gradients of queries, keys, values and what is learned."""
+    q, k, v = inputs
+    with torch.enable_grad():
+        parts = [t.detach().requires_grad_() for t in (q[piece.here], piece.of_keys(k), piece.of_keys(v))]
+        output, _ = work.part(piece, *parts)
+    # what was computed before this attention, as a bias may be, is walked through once for every piece
+    found = torch.autograd.grad(output, [*parts, *learned], g, retain_graph=bool(learned), allow_unused=True)
+    if found[0] is not None:
+        totals[0][piece.here] += found[0]
+    for total, part in zip(totals[1:3], found[1:3], strict=True):
+        if part is not None:
+            piece.add_to_keys(total, part)
+    for total, part in zip(totals[3:], found[3:], strict=True):
+        if part is not None:
+            total += part
+
+
+def _plainly(work: Work, inputs: Sequence[Tensor], learned: Sequence[Tensor], upstream: Tensor) -> Any:
+    """The gradients by the reference's formula, which can be differentiated again."""
+    with torch.enable_grad():
+        output, _ = replace(work, compare=work.spec.score.compare).whole(*inputs)
+    return torch.autograd.grad(output, [*inputs, *learned], upstream, create_graph=True, allow_unused=True)
+
+
+def _reached(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that a gradient of `output` flows into: those that are known, and the leaves of what is not."""
+    found = {id(t): t for t in known}
+    stops = {t.grad_fn for t in known if t.grad_fn is not None}
+    nodes, seen = [output.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or node in stops:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.setdefault(id(node.variable), node.variable)
+        nodes += [after for after, _ in node.next_functions]
+    return list(found.values())

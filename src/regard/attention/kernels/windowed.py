@@ -1,0 +1,37 @@
+"""The windowed kernel: torch's fused kernel on rows in blocks, each beside only the keys that it may look at.
+
+A window of w keys costs T · w products instead of T · S; padding, documents, prefixes, causal masks of any offset and
+block-sparse patterns are served by the same pieces. Memory is O(T + S) and one block.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from regard.attention.kernels import fused as whole
+from regard.attention.pieces import BLOCK, Piece, outer_axes, pieces
+from regard.attention.spec import Spec
+
+
+def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
+    """Why this kernel cannot do the work; None if it can."""
+    if spec.mask is None:
+        return "there is no mask, so there is nothing to leave out"
+    return whole.refusal(query, key, value, spec)
+
+
+def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The same attention as the reference kernel, without what the mask leaves empty.
+
+    Returns:
+        output `[*batch, T, d_v]` in value's dtype, and each row's log-sum-exp `[*batch, T]`.
+    """
+    return whole.fused(query, key, value, spec, seed, _by_coverage)
+
+
+def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device) -> Iterator[Piece]:
+    assert spec.mask is not None  # refusal() has seen to it
+    outer = outer_axes(spec.mask, shape, device)
+    pairs = BLOCK // whole.spread(spec, shape, device)
+    return pieces(spec.mask, shape, device, outer=outer, pairs=pairs)

@@ -1,0 +1,207 @@
+"""Every kernel × score × normaliser × mask × bias: it equals the reference, with its gradients, or it is refused.
+
+The blocks are made so small that even these small sizes fall into many of them. Types and sizes take turns along the
+cells: primes, one query, one key, more queries than keys, no batch axis and three.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+import regard
+from regard.attention.biases import Diagonals
+from regard.attention.kernels import additive, blockwise, fused, windowed
+from regard.attention.kernels.reference import reference
+from regard.attention.operator import KERNELS, REFUSALS
+from regard.attention.spec import Spec, make_spec
+
+H, D = 3, 5
+SIZES = [
+    ((2, H), 13, 17), ((2, H), 1, 11), ((2, H), 7, 1), ((2, H), 19, 7), ((H,), 11, 13), ((2, 2, H), 7, 11),
+]  # fmt: skip
+
+SCORES = {
+    "dot": lambda: "dot",
+    "scaled_dot": lambda: "scaled_dot",
+    "softcap": lambda: regard.ScaledDot(0.4, softcap=1.5),
+    "cosine": lambda: regard.Cosine(0.5, 2.0),
+    "general": lambda: regard.General(D, D),
+    "query_adaptive": lambda: regard.QueryAdaptive(D, D, 2),
+    "distance": lambda: regard.Distance(torch.nn.Parameter(torch.tensor(1.7))),
+    "additive": lambda: regard.Additive(D, D, 7),
+    "concat": lambda: regard.Concat(D, D, 7),
+    "callable": lambda: lambda q, k: (q @ k.transpose(-2, -1)).sin(),
+}
+NORMALIZERS = {
+    "softmax": lambda: "softmax",
+    "softmax1": lambda: "softmax1",
+    "sink": lambda: regard.Sink(torch.nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))),
+    "sparsemax": lambda: "sparsemax",
+    "entmax15": lambda: "entmax15",
+    "entmax": lambda: regard.Entmax(1.3),
+    "sigmoid": lambda: "sigmoid",
+    "uniform": lambda: "uniform",
+    "hard": regard.Hard,
+    "callable": lambda: lambda scores, allowed: scores.tanh() * allowed / scores.shape[-1],
+}
+
+
+def mask(name: str, batch: tuple[int, ...], t: int, s: int) -> object:
+    draw = torch.Generator().manual_seed(3)
+    first = batch[0] if len(batch) > 1 else None
+    lengths = torch.tensor([s // 2, s])[:first] if first else torch.tensor(s // 2)
+    ids = torch.arange(t) // 3, torch.arange(s) // 3
+    return {
+        "none": lambda: None,
+        "causal": lambda: regard.causal(),
+        "causal_0": lambda: regard.causal(0),
+        "window": lambda: regard.window(2, 1),
+        "padding": lambda: regard.padding(lengths),
+        "prefix_lm": lambda: regard.causal(-1) | regard.prefix(2),
+        "documents": lambda: regard.documents(*(i.expand(first, -1) if first else i for i in ids)),
+        "blocks": lambda: regard.blocks(torch.rand(-(-t // 4), -(-s // 4), generator=draw) < 0.5, 4),
+        "tensor": lambda: torch.rand(*batch, t, s, generator=draw) < 0.6,
+        "band_without_its_middle": lambda: regard.window(4) & ~regard.window(1),
+        "nobody": lambda: regard.prefix(0),
+    }[name]()
+
+
+MASKS = [
+    "none", "causal", "causal_0", "window", "padding", "prefix_lm", "documents", "blocks", "tensor",
+    "band_without_its_middle", "nobody",
+]  # fmt: skip
+
+
+def bias(name: str, t: int, s: int, dtype: torch.dtype) -> tuple[object, list[Tensor]]:
+    """A bias, and what is learned of it."""
+    draw = torch.Generator().manual_seed(4)
+    if name == "none":
+        return None, []
+    if name == "alibi":
+        return regard.alibi(H), []
+    if name == "tensor":
+        return torch.randn(H, t, s, generator=draw), []
+    if name == "learned":
+        tensor = torch.randn(H, 1, s, generator=draw, dtype=dtype, requires_grad=True)
+        return tensor, [tensor]
+    if name == "computed":  # by something that itself is learned
+        tensor = torch.randn(t + s - 1, generator=draw, dtype=dtype, requires_grad=True)
+        return Diagonals(tensor.sin() * 2), [tensor]
+    buckets = regard.RelativeBias(H, 4, 5).to(dtype)
+    torch.nn.init.normal_(buckets.weight, generator=draw)
+    return buckets, [buckets.weight]
+
+
+BIASES = ["none", "alibi", "tensor", "learned", "computed", "relative"]
+
+# the committed list: a cell is refused where one of its parts stands here, and nowhere else
+DOTS_ALONE = {
+    "score": {"softcap", "distance", "additive", "concat", "callable"},
+    "normalizer": set(NORMALIZERS) - {"softmax"},
+    "bias": {"learned", "computed", "relative"},
+}
+REFUSED: dict[str, dict[str, set[str]]] = {
+    "fused": DOTS_ALONE,
+    "windowed": DOTS_ALONE | {"mask": {"none"}},
+    "additive": {"score": set(SCORES) - {"additive", "concat"}},
+    "blockwise": {},
+    "reference": {},
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (fused, windowed, blockwise):
+        monkeypatch.setattr(module, "BLOCK", 150)
+    monkeypatch.setattr(blockwise, "ROWS", 4)
+    monkeypatch.setattr(additive, "TILE", 200)
+    pieces = windowed.pieces.__globals__
+    monkeypatch.setitem(pieces, "HEIGHT", 5)
+    monkeypatch.setitem(pieces, "WIDTH", 3)
+
+
+def test_every_kernel_has_its_list() -> None:
+    assert set(REFUSED) == set(KERNELS)
+
+
+on_every_kernel_and_score = [
+    pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "reference"]),
+    pytest.mark.parametrize("score", SCORES),
+]
+
+
+def on_every(test):
+    for mark in on_every_kernel_and_score:
+        test = mark(test)
+    return test
+
+
+@on_every
+def test_a_cell_is_refused_if_and_only_if_the_list_says_so(kernel: str, score: str) -> None:
+    for cell in cells(score):
+        batch, t, s = SIZES[0]
+        inputs = [torch.zeros(*batch, size, D) for size in (t, s, s)]
+        spec = a_spec(cell, batch, t, s, torch.float32)[0]
+        reason = REFUSALS[kernel](*inputs, spec)
+        assert (reason is not None) == is_refused(kernel, cell), (cell, reason)
+
+
+@on_every
+@pytest.mark.usefixtures("small_blocks")
+def test_a_cell_equals_the_reference(kernel: str, score: str) -> None:
+    """Every ninth cell; the slow test takes them all."""
+    taken = [cell for cell in cells(score) if not is_refused(kernel, cell)]
+    check_cells(kernel, score, taken[sum(map(ord, score)) % 9 :: 9])
+
+
+@pytest.mark.slow
+@on_every
+@pytest.mark.usefixtures("small_blocks")
+def test_every_cell_equals_the_reference(kernel: str, score: str) -> None:
+    check_cells(kernel, score, [cell for cell in cells(score) if not is_refused(kernel, cell)])
+
+
+def cells(score: str) -> list[dict[str, str]]:
+    names = product(NORMALIZERS, MASKS, BIASES)
+    return [{"score": score, "normalizer": n, "mask": m, "bias": b} for n, m, b in names]
+
+
+def is_refused(kernel: str, cell: dict[str, str]) -> bool:
+    return any(part in REFUSED[kernel].get(axis, ()) for axis, part in cell.items())
+
+
+def a_spec(
+    cell: dict[str, str], batch: tuple[int, ...], t: int, s: int, dtype: torch.dtype
+) -> tuple[Spec, list[Tensor]]:
+    """The cell's spec, and what is learned in it."""
+    given, learned = bias(cell["bias"], t, s, dtype)
+    normalizer = NORMALIZERS[cell["normalizer"]]()
+    spec = make_spec(SCORES[cell["score"]](), normalizer, mask(cell["mask"], batch, t, s), given)
+    spec.score.to(dtype), spec.normalizer.to(dtype)
+    return spec, [*learned, *spec.score.parameters(), *spec.normalizer.parameters()]
+
+
+def check_cells(kernel: str, score: str, chosen: list[dict[str, str]]) -> None:
+    for n, cell in enumerate(chosen, sum(map(ord, kernel + score))):
+        batch, t, s = SIZES[n % len(SIZES)]
+        dtype = torch.float64 if n % 4 else torch.float32
+        torch.manual_seed(n)
+        inputs = [torch.randn(*batch, size, D, dtype=dtype, requires_grad=True) for size in (t, s, s)]
+        spec, learned = a_spec(cell, batch, t, s, dtype)
+        where = f"{cell} {batch} {t} {s} {dtype}"
+        near = {"rtol": 1e-9, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 5e-4, "atol": 5e-5}
+        got, want = KERNELS[kernel](*inputs, spec, 0), reference(*inputs, spec, 0)
+        torch.testing.assert_close(got[0], want[0], **near, msg=lambda m, where=where: f"{where}: {m}")
+        rows = [numbers.detach().to(dtype) for numbers in (got[1], want[1])]
+        torch.testing.assert_close(*rows, **near, msg=lambda m, where=where: f"rows of {where}: {m}")
+        parameters, upstream = [*inputs, *learned], torch.randn_like(want[0])
+        slopes = [
+            torch.autograd.grad(o, parameters, upstream, allow_unused=True, retain_graph=True)
+            for o in (got[0], want[0])
+        ]
+        for which, pair in enumerate(zip(*slopes, strict=True)):
+            ours, theirs = (torch.zeros_like(parameters[which]) if slope is None else slope for slope in pair)
+            what = f"gradient {which} of {where}"
+            torch.testing.assert_close(ours, theirs, **near, msg=lambda m, what=what: f"{what}: {m}")
