@@ -100,7 +100,6 @@ BIASES = ["none", "alibi", "tensor", "learned", "computed", "relative"]
 DOTS_ALONE = {
     "score": {"softcap", "distance", "additive", "concat", "callable"},
     "normalizer": set(NORMALIZERS) - {"softmax"},
-    "bias": {"learned", "computed", "relative"},
 }
 REFUSED: dict[str, dict[str, set[str]]] = {
     "fused": DOTS_ALONE,
@@ -113,7 +112,7 @@ REFUSED: dict[str, dict[str, set[str]]] = {
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (fused, windowed, blockwise):
+    for module in (fused, blockwise):
         monkeypatch.setattr(module, "BLOCK", 150)
     monkeypatch.setattr(blockwise, "ROWS", 4)
     monkeypatch.setattr(additive, "TILE", 200)

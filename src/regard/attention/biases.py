@@ -84,6 +84,9 @@ class ByDistance(Bias):
         """
         raise NotImplementedError
 
+    def select(self, index: Index, shape: tuple[int, ...]) -> Bias:
+        return ChosenByDistance(self, shape, index)
+
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         t, s = len(rows), len(columns)
         if not t or not s or not (follow(rows) and follow(columns)):
@@ -92,6 +95,20 @@ class ByDistance(Bias):
         first = int(columns[0] - rows[-1])
         numbers = self.by_distance(torch.arange(first, first + t + s - 1, device=rows.device), shape)
         return numbers.unfold(-1, s, 1).flip(-2)  # row i begins t - 1 - i numbers later
+
+
+class ChosenByDistance(ByDistance):
+    """A bias by distance of scores `whole` for some of their batch axes."""
+
+    def __init__(self, bias: ByDistance, whole: tuple[int, ...], index: Index) -> None:
+        self.bias, self.whole, self.index = bias, whole, index
+
+    def tensors(self) -> list[Tensor]:
+        return self.bias.tensors()
+
+    def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
+        numbers = self.bias.by_distance(distance, self.whole)[..., None, :]
+        return chosen(numbers, self.index, self.whole)[..., 0, :]
 
 
 class Diagonals(ByDistance):

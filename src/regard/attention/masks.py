@@ -75,6 +75,10 @@ class Grid:
 class Mask:
     """A relation between queries and keys; the base of all masks."""
 
+    def is_by_distance(self) -> bool:
+        """Whether it asks only how far the key is from the query: tiles along a diagonal are all the same."""
+        return False
+
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         """Whether query `rows[i]` may look at key `columns[j]`.
 
@@ -126,6 +130,9 @@ class And(Mask):
     def coverage(self, grid: Grid) -> Coverage:
         return self.left.coverage(grid) & self.right.coverage(grid)
 
+    def is_by_distance(self) -> bool:
+        return self.left.is_by_distance() and self.right.is_by_distance()
+
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return And(self.left.select(index, shape), self.right.select(index, shape))
 
@@ -143,6 +150,9 @@ class Or(Mask):
     def coverage(self, grid: Grid) -> Coverage:
         return self.left.coverage(grid) | self.right.coverage(grid)
 
+    def is_by_distance(self) -> bool:
+        return self.left.is_by_distance() and self.right.is_by_distance()
+
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return Or(self.left.select(index, shape), self.right.select(index, shape))
 
@@ -158,6 +168,9 @@ class Not(Mask):
 
     def coverage(self, grid: Grid) -> Coverage:
         return ~self.mask.coverage(grid)
+
+    def is_by_distance(self) -> bool:
+        return self.mask.is_by_distance()
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return Not(self.mask.select(index, shape))
@@ -175,6 +188,9 @@ class Causal(Mask):
     def coverage(self, grid: Grid) -> Coverage:
         top, bottom, first, last = grid.ends()
         return Coverage(first <= places(bottom, grid.shape, self.offset), last <= places(top, grid.shape, self.offset))
+
+    def is_by_distance(self) -> bool:
+        return not _differs(self.offset)
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return _with_offset(self, index, shape)
@@ -207,6 +223,13 @@ class Padding(Mask):
             return keys
         lengths = _along_batch(self.query_lengths, grid.shape, "padding query_lengths")
         return keys & Coverage(top[:, None] < lengths, bottom[:, None] < lengths)
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        parts = [
+            None if part is None else chosen(_along_batch(part, shape, "padding lengths"), index, shape)[..., 0, 0]
+            for part in (self.lengths, self.query_lengths)
+        ]
+        return Padding(parts[0], parts[1])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +268,9 @@ class Window(Mask):
         return Coverage(
             (farthest >= -self.left) & (nearest <= self.right), (nearest >= -self.left) & (farthest <= self.right)
         )
+
+    def is_by_distance(self) -> bool:
+        return not _differs(self.offset)
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return _with_offset(self, index, shape)
@@ -473,8 +499,11 @@ def first_place(shape: tuple[int, ...], offset: Offset, device: torch.device) ->
 
 def _with_offset(mask: Any, index: Index, shape: tuple[int, ...]) -> Mask:
     """A mask of places for some of the batch axes: it stays as it is unless its offset differs among them."""
-    many = isinstance(mask.offset, Tensor) and mask.offset.ndim
-    return ChosenMask(mask, shape, index) if many else mask
+    return ChosenMask(mask, shape, index) if _differs(mask.offset) else mask
+
+
+def _differs(offset: Offset) -> bool:
+    return isinstance(offset, Tensor) and offset.ndim > 0
 
 
 def chosen(tile: Tensor, index: Index, shape: tuple[int, ...]) -> Tensor:

@@ -260,14 +260,13 @@ def _by_newton(scores: Tensor, alpha: float, weights: Tensor) -> Tensor:
 def _below(scores: Tensor, alpha: float) -> Tensor:
     """A number `[n, 1]` near τ, and never above it.
 
-    A part of a row has a lower τ than the row, and the highest of every few scores are the part that matters most.
+    A part of a row has a lower τ than the row, and the highest of every eight scores are the part that matters most.
     """
-    size = scores.shape[-1] // FEW
-    if size < FEW:
+    if scores.shape[-1] < 64:
         return torch.full_like(scores[:, :1], -1)
-    part = scores[:, : size * FEW].unflatten(-1, (FEW, size)).amax(-2)
-    rest = scores[:, size * FEW :]
-    part[:, : rest.shape[-1]] = torch.maximum(part[:, : rest.shape[-1]], rest)
+    part = scores
+    for half in (scores.shape[-1] // 2, scores.shape[-1] // 4, scores.shape[-1] // 8):
+        part = torch.maximum(part[:, :half], part[:, half : 2 * half])
     threshold = _below(part, alpha)
     above = torch.add(-threshold, part, alpha=alpha - 1, out=part).relu_()
     for _ in range(STEPS):
@@ -286,13 +285,14 @@ def _climb(above: Tensor, numbers: Tensor, p: float) -> None:
         surplus, step = _newton(above, p)
         above.sub_(step).relu_()
         numbers.add_(step)
-        (left,) = (surplus > enough).squeeze(-1).nonzero(as_tuple=True)
+        left = (surplus > enough).squeeze(-1).nonzero().squeeze(-1)
         if 2 * len(left) < len(above):
             break
     if len(left):
-        few, their = above[left], numbers[left]
+        few, their = above.index_select(0, left), numbers.index_select(0, left)
         _climb(few, their, p)
-        above[left], numbers[left] = few, their
+        above.index_copy_(0, left, few)
+        numbers.index_copy_(0, left, their)
 
 
 def _newton(above: Tensor, p: float) -> tuple[Tensor, Tensor]:
@@ -344,7 +344,12 @@ def _pull(weights: Tensor, by_weights: Tensor, by_numbers: Tensor | None, alpha:
 
 def _pull_into(weights: Tensor, by_weights: Tensor, by_numbers: Tensor | None, alpha: float, out: Tensor) -> None:
     """The same for rows `[n, S]`, written into `out` with as few passes as will do."""
-    slopes = weights.sign() if alpha == 2 else weights.sqrt() if alpha == 1.5 else _power(weights, 2 - alpha)
+    if alpha == 2:
+        slopes = weights.sign()
+    elif alpha == 1.5:  # w / √w: torch's own √ takes several times as long
+        slopes = weights.clamp_min(torch.finfo(weights.dtype).tiny).rsqrt_().mul_(weights)
+    else:
+        slopes = _power(weights, 2 - alpha)
     total = slopes.sum(-1, keepdim=True).clamp_min_(0.5)  # of the living at least 1
     gathered = torch.mul(slopes, by_weights, out=out).sum(-1, keepdim=True)
     if by_numbers is not None:
@@ -376,8 +381,7 @@ def _pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
         yield tuple(None if t is None else t[start : start + size] for t in rows)
 
 
-FEW = 8  # of so many scores the highest goes into the first estimate
-STEPS = 4  # of Newton's method on every estimate
+STEPS = 4  # of Newton's method on every part of the rows
 PIECE = 2**18  # scores
 
 

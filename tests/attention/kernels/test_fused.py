@@ -89,7 +89,6 @@ REFUSED = [
     ({"normalizer": "uniform"}, "the normalizer Uniform is not softmax"),
     ({"normalizer": lambda scores, allowed: scores * allowed}, "the normalizer WholeRows is not softmax"),
     ({"dropout": 0.1}, "dropout on the weights: torch would drop others than regard does"),
-    ({"bias": torch.zeros(S, requires_grad=True)}, "the bias is learned"),
 ]
 
 
@@ -133,8 +132,9 @@ def test_refuses_empty_axes(t: int, s: int) -> None:
     assert refusal(*tensors(2, t=t, s=s), spec()) == "there is nothing to look at: an axis of size 0"
 
 
-def test_a_fixed_bias_is_no_reason() -> None:
-    assert refusal(*tensors(2), spec(bias=torch.zeros(S))) is None
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_bias_is_no_reason(learned: bool) -> None:
+    assert refusal(*tensors(2), spec(bias=torch.zeros(S, requires_grad=learned))) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -89,8 +89,9 @@ class Work:
         output = v.new_zeros(*self.shape[:-1], v.shape[-1])
         rows = self.dead_numbers(v)
         for piece in self.pieces(q.device):
-            found, numbers = self.part(piece, q[piece.here], piece.of_keys(k), piece.of_keys(v))
-            output[piece.here], rows[piece.here[:-1]] = found, numbers
+            found, numbers = self.part(piece, piece.of_queries(q), piece.of_keys(k), piece.of_keys(v))
+            piece.of_queries(output).copy_(found)
+            piece.of_rows(rows).copy_(numbers)
         return output, rows
 
     def dead_numbers(self, like: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class _Recomputed(torch.autograd.Function):
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(ctx.chance)
             for piece in ctx.work.pieces(q.device):
-                _add_gradients(totals, ctx.work, piece, (q, k, v), learned, upstream[piece.here])
+                _add_gradients(totals, ctx.work, piece, (q, k, v), learned, piece.of_queries(upstream))
         return None, *totals
 
 
@@ -166,12 +167,12 @@ def _add_gradients(
     """Add one piece's share of the gradients of queries, keys, values and what is learned."""
     q, k, v = inputs
     with torch.enable_grad():
-        parts = [t.detach().requires_grad_() for t in (q[piece.here], piece.of_keys(k), piece.of_keys(v))]
+        parts = [t.detach().requires_grad_() for t in (piece.of_queries(q), piece.of_keys(k), piece.of_keys(v))]
         output, _ = work.part(piece, *parts)
     # what was computed before this attention, as a bias may be, is walked through once for every piece
     found = torch.autograd.grad(output, [*parts, *learned], g, retain_graph=bool(learned), allow_unused=True)
     if found[0] is not None:
-        totals[0][piece.here] += found[0]
+        piece.of_queries(totals[0]).add_(found[0])
     for total, part in zip(totals[1:3], found[1:3], strict=True):
         if part is not None:
             piece.add_to_keys(total, part)

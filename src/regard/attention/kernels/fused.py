@@ -4,7 +4,7 @@ Masks and biases reach torch in pieces of rows, so that no T × S table is ever 
 and leaves out the keys that a mask forbids to all queries of a piece.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from regard.attention.biases import ByDistance
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
@@ -34,8 +35,6 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return "dropout on the weights: torch would drop others than regard does"
     if not query.numel() or not key.numel():
         return "there is nothing to look at: an axis of size 0"
-    if spec.bias is not None and spec.bias.is_learned():
-        return "the bias is learned"
     if torch._C._are_functorch_transforms_active():
         return "inside a torch.func transform"
     return None
@@ -70,11 +69,12 @@ def fused(
     dtype = _fastest_dtype(q, k, value)
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again
     width = max(k.shape[-1], value.shape[-1])
-    q, k, v = (pad(t.to(dtype), (0, width - t.shape[-1])) for t in (q, k, value))
+    q, k, v = (_widened(t.to(dtype), width) for t in (q, k, value))
     q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, v))
     work = Work(spec, shape, scale, cut or _by_rows)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
-        output, rows = _Differentiable.apply(q, k, v, work)  # type: ignore[no-untyped-call]
+    learned = [] if spec.bias is None else [t for t in spec.bias.tensors() if t.requires_grad]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
+        output, rows = _Differentiable.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
     return output[..., : value.shape[-1]].to(value.dtype), rows
@@ -84,7 +84,16 @@ Cut = Callable[[Spec, tuple[int, ...], torch.device], Iterator[Piece]]
 
 
 def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device) -> Iterator[Piece]:
-    return pieces(spec.mask, shape, device, pairs=BLOCK // spread(spec, shape, device), skip=False)
+    return pieces(spec.mask, shape, device, pairs=most_pairs(spec, shape, device), skip=False)
+
+
+def most_pairs(spec: Spec, shape: tuple[int, ...], device: torch.device) -> int:
+    """Pairs of a piece whose table fits a block; what depends on the distance alone needs none."""
+    learned = spec.bias is not None and spec.bias.is_learned()
+    by_distance = isinstance(spec.bias, ByDistance | None) and (spec.mask is None or spec.mask.is_by_distance())
+    if learned or not by_distance:
+        return BLOCK // (prod(shape[:-2]) if learned else spread(spec, shape, device))
+    return prod(shape)
 
 
 def is_whole(spec: Spec, shape: tuple[int, ...]) -> bool:
@@ -121,60 +130,132 @@ class Work:
         output = torch.zeros_like(q)
         rows = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
         for piece in self.cut(self.spec, self.shape, q.device):
-            mask = self.added(piece, q)
-            found = _flash(q[piece.here], piece.of_keys(k), piece.of_keys(v), mask, False, self.scale)
-            output[piece.here], rows[piece.here[:-1]] = found
+            mask, turned = self.added(piece, q)
+            asked = _turned(piece.of_queries(q), turned)
+            found, numbers = _flash(asked, piece.of_keys(k), piece.of_keys(v), mask, False, self.scale)
+            piece.of_queries(output).copy_(_turned(found, turned))
+            piece.of_rows(rows).copy_(_turned(numbers[..., None], turned)[..., 0])
         return output, rows
 
-    def backward(self, g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor) -> list[Tensor]:
-        """The gradients of q, k and v."""
+    def backward(
+        self, g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor, learned: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The gradients of q, k, v and of what is learned in the bias."""
         if self.is_whole:
             return _flash_backward(g, q, k, v, output, rows, None, self.spec.mask is not None, self.scale)
-        found = [torch.zeros_like(t) for t in (q, k, v)]
+        found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
         for piece in self.cut(self.spec, self.shape, q.device):
-            mask, here = self.added(piece, q), piece.here
             keys, values = piece.of_keys(k), piece.of_keys(v)
-            part = _flash_backward(
-                g[here], q[here], keys, values, output[here], rows[here[:-1]], mask, False, self.scale
-            )
-            found[0][here] = part[0]
-            piece.add_to_keys(found[1], part[1])
-            piece.add_to_keys(found[2], part[2])
+            asked = [piece.of_queries(t) for t in (g, q, output, rows[..., None])]
+            if learned:
+                parts = self.with_bias(piece, *asked[:2], keys, values, *asked[2:], found[3:], learned)
+            else:
+                mask, turned = self.added(piece, q)
+                up, query, out, numbers = (_turned(t, turned) for t in asked)
+                parts = _flash_backward(up, query, keys, values, out, numbers[..., 0], mask, False, self.scale)
+                parts[0] = _turned(parts[0], turned)
+            piece.of_queries(found[0]).copy_(parts[0])
+            piece.add_to_keys(found[1], parts[1])
+            piece.add_to_keys(found[2], parts[2])
         return found
 
-    def added(self, piece: Piece, q: Tensor) -> Tensor | None:
-        """What is added to the piece's scores: the bias, and -inf where nobody may look."""
+    def with_bias(
+        self, piece: Piece, g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor,
+        totals: Sequence[Tensor], learned: Sequence[Tensor],
+    ) -> list[Tensor]:  # fmt: skip
+        """The gradients of one piece's q, k and v; those of the bias, which torch's kernel cannot give, are added up.
+
+        With p the weights, o the output and s the scores: ds = p (g vᵀ - g o), dq = ds k, dk = dsᵀ q, dv = pᵀ g, and
+        the gradient of the bias is ds itself. Source: Dao et al. 2022, algorithm 4.
+        """
         wide = torch.promote_types(q.dtype, torch.float32)
-        bias, allowed = self.spec.bias, piece.allowed
-        if bias is None:
-            if allowed is None:
-                return None
-            return torch.zeros(allowed.shape, dtype=wide, device=q.device).masked_fill_(~allowed, -torch.inf)
-        own = bias.select(piece.index, self.shape) if piece.index else bias
-        tile = own.tile(*piece.positions(q.device), self.shape[len(piece.index) :]).to(wide)
-        return tile if allowed is None else tile.masked_fill(~allowed, -torch.inf)
+        up, q, k, v, output, rows = (t.to(wide) for t in (g, q, k, v, output, rows))
+        with torch.enable_grad():
+            table, turned = self.added(piece, q, learning=True)
+        assert table is not None  # there is a bias
+        up, q, output, rows = (_turned(t, turned) for t in (up, q, output, rows))
+        one = torch.ones_like(k[..., :1])
+        # what is taken from every score of a row goes into the product as one more pair of components
+        lse = rows.masked_fill(rows == -torch.inf, 0)
+        weights = torch.cat([q * self.scale, -lse], -1) @ torch.cat([k, one], -1).transpose(-2, -1)
+        weights.add_(table.detach()).exp_()
+        own = (up * output).sum(-1, keepdim=True)
+        slope = torch.cat([up, -own], -1) @ torch.cat([v, one], -1).transpose(-2, -1)
+        slope.mul_(weights)
+        for total, part in zip(totals, _of_table(table, slope, learned), strict=True):
+            total += part
+        return [
+            _turned(slope @ k * self.scale, turned),
+            slope.transpose(-2, -1) @ q * self.scale,
+            weights.transpose(-2, -1) @ up,
+        ]
+
+    def added(self, piece: Piece, q: Tensor, learning: bool = False) -> tuple[Tensor | None, bool]:
+        """What is added to the piece's scores: the bias, and -inf where nobody may look.
+
+        Returns:
+            the table, broadcastable to `[*inner, r, c]`, and whether its rows are in the opposite order: what depends
+            on the distance alone is then a view of r + c - 1 numbers.
+        """
+        wide = torch.promote_types(q.dtype, torch.float32)
+        bias, mask, allowed = self.spec.bias, self.spec.mask, piece.allowed
+        if bias is None and allowed is None:
+            return None, False
+        shape = self.shape[len(piece.index) :]
+        own = bias.select(piece.index, self.shape) if bias is not None and piece.index else bias
+        if isinstance(piece.columns, slice) and isinstance(own, ByDistance | None) and (
+            allowed is None or (mask is not None and mask.is_by_distance())
+        ):  # fmt: skip
+            first, last = piece.columns.start - piece.rows.stop + 1, piece.columns.stop - piece.rows.start
+            distances = torch.arange(first, last, device=q.device)
+            numbers = (
+                q.new_zeros(len(distances), dtype=wide) if own is None else own.by_distance(distances, shape).to(wide)
+            )
+            if allowed is not None:
+                assert mask is not None  # or everything would be allowed
+                near = mask.tile(distances.new_zeros(1), distances, shape)[0]
+                numbers = numbers.masked_fill(~near, -torch.inf)
+            numbers = numbers.contiguous()
+            count = piece.columns.stop - piece.columns.start, piece.rows.stop - piece.rows.start
+            return numbers.unfold(-1, count[0], 1), True
+        if own is None:
+            assert allowed is not None
+            return torch.zeros(allowed.shape, dtype=wide, device=q.device).masked_fill_(~allowed, -torch.inf), False
+        tile = own.tile(*piece.positions(q.device), shape).to(wide)
+        return (tile if allowed is None else tile.masked_fill(~allowed, -torch.inf)), False
+
+
+def _turned(tensor: Tensor, turned: bool) -> Tensor:
+    """Rows in the opposite order, if so."""
+    return tensor.flip(-2) if turned else tensor
+
+
+def _of_table(table: Tensor, slope: Tensor, learned: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The gradients of what is learned in a table of numbers that was added to the scores."""
+    found = torch.autograd.grad(table, learned, slope.sum_to_size(table.shape), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(t) if part is None else part for part, t in zip(found, learned, strict=True)]
 
 
 class _Differentiable(torch.autograd.Function):
     """Torch's kernel with its own first derivative, and the plain formula's second: torch's kernel has none."""
 
     @staticmethod
-    def forward(ctx, q, k, v, work):  # type: ignore[no-untyped-def]
+    def forward(ctx, work, q, k, v, *learned):  # type: ignore[no-untyped-def]
         output, rows = work.forward(q, k, v)
-        ctx.save_for_backward(q, k, v, output, rows)
+        ctx.save_for_backward(q, k, v, output, rows, *learned)
         ctx.work = work
         ctx.mark_non_differentiable(rows)
         return output, rows
 
     @staticmethod
     def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
-        q, k, v, output, rows = ctx.saved_tensors
+        q, k, v, output, rows, *learned = ctx.saved_tensors
         if torch.is_grad_enabled():  # this derivative will itself be differentiated
             plain = _plain(q, k, v, ctx.work)
-            gradients = torch.autograd.grad(plain, (q, k, v), upstream, create_graph=True)
+            gradients = torch.autograd.grad(plain, (q, k, v, *learned), upstream, create_graph=True, allow_unused=True)
         else:
-            gradients = ctx.work.backward(upstream, q, k, v, output, rows)
-        return (*gradients, None)
+            gradients = ctx.work.backward(upstream, q, k, v, output, rows, learned)
+        return None, *gradients
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, work: Work) -> Tensor:
@@ -230,6 +311,10 @@ def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     half = value.dtype in (torch.bfloat16, torch.float16)
     return torch.float32 if trains and half and value.device.type == "cpu" and key.shape[-2] <= SHORT else value.dtype
+
+
+def _widened(tensor: Tensor, width: int) -> Tensor:
+    return tensor if tensor.shape[-1] == width else pad(tensor, (0, width - tensor.shape[-1]))
 
 
 def _four_axes(tensor: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from regard.attention.biases import ByDistance
 from regard.attention.kernels import fused as whole
-from regard.attention.pieces import BLOCK, Piece, outer_axes, pieces
+from regard.attention.pieces import Piece, outer_axes, pieces
 from regard.attention.spec import Spec
 
 
@@ -32,6 +33,8 @@ def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 
 
 def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device) -> Iterator[Piece]:
     assert spec.mask is not None  # refusal() has seen to it
-    outer = outer_axes(spec.mask, shape, device)
-    pairs = BLOCK // whole.spread(spec, shape, device)
-    return pieces(spec.mask, shape, device, outer=outer, pairs=pairs)
+    alike = spec.mask.is_by_distance() and (spec.bias is None or isinstance(spec.bias, ByDistance))
+    # pieces that are alike go to torch's kernel as one batch, which leaves room for the heads alone
+    outer = max(outer_axes(spec.mask, shape, device), len(shape) - 3 if alike else 0)
+    pairs = whole.most_pairs(spec, shape, device)
+    return pieces(spec.mask, shape, device, outer=outer, pairs=pairs, alike=alike)
