@@ -114,6 +114,7 @@ REFUSED: dict[str, dict[str, set[str]]] = {
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (fused, blockwise):
         monkeypatch.setattr(module, "BLOCK", 150)
+    monkeypatch.setattr(blockwise, "PART", 150)
     monkeypatch.setattr(blockwise, "ROWS", 4)
     monkeypatch.setattr(additive, "TILE", 200)
     pieces = windowed.pieces.__globals__

@@ -1,6 +1,8 @@
 """attend and plan: one meaning on every kernel (DESIGN section 3), against loops in plain Python."""
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf, nan, sqrt
@@ -750,6 +752,38 @@ def test_under_vmap() -> None:
     query, key, value = CASES[1].tensors(B)
     one = lambda q, k, v: regard.attend(q, k, v, mask=regard.prefix(3))  # noqa: E731
     torch.testing.assert_close(torch.func.vmap(one)(query, key, value), one(query, key, value))
+
+
+def test_under_func_grad_and_jacrev() -> None:
+    query = CASES[1].tensors(B)[0]
+    one = lambda q: regard.attend(q, q, q, mask=regard.causal(), kernel="auto").sin().sum()  # noqa: E731
+    leaf = query.clone().requires_grad_()
+    torch.testing.assert_close(torch.func.grad(one)(query), torch.autograd.grad(one(leaf), leaf)[0])
+    assert torch.func.jacrev(lambda q: regard.attend(q, q, q))(query[0]).shape == (T, D_K, T, D_K)
+
+
+COMPILED = """
+import torch, regard
+H, D = 3, 8
+draw = torch.Generator().manual_seed(0)
+inputs = [torch.randn(2, H, n, D, generator=draw).requires_grad_() for n in (5, 7, 7)]
+for more in (
+    {}, {"mask": regard.causal()}, {"mask": regard.window(2), "bias": regard.alibi(H), "kernel": "windowed"},
+    {"score": regard.Additive(D, D, 3), "kernel": "additive"}, {"score": "cosine", "normalizer": "entmax15"},
+    {"score": lambda q, k: (q @ k.transpose(-2, -1)).sin(), "kernel": "blockwise"},
+):
+    torch._dynamo.reset()
+    plain = lambda q, k, v: regard.attend(q, k, v, **more)
+    outputs = plain(*inputs), torch.compile(plain, backend="aot_eager")(*inputs)
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*(torch.autograd.grad(output.square().sum(), inputs) for output in outputs))
+"""
+
+
+def test_under_torch_compile() -> None:
+    """Traced and differentiated ahead of time, by itself: tracing does not go with types that are checked."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------

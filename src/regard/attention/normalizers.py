@@ -458,6 +458,9 @@ NAMED: dict[str, Callable[[], Normalizer]] = {
 }  # fmt: skip
 
 
+SHARED = {name: make() for name, make in NAMED.items()}  # none of them has parameters
+
+
 def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
     """The normaliser that a name, a `Normalizer` or a callable stands for.
 
@@ -467,7 +470,7 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
     if isinstance(normalizer, Normalizer):
         return normalizer
     if isinstance(normalizer, str) and normalizer in NAMED:
-        return NAMED[normalizer]()
+        return SHARED[normalizer]
     if not isinstance(normalizer, str) and callable(normalizer):
         return WholeRows(normalizer)
     raise unknown("normalizer", normalizer, NAMED)

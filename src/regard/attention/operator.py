@@ -6,7 +6,6 @@ What it means stands in `kernels/reference.py`; here the inputs are checked and 
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
@@ -108,28 +107,37 @@ def attend(
     answer = tell(query, key, value, spec)
     if answer is not None:
         return answer
-    with computing() if is_attended() else nullcontext():
+    if not is_attended():
+        return _compute(name, query, shared_key, shared_value, spec)
+    with computing():
         return _compute(name, query, shared_key, shared_value, spec)
 
 
 def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some:
     seed = int(torch.randint(2**31, ())) if spec.dropout else 0
     inputs = (query, key, value)
-    with torch.autocast(query.device.type, enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
-        if spec.mask is None or name == "reference":
-            return KERNELS[name](*inputs, spec, seed)[0]
-        # a gradient may be spoiled where the output is not; torch's kernels spoil the output where they spoil anything
-        early = name in ("blockwise", "additive") or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
-        if not (early and is_poisoned(*inputs)):
-            output = KERNELS[name](*inputs, spec, seed)[0]
-            if not is_poisoned(output):  # a forbidden score may have overflowed
-                return output
-        inputs = only_seen(*inputs, spec.mask)
-        if not is_poisoned(*inputs):
-            output = KERNELS[name](*inputs, spec, seed)[0]
-            if not is_poisoned(output):
-                return output
-        return blockwise.blockwise(*inputs, spec, seed, poisoned=True)[0]
+    if torch.is_autocast_enabled(query.device.type):
+        with torch.autocast(query.device.type, enabled=False):
+            return _checked(name, inputs, spec, seed)
+    return _checked(name, inputs, spec, seed)
+
+
+def _checked(name: str, inputs: tuple[Tensor, Tensor, Tensor], spec: Spec, seed: int) -> Tensor:
+    """A kernel's output; under a mask, nothing of what a query may not look at reaches it."""
+    if spec.mask is None or name == "reference":
+        return KERNELS[name](*inputs, spec, seed)[0]
+    # a gradient may be spoiled where the output is not; torch's kernels spoil the output where they spoil anything
+    early = name in ("blockwise", "additive") or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
+    if not (early and is_poisoned(*inputs)):
+        output = KERNELS[name](*inputs, spec, seed)[0]
+        if not is_poisoned(output):  # a forbidden score may have overflowed
+            return output
+    inputs = only_seen(*inputs, spec.mask)
+    if not is_poisoned(*inputs):
+        output = KERNELS[name](*inputs, spec, seed)[0]
+        if not is_poisoned(output):
+            return output
+    return blockwise.blockwise(*inputs, spec, seed, poisoned=True)[0]
 
 
 def plan(

@@ -111,11 +111,8 @@ def pieces(
     for index in product(*map(range, shape[:outer])):
         own = mask.select(index, shape) if mask is not None and index else mask
         bands = _merged(_bands(own, shape[outer:], device, pairs, skip), pairs)
-        if own is None or not alike or not own.is_by_distance():
-            groups = ((band, 1) for band in bands)
-        else:
-            groups = _diagonals(bands)
-        for (rows, columns, full), times in groups:
+        diagonal = alike and own is not None and own.is_by_distance()
+        for (rows, columns, full), times in _diagonals(bands) if diagonal else ((band, 1) for band in bands):
             piece = Piece(index, rows, columns, None, times)
             if own is None or full:
                 yield piece

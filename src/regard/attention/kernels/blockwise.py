@@ -18,6 +18,7 @@ from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
 from regard.shapes import batch_shape
 
+PART = 2**20  # pairs that are computed at a time, if they are more than one block
 ROWS = 128  # fewer rows at a time than this are slow: rather fewer entries of the batch
 Compare = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,9 +78,9 @@ class Work:
     def pieces(self, device: torch.device) -> Iterator[Piece]:
         """Blocks of whole rows."""
         batch, skip = self.shape[:-2], self.spec.normalizer.skips
-        fits = (n for n in range(len(batch)) if prod(batch[n:]) * self.shape[-1] * ROWS <= BLOCK)
+        fits = (n for n in range(len(batch)) if prod(batch[n:]) * self.shape[-1] * ROWS <= PART)
         outer = next(fits, len(batch))
-        pairs = 1 if self.poisoned else max(1, BLOCK // prod(batch[outer:]))
+        pairs = 1 if self.poisoned else max(1, PART // prod(batch[outer:]))
         return pieces(self.spec.mask, self.shape, device, outer=outer, pairs=pairs, skip=skip)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

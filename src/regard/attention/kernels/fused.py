@@ -69,15 +69,14 @@ def fused(
     dtype = _fastest_dtype(q, k, value)
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again
     width = max(k.shape[-1], value.shape[-1])
-    q, k, v = (_widened(t.to(dtype), width) for t in (q, k, value))
-    q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, v))
+    q, k, v = (_prepared(t, dtype, width, batch) for t in (q, k, value))
     work = Work(spec, shape, scale, cut or _by_rows)
     learned = [] if spec.bias is None else [t for t in spec.bias.tensors() if t.requires_grad]
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
         output, rows = _Differentiable.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
-    return output[..., : value.shape[-1]].to(value.dtype), rows
+    return (output if width == value.shape[-1] else output[..., : value.shape[-1]]).to(value.dtype), rows
 
 
 Cut = Callable[[Spec, tuple[int, ...], torch.device], Iterator[Piece]]
@@ -146,12 +145,12 @@ class Work:
         found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
         for piece in self.cut(self.spec, self.shape, q.device):
             keys, values = piece.of_keys(k), piece.of_keys(v)
-            asked = [piece.of_queries(t) for t in (g, q, output, rows[..., None])]
+            up, query, out, numbers = (piece.of_queries(t) for t in (g, q, output, rows[..., None]))
             if learned:
-                parts = self.with_bias(piece, *asked[:2], keys, values, *asked[2:], found[3:], learned)
+                parts = self.with_bias(piece, up, query, keys, values, out, numbers, found[3:], learned)
             else:
                 mask, turned = self.added(piece, q)
-                up, query, out, numbers = (_turned(t, turned) for t in asked)
+                up, query, out, numbers = (_turned(t, turned) for t in (up, query, out, numbers))
                 parts = _flash_backward(up, query, keys, values, out, numbers[..., 0], mask, False, self.scale)
                 parts[0] = _turned(parts[0], turned)
             piece.of_queries(found[0]).copy_(parts[0])
@@ -171,7 +170,7 @@ class Work:
         wide = torch.promote_types(q.dtype, torch.float32)
         up, q, k, v, output, rows = (t.to(wide) for t in (g, q, k, v, output, rows))
         with torch.enable_grad():
-            table, turned = self.added(piece, q, learning=True)
+            table, turned = self.added(piece, q)
         assert table is not None  # there is a bias
         up, q, output, rows = (_turned(t, turned) for t in (up, q, output, rows))
         one = torch.ones_like(k[..., :1])
@@ -190,7 +189,7 @@ class Work:
             weights.transpose(-2, -1) @ up,
         ]
 
-    def added(self, piece: Piece, q: Tensor, learning: bool = False) -> tuple[Tensor | None, bool]:
+    def added(self, piece: Piece, q: Tensor) -> tuple[Tensor | None, bool]:
         """What is added to the piece's scores: the bias, and -inf where nobody may look.
 
         Returns:
@@ -272,7 +271,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, work: Work) -> Tensor:
 def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float) -> tuple[Tensor, Tensor]:
     """One call of torch's kernel: output and log-sum-exps."""
     batch = q.shape[:-2]
-    q, k, v = (_four_axes(t) for t in (q, k, v))
+    if len(batch) != 2:
+        q, k, v = (_four_axes(t) for t in (q, k, v))
     mask = None if mask is None else _four_axes_of(mask, batch)
     if q.device.type == "cpu":
         output, rows = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -283,7 +283,9 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool,
     else:  # other devices keep the log-sum-exp to themselves
         output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
         rows = output.new_full(output.shape[:-1], torch.nan, dtype=torch.float32)
-    return output.unflatten(0, batch[:-1] or (1,)).reshape(*batch, *output.shape[-2:]), rows.reshape(*batch, -1)
+    if len(batch) == 2:
+        return output, rows
+    return output.reshape(*batch, *output.shape[-2:]), rows.reshape(*batch, output.shape[-2])
 
 
 def _flash_backward(
@@ -313,8 +315,12 @@ def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:
     return torch.float32 if trains and half and value.device.type == "cpu" and key.shape[-2] <= SHORT else value.dtype
 
 
-def _widened(tensor: Tensor, width: int) -> Tensor:
-    return tensor if tensor.shape[-1] == width else pad(tensor, (0, width - tensor.shape[-1]))
+def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
+    """The tensor in this type and width, with all batch axes; itself where it has them."""
+    tensor = tensor.to(dtype)
+    if tensor.shape[-1] < width:
+        tensor = pad(tensor, (0, width - tensor.shape[-1]))
+    return tensor if tensor.shape[:-2] == batch else tensor.expand(*batch, *tensor.shape[-2:])
 
 
 def _four_axes(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The reference kernel: the whole equation on one screen. Every other kernel is tested equal to it."""
 
-from math import prod
+from math import isfinite, prod
 
 import torch
 from torch import Tensor
@@ -80,9 +80,14 @@ def is_poisoned(*tensors: Tensor) -> bool:
     """Whether any of the tensors may hold a NaN or an infinity; inside a torch.func transform nobody can tell."""
     if torch._C._are_functorch_transforms_active():
         return True
-    if all(bool(t.detach().sum(dtype=torch.promote_types(t.dtype, torch.float32)).isfinite()) for t in tensors):
+    if all(isfinite(_sum(t)) for t in tensors):
         return False  # the quick look: a sum of finite numbers may overflow, but no sum hides an infinity
     return any(not bool(torch.isfinite(end)) for t in tensors if t.numel() for end in t.detach().aminmax())
+
+
+def _sum(tensor: Tensor) -> float:
+    wide = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
+    return tensor.detach().sum(dtype=wide).item()
 
 
 def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: int, dropout: float) -> Tensor:
@@ -98,16 +103,22 @@ def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: int, dropout: float
     Returns:
         bool `[*batch, t, s]`.
     """
-    x = _mix(seed & _MASK ^ _mix(batch[..., None, None] + 0x9E3779B9))
-    x = _mix(_mix(x ^ rows[:, None]) ^ columns)
-    return x >= int(dropout * 2**32)
-
-
-_MASK = 0xFFFFFFFF
+    x = _mix(_signed(seed) ^ _mix(batch.int()[..., None, None] + _signed(0x9E3779B9)))
+    x = _mix(_mix(x ^ rows.int()[:, None]) ^ columns.int())
+    # unsigned numbers as signed ones are in order once their highest bit is turned
+    return (x ^ _signed(1 << 31)) >= _signed(int(dropout * 2**32) ^ 1 << 31)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A 32-bit finaliser (Wellons, "Prospecting for hash functions", lowbias32) in int64 arithmetic."""
-    x = (x ^ (x >> 16)) * 0x7FEB352D & _MASK
-    x = (x ^ (x >> 15)) * 0x846CA68B & _MASK
-    return x ^ (x >> 16)
+    """A 32-bit finaliser (Wellons, "Prospecting for hash functions", lowbias32) on int32, whose products wrap."""
+    x = x ^ (x >> 16 & 0xFFFF)
+    x.mul_(_signed(0x7FEB352D))
+    x ^= x >> 15 & 0x1FFFF
+    x.mul_(_signed(0x846CA68B))
+    x ^= x >> 16 & 0xFFFF
+    return x
+
+
+def _signed(number: int) -> int:
+    """The same 32 bits as a signed number."""
+    return (number + (1 << 31)) % (1 << 32) - (1 << 31)
