@@ -31,17 +31,19 @@ coverage: .venv/made-dev
 	$(BIN)/coverage report --include "src/regard/attention/*,src/regard/nn/*,src/regard/decoding/*" --show-missing --fail-under 100
 
 bench: .venv/made-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/attend.py
 	$(BIN)/python benchmarks/maps.py
 
 check: .venv/made-dev
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs/*.py
+	$(BIN)/ruff check src tests benchmarks examples docs/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/made-dev
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs/*.py
+	$(BIN)/ruff format src tests benchmarks examples docs/*.py
 
 docs: .venv/made-dev
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build

@@ -217,6 +217,27 @@ def padded() -> Iterator[tuple[str, Ways]]:
             )
 
 
+def sparse() -> Iterator[tuple[str, Ways]]:
+    """Sparsemax and entmax beside the entmax package, exact and with its k = 32."""
+    import entmax
+
+    from regard.attention.normalizers import Entmax
+
+    for shape in ((65536, 128), (16384, 1024)):
+        torch.manual_seed(0)
+        scores, allowed = torch.randn(shape, requires_grad=True), torch.ones(shape, dtype=torch.bool)
+        for alpha, peer in ((2.0, entmax.sparsemax), (1.5, entmax.entmax15)):
+            ours = Entmax(alpha)
+            yield (
+                f"entmax, alpha = {alpha}, {shape[0]:,} rows of {shape[1]:,}, forward and backward",
+                {
+                    "the entmax package, exact": both(lambda s=scores, peer=peer: peer(s, -1), scores),
+                    "regard's normaliser": both(lambda s=scores, a=allowed, ours=ours: ours(s, a)[0], scores),
+                    "the entmax package, k = 32": both(lambda s=scores, peer=peer: peer(s, -1, 32), scores),
+                },
+            )
+
+
 def others() -> Iterator[tuple[str, Ways]]:
     """What torch's kernel does not take, beside the whole matrix by hand."""
     n = 2048
@@ -235,25 +256,21 @@ def others() -> Iterator[tuple[str, Ways]]:
             lambda: (20 * torch.tanh(q @ k.mT / sqrt(64) / 20)).softmax(-1) @ v,
             lambda: regard.attend(q, k, v, score=regard.ScaledDot(softcap=20.0)),
         ),
-        "sparsemax": (
-            None,
-            lambda: regard.attend(q, k, v, normalizer="sparsemax"),
-        ),
         "sigmoid": (
             lambda: (q @ k.mT / sqrt(64)).sigmoid() @ v,
             lambda: regard.attend(q, k, v, normalizer="sigmoid"),
         ),
     }  # fmt: skip
     for name, (peer, ours) in plain.items():
-        ways = {} if peer is None else {"the whole matrix by hand": both(peer, q, k, v)}
-        yield f"{name}, N = {n:,}, float32, forward and backward", ways | {OURS: both(ours, q, k, v)}
+        ways = {"the whole matrix by hand": both(peer, q, k, v), OURS: both(ours, q, k, v)}
+        yield f"{name}, N = {n:,}, float32, forward and backward", ways
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-TABLES = {f.__name__: f for f in (plain, overhead, window, alibi, relative, half, additive, padded, others)}
+TABLES = {f.__name__: f for f in (plain, overhead, window, alibi, relative, half, additive, padded, sparse, others)}
 
 
 def main() -> None:
@@ -262,7 +279,7 @@ def main() -> None:
     print(f"Measured on {machine()}: `python benchmarks/attend.py {' '.join(sys.argv[1:])}`".strip())
     for name in names:
         for title, ways in TABLES[name]():
-            rows = compare(ways, turns=7)
+            rows = compare(ways, turns=5)
             print(f"\n**{title}**\n\n{table(rows)}", flush=True)
 
 

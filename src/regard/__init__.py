@@ -10,6 +10,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from regard import nn as nn
+    from regard.attention.approximate.linear import EluFeatures as EluFeatures
+    from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
+    from regard.attention.approximate.linear import Share as Share
+    from regard.attention.approximate.low_rank import LowRank as LowRank
+    from regard.attention.approximate.patterns import big_bird as big_bird
+    from regard.attention.approximate.patterns import strided as strided
     from regard.attention.biases import RelativeBias as RelativeBias
     from regard.attention.biases import alibi as alibi
     from regard.attention.map import AttentionMap as AttentionMap
@@ -53,6 +59,9 @@ if TYPE_CHECKING:
     from regard.translator import load as load
 
 _HOMES = {
+    "attention.approximate.linear": ("EluFeatures", "RandomFeatures", "Share"),
+    "attention.approximate.low_rank": ("LowRank",),
+    "attention.approximate.patterns": ("big_bird", "strided"),
     "attention.map": ("AttentionMap", "attention_map"),
     "attention.biases": ("RelativeBias", "alibi"),
     "attention.masks": ("allow", "blocks", "causal", "documents", "padding", "prefix", "window"),

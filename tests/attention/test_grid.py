@@ -12,7 +12,7 @@ from torch import Tensor
 
 import regard
 from regard.attention.biases import Diagonals
-from regard.attention.kernels import additive, blockwise, fused, windowed
+from regard.attention.kernels import additive, blockwise, fused, linear, windowed
 from regard.attention.kernels.reference import reference
 from regard.attention.operator import KERNELS, REFUSALS
 from regard.attention.spec import Spec, make_spec
@@ -32,6 +32,8 @@ SCORES = {
     "distance": lambda: regard.Distance(torch.nn.Parameter(torch.tensor(1.7))),
     "additive": lambda: regard.Additive(D, D, 7),
     "concat": lambda: regard.Concat(D, D, 7),
+    "random_features": lambda: regard.RandomFeatures(D, 7),
+    "elu": regard.EluFeatures,
     "callable": lambda: lambda q, k: (q @ k.transpose(-2, -1)).sin(),
 }
 NORMALIZERS = {
@@ -44,6 +46,7 @@ NORMALIZERS = {
     "sigmoid": lambda: "sigmoid",
     "uniform": lambda: "uniform",
     "hard": regard.Hard,
+    "share": regard.Share,
     "callable": lambda: lambda scores, allowed: scores.tanh() * allowed / scores.shape[-1],
 }
 
@@ -105,6 +108,12 @@ REFUSED: dict[str, dict[str, set[str]]] = {
     "fused": DOTS_ALONE,
     "windowed": DOTS_ALONE | {"mask": {"none"}},
     "additive": {"score": set(SCORES) - {"additive", "concat"}},
+    "linear": {
+        "score": set(SCORES) - {"random_features", "elu"},
+        "normalizer": set(NORMALIZERS) - {"share"},
+        "mask": {"window", "prefix_lm", "documents", "blocks", "tensor", "band_without_its_middle"},
+        "bias": set(BIASES) - {"none"},
+    },
     "blockwise": {},
     "reference": {},
 }
@@ -117,6 +126,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockwise, "PART", 150)
     monkeypatch.setattr(blockwise, "ROWS", 4)
     monkeypatch.setattr(additive, "TILE", 200)
+    monkeypatch.setattr(linear, "CHUNK", 4)
     pieces = windowed.pieces.__globals__
     monkeypatch.setitem(pieces, "HEIGHT", 5)
     monkeypatch.setitem(pieces, "WIDTH", 3)

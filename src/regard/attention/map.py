@@ -22,7 +22,7 @@ from regard.attention.biases import BiasLike
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
-from regard.attention.sources import Asked, Block, Given, Mean, Scaled, Source
+from regard.attention.sources import Asked, Block, Given, Mean, Scaled, Source, Through
 from regard.attention.spec import Spec, make_spec
 from regard.attention.survey import Pool, Summary, survey
 from regard.errors import BundleError, ShapeError
@@ -146,8 +146,15 @@ class AttentionMap:
         return self._survey(Pool(*pool, reduce) if pool else None, top)
 
     def entropy(self) -> Tensor:
-        """H_i = -Σ_j p_ij ln p_ij in nats `[*batch, T]`, of the row divided by its sum; 0 for a dead row."""
-        return self._kept().entropy
+        """H_i = -Σ_j p_ij ln p_ij in nats `[*batch, T]`, of the row divided by its sum; 0 for a dead row.
+
+        Raises:
+            ShapeError: the map has negative weights, which have no entropy.
+        """
+        found = self._kept()
+        if found.negative:
+            raise ShapeError("this map has negative weights, as low-rank attention's has: they have no entropy")
+        return found.entropy
 
     def received(self) -> Tensor:
         """Σ_i α_ij `[*batch, S]`: how much each key is looked at."""
@@ -223,6 +230,13 @@ class AttentionMap:
         return AttentionMap(
             (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
         )
+
+    def through(self, matrix: Tensor) -> "AttentionMap":
+        """The map times a matrix `[..., S, N]`: where its keys are mixtures of N others, what reaches those."""
+        if matrix.shape[-2] != self.shape[-1]:
+            raise ShapeError(f"matrix has {matrix.shape[-2]} rows on axis -2 and the map has {self.shape[-1]} keys")
+        source = Through(self.source, matrix, self.shape)
+        return AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
 
     def mean_heads(self) -> "AttentionMap":
         """The mean over the heads (axis -3)."""
@@ -351,6 +365,8 @@ class AttentionMap:
         first, outer = parts[0], self._outer()
         if not outer or first is None:
             return first
+        if isinstance(first, bool):
+            return any(parts)
         if isinstance(first, tuple):
             return tuple(self._join(part) for part in zip(*parts, strict=True))
         if isinstance(first, Tensor):

@@ -75,6 +75,10 @@ class Grid:
 class Mask:
     """A relation between queries and keys; the base of all masks."""
 
+    def is_by_key(self) -> bool:
+        """Whether it is the same for every query."""
+        return False
+
     def is_by_distance(self) -> bool:
         """Whether it asks only how far the key is from the query: tiles along a diagonal are all the same."""
         return False
@@ -130,6 +134,9 @@ class And(Mask):
     def coverage(self, grid: Grid) -> Coverage:
         return self.left.coverage(grid) & self.right.coverage(grid)
 
+    def is_by_key(self) -> bool:
+        return self.left.is_by_key() and self.right.is_by_key()
+
     def is_by_distance(self) -> bool:
         return self.left.is_by_distance() and self.right.is_by_distance()
 
@@ -150,6 +157,9 @@ class Or(Mask):
     def coverage(self, grid: Grid) -> Coverage:
         return self.left.coverage(grid) | self.right.coverage(grid)
 
+    def is_by_key(self) -> bool:
+        return self.left.is_by_key() and self.right.is_by_key()
+
     def is_by_distance(self) -> bool:
         return self.left.is_by_distance() and self.right.is_by_distance()
 
@@ -168,6 +178,9 @@ class Not(Mask):
 
     def coverage(self, grid: Grid) -> Coverage:
         return ~self.mask.coverage(grid)
+
+    def is_by_key(self) -> bool:
+        return self.mask.is_by_key()
 
     def is_by_distance(self) -> bool:
         return self.mask.is_by_distance()
@@ -208,6 +221,9 @@ class Padding(Mask):
     lengths: Tensor
     query_lengths: Tensor | None = None
 
+    def is_by_key(self) -> bool:
+        return self.query_lengths is None
+
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         allowed = columns < _along_batch(self.lengths, shape, "padding lengths")
         if self.query_lengths is None:
@@ -237,6 +253,9 @@ class Prefix(Mask):
     """Keys 0 … n-1."""
 
     n: int
+
+    def is_by_key(self) -> bool:
+        return True
 
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
         return (columns < self.n).expand(len(rows), len(columns))
@@ -359,6 +378,9 @@ class Allow(Mask):
 
     tensor: Tensor
 
+    def is_by_key(self) -> bool:
+        return self.tensor.ndim < 2 or self.tensor.shape[-2] == 1
+
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
         whole = broadcast_to_scores(self.tensor, shape, "mask")
         return cut(whole.to(rows.device), rows, columns)
@@ -380,6 +402,9 @@ class ChosenMask(Mask):
     mask: Mask
     whole: tuple[int, ...]
     index: tuple[int | slice, ...]
+
+    def is_by_key(self) -> bool:
+        return self.mask.is_by_key()
 
     def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
         return chosen(self.mask.tile(rows, columns, self.whole), self.index, self.whole)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attention.biases import BiasLike
-from regard.attention.kernels import additive, blockwise, fused, reference, windowed
+from regard.attention.kernels import additive, blockwise, fused, linear, reference, windowed
 from regard.attention.kernels.reference import is_poisoned, only_seen
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
@@ -33,12 +33,17 @@ KERNELS: dict[str, Kernel] = {
     "windowed": windowed.windowed,
     "fused": fused.fused,
     "additive": additive.additive,
+    "linear": linear.linear,
     "blockwise": blockwise.blockwise,
     "reference": reference.reference,
 }
 REFUSALS = {
-    "windowed": windowed.refusal, "fused": fused.refusal, "additive": additive.refusal, "blockwise": blockwise.refusal,
-}  # fmt: skip
+    "windowed": windowed.refusal,
+    "fused": fused.refusal,
+    "additive": additive.refusal,
+    "linear": linear.refusal,
+    "blockwise": blockwise.refusal,
+}
 LARGE = 2**20  # pairs from which on it pays to ask what a mask leaves empty
 EMPTY = 0.1  # the share of the pairs that must be empty for it
 
@@ -88,7 +93,8 @@ def attend(
         mask: a regard mask or a bool tensor that broadcasts to `[*batch, T, S]`; True = may look.
         bias: a float tensor that broadcasts to `[*batch, T, S]`, added before masking.
         dropout: probability of dropping a weight, after the normaliser.
-        kernel: "auto", or the kernel that must do it: "reference", "fused", "windowed", "additive", "blockwise".
+        kernel: "auto", or the kernel that must do it: "reference", "fused", "windowed", "additive",
+            "linear", "blockwise".
 
     Returns:
         `[*batch, T, d_v]` in value's dtype.
@@ -127,7 +133,7 @@ def _checked(name: str, inputs: tuple[Tensor, Tensor, Tensor], spec: Spec, seed:
     if spec.mask is None or name == "reference":
         return KERNELS[name](*inputs, spec, seed)[0]
     # a gradient may be spoiled where the output is not; torch's kernels spoil the output where they spoil anything
-    early = name in ("blockwise", "additive") or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
+    early = name not in ("fused", "windowed") or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
     if not (early and is_poisoned(*inputs)):
         output = KERNELS[name](*inputs, spec, seed)[0]
         if not is_poisoned(output):  # a forbidden score may have overflowed
@@ -206,6 +212,7 @@ WHY = {
     "windowed": "softmax over a dot product, under a mask that leaves blocks empty: torch's fused kernel on the others",
     "fused": "softmax over a dot product: torch's fused kernel is the fastest",
     "additive": "a tanh of sums: tiles of it stay near the processor",
+    "linear": "shares of products of positive features: sums over the keys, and no table of scores",
     "blockwise": "it takes every score, normalizer, mask and bias in the memory of one block",
     "reference": "it takes every score, normalizer, mask and bias",
 }
@@ -213,7 +220,7 @@ WHY = {
 
 def _not_worth(name: str, query: Tensor, key: Tensor, spec: Spec) -> str | None:
     """Why a kernel that could do the work would not be faster."""
-    if name not in ("windowed", "additive", "blockwise"):
+    if name not in ("windowed", "additive", "linear", "blockwise"):
         return None
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
     pairs = prod(shape)
@@ -227,4 +234,6 @@ def _not_worth(name: str, query: Tensor, key: Tensor, spec: Spec) -> str | None:
         return None if empty >= EMPTY else f"the mask leaves {empty:.0%} of the blocks empty"
     if name == "additive":
         return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
+    if name == "linear":
+        return None if pairs >= 2**16 else f"{pairs:,} pairs are too few for sums over features"
     return None if pairs > BLOCK else f"all {pairs:,} scores fit one block"

@@ -224,3 +224,24 @@ class Scaled(Source):
 
     def select(self, index: Index) -> Source:
         return Scaled(self.source.select(index), self.factor[index])
+
+
+class Through(Source):
+    """A map's weights times a matrix `[..., S, N]`.
+
+    Attributes:
+        whole: the map's own shape `(*batch, T, S)`.
+    """
+
+    def __init__(self, source: Source, matrix: Tensor, whole: tuple[int, ...]) -> None:
+        self.source, self.like, self.whole = source, source.like, whole
+        self.matrix = matrix.to(source.like.dtype)
+        self.row = source.row + prod(whole[:-2]) * matrix.shape[-1]
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.source.weigh(rows) @ self.matrix
+
+    def select(self, index: Index) -> Source:
+        matrix = self.matrix.expand(*self.whole[:-2], *self.matrix.shape[-2:])[index]
+        own = torch.empty(self.whole[:-2], device="meta")[index].shape
+        return Through(self.source.select(index), matrix, (*own, *self.whole[-2:]))

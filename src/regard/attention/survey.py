@@ -51,6 +51,7 @@ class Summary:
         pooled: the map in cells `[*batch, rows, columns]`, where asked for.
         top: the largest weights of each row and their keys, both `[*batch, T, k]`, padded with (0, -1), or None.
         numbers: the normaliser's row numbers `[*batch, T]`, where the map is made of queries and keys.
+        negative: whether a weight is negative; the entropy is then NaN.
     """
 
     entropy: Tensor
@@ -60,6 +61,7 @@ class Summary:
     pooled: Tensor | None
     top: tuple[Tensor, Tensor] | None
     numbers: Tensor | None
+    negative: bool = False
 
 
 def survey(blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None, top: int | None = None) -> Summary:
@@ -67,6 +69,7 @@ def survey(blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None,
     if top is not None and top < 1:
         raise ShapeError(f"top needs k of at least 1; got {top}")
     rows, ranked = [], []
+    negative = False
     received: Tensor | None = None
     pooled = _Pooled(pool, shape) if pool else None
     width = max(1, ceil(shape[-1] / CELLS))
@@ -76,6 +79,8 @@ def survey(blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None,
         cells = cut(weights, width)
         if pooled:
             pooled.add(block.start, cells if shared else cut(weights, pooled.width, pooled.reduce))
+        if block.scores is None:
+            negative = negative or bool((weights < 0).any())
         column = weights.sum(-2)
         received = column if received is None else received + column
         best, key = _largest(weights, cells, width)
@@ -86,8 +91,10 @@ def survey(blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None,
     best, key, *others = (_cat(part) for part in zip(*rows, strict=True))
     total, entropy, numbers = others if block.scores is None else _finish(best, *others)
     argmax = key.masked_fill(best == 0, -1)
+    if negative:
+        entropy = torch.full_like(entropy, torch.nan)
     largest = (torch.cat([w for w, _ in ranked], -2), torch.cat([k for _, k in ranked], -2)) if top else None
-    return Summary(entropy, received, argmax, total, pooled.finish() if pooled else None, largest, numbers)
+    return Summary(entropy, received, argmax, total, pooled.finish() if pooled else None, largest, numbers, negative)
 
 
 def _cat(parts: tuple[Any, ...]) -> Any:

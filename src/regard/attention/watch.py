@@ -20,6 +20,8 @@ class Call:
 
     Attributes:
         owner: the layer it belongs to, where the layer said so (`owned`).
+        through: `[..., S, N]` where the weights over these keys are only on the way to N values: the map is theirs
+            times this.
     """
 
     query: Tensor
@@ -27,6 +29,7 @@ class Call:
     value: Tensor
     spec: Spec
     owner: nn.Module | None = None
+    through: Tensor | None = None
 
 
 Listener = Callable[[nn.Module, Mapping[str, Any]], None]
@@ -57,6 +60,13 @@ def watching(watcher: Watcher) -> AbstractContextManager[None]:
 def unwatched() -> AbstractContextManager[None]:
     """Tell nobody inside the block: what happens there is announced in another way, or is nobody's business."""
     return _set(_watchers, ())
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Nobody watches and nobody changes inside the block: who called has told them already."""
+    with _set(_watchers, ()), _set(_changers, ()):
+        yield
 
 
 def listening(listener: Listener) -> AbstractContextManager[None]:
@@ -130,11 +140,11 @@ def is_attended() -> bool:
     return bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
-def tell(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> Tensor | None:
+def tell(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tensor | None = None) -> Tensor | None:
     """Pass one attention on to whoever is watching or changing; an answer is the output."""
     if not is_attended():
         return None
-    return ask(Call(query, key, value, spec, _owner.get()))
+    return ask(Call(query, key, value, spec, _owner.get(), through))
 
 
 def ask(call: Call) -> Tensor | None:

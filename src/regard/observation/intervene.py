@@ -56,7 +56,8 @@ def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
         if here is None or not fnmatchcase(here, site):
             return None
         applied = True
-        weights = AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True)
+        seen = AttentionMap.from_spec(call.query, call.key, call.spec)
+        weights = (seen if call.through is None else seen.through(call.through)).full(force=True)
         new = change(weights)
         if new.shape != weights.shape:
             raise ShapeError(f"{here}: the change turned {list(weights.shape)} into {list(new.shape)}: keep the shape")

@@ -184,7 +184,8 @@ class Observation(Mapping[str, list[AttentionMap]]):
         k = self._once(call.key, site, lambda: _clone(key))
         mask = self._once(spec.mask, shape[-2:], lambda: compact_mask(spec.mask, shape, query.device))
         bias = self._once(_identity(spec.bias), shape[-2:], lambda: _own(compact_bias(spec.bias, shape, query.device)))
-        return Call(_clone(query), k, k[..., :0], Spec(spec.score, spec.normalizer, mask, bias), call.owner)
+        through = None if call.through is None else _clone(call.through.detach())
+        return Call(_clone(query), k, k[..., :0], Spec(spec.score, spec.normalizer, mask, bias), call.owner, through)
 
     def _once(self, thing: Any, kind: Any, make: Any) -> Any:
         if thing is None:
@@ -202,6 +203,8 @@ class Observation(Mapping[str, list[AttentionMap]]):
         first = calls[0].call
         query = first.query if len(calls) == 1 else torch.cat([kept.call.query for kept in calls], -2)
         found = AttentionMap.from_spec(query, first.key, first.spec)
+        if first.through is not None:
+            return found.through(first.through)
         if prod(found.shape) < query.numel() + first.key.numel():
             return AttentionMap.from_weights(self._shelf.put(found.full(force=True)))
         return AttentionMap.from_spec(self._shelf.put(query), self._shelf.put(first.key), first.spec)

@@ -6,6 +6,7 @@ and leaves out the keys that a mask forbids to all queries of a piece.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import torch
@@ -20,7 +21,8 @@ from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
 from regard.shapes import batch_shape, check_widths
 
-SHORT = 512  # keys
+SHORT = 256  # keys
+NARROW = 32  # width of a head
 
 
 def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
@@ -309,10 +311,20 @@ def _flash_backward(
 
 
 def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:
-    """float32 where a short half-precision attention on a CPU needs a gradient: torch's backward in half is slower."""
+    """float32 where a CPU is faster in it than in half precision.
+
+    A short attention's backward is, and narrow heads are on a processor that has no matrix unit for bfloat16.
+    """
+    if value.dtype not in (torch.bfloat16, torch.float16) or value.device.type != "cpu":
+        return value.dtype
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    half = value.dtype in (torch.bfloat16, torch.float16)
-    return torch.float32 if trains and half and value.device.type == "cpu" and key.shape[-2] <= SHORT else value.dtype
+    wide = key.shape[-2] <= SHORT if trains else key.shape[-1] <= NARROW and not _has_matrix_unit()
+    return torch.float32 if wide else value.dtype
+
+
+@cache
+def _has_matrix_unit() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:

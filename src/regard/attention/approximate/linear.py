@@ -1,0 +1,111 @@
+"""Linear attention: scores that are products of positive features, and weights that are shares of a row's scores.
+
+    α_ij = φ(q_i)·φ(k_j) / Σ_j' φ(q_i)·φ(k_j')
+
+`attend(q, k, v, score=RandomFeatures(…), normalizer=Share())` is the Performer: maps, observation and every kernel take
+it as any other attention, and the linear kernel computes it in O(T + S).
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import elu
+
+from regard.attention.normalizers import AllowedRows, Normalizer, RowNumbers, ScoreRows
+from regard.attention.scores import Answered, Asked, KeyTile, Product, QueryTile
+from regard.errors import ShapeError
+
+
+class Positive(Product):
+    """A product score that is never negative: the base of those that linear attention takes."""
+
+
+class RandomFeatures(Positive):
+    """e_ij = φ(q_i)·φ(k_j), an unbiased estimate of exp(q_i·k_j · scale), up to a factor of the row (FAVOR+).
+
+    φ(x) = exp(w x' - ‖x'‖²/2) / √m with x' = x √scale, and m rows w drawn from a normal distribution, orthogonal to
+    each other in blocks of `width`. With `Share` it approximates the softmax of scaled dot products; the error falls
+    as 1/√m and grows with the lengths of queries and keys, whose features underflow when ‖x'‖² is far above 100.
+
+    Args:
+        width: of a query and of a key.
+        features: m.
+        scale: of the products; None is 1/√width.
+        seed: of the drawing, which leaves torch's generator alone.
+
+    Raises:
+        ShapeError: no features.
+
+    Source: Choromanski et al. 2021, lemma 1 and section 3.1.
+    """
+
+    weight: Tensor
+
+    def __init__(self, width: int, features: int = 256, scale: float | None = None, seed: int = 0) -> None:
+        super().__init__()
+        if features < 1:
+            raise ShapeError(f"RandomFeatures needs at least 1 feature; got {features}")
+        self.scale = 1 / sqrt(width) if scale is None else scale
+        self.register_buffer("weight", _orthogonal(width, features, seed))
+
+    def redraw(self, seed: int) -> None:
+        """Draw the features anew."""
+        m, width = self.weight.shape
+        self.weight.copy_(_orthogonal(width, m, seed))
+
+    def _exponents(self, vectors: Tensor) -> Tensor:
+        x = vectors * sqrt(self.scale)
+        return x @ self.weight.to(x.dtype).T - x.square().sum(-1, keepdim=True) / 2
+
+    def project_query(self, query: QueryTile) -> Asked:
+        exponents = self._exponents(query)
+        # a factor of the whole row, which its sum takes away again
+        largest = exponents.detach().amax(-1, keepdim=True)
+        return (exponents - largest.masked_fill(largest == -torch.inf, 0)).exp() / sqrt(self.weight.shape[0])
+
+    def project_key(self, key: KeyTile) -> Answered:
+        return self._exponents(key).exp() / sqrt(self.weight.shape[0])
+
+
+class EluFeatures(Positive):
+    """e_ij = φ(q_i)·φ(k_j) with φ(x) = elu(x) + 1: cheap, and no approximation of softmax.
+
+    Source: Katharopoulos et al. 2020, equation 7.
+    """
+
+    def project_query(self, query: QueryTile) -> Asked:
+        return elu(query) + 1
+
+    def project_key(self, key: KeyTile) -> Answered:
+        return elu(key) + 1
+
+
+class Share(Normalizer):
+    """α_ij = max(0, e_ij) / Σ_j' max(0, e_ij'): each key's share of the row's scores; its row number is the sum.
+
+    Source: Katharopoulos et al. 2020, equation 4.
+    """
+
+    skips = True
+
+    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        numbers = numbers.to(scores.dtype)
+        return scores.relu() / numbers.masked_fill(numbers == 0, 1)
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        positive = scores.masked_fill(~allowed, 0).relu()
+        total = positive.sum(-1, keepdim=True)
+        return positive / total.masked_fill(total == 0, 1), total.squeeze(-1)
+
+
+def _orthogonal(width: int, features: int, seed: int) -> Tensor:
+    """Rows `[features, width]`, each normally distributed, orthogonal to the others of its block of `width`."""
+    draw = torch.Generator().manual_seed(seed)
+    blocks = []
+    for start in range(0, features, width):
+        turned, triangle = torch.linalg.qr(torch.randn(width, width, generator=draw, dtype=torch.float64))
+        turned = turned * triangle.diagonal().sign()  # or some directions would be more probable than others
+        lengths = torch.randn(width, width, generator=draw, dtype=torch.float64).norm(dim=-1, keepdim=True)
+        blocks.append((turned * lengths)[: features - start])
+    return torch.cat(blocks).float()

@@ -1,0 +1,48 @@
+"""Layouts for `regard.blocks`: sparse patterns, each exact for what it allows."""
+
+import torch
+from torch import Tensor
+
+from regard.errors import ShapeError
+
+
+def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed: int = 0) -> Tensor:
+    """Blocks that see their neighbours, the first ones and a few at random; the first see and are seen by all.
+
+    Args:
+        blocks: along queries and keys.
+        local: neighbours on either side.
+        first: global blocks at the beginning.
+        random: others for each block, drawn without repetition.
+        seed: of the drawing, which leaves torch's generator alone.
+
+    Returns:
+        bool `[blocks, blocks]`, for `regard.blocks(layout, size)`.
+
+    Source: Zaheer et al. 2020, section 2.
+    """
+    _check(blocks)
+    places = torch.arange(blocks)
+    layout = (places[:, None] - places).abs() <= local
+    layout[:first], layout[:, :first] = True, True
+    if random:
+        draw = torch.Generator().manual_seed(seed)
+        chances = torch.rand(blocks, blocks, generator=draw).masked_fill(layout, -1)
+        values, drawn = chances.topk(min(random, blocks), -1)
+        layout.scatter_(-1, drawn, layout.gather(-1, drawn) | (values >= 0))
+    return layout
+
+
+def strided(blocks: int, local: int = 1, stride: int = 4) -> Tensor:
+    """Blocks that see their neighbours and every `stride`-th block of all.
+
+    Source: Child et al. 2019, section 4.2 (with `regard.causal()` beside it, their strided pattern by blocks).
+    """
+    _check(blocks)
+    places = torch.arange(blocks)
+    return ((places[:, None] - places).abs() <= local) | ((places + 1) % stride == 0)
+
+
+def _check(blocks: int) -> None:
+    if blocks < 1:
+        raise ShapeError(f"a layout needs at least 1 block; got {blocks}")
