@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import sqrt
 
 import torch
-from measure import compare, machine, table
+from measure import AGAINST, against, compare, machine, write
 from torch import Tensor
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
@@ -58,7 +58,6 @@ def overhead() -> Iterator[tuple[str, Ways]]:
         {
             "torch": lambda: [scaled_dot_product_attention(q, k, v) for _ in range(100)],
             OURS: lambda: [regard.attend(q, k, v) for _ in range(100)],
-            "regard.attend, causal": lambda: [regard.attend(q, k, v, mask=regard.causal()) for _ in range(100)],
         },
     )
 
@@ -232,7 +231,7 @@ def sparse() -> Iterator[tuple[str, Ways]]:
                 f"entmax, alpha = {alpha}, {shape[0]:,} rows of {shape[1]:,}, forward and backward",
                 {
                     "the entmax package, exact": both(lambda s=scores, peer=peer: peer(s, -1), scores),
-                    "regard's normaliser": both(lambda s=scores, a=allowed, ours=ours: ours(s, a)[0], scores),
+                    OURS: both(lambda s=scores, a=allowed, ours=ours: ours(s, a)[0], scores),
                     "the entmax package, k = 32": both(lambda s=scores, peer=peer: peer(s, -1, 32), scores),
                 },
             )
@@ -274,13 +273,17 @@ TABLES = {f.__name__: f for f in (plain, overhead, window, alibi, relative, half
 
 
 def main() -> None:
-    """Print the tables that are asked for."""
+    """Print the tables that are asked for; all of them go into the documentation."""
     names = sys.argv[1:] or list(TABLES)
-    print(f"Measured on {machine()}: `python benchmarks/attend.py {' '.join(sys.argv[1:])}`".strip())
+    lines = [f"Measured on {machine()}, medians of five turns (`python benchmarks/attend.py`).", "", *AGAINST]
+    print("\n".join(lines))
     for name in names:
         for title, ways in TABLES[name]():
-            rows = compare(ways, turns=5)
-            print(f"\n**{title}**\n\n{table(rows)}", flush=True)
+            found = against(title, compare(ways, turns=5), OURS)
+            print("\n".join(found), flush=True)
+            lines += found
+    if len(names) == len(TABLES):
+        write("benchmarks.md", "attend", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,29 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*lines, *figures])
 
 
+def against(title: str, rows: list[Row], ours: str) -> list[str]:
+    """One row of a Markdown table for every peer of `ours`: both times, how many times faster, and both peaks."""
+    own = next(row for row in rows if row.name == ours)
+    return [
+        f"| {title} | {row.name} | {_time(row.seconds)} | {_time(own.seconds)} | **{row.seconds / own.seconds:.2f}** "
+        f"| {row.peak:,.0f} | {own.peak:,.0f} |"
+        for row in rows
+        if row.name != ours
+    ]
+
+
+AGAINST = ["| work | peer | its time | ours | times faster | its MiB | ours |", "|---|---|---|---|---|---|---|"]
+
+
+def write(page: str, name: str, text: str) -> None:
+    """Put `text` between the marks of this name on a page of the documentation."""
+    path = Path(__file__).parents[1] / "docs" / page
+    whole = path.read_text("utf-8")
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, rest = whole.split(start)
+    path.write_text(f"{before}{start}\n{text}\n\n{end}{rest.split(end)[1]}", "utf-8")
+
+
 def machine() -> str:
     """What the figures were measured on, in a sentence."""
     names = [

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conftest import made_pairs
-from regard import cli, experiment
+from regard import attend, cli, experiment
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120", "--set", "data.dev_share=0.1"]
@@ -20,6 +21,16 @@ FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120", "--
 def blocks(language: str, page: str = "README.md") -> list[str]:
     """A page's code blocks in one language."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+
+
+def run_blocks(page: str) -> dict[str, Any]:
+    """Run a page's Python; a block that begins with an import of torch stands alone, another goes on from the last."""
+    names: dict[str, Any] = {}
+    for block in blocks("python", page):
+        if block.startswith("import torch\n"):
+            names = {}
+        exec(compile(block, page, "exec"), names)
+    return names
 
 
 def commands() -> list[tuple[str, str]]:
@@ -74,13 +85,44 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     assert (place / "cat.svg").exists()
 
 
-@pytest.mark.parametrize("page", ["docs/look.md"])
-def test_every_python_block_of_the_docs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "count", "files"),
+    [
+        ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
+        ("docs/own_score.md", 3, set()),
+        ("docs/approximate.md", 3, set()),
+    ],
+)
+def test_every_python_block_of_the_docs(
+    page: str, count: int, files: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert len(blocks("python", page)) >= 4
-    for block in blocks("python", page):
-        exec(compile(block, page, "exec"), {})
-    assert {"heads.png", "map.png", "map.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    assert len(blocks("python", page)) >= count
+    run_blocks(page)
+    assert files <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_score_of_ones_own_takes_about_twenty_lines_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    page = "docs/own_score.md"
+    torch.manual_seed(0)
+    names = run_blocks(page)
+    lines = [line for block in blocks("python", page) for line in block.splitlines() if line.strip()]
+    assert len(lines) <= 25
+    query, key, value = (names[name] for name in ("query", "key", "value"))
+    weights = torch.softmax(-(query[:, :, None] - key[:, None]).abs().sum(-1), -1)
+    torch.testing.assert_close(names["output"], weights @ value)
+    assert names["losses"][-1] < 0.9 * names["losses"][0]
+    fast = names["Fast"](16)
+    weights = torch.softmax(fast.query(query) @ fast.key(key).transpose(1, 2), -1)
+    torch.testing.assert_close(attend(query, key, value, score=fast, kernel="fused"), weights @ value)
+    assert "tensor(" in capsys.readouterr().out
+
+
+def test_every_python_block_on_attention() -> None:
+    shown = blocks("python", "docs/attention.md")
+    assert shown
+    for block in shown:
+        exec(compile(block, "docs/attention.md", "exec"), {})
 
 
 def test_the_two_commands_are_targets_and_every_link_leads_somewhere() -> None:

@@ -215,3 +215,48 @@ def check_cells(kernel: str, score: str, chosen: list[dict[str, str]]) -> None:
             ours, theirs = (torch.zeros_like(parameters[which]) if slope is None else slope for slope in pair)
             what = f"gradient {which} of {where}"
             torch.testing.assert_close(ours, theirs, **near, msg=lambda m, what=what: f"{what}: {m}")
+
+
+@pytest.mark.parametrize("kernel", ["blockwise", "additive"])
+@pytest.mark.parametrize("covered", MASKS)
+@pytest.mark.usefixtures("small_blocks")
+def test_dropout_drops_the_same_weights_on_every_kernel(kernel: str, covered: str) -> None:
+    batch, t, s = SIZES[3]
+    inputs = [torch.randn(*batch, n, D, dtype=torch.float64, requires_grad=True) for n in (t, s, s)]
+    spec = make_spec(regard.Additive(D, D, 7).double(), "softmax", mask(covered, batch, t, s), None, 0.4)
+    got, want = KERNELS[kernel](*inputs, spec, 19)[0], reference(*inputs, spec, 19)[0]
+    torch.testing.assert_close(got, want)
+    upstream = torch.randn_like(want)
+    slopes = [torch.autograd.grad(output, inputs, upstream, allow_unused=True) for output in (got, want)]
+    for ours, theirs, like in zip(*slopes, inputs, strict=True):
+        zero = torch.zeros_like(like)
+        torch.testing.assert_close(zero if ours is None else ours, zero if theirs is None else theirs)
+
+
+TWICE = [
+    *(("blockwise", "scaled_dot", name, "none") for name in NORMALIZERS if name != "hard"),
+    *(("blockwise", name, "softmax", "computed") for name in SCORES),
+    *(("additive", name, n, "learned") for name in ("additive", "concat") for n in ("softmax", "entmax15")),
+    *((kernel, "scaled_dot", "softmax", b) for kernel in ("fused", "windowed") for b in BIASES),
+    ("linear", "elu", "share", "none"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "score", "normalizer", "added"), TWICE)
+@pytest.mark.usefixtures("small_blocks")
+def test_both_derivatives_through_blocks(
+    kernel: str, score: str, normalizer: str, added: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (fused, blockwise):
+        monkeypatch.setattr(module, "BLOCK", 12)
+    monkeypatch.setattr(blockwise, "PART", 12)
+    torch.manual_seed(5)
+    batch, t, s = (1, H), 4, 5
+    inputs = [torch.randn(*batch, n, D, dtype=torch.float64, requires_grad=True) for n in (t, s, s)]
+    cell = {"score": score, "normalizer": normalizer, "mask": "causal", "bias": added}
+    spec, learned = a_spec(cell, batch, t, s, torch.float64)
+    if added == "computed":  # before, and not anew for every small step of gradcheck
+        learned = learned[1:]
+    attend = lambda *x: KERNELS[kernel](*x[:3], spec, 0)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(attend, (*inputs, *learned), fast_mode=True)
+    assert torch.autograd.gradgradcheck(attend, (*inputs, *learned), fast_mode=True)

@@ -271,3 +271,17 @@ def test_a_learned_width_has_a_gradient_and_lasts_in_a_saved_map(tmp_path) -> No
 def test_query_adaptive_needs_an_aspect() -> None:
     with pytest.raises(regard.ShapeError, match="QueryAdaptive needs at least 1 aspect; got 0"):
         regard.QueryAdaptive(D, D, 0)
+
+
+def test_a_function_that_is_no_table_of_scores_is_refused() -> None:
+    query, key = torch.randn(2, 3, 5), torch.randn(2, 7, 5)
+    with pytest.raises(regard.ShapeError, match=r"the score function gave \[2, 3\] for queries \[2, 3, 5\] and keys"):
+        regard.attend(query, key, key, score=lambda q, k: q.sum(-1))
+
+
+def test_a_distance_of_far_vectors_keeps_its_digits() -> None:
+    query, key = torch.randn(3, 5) + 3000, torch.randn(7, 5) + 3000
+    want = -(query.double()[:, None] - key.double()).square().sum(-1) / 2
+    torch.testing.assert_close(regard.Distance()(query, key).double(), want, rtol=1e-5, atol=1e-5)
+    near = regard.Distance(torch.nn.Parameter(torch.tensor(0.5)))(query - 3000, key - 3000)
+    torch.testing.assert_close(near.double(), want * 4, rtol=1e-3, atol=5e-3)

@@ -61,7 +61,7 @@ class RandomFeatures(Positive):
     def project_query(self, query: QueryTile) -> Asked:
         exponents = self._exponents(query)
         # a factor of the whole row, which its sum takes away again
-        largest = exponents.detach().amax(-1, keepdim=True)
+        largest = exponents.amax(-1, keepdim=True)
         return (exponents - largest.masked_fill(largest == -torch.inf, 0)).exp() / sqrt(self.weight.shape[0])
 
     def project_key(self, key: KeyTile) -> Answered:
