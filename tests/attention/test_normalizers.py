@@ -232,6 +232,49 @@ def test_entmax_by_hand(alpha: float, size: float) -> None:
     )
 
 
+@pytest.mark.parametrize("alpha", [1.1, 1.5, 1.7, 2.0, 4.0])
+@pytest.mark.parametrize("keys", [63, 127, 1031])
+def test_entmax_of_long_rows(alpha: float, keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that get a first estimate from a part of them, in pieces of three rows; half precision as good as single."""
+    monkeypatch.setattr("regard.attention.entmax.PIECE", 3 * keys)
+    draw = torch.Generator().manual_seed(keys)
+    sizes = torch.tensor([0, 0.1, 1, 3, 50], dtype=torch.float64)[:, None]
+    scores = torch.randn(5, keys, dtype=torch.float64, generator=draw) * sizes
+    allowed = torch.rand(5, keys, generator=draw) < 0.7
+    rows = zip(scores.tolist(), allowed.tolist(), strict=True)
+    seen = [by_halving([e if a else -inf for e, a in zip(*row, strict=True)], alpha) for row in rows]
+    want = torch.tensor(seen, dtype=torch.float64)
+    torch.testing.assert_close(regard.Entmax(alpha)(scores, allowed)[0], want, atol=1e-9, rtol=0)
+    for dtype, error in ((torch.float32, 1e-5 if alpha < 4 else 5e-3), (torch.bfloat16, 0.008)):
+        rounded = scores.to(dtype)
+        weights, numbers = regard.Entmax(alpha)(rounded, allowed)
+        assert weights.dtype == numbers.dtype == dtype
+        want = regard.Entmax(alpha)(rounded.double(), allowed)[0]
+        torch.testing.assert_close(weights.double(), want, atol=error, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0, 3.0])
+@pytest.mark.parametrize("place", [0, 63, 70])
+@pytest.mark.parametrize("bad", [nan, inf])
+def test_nothing_bad_in_a_long_row_is_overlooked(alpha: float, place: int, bad: float) -> None:
+    scores = torch.randn(3, 71, generator=torch.Generator().manual_seed(0))
+    scores[1, place] = bad
+    scores[2] = -inf
+    weights, numbers = regard.Entmax(alpha)(scores, torch.ones(1, 1, dtype=torch.bool).expand(3, 71))
+    assert weights[1].isnan().all()
+    assert numbers[1].isnan()
+    assert weights[0].sum() == pytest.approx(1, abs=1e-5)
+    assert not weights[2].any()
+    assert numbers[2] == inf
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0])
+@pytest.mark.parametrize("value", [torch.finfo(torch.float32).min, 3e8, torch.finfo(torch.float32).max])
+def test_entmax_of_equal_huge_scores_is_uniform(alpha: float, value: float) -> None:
+    weights, _ = regard.Entmax(alpha)(torch.full((2, 70), value), torch.ones(2, 70, dtype=torch.bool))
+    torch.testing.assert_close(weights, torch.full((2, 70), 1 / 70))
+
+
 def test_entmax_of_one_is_softmax_and_below_it_is_refused() -> None:
     for got, want in zip(regard.Entmax(1.0)(SCORES, ALLOWED), Softmax()(SCORES, ALLOWED), strict=True):
         torch.testing.assert_close(got, want)
@@ -253,6 +296,45 @@ def test_both_derivatives(normalizer: Normalizer) -> None:
 
     assert torch.autograd.gradcheck(weights, (scores,))
     assert torch.autograd.gradgradcheck(weights, (scores,))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's forward mode
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 2.5])
+def test_derivatives_of_entmax_in_every_mode(alpha: float) -> None:
+    """Of the row numbers too; forwards; many at once; twice, by torch.func."""
+    draw = torch.Generator().manual_seed(2)
+    scores = torch.randn(3, 5, dtype=torch.float64, generator=draw).mul(2).requires_grad_()
+    allowed = torch.rand(3, 5, generator=draw) < 0.8
+    allowed[1] = False
+
+    def both(e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, numbers = regard.Entmax(alpha)(e, allowed)
+        return weights, numbers.masked_fill(numbers == inf, 0)
+
+    def some(e: torch.Tensor) -> torch.Tensor:
+        return (both(e)[0] * torch.arange(5.0)).sum() + both(e)[1].sum()
+
+    assert torch.autograd.gradcheck(both, (scores,), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(both, (scores,))
+    e = scores.detach()
+    want = torch.autograd.functional.hessian(some, e)
+    torch.testing.assert_close(torch.func.hessian(some)(e), want)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.grad(some))(e), want)
+    each = torch.func.vmap(torch.func.grad(lambda row, seen: regard.Entmax(alpha)(row, seen)[0].square().sum()))
+    together = torch.func.grad(lambda row: regard.Entmax(alpha)(row, allowed)[0].square().sum())
+    torch.testing.assert_close(each(e[:, None], allowed[:, None])[:, 0], together(e))
+
+
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 2.5])
+def test_a_bad_gradient_does_not_get_past_a_weight_of_zero(alpha: float) -> None:
+    scores = torch.tensor([[0.0, -5.0, 0.3], [1.0, 2.0, 1.5]], dtype=torch.float64, requires_grad=True)
+    allowed = torch.tensor([[True, True, True], [True, False, True]])
+    weights = regard.Entmax(alpha)(scores, allowed)[0]
+    good = torch.tensor([[1.0, 0, -2.0], [0.5, 0, 3.0]], dtype=torch.float64)
+    (want,) = torch.autograd.grad(weights, scores, good, retain_graph=True)
+    for bad in (nan, inf):
+        (got,) = torch.autograd.grad(weights, scores, good.masked_fill(weights == 0, bad), retain_graph=True)
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("normalizer", [*SPARSE, regard.Hard()], ids=str)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 STEPS = 4  # of Newton's method on every part of the rows
-PIECE = 2**18  # scores
+PIECE = 2**20  # scores: larger pieces leave the cache, smaller ones make the threads wait for each other more often
 
 
 def entmax(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Weights `[*batch, T, S]` and thresholds τ `[*batch, T]` of scores and bools of one shape, for α > 1."""
-    weights, thresholds = _Entmax.apply(scores, allowed, alpha)  # type: ignore[no-untyped-call]
-    return weights, thresholds
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half precision would not find the root
+    weights, thresholds = _Entmax.apply(wide, allowed, alpha)  # type: ignore[no-untyped-call]
+    return weights.to(scores.dtype), thresholds.to(scores.dtype)
 
 
 class _Entmax(torch.autograd.Function):
@@ -50,7 +51,7 @@ class _Entmax(torch.autograd.Function):
             return None, None, None
         by_weights = torch.zeros_like(weights) if by_weights is None else by_weights
         by_numbers = None if by_numbers is None else by_numbers.unsqueeze(-1)
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or _is_transformed(by_weights, by_numbers):
             return _pull(weights, by_weights, by_numbers, ctx.alpha), None, None
         out = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
         for w, g, number, piece in _pieces(weights, by_weights, by_numbers, out):
@@ -126,21 +127,26 @@ def _below(scores: Tensor, alpha: float) -> Tensor:
     return threshold.sub_(8 * torch.finfo(scores.dtype).eps)  # more than rounding may have added
 
 
-def _climb(above: Tensor, numbers: Tensor, p: float) -> None:
-    """Newton's method to the end: takes from `above` = max(0, (α-1) e - τ) what it adds to `numbers` = τ, in place."""
+def _climb(above: Tensor, numbers: Tensor, p: float, steps: int = 64) -> None:
+    """Newton's method to the end: takes from `above` = max(0, (α-1) e - τ) what it adds to `numbers` = τ, in place.
+
+    Once fewer than half of the rows are left, those go on by themselves. Rounding may keep a row from the end for
+    ever, so there are at most so many steps.
+    """
     eps = torch.finfo(above.dtype).eps
     # from p = 2 on, a step leaves less than S/2 times the square of the surplus before it
     enough = (eps / above.shape[-1]) ** 0.5 if p >= 2 else 4 * eps
-    for _ in range(64):
+    while steps > 0:
+        steps -= 1
         surplus, step = _newton(above, p)
         above.sub_(step).relu_()
         numbers.add_(step)
         left = (surplus > enough).squeeze(-1).nonzero().squeeze(-1)
         if 2 * len(left) < len(above):
             break
-    if len(left):
+    if steps and len(left):
         few, their = above.index_select(0, left), numbers.index_select(0, left)
-        _climb(few, their, p)
+        _climb(few, their, p, steps)
         above.index_copy_(0, left, few)
         numbers.index_copy_(0, left, their)
 
@@ -216,6 +222,12 @@ def power(base: Tensor, exponent: float) -> Tensor:
     return base.masked_fill(zero, 1).pow(exponent).masked_fill(zero, 0)
 
 
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether a torch.func transform or `torch.autograd.grad(is_grads_batched=True)` runs: neither can write into."""
+    batched = (torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors if t is not None)
+    return torch._C._are_functorch_transforms_active() or any(batched)
+
+
 def _is_all_true(flags: Tensor) -> bool:
     """Whether every flag is set; reads nothing twice that is expanded, and reads bytes, whose minimum is soon found."""
     once = flags[tuple(slice(1) if step == 0 else slice(None) for step in flags.stride())]
@@ -223,7 +235,7 @@ def _is_all_true(flags: Tensor) -> bool:
 
 
 def _pieces(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Rows `[n, …]` of every tensor, as many at a time as stay in a core's cache from one pass to the next."""
+    """Rows `[n, …]` of every tensor, as many at a time as stay in the cache from one pass to the next."""
     rows = [None if t is None else t.reshape(-1, t.shape[-1]) for t in tensors]
     first = next(t for t in rows if t is not None)
     size = max(1, PIECE // first.shape[-1]) if first.device.type == "cpu" else max(1, len(first))
