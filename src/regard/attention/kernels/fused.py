@@ -81,20 +81,23 @@ def fused(
     return (output if width == value.shape[-1] else output[..., : value.shape[-1]]).to(value.dtype), rows
 
 
-Cut = Callable[[Spec, tuple[int, ...], torch.device], Iterator[Piece]]
+Cut = Callable[[Spec, tuple[int, ...], torch.device, bool], Iterator[Piece]]
 
 
-def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device) -> Iterator[Piece]:
-    return pieces(spec.mask, shape, device, pairs=most_pairs(spec, shape, device), skip=False)
+def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device, learning: bool) -> Iterator[Piece]:
+    return pieces(spec.mask, shape, device, pairs=most_pairs(spec, shape, device, learning), skip=False)
 
 
-def most_pairs(spec: Spec, shape: tuple[int, ...], device: torch.device) -> int:
-    """Pairs of a piece whose table fits a block; what depends on the distance alone needs none."""
-    learned = spec.bias is not None and spec.bias.is_learned()
+def most_pairs(spec: Spec, shape: tuple[int, ...], device: torch.device, learning: bool) -> int:
+    """Pairs of a piece whose tables fit a block; what depends on the distance alone needs none.
+
+    Args:
+        learning: weights and slopes of the piece will be made, for the gradient of the bias.
+    """
+    if learning:
+        return max(1, BLOCK // prod(shape[:-2]))
     by_distance = isinstance(spec.bias, ByDistance | None) and (spec.mask is None or spec.mask.is_by_distance())
-    if learned or not by_distance:
-        return BLOCK // (prod(shape[:-2]) if learned else spread(spec, shape, device))
-    return prod(shape)
+    return prod(shape) if by_distance else max(1, BLOCK // spread(spec, shape, device))
 
 
 def is_whole(spec: Spec, shape: tuple[int, ...]) -> bool:
@@ -130,12 +133,13 @@ class Work:
             return _flash(q, k, v, None, self.spec.mask is not None, self.scale)
         output = torch.zeros_like(q)
         rows = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-        for piece in self.cut(self.spec, self.shape, q.device):
-            mask, turned = self.added(piece, q)
+        for piece in self.cut(self.spec, self.shape, q.device, False):
+            mask, numbers = self.added(piece, q)
+            turned = numbers is not None
             asked = _turned(piece.of_queries(q), turned)
-            found, numbers = _flash(asked, piece.of_keys(k), piece.of_keys(v), mask, False, self.scale)
+            found, sums = _flash(asked, piece.of_keys(k), piece.of_keys(v), mask, False, self.scale)
             piece.of_queries(output).copy_(_turned(found, turned))
-            piece.of_rows(rows).copy_(_turned(numbers[..., None], turned)[..., 0])
+            piece.of_rows(rows).copy_(_turned(sums[..., None], turned)[..., 0])
         return output, rows
 
     def backward(
@@ -145,15 +149,17 @@ class Work:
         if self.is_whole:
             return _flash_backward(g, q, k, v, output, rows, None, self.spec.mask is not None, self.scale)
         found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
-        for piece in self.cut(self.spec, self.shape, q.device):
+        scratch = Scratch()
+        for piece in self.cut(self.spec, self.shape, q.device, bool(learned)):
             keys, values = piece.of_keys(k), piece.of_keys(v)
-            up, query, out, numbers = (piece.of_queries(t) for t in (g, q, output, rows[..., None]))
+            up, query, out, sums = (piece.of_queries(t) for t in (g, q, output, rows[..., None]))
             if learned:
-                parts = self.with_bias(piece, up, query, keys, values, out, numbers, found[3:], learned)
+                parts = self.with_bias(piece, up, query, keys, values, out, sums, found[3:], learned, scratch)
             else:
-                mask, turned = self.added(piece, q)
-                up, query, out, numbers = (_turned(t, turned) for t in (up, query, out, numbers))
-                parts = _flash_backward(up, query, keys, values, out, numbers[..., 0], mask, False, self.scale)
+                mask, numbers = self.added(piece, q)
+                turned = numbers is not None
+                up, query, out, sums = (_turned(t, turned) for t in (up, query, out, sums))
+                parts = _flash_backward(up, query, keys, values, out, sums[..., 0], mask, False, self.scale)
                 parts[0] = _turned(parts[0], turned)
             piece.of_queries(found[0]).copy_(parts[0])
             piece.add_to_keys(found[1], parts[1])
@@ -162,7 +168,7 @@ class Work:
 
     def with_bias(
         self, piece: Piece, g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor,
-        totals: Sequence[Tensor], learned: Sequence[Tensor],
+        totals: Sequence[Tensor], learned: Sequence[Tensor], scratch: "Scratch",
     ) -> list[Tensor]:  # fmt: skip
         """The gradients of one piece's q, k and v; those of the bias, which torch's kernel cannot give, are added up.
 
@@ -172,18 +178,18 @@ class Work:
         wide = torch.promote_types(q.dtype, torch.float32)
         up, q, k, v, output, rows = (t.to(wide) for t in (g, q, k, v, output, rows))
         with torch.enable_grad():
-            table, turned = self.added(piece, q)
+            table, numbers = self.added(piece, q)
+        turned = numbers is not None
         assert table is not None  # there is a bias
         up, q, output, rows = (_turned(t, turned) for t in (up, q, output, rows))
         one = torch.ones_like(k[..., :1])
         # what is taken from every score of a row goes into the product as one more pair of components
         lse = rows.masked_fill(rows == -torch.inf, 0)
-        weights = torch.cat([q * self.scale, -lse], -1) @ torch.cat([k, one], -1).transpose(-2, -1)
+        weights = scratch.product(0, torch.cat([q * self.scale, -lse], -1), torch.cat([k, one], -1))
         weights.add_(table.detach()).exp_()
         own = (up * output).sum(-1, keepdim=True)
-        slope = torch.cat([up, -own], -1) @ torch.cat([v, one], -1).transpose(-2, -1)
-        slope.mul_(weights)
-        for total, part in zip(totals, _of_table(table, slope, learned), strict=True):
+        slope = scratch.product(1, torch.cat([up, -own], -1), torch.cat([v, one], -1)).mul_(weights)
+        for total, part in zip(totals, _of_table(table, numbers, slope, learned, scratch), strict=True):
             total += part
         return [
             _turned(slope @ k * self.scale, turned),
@@ -191,17 +197,17 @@ class Work:
             weights.transpose(-2, -1) @ up,
         ]
 
-    def added(self, piece: Piece, q: Tensor) -> tuple[Tensor | None, bool]:
+    def added(self, piece: Piece, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the piece's scores: the bias, and -inf where nobody may look.
 
         Returns:
-            the table, broadcastable to `[*inner, r, c]`, and whether its rows are in the opposite order: what depends
-            on the distance alone is then a view of r + c - 1 numbers.
+            the table, broadcastable to `[*inner, r, c]`; and, where it depends on the distance alone, the r + c - 1
+            numbers that it is a view of. Its rows are then in the opposite order.
         """
         wide = torch.promote_types(q.dtype, torch.float32)
         bias, mask, allowed = self.spec.bias, self.spec.mask, piece.allowed
         if bias is None and allowed is None:
-            return None, False
+            return None, None
         shape = self.shape[len(piece.index) :]
         own = bias.select(piece.index, self.shape) if bias is not None and piece.index else bias
         if isinstance(piece.columns, slice) and isinstance(own, ByDistance | None) and (
@@ -218,12 +224,12 @@ class Work:
                 numbers = numbers.masked_fill(~near, -torch.inf)
             numbers = numbers.contiguous()
             count = piece.columns.stop - piece.columns.start, piece.rows.stop - piece.rows.start
-            return numbers.unfold(-1, count[0], 1), True
+            return numbers.unfold(-1, count[0], 1), numbers
         if own is None:
             assert allowed is not None
-            return torch.zeros(allowed.shape, dtype=wide, device=q.device).masked_fill_(~allowed, -torch.inf), False
+            return torch.zeros(allowed.shape, dtype=wide, device=q.device).masked_fill_(~allowed, -torch.inf), None
         tile = own.tile(*piece.positions(q.device), shape).to(wide)
-        return (tile if allowed is None else tile.masked_fill(~allowed, -torch.inf)), False
+        return (tile if allowed is None else tile.masked_fill(~allowed, -torch.inf)), None
 
 
 def _turned(tensor: Tensor, turned: bool) -> Tensor:
@@ -231,9 +237,39 @@ def _turned(tensor: Tensor, turned: bool) -> Tensor:
     return tensor.flip(-2) if turned else tensor
 
 
-def _of_table(table: Tensor, slope: Tensor, learned: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The gradients of what is learned in a table of numbers that was added to the scores."""
-    found = torch.autograd.grad(table, learned, slope.sum_to_size(table.shape), retain_graph=True, allow_unused=True)
+class Scratch:
+    """Memory that is used again from piece to piece: fresh memory takes as long as the work that is done in it."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, Tensor] = {}
+        self.skewed: dict[torch.Size, Tensor] = {}
+
+    def product(self, which: int, left: Tensor, right: Tensor) -> Tensor:
+        """left · rightᵀ, valid until the next product of the same number."""
+        shape = (*left.shape[:-1], right.shape[-2])
+        held = self.buffers.get(which)
+        if held is None or held.numel() < prod(shape):
+            held = self.buffers[which] = left.new_empty(prod(shape))
+        return torch.matmul(left, right.transpose(-2, -1), out=held[: prod(shape)].view(shape))
+
+    def along_diagonals(self, table: Tensor) -> Tensor:
+        """Sums `[..., t + s - 1]` of a table `[..., t, s]` whose row i begins i numbers later."""
+        t, s = table.shape[-2:]
+        if table.shape not in self.skewed:
+            self.skewed[table.shape] = table.new_zeros(*table.shape[:-2], t, s + t - 1)
+        rows = self.skewed[table.shape]
+        rows.as_strided(table.shape, (*rows.stride()[:-2], s + t, 1)).copy_(table)  # the rest stays 0
+        return rows.sum(-2)
+
+
+def _of_table(
+    table: Tensor, numbers: Tensor | None, slope: Tensor, learned: Sequence[Tensor], scratch: Scratch
+) -> Sequence[Tensor]:
+    """The gradients of what is learned in a table, or in the numbers that it is a view of."""
+    at, by = table, slope.sum_to_size(table.shape)
+    if numbers is not None:
+        at, by = numbers, scratch.along_diagonals(by)
+    found = torch.autograd.grad(at, learned, by, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(t) if part is None else part for part, t in zip(found, learned, strict=True)]
 
 

@@ -31,10 +31,10 @@ def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 
     return whole.fused(query, key, value, spec, seed, _by_coverage)
 
 
-def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device) -> Iterator[Piece]:
+def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device, learning: bool) -> Iterator[Piece]:
     assert spec.mask is not None  # refusal() has seen to it
     alike = spec.mask.is_by_distance() and (spec.bias is None or isinstance(spec.bias, ByDistance))
     # pieces that are alike go to torch's kernel as one batch, which leaves room for the heads alone
     outer = max(outer_axes(spec.mask, shape, device), len(shape) - 3 if alike else 0)
-    pairs = whole.most_pairs(spec, shape, device)
+    pairs = whole.most_pairs(spec, shape, device, learning)
     return pieces(spec.mask, shape, device, outer=outer, pairs=pairs, alike=alike)
