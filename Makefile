@@ -33,6 +33,7 @@ coverage: .venv/made-dev
 bench: .venv/made-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/attend.py
+	$(BIN)/python benchmarks/approximate.py
 	$(BIN)/python benchmarks/maps.py
 
 check: .venv/made-dev

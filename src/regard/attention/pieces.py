@@ -10,7 +10,7 @@ from itertools import groupby, product
 import torch
 from torch import Tensor
 
-from regard.attention.masks import Grid, Mask, chosen
+from regard.attention.masks import Grid, Mask
 
 HEIGHT = 64  # queries of a tile whose emptiness is asked for
 WIDTH = 64  # keys of such a tile
@@ -18,8 +18,6 @@ BLOCK = 2**21  # pairs of a piece, at most, if it has more than one query
 
 TALLEST = 256  # queries up to which pieces are joined
 WASTE = 1.1  # times as many pairs at most that joining may make of them
-AT_ONCE = 2**13  # keys of all pieces that are taken as one, at most: their gradients are as large
-
 Columns = slice | Tensor
 
 
@@ -95,7 +93,7 @@ def pieces(
     outer: int = 0,
     pairs: int = BLOCK,
     skip: bool = True,
-    alike: bool = False,
+    alike: int = 0,
 ) -> Iterator[Piece]:
     """The pieces of a score matrix, each made when its turn comes.
 
@@ -106,13 +104,14 @@ def pieces(
         outer: how many leading batch axes are taken one entry at a time.
         pairs: of a piece, at most.
         skip: leave out keys that none of the queries may look at, and queries that may look nowhere.
-        alike: take pieces that are alike, one after the other along a diagonal, as one (`Piece.times`).
+        alike: take pieces that are alike, one after the other along a diagonal, as one (`Piece.times`), up to so many
+            keys of all together.
     """
     for index in product(*map(range, shape[:outer])):
         own = mask.select(index, shape) if mask is not None and index else mask
         bands = _merged(_bands(own, shape[outer:], device, pairs, skip), pairs)
-        diagonal = alike and own is not None and own.is_by_distance()
-        for (rows, columns, full), times in _diagonals(bands) if diagonal else ((band, 1) for band in bands):
+        diagonal = alike > 0 and own is not None and own.is_by_distance()
+        for (rows, columns, full), times in _diagonals(bands, alike) if diagonal else ((band, 1) for band in bands):
             piece = Piece(index, rows, columns, None, times)
             if own is None or full:
                 yield piece
@@ -145,12 +144,12 @@ def _merged(bands: Iterable[Band], pairs: int) -> Iterator[Band]:
         yield held
 
 
-def _diagonals(bands: Iterator[Band]) -> Iterator[tuple[Band, int]]:
+def _diagonals(bands: Iterator[Band], keys: int) -> Iterator[tuple[Band, int]]:
     """Bands of a mask that asks for distances alone, and how many in a row have the same distances."""
     for _, group in groupby(bands, _distances):
         alike = list(group)
         columns = alike[0][1]
-        most = max(1, AT_ONCE // (columns.stop - columns.start)) if isinstance(columns, slice) else 1
+        most = max(1, keys // (columns.stop - columns.start)) if isinstance(columns, slice) else 1
         for start in range(0, len(alike), most):
             yield alike[start], min(most, len(alike) - start)
 
@@ -201,16 +200,18 @@ def _columns(seen: list[bool], s: int, device: torch.device) -> Columns:
 
 def _trimmed(piece: Piece, allowed: Tensor, skip: bool) -> Iterator[Piece]:
     """The piece without queries and keys at its ends that look, or are looked at, nowhere."""
-    flat = allowed.flatten(0, -3).any(0) if allowed.ndim > 2 else allowed
     rows, columns = piece.rows, piece.columns
-    if skip:
-        asks, asked = flat.any(1), flat.any(0)
-        if not bool(asks.any()):
-            return
-        if piece.times == 1:
-            rows, allowed = _ends(rows, allowed, asks, -2)
-        if isinstance(columns, slice):
-            columns, allowed = _ends(columns, allowed, asked, -1)
+    if not skip:
+        yield Piece(piece.index, rows, columns, allowed, piece.times)
+        return
+    flat = allowed.flatten(0, -3).any(0) if allowed.ndim > 2 else allowed
+    asks, asked = flat.any(1), flat.any(0)
+    if not bool(asks.any()):
+        return
+    if piece.times == 1:
+        rows, allowed = _ends(rows, allowed, asks, -2)
+    if isinstance(columns, slice):
+        columns, allowed = _ends(columns, allowed, asked, -1)
     yield Piece(piece.index, rows, columns, None if bool(allowed.all()) else allowed, piece.times)
 
 
@@ -234,6 +235,3 @@ def outer_axes(mask: Mask, shape: tuple[int, ...], device: torch.device) -> int:
     some = mask.coverage(Grid.of(shape, HEIGHT, WIDTH, device)).some
     leading = [1] * (len(shape) - some.ndim) + list(some.shape[:-2])
     return max((axis + 1 for axis, n in enumerate(leading) if n > 1), default=0)
-
-
-__all__ = ["Piece", "chosen", "empty_share", "outer_axes", "pieces"]

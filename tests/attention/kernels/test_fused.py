@@ -1,5 +1,7 @@
 """The fused kernel: what it takes equals the reference, what it does not take it refuses with the reason."""
 
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
@@ -155,3 +157,20 @@ def as_softmax():
 
 def test_named_scores_are_products() -> None:
     assert all(isinstance(as_score(name), Product) for name in ("dot", "scaled_dot", "cosine"))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("bias", [None, "places"])
+def test_where_the_kernel_gives_no_sums(mask: str, bias: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other devices' path, on this one."""
+    module = inspect.getmodule(inspect.unwrap(fused))
+    monkeypatch.setattr(module, "_gives_sums", lambda tensor: False)
+    inputs = [tensor.requires_grad_() for tensor in tensors(2, 3)]
+    asked = spec(mask=MASKS[mask], bias=None if bias is None else Distances())
+    outputs = fused(*inputs, asked)[0], reference(*inputs, asked, 0)[0]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*(torch.autograd.grad(output.square().sum(), inputs) for output in outputs))
+    learned = spec(bias=torch.zeros(S, requires_grad=True))
+    assert (
+        refusal(*inputs, learned) == "the bias is learned, and on cpu torch's kernel keeps its log-sum-exps to itself"
+    )

@@ -37,6 +37,8 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return "dropout on the weights: torch would drop others than regard does"
     if not query.numel() or not key.numel():
         return "there is nothing to look at: an axis of size 0"
+    if spec.bias is not None and spec.bias.is_learned() and not _gives_sums(query):
+        return f"the bias is learned, and on {query.device.type} torch's kernel keeps its log-sum-exps to itself"
     if torch._C._are_functorch_transforms_active():
         return "inside a torch.func transform"
     return None
@@ -84,17 +86,17 @@ def fused(
 Cut = Callable[[Spec, tuple[int, ...], torch.device, bool], Iterator[Piece]]
 
 
-def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device, learning: bool) -> Iterator[Piece]:
-    return pieces(spec.mask, shape, device, pairs=most_pairs(spec, shape, device, learning), skip=False)
+def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device, backward: bool) -> Iterator[Piece]:
+    return pieces(spec.mask, shape, device, pairs=most_pairs(spec, shape, device, backward), skip=False)
 
 
-def most_pairs(spec: Spec, shape: tuple[int, ...], device: torch.device, learning: bool) -> int:
+def most_pairs(spec: Spec, shape: tuple[int, ...], device: torch.device, backward: bool) -> int:
     """Pairs of a piece whose tables fit a block; what depends on the distance alone needs none.
 
     Args:
-        learning: weights and slopes of the piece will be made, for the gradient of the bias.
+        backward: for a learned bias, weights and slopes of the piece will be made.
     """
-    if learning:
+    if backward and spec.bias is not None and spec.bias.is_learned():
         return max(1, BLOCK // prod(shape[:-2]))
     by_distance = isinstance(spec.bias, ByDistance | None) and (spec.mask is None or spec.mask.is_by_distance())
     return prod(shape) if by_distance else max(1, BLOCK // spread(spec, shape, device))
@@ -131,15 +133,22 @@ class Work:
         """Output `[*batch, T, d]` and log-sum-exps `[*batch, T]` of equally wide vectors with all batch axes."""
         if self.is_whole:
             return _flash(q, k, v, None, self.spec.mask is not None, self.scale)
-        output = torch.zeros_like(q)
-        rows = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+        output, rows = None, None
         for piece in self.cut(self.spec, self.shape, q.device, False):
             mask, numbers = self.added(piece, q)
             turned = numbers is not None
             asked = _turned(piece.of_queries(q), turned)
             found, sums = _flash(asked, piece.of_keys(k), piece.of_keys(v), mask, False, self.scale)
-            piece.of_queries(output).copy_(_turned(found, turned))
-            piece.of_rows(rows).copy_(_turned(sums[..., None], turned)[..., 0])
+            found, sums = _turned(found, turned), _turned(sums[..., None], turned)[..., 0]
+            if found.shape == q.shape:
+                return found, sums
+            if output is None or rows is None:
+                output, rows = torch.zeros_like(q), sums.new_full(q.shape[:-1], -torch.inf)
+            piece.of_queries(output).copy_(found)
+            piece.of_rows(rows).copy_(sums)
+        if output is None or rows is None:  # nobody looks anywhere
+            wide = torch.promote_types(q.dtype, torch.float32)
+            return torch.zeros_like(q), q.new_full(q.shape[:-1], -torch.inf, dtype=wide)
         return output, rows
 
     def backward(
@@ -150,7 +159,7 @@ class Work:
             return _flash_backward(g, q, k, v, output, rows, None, self.spec.mask is not None, self.scale)
         found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
         scratch = Scratch()
-        for piece in self.cut(self.spec, self.shape, q.device, bool(learned)):
+        for piece in self.cut(self.spec, self.shape, q.device, True):
             keys, values = piece.of_keys(k), piece.of_keys(v)
             up, query, out, sums = (piece.of_queries(t) for t in (g, q, output, rows[..., None]))
             if learned:
@@ -312,13 +321,14 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool,
     if len(batch) != 2:
         q, k, v = (_four_axes(t) for t in (q, k, v))
     mask = None if mask is None else _four_axes_of(mask, batch)
-    if q.device.type == "cpu":
+    if _gives_sums(q):
         output, rows = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, triangle, attn_mask=mask, scale=scale
         )
         if mask is not None and bool((rows == 0).any()):  # torch's number of a dead row
             rows = rows.masked_fill((mask == -torch.inf).all(-1), -torch.inf)
-    else:  # other devices keep the log-sum-exp to themselves
+    else:
+        mask = None if mask is None else mask.to(q.dtype)
         output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
         rows = output.new_full(output.shape[:-1], torch.nan, dtype=torch.float32)
     if len(batch) == 2:
@@ -332,18 +342,24 @@ def _flash_backward(
 ) -> list[Tensor]:  # fmt: skip
     batch = q.shape[:-2]
     mask = None if mask is None else _four_axes_of(mask, batch)
-    if q.device.type == "cpu":
+    if _gives_sums(q):
         g, q4, k4, v4, output = (_four_axes(t) for t in (g, q, k, v, output))
         rows = rows.masked_fill(rows == -torch.inf, 0)
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q4, k4, v4, output, rows.reshape(*q4.shape[:-1]), 0.0, triangle, attn_mask=mask, scale=scale
         )
     else:
+        mask = None if mask is None else mask.to(q.dtype)
         with torch.enable_grad():
             q4, k4, v4 = (_four_axes(t).detach().requires_grad_() for t in (q, k, v))
             again = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
         found = torch.autograd.grad(again, (q4, k4, v4), _four_axes(g))
     return [part.reshape(t.shape) for part, t in zip(found, (q, k, v), strict=True)]
+
+
+def _gives_sums(tensor: Tensor) -> bool:
+    """Whether torch's kernel gives the log-sum-exps too; on other devices than the CPU the backward computes anew."""
+    return tensor.device.type == "cpu"
 
 
 def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:

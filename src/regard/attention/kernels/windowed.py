@@ -14,6 +14,9 @@ from regard.attention.kernels import fused as whole
 from regard.attention.pieces import Piece, outer_axes, pieces
 from regard.attention.spec import Spec
 
+AT_ONCE = 2**16  # keys of all pieces that go to torch's kernel as one batch
+AT_ONCE_BACKWARD = 2**13  # their gradients are as large
+
 
 def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
     """Why this kernel cannot do the work; None if it can."""
@@ -31,10 +34,11 @@ def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 
     return whole.fused(query, key, value, spec, seed, _by_coverage)
 
 
-def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device, learning: bool) -> Iterator[Piece]:
+def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device, backward: bool) -> Iterator[Piece]:
     assert spec.mask is not None  # refusal() has seen to it
-    alike = spec.mask.is_by_distance() and (spec.bias is None or isinstance(spec.bias, ByDistance))
+    by_distance = spec.mask.is_by_distance() and isinstance(spec.bias, ByDistance | None)
+    alike = 0 if not by_distance else AT_ONCE_BACKWARD if backward else AT_ONCE
     # pieces that are alike go to torch's kernel as one batch, which leaves room for the heads alone
-    outer = max(outer_axes(spec.mask, shape, device), len(shape) - 3 if alike else 0)
-    pairs = whole.most_pairs(spec, shape, device, learning)
+    outer = max(outer_axes(spec.mask, shape, device), len(shape) - 3 if by_distance else 0)
+    pairs = whole.most_pairs(spec, shape, device, backward)
     return pieces(spec.mask, shape, device, outer=outer, pairs=pairs, alike=alike)
