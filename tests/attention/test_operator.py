@@ -364,6 +364,27 @@ def test_poison_never_reaches_a_query_that_may_not_look(case, kernel, bad, part,
         torch.testing.assert_close(got[whole], want[whole])
 
 
+@pytest.mark.parametrize("kernel", ["auto", "reference", "fused", "blockwise", "windowed"])
+@pytest.mark.parametrize("bad", [nan, inf, -inf])
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("trains", [False, True])
+def test_poison_in_the_square_triangle(kernel: str, bad: float, part: int, trains: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    clean = [torch.randn(B, H, T, D_K, dtype=torch.float64, generator=draw) for _ in range(3)]
+    poisoned = [tensor.clone() for tensor in clean]
+    poisoned[part][1, 2, 3, 4] = bad
+    safe = torch.ones(B, H, T, dtype=torch.bool)
+    safe[1, 2, 3 if part == 0 else slice(3, None)] = False
+    answers = []
+    for tensors in (clean, poisoned):
+        inputs = [tensor.requires_grad_(trains) for tensor in tensors]
+        output = regard.attend(*inputs, mask=regard.causal(), kernel=kernel)
+        answers.append([output[safe]])
+        if trains:
+            answers[-1] += [torch.autograd.grad(output[safe].square().sum(), inputs[0])[0][safe]]
+    torch.testing.assert_close(answers[1], answers[0])
+
+
 @on_every_kernel
 @pytest.mark.parametrize("bad", [nan, inf])
 @pytest.mark.parametrize("mask", ["none", "causal_0"])
