@@ -129,7 +129,7 @@ class Diagonals(ByDistance):
 
 
 class Alibi(ByDistance):
-    """b_ij = -m_h |j - place_i|, one slope a head: the farther, the less (see `alibi`)."""
+    """b_ij = -m_h · abs(j - place_i), one slope a head: the farther, the less (see `alibi`)."""
 
     def __init__(self, slopes: Tensor, offset: Offset = None) -> None:
         self.slopes, self.offset = slopes, offset
@@ -203,7 +203,7 @@ class ChosenBias(Bias):
 
 
 def alibi(heads: int, offset: Offset = None) -> Bias:
-    """Attention with linear biases: b_ij = -m_h |j - place_i|, with m_h = 2^(-8h/heads), h = 1 … heads.
+    """Attention with linear biases: b_ij = -m_h · abs(j - place_i), with m_h = 2^(-8h/heads), h = 1 … heads.
 
     For a number of heads that is no power of two, the slopes of the next smaller one, and between them those of
     twice as many, as the paper's code does. Under a causal mask this is the paper's bias; without one, the

@@ -547,6 +547,8 @@ def cut(whole: Tensor, rows: Places, columns: Places) -> Tensor:
 
 def follow(places: Places) -> bool:
     """Whether each place is the next after the one before it."""
+    if len(places) == 1:
+        return True
     return int(places[-1] - places[0]) == len(places) - 1 and bool((places.diff() == 1).all())
 
 

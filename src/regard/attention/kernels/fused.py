@@ -87,7 +87,9 @@ Cut = Callable[[Spec, tuple[int, ...], torch.device, bool], Iterator[Piece]]
 
 
 def _by_rows(spec: Spec, shape: tuple[int, ...], device: torch.device, backward: bool) -> Iterator[Piece]:
-    return pieces(spec.mask, shape, device, pairs=most_pairs(spec, shape, device, backward), skip=False)
+    # what fits a block by any count is not counted
+    pairs = BLOCK if prod(shape) <= BLOCK else most_pairs(spec, shape, device, backward)
+    return pieces(spec.mask, shape, device, pairs=pairs, skip=False)
 
 
 def most_pairs(spec: Spec, shape: tuple[int, ...], device: torch.device, backward: bool) -> int:
