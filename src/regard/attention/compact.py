@@ -94,5 +94,7 @@ def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec
                 score.project_key(k),
                 Compared(deepcopy(score).requires_grad_(False)),
             )
+    elif any(True for _ in score.buffers()):  # what may be drawn anew
+        score = deepcopy(score)
     bias = None if spec.bias is None else spec.bias.frozen()
     return query, key, Spec(score, spec.normalizer.frozen(), spec.mask, bias)

@@ -33,6 +33,7 @@ BLOCK = 8 * 2**20  # bytes of weights computed at a time
 ROWS = 128  # fewer rows at a time than this are slow: rather fewer heads
 OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
 KEPT = 16 * 2**20  # bytes of overview that are kept
+NEGATIVE = "this map has negative weights, as low-rank attention's has"
 
 Index = slice | Tensor | list[int]
 Tokens = list[str] | None
@@ -153,7 +154,7 @@ class AttentionMap:
         """
         found = self._kept()
         if found.negative:
-            raise ShapeError("this map has negative weights, as low-rank attention's has: they have no entropy")
+            raise ShapeError(f"{NEGATIVE}: they have no entropy")
         return found.entropy
 
     def received(self) -> Tensor:
@@ -179,6 +180,9 @@ class AttentionMap:
         Returns:
             indices `[*batch, T]`, -1 for a dead row, and ln(α_ij / Σ_j' α_ij') of the drawn keys `[*batch, T]`,
             0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
+
+        Raises:
+            ShapeError: the map has negative weights, which are no probabilities.
         """
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
         return drawn, logs
@@ -409,6 +413,8 @@ def _sample(blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
     """One key drawn for every row, and the logarithm of its share."""
     drawn, logs = [], []
     for block in blocks:
+        if bool((block.weights < 0).any()):
+            raise ShapeError(f"{NEGATIVE}: nothing can be drawn from them")
         total = block.weights.sum(-1, keepdim=True)
         dead = total == 0
         # a dead row draws the place after the last key

@@ -101,6 +101,11 @@ class Mask:
         rows = torch.arange(shape[-2], device=device)
         return self.tile(rows, torch.arange(shape[-1], device=device), shape)
 
+    def of_keys(self, shape: tuple[int, ...], device: torch.device) -> Tile:
+        """Which keys may be looked at, `[*batch, S, 1]`, broadcastable: of a mask that is the same for every query."""
+        first, columns = torch.zeros(1, dtype=torch.long, device=device), torch.arange(shape[-1], device=device)
+        return self.tile(first, columns, (*shape[:-2], max(1, shape[-2]), shape[-1])).transpose(-2, -1)
+
     def coverage(self, grid: Grid) -> Coverage:
         """Which tiles are empty and which are full, `[*batch, R, C]`, broadcastable; unless a mask knows, neither."""
         sizes = len(grid.rows) - 1, len(grid.columns) - 1

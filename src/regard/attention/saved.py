@@ -7,6 +7,7 @@ where that is exact. What has no such form (a callable) is written as weights.
 """
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from regard.attention.approximate.linear import Share
 from regard.attention.biases import Added, Diagonals
 from regard.attention.compact import compact_bias, spans
 from regard.attention.map import AttentionMap
 from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Entmax, Normalizer, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
-from regard.attention.sources import Asked
+from regard.attention.sources import Asked, Through
 from regard.attention.spec import Spec
 from regard.storage import write_tensors
 
@@ -31,7 +33,9 @@ def save_map(seen: AttentionMap, path: Path, half: bool) -> None:
     """Write a map; see `AttentionMap.save`."""
     tensors, note = _take_apart(seen)
     if half:
-        narrow = ("weights", "query", "key", "v")
+        narrow = {"weights", "query", "key", "v", "through"}
+        if note.get("normalizer") == "share":  # features reach beyond float16
+            narrow -= {"query", "key"}
         tensors = {name: t.to(torch.float16) if name in narrow else t for name, t in tensors.items()}
     dtype = str(seen.source.like.dtype).removeprefix("torch.")
     note |= {"format": FORMAT, "dtype": dtype, "query_tokens": seen.query_tokens, "key_tokens": seen.key_tokens}
@@ -47,21 +51,30 @@ def load_map(path: Path) -> AttentionMap:
     if note["format"] != FORMAT:
         raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
     dtype = getattr(torch, note["dtype"])
-    tokens = {"query_tokens": note["query_tokens"], "key_tokens": note["key_tokens"]}
     if "weights" in tensors:
-        return AttentionMap.from_weights(tensors["weights"].to(dtype), **tokens)
-    spec = Spec(_score(note, tensors), _normalizer(note, tensors), _mask(tensors), _bias(tensors))
-    return AttentionMap.from_spec(tensors["query"].to(dtype), tensors["key"].to(dtype), spec, **tokens)
+        seen = AttentionMap.from_weights(tensors["weights"].to(dtype))
+    else:
+        spec = Spec(_score(note, tensors), _normalizer(note, tensors), _mask(tensors), _bias(tensors))
+        seen = AttentionMap.from_spec(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
+    if "through" in tensors:
+        seen = seen.through(tensors["through"])
+    seen.query_tokens, seen.key_tokens = note["query_tokens"], note["key_tokens"]
+    return seen
 
 
 def _take_apart(seen: AttentionMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings from which the map can be made again."""
     source = seen.source
+    if isinstance(source, Through):
+        tensors, note = _take_apart(AttentionMap(source.whole, source.source))
+        return tensors | {"through": source.matrix}, note
     if not isinstance(source, Asked):
         return {"weights": seen.full()}, {}
     compared, normalized = _compared(source), _normalized(source.spec.normalizer)
     if compared is None or normalized is None:
         return {"weights": seen.full()}, {}
+    if type(source.spec.normalizer) is Share and prod(source.shape) < sum(t.numel() for t in compared[0].values()):
+        return {"weights": seen.full()}, {}  # there are more features than keys
     tensors = compared[0] | normalized[0]
     device = source.query.device
     mask = None if source.spec.mask is None else spans(source.spec.mask, source.shape, device)
@@ -121,6 +134,8 @@ def _normalized(normalizer: Normalizer) -> tuple[dict[str, Tensor], dict[str, An
         return {}, {"normalizer": "uniform"}
     if type(normalizer) is Sigmoid:
         return {}, {"normalizer": "sigmoid"}
+    if type(normalizer) is Share:
+        return {}, {"normalizer": "share"}
     if type(normalizer) is Entmax:
         return {}, {"normalizer": "entmax", "alpha": normalizer.alpha}
     if type(normalizer) is Sink:
@@ -133,7 +148,7 @@ def _normalizer(note: dict[str, Any], tensors: dict[str, Tensor]) -> Normalizer:
         return Sink(tensors["sink"])
     if note["normalizer"] == "entmax":
         return Entmax(note["alpha"])
-    plain: dict[str, type[Normalizer]] = {"softmax": Softmax, "sigmoid": Sigmoid, "uniform": Uniform}
+    plain: dict[str, type[Normalizer]] = {"softmax": Softmax, "sigmoid": Sigmoid, "uniform": Uniform, "share": Share}
     return plain[note["normalizer"]]()
 
 

@@ -158,14 +158,14 @@ def _top(weights: Tensor, cells: Tensor, width: int, k: int) -> tuple[Tensor, Te
         keys = _members(places[..., :wanted].sort(-1).values, width, s)
         candidates = weights.gather(-1, keys)
         if s % width:  # the last cell is short: its last key stands in it more than once
-            candidates = candidates.masked_fill(pad(keys[..., 1:] == keys[..., :-1], (0, 1)), -1)
+            candidates = candidates.masked_fill(pad(keys[..., 1:] == keys[..., :-1], (0, 1)), -torch.inf)
     else:
         keys, candidates = None, weights
-        left_out = weights.new_full((*weights.shape[:-1], 1), -1)
+        left_out = weights.new_full((*weights.shape[:-1], 1), -torch.inf)
     more = min(wanted + 1, candidates.shape[-1])
     values, order = candidates.topk(more, -1)
     least = values[..., wanted - 1 : wanted]
-    torn = (least > 0) & ((least == left_out) | (values[..., wanted:] == least).any(-1, keepdim=True))
+    torn = (least != 0) & ((least == left_out) | (values[..., wanted:] == least).any(-1, keepdim=True))
     values, order = _in_order(values[..., :wanted], order[..., :wanted])
     found = order if keys is None else keys.gather(-1, order)
     if bool(torn.any()):  # topk takes any of equal weights: sort these rows whole

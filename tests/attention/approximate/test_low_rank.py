@@ -114,3 +114,22 @@ def test_intervening_changes_the_weights_over_the_sentence() -> None:
     with regard.intervene(model, "low", lambda weights: weights * 2):
         got = model(*inputs)
     torch.testing.assert_close(got, 2 * model(*inputs))
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    query, key, value = tensors()
+    with pytest.raises(regard.ShapeError, match="key has 11 positions on axis -2 and value has 10"):
+        layer()(query, key, value[..., :10, :])
+
+
+def test_nothing_is_drawn_from_negative_weights() -> None:
+    query, key, _ = tensors()
+    with pytest.raises(regard.ShapeError, match="negative weights, as low-rank attention's has: nothing can be drawn"):
+        layer().attention_map(query, key).sample()
+
+
+def test_a_saved_map_is_the_same(tmp_path) -> None:
+    query, key, _ = tensors()
+    seen = layer().attention_map(query, key, regard.padding(torch.tensor([S, 8])))
+    seen.save(tmp_path / "map.safetensors")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), seen.full())

@@ -12,7 +12,7 @@ from regard.attention.operator import attend
 from regard.attention.spec import Spec, make_spec
 from regard.attention.watch import alone, owned, tell
 from regard.errors import ChoiceError, ShapeError
-from regard.shapes import batch_shape, share_heads
+from regard.shapes import batch_shape, check, share_heads
 
 Some = Float[Tensor, "..."]
 
@@ -28,7 +28,7 @@ class LowRank(nn.Module):
         rank: keys that they are mixed into.
 
     Raises:
-        ShapeError: a sentence longer than `length`.
+        ShapeError: a sentence longer than `length`; sizes that do not fit.
         ChoiceError: a mask that differs among queries (causal, window …): a mixed key holds all of its sentence.
 
     Source: Wang et al. 2020, equation 7.
@@ -43,6 +43,7 @@ class LowRank(nn.Module):
 
     def forward(self, query: Some, key: Some, value: Some, mask: MaskLike | None = None) -> Some:
         """What the queries find `[*batch, T, d_v]`; `mask` forbids keys to all queries alike."""
+        check(query, key, value)
         key, value = share_heads(query, key), share_heads(query, value)
         seen = self._seen(query, key, mask)
         mixed, through, spec = self._mixed(key, seen)
@@ -56,6 +57,7 @@ class LowRank(nn.Module):
 
     def attention_map(self, query: Some, key: Some, mask: MaskLike | None = None) -> AttentionMap:
         """The map that is really applied, softmax(q (E k)ᵀ / √d_k) F, computed when asked for."""
+        check(query, key)
         key = share_heads(query, key)
         mixed, through, spec = self._mixed(key, self._seen(query, key, mask))
         return AttentionMap.from_spec(query, mixed, spec).through(through)
@@ -84,5 +86,4 @@ class LowRank(nn.Module):
                 "(causal, window, documents): use regard.attend, or RandomFeatures with Share, which can be causal"
             )
         shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-        first, columns = torch.zeros(1, dtype=torch.long, device=key.device), torch.arange(shape[-1], device=key.device)
-        return mask.tile(first, columns, shape).transpose(-2, -1)
+        return mask.of_keys(shape, key.device)
