@@ -71,6 +71,7 @@ NORMALIZERS = {
     "sparsemax": ("sparsemax", set()),
     "entmax": (regard.Entmax(1.3), set()),
     "sigmoid": ("sigmoid", set()),
+    "share": (regard.Share(), {"weights"}),  # fewer than the numbers of queries and keys
     "callable": (lambda scores, allowed: scores.relu() * allowed, {"weights"}),
 }
 MASKS = {
@@ -109,6 +110,16 @@ def test_the_same_map_comes_back_in_its_smallest_form(
     torch.testing.assert_close(got.full(), seen.full().detach(), rtol=1e-13, atol=1e-15)
     written = set().union(*(keys for _, keys in chosen))
     assert names(path) == ({"weights"} if "weights" in written else written)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_features_are_written_where_they_are_fewer_than_weights(half: bool, path: Path) -> None:
+    query, key = (torch.randn(H, 50, D, dtype=torch.float64) * 3 for _ in range(2))
+    asked = {"score": regard.RandomFeatures(D, 16), "normalizer": regard.Share(), "mask": regard.causal()}
+    seen = regard.attention_map(query, key, **asked)
+    got = again(seen, path, half)  # features reach beyond float16, and are not written in it
+    torch.testing.assert_close(got.full(), seen.full(), rtol=1e-13, atol=1e-15)
+    assert names(path) == {"query", "key", "mask.start", "mask.end"}
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -170,11 +170,13 @@ def test_top_needs_at_least_one(k: int) -> None:
 
 @pytest.mark.parametrize("s", [257, 600, 1024, 1300])
 @pytest.mark.parametrize("levels", [3, 50, 10**6])
-def test_the_largest_are_found_cell_by_cell(s: int, levels: int) -> None:
-    """Few levels: many ties, also with cells that were left out."""
+@pytest.mark.parametrize("lowest", [0, -5])
+def test_the_largest_are_found_cell_by_cell(s: int, levels: int, lowest: int) -> None:
+    """Few levels: many ties, also with cells that were left out. Low-rank attention has negative weights."""
     table = torch.randint(0, levels, (40, s), generator=torch.Generator().manual_seed(s)).float() / levels
     table[3] = 0
     table[5, 7:] = 0
+    table += lowest
     found = survey(blocks(table, (11,)), table.shape, top=9)
     best, keys = table.sort(dim=-1, descending=True, stable=True)
     assert torch.equal(found.top[0], best[:, :9])

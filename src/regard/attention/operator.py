@@ -181,6 +181,8 @@ def _extra_bytes(name: str, query: Tensor, key: Tensor, value: Tensor, spec: Spe
     pairs = prod(shape)
     if name == "reference":
         return 3 * pairs * wide
+    if name == "linear":
+        return linear.extra_bytes(query, key, value, spec, shape)
     if name in ("fused", "windowed"):
         if name == "fused" and fused.is_whole(spec, shape):
             return 0
@@ -204,7 +206,7 @@ def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) 
     refused: dict[str, str] = {}
     for name in KERNELS:
         reason = REFUSALS[name](query, key, value, spec) if name in REFUSALS else None
-        reason = reason or _not_worth(name, query, key, spec)
+        reason = reason or _not_worth(name, query, key, value, spec)
         if not reason:
             return name, WHY[name], refused
         refused[name] = reason
@@ -221,7 +223,7 @@ WHY = {
 }
 
 
-def _not_worth(name: str, query: Tensor, key: Tensor, spec: Spec) -> str | None:
+def _not_worth(name: str, query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
     """Why a kernel that could do the work would not be faster."""
     if name not in ("windowed", "additive", "linear", "blockwise"):
         return None
@@ -238,5 +240,7 @@ def _not_worth(name: str, query: Tensor, key: Tensor, spec: Spec) -> str | None:
     if name == "additive":
         return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
     if name == "linear":
-        return None if pairs >= 2**16 else f"{pairs:,} pairs are too few for sums over features"
+        t, s = shape[-2:]
+        few = not linear.pays(shape, value.shape[-1], spec.mask)
+        return f"{t:,} queries and {s:,} keys are too few for sums over features" if few else None
     return None if pairs > BLOCK else f"all {pairs:,} scores fit one block"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import regard
 from regard.attention.approximate.linear import Positive
-from regard.attention.kernels.linear import linear, refusal
+from regard.attention.kernels.linear import CHUNK, linear, refusal
 from regard.attention.kernels.reference import reference
 from regard.attention.spec import make_spec
 
@@ -112,7 +112,50 @@ def test_plan_takes_it_where_there_is_enough_to_do() -> None:
     assert regard.plan(*tensors(), **asked).kernel == "linear"
     small = regard.plan(*tensors(5, 7), **asked)
     assert small.kernel == "reference"
-    assert small.refused["linear"] == f"{B * H * 35} pairs are too few for sums over features"
+    assert small.refused["linear"] == "5 queries and 7 keys are too few for sums over features"
+    step = regard.plan(*(torch.empty(64, n, 64) for n in (1, 1024, 1024)), **asked)  # a table of a row is less work
+    assert step.refused["linear"] == "1 queries and 1,024 keys are too few for sums over features"
+    for mask, kernel in ((None, "linear"), (regard.causal(), "reference")):  # a chunk's own triangle is a table too
+        assert regard.plan(*torch.empty(3, 8, 200, 64), mask=mask, **asked).kernel == kernel
+
+
+class Noted(regard.EluFeatures):
+    """Remembers how many features it has made at once."""
+
+    def project_query(self, query: Tensor) -> Tensor:
+        self.most = max(getattr(self, "most", 0), query.shape[-2])
+        return super().project_query(query)
+
+    def project_key(self, key: Tensor) -> Tensor:
+        self.most = max(getattr(self, "most", 0), key.shape[-2])
+        return super().project_key(key)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_features_are_made_chunk_by_chunk(name: str) -> None:
+    score = Noted()
+    with torch.no_grad():
+        linear(*tensors(), make_spec(score, regard.Share(), MASKS[name], None))
+    assert score.most == CHUNK
+
+
+def test_plan_counts_the_features_where_a_gradient_needs_them() -> None:
+    asked = {"score": regard.RandomFeatures(D, 64), "normalizer": regard.Share()}
+    inputs = tensors(dtype=torch.float32)
+    sums = (2 * 64 + T) * (D_V + 1) + 3 * CHUNK * 64
+    assert regard.plan(*inputs, **asked).extra_bytes == 4 * B * H * sums
+    inputs[0].requires_grad_()
+    assert regard.plan(*inputs, **asked).extra_bytes == 4 * B * H * (sums + 2 * (T + S) * 64)
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(1, 7, dtype=torch.bool), regard.causal(), regard.prefix(3)])
+def test_no_query_and_no_key(mask: object) -> None:
+    for t, s in ((0, 7), (7, 0)):
+        if s or not isinstance(mask, Tensor):
+            got = regard.attend(
+                *tensors(t, s), score=regard.EluFeatures(), normalizer=regard.Share(), mask=mask, kernel="linear"
+            )
+            assert torch.equal(got, torch.zeros(B, H, t, D_V, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mask", ["causal_0", "both"])
@@ -147,6 +190,23 @@ def test_its_map_is_what_it_applies() -> None:
     weights = torch.cat([seen.tile(slice(i, i + 50), slice(None)) for i in range(0, T, 50)], -2)
     torch.testing.assert_close(weights @ value, regard.attend(query, key, value, **more, kernel="linear"))
     torch.testing.assert_close(seen.received(), weights.sum(-2))
+
+
+def test_what_was_observed_stays_when_features_are_drawn_anew() -> None:
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score = regard.RandomFeatures(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return regard.attend(x, x, x, score=self.score, normalizer=regard.Share())
+
+    layer, x = Layer(), torch.randn(1, 30, 8)
+    with regard.observe(layer) as seen:
+        output = layer(x)
+    layer.score.redraw(1)
+    torch.testing.assert_close(seen["."][0].full() @ x, output)
+    assert not torch.allclose(layer(x), output)
 
 
 def test_it_is_observed() -> None:

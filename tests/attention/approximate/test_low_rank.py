@@ -1,7 +1,10 @@
 """Linformer against its equation, and what it must refuse."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 import regard
@@ -128,8 +131,20 @@ def test_nothing_is_drawn_from_negative_weights() -> None:
         layer().attention_map(query, key).sample()
 
 
-def test_a_saved_map_is_the_same(tmp_path) -> None:
+@pytest.mark.parametrize(("half", "near"), [(False, 1e-12), (True, 5e-3)])
+def test_a_saved_map_is_the_same(half: bool, near: float, tmp_path: Path) -> None:
     query, key, _ = tensors()
     seen = layer().attention_map(query, key, regard.padding(torch.tensor([S, 8])))
-    seen.save(tmp_path / "map.safetensors")
-    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), seen.full())
+    seen.key_tokens = [str(j) for j in range(S)]
+    seen.save(tmp_path / "map.safetensors", half)
+    got = regard.AttentionMap.load(tmp_path / "map.safetensors")
+    torch.testing.assert_close(got.full(), seen.full().detach(), atol=near, rtol=0)
+    assert got.key_tokens == seen.key_tokens
+    with safe_open(str(tmp_path / "map.safetensors"), framework="pt") as file:
+        assert set(file.keys()) == {"query", "key", "through"}
+
+
+def test_no_query_under_a_mask_of_keys() -> None:
+    query, key, value = tensors()
+    mask = torch.ones(1, S, dtype=torch.bool)
+    assert layer()(query[..., :0, :], key, value, mask).shape == (B, H, 0, D_V)

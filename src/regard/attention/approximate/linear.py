@@ -50,7 +50,7 @@ class RandomFeatures(Positive):
         self.register_buffer("weight", _orthogonal(width, features, seed))
 
     def redraw(self, seed: int) -> None:
-        """Draw the features anew."""
+        """Draw the features anew; what `observe` has kept stays as it was."""
         m, width = self.weight.shape
         self.weight.copy_(_orthogonal(width, m, seed))
 

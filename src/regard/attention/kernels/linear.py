@@ -3,18 +3,27 @@
     output_i = φ(q_i) (Σ_j φ(k_j) v_jᵀ) / φ(q_i)·Σ_j φ(k_j),
 
 where the sums run over what may be seen: all, some keys for every query, or, for a causal mask, from chunk to chunk.
-O((T + S) · features) in time and memory. Source: Katharopoulos et al. 2020, sections 3.2 and 3.3.
+O((T + S) · features) in time; in memory one chunk's features, or all of them where a gradient is wanted.
+Source: Katharopoulos et al. 2020, sections 3.2 and 3.3.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from regard.attention.approximate.linear import Positive, Share
 from regard.attention.masks import And, Causal, Mask
+from regard.attention.scores import Score
 from regard.attention.spec import Spec
 from regard.shapes import batch_shape, check_widths
 
-CHUNK = 128  # queries of a causal chunk
+LEAST = 2**16  # pairs below which a table is faster in any case
+CHUNK = 128  # queries, or keys, whose features are computed at a time
 
 
 def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
@@ -34,45 +43,104 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
     return None
 
 
+def pays(shape: tuple[int, ...], width: int, mask: Mask | None) -> bool:
+    """Whether sums over the keys are less work than a table of scores `shape`, for values of this width."""
+    t, s = shape[-2:]
+    for_each = width if mask is None or mask.is_by_key() else max(width, CHUNK)
+    return prod(shape) >= LEAST and t * s >= for_each * (t + s)
+
+
+def extra_bytes(query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
+    """About what the forward needs beside inputs and output: the sums and a chunk, or all features for a gradient."""
+    with torch.no_grad():
+        features = spec.score.project_key(key[..., :0, :]).shape[-1]
+    t, s = shape[-2:]
+    numbers = (2 * features + t) * (value.shape[-1] + 1) + 3 * min(CHUNK, max(t, s)) * features
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)):
+        numbers += 2 * (t + s) * features
+    return prod(shape[:-2]) * numbers * (8 if value.dtype == torch.float64 else 4)
+
+
 def linear(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-    """The same attention as the reference kernel, in sums over keys.
+    """The same attention as the reference kernel, in sums over keys; features are computed chunk by chunk.
 
     Returns:
         output `[*batch, T, d_v]` in value's dtype, and each row's sum of scores `[*batch, T]`.
     """
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
-    q, k = spec.score.project_query(query.to(wide)), spec.score.project_key(key.to(wide))
-    check_widths(q, k)
-    v = torch.cat([value.to(wide), value.new_ones(*value.shape[:-1], 1, dtype=wide)], -1)  # the sums as one more value
-    causal, keys = (None, None) if spec.mask is None else _parts(spec.mask) or (None, None)
-    if keys is not None:
-        first, columns = torch.zeros(1, dtype=torch.long, device=q.device), torch.arange(shape[-1], device=q.device)
-        seen = keys.tile(first, columns, shape).transpose(-2, -1)
-        k, v = torch.where(seen, k, 0), torch.where(seen, v, 0)
-    summed = q @ (k.transpose(-2, -1) @ v) if causal is None else _causally(q, k, v, causal, shape)
+    summed = _joined(_sums(query, key, value, spec, shape), shape[-2])
     total = summed[..., -1:]
     output = summed[..., :-1] / total.masked_fill(total == 0, 1)
     return output.to(value.dtype), total.squeeze(-1)
 
 
-def _causally(q: Tensor, k: Tensor, v: Tensor, mask: Causal, shape: tuple[int, ...]) -> Tensor:
-    """Σ_j φ(q_i)·φ(k_j) v_j over the keys up to the query's place: what came before the chunk, and what is in it."""
-    t, s = shape[-2:]
-    place = s - t if mask.offset is None else int(mask.offset)
-    state = k[..., :0, :].transpose(-2, -1) @ v[..., :0, :]
-    done, chunks = 0, []
-    for start in range(0, t, CHUNK):
-        rows = torch.arange(start, min(start + CHUNK, t), device=q.device)
-        before = min(max(start + place + 1, 0), s)  # keys that the whole chunk sees
-        last = min(max(int(rows[-1]) + place + 1, 0), s)
-        state = state + k[..., done:before, :].transpose(-2, -1) @ v[..., done:before, :]
-        done = before
-        asked = q[..., start : start + len(rows), :]
-        near = asked @ k[..., before:last, :].transpose(-2, -1)
-        near = near.masked_fill(torch.arange(before, last, device=q.device) > rows[:, None] + place, 0)
-        chunks.append(asked @ state + near @ v[..., before:last, :])
-    return torch.cat(chunks, -2) if chunks else q @ state
+def _sums(query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    """Σ_j φ(q_i)·φ(k_j) [v_j, 1] over the keys that may be seen, for one chunk of queries after the other."""
+    causal, by_key = (None, None) if spec.mask is None else _parts(spec.mask) or (None, None)
+    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
+    keys = _Keys(spec.score, key, value, None if by_key is None else by_key.of_keys(shape, key.device), wide)
+    place = shape[-1] if causal is None else _place(causal, shape)  # of query 0; then every key stands before it
+    state, done = _product(*keys.part(0, 0)), 0
+    for start in range(0, max(1, shape[-2]), CHUNK):
+        stop = min(start + CHUNK, shape[-2])
+        q = spec.score.project_query(query[..., start:stop, :].to(wide))
+        check_widths(q, state.transpose(-2, -1))
+        before, last = (min(max(i + place, 0), shape[-1]) for i in (start, stop))
+        for first in range(done, before, CHUNK):
+            state = state + _product(*keys.part(first, min(first + CHUNK, before)))
+        done = last
+        if before == last:
+            yield q @ state
+            continue
+        near = keys.part(before, last)
+        yield q @ state + _triangle(q, *near, start + place - before)
+        state = state + _product(*near)
+
+
+def _joined(chunks: Iterator[Tensor], length: int) -> Tensor:
+    """All rows; without a gradient each is written to its place at once: kept chunks would scatter the memory."""
+    first = next(chunks)
+    if first.requires_grad:
+        return torch.cat([first, *chunks], -2)
+    whole, start = first.new_empty(*first.shape[:-2], length, first.shape[-1]), 0
+    for chunk in chain([first], chunks):
+        whole[..., start : start + chunk.shape[-2], :] = chunk
+        start += chunk.shape[-2]
+    return whole
+
+
+@dataclass(frozen=True, eq=False)
+class _Keys:
+    """Keys and values, and which of them may be looked at, `[..., S, 1]`."""
+
+    score: Score
+    key: Tensor
+    value: Tensor
+    seen: Tensor | None
+    wide: torch.dtype
+
+    def part(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """φ(k) `[*batch, n, features]` and v with a one beside it, for the sums, `[*batch, n, d_v + 1]`."""
+        k = self.score.project_key(self.key[..., first:last, :].to(self.wide))
+        v = pad(self.value[..., first:last, :].to(self.wide), (0, 1), value=1.0)
+        if self.seen is None:
+            return k, v
+        seen = self.seen[..., first:last, :]
+        return torch.where(seen, k, 0), torch.where(seen, v, 0)
+
+
+def _product(k: Tensor, v: Tensor) -> Tensor:
+    """Σ_j φ(k_j) v_jᵀ."""
+    return k.transpose(-2, -1) @ v
+
+
+def _triangle(q: Tensor, k: Tensor, v: Tensor, place: int) -> Tensor:
+    """Σ_j φ(q_i)·φ(k_j) v_j over the keys up to i + place."""
+    return (q @ k.transpose(-2, -1)).tril(place) @ v
+
+
+def _place(causal: Causal, shape: tuple[int, ...]) -> int:
+    return shape[-1] - shape[-2] if causal.offset is None else int(causal.offset)
 
 
 def _parts(mask: Mask) -> tuple[Causal | None, Mask | None] | None:
