@@ -1,5 +1,7 @@
 """swap: another attention in somebody else's model, and the old one back, to the bit."""
 
+from functools import wraps
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,6 +97,21 @@ def test_modules_that_call_torchs_function(told) -> None:
     assert torch.equal(model(x()), before)
     assert list(model.state_dict()) == keys
     assert "forward" not in model[2].__dict__
+
+
+class Decorated(Calls):
+    @wraps(Calls.forward)
+    def forward(self, *args: Tensor) -> Tensor:
+        return super().forward(*args)
+
+
+@torch.no_grad()
+def test_a_decorated_forward_is_looked_behind() -> None:
+    model = nn.Sequential(Decorated())
+    before = model(x())
+    with regard.swap(model, normalizer="uniform") as done:
+        assert done.sites == ["0"]
+        assert not torch.equal(model(x()), before)
 
 
 def test_a_module_whose_forward_was_replaced_gets_it_back() -> None:

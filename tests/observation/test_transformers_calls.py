@@ -1,5 +1,6 @@
 """observe on models of transformers: every layer of every architecture, against eager's own tensors."""
 
+import inspect
 import shutil
 from typing import Any
 
@@ -24,7 +25,8 @@ def attention_modules(model: nn.Module) -> set[str]:
     return {
         path
         for path, module in model.named_modules()
-        if "Attention" in type(module).__name__ and "get_interface" in type(module).forward.__code__.co_names
+        if "Attention" in type(module).__name__
+        and "get_interface" in inspect.unwrap(type(module).forward).__code__.co_names
     }
 
 

@@ -1,5 +1,6 @@
 """swap: another score or normaliser in a model that somebody else wrote, and back again."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -165,7 +166,7 @@ def _use_regard(module: nn.Module, done: Swap) -> None:
 
 def _calls(part: nn.Module, name: str) -> bool:
     """Whether a module's own forward speaks of a function."""
-    code = getattr(type(part).forward, "__code__", None)
+    code = getattr(inspect.unwrap(type(part).forward), "__code__", None)  # a decorator has other names than its forward
     return code is not None and name in code.co_names
 
 
