@@ -30,6 +30,9 @@ CASES = {
     "plain": {},
     "causal": {"mask": regard.causal(0)},
     "padding": {"mask": regard.padding(torch.tensor([0, 70]))},
+    "window": {"mask": regard.window(20, 0) & regard.causal()},
+    "two windows": {"mask": regard.window(9, 2, offset=torch.tensor([591, 30]))},
+    "nothing": {"mask": torch.zeros(T, S, dtype=torch.bool)},
     "bias": {"bias": holes()},
     "both": {"mask": regard.causal(), "bias": holes()},
     "cosine": {"score": regard.Cosine(scale=9.0)},
@@ -55,6 +58,7 @@ def test_softmax_in_two_buffers_is_the_reference(case: str, scale: float, dtype:
     close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-12}
     for name in ("entropy", "received", "total", "pooled"):
         torch.testing.assert_close(getattr(found, name).double(), getattr(want, name), **close)
+    torch.testing.assert_close(seen.distance().double(), AttentionMap.from_weights(wide.full()).distance(), **close)
     torch.testing.assert_close(found.top[0].double(), want.top[0], **close)
     assert torch.equal(found.argmax == -1, want.argmax == -1)
     torch.testing.assert_close(seen.full(), torch.cat([seen.tile([i], slice(None)) for i in range(T)], -2), **close)

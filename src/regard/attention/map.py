@@ -29,8 +29,8 @@ from regard.errors import BundleError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
-BLOCK = 8 * 2**20  # bytes of weights computed at a time
-ROWS = 128  # fewer rows at a time than this are slow: rather fewer heads
+BLOCK = 32 * 2**20  # bytes of weights computed at a time, at most
+ROWS = 512  # rows at a time, where they fit: fewer are slow, and more leave the processor's caches
 OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
 KEPT = 16 * 2**20  # bytes of overview that are kept
 NEGATIVE = "this map has negative weights, as low-rank attention's has"
@@ -349,13 +349,15 @@ class AttentionMap:
         return source.blocks(self._rows_of_a_block(source), self.shape[-2])
 
     def _rows_of_a_block(self, source: Source) -> int:
-        return max(1, BLOCK // max(1, 4 * source.row))
+        row = max(1, 4 * source.row)
+        return max(1, BLOCK // 32 // row, min(ROWS, BLOCK // row))
 
     def _outer(self) -> tuple[int, ...]:
         """The leading batch axes that are taken one entry at a time, so that a block has enough rows."""
         batch = self.shape[:-2]
+        whole = 4 * self.source.row * min(ROWS, self.shape[-2])
         for n in range(len(batch)):
-            if 4 * self.source.row // max(1, prod(batch[:n])) * min(ROWS, self.shape[-2]) <= BLOCK:
+            if whole // max(1, prod(batch[:n])) <= BLOCK // 4:  # more would leave the caches
                 return tuple(batch[:n])
         return tuple(batch)
 
@@ -399,11 +401,11 @@ def _distance(blocks: Iterable[Block], t: int, s: int) -> Tensor:
     """Sums along the diagonals of rows that come in blocks `[*batch, T + S - 1]`."""
     profile: Tensor | None = None
     for block in blocks:
-        n = block.weights.shape[-2]
+        n, keys = block.weights.shape[-2:]
         # row i shifted by n - 1 - i: the diagonals of the block stand under each other
-        skewed = pad(block.weights.flip(-2), (0, n)).flatten(-2)[..., : n * (s + n - 1)]
-        diagonals = skewed.unflatten(-1, (n, s + n - 1)).sum(-2)
-        placed = pad(diagonals, (t - block.start - n, block.start))
+        skewed = pad(block.weights.flip(-2), (0, n)).flatten(-2)[..., : n * (keys + n - 1)]
+        diagonals = skewed.unflatten(-1, (n, keys + n - 1)).sum(-2)
+        placed = pad(diagonals, (t - block.start - n + block.first, block.start + s - block.first - keys))
         profile = placed if profile is None else profile + placed
     assert profile is not None  # there is always a block, if an empty one
     return profile
@@ -421,7 +423,7 @@ def _sample(blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
         share = torch.cat([block.weights, dead.to(total.dtype)], -1) / total.masked_fill(dead, 1)
         index = torch.multinomial(share.detach().flatten(0, -2), 1).view_as(total)
         logs.append(share.gather(-1, index).log().squeeze(-1))
-        drawn.append(index.masked_fill(dead, -1).squeeze(-1))
+        drawn.append((index + block.first).masked_fill(dead, -1).squeeze(-1))
     return torch.cat(drawn, -1), torch.cat(logs, -1)
 
 

@@ -7,18 +7,21 @@ per row, also for a tile without the rest of its rows (`Asked.again`).
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 
 from regard.attention.kernels.reference import is_poisoned
+from regard.attention.masks import Grid
 from regard.attention.normalizers import Softmax
+from regard.attention.pieces import WIDTH
 from regard.attention.scores import Product
 from regard.attention.spec import Spec
 from regard.shapes import check_widths, share_heads
 
 Index = tuple[int | slice, ...]
+Span = tuple[int, int]
 
 
 @dataclass(eq=False)
@@ -27,16 +30,18 @@ class Block:
 
     Attributes:
         start: the first row's index.
-        weights: `[*batch, t, S]`.
+        weights: `[*batch, t, n]` of n keys that follow each other; all others have none.
         numbers: the normaliser's row numbers `[*batch, t]`, where the source has them.
         scores: where the weights are the softmax of something, that, with the most negative number for what may
             not be looked at; whoever has the block may write over it.
+        first: the first key's index.
     """
 
     start: int
     weights: Tensor
     numbers: Tensor | None = None
     scores: Tensor | None = None
+    first: int = 0
 
 
 class Source:
@@ -180,23 +185,54 @@ class Asked(Source):
         """Blocks in two buffers: fresh memory for every block would take longer than the work."""
         spec, shape = self.spec, self.shape
         lowest = torch.finfo(query.dtype).min
-        columns = torch.arange(shape[-1], device=query.device)
         buffers = [self.like.new_empty(prod(shape[:-2]) * min(size, shape[-2]) * shape[-1]) for _ in range(2)]
-        for rows in torch.arange(shape[-2], device=query.device).split(size):
-            part = (*shape[:-2], len(rows), shape[-1])
+        for start, ((first, end), (left, right)) in zip(range(0, shape[-2], size), self._seen(size), strict=True):
+            rows = torch.arange(start, min(start + size, shape[-2]), device=query.device)
+            part = (*shape[:-2], len(rows), end - first)
             scores, weights = (buffer[: prod(part)].view(part) for buffer in buffers)
-            torch.matmul(query[..., rows[0] : rows[-1] + 1, :], key.transpose(-2, -1), out=scores)
+            torch.matmul(query[..., start : start + size, :], key[..., first:end, :].transpose(-2, -1), out=scores)
             if spec.bias is not None:
+                columns = torch.arange(first, end, device=query.device)
                 scores.add_(spec.bias.tile(rows, columns, shape)).clamp_min_(lowest)
-            if spec.mask is not None:
-                scores.masked_fill_(~spec.mask.tile(rows, columns, shape), lowest)
+            if spec.mask is not None and left < right:
+                columns = torch.arange(left, right, device=query.device)
+                hidden = ~spec.mask.tile(rows, columns, shape)
+                scores[..., left - first : right - first].masked_fill_(hidden, lowest)
             torch.softmax(scores, -1, out=weights)
             overflown = bool(weights[..., 0].isnan().any())  # a row of nothing but -inf is dead, not NaN
             if overflown:
                 torch.softmax(scores.clamp_min_(lowest), -1, out=weights)
-            if overflown or spec.bias is not None or spec.mask is not None:
+            if overflown or spec.bias is not None or (left, right) == (first, end):
                 weights.masked_fill_(scores.amax(-1, keepdim=True) == lowest, 0)
-            yield Block(int(rows[0]), weights, scores=scores)
+            yield Block(start, weights, scores=scores, first=first)
+
+    def _seen(self, size: int) -> list[tuple[Span, Span]]:
+        """For each `size` queries the keys that any of them may look at, and among these the ones that not all may.
+
+        Both are from the first to the last; of the former there is at least one.
+        """
+        t, s = self.shape[-2:]
+        if self.spec.mask is None:
+            return [((0, s), (0, 0))] * ceil(t / size)
+        grid = Grid.of(self.shape, size, WIDTH, self.query.device)
+        tiles = len(grid.rows) - 1, len(grid.columns) - 1
+        coverage = self.spec.mask.coverage(grid)
+        some, every = (
+            one.expand(*one.shape[:-2], *tiles).reshape(-1, *tiles) for one in (coverage.some, coverage.every)
+        )
+        found = []
+        for seen, full in zip(some.any(0), every.all(0), strict=True):
+            first, end = _ends(seen) or (0, 1)
+            left, right = _ends(~full[first:end]) or (0, 0)
+            keys = [min(s, tile * WIDTH) for tile in (first, end, first + left, first + right)]
+            found.append(((keys[0], keys[1]), (keys[2], keys[3])))
+        return found
+
+
+def _ends(used: Tensor) -> tuple[int, int] | None:
+    """From the first used place to behind the last."""
+    places = used.nonzero().flatten().tolist()
+    return (places[0], places[-1] + 1) if places else None
 
 
 class Mean(Source):

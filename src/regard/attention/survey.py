@@ -75,18 +75,21 @@ def survey(blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None,
     width = max(1, ceil(shape[-1] / CELLS))
     shared = pooled is not None and (pooled.reduce, pooled.width) == ("max", width)
     for block in blocks:
-        weights = block.weights
-        cells = cut(weights, width)
+        weights, inside = block.weights, block.first % width
+        cells = cut(weights, width, inside=inside)
         if pooled:
-            pooled.add(block.start, cells if shared else cut(weights, pooled.width, pooled.reduce))
+            narrow = cells if shared else cut(weights, pooled.width, pooled.reduce, block.first % pooled.width)
+            pooled.add(block.start, narrow, block.first // pooled.width)
         if block.scores is None:
             negative = negative or bool((weights < 0).any())
-        column = weights.sum(-2)
+        column = pad(weights.sum(-2), (block.first, shape[-1] - block.first - weights.shape[-1]))
         received = column if received is None else received + column
-        best, key = _largest(weights, cells, width)
+        best, key = _largest(weights, cells, width, inside)
         if top:
-            ranked.append(_top(weights, cells, width, top))
-        rows.append((best, key, *(_of_weights(block) if block.scores is None else _of_scores(block, best, key))))
+            values, keys = _top(weights, cells, width, inside, top)
+            ranked.append((values, torch.where(keys < 0, keys, keys + block.first)))
+        of_rows = _of_weights(block) if block.scores is None else _of_scores(block, best, key)
+        rows.append((best, key + block.first, *of_rows))
     assert received is not None  # there is always a block, if an empty one
     best, key, *others = (_cat(part) for part in zip(*rows, strict=True))
     total, entropy, numbers = others if block.scores is None else _finish(best, *others)
@@ -136,16 +139,16 @@ def _entropy(weights: Tensor, total: Tensor) -> Tensor:
     return entropy
 
 
-def _largest(weights: Tensor, cells: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def _largest(weights: Tensor, cells: Tensor, width: int, inside: int) -> tuple[Tensor, Tensor]:
     """Each row's largest weight and its key, the lower one on a tie, `[*batch, t]`."""
     if not weights.shape[-1]:
         return weights.sum(-1), weights.new_zeros(weights.shape[:-1], dtype=torch.long)
-    keys = _members(cells.argmax(-1, keepdim=True), width, weights.shape[-1])
+    keys = _members(cells.argmax(-1, keepdim=True), width, inside, weights.shape[-1])
     keys = keys.gather(-1, weights.gather(-1, keys).argmax(-1, keepdim=True))
     return weights.gather(-1, keys).squeeze(-1), keys.squeeze(-1)
 
 
-def _top(weights: Tensor, cells: Tensor, width: int, k: int) -> tuple[Tensor, Tensor]:
+def _top(weights: Tensor, cells: Tensor, width: int, inside: int, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row, ties to the lower key; padded with (0, -1).
 
     They lie in the k cells with the largest largest, unless the k-th weight ties with a cell that was left out.
@@ -155,9 +158,9 @@ def _top(weights: Tensor, cells: Tensor, width: int, k: int) -> tuple[Tensor, Te
     if width > 1 and wanted < cells.shape[-1]:
         most, places = cells.detach().topk(wanted + 1, -1)
         left_out = most[..., wanted:]
-        keys = _members(places[..., :wanted].sort(-1).values, width, s)
+        keys = _members(places[..., :wanted].sort(-1).values, width, inside, s)
         candidates = weights.gather(-1, keys)
-        if s % width:  # the last cell is short: its last key stands in it more than once
+        if inside or (inside + s) % width:  # in a short cell one key stands more than once
             candidates = candidates.masked_fill(pad(keys[..., 1:] == keys[..., :-1], (0, 1)), -torch.inf)
     else:
         keys, candidates = None, weights
@@ -185,21 +188,29 @@ def _in_order(values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     return values, places.gather(-1, by)
 
 
-def _members(cells: Tensor, width: int, s: int) -> Tensor:
-    """The keys of some cells of each row `[*batch, t, n · width]`; a short cell repeats its last."""
-    inside = torch.arange(width, device=cells.device)
-    return (cells[..., None] * width + inside).flatten(-2).clamp_(max=s - 1)
+def _members(cells: Tensor, width: int, inside: int, s: int) -> Tensor:
+    """The keys of some cells of each row `[*batch, t, n · width]`; a short cell repeats its first or its last."""
+    places = torch.arange(-inside, width - inside, device=cells.device)
+    return (cells[..., None] * width + places).flatten(-2).clamp_(0, s - 1)
 
 
-def cut(weights: Tensor, width: int, reduce: str = "max") -> Tensor:
-    """Each row in cells of `width` keys `[*batch, t, cells]`, the last may be short."""
+def cut(weights: Tensor, width: int, reduce: str = "max", inside: int = 0) -> Tensor:
+    """Each row in cells of `width` keys `[*batch, t, cells]`; the last may be short.
+
+    Args:
+        inside: how far inside a cell the first key stands: the first cell is as much shorter.
+    """
     if width == 1:
         return weights
     join = REDUCE[reduce][0]
-    whole = weights.shape[-1] // width * width
-    parts = [join(weights[..., :whole].unflatten(-1, (-1, width)), -1)] if whole else []
-    if whole < weights.shape[-1]:
-        parts.append(join(weights[..., whole:], -1)[..., None])
+    s = weights.shape[-1]
+    first = min(-inside % width, s)
+    last = first + (s - first) // width * width
+    parts = [join(weights[..., :first], -1)[..., None]] if first else []
+    if last > first:
+        parts.append(join(weights[..., first:last].unflatten(-1, (-1, width)), -1))
+    if s > last:
+        parts.append(join(weights[..., last:], -1)[..., None])
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
@@ -214,9 +225,9 @@ class _Pooled:
         self.shape = shape
         self.bands: list[Tensor] = []
 
-    def add(self, first: int, narrow: Tensor) -> None:
-        """Rows from `first` on, whose columns are cells already."""
-        self.narrow = narrow
+    def add(self, first: int, narrow: Tensor, before: int) -> None:
+        """Rows from `first` on, whose columns are cells already, from cell `before` on."""
+        narrow = self.narrow = pad(narrow, (before, ceil(self.shape[-1] / self.width) - before - narrow.shape[-1]))
         done = 0
         while done < narrow.shape[-2]:
             inside = (first + done) % self.height
