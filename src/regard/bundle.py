@@ -18,7 +18,6 @@ from torch import Tensor
 
 from regard.errors import BundleError
 from regard.models.build import ModelConfig, build
-from regard.models.seq2seq import Seq2Seq
 from regard.storage import write_tensors
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
@@ -34,7 +33,8 @@ class Bundle:
     Attributes:
         task: what it does, "translate".
         languages: of source and target.
-        model, tokenizer: ready to use.
+        model: ready to use; what class it is, its config says.
+        tokenizer: ready to use.
         model_config: what the model was built from.
         decoding: default settings of the search.
         alignment: {"site": …, "heads": […]}: where to read a word alignment, chosen on development data.
@@ -42,7 +42,7 @@ class Bundle:
 
     task: str
     languages: tuple[str, str]
-    model: Seq2Seq
+    model: Any
     model_config: ModelConfig
     tokenizer: Tokenizer
     decoding: dict[str, Any] = field(default_factory=dict)

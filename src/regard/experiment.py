@@ -119,7 +119,7 @@ def train(
         }
     )
     torch.manual_seed(settings.training.seed)
-    model = build(len(tokenizer), settings.model)
+    model: Any = build(len(tokenizer), settings.model)
     if begun:
         model.load_state_dict(begun.model.state_dict())
     with tuned(), _asked_to_stop() as should_stop:

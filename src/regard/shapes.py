@@ -15,6 +15,7 @@ One name per axis, in the words of the papers:
 A mask is always *allowed*: True means that this query may look at this key.
 """
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -100,6 +101,16 @@ def batch_shape(query: Tensor, key: Tensor) -> tuple[int, ...]:
     """The batch axes of the scores, with the query's heads."""
     pairs = zip(query.shape[:-2], key.shape[:-2], strict=True)
     return tuple(k if q == 1 else q for q, k in pairs)
+
+
+def output_batch(scores: tuple[int, ...], value: Tensor) -> tuple[int, ...]:
+    """The batch axes of the output: values may have more than the scores `(*batch, T, S)`."""
+    return tuple(v if s == 1 else s for s, v in zip(scores[:-2], value.shape[:-2], strict=True))
+
+
+def score_dtype(*tensors: Tensor) -> torch.dtype:
+    """What scores are made in: float64 if anything is, else float32."""
+    return torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
 
 
 def broadcast_to_scores(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:

@@ -268,7 +268,7 @@ class Translator:
         source_tokens = self.tokenizer.tokens([*ids, EOS])
         tokens = self.tokenizer.tokens(found.tokens)
         maps = {}
-        for site, whole in self.model.maps(found.state).items():  # type: ignore[arg-type]
+        for site, whole in self.model.maps(found.state).items():
             own = site.endswith(".self")
             width = whole.shape[-1] if own else len(source_tokens)
             weights = whole.select(0, 0).full()[..., :width]

@@ -153,7 +153,7 @@ def test_the_config_refuses_what_it_does_not_know() -> None:
         {"norm": "pre"},
         {"heads": 0},
         {"dropout": 1.0},
-        {"positions": "rotary"},
+        {"positions": "rotray"},
         {"context": "convolutoin"},
     ):
         with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -93,5 +93,5 @@ def test_a_residual_drops_the_part_and_never_the_path() -> None:
 def test_unknown_choices() -> None:
     with pytest.raises(regard.ChoiceError, match="unknown norm 'befor': expected one of 'before', 'after'"):
         Residual(WIDTH, "befor", 0.0)
-    with pytest.raises(regard.ChoiceError, match="unknown activation 'rleu': expected one of 'relu', 'gelu'"):
+    with pytest.raises(regard.ChoiceError, match="unknown activation 'rleu': expected one of 'relu', 'silu', 'gelu'"):
         FeedForward(WIDTH, INNER, "rleu")

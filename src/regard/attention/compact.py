@@ -14,6 +14,7 @@ from regard.attention.biases import Added, Bias, Both, ByDistance, Diagonals
 from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
 from regard.attention.scores import Compared, Product
 from regard.attention.spec import Spec
+from regard.shapes import score_dtype
 
 
 def compact_mask(mask: Mask | None, shape: tuple[int, ...], device: torch.device, block: int = 256) -> Mask | None:
@@ -82,7 +83,7 @@ def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec
     """The same attention with nothing in it that training changes: parameters are copied, or applied."""
     score = spec.score
     if any(True for _ in score.parameters()):
-        wide = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
+        wide = score_dtype(query, key)
         q, k = query.to(wide), key.to(wide)
         if isinstance(score, Product):
             query, key = score.as_dot(q, k)

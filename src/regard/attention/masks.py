@@ -7,6 +7,7 @@ at its pairs, so that kernels skip. Masks that speak of places follow one rule: 
 """
 
 from dataclasses import dataclass
+from operator import and_, or_
 from typing import Any
 
 import torch
@@ -127,49 +128,45 @@ class Mask:
 
 
 @dataclass(frozen=True, eq=False)
-class And(Mask):
+class Joined(Mask):
+    """Two masks as one; `join` takes their tiles, or what they say of a grid."""
+
+    left: Mask
+    right: Mask
+
+    @staticmethod
+    def join(left: Any, right: Any) -> Any:
+        """Both as one."""
+        raise NotImplementedError
+
+    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+        tile: Tile = self.join(self.left.tile(rows, columns, shape), self.right.tile(rows, columns, shape))
+        return tile
+
+    def coverage(self, grid: Grid) -> Coverage:
+        coverage: Coverage = self.join(self.left.coverage(grid), self.right.coverage(grid))
+        return coverage
+
+    def is_by_key(self) -> bool:
+        return self.left.is_by_key() and self.right.is_by_key()
+
+    def is_by_distance(self) -> bool:
+        return self.left.is_by_distance() and self.right.is_by_distance()
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return type(self)(self.left.select(index, shape), self.right.select(index, shape))
+
+
+class And(Joined):
     """Both allow it."""
 
-    left: Mask
-    right: Mask
-
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
-        return self.left.tile(rows, columns, shape) & self.right.tile(rows, columns, shape)
-
-    def coverage(self, grid: Grid) -> Coverage:
-        return self.left.coverage(grid) & self.right.coverage(grid)
-
-    def is_by_key(self) -> bool:
-        return self.left.is_by_key() and self.right.is_by_key()
-
-    def is_by_distance(self) -> bool:
-        return self.left.is_by_distance() and self.right.is_by_distance()
-
-    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
-        return And(self.left.select(index, shape), self.right.select(index, shape))
+    join = staticmethod(and_)  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, eq=False)
-class Or(Mask):
+class Or(Joined):
     """At least one allows it."""
 
-    left: Mask
-    right: Mask
-
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
-        return self.left.tile(rows, columns, shape) | self.right.tile(rows, columns, shape)
-
-    def coverage(self, grid: Grid) -> Coverage:
-        return self.left.coverage(grid) | self.right.coverage(grid)
-
-    def is_by_key(self) -> bool:
-        return self.left.is_by_key() and self.right.is_by_key()
-
-    def is_by_distance(self) -> bool:
-        return self.left.is_by_distance() and self.right.is_by_distance()
-
-    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
-        return Or(self.left.select(index, shape), self.right.select(index, shape))
+    join = staticmethod(or_)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from regard.attention.normalizers import Softmax
 from regard.attention.pieces import WIDTH
 from regard.attention.scores import Product
 from regard.attention.spec import Spec
-from regard.shapes import check_widths, share_heads
+from regard.shapes import check_widths, score_dtype, share_heads
 
 Index = tuple[int | slice, ...]
 Span = tuple[int, int]
@@ -95,8 +95,7 @@ class Asked(Source):
 
     @cached_property
     def like(self) -> Tensor:  # type: ignore[override]
-        wide = torch.float64 if torch.float64 in (self.query.dtype, self.key.dtype) else torch.float32
-        return self.query.new_empty(0, dtype=wide)
+        return self.query.new_empty(0, dtype=score_dtype(self.query, self.key))
 
     @property
     def row(self) -> int:  # type: ignore[override]

@@ -4,17 +4,25 @@ from typing import Annotated
 
 from pydantic import Field
 
+from regard.models.language import DecoderConfig, EncoderConfig, Language, Reader
 from regard.models.recurrent import Recurrent, RecurrentConfig
 from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import Transformer, TransformerConfig
 
-ModelConfig = Annotated[RecurrentConfig | TransformerConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    RecurrentConfig | TransformerConfig | DecoderConfig | EncoderConfig, Field(discriminator="kind")
+]
+Model = Seq2Seq | Language | Reader
 
 
-def build(vocabulary: int, config: ModelConfig) -> Seq2Seq:
+def build(vocabulary: int, config: ModelConfig) -> Model:
     """The model that a config describes, with fresh random weights."""
     match config:
         case RecurrentConfig():
             return Recurrent(vocabulary, config)
         case TransformerConfig():
             return Transformer(vocabulary, config)
+        case DecoderConfig():
+            return Language(vocabulary, config)
+        case EncoderConfig():
+            return Reader(vocabulary, config)

@@ -1,10 +1,12 @@
 """The Transformer's blocks: feed-forward, residual with norm, encoder layer, decoder layer."""
 
 from collections.abc import Callable
+from functools import partial
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from regard.attention.biases import BiasLike
 from regard.attention.masks import MaskLike, causal
 from regard.errors import unknown
 from regard.nn.context import check_looks_back
@@ -13,27 +15,75 @@ from regard.nn.multihead import MultiHead
 
 States = Float[Tensor, "*batch n d"]
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "silu": nn.SiLU,
+}
+NORMS: dict[str, Callable[[int, float], nn.Module]] = {
+    "layer": lambda width, epsilon: nn.LayerNorm(width, epsilon),
+    "rms": lambda width, epsilon: nn.RMSNorm(width, epsilon),
+}
+
+
+def make_norm(kind: str, width: int, epsilon: float = 1e-5) -> nn.Module:
+    """What keeps states at one scale.
+
+    Args:
+        kind: "layer", (x - mean) / √(variance + ε) · g + b (Ba et al. 2016), or "rms", x / √(mean of x² + ε) · g
+            (Zhang and Sennrich 2019).
+        width: of the states.
+        epsilon: ε.
+
+    Raises:
+        ChoiceError: an unknown kind.
+    """
+    if kind not in NORMS:
+        raise unknown("normalization", kind, NORMS)
+    return NORMS[kind](width, epsilon)
 
 
 class FeedForward(nn.Module):
-    """FFN(x) = act(x W_1 + b_1) W_2 + b_2, at every position alone (Vaswani et al. 2017, equation 2)."""
+    """FFN(x) = act(x W_1 + b_1) W_2 + b_2, at every position alone (Vaswani et al. 2017, equation 2).
 
-    def __init__(self, width: int, inner: int, activation: str = "relu", dropout: float = 0.0) -> None:
+    Gated: (act(x W_g + b_g) · (x W_1 + b_1)) W_2 + b_2 (Shazeer 2020, equation 6; with silu: SwiGLU).
+
+    Args:
+        width: of the states.
+        inner: width inside.
+        activation: "relu", "gelu", "gelu_tanh" (its approximation) or "silu".
+        dropout: on the inside.
+        gated: with a gate.
+        bias: with the vectors b.
+
+    Raises:
+        ChoiceError: an unknown activation.
+    """
+
+    def __init__(
+        self, width: int, inner: int, activation: str = "relu", dropout: float = 0.0, gated: bool = False,
+        bias: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
-        self.inner = nn.Linear(width, inner)
-        self.outer = nn.Linear(inner, width)
+        self.inner = nn.Linear(width, inner, bias)
+        self.outer = nn.Linear(inner, width, bias)
+        self.gate = nn.Linear(width, inner, bias) if gated else None
         self.activation = ACTIVATIONS[activation]()
         self.dropout = Dropout(dropout)
-        for layer in (self.inner, self.outer):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.inner, self.outer, self.gate):
+            if layer is not None:
+                nn.init.xavier_uniform_(layer.weight)
+                if bias:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: States) -> States:
         """States `[*batch, n, d]` to states of the same shape."""
-        result: Tensor = self.outer(self.dropout(self.activation(self.inner(x))))
+        inside = self.inner(x)
+        inside = self.activation(inside) if self.gate is None else self.activation(self.gate(x)) * inside
+        result: Tensor = self.outer(self.dropout(inside))
         return result
 
 
@@ -44,11 +94,13 @@ class Residual(nn.Module):
     norm "after": norm(x + dropout(f(x))) (Vaswani et al. 2017).
     """
 
-    def __init__(self, width: int, norm: str, dropout: float) -> None:
+    def __init__(
+        self, width: int, norm: str, dropout: float, normalization: str = "layer", epsilon: float = 1e-5
+    ) -> None:
         super().__init__()
         if norm not in ("before", "after"):
             raise unknown("norm", norm, ("before", "after"))
-        self.norm = nn.LayerNorm(width)
+        self.norm = make_norm(normalization, width, epsilon)
         self.before = norm == "before"
         self.dropout = Dropout(dropout)
 
@@ -71,19 +123,30 @@ class Residual(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward."""
 
-    def __init__(self, attention: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float) -> None:
+    def __init__(
+        self, attention: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float,
+        normalization: str = "layer", epsilon: float = 1e-5,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.self = attention
         self.feed_forward = feed_forward
-        self.around_self = Residual(width, norm, dropout)
-        self.around_feed_forward = Residual(width, norm, dropout)
+        self.around_self = Residual(width, norm, dropout, normalization, epsilon)
+        self.around_feed_forward = Residual(width, norm, dropout, normalization, epsilon)
 
-    def forward(self, x: States, mask: MaskLike | None, allowed: Bool[Tensor, "*batch n"] | None = None) -> States:
+    def forward(
+        self, x: States, mask: MaskLike | None, allowed: Bool[Tensor, "*batch n"] | None = None,
+        bias: BiasLike | None = None, places: Int[Tensor, "*batch n"] | None = None,
+    ) -> States:  # fmt: skip
         """States `[*batch, n, d]`; every state looks at the states that `mask` allows.
 
-        Where the attention has a context, `allowed` keeps padding out of it.
+        Args:
+            x: the states.
+            mask: which states each may look at.
+            allowed: where the attention has a context, keeps padding out of it.
+            bias: added to the scores.
+            places: where the states stand, for rotary positions; 0 … n-1 by default.
         """
-        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed))
+        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, places=places))
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]
 
 
@@ -95,20 +158,33 @@ class DecoderLayer(nn.Module):
     """
 
     def __init__(
-        self, attention: MultiHead, cross: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float
-    ) -> None:
+        self, attention: MultiHead, cross: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float,
+        normalization: str = "layer", epsilon: float = 1e-5,
+    ) -> None:  # fmt: skip
         super().__init__()
         for part in (attention, cross):
             check_looks_back("a decoder, which goes token by token,", part.context)
         self.self = attention
         self.cross = cross
         self.feed_forward = feed_forward
-        self.around_self = Residual(width, norm, dropout)
-        self.around_cross = Residual(width, norm, dropout)
-        self.around_feed_forward = Residual(width, norm, dropout)
+        self.around_self = Residual(width, norm, dropout, normalization, epsilon)
+        self.around_cross = Residual(width, norm, dropout, normalization, epsilon)
+        self.around_feed_forward = Residual(width, norm, dropout, normalization, epsilon)
 
-    def forward(self, x: States, memory: Float[Tensor, "*batch s d_m"], memory_mask: MaskLike) -> States:
-        """States `[*batch, n, d]` of a whole target, each looking at those before it and at the memory."""
-        x = self.around_self(x, lambda y: self.self(y, mask=causal()))
+    def forward(
+        self, x: States, memory: Float[Tensor, "*batch s d_m"], memory_mask: MaskLike,
+        mask: MaskLike | None = None, bias: BiasLike | None = None, places: Int[Tensor, "*batch n"] | None = None,
+    ) -> States:  # fmt: skip
+        """States `[*batch, n, d]` of a whole target, each looking at those before it and at the memory.
+
+        Args:
+            x: the states.
+            memory: what an encoder made.
+            memory_mask: which of its states may be looked at.
+            mask: which of the states before it each may look at; all by default.
+            bias, places: of the self-attention, as in `EncoderLayer`.
+        """
+        back = causal() if mask is None else causal() & mask
+        x = self.around_self(x, lambda y: self.self(y, mask=back, bias=bias, places=places))
         x = self.around_cross(x, lambda y: self.cross(y, memory, mask=memory_mask))
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]

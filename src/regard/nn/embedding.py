@@ -48,7 +48,8 @@ class Positions(nn.Module):
     """Vectors of places, added to the tokens': sinusoidal (no parameters) or learned.
 
     Args:
-        kind: "sinusoidal", "learned" or "none".
+        kind: "sinusoidal" (sine and cosine by turns, as the paper), "sinusoidal_halves" (all sines, then all cosines),
+            "learned" or "none".
         width: d.
         length: the largest number of places that learned positions know.
     """
@@ -64,7 +65,10 @@ class Positions(nn.Module):
         if self.kind == "none":
             return vectors
         if self.weight is None:
-            return vectors + sinusoids(places, vectors.shape[-1]).to(vectors.dtype)
+            added = sinusoids(places, vectors.shape[-1])
+            if self.kind == "sinusoidal_halves":
+                added = torch.cat([added[..., 0::2], added[..., 1::2]], -1)
+            return vectors + added.to(vectors.dtype)
         return vectors + self.weight[places.clamp(max=self.length - 1)].to(vectors.dtype)
 
 

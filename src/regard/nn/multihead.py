@@ -1,9 +1,12 @@
 """Attention of several heads: project, split, attend, join (Vaswani et al. 2017, section 3.2.2)."""
 
+from collections.abc import Callable, Collection
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from regard.attention.biases import BiasLike
 from regard.attention.masks import And, Causal, MaskLike
 from regard.attention.normalizers import Normalizer
 from regard.attention.operator import attend
@@ -11,8 +14,10 @@ from regard.attention.scores import Score
 from regard.attention.watch import owned
 from regard.errors import ShapeError
 from regard.nn.context import Context, check_looks_back
+from regard.nn.embedding import Rotary
 from regard.shapes import Allowed
 
+PROJECTIONS = ("query", "key", "value", "output")
 Heads = Float[Tensor, "*batch heads n d_head"]
 KeyHeads = Float[Tensor, "*batch key_heads s d_head"]
 
@@ -30,6 +35,10 @@ class MultiHead(nn.Module):
         normalizer: a name or a `Normalizer`.
         dropout: on the weights.
         context: f, what makes a query from its surroundings; None makes it from its own state alone.
+        head_width: of one head's queries, keys and values; width / heads by default.
+        biases: which of the four projections add a vector.
+        rotary: turns queries and keys with their places.
+        head_norm: makes what is applied to every head's queries, and another for its keys, before they turn.
 
     Raises:
         ShapeError: heads that do not divide.
@@ -48,60 +57,91 @@ class MultiHead(nn.Module):
         normalizer: str | Normalizer = "softmax",
         dropout: float = 0.0,
         context: Context | None = None,
+        head_width: int | None = None,
+        biases: Collection[str] = PROJECTIONS,
+        rotary: Rotary | None = None,
+        head_norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         key_width = width if key_width is None else key_width
         value_width = key_width if value_width is None else value_width
         key_heads = heads if key_heads is None else key_heads
-        if width % heads or heads % key_heads:
+        if (head_width is None and width % heads) or heads % key_heads:
             raise ShapeError(
                 "heads must divide the width and key_heads the heads; "
                 f"got width {width}, heads {heads}, key_heads {key_heads}"
             )
-        self.heads, self.key_heads, self.head_width = heads, key_heads, width // heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(key_width, key_heads * self.head_width)
-        self.value = nn.Linear(value_width, key_heads * self.head_width)
-        self.output = nn.Linear(width, width)
+        self.heads, self.key_heads = heads, key_heads
+        self.head_width = own = width // heads if head_width is None else head_width
+        self.query = nn.Linear(width, heads * own, "query" in biases)
+        self.key = nn.Linear(key_width, key_heads * own, "key" in biases)
+        self.value = nn.Linear(value_width, key_heads * own, "value" in biases)
+        self.output = nn.Linear(heads * own, width, "output" in biases)
         self.score, self.normalizer, self.dropout = score, normalizer, dropout
-        self.context = context
+        self.context, self.rotary = context, rotary
+        self.query_norm = head_norm(own) if head_norm else None
+        self.key_norm = head_norm(own) if head_norm else None
         for layer in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
-    def ask(self, x: Float[Tensor, "*batch n d"], allowed: Allowed | None = None) -> Heads:
-        """The queries of states `[*batch, n, d]`, by heads; `allowed` as in `forward`."""
-        return _split(self.query(x if self.context is None else self.context(x, allowed)), self.heads)
+    def ask(
+        self,
+        x: Float[Tensor, "*batch n d"],
+        allowed: Allowed | None = None,
+        places: Int[Tensor, "*batch n"] | None = None,
+    ) -> Heads:
+        """The queries of states `[*batch, n, d]`, by heads; `allowed` and `places` as in `forward`."""
+        query = _split(self.query(x if self.context is None else self.context(x, allowed)), self.heads)
+        return self._placed(query, self.query_norm, places)
 
     def ask_next(
-        self, x: Float[Tensor, "*batch d"], before: Float[Tensor, "..."] | None
+        self,
+        x: Float[Tensor, "*batch d"],
+        before: Float[Tensor, "..."] | None,
+        places: Int[Tensor, "*batch 1"] | None = None,
     ) -> tuple[Heads, Float[Tensor, "..."] | None]:
         """The query `[*batch, heads, 1, d_head]` of one more state, and what the context remembers after it.
 
         Args:
             x: `[*batch, d]`, the next state of each sequence.
             before: what the context remembers; None before the first state, and without a context.
+            places: where it stands, for rotary positions.
         """
         if self.context is None:
-            return self.ask(x[..., None, :]), None
+            return self.ask(x[..., None, :], None, places), None
         x, after = self.context.step(x, self.context.start(x) if before is None else before)
-        return _split(self.query(x[..., None, :]), self.heads), after
+        return self._placed(_split(self.query(x[..., None, :]), self.heads), self.query_norm, places), after
 
     def remember(
-        self, memory: Float[Tensor, "*batch s d_m"], values: Float[Tensor, "*batch s d_n"] | None = None
+        self,
+        memory: Float[Tensor, "*batch s d_m"],
+        values: Float[Tensor, "*batch s d_n"] | None = None,
+        places: Int[Tensor, "*batch s"] | None = None,
     ) -> tuple[KeyHeads, KeyHeads]:
         """Keys and values of a memory, by heads; `values` is the memory itself unless given."""
-        return (
-            _split(self.key(memory), self.key_heads),
-            _split(self.value(memory if values is None else values), self.key_heads),
-        )
+        key = _split(self.key(memory), self.key_heads)
+        value = _split(self.value(memory if values is None else values), self.key_heads)
+        return self._placed(key, self.key_norm, places), value
 
-    def look(self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None) -> Float[Tensor, "*batch n d"]:
+    def _placed(self, vectors: Tensor, norm: nn.Module | None, places: Tensor | None) -> Tensor:
+        """Queries or keys by heads, normed and turned, where that is wanted."""
+        vectors = vectors if norm is None else norm(vectors)
+        if self.rotary is None:
+            return vectors
+        turned: Tensor = self.rotary(vectors, None if places is None else places[..., None, :])
+        return turned
+
+    def look(
+        self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
+    ) -> Float[Tensor, "*batch n d"]:
         """What the queries find: attend in every head, join, project."""
         with owned(self):
             found = attend(
                 query, key, value,
-                score=self.score, normalizer=self.normalizer, mask=mask, dropout=self.dropout if self.training else 0.0,
+                score=self.score, normalizer=self.normalizer, mask=mask, bias=bias,
+                dropout=self.dropout if self.training else 0.0,
             )  # fmt: skip
         joined: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
         return joined
@@ -114,15 +154,26 @@ class MultiHead(nn.Module):
         *,
         mask: MaskLike | None = None,
         allowed: Allowed | None = None,
+        bias: BiasLike | None = None,
+        places: Int[Tensor, "*batch n"] | None = None,
     ) -> Float[Tensor, "*batch n d"]:
         """States `x` look at `memory` (self-attention: at themselves) under `mask`.
 
         A mask speaks of keys. That a query's context must not see padding among the states `x` is said by
         `allowed`, bool `[*batch, n]`, True = a real token; all by default.
+
+        Args:
+            x: the states.
+            memory, values: what keys and values are made from; `x` by default.
+            mask: which key each query may look at.
+            allowed: see above.
+            bias: added to the scores.
+            places: where the states x stand, for rotary positions; 0 … n-1 by default.
         """
         if _looks_back(mask):
             check_looks_back("attention under a causal mask", self.context)
-        return self.look(self.ask(x, allowed), *self.remember(x if memory is None else memory, values), mask)
+        key, value = self.remember(x if memory is None else memory, values, places if memory is None else None)
+        return self.look(self.ask(x, allowed, places), key, value, mask, bias)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

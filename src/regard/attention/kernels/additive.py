@@ -33,9 +33,7 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
     return None
 
 
-def additive(
-    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0, poisoned: bool = False
-) -> tuple[Tensor, Tensor]:
+def additive(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The same attention as the reference kernel, with scores made in tiles.
 
     Returns:
@@ -43,9 +41,7 @@ def additive(
     """
     score = _inner(spec.score)
     assert isinstance(score, Additive | Concat)  # refusal() has seen to it
-    return blockwise(
-        query, key, value, spec, seed, lambda q, k: tanh_scores(q, k, score.v.to(q.dtype)), poisoned=poisoned
-    )
+    return blockwise(query, key, value, spec, seed, lambda q, k: tanh_scores(q, k, score.v.to(q.dtype)))
 
 
 def _inner(score: Score) -> Score:

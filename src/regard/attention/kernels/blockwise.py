@@ -16,7 +16,7 @@ from torch import Tensor
 from regard.attention.kernels.reference import kept, reference
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
-from regard.shapes import batch_shape
+from regard.shapes import batch_shape, output_batch, score_dtype
 
 PART = 2**20  # pairs that are computed at a time, if they are more than one block
 ROWS = 128  # fewer rows at a time than this are slow: rather fewer entries of the batch
@@ -44,10 +44,10 @@ def blockwise(
         output `[*batch, T, d_v]` in value's dtype, and one number per row `[*batch, T]`.
     """
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    batch = tuple(v if s == 1 else s for s, v in zip(shape[:-2], value.shape[:-2], strict=True))
+    batch = output_batch(shape, value)
     if batch != shape[:-2] or not prod(shape):  # one map for several values, or nothing to do
         return reference(query, key, value, spec, seed)
-    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
+    wide = score_dtype(query, key, value)
     q, k = spec.score.project_query(query.to(wide)), spec.score.project_key(key.to(wide))
     q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, value.to(wide)))
     work = Work(spec, compare or spec.score.compare, shape, seed, poisoned)

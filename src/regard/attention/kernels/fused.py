@@ -19,7 +19,7 @@ from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
-from regard.shapes import batch_shape, check_widths
+from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
 NARROW = 32  # width of a head
@@ -65,11 +65,10 @@ def fused(
     if isinstance(spec.score, ScaledDot):  # torch scales inside, where half precision does not round the query
         scale, (q, k) = spec.score.factor(query.shape[-1]), (query, key)
     else:
-        wide = torch.promote_types(query.dtype, torch.float32)  # scores are made in float32 or more
+        wide = score_dtype(query, key)
         scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))
     check_widths(q, k)
-    # values may have more of the batch
-    batch = tuple(v if s == 1 else s for s, v in zip(shape[:-2], value.shape[:-2], strict=True))
+    batch = output_batch(shape, value)
     dtype = _fastest_dtype(q, k, value)
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again
     width = max(k.shape[-1], value.shape[-1])

@@ -20,7 +20,7 @@ from regard.attention.approximate.linear import Positive, Share
 from regard.attention.masks import And, Causal, Mask
 from regard.attention.scores import Score
 from regard.attention.spec import Spec
-from regard.shapes import batch_shape, check_widths
+from regard.shapes import batch_shape, check_widths, score_dtype
 
 LEAST = 2**16  # pairs below which a table is faster in any case
 CHUNK = 128  # queries, or keys, whose features are computed at a time
@@ -77,7 +77,7 @@ def linear(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0)
 def _sums(query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """Σ_j φ(q_i)·φ(k_j) [v_j, 1] over the keys that may be seen, for one chunk of queries after the other."""
     causal, by_key = (None, None) if spec.mask is None else _parts(spec.mask) or (None, None)
-    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
+    wide = score_dtype(query, key, value)
     keys = _Keys(spec.score, key, value, None if by_key is None else by_key.of_keys(shape, key.device), wide)
     place = shape[-1] if causal is None else _place(causal, shape)  # of query 0; then every key stands before it
     state, done = _product(*keys.part(0, 0)), 0

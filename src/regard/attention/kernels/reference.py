@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regard.attention.masks import Mask
 from regard.attention.spec import Spec
-from regard.shapes import batch_shape
+from regard.shapes import batch_shape, score_dtype
 
 
 def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int) 
         output `[*batch, T, d_v]` in value's dtype, and one number per row `[*batch, T]`.
     """
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    wide = torch.float64 if torch.float64 in (query.dtype, key.dtype, value.dtype) else torch.float32
+    wide = score_dtype(query, key, value)
     q, k, v = (tensor.to(wide) for tensor in (query, key, value))
     rows = torch.arange(shape[-2], device=query.device)
     if spec.mask is not None and len(rows) and is_poisoned(q, k, v):

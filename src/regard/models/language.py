@@ -1,0 +1,220 @@
+"""Transformers of one stack: a decoder that goes on with a text, an encoder that reads one."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from regard.attention.map import AttentionMap
+from regard.errors import ChoiceError
+from regard.models.seq2seq import Memory, Step
+from regard.models.stack import BlocksConfig, Embeds, Stack
+from regard.models.transformer import Decoder
+from regard.nn.blocks import ACTIVATIONS, make_norm
+from regard.nn.embedding import count_places
+from regard.nn.state import State
+
+
+class DecoderConfig(BlocksConfig):
+    """Settings of a decoder alone (GPT)."""
+
+    kind: Literal["decoder"]
+    layers: int = Field(6, gt=0)
+    """Blocks."""
+
+
+class EncoderConfig(BlocksConfig):
+    """Settings of an encoder alone (BERT)."""
+
+    kind: Literal["encoder"]
+    layers: int = Field(6, gt=0)
+    """Blocks."""
+    kinds: int = Field(0, ge=0)
+    """Token types, for sentences A and B; 0 for none."""
+    head: Literal["words", "none"] = "words"
+    """What stands on the states: logits of the word at every place, or nothing."""
+    pooler: bool = False
+    """A layer over the first state, tanh(W h_0 + b), as BERT's next-sentence task has."""
+
+
+class Language(Embeds):
+    """A decoder alone: every token looks at those before it, and the next one is predicted.
+
+    Args:
+        vocabulary: number of tokens.
+        config: the sizes and choices.
+    """
+
+    config: DecoderConfig
+
+    def __init__(self, vocabulary: int, config: DecoderConfig) -> None:
+        super().__init__(vocabulary, config)
+        self.decoder = Decoder(vocabulary, config, config.layers)
+
+    def hidden(
+        self, tokens: Int[Tensor, "B T"], allowed: Bool[Tensor, "B T"] | None = None,
+        every: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T h"]:  # fmt: skip
+        """The states that `project` turns into logits; `every` gets those before each block, and these.
+
+        Padding, where `allowed` is False, on either side changes nothing for the real tokens.
+        """
+        if allowed is None:
+            places = torch.arange(tokens.shape[1], device=tokens.device)
+            return self.decoder(self.embed(tokens, places.expand_as(tokens)), None, every=every)  # type: ignore[no-any-return]
+        places = count_places(allowed)
+        states: Tensor = self.decoder(self.embed(tokens, places), allowed, places, every=every)
+        return states
+
+    def forward(self, tokens: Int[Tensor, "B T"], allowed: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T V"]:
+        """Logits `[B, T, V]` of the token after each."""
+        return self.project(self.hidden(tokens, allowed))
+
+    def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
+        """Weight and bias of o = W h + b."""
+        return self.decoder.readout(self.embedding.weight)
+
+    def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
+        """Logits o = W h + b."""
+        return linear(hidden, *self.readout())
+
+    def read(
+        self, tokens: Int[Tensor, "N P"], allowed: Bool[Tensor, "N P"] | None = None, record: bool = False
+    ) -> State:
+        """The state after N beginnings, in one pass: what `step` goes on from.
+
+        Args:
+            tokens: `[N, P]`; P may be 0.
+            allowed: True at real tokens; all, if None.
+            record: keep the queries of every later step, for `maps`.
+        """
+        real = torch.ones_like(tokens, dtype=torch.bool) if allowed is None else allowed
+        padded = not bool(real.all())
+        if self.config.context != "none":
+            return self._read_by_steps(tokens, padded, record)
+        sentence = {"next": real.sum(-1, keepdim=True)}
+        if padded:
+            sentence["seen"] = real[:, None]
+        places = count_places(real)
+        x, caches = self.embed(tokens, places), {}
+        for i, layer in enumerate(self.decoder.layers):
+            site = f"decoder.layers.{i}.self"
+            y = layer.around_self.enter(x)
+            key, value = layer.self.remember(y, None, places)
+            caches[f"{site}.key"], caches[f"{site}.value"] = (
+                part[:, None, :, self.decoder.first_kept(i, tokens.shape[1], record) :] for part in (key, value)
+            )
+            mask = self.decoder.mask(i, real if padded else None)
+            found = layer.self.look(layer.self.ask(y, real, places), key, value, mask, self.decoder.score_bias())
+            x = layer.around_feed_forward(layer.around_self.leave(x, found), layer.feed_forward)
+        return State(sentence, caches, {} if record else None)
+
+    def _read_by_steps(self, tokens: Tensor, padded: bool, record: bool) -> State:
+        if padded:
+            raise ChoiceError("a decoder with a context reads beginnings of one length at a time")
+        _, hypothesis = self.decoder.start(self.embedding.weight.new_zeros(len(tokens), 0), "decoder")
+        state = State({"next": tokens.new_zeros(len(tokens), 1)}, hypothesis, {} if record else None)
+        for token in tokens.T:
+            _, state = self.step(token[:, None], state)
+        return state
+
+    def step(self, token: Int[Tensor, "N K"], state: State) -> Step:
+        """Logits `[N, K, V]` of the next token after `token`, and the state after it."""
+        places = state.sentence["next"] + state.step
+        places = places.expand_as(token)
+        hidden, state = self.decoder.step(self.embed(token, places), state, "decoder", places)
+        return Step(self.project(hidden), state)
+
+    def maps(self, state: State) -> dict[str, AttentionMap]:
+        """The maps of every site, `[N, K, heads, T, S]`, of a state that was read with `record`."""
+        return self.decoder.maps(state)
+
+
+class WordHead(nn.Module):
+    """Logits of the word at each place: a layer, an activation, a norm, then the embedding's weights (BERT)."""
+
+    def __init__(self, vocabulary: int, config: EncoderConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.width, config.width)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.norm = make_norm(config.normalization, config.width, config.epsilon)
+        self.bias = nn.Parameter(torch.zeros(vocabulary)) if config.output_bias else None
+        self.output = None if config.tied else nn.Parameter(torch.randn(vocabulary, config.width) * config.width**-0.5)
+
+    def forward(self, states: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """What the output's weights turn into logits."""
+        result: Tensor = self.norm(self.activation(self.inner(states)))
+        return result
+
+
+class Reader(Embeds):
+    """An encoder alone: every token looks at all others.
+
+    Args:
+        vocabulary: number of tokens.
+        config: the sizes and choices.
+    """
+
+    config: EncoderConfig
+
+    def __init__(self, vocabulary: int, config: EncoderConfig) -> None:
+        super().__init__(vocabulary, config, config.kinds)
+        self.encoder = Stack(config, config.layers, "both")
+        self.head = WordHead(vocabulary, config) if config.head == "words" else None
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
+
+    def encode(
+        self, tokens: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
+        kinds: Int[Tensor, "B S"] | None = None, every: list[Tensor] | None = None,
+    ) -> Memory:  # fmt: skip
+        """The states of texts; padding, where `allowed` is False, on either side changes nothing.
+
+        Args:
+            tokens: `[B, S]`.
+            allowed: True at real tokens; all, if None.
+            kinds: token types; 0 unless given.
+            every: gets the states before each block, and the last ones.
+
+        Returns:
+            states `[B, S, d]`, and the pooled first one as `summary` where there is a pooler.
+        """
+        real = torch.ones_like(tokens, dtype=torch.bool) if allowed is None else allowed
+        places = count_places(real)
+        states = self.encoder(self.embed(tokens, places, kinds), allowed, places, every=every)
+        return Memory(states, real, self._pool(states, real))
+
+    def hidden(
+        self, tokens: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
+        kinds: Int[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B S d"]:  # fmt: skip
+        """What `project` turns into logits."""
+        if self.head is None:
+            raise ChoiceError("this encoder has no head that predicts words: encode() gives its states")
+        found: Tensor = self.head(self.encode(tokens, allowed, kinds).states)
+        return found
+
+    def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
+        """Weight and bias of o = W h + b."""
+        assert self.head is not None  # hidden() has looked
+        weight = self.embedding.weight if self.head.output is None else self.head.output
+        return weight, weight.new_zeros(len(weight)) if self.head.bias is None else self.head.bias
+
+    def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
+        """Logits o = W h + b."""
+        return linear(hidden, *self.readout())
+
+    def forward(
+        self, tokens: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
+        kinds: Int[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B S V"]:  # fmt: skip
+        """Logits `[B, S, V]` of the word at each place."""
+        return self.project(self.hidden(tokens, allowed, kinds))
+
+    def _pool(self, states: Tensor, real: Tensor) -> Tensor | None:
+        if self.pooler is None:
+            return None
+        first = real.long().argmax(-1)
+        return self.pooler(states[torch.arange(len(states)), first]).tanh()  # type: ignore[no-any-return]
