@@ -63,7 +63,7 @@ class _Beam:
 
 
 def search(
-    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int, eos: int
+    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Tensor, eos: int
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of every sentence, best first.
 
@@ -76,11 +76,12 @@ def search(
         state: of N sentences with one hypothesis each, before the first token.
         limits: the most tokens of each sentence's output, EOS counted; one that reaches it is cut.
         config: how to search.
-        bos, eos: the special tokens.
+        bos: the token to begin with, or one for each sentence `[N]`.
+        eos: the token that ends an output.
     """
     results: list[list[Hypothesis]] = [[] for _ in limits]
     beams = [_Beam(n, limit) for n, limit in enumerate(limits)]
-    rows = torch.tensor([[[bos]]]).expand(len(limits), 1, 1)  # tokens so far, BOS first: [N, K, t]
+    rows = torch.as_tensor(bos).reshape(-1, 1, 1).expand(len(limits), 1, 1)  # tokens so far, BOS first: [N, K, t]
     totals = torch.zeros(len(limits), 1)
     while beams:
         logits, state = step(rows[:, :, -1], state)

@@ -1,0 +1,207 @@
+"""What a family of models says of itself: how its settings and its weights are called, there and here.
+
+A table of weights is read both ways: from a folder in the Hugging Face layout into our model, and back.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from regard.errors import BundleError
+from regard.models.build import ModelConfig
+
+REQUIRED = object()
+
+# what a config.json may hold that changes nothing of what a model computes from given tokens
+_EFFECTLESS = """
+    _name_or_path _attn_implementation architectures model_type transformers_version torch_dtype dtype auto_map
+    use_cache output_attentions output_hidden_states return_dict return_dict_in_generate output_scores torchscript
+    use_bfloat16 gradient_checkpointing initializer_range initializer_factor init_std pretraining_tp
+    id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class prefix
+    bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id cls_token_id mask_token_id
+    decoder_start_token_id forced_bos_token_id forced_eos_token_id classifier_dropout classif_dropout
+    classifier_proj_size encoder_layerdrop decoder_layerdrop layerdrop
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens remove_invalid_values is_composition
+    summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout
+"""
+WITHOUT_EFFECT = frozenset(_EFFECTLESS.split())
+
+
+class Keys:
+    """A config.json: every key is read, known to be without effect, or refused by name.
+
+    Args:
+        values: the file's contents.
+        where: its path, for messages.
+        tensors: the names of the weights beside it.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, tensors: Sequence[str] = ()) -> None:
+        self.values, self.where, self.tensors = dict(values), where, tensors
+        self._read: set[str] = set()
+
+    def take(self, name: str, default: Any = REQUIRED) -> Any:
+        """A setting; its absence is refused unless there is a default. Null is the default."""
+        self._read.add(name)
+        value = self.values.get(name)
+        if value is not None:
+            return value
+        if default is REQUIRED:
+            raise BundleError(f"{self.where}: no {name}: it is needed to build the model")
+        return default
+
+    def expect(self, name: str, *allowed: Any) -> None:
+        """A setting that may only be absent, null, or one of these."""
+        value = self.take(name, None)
+        if value is not None and value not in allowed:
+            raise self.refusal(
+                name, f"only {', '.join(map(repr, allowed))} can be read" if allowed else "it must be null"
+            )
+
+    def choose(self, name: str, choices: Mapping[str, str], default: str | None = None) -> str:
+        """A setting by our name for it."""
+        value = self.take(name, REQUIRED if default is None else default)
+        if value not in choices:
+            raise self.refusal(name, f"known are {', '.join(map(repr, choices))}")
+        return choices[value]
+
+    def refusal(self, name: str, reason: str) -> BundleError:
+        """What to raise about a setting."""
+        return BundleError(f"{self.where}: {name} = {self.values.get(name)!r} cannot be read: {reason}")
+
+    def has(self, start: str) -> bool:
+        """Whether there is a weight whose name begins so."""
+        return any(name.startswith(start) for name in self.tensors)
+
+    def done(self) -> None:
+        """Refuse what nobody has read."""
+        unknown = sorted(set(self.values) - self._read - WITHOUT_EFFECT)
+        if unknown:
+            raise BundleError(
+                f"{self.where}: unknown settings {', '.join(f'{name} = {self.values[name]!r}' for name in unknown)}: "
+                "regard does not know what they change, and loads nothing rather than something else"
+            )
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of theirs, and the ones of ours that it is made of.
+
+    Attributes:
+        theirs: its name, without the model's prefix.
+        ours: names of our parameters, joined along their first axis.
+        transposed: theirs is stored `[in, out]`.
+        row: theirs has one more axis of size 1 in front.
+        unread: theirs is there and used by nobody; it is only written.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+    row: bool = False
+    unread: bool = False
+
+
+def weight(theirs: str, *ours: str) -> Weight:
+    """A tensor that is called differently."""
+    return Weight(theirs, ours)
+
+
+def layer(theirs: str, *ours: str, bias: bool = True, transposed: bool = False) -> Iterator[Weight]:
+    """A linear layer or a norm: its weight and, where there is one, its bias."""
+    yield Weight(f"{theirs}.weight", tuple(f"{name}.weight" for name in ours), transposed)
+    if bias:
+        yield Weight(f"{theirs}.bias", tuple(f"{name}.bias" for name in ours))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+        types: its `model_type`s.
+        kind: the class of our settings.
+        read: from a config.json to our settings.
+        weights: the table of weights of a model with such settings.
+        write: from our settings and the vocabulary's size to a config.json.
+        prefix: what stands before the names where the file holds a model with a head.
+        heads: beginnings of names that never have the prefix.
+        copies: patterns of names under which a tensor may be written a second time, and ours that it must equal.
+        ignored: a pattern of names that hold no weights of the model: places, masks, the head of another task.
+    """
+
+    types: tuple[str, ...]
+    kind: type[BaseModel]
+    read: Callable[[Keys], ModelConfig]
+    weights: Callable[[Any], Iterator[Weight]]
+    write: Callable[[Any, int], dict[str, Any]]
+    prefix: str = ""
+    heads: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    ignored: str = r"(?!)"
+
+    def fill(self, model: nn.Module, config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Put every weight of a file where it belongs.
+
+        Raises:
+            BundleError: a weight is missing, has another shape, or is left over.
+        """
+        theirs = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        parameters = dict(model.state_dict())
+        left = {name for name in theirs if not re.fullmatch(self.ignored, name)}
+        empty = set(parameters)
+        with torch.no_grad():
+            for entry in self.weights(config):
+                if entry.unread:
+                    left.discard(entry.theirs)
+                    continue
+                if entry.theirs not in theirs:
+                    raise BundleError(f"{where}: no weight {entry.theirs}, which a model with this config.json has")
+                whole = theirs[entry.theirs].float()
+                whole = whole.T if entry.transposed else whole
+                whole = whole[0] if entry.row else whole
+                parts = [parameters[name] for name in entry.ours]
+                if whole.shape != (sum(len(part) for part in parts), *parts[0].shape[1:]):
+                    raise BundleError(
+                        f"{where}: {entry.theirs} has shape {list(theirs[entry.theirs].shape)}, and config.json "
+                        f"makes it {[sum(len(part) for part in parts), *parts[0].shape[1:]]}"
+                    )
+                for part, piece in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+                    part.copy_(piece)
+                left.discard(entry.theirs)
+                empty -= set(entry.ours)
+        for name in sorted(left):
+            for pattern, ours in self.copies:
+                if re.fullmatch(pattern, name):
+                    if not torch.equal(theirs[name].float(), parameters[ours]):
+                        raise BundleError(f"{where}: {name} differs from what config.json says it is tied to")
+                    left.discard(name)
+        if left:
+            raise BundleError(f"{where}: weights that a model with this config.json does not have: {_some(left)}")
+        if empty:
+            raise AssertionError(f"the table of {self.types[0]} forgets {_some(empty)}")
+
+    def name_all(self, model: nn.Module, config: ModelConfig) -> dict[str, Tensor]:
+        """A model's weights under their names."""
+        parameters = dict(model.state_dict())
+        prefix = "" if getattr(config, "head", None) == "none" else self.prefix
+        named = {}
+        for entry in self.weights(config):
+            whole = torch.cat([parameters[name] for name in entry.ours])
+            whole = whole[None] if entry.row else whole
+            name = entry.theirs if entry.theirs.startswith(self.heads) else prefix + entry.theirs
+            named[name] = (whole.T if entry.transposed else whole).contiguous().clone()
+        return named
+
+
+def _some(names: set[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
