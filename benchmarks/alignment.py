@@ -22,7 +22,7 @@ from regard.data.align import Link, model_one, scores
 from regard.data.corpus import Pairs
 from regard.experiment import read_config, read_data
 from regard.explore.alignment import links_of, teacher_forced
-from regard.translator import load
+from regard.loading import load
 
 HERE = Path(__file__).parent
 SENTENCES = 1000

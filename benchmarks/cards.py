@@ -20,7 +20,7 @@ import torch
 from regard.data.corpus import Pairs
 from regard.experiment import evaluate_files, export_bundle, read_config, read_data
 from regard.training.journal import Journal
-from regard.translator import SHIPPED, load
+from regard.loading import SHIPPED, load
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"transformer": "Transformer", "recurrent": "bidirectional GRU with Bahdanau attention"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import sacrebleu
 
 from regard.experiment import read_config, read_data
-from regard.translator import load
+from regard.loading import load
 
 LENGTHS = {"up to 6 words": (0, 6), "7 to 12": (7, 12), "13 and more": (13, 10**6)}
 

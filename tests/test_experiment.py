@@ -9,7 +9,8 @@ import regard
 from conftest import made_pairs, tiny
 from regard.experiment import evaluate_files, export_bundle, read_config, train
 from regard.text.tokenizer import BOS, EOS
-from regard.translator import Translator, load
+from regard.loading import load
+from regard.translator import Translator
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import regard
-from regard.translator import SHIPPED, shipped
+from regard.loading import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]
 

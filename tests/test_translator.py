@@ -8,7 +8,8 @@ import torch
 
 import regard
 from regard.text.tokenizer import BOS, EOS
-from regard.translator import Refused, Translator, load
+from regard.loading import load
+from regard.translator import Refused, Translator
 
 SOURCES = ["le chat noir", "", "Le chien blanc mange.", "   ", "le lapin"]
 

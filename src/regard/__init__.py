@@ -51,12 +51,12 @@ if TYPE_CHECKING:
     from regard.experiment import train as train
     from regard.interop.swap import Swap as Swap
     from regard.interop.swap import swap as swap
+    from regard.loading import load as load
     from regard.nn.embedding import Rotary as Rotary
     from regard.nn.embedding import sinusoidal as sinusoidal
     from regard.observation.intervene import intervene as intervene
     from regard.observation.observe import observe as observe
     from regard.translator import Generation as Generation
-    from regard.translator import load as load
 
 _HOMES = {
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures", "Share"),
@@ -74,7 +74,8 @@ _HOMES = {
     "nn.embedding": ("Rotary", "sinusoidal"),
     "observation.intervene": ("intervene",),
     "observation.observe": ("observe",),
-    "translator": ("Generation", "load"),
+    "loading": ("load",),
+    "translator": ("Generation",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -218,7 +218,7 @@ def export(
 
 def _load(name: str, texts: list[str] | None = None) -> "Translator":
     """A model; where a few arguments are all the work, one thread does it: a busy second core would only delay it."""
-    from regard.translator import load
+    from regard.loading import load
 
     if texts and texts != ["-"] and len(texts) <= CHUNK:
         import torch
@@ -342,7 +342,7 @@ class _Reporter:
                 "training", total=event["max_steps"], numbers="", completed=event["step"]
             )
             self.progress.console.print(
-                f"{event['training_pairs']:,} training pairs, {event['dev_pairs']:,} for development, "
+                f"{event['training']}, {event['development']}, "
                 f"vocabulary {event['vocabulary']:,}, padding {event['padding']:.0%}, run in {event['run']}"
             )
         elif event["event"] == "step":
@@ -353,5 +353,8 @@ class _Reporter:
             numbers = f"loss {self.loss:.3f}  {speed:,.0f} tokens/s{self.dev}"
             self.progress.update(self.task, completed=event["step"], numbers=numbers)
         else:
-            self.dev = f"  dev loss {event['dev_loss']:.3f}  BLEU {event['dev_bleu']:.1f}"
-            self.progress.console.print(f"step {event['step']}:{self.dev}  chrF {event['dev_chrf']:.1f}")
+            self.dev = f"  dev loss {event['dev_loss']:.3f}"
+            names = (("dev_bleu", "BLEU", ".1f"), ("dev_chrf", "chrF", ".1f"), ("dev_perplexity", "perplexity", ".2f"))
+            shown = [f"  {name} {event[key]:{form}}" for key, name, form in names if key in event]
+            self.progress.console.print(f"step {event['step']}:{self.dev}{''.join(shown)}")
+            self.dev += "".join(shown[:1])

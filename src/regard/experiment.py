@@ -9,18 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import sacrebleu
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from regard import text_task
 from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
 from regard.config import apply, read_toml, to_toml, validate
 from regard.data.align import Link, phrase_links
-from regard.data.batching import Batches
+from regard.data.batching import Batches, Examples
 from regard.data.corpus import DataConfig, Pairs, augment, read_lines, read_pairs, split
+from regard.data.texts import TextConfig, read_texts
 from regard.errors import BundleError, ConfigError, DataError, unknown
+from regard.loading import load
 from regard.models.build import ModelConfig, build
 from regard.models.seq2seq import Seq2Seq
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig, word_of_each
@@ -28,7 +31,7 @@ from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import LAST, Report, TrainingConfig, batch_loss
 from regard.training.loop import train as run_loop
-from regard.translator import SEARCH_TOKENS, DecodingConfig, Refused, Translator, load
+from regard.translator import SEARCH_TOKENS, DecodingConfig, Refused, Translator
 
 
 class ExperimentConfig(BaseModel):
@@ -36,19 +39,34 @@ class ExperimentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    task: str = "translate"
-    """What the model learns to do."""
+    task: Literal["translate", "complete", "fill"] = "translate"
+    """What the model learns: to translate, to go on with a text, to find hidden words."""
     languages: tuple[str, str] = ("fr", "en")
     """Of source and target, for figures and the model card."""
     start: str | None = None
     """A run, a bundle's folder or a shipped model to go on from: its tokeniser and weights; settings must agree."""
     dev_sentences: int = Field(500, gt=0)
     """Development sentences translated (greedily) at each evaluation during training."""
-    data: DataConfig
+    data: DataConfig | None = None
+    """Pairs, for translating."""
+    texts: TextConfig | None = None
+    """Texts, for the other tasks."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     decoding: DecodingConfig = DecodingConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ExperimentConfig":
+        wanted = "data" if self.task == "translate" else "texts"
+        if getattr(self, wanted) is None:
+            raise ValueError(f'task = "{self.task}" needs [{wanted}]')
+        kinds = ("transformer", "recurrent") if self.task == "translate" else (text_task.TASKS[self.task],)
+        if self.model.kind not in kinds:
+            raise ValueError(f'task = "{self.task}" needs model.kind = {" or ".join(map(repr, kinds))}')
+        if self.task != "translate" and self.training.metric != "loss":
+            raise ValueError(f'task = "{self.task}" needs training.metric = "loss"')
+        return self
 
 
 @dataclass(frozen=True)
@@ -102,15 +120,14 @@ def train(
     settings = read_config(config, overrides)
     folder = Path(run) if run else Path("runs") / (Path(config).stem if not isinstance(config, dict) else "run")
     _prepare_folder(folder, settings, resume)
-    parts = read_data(settings)
     begun = None if resume else _start(settings)
-    tokenizer = _tokenizer(folder, parts[0], settings, begun)
-    batches = _training_batches(parts[0], tokenizer, settings)
+    work = (_prepare_pairs if settings.task == "translate" else _prepare_texts)(folder, settings, begun)
+    tokenizer, batches = work.tokenizer, work.batches
     report(
         {
             "event": "start",
-            "training_pairs": len(batches.pairs),
-            "dev_pairs": len(parts[1]),
+            "training": work.training,
+            "development": work.development,
             "vocabulary": len(tokenizer),
             "padding": batches.padding_share(),
             "run": str(folder),
@@ -125,12 +142,70 @@ def train(
     with tuned(), _asked_to_stop() as should_stop:
         weights = run_loop(
             model, batches, settings.training, folder,
-            evaluate=make_evaluate(parts[1], tokenizer, settings), report=report,
+            evaluate=work.evaluate, report=report,
             should_stop=should_stop, resume=resume,
         )  # fmt: skip
         model.load_state_dict(weights)
-        finish(folder, settings, model.eval(), tokenizer, parts)
+        work.finish(model.eval())
     return Run(folder, load(folder.resolve()), Journal(folder / "journal.jsonl").entries())
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task brings to a run.
+
+    Attributes:
+        tokenizer: learned, or the run's own.
+        batches: to train on.
+        training, development: how much there is of either, in words.
+        evaluate: from a model to its numbers on development data.
+        finish: writes the bundle of a trained model.
+    """
+
+    tokenizer: Tokenizer
+    batches: Examples
+    training: str
+    development: str
+    evaluate: Callable[[Any], dict[str, float]]
+    finish: Callable[[Any], Bundle]
+
+
+def _prepare_pairs(folder: Path, settings: ExperimentConfig, begun: Bundle | None) -> Work:
+    parts = read_data(settings)
+    texts = [text for pair in parts[0] for text in pair]
+    tokenizer = _tokenizer(folder, settings, begun, lambda: Tokenizer.learn(texts, settings.tokenizer))
+    batches = _training_batches(parts[0], tokenizer, settings)
+    return Work(
+        tokenizer, batches, f"{len(batches):,} training pairs", f"{len(parts[1]):,} for development",
+        make_evaluate(parts[1], tokenizer, settings),
+        lambda model: finish(folder, settings, model, tokenizer, parts),
+    )  # fmt: skip
+
+
+def _prepare_texts(folder: Path, settings: ExperimentConfig, begun: Bundle | None) -> Work:
+    assert settings.texts is not None  # the settings have been checked
+    task, texts = settings.task, read_texts(settings.texts)
+    if not texts.train:
+        raise ConfigError("there is nothing to train on: check texts.train and texts.dev_share")
+    tokenizer = _tokenizer(
+        folder, settings, begun, lambda: text_task.learn_tokenizer(texts.train, task, settings.tokenizer)
+    )
+    batches, dev = (
+        text_task.examples(part, task, tokenizer, settings.texts, settings.training, moves)
+        for part, moves in ((texts.train, True), (texts.dev, False))
+    )
+
+    def finish(model: Any) -> Bundle:
+        begins = {"begins": len(texts.train) > 1} if task == "complete" else {}
+        bundle = Bundle(task, settings.languages, model, settings.model, tokenizer, begins)
+        save_bundle(folder, bundle)
+        return bundle
+
+    name = "windows" if task == "complete" else "sentences"
+    return Work(
+        tokenizer, batches, f"{len(batches):,} training {name}", f"{len(dev):,} for development",
+        text_task.make_evaluate(dev, settings.training), finish,
+    )  # fmt: skip
 
 
 def finish(
@@ -154,6 +229,7 @@ def read_data(settings: ExperimentConfig) -> tuple[Pairs, Pairs, Pairs]:
         ConfigError: nothing is left to train on.
     """
     data = settings.data
+    assert data is not None  # the settings have been checked
     pairs = read_pairs(data.train, data)
     train_part, dev, test = split(pairs, data if data.dev is None else data.model_copy(update={"dev_share": 0.0}))
     if data.dev is not None:
@@ -302,24 +378,25 @@ def _start(settings: ExperimentConfig) -> Bundle | None:
     return bundle
 
 
-def _tokenizer(folder: Path, pairs: Pairs, settings: ExperimentConfig, begun: Bundle | None) -> Tokenizer:
+def _tokenizer(
+    folder: Path, settings: ExperimentConfig, begun: Bundle | None, learn: Callable[[], Tokenizer]
+) -> Tokenizer:
     """The run's tokeniser, learned on the training side only; a resumed run reads its own back."""
     path = folder / "tokenizer.json"
     if (folder / LAST).exists() and path.exists():
         return Tokenizer.load(path, settings.tokenizer)
-    if begun:
-        tokenizer = begun.tokenizer
-    else:
-        tokenizer = Tokenizer.learn((text for pair in pairs for text in pair), settings.tokenizer)
+    tokenizer = begun.tokenizer if begun else learn()
     tokenizer.save(path)
     return tokenizer
 
 
 def _training_batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> Batches:
     """The augmented training pairs as batches, with links where alignment is guided."""
-    shown = augment(pairs, settings.data, settings.training.seed)
+    data = settings.data
+    assert data is not None  # the settings have been checked
+    shown = augment(pairs, data, settings.training.seed)
     sides = (tokenizer.encode_batch(shown.source), tokenizer.encode_batch(shown.target))
-    kept = [n for n, pair in enumerate(zip(*sides, strict=True)) if max(map(len, pair)) <= settings.data.longest]
+    kept = [n for n, pair in enumerate(zip(*sides, strict=True)) if max(map(len, pair)) <= data.longest]
     links = token_links(tokenizer, shown) if settings.training.guide else None
     training = settings.training
     return Batches(

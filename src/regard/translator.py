@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from regard.attention.map import AttentionMap
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, announce, is_listened, unwatched, watching
-from regard.bundle import INFO, Bundle, load_bundle
+from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.search import Hypothesis, SearchConfig, search
-from regard.errors import BundleError, ChoiceError, ConfigError, RegardError, nearest
+from regard.errors import ConfigError, RegardError
 from regard.text.tokenizer import BOS, EOS, PAD
 
-SHIPPED = Path(__file__).parent / "shipped"
 SEARCH_TOKENS = 4096  # source tokens searched at a time
 
 
@@ -293,27 +292,3 @@ def _groups(lengths: list[int], tokens: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
-
-
-def shipped() -> list[str]:
-    """Names of the models that come with regard."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
-
-
-def load(name: str | Path) -> Translator:
-    """A model ready to use: a shipped one by name, or a run or bundle folder ("./name" is always a folder).
-
-    Raises:
-        ChoiceError: neither a shipped model nor a folder; lists the known names, nearest spelling first.
-        BundleError: the folder is damaged, or its training is not finished.
-    """
-    text = str(name)
-    if text in shipped():
-        return Translator(load_bundle(SHIPPED / text), text)
-    folder = Path(name)
-    if folder.is_dir():
-        return Translator(load_bundle(folder), folder.name)
-    if "/" in text:
-        raise BundleError(f"{text}: no such folder")
-    known = ", ".join(map(repr, nearest(text, shipped())))
-    raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
-from regard.translator import load
+from regard.loading import load
 
 D, T, B = 8, 5, 2
 

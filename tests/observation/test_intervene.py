@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import regard
 from regard.observation.intervene import ablate, force, permute, uniform
-from regard.translator import load
+from regard.loading import load
 
 B, T, D = 2, 7, 8
 

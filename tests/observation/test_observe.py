@@ -17,7 +17,7 @@ from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.observation.observe import Observation, UnseenSite, module_of
-from regard.translator import load
+from regard.loading import load
 
 B, T, S, D = 2, 11, 13, 8
 CONFIGS = {

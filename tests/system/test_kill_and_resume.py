@@ -16,7 +16,7 @@ from regard.config import to_toml, validate
 from regard.experiment import ExperimentConfig, train
 from regard.training.checkpoint import load_checkpoint
 from regard.training.loop import LAST
-from regard.translator import load
+from regard.loading import load
 
 STEPS = 40
 

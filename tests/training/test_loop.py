@@ -204,7 +204,7 @@ def test_resume_without_a_checkpoint_is_refused(tmp_path):
 
 
 def test_nothing_to_train_on_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"no training pairs: check data\.train, data\.longest and the shares"):
+    with pytest.raises(ConfigError, match=r"nothing to train on: check data\.train, data\.longest and the shares"):
         train(
             make_model("transformer"), Batches([], 10, BOS, EOS, PAD), settings(), tmp_path,
             evaluate=dev_loss, report=lambda _: None,

@@ -2,12 +2,47 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Ids = list[int]
+Links = Float[Tensor, "B T S"]
+
+
+@runtime_checkable
+class Example(Protocol):
+    """A batch, of whatever kind."""
+
+    @property
+    def target(self) -> Tensor:
+        """`[B, T]`, what is to be predicted; PAD where nothing is."""
+
+    @property
+    def links(self) -> Links | None:
+        """`[B, T, S]`, where each target token should look, if known."""
+
+    def hidden(self, model: Any) -> Tensor:
+        """What the model's `project` turns into logits, at every place of the target."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Training or development data in batches."""
+
+    @property
+    def pad(self) -> int:
+        """The id of PAD."""
+
+    def __len__(self) -> int: ...
+
+    def padding_share(self) -> float:
+        """Share of the places in a batch that hold nothing."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch, from the `start`-th on; the same epoch always has the same ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +61,12 @@ class Batch:
     source_allowed: Bool[Tensor, "B S"]
     previous: Int[Tensor, "B T"]
     target: Int[Tensor, "B T"]
-    links: Float[Tensor, "B T S"] | None = None
+    links: Links | None = None
+
+    def hidden(self, model: Any) -> Tensor:
+        """What the model's `project` turns into logits, at every place of the target."""
+        states: Tensor = model.hidden(model.encode(self.source, self.source_allowed), self.previous)
+        return states
 
 
 def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:
@@ -62,6 +102,9 @@ class Batches:
     pad: int
     seed: int = 0
     links: Sequence[list[tuple[int, int]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
 
     def order(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch as indices; the same epoch always has the same order."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regard.attention.map import AttentionMap
+from regard.attention.masks import documents as documents_mask
 from regard.errors import ChoiceError
 from regard.models.seq2seq import Memory, Step
 from regard.models.stack import BlocksConfig, Embeds, Stack
@@ -56,12 +57,21 @@ class Language(Embeds):
 
     def hidden(
         self, tokens: Int[Tensor, "B T"], allowed: Bool[Tensor, "B T"] | None = None,
-        every: list[Tensor] | None = None,
+        every: list[Tensor] | None = None, documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T h"]:  # fmt: skip
-        """The states that `project` turns into logits; `every` gets those before each block, and these.
+        """The states that `project` turns into logits.
 
-        Padding, where `allowed` is False, on either side changes nothing for the real tokens.
+        Args:
+            tokens: `[B, T]`.
+            allowed: True at real tokens; padding on either side changes nothing for these.
+            every: gets the states before each block, and what this returns.
+            documents: which document each token is of, where they are several: they do not see each other, and
+                each begins at place 0.
         """
+        if documents is not None:
+            places = _places_within(documents)
+            x = self.embed(tokens, places)
+            return self.decoder(x, allowed, places, every=every, within=documents_mask(documents))  # type: ignore[no-any-return]
         if allowed is None:
             places = torch.arange(tokens.shape[1], device=tokens.device)
             return self.decoder(self.embed(tokens, places.expand_as(tokens)), None, every=every)  # type: ignore[no-any-return]
@@ -131,6 +141,14 @@ class Language(Embeds):
     def maps(self, state: State) -> dict[str, AttentionMap]:
         """The maps of every site, `[N, K, heads, T, S]`, of a state that was read with `record`."""
         return self.decoder.maps(state)
+
+
+def _places_within(documents: Tensor) -> Tensor:
+    """Each token's place in its own document."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return places - torch.where(begins, places, 0).cummax(1).values
 
 
 class WordHead(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from regard.attention.biases import Bias, RelativeBias, alibi
 from regard.attention.map import AttentionMap
-from regard.attention.masks import Mask, MaskLike, allow, causal, window
+from regard.attention.masks import Mask, allow, causal, window
 from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
 from regard.models.seq2seq import Memory
@@ -173,7 +173,7 @@ class Stack(nn.Module):
 
     def forward(
         self, x: Tensor, allowed: Tensor | None, places: Tensor | None = None, memory: Memory | None = None,
-        every: list[Tensor] | None = None,
+        every: list[Tensor] | None = None, within: Mask | None = None,
     ) -> Tensor:  # fmt: skip
         """States `[B, n, d]` behind all blocks.
 
@@ -183,11 +183,14 @@ class Stack(nn.Module):
             places: where they stand, for rotary positions; 0 … n-1 by default.
             memory: what the blocks look at besides, where they do.
             every: gets the states before every block, and what this returns.
+            within: one more mask for every block's self-attention.
         """
         for i, layer in enumerate(self.layers):
             if every is not None:
                 every.append(x)
             mask = self.mask(i, allowed)
+            if within is not None:
+                mask = within if mask is None else mask & within
             if memory is None:
                 x = layer(x, mask, allowed, self.score_bias(), places)
             else:
@@ -197,7 +200,7 @@ class Stack(nn.Module):
             every.append(x)
         return x
 
-    def mask(self, layer: int, allowed: Tensor | None) -> MaskLike | None:
+    def mask(self, layer: int, allowed: Tensor | None) -> Mask | None:
         """Who may look at whom in a block's self-attention, beside what a decoder layer says of itself."""
         parts = [] if allowed is None else [may_look(allowed)]
         if self.direction == "forward":
@@ -205,7 +208,7 @@ class Stack(nn.Module):
             if self.has_window(layer):
                 assert self.config.window is not None  # has_window() has looked
                 parts.append(window(self.config.window - 1, 0))
-        mask = None
+        mask: Mask | None = None
         for part in parts:
             mask = part if mask is None else mask & part
         return mask

@@ -16,7 +16,7 @@ def read(keys: Keys) -> DecoderConfig:
     keys.expect("rope_interleaved", False)
     keys.expect("is_llama_config", True)
     heads, width, layers = keys.take("num_attention_heads"), keys.take("hidden_size"), keys.take("num_hidden_layers")
-    bias = ("query", "key", "value") if kind == "qwen2" else ()
+    bias: tuple[str, ...] = ("query", "key", "value") if kind == "qwen2" else ()
     if kind in ("llama", "qwen3") and keys.take("attention_bias", False):
         bias = ("query", "key", "value", "output")
     return DecoderConfig(

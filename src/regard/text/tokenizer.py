@@ -25,6 +25,7 @@ from regard.errors import BundleError, ConfigError
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
+MASK = "<mask>"  # one more, for an encoder that finds hidden words
 
 Span = tuple[int, int]
 
@@ -57,6 +58,14 @@ class Tokenizer:
         self.kind = config.kind
         self.loses = _LOSSES[config.kind] + (" Characters are composed (NFC)." if config.nfc else "")
         self.loses = self.loses.strip()
+
+    pad, bos, eos = PAD, BOS, EOS
+
+    @property
+    def mask(self) -> int | None:
+        """The id of the token that hides a word, if there is one."""
+        found = self._inner.token_to_id(MASK)
+        return None if found is None else int(found)
 
     def __len__(self) -> int:
         return int(self._inner.get_vocab_size())
@@ -107,12 +116,13 @@ class Tokenizer:
             raise BundleError(f"{path} is not a tokenizer file: {error}") from error
 
     @classmethod
-    def learn(cls, texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
-        """Learn a vocabulary from training texts."""
-        inner = tokenizers.Tokenizer(_model(config.kind))
+    def learn(cls, texts: Iterable[str], config: TokenizerConfig, mask: bool = False) -> "Tokenizer":
+        """Learn a vocabulary from training texts; `mask` adds a token that hides words."""
+        specials = [*SPECIALS, MASK] if mask else SPECIALS
+        inner = tokenizers.Tokenizer(_model(config.kind, specials))
         inner.normalizer = normalizers.NFC() if config.nfc else None
         inner.pre_tokenizer, inner.decoder = _splitter(config.kind), _joiner(config.kind)
-        trainer = _trainer(config)
+        trainer = _trainer(config, specials)
         if trainer is not None:
             try:
                 inner.train_from_iterator(texts, trainer)
@@ -148,11 +158,11 @@ _LOSSES = {
 }
 
 
-def _model(kind: str) -> models.Model:
+def _model(kind: str, specials: list[str]) -> models.Model:
     match kind:
         case "bytes":
             alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-            return models.BPE(vocab={token: i for i, token in enumerate([*SPECIALS, *alphabet])}, merges=[])
+            return models.BPE(vocab={token: i for i, token in enumerate([*specials, *alphabet])}, merges=[])
         case "characters" | "words":
             return models.WordLevel(unk_token=SPECIALS[UNK])
         case "unigram":
@@ -189,8 +199,8 @@ def _joiner(kind: str) -> decoders.Decoder:
             return decoders.Metaspace()
 
 
-def _trainer(config: TokenizerConfig) -> trainers.Trainer | None:
-    common: dict[str, Any] = {"vocab_size": config.vocabulary, "special_tokens": SPECIALS, "show_progress": False}
+def _trainer(config: TokenizerConfig, specials: list[str]) -> trainers.Trainer | None:
+    common: dict[str, Any] = {"vocab_size": config.vocabulary, "special_tokens": specials, "show_progress": False}
     match config.kind:
         case "bytes":
             return None
@@ -201,4 +211,4 @@ def _trainer(config: TokenizerConfig) -> trainers.Trainer | None:
         case "byte_bpe":
             return trainers.BpeTrainer(**common, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
         case _:
-            return trainers.BpeTrainer(**common, limit_alphabet=max(1, config.vocabulary - len(SPECIALS)))
+            return trainers.BpeTrainer(**common, limit_alphabet=max(1, config.vocabulary - len(specials)))

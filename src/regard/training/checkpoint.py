@@ -69,7 +69,7 @@ def average(checkpoints: list[Tensors]) -> Tensors:
     return {name: torch.stack([c[name].double() for c in checkpoints]).mean(0).to(first[name].dtype) for name in first}
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
+def flatten_optimizer(optimizer: Any) -> Tensors:
     """An optimizer's moments and counters under plain names."""
     state = optimizer.state_dict()["state"]
     return {
@@ -77,7 +77,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+def restore_optimizer(optimizer: Any, tensors: Tensors) -> None:
     """Put back what `flatten_optimizer` took out."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from regard.attention.watch import Call, watching
-from regard.data.batching import Batch, Batches
+from regard.data.batching import Example, Examples
 from regard.errors import ConfigError
-from regard.models.seq2seq import Seq2Seq
 from regard.training.checkpoint import (
     Tensors,
     average,
@@ -46,6 +45,8 @@ class TrainingConfig(BaseModel):
     """How the rate goes on after the warm-up."""
     warmup: int = Field(1000, ge=0)
     """Updates of linear growth."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all, or Muon (Jordan 2024) for the matrices of the blocks and AdamW for the rest."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: float = Field(0.01, ge=0)
@@ -74,8 +75,52 @@ class TrainingConfig(BaseModel):
     """Of weights, order, dropout and augmentation."""
 
 
-Evaluate = Callable[[Seq2Seq], dict[str, float]]
+Evaluate = Callable[[Any], dict[str, float]]
 Report = Callable[[dict[str, Any]], None]
+
+
+class Joined:
+    """Several optimizers as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of all."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget every gradient."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """One step of each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters' states, numbered through; the groups of each part."""
+        state, groups, first = {}, [], 0
+        for part in self.parts:
+            own = part.state_dict()
+            state |= {first + i: values for i, values in own["state"].items()}
+            groups.append(own["param_groups"])
+            first += sum(len(group["params"]) for group in own["param_groups"])
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, given: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        first = 0
+        for part, groups in zip(self.parts, given["param_groups"], strict=True):
+            count = sum(len(group["params"]) for group in groups)
+            own = {i - first: values for i, values in given["state"].items() if first <= i < first + count}
+            part.load_state_dict({"state": own, "param_groups": groups})
+            first += count
+
+
+Optimizer = torch.optim.Optimizer | Joined
 
 
 @dataclass
@@ -95,8 +140,8 @@ class Interrupted(Exception):
 
 
 def train(
-    model: Seq2Seq,
-    batches: Batches,
+    model: Any,
+    batches: Examples,
     config: TrainingConfig,
     folder: Path,
     *,
@@ -125,9 +170,9 @@ def train(
         BundleError: a checkpoint is damaged or could not be written.
         ConfigError: there is nothing to train on.
     """
-    if not len(batches.pairs):
+    if not len(batches):
         raise ConfigError(
-            "there are no training pairs: check data.train, data.longest and the shares that are split off"
+            "there is nothing to train on: check data.train, data.longest and the shares that are split off"
         )
     journal = Journal(folder / "journal.jsonl")
     optimizer = make_optimizer(model, config)
@@ -181,9 +226,7 @@ def train(
     return best_weights(model, evaluate, progress, config, folder, journal)
 
 
-def update(
-    model: Seq2Seq, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainingConfig, pad: int
-) -> dict[str, float]:
+def update(model: Any, batch: Example, optimizer: Optimizer, config: TrainingConfig, pad: int) -> dict[str, float]:
     """One step of gradient descent on one batch."""
     optimizer.zero_grad(set_to_none=True)
     loss, nll, tokens = batch_loss(model, batch, config, pad)
@@ -197,34 +240,48 @@ def update(
     }  # fmt: skip
 
 
-def batch_loss(model: Seq2Seq, batch: Batch, config: TrainingConfig, pad: int) -> tuple[Tensor, Tensor, int]:
+def batch_loss(model: Any, batch: Example, config: TrainingConfig, pad: int) -> tuple[Tensor, Tensor, int]:
     """Smoothed loss and negative log-likelihood in nats, summed over the batch's tokens, and their number."""
     half = config.precision == "bfloat16"
     calls: list[Call] = []
-    with torch.autocast(batch.source.device.type, torch.bfloat16) if half else nullcontext():
-        memory = model.encode(batch.source, batch.source_allowed)
-        with watching(calls.append) if batch.links is not None else nullcontext():
-            hidden = model.hidden(memory, batch.previous)
+    with (
+        torch.autocast(batch.target.device.type, torch.bfloat16) if half else nullcontext(),
+        watching(calls.append) if batch.links is not None else nullcontext(),
+    ):
+        hidden = batch.hidden(model)
     real = batch.target != pad
     weight, bias = model.readout()
     smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
     loss, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], smooth, torch.bfloat16 if half else None)
     if batch.links is not None:
-        loss = loss - config.guide * (batch.links * model.guided(calls).clamp(min=1e-6).log()).sum()
+        loss = (
+            loss
+            - config.guide
+            * (batch.links * model.guided(calls[len(model.encoder_sites()) :]).clamp(min=1e-6).log()).sum()
+        )
     return loss, nll, int(real.sum())
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only (Loshchilov and Hutter 2019)."""
-    parameters = list(model.parameters())
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
+    """AdamW with decay on matrices only (Loshchilov and Hutter 2019); beside Muon, for what is no block's matrix."""
+    named = list(model.named_parameters())
+    turned = {n for n, p in named if config.optimizer == "muon" and ".layers." in n and p.ndim == 2}
+    rest = [p for n, p in named if n not in turned]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-9, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-9, fused=True)
+    if config.optimizer == "adamw":
+        return adamw
+    muon = torch.optim.Muon(
+        [p for n, p in named if n in turned], lr=config.learning_rate, weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    return Joined(muon, adamw)
 
 
-def measure(model: Seq2Seq, evaluate: Evaluate) -> dict[str, float]:
+def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
     """Evaluate without touching the training's random numbers."""
     state = torch.get_rng_state()
     model.eval()
@@ -235,9 +292,7 @@ def measure(model: Seq2Seq, evaluate: Evaluate) -> dict[str, float]:
     return {f"dev_{name}": value for name, value in numbers.items()}
 
 
-def keep_if_best(
-    entry: dict[str, Any], model: Seq2Seq, progress: Progress, config: TrainingConfig, folder: Path
-) -> None:
+def keep_if_best(entry: dict[str, Any], model: Any, progress: Progress, config: TrainingConfig, folder: Path) -> None:
     """Keep the weights if they are among the best so far, and count how long there was no better one."""
     number = entry[f"dev_{config.metric}"] * (-1 if config.metric == "loss" else 1)
     number = float("-inf") if isnan(number) else number
@@ -251,7 +306,7 @@ def keep_if_best(
 
 
 def best_weights(
-    model: Seq2Seq, evaluate: Evaluate, progress: Progress, config: TrainingConfig, folder: Path, journal: Journal
+    model: Any, evaluate: Evaluate, progress: Progress, config: TrainingConfig, folder: Path, journal: Journal
 ) -> Tensors:
     """The single best checkpoint, or the average of the best ones where that is better on development data."""
     candidates = [load_checkpoint(best_path(folder, step))[0] for _, step in progress.best]
@@ -285,13 +340,13 @@ def best_path(folder: Path, step: int) -> Path:
     return folder / f"best-{step:06d}.safetensors"
 
 
-def store(path: Path, model: Seq2Seq, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def store(path: Path, model: Any, optimizer: Optimizer, progress: Progress) -> None:
     """Write everything that going on needs."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     save_checkpoint(path, tensors | flatten_optimizer(optimizer) | {"random": torch.get_rng_state()}, vars(progress))
 
 
-def restore(path: Path, model: Seq2Seq, optimizer: torch.optim.Optimizer) -> Progress:
+def restore(path: Path, model: Any, optimizer: Optimizer) -> Progress:
     """Read what `store` wrote back into model, optimizer and random numbers."""
     tensors, state = load_checkpoint(path)
     model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})

@@ -1,0 +1,217 @@
+"""A decoder alone that is ready to use: it goes on with a text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+
+from regard.attention.map import AttentionMap
+from regard.attention.watch import announce, is_listened, unwatched
+from regard.bundle import Bundle
+from regard.decoding.sample import Drawn, SampleConfig, sample
+from regard.decoding.search import SearchConfig, search
+from regard.errors import ConfigError
+from regard.translator import Refused
+from regard.vectors import Vectors, vectors
+
+LENGTH = 200  # tokens of a completion, unless said otherwise
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """What a decoder made of a beginning.
+
+    Attributes:
+        text: what it added.
+        source: the beginning.
+        tokens: the added tokens, with the end token if it was produced.
+        ids: their ids.
+        score, log_prob: the sum of the tokens' log-probabilities under the model itself, in nats.
+        source_tokens: the beginning's tokens.
+        alternatives: other completions, best first (beam search's).
+        attention: {site: map `[heads, T, P + T]`}: what each added token's state before it looked at.
+    """
+
+    text: str
+    source: str
+    tokens: list[str]
+    ids: list[int]
+    score: float
+    log_prob: float
+    source_tokens: list[str]
+    alternatives: "list[Completion]"
+    attention: dict[str, AttentionMap]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "source": self.source, "text": self.text, "tokens": self.tokens, "log_prob": self.log_prob,
+            "alternatives": [{"text": one.text, "log_prob": one.log_prob} for one in self.alternatives],
+        }  # fmt: skip
+
+
+class Completer:
+    """A decoder alone: what `regard.load` returns for a GPT-2, a Llama, or a run with task = "complete".
+
+    Attributes:
+        model: the nn.Module inside.
+        tokenizer: text to ids and back.
+        bundle: all of it, with the settings.
+    """
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self.bundle, self.name = bundle, name
+        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+
+    @overload
+    def __call__(self, source: str, **settings: Any) -> Completion: ...
+    @overload
+    def __call__(self, source: Sequence[str], **settings: Any) -> list[Completion]: ...
+    def __call__(self, source: str | Sequence[str], **settings: Any) -> Completion | list[Completion]:
+        """Go on with one beginning, or with many: a list in, a list out, same order, same length.
+
+        Args:
+            source: a text or a list of texts.
+            settings: length (tokens at most, 200), stop (strings that end the text and are left out of it), record
+                (keep the attention; default True), beam and n_best (beam search instead of drawing), and those of
+                `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
+
+        Raises:
+            ConfigError: a setting that is unknown or makes no sense.
+            Refused: a beginning that is longer than the model knows places for.
+        """
+        if isinstance(source, str):
+            return self.complete(source, **settings)
+        return [self.complete(one, **settings) for one in source]
+
+    def complete(
+        self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True,
+        beam: int | None = None, n_best: int = 1, **drawing: Any,
+    ) -> Completion:  # fmt: skip
+        """`__call__` for one; see there."""
+        ids = self.encode(source)
+        with torch.inference_mode(), unwatched():
+            if beam is not None:
+                made = self._search(source, ids, length, beam, n_best, record or is_listened())
+            else:
+                drawn = list(self._draw(ids, length, stop, _config(drawing), record or is_listened()))
+                made = self._made(source, ids, drawn, stop)
+        if is_listened():
+            announce(self.model, made.attention)
+        return made
+
+    def stream(self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), **drawing: Any) -> Iterator[str]:
+        """The added text in pieces, each as soon as it is known; settings as in `__call__`."""
+        ids, config = self.encode(source), _config(drawing)
+        shown, added = "", []
+        longest = max(map(len, stop), default=0)
+        with torch.inference_mode(), unwatched():
+            for one in self._draw(ids, length, stop, config, record=False):
+                added.append(one.token)
+                text = _cut(self._added(ids, added), stop)
+                # a character may be half there, and a stop string half
+                sure = text[: max(len(shown), len(text) - longest)] if not text.endswith("\ufffd") else shown
+                if len(sure) > len(shown):
+                    yield sure[len(shown) :]
+                    shown = sure
+        text = _cut(self._added(ids, added), stop)
+        if len(text) > len(shown):
+            yield text[len(shown) :]
+
+    def embed(self, text: str) -> Vectors:
+        """Static and contextual vectors of a text's tokens, layer by layer."""
+        ids = self.encode(text)
+        spans = self.tokenizer.source_spans(text)
+        return vectors(self.model, ids, [(0, 0)] * (len(ids) - len(spans)) + spans, text, self.tokenizer)
+
+    def encode(self, source: str) -> list[int]:
+        """The beginning's ids, with what the model begins texts with.
+
+        Raises:
+            Refused: it is empty and nothing begins a text; or it is longer than the model knows places for.
+        """
+        ids = self.tokenizer.encode(source)
+        several = self.bundle.decoding.get("begins", False) or not ids
+        if several and self.tokenizer.bos is not None:
+            ids = [self.tokenizer.bos, *ids]
+        if not ids:
+            raise Refused("an empty beginning: this model needs at least one token to go on from")
+        if len(ids) > self._places():
+            raise Refused(f"a beginning of {len(ids):,} tokens is too long: this model knows {self._places():,} places")
+        return ids
+
+    def _places(self) -> int:
+        """How many places the model can tell apart."""
+        config = self.bundle.model_config
+        return config.length if getattr(config, "positions", "") == "learned" else 2**31  # type: ignore[union-attr]
+
+    def _draw(
+        self, ids: list[int], length: int, stop: Sequence[str], config: SampleConfig, record: bool
+    ) -> Iterator[Drawn]:
+        if length < 0:
+            raise ConfigError(f"length must be 0 or more; got {length}")
+        state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
+        limit = min(length, self._places() - len(ids) + 1)
+        added: list[int] = []
+        ends = () if self.tokenizer.eos is None else (self.tokenizer.eos,)
+        for one in sample(self.model.step, state, ids[-1], ids, limit, config, ends):
+            yield one
+            added.append(one.token)
+            if stop and any(s in self._added(ids, added) for s in stop):
+                return
+
+    def _added(self, ids: list[int], added: list[int]) -> str:
+        """The text that tokens add to a beginning."""
+        whole, before = self.tokenizer.decode([*ids, *added]), self.tokenizer.decode(ids)
+        return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(added)
+
+    def _made(self, source: str, ids: list[int], drawn: list[Drawn], stop: Sequence[str]) -> Completion:
+        added = [one.token for one in drawn]
+        total = sum(one.log_prob for one in drawn)
+        text = _cut(self._added(ids, added), stop)
+        maps = self._maps(drawn[-1].state, ids, added) if drawn else {}
+        return Completion(
+            text, source, self.tokenizer.tokens(added), added, total, total, self.tokenizer.tokens(ids), [], maps
+        )
+
+    def _search(self, source: str, ids: list[int], length: int, beam: int, n_best: int, record: bool) -> Completion:
+        if beam < 1 or not 1 <= n_best <= beam:
+            raise ConfigError(f"beam must be at least 1 and n_best between 1 and beam; got {beam} and {n_best}")
+        state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
+        eos = -1 if self.tokenizer.eos is None else self.tokenizer.eos
+        limit = min(length, self._places() - len(ids) + 1)
+        (found,) = search(self.model.step, state, [limit], SearchConfig(beam, 0.0, n_best), ids[-1], eos)
+        made = [
+            Completion(
+                self._added(ids, one.tokens), source, self.tokenizer.tokens(one.tokens), one.tokens, one.score,
+                one.log_prob, self.tokenizer.tokens(ids), [], self._maps(one.state, ids, one.tokens),
+            )
+            for one in found
+        ]  # fmt: skip
+        best = made[0]
+        best.alternatives.extend(made[1:])
+        return best
+
+    def _maps(self, state: Any, ids: list[int], added: list[int]) -> dict[str, AttentionMap]:
+        rows = self.tokenizer.tokens(added)
+        columns = self.tokenizer.tokens([*ids, *added[:-1]])
+        maps = {}
+        for site, whole in self.model.maps(state).items():
+            one = whole.select(0, 0)
+            maps[site] = AttentionMap(one.shape, one.source, query_tokens=rows, key_tokens=columns)
+        return maps
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    places = [place for place in (text.find(one) for one in stop if one) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+def _config(drawing: dict[str, Any]) -> SampleConfig:
+    unknown = sorted(set(drawing) - set(SampleConfig.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(["length", "stop", "beam", "n_best", "record", *SampleConfig.__dataclass_fields__])
+        raise ConfigError(f"unknown setting {unknown[0]!r}: known are {known}")
+    return SampleConfig(**drawing)

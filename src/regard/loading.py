@@ -1,0 +1,81 @@
+"""`load`: a trained model by its name or its folder, ready to use."""
+
+from pathlib import Path
+from typing import Any
+
+from regard.bundle import INFO, Bundle, load_bundle
+from regard.completer import Completer
+from regard.errors import BundleError, ChoiceError, nearest
+from regard.pretrained.folder import is_pretrained, load_pretrained
+from regard.text.pretrained import read_tokenizer
+from regard.text_encoder import TextEncoder
+from regard.translator import Translator
+
+SHIPPED = Path(__file__).parent / "shipped"
+HUB = "hf:"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with regard."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
+
+
+def load(name: str | Path) -> Any:
+    """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
+
+    Args:
+        name: a shipped model's name; a folder ("./name" is always one); or "hf:OWNER/NAME", which huggingface_hub
+            downloads.
+
+    Returns:
+        a `Translator`, `Completer` (a decoder alone) or `TextEncoder` (an encoder alone): `.model` is the nn.Module.
+
+    Raises:
+        ChoiceError: neither a shipped model nor a folder; lists the known names, nearest spelling first.
+        BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
+    """
+    text = str(name)
+    if text in shipped():
+        return _ready(load_bundle(SHIPPED / text), text)
+    if text.startswith(HUB):
+        return _pretrained(_download(text.removeprefix(HUB)), text)
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / INFO).exists() and is_pretrained(folder):
+            return _pretrained(folder, folder.name)
+        return _ready(load_bundle(folder), folder.name)
+    if "/" in text:
+        raise BundleError(f"{text}: no such folder")
+    known = ", ".join(map(repr, nearest(text, shipped())))
+    raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
+
+
+def _ready(bundle: Bundle, name: str) -> Translator | Completer | TextEncoder:
+    match bundle.task:
+        case "complete":
+            return Completer(bundle, name)
+        case "fill":
+            return TextEncoder(bundle, name)
+    return Translator(bundle, name)
+
+
+def _pretrained(folder: Path, name: str) -> Translator | Completer | TextEncoder:
+    found = load_pretrained(folder)
+    tokenizer = read_tokenizer(folder, found.family, found.ids)
+    decoding = {"length_penalty": 0.6} if found.task == "translate" else {}
+    return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, decoding), name)
+
+
+def _download(name: str) -> Path:
+    """A model of the hub, downloaded once."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise BundleError(f"hf:{name}: pip install huggingface_hub, which downloads it") from error
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BundleError(f"hf:{name}: could not be downloaded: {first}") from error

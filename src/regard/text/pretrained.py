@@ -1,0 +1,210 @@
+"""Tokenisers of others: `tokenizer.json`, WordPiece's `vocab.txt`, GPT-2's `vocab.json` and `merges.txt`, sentencepiece.
+
+A folder without any loads too; what needs text then refuses.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordPiece
+
+from regard.errors import BundleError, RegardError
+from regard.text.tokenizer import Span
+
+
+class ReadTokenizer:
+    """Text to ids and back, by somebody else's rules.
+
+    Attributes:
+        pad, bos, eos, mask: special tokens; bos is what a decoder begins with, None where there is none.
+    """
+
+    def __init__(self, folder: Path, ids: dict[str, int]) -> None:
+        self.folder = folder
+        self.pad = ids.get("pad", 0)
+        self.bos = ids.get("start", ids.get("bos"))
+        self.eos = ids.get("eos")
+        self.mask: int | None = None
+
+    def __len__(self) -> int:
+        raise self._nothing()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        raise self._nothing()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, without special tokens."""
+        return [self.encode(text) for text in texts]
+
+    def marked(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids of a text with the special tokens that belong around it, and where in the text each stands."""
+        raise self._nothing()
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens vanish."""
+        raise self._nothing()
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The tokens' own strings."""
+        raise self._nothing()
+
+    def source_spans(self, text: str) -> list[Span]:
+        """Where in `text` each token of `encode(text)` stands, in characters."""
+        raise self._nothing()
+
+    def target_spans(self, ids: Sequence[int]) -> list[Span]:
+        """Where in `decode(ids)` each token stands, in characters."""
+        ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
+        return [(min(a, b), b) for a, b in pairwise(ends)]
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json`."""
+        raise self._nothing()
+
+    def _nothing(self) -> RegardError:
+        return BundleError(f"{self.folder} has no tokenizer files: this model takes and gives ids, not text")
+
+
+class Fast(ReadTokenizer):
+    """What the tokenizers library reads."""
+
+    def __init__(self, folder: Path, inner: tokenizers.Tokenizer, ids: dict[str, int]) -> None:
+        super().__init__(folder, ids)
+        inner.no_padding()
+        inner.no_truncation()
+        self._inner = inner
+        names = {token.content: i for i, token in inner.get_added_tokens_decoder().items() if token.special}
+        self.mask = next((names[name] for name in ("[MASK]", "<mask>") if name in names), None)
+
+    def __len__(self) -> int:
+        return int(self._inner.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def marked(self, text: str) -> tuple[list[int], list[Span]]:
+        found = self._inner.encode(text)
+        return list(found.ids), list(found.offsets)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(self._inner.decode(list(ids), skip_special_tokens=True))
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._inner.id_to_token(i) or f"<{i}>" for i in ids]
+
+    def source_spans(self, text: str) -> list[Span]:
+        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+
+    def save(self, path: Path) -> None:
+        self._inner.save(str(path))
+
+
+class Pieces(ReadTokenizer):
+    """Marian's two sentencepiece models, source and target, with a vocabulary of their own."""
+
+    def __init__(self, folder: Path, ids: dict[str, int]) -> None:
+        super().__init__(folder, ids)
+        try:
+            sentencepiece = import_module("sentencepiece")
+        except ImportError as error:
+            raise BundleError(f"{folder}: its tokenizer needs sentencepiece: pip install 'regard[marian]'") from error
+        self._source, self._target = (
+            sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{side}.spm"))
+            for side in ("source", "target")
+        )
+        self._ids: dict[str, int] = json.loads((folder / "vocab.json").read_text("utf-8"))
+        self._names = {i: name for name, i in self._ids.items()}
+        self._special = {self._ids[name] for name in ("</s>", "<pad>", "<unk>") if name in self._ids}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._source.encode(text, out_type=str)]
+
+    def marked(self, text: str) -> tuple[list[int], list[Span]]:
+        return [*self.encode(text), self._ids["</s>"]], [*self.source_spans(text), (len(text), len(text))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        pieces = [self._names.get(i, "") for i in ids if i not in self._special]
+        return str(self._target.decode(pieces))
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._names.get(i, f"<{i}>") for i in ids]
+
+    def source_spans(self, text: str) -> list[Span]:
+        spans, place = [], 0
+        for piece in self._source.encode(text, out_type=str):
+            letters = piece.replace("▁", " ").strip()
+            start = text.find(letters, place) if letters else place
+            start = place if start < 0 else start  # sentencepiece has normalised the text
+            place = min(len(text), start + len(letters))
+            spans.append((start, place))
+        return spans
+
+
+def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> ReadTokenizer:
+    """The tokenizer of a folder in the Hugging Face layout; one that only refuses where there is none.
+
+    Raises:
+        BundleError: its files are damaged.
+    """
+    try:
+        if (folder / "source.spm").exists() and (folder / "vocab.json").exists():
+            return Pieces(folder, ids)
+        inner = _inner(folder, family)
+    except RegardError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise BundleError(f"{folder}: its tokenizer files cannot be read: {error}") from error
+    return ReadTokenizer(folder, ids) if inner is None else Fast(folder, inner, ids)
+
+
+def _inner(folder: Path, family: str) -> tokenizers.Tokenizer | None:
+    if (folder / "tokenizer.json").exists():
+        return tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
+    if (folder / "vocab.txt").exists():
+        return _word_piece(folder)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return _byte_pairs(folder, family)
+    return None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def _word_piece(folder: Path) -> tokenizers.Tokenizer:
+    """BERT's: `vocab.txt`, small letters unless `tokenizer_config.json` says otherwise."""
+    settings = _settings(folder)
+    inner = tokenizers.Tokenizer(WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(
+        lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents")
+    )
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    ends = [(name, inner.token_to_id(name)) for name in ("[SEP]", "[CLS]")]
+    inner.post_processor = processors.BertProcessing(*ends)
+    return inner
+
+
+def _byte_pairs(folder: Path, family: str) -> tokenizers.Tokenizer:
+    """GPT-2's and RoBERTa's: bytes joined by `merges.txt`."""
+    inner = tokenizers.Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_settings(folder).get("add_prefix_space", False))
+    inner.decoder = decoders.ByteLevel()
+    known = [name for name in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>") if inner.token_to_id(name)]
+    inner.add_special_tokens(known)
+    if family == "roberta":
+        ends = [(name, inner.token_to_id(name)) for name in ("</s>", "<s>")]
+        inner.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
+    return inner
