@@ -8,8 +8,8 @@ import torch
 import regard
 from conftest import made_pairs, tiny
 from regard.experiment import evaluate_files, export_bundle, read_config, train
-from regard.text.tokenizer import BOS, EOS
 from regard.loading import load
+from regard.text.tokenizer import BOS, EOS
 from regard.translator import Translator
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import regard
-from regard.text.tokenizer import BOS, EOS
 from regard.loading import load
+from regard.text.tokenizer import BOS, EOS
 from regard.translator import Refused, Translator
 
 SOURCES = ["le chat noir", "", "Le chien blanc mange.", "   ", "le lapin"]

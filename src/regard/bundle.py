@@ -34,7 +34,7 @@ class Bundle:
         task: what it does, "translate".
         languages: of source and target.
         model: ready to use; what class it is, its config says.
-        tokenizer: ready to use.
+        tokenizer: text to ids and back; one of ours, or what was read from others.
         model_config: what the model was built from.
         decoding: default settings of the search.
         alignment: {"site": …, "heads": […]}: where to read a word alignment, chosen on development data.
@@ -44,13 +44,15 @@ class Bundle:
     languages: tuple[str, str]
     model: Any
     model_config: ModelConfig
-    tokenizer: Tokenizer
+    tokenizer: Any
     decoding: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
 
 
 def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") -> None:
     """Write a bundle into `folder`; `bundle.json` last, so a half-written one is never mistaken for whole."""
+    if not isinstance(bundle.tokenizer, Tokenizer):
+        raise BundleError("a model that was read from others is written in their layout: --layout hf")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
     write_tensors(folder / WEIGHTS, pack(dict(bundle.model.state_dict()), precision))

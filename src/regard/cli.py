@@ -40,6 +40,9 @@ Look = Annotated[
         help="Draw the alignment to this file (.png, .svg, .pdf); with several inputs, name-1.png, name-2.png, …"
     ),
 ]
+AnyModel = Annotated[
+    str, typer.Option(help="A shipped model's name, a run's folder, or one in the Hugging Face layout (hf:NAME).")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line: tokens, score, alternatives, alignment.")]
 
 
@@ -104,10 +107,84 @@ def translate(
     ] = False,
 ) -> None:
     """Translate texts: one line in, one line out."""
-    translator = _load(model, texts)
+    translator = _load_as(model, "translate", texts)
     if n_best > 1:
         beam = max(n_best, beam or translator.decoding.beam)
     _each_line(texts, translator, look, as_json, grid, beam=beam, n_best=n_best, record=bool(as_json or grid or look))
+
+
+@app.command()
+def complete(
+    texts: Texts = None,
+    model: AnyModel = "shakespeare",
+    length: Annotated[int, typer.Option(min=0, help="Tokens added at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Below 1 bolder towards the likely; 0 takes the likeliest.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Only the likeliest tokens that together have this share.")
+    ] = None,
+    min_p: Annotated[float | None, typer.Option(help="Only tokens with this share of the likeliest one's.")] = None,
+    repetition: Annotated[float, typer.Option(help="Above 1: what stood before becomes less likely.")] = 1.0,
+    no_repeat: Annotated[int, typer.Option(help="No sequence of so many tokens twice; 0 allows all.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
+    beam: Annotated[int | None, typer.Option(min=1, help="Beam search instead of drawing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Go on with texts; to a terminal as it is written."""
+    completer = _load_as(model, "complete", texts)
+    drawing = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition": repetition,
+        "no_repeat": no_repeat, "seed": seed,
+    }  # fmt: skip
+    settings = {"length": length, "stop": stop or []}
+    if beam is None and not as_json and out.is_terminal and texts and len(texts) == 1 and texts != ["-"]:
+        typer.echo(texts[0], nl=False)
+        for piece in completer.stream(texts[0], **settings, **drawing):
+            typer.echo(piece, nl=False)
+        typer.echo("")
+        return
+
+    def work(text: str) -> str:
+        made = completer(text, record=False, **settings, **(drawing if beam is None else {"beam": beam}))
+        return json.dumps(made.as_json(), ensure_ascii=False) if as_json else (text + made.text).replace("\n", " ")
+
+    _one_by_one(texts, work)
+
+
+@app.command()
+def fill(
+    texts: Texts = None,
+    model: AnyModel = "english",
+    top: Annotated[int, typer.Option(min=1, help="How many words --json lists for each gap.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every gap's words.")] = False,
+) -> None:
+    """Fill the gaps of texts: regard fill "the [MASK] of the river"."""
+    encoder = _load_as(model, "fill", texts)
+
+    def work(text: str) -> str:
+        made = encoder.fill(text, top)
+        return json.dumps(made.as_json(), ensure_ascii=False) if as_json else made.text
+
+    _one_by_one(texts, work)
+
+
+@app.command()
+def meaning(
+    word: Annotated[str, typer.Argument(help="A word.")],
+    texts: Annotated[list[str], typer.Argument(help="Texts in which it stands.")],
+    model: AnyModel = "english",
+    layer: Annotated[
+        int | None, typer.Option(help="Where its neighbours are looked for; two thirds up by default.")
+    ] = None,
+    look: Annotated[Path | None, typer.Option(help="Draw its way through the layers (.png, .svg, .pdf).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What a word means in each text: its vector layer by layer, its neighbours, and the words that moved it."""
+    found = _load_as(model, "fill", texts).meaning(word, texts, layer)
+    if look is not None:
+        found.plot(look)
+    typer.echo(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -151,10 +228,10 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write the translations to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: BLEU and chrF with signature, loss and perplexity."""
+    """Measure a translator: BLEU and chrF with signature, loss and perplexity."""
     from regard.experiment import evaluate_files
 
-    numbers, outputs = evaluate_files(_load(model), source, reference, beam)
+    numbers, outputs = evaluate_files(_load_as(model, "translate"), source, reference, beam)
     if output:
         output.write_text("".join(line + "\n" for line in outputs), "utf-8")
     if as_json:
@@ -175,7 +252,7 @@ def trace(
     beam: Beam = None,
 ) -> None:
     """A decoding worked through: every step's scores, weights, context and predictions."""
-    translator = _load(model, texts)
+    translator = _load_as(model, "translate", texts)
 
     def show(generation: "Generation", paths: list[Path]) -> None:
         for path in paths:
@@ -208,15 +285,18 @@ def export(
     model: ModelName,
     into: Annotated[Path, typer.Argument(help="The folder to write.")],
     precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "int8",
+    layout: Annotated[
+        str, typer.Option(help="regard, or hf: config.json and model.safetensors in float32, which transformers loads.")
+    ] = "regard",
 ) -> None:
     """Write a model as a small folder: weights in float16 or int8, no checkpoints."""
     from regard.experiment import export_bundle
 
-    export_bundle(_load(model), into, precision)
+    export_bundle(_load(model), into, precision, layout)
     typer.echo(str(into))
 
 
-def _load(name: str, texts: list[str] | None = None) -> "Translator":
+def _load(name: str, texts: list[str] | None = None) -> Any:
     """A model; where a few arguments are all the work, one thread does it: a busy second core would only delay it."""
     from regard.loading import load
 
@@ -226,6 +306,34 @@ def _load(name: str, texts: list[str] | None = None) -> "Translator":
         torch.set_num_threads(1)
 
     return load(name)
+
+
+def _load_as(name: str, task: str, texts: list[str] | None = None) -> Any:
+    """A model that does a task.
+
+    Raises:
+        ConfigError: it does another.
+    """
+    found = _load(name, texts)
+    if found.bundle.task != task:
+        raise ConfigError(f"{name} is a model for `regard {found.bundle.task}`, not for `regard {task}`")
+    return found
+
+
+def _one_by_one(texts: list[str] | None, work: Callable[[str], str]) -> None:
+    """One line in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
+    from regard.translator import Refused
+
+    failed = False
+    for number, line in enumerate(_inputs(texts), 1):
+        try:
+            typer.echo(work(line.decode("utf-8") if isinstance(line, bytes) else line))
+        except (Refused, UnicodeDecodeError) as error:
+            failed = True
+            _complain(f"line {number}: {_reason(error)}")
+            typer.echo("")
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 Show = Callable[["Generation", list[Path]], None]

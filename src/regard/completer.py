@@ -139,12 +139,12 @@ class Completer:
             raise Refused("an empty beginning: this model needs at least one token to go on from")
         if len(ids) > self._places():
             raise Refused(f"a beginning of {len(ids):,} tokens is too long: this model knows {self._places():,} places")
-        return ids
+        return list(ids)
 
     def _places(self) -> int:
         """How many places the model can tell apart."""
-        config = self.bundle.model_config
-        return config.length if getattr(config, "positions", "") == "learned" else 2**31  # type: ignore[union-attr]
+        config: Any = self.bundle.model_config
+        return int(config.length) if config.positions == "learned" else 2**31
 
     def _draw(
         self, ids: list[int], length: int, stop: Sequence[str], config: SampleConfig, record: bool
@@ -164,11 +164,11 @@ class Completer:
     def _added(self, ids: list[int], added: list[int]) -> str:
         """The text that tokens add to a beginning."""
         whole, before = self.tokenizer.decode([*ids, *added]), self.tokenizer.decode(ids)
-        return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(added)
+        return str(whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(added))
 
     def _made(self, source: str, ids: list[int], drawn: list[Drawn], stop: Sequence[str]) -> Completion:
         added = [one.token for one in drawn]
-        total = sum(one.log_prob for one in drawn)
+        total = sum((one.log_prob for one in drawn), 0.0)
         text = _cut(self._added(ids, added), stop)
         maps = self._maps(drawn[-1].state, ids, added) if drawn else {}
         return Completion(
@@ -214,4 +214,8 @@ def _config(drawing: dict[str, Any]) -> SampleConfig:
     if unknown:
         known = ", ".join(["length", "stop", "beam", "n_best", "record", *SampleConfig.__dataclass_fields__])
         raise ConfigError(f"unknown setting {unknown[0]!r}: known are {known}")
-    return SampleConfig(**drawing)
+    floats = ("temperature", "top_p", "min_p", "repetition")
+    values: dict[str, Any] = {
+        name: float(value) if name in floats and value is not None else value for name, value in drawing.items()
+    }
+    return SampleConfig(**values)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regard import text_task
 from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
+from regard.completer import Completer
 from regard.config import apply, read_toml, to_toml, validate
 from regard.data.align import Link, phrase_links
 from regard.data.batching import Batches, Examples
@@ -26,12 +27,17 @@ from regard.errors import BundleError, ConfigError, DataError, unknown
 from regard.loading import load
 from regard.models.build import ModelConfig, build
 from regard.models.seq2seq import Seq2Seq
+from regard.pretrained.folder import save_pretrained
+from regard.text.pretrained import Nothing
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig, word_of_each
+from regard.text_encoder import TextEncoder
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import LAST, Report, TrainingConfig, batch_loss
 from regard.training.loop import train as run_loop
 from regard.translator import SEARCH_TOKENS, DecodingConfig, Refused, Translator
+
+LAYOUTS = ("regard", "hf")
 
 
 class ExperimentConfig(BaseModel):
@@ -80,7 +86,7 @@ class Run:
     """
 
     path: Path
-    model: Translator
+    model: Translator | Completer | TextEncoder
     journal: list[dict[str, Any]]
 
 
@@ -330,18 +336,36 @@ def average_run(folder: Path, into: Path) -> Path:
     return into
 
 
-def export_bundle(translator: Translator, into: Path, precision: str) -> None:
-    """Write a model as a folder of its own, its weights in float32, float16 or int8.
+def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard") -> None:
+    """Write a model as a folder of its own.
+
+    Args:
+        ready: what `load` gives.
+        into: the folder.
+        precision: of the weights, "float32", "float16" or "int8".
+        layout: "regard", or "hf": float32 in the Hugging Face layout, which transformers loads.
 
     Raises:
-        ChoiceError: an unknown precision.
+        ChoiceError: an unknown precision or layout.
         ConfigError: the folder holds something already.
+        BundleError: no family of the Hugging Face layout has the model's parts.
     """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
     if into.exists() and any(into.iterdir()):
         raise ConfigError(f"{into} is not empty: choose another folder")
-    save_bundle(into, translator.bundle, precision)  # type: ignore[arg-type]
+    bundle: Bundle = ready.bundle
+    if layout == "regard":
+        save_bundle(into, bundle, precision)  # type: ignore[arg-type]
+        return
+    tokenizer = bundle.tokenizer
+    named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
+    ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
+    save_pretrained(into, bundle.model, bundle.model_config, {name: i for name, i in ids.items() if i is not None})
+    if not isinstance(tokenizer, Nothing):
+        tokenizer.save(into / "tokenizer.json")
 
 
 def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
@@ -365,7 +389,7 @@ def _start(settings: ExperimentConfig) -> Bundle | None:
     """The model that a run goes on from."""
     if settings.start is None:
         return None
-    bundle = load(settings.start).bundle
+    bundle: Bundle = load(settings.start).bundle
     for name, theirs, ours in (
         ("model", bundle.model_config, settings.model), ("tokenizer", bundle.tokenizer.config, settings.tokenizer)
     ):  # fmt: skip

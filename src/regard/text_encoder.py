@@ -75,9 +75,8 @@ class TextEncoder:
             raise ConfigError(f"top must be at least 1; got {top}")
         mask = self.tokenizer.mask
         if self.model.head is None or mask is None:
-            raise ConfigError(
-                f"{self.name} cannot fill gaps: it has no {'mask token' if self.model.head else 'word head'}"
-            )
+            missing = "mask token" if self.model.head else "head that predicts words"
+            raise ConfigError(f"{self.name} cannot fill gaps: it has no {missing}")
         places = [match.span() for match in GAP.finditer(source)]
         if not places:
             raise Refused("there is no gap: write [MASK] where a word is missing")
@@ -126,7 +125,7 @@ class TextEncoder:
         else:
             ids = [self.tokenizer.bos, *self.tokenizer.encode(text), self.tokenizer.eos]
             spans = [(0, 0), *self.tokenizer.source_spans(text), (0, 0)]
-        config = self.bundle.model_config
+        config: Any = self.bundle.model_config
         if config.positions == "learned" and len(ids) > config.length:
             raise Refused(f"a text of {len(ids):,} tokens is too long: this model knows {config.length:,} places")
         return list(ids), list(spans)
@@ -178,4 +177,4 @@ class TextEncoder:
         return [*ids, self.tokenizer.eos]
 
     def _word(self, i: int) -> str:
-        return self.tokenizer.decode([i]).strip() or self.tokenizer.tokens([i])[0]
+        return str(self.tokenizer.decode([i]).strip() or self.tokenizer.tokens([i])[0])

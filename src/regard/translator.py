@@ -17,7 +17,6 @@ from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.search import Hypothesis, SearchConfig, search
 from regard.errors import ConfigError, RegardError
-from regard.text.tokenizer import BOS, EOS, PAD
 
 SEARCH_TOKENS = 4096  # source tokens searched at a time
 
@@ -219,7 +218,7 @@ class Translator:
         """Where the encoder looked in one sentence of a batch `[heads, S, S]`."""
         n = len(ids) + 1
         query, key = (t[row, :, :n].clone() for t in (call.query, call.key))
-        tokens = self.tokenizer.tokens([*ids, EOS])
+        tokens = self.tokenizer.tokens([*ids, self.tokenizer.eos])
         spec = Spec(call.spec.score, call.spec.normalizer)
         return AttentionMap.from_spec(query, key, spec, query_tokens=tokens, key_tokens=tokens)
 
@@ -250,13 +249,15 @@ class Translator:
         self, sources: list[list[int]], config: SearchConfig, record: bool
     ) -> tuple[dict[str, Call], list[list[Hypothesis]]]:
         """The encoder's attentions, where somebody listens, and the hypotheses; a search's own are announced later."""
-        rows = [[*ids, EOS] for ids in sources]
+        tokenizer = self.tokenizer
+        rows = [[*ids, tokenizer.eos] for ids in sources]
         calls: list[Call] = []
         with unwatched():
             with watching(calls.append) if is_listened() else nullcontext():
-                memory = self.model.encode(pad(rows, PAD), lengths_mask(rows))
+                memory = self.model.encode(pad(rows, tokenizer.pad), lengths_mask(rows))
             state = self.model.start(memory, record=record)
-            found = search(self.model.step, state, [self.limit(len(row)) for row in rows], config, BOS, EOS)
+            limits = [self.limit(len(row)) for row in rows]
+            found = search(self.model.step, state, limits, config, tokenizer.bos, tokenizer.eos)
         return dict(zip(self.model.encoder_sites(), calls, strict=False)), found
 
     def _generation(self, source: str, ids: list[int], found: list[Hypothesis]) -> Generation:
@@ -264,18 +265,19 @@ class Translator:
         return self._one(source, ids, best, [self._one(source, ids, other, []) for other in others])
 
     def _one(self, source: str, ids: list[int], found: Hypothesis, alternatives: list[Generation]) -> Generation:
-        source_tokens = self.tokenizer.tokens([*ids, EOS])
+        ids = [*ids, self.tokenizer.eos]
+        source_tokens = self.tokenizer.tokens(ids)
         tokens = self.tokenizer.tokens(found.tokens)
         maps = {}
         for site, whole in self.model.maps(found.state).items():
             own = site.endswith(".self")
             width = whole.shape[-1] if own else len(source_tokens)
             weights = whole.select(0, 0).full()[..., :width]
-            keys = ["<s>", *tokens[:-1]] if own else source_tokens
+            keys = [*self.tokenizer.tokens([self.tokenizer.bos]), *tokens[:-1]] if own else source_tokens
             maps[site] = AttentionMap.from_weights(weights, query_tokens=tokens, key_tokens=keys)
         return Generation(
             self.tokenizer.decode(found.tokens).strip(), source, tokens, found.tokens, found.score, found.log_prob,
-            source_tokens, [*ids, EOS], alternatives, maps, self,
+            source_tokens, ids, alternatives, maps, self,
         )  # fmt: skip
 
     def _nothing(self, source: str) -> Generation:

@@ -37,7 +37,7 @@ class Vectors:
     def sentence(self) -> Float[Tensor, "d"]:
         """One vector of the text: the mean of the last layer over its tokens, special ones included, of length 1."""
         mean = self.layers[-1].mean(0)
-        return mean / mean.norm().clamp(min=1e-12)
+        return torch.nn.functional.normalize(mean, dim=0)
 
     def of_word(self, place: int) -> Float[Tensor, "L d"]:
         """A word's vector in every layer: the mean over its tokens."""

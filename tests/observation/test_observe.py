@@ -13,11 +13,11 @@ from torch.overrides import _get_current_function_mode
 
 import regard
 from regard.attention.sources import Asked, Given
+from regard.loading import load
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.observation.observe import Observation, UnseenSite, module_of
-from regard.loading import load
 
 B, T, S, D = 2, 11, 13, 8
 CONFIGS = {

@@ -14,9 +14,9 @@ import torch
 from conftest import tiny
 from regard.config import to_toml, validate
 from regard.experiment import ExperimentConfig, train
+from regard.loading import load
 from regard.training.checkpoint import load_checkpoint
 from regard.training.loop import LAST
-from regard.loading import load
 
 STEPS = 40
 

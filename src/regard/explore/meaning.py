@@ -164,6 +164,7 @@ def meaning(encoder: Any, word: str, texts: Sequence[str], layer: int | None = N
     table = candidates.standardised(candidates.layers[:, layer], layer)
     before = _cosine(candidates.standardised(own[None, layer], layer), table)[0]
     after = _cosine(candidates.standardised(layers[:, layer], layer), table)
+    alike = {word.lower()}
     squares = layers[:, -1].square().mean(0)
     share, dimension = (squares / squares.sum()).topk(min(ROGUE, len(squares)))
     left_out = {word.lower(), *(w for text in texts for w in encoder.words(text))}
@@ -172,7 +173,7 @@ def meaning(encoder: Any, word: str, texts: Sequence[str], layer: int | None = N
         word, list(texts), layer, layers, projection, explained,
         torch.stack([_self_cosine(layers[:, n]) for n in range(layers.shape[1])]), standard,
         [(int(d), float(s)) for d, s in zip(dimension, share, strict=True)],
-        _best(before, candidates.words, {word.lower()}), [_best(one, candidates.words, {word.lower()}) for one in after],
+        _best(before, candidates.words, alike), [_best(one, candidates.words, alike) for one in after],
         [_best(_gain(one, _other(after, n, before)), candidates.words, left_out) for n, one in enumerate(after)],
         [contributions(encoder, text, word) for text in texts],
     )  # fmt: skip
@@ -220,7 +221,7 @@ def _place(encoder: Any, text: str, word: str) -> int:
 
 
 def _project(layers: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Principal components of all vectors of all layers and texts together, and what share of the variance they hold."""
+    """Two principal components of the vectors of all layers and texts together, and their shares of the variance."""
     flat = layers.flatten(0, 1).double()
     centred = flat - flat.mean(0)
     _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)

@@ -7,6 +7,7 @@ from functools import cache
 from io import BytesIO
 from math import ceil
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from regard.explore.meaning import Meaning
     from regard.explore.trace import Trace, TraceStep
 
 COLOURS = "Blues"
@@ -125,6 +127,40 @@ def map_png(attention: AttentionMap) -> bytes:
     buffer = BytesIO()
     draw_map(attention).savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def draw_meaning(meaning: "Meaning", path: str | Path | None = None) -> "Figure":
+    """A word's way through the layers in every text, in the plane in which all its vectors differ most."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes, beside = figure.subplots(1, 2, width_ratios=(2.2, 1))
+    handles = []
+    for n, (text, points) in enumerate(zip(meaning.texts, meaning.projection.tolist(), strict=True)):
+        across, up = zip(*points, strict=True)
+        (line,) = axes.plot(across, up, "-o", markersize=3.5, linewidth=1.2, color=f"C{n % 10}")
+        axes.annotate(
+            f"{n + 1}", points[-1], textcoords="offset points", xytext=(6, 4), color=f"C{n % 10}", weight="bold"
+        )
+        for layer in range(1, len(points) - 1):
+            axes.annotate(
+                f"{layer}", points[layer], textcoords="offset points", xytext=(3, 3), fontsize=6, color="#888"
+            )
+        moved = ", ".join(word for word, _ in meaning.after[n][:4])
+        handles.append((line, "\n".join(wrap(f"{n + 1}  {_visible(text)}", 44)) + f"\n    near: {_visible(moved)}"))
+    axes.set_xlabel(f"first direction: {meaning.explained[0]:.0%} of the variance", fontsize=8, color="#555")
+    axes.set_ylabel(f"second: {meaning.explained[1]:.0%}", fontsize=8, color="#555")
+    axes.set_title(
+        f"“{_visible(meaning.word)}” from before the first block to behind the last (small numbers: layers)",
+        fontsize=9, color="#555", loc="left",
+    )  # fmt: skip
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    beside.axis("off")
+    beside.legend(*zip(*handles, strict=True), loc="upper left", fontsize=8, frameon=False, labelspacing=1.2)
+    if path is not None:
+        _save(figure, path)
+    return figure
 
 
 def _legible(attention: AttentionMap) -> tuple[Tensor, list[str], list[str]]:

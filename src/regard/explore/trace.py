@@ -20,7 +20,6 @@ from torch import Tensor
 from regard.attention.watch import Call, unwatched, watching
 from regard.bundle import Bundle
 from regard.models.recurrent import Recurrent
-from regard.text.tokenizer import BOS
 
 TOP = 3
 
@@ -115,7 +114,7 @@ def trace(bundle: Bundle, source: str, source_ids: list[int], output_ids: list[i
     with torch.inference_mode(), unwatched():
         model = bundle.model
         state = model.start(model.encode(torch.tensor([source_ids])), record=True)
-        previous = BOS
+        previous = bundle.tokenizer.bos
         for number, token in enumerate(output_ids, 1):
             calls: list[Call] = []
             with watching(calls.append):

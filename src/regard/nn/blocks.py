@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -21,9 +22,20 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "silu": nn.SiLU,
 }
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's, in the weight's precision: under autocast, where a layer may have left bfloat16, as LayerNorm does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """States of any shape `[*batch, d]`."""
+        result: Tensor = super().forward(x.to(torch.promote_types(x.dtype, self.weight.dtype)))
+        return result
+
+
 NORMS: dict[str, Callable[[int, float], nn.Module]] = {
     "layer": lambda width, epsilon: nn.LayerNorm(width, epsilon),
-    "rms": lambda width, epsilon: nn.RMSNorm(width, epsilon),
+    "rms": lambda width, epsilon: RMSNorm(width, epsilon),
 }
 
 

@@ -1,4 +1,4 @@
-"""Tokenisers of others: `tokenizer.json`, WordPiece's `vocab.txt`, GPT-2's `vocab.json` and `merges.txt`, sentencepiece.
+"""Tokenisers of others: `tokenizer.json`, WordPiece's `vocab.txt`, GPT-2's `vocab.json` and `merges.txt`, Marian's.
 
 A folder without any loads too; what needs text then refuses.
 """
@@ -18,65 +18,57 @@ from regard.errors import BundleError, RegardError
 from regard.text.tokenizer import Span
 
 
-class ReadTokenizer:
-    """Text to ids and back, by somebody else's rules.
-
-    Attributes:
-        pad, bos, eos, mask: special tokens; bos is what a decoder begins with, None where there is none.
-    """
+class Nothing:
+    """Stands where a folder has no tokenizer files: whatever needs text refuses."""
 
     def __init__(self, folder: Path, ids: dict[str, int]) -> None:
-        self.folder = folder
+        self._folder = folder
+        self.pad, self.bos, self.eos, self.mask = (
+            ids.get("pad", 0),
+            ids.get("start", ids.get("bos")),
+            ids.get("eos"),
+            None,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise BundleError(f"{self._folder} has no tokenizer files: this model takes and gives ids, not text")
+
+
+class _Spelled:
+    """What the tokenisers that can do something share."""
+
+    mask: int | None = None
+
+    def __init__(self, ids: dict[str, int]) -> None:
         self.pad = ids.get("pad", 0)
         self.bos = ids.get("start", ids.get("bos"))
         self.eos = ids.get("eos")
-        self.mask: int | None = None
-
-    def __len__(self) -> int:
-        raise self._nothing()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
-        raise self._nothing()
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens vanish."""
+        raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, without special tokens."""
         return [self.encode(text) for text in texts]
-
-    def marked(self, text: str) -> tuple[list[int], list[Span]]:
-        """Ids of a text with the special tokens that belong around it, and where in the text each stands."""
-        raise self._nothing()
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens vanish."""
-        raise self._nothing()
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The tokens' own strings."""
-        raise self._nothing()
-
-    def source_spans(self, text: str) -> list[Span]:
-        """Where in `text` each token of `encode(text)` stands, in characters."""
-        raise self._nothing()
 
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
         """Where in `decode(ids)` each token stands, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
         return [(min(a, b), b) for a, b in pairwise(ends)]
 
-    def save(self, path: Path) -> None:
-        """Write `tokenizer.json`."""
-        raise self._nothing()
 
-    def _nothing(self) -> RegardError:
-        return BundleError(f"{self.folder} has no tokenizer files: this model takes and gives ids, not text")
-
-
-class Fast(ReadTokenizer):
+class Fast(_Spelled):
     """What the tokenizers library reads."""
 
-    def __init__(self, folder: Path, inner: tokenizers.Tokenizer, ids: dict[str, int]) -> None:
-        super().__init__(folder, ids)
+    def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int]) -> None:
+        super().__init__(ids)
         inner.no_padding()
         inner.no_truncation()
         self._inner = inner
@@ -106,11 +98,11 @@ class Fast(ReadTokenizer):
         self._inner.save(str(path))
 
 
-class Pieces(ReadTokenizer):
+class Pieces(_Spelled):
     """Marian's two sentencepiece models, source and target, with a vocabulary of their own."""
 
     def __init__(self, folder: Path, ids: dict[str, int]) -> None:
-        super().__init__(folder, ids)
+        super().__init__(ids)
         try:
             sentencepiece = import_module("sentencepiece")
         except ImportError as error:
@@ -150,7 +142,7 @@ class Pieces(ReadTokenizer):
         return spans
 
 
-def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> ReadTokenizer:
+def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> Any:
     """The tokenizer of a folder in the Hugging Face layout; one that only refuses where there is none.
 
     Raises:
@@ -164,7 +156,7 @@ def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> ReadTokeni
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise BundleError(f"{folder}: its tokenizer files cannot be read: {error}") from error
-    return ReadTokenizer(folder, ids) if inner is None else Fast(folder, inner, ids)
+    return Nothing(folder, ids) if inner is None else Fast(inner, ids)
 
 
 def _inner(folder: Path, family: str) -> tokenizers.Tokenizer | None:
@@ -192,8 +184,8 @@ def _word_piece(folder: Path) -> tokenizers.Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.decoder = decoders.WordPiece()
     inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    ends = [(name, inner.token_to_id(name)) for name in ("[SEP]", "[CLS]")]
-    inner.post_processor = processors.BertProcessing(*ends)
+    sep, cls = ((name, int(inner.token_to_id(name) or 0)) for name in ("[SEP]", "[CLS]"))
+    inner.post_processor = processors.BertProcessing(sep, cls)
     return inner
 
 
@@ -205,6 +197,6 @@ def _byte_pairs(folder: Path, family: str) -> tokenizers.Tokenizer:
     known = [name for name in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>") if inner.token_to_id(name)]
     inner.add_special_tokens(known)
     if family == "roberta":
-        ends = [(name, inner.token_to_id(name)) for name in ("</s>", "<s>")]
-        inner.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
+        sep, cls = ((name, int(inner.token_to_id(name) or 0)) for name in ("</s>", "<s>"))
+        inner.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=False)
     return inner

@@ -102,7 +102,8 @@ class Joined:
 
     def state_dict(self) -> dict[str, Any]:
         """The parameters' states, numbered through; the groups of each part."""
-        state, groups, first = {}, [], 0
+        state: dict[int, Any] = {}
+        groups, first = [], 0
         for part in self.parts:
             own = part.state_dict()
             state |= {first + i: values for i, values in own["state"].items()}
