@@ -6,8 +6,8 @@ from typing import Any
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.completer import Completer
 from regard.errors import BundleError, ChoiceError, nearest
-from regard.pretrained.folder import is_pretrained, load_pretrained
-from regard.text.pretrained import read_tokenizer
+from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
+from regard.text.pretrained import Fast, read_tokenizer
 from regard.text_encoder import TextEncoder
 from regard.translator import Translator
 
@@ -24,8 +24,8 @@ def load(name: str | Path) -> Any:
     """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
 
     Args:
-        name: a shipped model's name; a folder ("./name" is always one); or "hf:OWNER/NAME", which huggingface_hub
-            downloads.
+        name: a shipped model's name; a folder ("./name" is always one); a .gguf file; or "hf:OWNER/NAME", which
+            huggingface_hub downloads.
 
     Returns:
         a `Translator`, `Completer` (a decoder alone) or `TextEncoder` (an encoder alone): `.model` is the nn.Module.
@@ -40,12 +40,14 @@ def load(name: str | Path) -> Any:
     if text.startswith(HUB):
         return _pretrained(_download(text.removeprefix(HUB)), text)
     folder = Path(name)
+    if is_gguf(folder):
+        return _pretrained(folder, folder.stem)
     if folder.is_dir():
         if not (folder / INFO).exists() and is_pretrained(folder):
             return _pretrained(folder, folder.name)
         return _ready(load_bundle(folder), folder.name)
-    if "/" in text:
-        raise BundleError(f"{text}: no such folder")
+    if "/" in text or text.endswith(".gguf"):
+        raise BundleError(f"{text}: no such {'file' if text.endswith('.gguf') else 'folder'}")
     known = ", ".join(map(repr, nearest(text, shipped())))
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
@@ -61,7 +63,7 @@ def _ready(bundle: Bundle, name: str) -> Translator | Completer | TextEncoder:
 
 def _pretrained(folder: Path, name: str) -> Translator | Completer | TextEncoder:
     found = load_pretrained(folder)
-    tokenizer = read_tokenizer(folder, found.family, found.ids)
+    tokenizer = Fast(found.tokenizer, found.ids) if found.tokenizer else read_tokenizer(folder, found.family, found.ids)
     decoding = {"length_penalty": 0.6} if found.task == "translate" else {}
     return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, decoding), name)
 

@@ -1,11 +1,11 @@
 """A folder in the Hugging Face layout: `config.json`, `model.safetensors` (sharded too), tokenizer files. No pickle."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +15,7 @@ from regard.errors import BundleError, nearest
 from regard.models.build import ModelConfig, build
 from regard.pretrained.bert import BERT, ROBERTA
 from regard.pretrained.family import Family, Keys
+from regard.pretrained.gguf import read_gguf
 from regard.pretrained.gpt2 import GPT2
 from regard.pretrained.llama import LLAMA
 from regard.pretrained.marian import MARIAN
@@ -40,6 +41,7 @@ class Pretrained:
         task: "fill", "complete" or "translate".
         family: its `model_type`.
         ids: special tokens: "pad", "bos", "eos", "start" (a decoder's first), where the folder names them.
+        tokenizer: what a .gguf file holds; a folder's stands in files of its own.
     """
 
     model: Any
@@ -47,27 +49,37 @@ class Pretrained:
     task: str
     family: str
     ids: dict[str, int]
+    tokenizer: tokenizers.Tokenizer | None = None
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether a folder looks like one of these."""
-    return (folder / CONFIG).exists()
+    """Whether a folder looks like one of these, or is a .gguf file."""
+    return (folder / CONFIG).exists() or is_gguf(folder)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether this is a .gguf file."""
+    return path.suffix == ".gguf" and path.is_file()
 
 
 def load_pretrained(folder: Path) -> Pretrained:
-    """Build the model that a folder describes, and put every weight in its place.
+    """Build the model that a folder or a .gguf file describes, and put every weight in its place.
 
     Raises:
         BundleError: a file is missing or damaged, a setting is unknown, a weight is missing or left over.
     """
-    values = _json(folder / CONFIG)
+    if is_gguf(folder):
+        values, tensors, tokenizer = read_gguf(folder)
+    else:
+        values, tensors, tokenizer = _json(folder / CONFIG), None, None
+    where = folder if is_gguf(folder) else folder / CONFIG
     kind = values.get("model_type")
     if kind not in FAMILIES:
         known = ", ".join(nearest(str(kind), FAMILIES))
-        raise BundleError(f"{folder / CONFIG}: model_type {kind!r} cannot be read; known are {known}")
+        raise BundleError(f"{where}: model_type {kind!r} cannot be read; known are {known}")
     family = FAMILIES[kind]
-    tensors = _tensors(folder)
-    keys = Keys(values, str(folder / CONFIG), list(tensors))
+    tensors = _tensors(folder) if tensors is None else tensors
+    keys = Keys(values, str(where), list(tensors))
     try:
         config = family.read(keys)
         keys.done()
@@ -75,9 +87,9 @@ def load_pretrained(folder: Path) -> Pretrained:
     except (ValidationError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, BundleError):
             raise
-        raise BundleError(f"{folder / CONFIG}: describes no model: {_first_line(error)}") from error
+        raise BundleError(f"{where}: describes no model: {_first_line(error)}") from error
     family.fill(model, config, tensors, str(folder))
-    return Pretrained(model.eval(), config, TASKS[config.kind], kind, _ids(values, folder))
+    return Pretrained(model.eval(), config, TASKS[config.kind], kind, _ids(values, folder), tokenizer)
 
 
 def save_pretrained(folder: Path, model: Any, config: ModelConfig, ids: dict[str, int]) -> str:
@@ -179,10 +191,3 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     return str(error).splitlines()[0]
-
-
-def tokenizer_files(folder: Path) -> Iterator[Path]:
-    """The tokenizer files of a folder that there are."""
-    for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", "spiece.model"):
-        if (folder / name).exists():
-            yield folder / name

@@ -1,0 +1,122 @@
+"""A .gguf file (llama.cpp's) as the folder it was made from: settings, weights, tokeniser. Llama's family only.
+
+The file's numbers are unpacked by the `gguf` package. Queries and keys are stored with their rows in the order in which
+llama.cpp turns pairs; they are put back.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import decoders, pre_tokenizers
+from tokenizers.models import BPE
+from torch import Tensor
+
+from regard.errors import BundleError
+
+NAMES = {
+    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
+}  # fmt: skip
+PARTS = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+}  # fmt: skip
+READ = {  # settings of a Llama, and their names in a config.json
+    "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "context_length": "max_position_embeddings",
+    "rope.freq_base": "rope_theta", "vocab_size": "vocab_size",
+}  # fmt: skip
+SAME = ("rope.dimension_count", "attention.key_length", "attention.value_length")  # a head's width
+SPLIT = {  # how a text is cut before bytes are joined
+    "gpt-2": "gpt2", "smollm": "digits", "default": "gpt2",
+}  # fmt: skip
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tokenizers.Tokenizer | None]:
+    """What would stand in config.json, the weights under their names in a safetensors file, and the tokeniser.
+
+    Raises:
+        BundleError: the gguf package is missing; the file is damaged, or is of another family.
+    """
+    try:
+        gguf = import_module("gguf")
+    except ImportError as error:
+        raise BundleError(f"{path}: reading it needs the gguf package: pip install 'regard[gguf]'") from error
+    try:
+        reader = gguf.GGUFReader(str(path))
+    except (ValueError, OSError, IndexError) as error:
+        raise BundleError(f"{path}: not a .gguf file, or damaged: {error}") from error
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    if fields.get("general.architecture") != "llama":
+        raise BundleError(
+            f"{path}: its architecture is {fields.get('general.architecture')!r}; only 'llama' can be read"
+        )
+    config = _config(path, fields)
+    tensors = {}
+    for tensor in reader.tensors:
+        name = _name(path, tensor.name)
+        # the package lists the axes from the last to the first
+        weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy()).float()
+        weight = weight.reshape(*reversed([int(n) for n in tensor.shape]))
+        heads = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
+        for part, count in heads.items():
+            if f"{part}.weight" in name:
+                weight = weight.unflatten(0, (config[count], -1, 2)).transpose(1, 2).flatten(0, 2)
+        tensors[name] = weight.contiguous()
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    return config, tensors, _tokenizer(fields)
+
+
+def _config(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    own = {name.removeprefix("llama."): value for name, value in fields.items() if name.startswith("llama.")}
+    config: dict[str, Any] = {"model_type": "llama", "hidden_act": "silu"}
+    for name, value in own.items():
+        if name in READ:
+            config[READ[name]] = value
+        elif name not in SAME:
+            raise BundleError(
+                f"{path}: llama.{name} = {value!r} is not known: regard loads nothing rather than something else"
+            )
+    width = config["hidden_size"] // config["num_attention_heads"]
+    for name in SAME:
+        if own.get(name, width) != width:
+            raise BundleError(f"{path}: llama.{name} = {own[name]} and a head is {width} wide: this is not known")
+    config.setdefault("vocab_size", len(fields.get("tokenizer.ggml.tokens", [])))
+    for name in ("bos", "eos", "padding"):
+        value = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if value is not None:
+            config[f"{'pad' if name == 'padding' else name}_token_id"] = int(value)
+    return config
+
+
+def _name(path: Path, name: str) -> str:
+    stem, _, ending = name.rpartition(".")
+    if stem in NAMES:
+        return f"{NAMES[stem]}.{ending}"
+    pieces = stem.split(".")
+    if len(pieces) == 3 and pieces[0] == "blk" and pieces[2] in PARTS:
+        return f"model.layers.{pieces[1]}.{PARTS[pieces[2]]}.{ending}"
+    raise BundleError(f"{path}: a Llama has no weight {name}")
+
+
+def _tokenizer(fields: dict[str, Any]) -> tokenizers.Tokenizer | None:
+    """Byte pairs, as GPT-2 joins them; None where the file holds another kind."""
+    kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
+    if kind != "gpt2" or split not in SPLIT:
+        return None
+    names = list(fields["tokenizer.ggml.tokens"])
+    merges = [tuple(line.split(" ", 1)) for line in fields["tokenizer.ggml.merges"]]
+    inner = tokenizers.Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if SPLIT[split] == "digits" else []
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, bytes_])
+    inner.decoder = decoders.ByteLevel()
+    kinds = fields.get("tokenizer.ggml.token_type", [])
+    special = [name for name, kind in zip(names, kinds, strict=False) if kind == 3]  # CONTROL
+    inner.add_special_tokens(special)
+    return inner
