@@ -19,8 +19,8 @@ import torch
 
 from regard.data.corpus import Pairs
 from regard.experiment import evaluate_files, export_bundle, read_config, read_data
-from regard.training.journal import Journal
 from regard.loading import SHIPPED, load
+from regard.training.journal import Journal
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"transformer": "Transformer", "recurrent": "bidirectional GRU with Bahdanau attention"}

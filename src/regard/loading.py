@@ -52,16 +52,43 @@ def load(name: str | Path) -> Any:
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
 
-def _ready(bundle: Bundle, name: str) -> Translator | Completer | TextEncoder:
+class Inside:
+    """A model for whose task there is no command yet: `.model` is the nn.Module inside.
+
+    Attributes:
+        model: the nn.Module inside.
+        tokenizer: text to ids and back.
+        bundle: all of it, with the settings.
+    """
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self.bundle, self.name = bundle, name
+        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ChoiceError: always.
+        """
+        raise ChoiceError(f"{self.name} is for `regard {self.bundle.task}`, which is not there yet: use .model")
+
+
+Ready = Translator | Completer | TextEncoder | Inside
+
+
+def _ready(bundle: Bundle, name: str) -> Ready:
     match bundle.task:
         case "complete":
             return Completer(bundle, name)
         case "fill":
             return TextEncoder(bundle, name)
-    return Translator(bundle, name)
+        case "translate":
+            return Translator(bundle, name)
+    return Inside(bundle, name)
 
 
-def _pretrained(folder: Path, name: str) -> Translator | Completer | TextEncoder:
+def _pretrained(folder: Path, name: str) -> Ready:
     found = load_pretrained(folder)
     tokenizer = Fast(found.tokenizer, found.ids) if found.tokenizer else read_tokenizer(folder, found.family, found.ids)
     decoding = {"length_penalty": 0.6} if found.task == "translate" else {}

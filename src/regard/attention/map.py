@@ -29,7 +29,7 @@ from regard.errors import BundleError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
-BLOCK = 32 * 2**20  # bytes of weights computed at a time, at most
+BLOCK = 20 * 2**20  # bytes of weights computed at a time, at most
 ROWS = 512  # rows at a time, where they fit: fewer are slow, and more leave the processor's caches
 OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
 KEPT = 16 * 2**20  # bytes of overview that are kept
@@ -333,7 +333,8 @@ class AttentionMap:
         small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
         aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
         shape = torch.Size(self.shape[-2:])
-        parts = [survey(self._blocks(source), shape, aside, top) for source in self._entries()]
+        room: list[Tensor] = []  # fresh memory for every entry would take longer than the work
+        parts = [survey(self._blocks(source, room), shape, aside, top) for source in self._entries()]
         found: Summary = self._join(parts)
         if not found.entropy.requires_grad:
             mode = torch.is_grad_enabled()
@@ -345,8 +346,8 @@ class AttentionMap:
     def _kept(self) -> Summary:
         return self._found.get(torch.is_grad_enabled()) or self._survey()
 
-    def _blocks(self, source: Source) -> Iterator[Block]:
-        return source.blocks(self._rows_of_a_block(source), self.shape[-2])
+    def _blocks(self, source: Source, room: list[Tensor] | None = None) -> Iterator[Block]:
+        return source.blocks(self._rows_of_a_block(source), self.shape[-2], room)
 
     def _rows_of_a_block(self, source: Source) -> int:
         row = max(1, 4 * source.row)

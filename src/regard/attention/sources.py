@@ -59,8 +59,8 @@ class Source:
         """The weights of the queries `rows` [t], `[*batch, t, S]`."""
         raise NotImplementedError
 
-    def blocks(self, size: int, t: int) -> Iterator[Block]:
-        """The rows 0 … t-1, `size` at a time."""
+    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[Block]:  # noqa: ARG002
+        """The rows 0 … t-1, `size` at a time; `room` is memory to use, or where it is left for the next."""
         for rows in torch.arange(t, device=self.like.device).split(size):
             yield Block(int(rows[0]) if len(rows) else 0, self.weigh(rows))
 
@@ -139,10 +139,10 @@ class Asked(Source):
             return weights
         return weights.masked_fill(~spec.mask.tile(rows, columns, self.shape), 0)
 
-    def blocks(self, size: int, t: int) -> Iterator[Block]:
+    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[Block]:
         product = self._product()
         if product is not None:
-            yield from self._softmax_blocks(*product, size)
+            yield from self._softmax_blocks(*product, size, room)
             return
         for rows in torch.arange(t, device=self.like.device).split(size):
             yield Block(int(rows[0]) if len(rows) else 0, *self._normalized(rows))
@@ -180,11 +180,14 @@ class Asked(Source):
         learned = spec.bias is not None and spec.bias.is_learned()
         return None if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or learned) else (q, k)
 
-    def _softmax_blocks(self, query: Tensor, key: Tensor, size: int) -> Iterator[Block]:
+    def _softmax_blocks(self, query: Tensor, key: Tensor, size: int, room: list[Tensor] | None) -> Iterator[Block]:
         """Blocks in two buffers: fresh memory for every block would take longer than the work."""
         spec, shape = self.spec, self.shape
         lowest = torch.finfo(query.dtype).min
-        buffers = [self.like.new_empty(prod(shape[:-2]) * min(size, shape[-2]) * shape[-1]) for _ in range(2)]
+        most = prod(shape[:-2]) * min(size, shape[-2]) * shape[-1]
+        buffers = room if room else [self.like.new_empty(most) for _ in range(2)]
+        if room is not None:
+            room[:] = buffers
         for start, ((first, end), (left, right)) in zip(range(0, shape[-2], size), self._seen(size), strict=True):
             rows = torch.arange(start, min(start + size, shape[-2]), device=query.device)
             part = (*shape[:-2], len(rows), end - first)

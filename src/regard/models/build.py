@@ -6,13 +6,15 @@ from pydantic import Field
 
 from regard.models.language import DecoderConfig, EncoderConfig, Language, Reader
 from regard.models.recurrent import Recurrent, RecurrentConfig
+from regard.models.senses import PictureConfig, PictureReader, Speech, SpeechConfig
 from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    RecurrentConfig | TransformerConfig | DecoderConfig | EncoderConfig, Field(discriminator="kind")
+    RecurrentConfig | TransformerConfig | DecoderConfig | EncoderConfig | PictureConfig | SpeechConfig,
+    Field(discriminator="kind"),
 ]
-Model = Seq2Seq | Language | Reader
+Model = Seq2Seq | Language | Reader | PictureReader
 
 
 def build(vocabulary: int, config: ModelConfig) -> Model:
@@ -26,3 +28,7 @@ def build(vocabulary: int, config: ModelConfig) -> Model:
             return Language(vocabulary, config)
         case EncoderConfig():
             return Reader(vocabulary, config)
+        case PictureConfig():
+            return PictureReader(config)
+        case SpeechConfig():
+            return Speech(vocabulary, config)

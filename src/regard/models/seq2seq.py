@@ -91,9 +91,9 @@ class Seq2Seq(nn.Module):
 
     def forward(
         self,
-        source: Int[Tensor, "B S"],
+        source: Int[Tensor, "B S"] | Float[Tensor, "B bands frames"],
         target: Int[Tensor, "B T"],
-        source_allowed: Bool[Tensor, "B S"] | None = None,
+        source_allowed: Bool[Tensor, "B _"] | None = None,
     ) -> Float[Tensor, "B T V"]:
         """Logits at every position of a target that begins with BOS, the true previous tokens given."""
         return self.project(self.hidden(self.encode(source, source_allowed), target))

@@ -15,16 +15,21 @@ from regard.nn.embedding import count_places
 from regard.nn.state import State
 
 
-class TransformerConfig(BlocksConfig):
-    """Settings of the Transformer encoder–decoder."""
+class PairConfig(BlocksConfig):
+    """Settings of an encoder and a decoder."""
 
-    kind: Literal["transformer"]
     encoder_layers: int = Field(6, gt=0)
     """Blocks in the encoder."""
     decoder_layers: int = Field(6, gt=0)
     """Blocks in the decoder."""
     scaled_output: bool = False
     """What becomes logits is divided by √width first (T5 with tied embeddings)."""
+
+
+class TransformerConfig(PairConfig):
+    """Settings of the Transformer encoder–decoder."""
+
+    kind: Literal["transformer"]
 
 
 class Decoder(Stack):
@@ -54,9 +59,9 @@ class Transformer(Embeds, Seq2Seq):
         config: the sizes and choices.
     """
 
-    config: TransformerConfig
+    config: PairConfig
 
-    def __init__(self, vocabulary: int, config: TransformerConfig) -> None:
+    def __init__(self, vocabulary: int, config: PairConfig) -> None:
         super().__init__(vocabulary, config)
         self.encoder = Stack(config, config.encoder_layers, "both")
         self.decoder = Decoder(vocabulary, config, config.decoder_layers, cross=True)

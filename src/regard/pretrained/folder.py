@@ -20,15 +20,17 @@ from regard.pretrained.gpt2 import GPT2
 from regard.pretrained.llama import LLAMA
 from regard.pretrained.marian import MARIAN
 from regard.pretrained.t5 import T5
+from regard.pretrained.vit import VIT
+from regard.pretrained.whisper import WHISPER
 from regard.storage import write_tensors
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "generation_config.json",
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {
-    name: family for family in (BERT, ROBERTA, GPT2, LLAMA, MARIAN, T5) for name in family.types
+    name: family for family in (BERT, ROBERTA, GPT2, LLAMA, MARIAN, T5, VIT, WHISPER) for name in family.types
 }
-TASKS = {"encoder": "fill", "decoder": "complete", "transformer": "translate"}
+TASKS = {"encoder": "fill", "decoder": "complete", "transformer": "translate", "picture": "see", "speech": "transcribe"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def load_pretrained(folder: Path) -> Pretrained:
     try:
         config = family.read(keys)
         keys.done()
-        model = build(int(values["vocab_size"]), config)
+        model = build(int(values.get("vocab_size", 0)), config)
     except (ValidationError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, BundleError):
             raise
@@ -111,7 +113,7 @@ def save_pretrained(folder: Path, model: Any, config: ModelConfig, ids: dict[str
         return str(values["model_type"]) or name
     raise BundleError(
         "no family of the Hugging Face layout has this model's parts: a BERT, RoBERTa, GPT-2, Llama, Mistral, Qwen, "
-        "Marian or T5 with the same settings can be exported"
+        "Marian, T5, ViT or Whisper with the same settings can be exported"
     )
 
 

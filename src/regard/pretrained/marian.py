@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from regard.models.transformer import TransformerConfig
+from regard.models.transformer import PairConfig, TransformerConfig
 from regard.pretrained.family import Family, Keys, Weight, layer, weight
 
 ACTIVATIONS = {"swish": "silu", "silu": "silu", "gelu": "gelu", "relu": "relu", "gelu_new": "gelu_tanh"}
@@ -18,9 +18,7 @@ def read(keys: Keys) -> TransformerConfig:
         ("tie_word_embeddings", True), ("num_hidden_layers", keys.values.get("encoder_layers")),
     ):  # fmt: skip
         keys.expect(name, value)
-    for name in ("attention_heads", "ffn_dim"):
-        if keys.take(f"encoder_{name}") != keys.take(f"decoder_{name}"):
-            raise keys.refusal(f"decoder_{name}", f"the encoder has {keys.values[f'encoder_{name}']}")
+    same_on_both_sides(keys)
     keys.expect("decoder_vocab_size", keys.take("vocab_size"))
     keys.take("activation_dropout", 0.0)  # ours is one for all
     return TransformerConfig(
@@ -33,20 +31,32 @@ def read(keys: Keys) -> TransformerConfig:
     )  # fmt: skip
 
 
+def same_on_both_sides(keys: Keys) -> None:
+    """Refuse an encoder and a decoder of different sizes: ours have one for both."""
+    for name in ("attention_heads", "ffn_dim"):
+        if keys.take(f"encoder_{name}") != keys.take(f"decoder_{name}"):
+            raise keys.refusal(f"decoder_{name}", f"the encoder has {keys.values[f'encoder_{name}']}")
+
+
 def weights(config: TransformerConfig) -> Iterator[Weight]:
     """The table."""
     yield weight("shared.weight", "embedding.weight")
-    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
-        for i in range(layers):
-            yield from _layer(f"{side}.layers.{i}", side == "decoder")
+    yield from decoder_and_encoder(config)
     yield Weight("final_logits_bias", ("decoder.bias",), row=True)
 
 
-def _layer(name: str, cross: bool) -> Iterator[Weight]:
+def decoder_and_encoder(config: PairConfig) -> Iterator[Weight]:
+    """The layers of both, as BART named them."""
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        for i in range(layers):
+            yield from _layer(f"{side}.layers.{i}", side == "decoder", config.biases)
+
+
+def _layer(name: str, cross: bool, biases: tuple[str, ...]) -> Iterator[Weight]:
     parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     for theirs, ours in (("self_attn", "self"), ("encoder_attn", "cross"))[: 1 + cross]:
         for projection, part in parts.items():
-            yield from layer(f"{name}.{theirs}.{projection}", f"{name}.{ours}.{part}")
+            yield from layer(f"{name}.{theirs}.{projection}", f"{name}.{ours}.{part}", bias=part in biases)
         yield from layer(f"{name}.{theirs}_layer_norm", f"{name}.around_{ours}.norm")
     yield from layer(f"{name}.fc1", f"{name}.feed_forward.inner")
     yield from layer(f"{name}.fc2", f"{name}.feed_forward.outer")
