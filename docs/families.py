@@ -18,7 +18,7 @@ FEATURES = {
 }
 FAMILIES = {
     "BERT, MiniLM": "bert", "RoBERTa": "roberta", "GPT-2": "gpt2", "Llama, SmolLM2": "llama", "Mistral": "mistral",
-    "Qwen2": "qwen2", "Qwen3": "qwen3", "Marian (opus-mt)": "marian", "T5": "t5",
+    "Qwen2": "qwen2", "Qwen3": "qwen3", "Marian (opus-mt)": "marian", "T5": "t5", "ViT": "vit", "Whisper": "whisper",
 }  # fmt: skip
 
 
@@ -26,10 +26,9 @@ def outcomes() -> dict[tuple[str, str], Counter[str]]:
     """How the tests of (family, test) ended."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        tests = ROOT / "tests" / "pretrained" / "test_families.py"
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", str(tests), f"--junitxml={report}"], check=False, cwd=ROOT
-        )
+        tests = [str(ROOT / "tests" / "pretrained" / f"test_{name}.py") for name in ("families", "senses")]
+        command = [sys.executable, "-m", "pytest", "-q", *tests, f"--junitxml={report}"]
+        subprocess.run(command, check=False, cwd=ROOT)
         cases = ElementTree.parse(report).getroot().iter("testcase")
         found: dict[tuple[str, str], Counter[str]] = {}
         for case in cases:

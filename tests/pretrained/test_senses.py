@@ -37,10 +37,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "decoder_attention_heads": 5, "encoder_ffn_dim": 44, "decoder_ffn_dim": 44, "num_mel_bins": 9,
         "max_source_positions": 11, "max_target_positions": 23,
     }),
-    "whisper scaled": ("WhisperForConditionalGeneration", WHISPER | {
+    "whisper small": ("WhisperForConditionalGeneration", WHISPER | {
         "d_model": 12, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
         "decoder_attention_heads": 2, "encoder_ffn_dim": 7, "decoder_ffn_dim": 7, "num_mel_bins": 4,
-        "max_source_positions": 8, "max_target_positions": 9, "scale_embedding": True, "activation_function": "relu",
+        "max_source_positions": 8, "max_target_positions": 9, "activation_function": "relu",
     }),
 }  # fmt: skip
 on_every_case = pytest.mark.parametrize("case", CASES)

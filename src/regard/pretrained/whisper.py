@@ -12,7 +12,7 @@ def read(keys: Keys) -> SpeechConfig:
     """The settings in a config.json."""
     for name, value in (
         ("is_encoder_decoder", True), ("is_decoder", False), ("tie_word_embeddings", True),
-        ("apply_spec_augment", False), ("use_weighted_layer_sum", False),
+        ("apply_spec_augment", False), ("use_weighted_layer_sum", False), ("scale_embedding", False),
         ("num_hidden_layers", keys.values.get("encoder_layers")),
     ):  # fmt: skip
         keys.expect(name, value)
@@ -24,7 +24,7 @@ def read(keys: Keys) -> SpeechConfig:
         kind="speech", encoder_layers=keys.take("encoder_layers"), decoder_layers=keys.take("decoder_layers"),
         width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), inner=keys.take("encoder_ffn_dim"),
         biases=("query", "value", "output"), activation=keys.choose("activation_function", ACTIVATIONS, "gelu"),
-        positions="learned", length=keys.take("max_target_positions", 448), scaled=keys.take("scale_embedding", False),
+        positions="learned", length=keys.take("max_target_positions", 448), scaled=False,
         output_bias=False, bands=keys.take("num_mel_bins"), moments=keys.take("max_source_positions", 1500),
         dropout=keys.take("dropout", 0.0), attention_dropout=keys.take("attention_dropout", 0.0),
     )  # fmt: skip
@@ -51,7 +51,7 @@ def write(config: SpeechConfig, vocabulary: int) -> dict[str, Any]:
         "encoder_attention_heads": config.heads, "decoder_attention_heads": config.heads,
         "encoder_ffn_dim": config.inner, "decoder_ffn_dim": config.inner,
         "activation_function": names[config.activation], "max_target_positions": config.length,
-        "max_source_positions": config.moments, "num_mel_bins": config.bands, "scale_embedding": config.scaled,
+        "max_source_positions": config.moments, "num_mel_bins": config.bands, "scale_embedding": False,
         "dropout": config.dropout, "attention_dropout": config.attention_dropout, "activation_dropout": config.dropout,
         "is_encoder_decoder": True, "tie_word_embeddings": True,
     }  # fmt: skip
