@@ -33,6 +33,9 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tatoeba-fra-eng").mkdir()
     lines = "".join(f"{english}\t{french}\n" for french, english in made_pairs())
     (folder / "tatoeba-fra-eng" / "pairs.en-fr.tsv.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "tinyshakespeare").mkdir()
+    play = "".join(f"ROMEO:\n{english}\n\n" for _, english in made_pairs())
+    (folder / "tinyshakespeare" / "input.txt.gz").write_bytes(gzip.compress(play.encode()))
     return folder
 
 

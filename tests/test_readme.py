@@ -15,7 +15,8 @@ from conftest import made_pairs
 from regard import attend, cli, experiment
 
 ROOT = Path(__file__).parents[1]
-FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120", "--set", "data.dev_share=0.1"]
+FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120"]
+TEXTS = ("shakespeare", "english")  # configs of running text
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -33,9 +34,9 @@ def run_blocks(page: str) -> dict[str, Any]:
     return names
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every command with the output that stands under it."""
-    text = "\n".join(blocks("console"))
+def commands(page: str = "README.md") -> list[tuple[str, str]]:
+    """Every command of a page with the output that stands under it."""
+    text = "\n".join(blocks("console", page))
     return [(line.strip(), shown) for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).+\n)*)", text, re.MULTILINE)]
 
 
@@ -64,13 +65,26 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
             subprocess.run(whole, shell=True, check=True, cwd=place)
             assert (place / "translations.txt").read_text("utf-8").count("\n") == 5
             continue
-        arguments = [*words[1:], *(FEW if words[1] == "train" else [])]
+        section = "texts" if any(f"configs/{name}" in command for name in TEXTS) else "data"
+        few = [*FEW, "--set", f"{section}.dev_share=0.1"]
+        arguments = [*words[1:], *(few if words[1] == "train" else [])]
         code = cli.run(arguments)
         captured = capfd.readouterr()
         assert code == 0, f"{command}\n{captured.err}"
         assert captured.out.startswith(shown), command
     assert (place / "cat.png").exists()
     assert (place / "trace.png").exists()
+    assert (place / "bank.png").exists()
+
+
+def test_every_command_on_texts(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(place)
+    assert len(commands("docs/text_models.md")) >= 7
+    for command, shown in commands("docs/text_models.md"):
+        code = cli.run(shlex.split(command)[1:])
+        captured = capfd.readouterr()
+        assert code == 0, f"{command}\n{captured.err}"
+        assert captured.out.startswith(shown), command
 
 
 def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +105,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
         ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
         ("docs/own_score.md", 3, set()),
         ("docs/approximate.md", 3, set()),
+        ("docs/text_models.md", 2, set()),
     ],
 )
 def test_every_python_block_of_the_docs(

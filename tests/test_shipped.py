@@ -8,17 +8,22 @@ import regard
 from regard.loading import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]
+TEXTS = ["english", "shakespeare"]
 
 
 def test_all_are_there_with_a_card() -> None:
-    assert shipped() == NAMES
+    assert shipped() == sorted([*NAMES, *TEXTS])
+    for name in TEXTS:
+        card = (SHIPPED / name / "README.md").read_text("utf-8")
+        for word in ("development loss", "updates", "wall clock", f"configs/{name}.toml"):
+            assert word in card, f"{name}: {word}"
     for name in NAMES:
         card = (SHIPPED / name / "README.md").read_text("utf-8")
         for word in ("CC BY 2.0", "tatoeba.org", "manythings.org/anki", "nrefs:1", "wall clock", "BLEU", "chrF"):
             assert word in card, f"{name}: {word}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TEXTS])
 def test_at_most_eight_megabytes(name: str) -> None:
     assert sum(path.stat().st_size for path in Path(SHIPPED / name).iterdir()) <= 8_000_000
 
@@ -50,3 +55,17 @@ def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
     model = regard.load(name)
     assert model("Je suis fatigué.").text == "I'm tired."
     assert model("je suis fatigué").text.lower().rstrip(".") in ("i'm tired", "i am tired")
+
+
+def test_the_decoder_writes_a_play() -> None:
+    made = regard.load("shakespeare")("ROMEO:\n", length=400, temperature=0.5, seed=1)
+    words = [word.strip(".,;:!?'").lower() for word in made.text.split()]
+    assert len(words) > 50
+    assert sum(word in ("the", "and", "to", "i", "of", "you", "my", "a", "that", "not") for word in words) > 8
+
+
+def test_the_encoder_knows_what_is_missing() -> None:
+    model = regard.load("english")
+    assert "me" in [word for word, _ in model("Can you help [MASK]?").gaps[0]]
+    verbs = [word for word, _ in model("She [MASK] the door.", top=10).gaps[0]]
+    assert {"opened", "closed", "locked"} & set(verbs)
