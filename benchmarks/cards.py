@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from regard import text_task
 from regard.data.corpus import Pairs
+from regard.data.texts import read_texts
 from regard.experiment import evaluate_files, export_bundle, read_config, read_data
 from regard.loading import SHIPPED, load
 from regard.training.journal import Journal
@@ -39,10 +41,13 @@ def measure(name: str, pairs: Pairs) -> dict[str, Any]:
 def ship(name: str, run: Path) -> None:
     """Export a run's model into the package, measure it there, and write its card."""
     settings = read_config(run / "config.toml")
-    parts = read_data(settings)
     folder = SHIPPED / name
     shutil.rmtree(folder, ignore_errors=True)
     export_bundle(load(run.resolve()), folder, "int8")
+    if settings.texts is not None:
+        (folder / "README.md").write_text(text_card(name, settings, run), "utf-8")
+        return
+    parts = read_data(settings)
     measured = {"development": measure(name, parts[1]), "test": measure(name, parts[2])}
     journals = [(f"configs/{run.name}.toml", Journal(run / "journal.jsonl").entries())]
     if settings.start:  # what it went on from stands beside it
@@ -50,6 +55,45 @@ def ship(name: str, run: Path) -> None:
         journals.insert(0, (f"configs/{before.name}.toml", Journal(before / "journal.jsonl").entries()))
     (folder / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
     (folder / "README.md").write_text(card(name, settings, parts, measured, journals), "utf-8")
+
+
+def text_card(name: str, settings: Any, run: Path) -> str:
+    """The card of a model of running text."""
+    bundle, texts = load(name).bundle, read_texts(settings.texts)
+    dev = text_task.examples(texts.dev, settings.task, bundle.tokenizer, settings.texts, settings.training, moves=False)
+    with torch.inference_mode():
+        loss, tokens = text_task.mean_loss(bundle.model, dev, settings.training)
+    entries = [e for e in Journal(run / "journal.jsonl").entries() if e["event"] == "evaluation"]
+    weights = sum(p.numel() for p in bundle.model.parameters())
+    size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
+    what, data = {
+        "complete": ("A decoder alone that goes on with a text, character by character", "Tiny Shakespeare (plays that "
+                     "are in the public domain, as Andrej Karpathy put them together), its last tenth for development"),
+        "fill": ("An encoder alone that finds hidden words", "the English side of the pairs from "
+                 "[tatoeba.org](https://tatoeba.org) by way of "
+                 "[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); two of a hundred sentences for development, by themselves"),
+    }[settings.task]  # fmt: skip
+    unit = "character" if settings.task == "complete" else "hidden token"
+    curve = "\n".join(f"| {e['step']} | {e['seconds'] / 60:.1f} | {e['dev_loss']:.4f} |" for e in entries)
+    return f"""# {name}
+
+{what}; {weights / 1e6:.1f} million parameters, {size:.1f} MB (int8, one scale per row).
+
+**Data.** {data}. {sum(map(len, texts.train)):,} characters for training.
+
+**Training.** `regard train configs/{name}.toml` ({entries[-1]["step"]:,} updates), {entries[-1]["seconds"] / 60:.0f}
+minutes wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()}, torch {torch.__version__})
+that did other work at the same time.
+
+**Measured** on the shipped weights: development loss {loss:.4f} nats a {unit} ({tokens:,} of them). The development
+part chose the weights; there is no test part.
+
+**Curve** (minutes on that thread):
+
+| step | minutes | dev loss |
+|---|---|---|
+{curve}
+"""
 
 
 def card(name: str, settings: Any, parts: Any, measured: Any, journals: list[tuple[str, list[dict[str, Any]]]]) -> str:

@@ -232,6 +232,13 @@ def test_the_commands(runs, tmp_path: Path) -> None:
     assert (code, shown.splitlines()[1]) == (1, "")
     code, shown = invoke("fill", "the [MASK] sat", "--model", encoder, "--json", "--top", 2)
     assert len(json.loads(shown)["gaps"][0]) == 2
+    text = tmp_path / "text"
+    text.write_text(TEXT)
+    code, shown = invoke("evaluate", decoder, "--source", text, "--json")
+    numbers = json.loads(shown)
+    assert numbers["bits_per_character"] == pytest.approx(numbers["loss"] / 0.693147, rel=1e-2)
+    code, shown = invoke("evaluate", encoder, "--source", text)
+    assert "perplexity" in shown
     code, shown = invoke("meaning", "cat", "the cat sat", "a cat ran", "--model", encoder, "--look", tmp_path / "m.svg")
     assert code == 0
     assert "nearest sense" in shown

@@ -222,15 +222,23 @@ def train(
 @app.command()
 def evaluate(
     model: ModelName,
-    source: Annotated[Path, typer.Option(help="Source sentences, one a line (.gz too).")],
-    reference: Annotated[Path, typer.Option(help="Their references, one a line.")],
+    source: Annotated[Path, typer.Option(help="A translator's source sentences, one a line; else a text (.gz too).")],
+    reference: Annotated[Path | None, typer.Option(help="A translator's references, one a line.")] = None,
     beam: Beam = None,
     output: Annotated[Path | None, typer.Option(help="Write the translations to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a translator: BLEU and chrF with signature, loss and perplexity."""
+    """Measure a model: loss and perplexity; a translator's BLEU and chrF with signature."""
     from regard.experiment import evaluate_files
+    from regard.text_task import TASKS, evaluate_texts
 
+    ready = _load(model)
+    if ready.bundle.task in TASKS:
+        numbers = evaluate_texts(ready.bundle, source)
+        typer.echo(json.dumps(numbers) if as_json else "\n".join(f"{name:<20} {n:.6g}" for name, n in numbers.items()))
+        return
+    if reference is None:
+        raise ConfigError("a translator is measured against --reference, one line for each of --source")
     numbers, outputs = evaluate_files(_load_as(model, "translate"), source, reference, beam)
     if output:
         output.write_text("".join(line + "\n" for line in outputs), "utf-8")
