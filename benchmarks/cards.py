@@ -71,7 +71,8 @@ def text_card(name: str, settings: Any, run: Path) -> str:
                      "are in the public domain, as Andrej Karpathy put them together), its last tenth for development"),
         "fill": ("An encoder alone that finds hidden words", "the English side of the pairs from "
                  "[tatoeba.org](https://tatoeba.org) by way of "
-                 "[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); two of a hundred sentences for development, by themselves"),
+                 "[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); "
+                 "two of a hundred sentences for development, by themselves"),
     }[settings.task]  # fmt: skip
     unit = "character" if settings.task == "complete" else "hidden token"
     curve = "\n".join(f"| {e['step']} | {e['seconds'] / 60:.1f} | {e['dev_loss']:.4f} |" for e in entries)
@@ -82,8 +83,8 @@ def text_card(name: str, settings: Any, run: Path) -> str:
 **Data.** {data}. {sum(map(len, texts.train)):,} characters for training.
 
 **Training.** `regard train configs/{name}.toml` ({entries[-1]["step"]:,} updates), {entries[-1]["seconds"] / 60:.0f}
-minutes wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()}, torch {torch.__version__})
-that did other work at the same time.
+minutes wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()},
+torch {torch.__version__}) that did other work at the same time.
 
 **Measured** on the shipped weights: development loss {loss:.4f} nats a {unit} ({tokens:,} of them). The development
 part chose the weights; there is no test part.
