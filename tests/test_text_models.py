@@ -17,8 +17,9 @@ import regard
 from regard.cli import app, run
 from regard.completer import Completer, Completion
 from regard.experiment import Run, export_bundle
+from regard.ready import Refused
 from regard.text_encoder import TextEncoder
-from regard.translator import Refused, Translator
+from regard.translator import Translator
 
 TEXT = "the cat sat on the mat and the dog ran in the park\nthe dog sat on the cat and ran\n" * 30
 BLOCKS = {

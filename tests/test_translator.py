@@ -8,8 +8,9 @@ import torch
 
 import regard
 from regard.loading import load
+from regard.ready import Refused
 from regard.text.tokenizer import BOS, EOS
-from regard.translator import Refused, Translator
+from regard.translator import Translator
 
 SOURCES = ["le chat noir", "", "Le chien blanc mange.", "   ", "le lapin"]
 

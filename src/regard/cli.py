@@ -330,7 +330,7 @@ def _load_as(name: str, task: str, texts: list[str] | None = None) -> Any:
 
 def _one_by_one(texts: list[str] | None, work: Callable[[str], str]) -> None:
     """One line in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
-    from regard.translator import Refused
+    from regard.ready import Refused
 
     failed = False
     for number, line in enumerate(_inputs(texts), 1):

@@ -8,11 +8,10 @@ import torch
 
 from regard.attention.map import AttentionMap
 from regard.attention.watch import announce, is_listened, unwatched
-from regard.bundle import Bundle
 from regard.decoding.sample import Drawn, SampleConfig, sample
 from regard.decoding.search import SearchConfig, search
 from regard.errors import ConfigError
-from regard.translator import Refused
+from regard.ready import Ready, Refused
 from regard.vectors import Vectors, vectors
 
 LENGTH = 200  # tokens of a completion, unless said otherwise
@@ -51,18 +50,8 @@ class Completion:
         }  # fmt: skip
 
 
-class Completer:
-    """A decoder alone: what `regard.load` returns for a GPT-2, a Llama, or a run with task = "complete".
-
-    Attributes:
-        model: the nn.Module inside.
-        tokenizer: text to ids and back.
-        bundle: all of it, with the settings.
-    """
-
-    def __init__(self, bundle: Bundle, name: str) -> None:
-        self.bundle, self.name = bundle, name
-        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+class Completer(Ready):
+    """A decoder alone: what `regard.load` returns for a GPT-2, a Llama, or a run with task = "complete"."""
 
     @overload
     def __call__(self, source: str, **settings: Any) -> Completion: ...

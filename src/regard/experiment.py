@@ -28,6 +28,7 @@ from regard.loading import load
 from regard.models.build import ModelConfig, build
 from regard.models.seq2seq import Seq2Seq
 from regard.pretrained.folder import save_pretrained
+from regard.ready import Refused
 from regard.text.pretrained import Nothing
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig, word_of_each
 from regard.text_encoder import TextEncoder
@@ -35,7 +36,7 @@ from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import LAST, Report, TrainingConfig, batch_loss
 from regard.training.loop import train as run_loop
-from regard.translator import SEARCH_TOKENS, DecodingConfig, Refused, Translator
+from regard.translator import SEARCH_TOKENS, DecodingConfig, Translator
 
 LAYOUTS = ("regard", "hf")
 

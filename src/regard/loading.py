@@ -7,6 +7,7 @@ from regard.bundle import INFO, Bundle, load_bundle
 from regard.completer import Completer
 from regard.errors import BundleError, ChoiceError, nearest
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
+from regard.ready import Ready
 from regard.text.pretrained import Fast, read_tokenizer
 from regard.text_encoder import TextEncoder
 from regard.translator import Translator
@@ -52,18 +53,8 @@ def load(name: str | Path) -> Any:
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
 
-class Inside:
-    """A model for whose task there is no command yet: `.model` is the nn.Module inside.
-
-    Attributes:
-        model: the nn.Module inside.
-        tokenizer: text to ids and back.
-        bundle: all of it, with the settings.
-    """
-
-    def __init__(self, bundle: Bundle, name: str) -> None:
-        self.bundle, self.name = bundle, name
-        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+class Inside(Ready):
+    """A model for whose task there is no command yet: `.model` is the nn.Module inside."""
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """Refuse.
@@ -72,9 +63,6 @@ class Inside:
             ChoiceError: always.
         """
         raise ChoiceError(f"{self.name} is for `regard {self.bundle.task}`, which is not there yet: use .model")
-
-
-Ready = Translator | Completer | TextEncoder | Inside
 
 
 def _ready(bundle: Bundle, name: str) -> Ready:

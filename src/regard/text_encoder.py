@@ -9,12 +9,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
 from regard.explore.meaning import Candidates, Contribution, Meaning, contributions, meaning
+from regard.ready import Ready, Refused
 from regard.text.tokenizer import Span, words
-from regard.translator import Refused
 from regard.vectors import Vectors, vectors
 
 GAP = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
@@ -41,18 +40,8 @@ class Filling:
         return {"source": self.source, "text": self.text, "gaps": self.gaps}
 
 
-class TextEncoder:
-    """An encoder alone: what `regard.load` returns for a BERT, a RoBERTa, or a run with task = "fill".
-
-    Attributes:
-        model: the nn.Module inside.
-        tokenizer: text to ids and back.
-        bundle: all of it, with the settings.
-    """
-
-    def __init__(self, bundle: Bundle, name: str) -> None:
-        self.bundle, self.name = bundle, name
-        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+class TextEncoder(Ready):
+    """An encoder alone: what `regard.load` returns for a BERT, a RoBERTa, or a run with task = "fill"."""
 
     @overload
     def __call__(self, source: str, **settings: Any) -> Filling: ...

@@ -16,7 +16,8 @@ from regard.attention.watch import Call, announce, is_listened, unwatched, watch
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.search import Hypothesis, SearchConfig, search
-from regard.errors import ConfigError, RegardError
+from regard.errors import ConfigError
+from regard.ready import Ready, Refused
 
 SEARCH_TOKENS = 4096  # source tokens searched at a time
 
@@ -145,22 +146,11 @@ def name_heads(heads: Sequence[int]) -> str:
     return f"head {heads[0]}" if len(heads) == 1 else f"mean of heads {', '.join(map(str, heads))}"
 
 
-class Refused(RegardError, ValueError):
-    """One input of many that cannot be worked on; the message says why."""
-
-
-class Translator:
-    """A trained model that is ready to use: what `regard.load` returns.
-
-    Attributes:
-        model: the nn.Module inside.
-        tokenizer: text to ids and back.
-        bundle: all of it, with the settings.
-    """
+class Translator(Ready):
+    """A trained model that is ready to use: what `regard.load` returns."""
 
     def __init__(self, bundle: Bundle, name: str) -> None:
-        self.bundle, self.name = bundle, name
-        self.model, self.tokenizer = bundle.model, bundle.tokenizer
+        super().__init__(bundle, name)
         self.decoding = DecodingConfig(**bundle.decoding)
 
     @overload

@@ -35,25 +35,24 @@ def read(keys: Keys) -> EncoderConfig:
 def bert_weights(config: EncoderConfig) -> Iterator[Weight]:
     """A BERT's weights."""
     yield from _body(config)
-    if config.head == "words":
-        yield from layer("cls.predictions.transform.dense", "head.inner")
-        yield from layer("cls.predictions.transform.LayerNorm", "head.norm")
-        yield Weight("cls.predictions.bias", ("head.bias",), unread=not config.tied)
-        if not config.tied:
-            yield weight("cls.predictions.decoder.weight", "head.output")
-            yield weight("cls.predictions.decoder.bias", "head.bias")
+    yield from _head(config, "cls.predictions.", "transform.dense", "transform.LayerNorm")
 
 
 def roberta_weights(config: EncoderConfig) -> Iterator[Weight]:
     """A RoBERTa's weights."""
     yield from _body(config)
-    if config.head == "words":
-        yield from layer("lm_head.dense", "head.inner")
-        yield from layer("lm_head.layer_norm", "head.norm")
-        yield Weight("lm_head.bias", ("head.bias",), unread=not config.tied)
-        if not config.tied:
-            yield weight("lm_head.decoder.weight", "head.output")
-            yield weight("lm_head.decoder.bias", "head.bias")
+    yield from _head(config, "lm_head.", "dense", "layer_norm")
+
+
+def _head(config: EncoderConfig, head: str, inner: str, norm: str) -> Iterator[Weight]:
+    if config.head != "words":
+        return
+    yield from layer(head + inner, "head.inner")
+    yield from layer(head + norm, "head.norm")
+    yield Weight(f"{head}bias", ("head.bias",), unread=not config.tied)
+    if not config.tied:
+        yield weight(f"{head}decoder.weight", "head.output")
+        yield weight(f"{head}decoder.bias", "head.bias")
 
 
 def _body(config: EncoderConfig) -> Iterator[Weight]:

@@ -35,3 +35,8 @@ def test_a_sparse_pattern_is_exact() -> None:
     mask = regard.blocks(regard.big_bird(16), 64)
     got = regard.attend(query, key, value, mask=mask, kernel="windowed")
     torch.testing.assert_close(got, regard.attend(query, key, value, mask=mask, kernel="reference"))
+
+
+def test_a_stride_of_nothing_is_refused() -> None:
+    with pytest.raises(regard.ShapeError, match="a layout needs a stride of at least 1; got 0"):
+        regard.strided(4, stride=0)

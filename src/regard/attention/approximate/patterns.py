@@ -39,6 +39,8 @@ def strided(blocks: int, local: int = 1, stride: int = 4) -> Tensor:
     Source: Child et al. 2019, section 4.2 (with `regard.causal()` beside it, their strided pattern by blocks).
     """
     _check(blocks)
+    if stride < 1:
+        raise ShapeError(f"a layout needs a stride of at least 1; got {stride}")
     places = torch.arange(blocks)
     return ((places[:, None] - places).abs() <= local) | ((places + 1) % stride == 0)
 
