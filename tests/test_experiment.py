@@ -58,7 +58,7 @@ def test_development_pairs_of_their_own(data_folder: Path, tmp_path: Path, monke
     (tmp_path / "dev.tsv").write_text("the cat\tle chat\nthe dog\tle chien\n")
     events = []
     train(tiny("transformer"), {"data.dev": str(tmp_path / "dev.tsv")}, run=tmp_path / "run", report=events.append)
-    assert events[0]["dev_pairs"] == 2
+    assert events[0]["development"] == "2 for development"
 
 
 def test_a_config_that_looks_at_nothing_trains_and_has_no_alignment(
