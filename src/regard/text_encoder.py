@@ -17,6 +17,7 @@ from regard.text.tokenizer import Span, words
 from regard.vectors import Vectors, vectors
 
 GAP = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
+PLACEHOLDER = "it"
 CANDIDATES = 4000  # words of the vocabulary that a meaning is compared with
 AT_ONCE = 256  # texts encoded at a time
 
@@ -135,10 +136,12 @@ class TextEncoder(Ready):
     def candidates(self) -> Candidates:
         """Whole words of the vocabulary, each read on its own: what meanings are compared with."""
         chosen = []
-        for i in range(len(self.tokenizer)):
-            (token,) = self.tokenizer.tokens([i])
-            word = token.removeprefix("Ġ").removeprefix("▁")
-            if word.isalpha() and word.isascii() and len(word) > 2 and self.tokenizer.decode([i]).strip() == word:
+        names = self.tokenizer.tokens(range(len(self.tokenizer)))
+        begins = next((mark for mark in ("▁", "Ġ") if sum(name.startswith(mark) for name in names) > 1), "")
+        for i, name in enumerate(names):
+            word = name.removeprefix(begins)
+            whole = name.startswith(begins) and word.isalpha() and word.isascii() and len(word) > 2
+            if whole and self.tokenizer.decode([i]).strip() == word:
                 chosen.append(word)
             if len(chosen) == CANDIDATES:
                 break
@@ -159,10 +162,18 @@ class TextEncoder(Ready):
         if hasattr(self.tokenizer, "marked"):
             (name,) = self.tokenizer.tokens([mask])
             return self.encode(GAP.sub(name, source))[0]
-        parts = [self.tokenizer.encode(part) for part in GAP.split(source)]
-        ids = [self.tokenizer.bos]
-        for n, part in enumerate(parts):
-            ids += [mask, *part] if n else part
+        # a word stands in the gap while the text is cut, so that what is around it is cut as it always is
+        pieces = GAP.split(source)
+        text = PLACEHOLDER.join(pieces)
+        starts = [sum(map(len, pieces[: n + 1])) + n * len(PLACEHOLDER) for n in range(len(pieces) - 1)]
+        ids, last = [self.tokenizer.bos], -1
+        for i, (a, b) in zip(self.tokenizer.encode(text), self.tokenizer.source_spans(text), strict=True):
+            gap = next((n for n, start in enumerate(starts) if a < start + len(PLACEHOLDER) and b > start), None)
+            if gap is None:
+                ids.append(i)
+            elif gap != last:
+                ids.append(mask)
+                last = gap
         return [*ids, self.tokenizer.eos]
 
     def _word(self, i: int) -> str:
