@@ -29,8 +29,8 @@ from regard.errors import BundleError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
-BLOCK = 20 * 2**20  # bytes of weights computed at a time, at most
-ROWS = 512  # rows at a time, where they fit: fewer are slow, and more leave the processor's caches
+BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
+ROWS = 256  # rows at a time, where they fit: fewer are slow, and more leave the caches
 OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
 KEPT = 16 * 2**20  # bytes of overview that are kept
 NEGATIVE = "this map has negative weights, as low-rank attention's has"
