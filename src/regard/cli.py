@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 CHUNK = 64  # lines translated at a time
+AUTO = "NAME.look.png"  # what a --look without a value stands for, of the verbs that may have it so
+BARE_LOOK = ("caption", "transcribe")
 
 app = typer.Typer(
     name="regard", help="Attention you can choose, train and see.", no_args_is_help=True, add_completion=False,
@@ -55,7 +57,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a verb and give back its exit code: 0, 1 (the work failed), 2 (usage), 130 (interrupted)."""
     warnings.formatwarning = lambda message, *_: f"regard: {message}\n"
     try:
-        return int(app(arguments, standalone_mode=False) or OK)
+        return int(app(_with_values(sys.argv[1:] if arguments is None else arguments), standalone_mode=False) or OK)
     except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return INTERRUPTED
@@ -73,6 +75,18 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         error.show()  # typer's own refusals of a wrong command line; their class is private
         return int(error.exit_code)
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """Arguments in which a --look that nothing follows says where to draw."""
+    if not arguments or arguments[0] not in BARE_LOOK:
+        return arguments
+    follows = [*arguments[1:], "--"]
+    return [
+        part
+        for this, following in zip(arguments, follows, strict=True)
+        for part in ([this, AUTO] if this == "--look" and following.startswith("--") else [this])
+    ]
 
 
 def _complain(sentence: str) -> None:
@@ -185,6 +199,49 @@ def meaning(
     if look is not None:
         found.plot(look)
     typer.echo(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+
+
+Files = Annotated[list[str] | None, typer.Argument(help="Files; none, or -, reads their names from standard input.")]
+Draw = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Show where each word looked: in the terminal, and drawn to this file (.png, .svg, .pdf; NAME.look.png "
+        "where nothing follows; with several inputs numbered)."
+    ),
+]
+Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
+
+
+@app.command()
+def caption(
+    files: Files = None,
+    model: Annotated[str, typer.Option(help="A shipped model's name, or a run's folder.")] = "emoji",
+    beam: Beam = None,
+    look: Draw = None,
+    smooth: Smooth = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, places.")] = False,
+) -> None:
+    """Say what is in pictures: one file in, one line out."""
+    describer = _load_as(model, "caption", files)
+    _each_file(files, lambda path: describer(path, beam=beam, record=bool(look or as_json)), look, smooth, as_json)
+
+
+@app.command()
+def transcribe(
+    files: Files = None,
+    model: Annotated[str, typer.Option(help="A shipped model's name, or a run's folder.")] = "spelling",
+    beam: Beam = None,
+    look: Draw = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, times.")] = False,
+) -> None:
+    """Write down what is said: one recording in, one line out; a long one is cut at quiet moments and joined."""
+    describer = _load_as(model, "transcribe", files)
+
+    def work(path: str) -> Any:
+        with _reading(path) as report:
+            return describer.hear(path, report, beam=beam, record=bool(look or as_json))
+
+    _each_file(files, work, look, False, as_json)
 
 
 @app.command()
@@ -344,6 +401,66 @@ def _one_by_one(texts: list[str] | None, work: Callable[[str], str]) -> None:
         raise typer.Exit(FAILED)
 
 
+def _each_file(
+    files: list[str] | None, work: Callable[[str], Any], look: list[str] | None, smooth: bool, as_json: bool
+) -> None:
+    """One file in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
+    if look and not files:
+        raise ConfigError(f"--look {look[0]} says where to draw: name the inputs before it, for example cat.png --look")
+    from regard.ready import Refused
+
+    failed, many = False, files is None or len(files) != 1 or files == ["-"]
+    for number, line in enumerate(_inputs(files), 1):
+        try:
+            name = line.decode("utf-8") if isinstance(line, bytes) else line
+            if not name.strip():
+                raise Refused("an empty line names no file")
+            made = work(name)
+        except (Refused, UnicodeDecodeError) as error:
+            failed = True
+            _complain(f"line {number}: {_reason(error)}")
+            typer.echo("")
+            continue
+        typer.echo(json.dumps(made.as_json(), ensure_ascii=False) if as_json else " ".join(made.text.split()))
+        for path in look or []:
+            target = Path(f"{Path(name).stem}.look.png") if path == AUTO else Path(path)
+            _show_looks(made, target.with_stem(f"{target.stem}-{number}") if many else target, smooth)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _show_looks(made: Any, path: Path, smooth: bool) -> None:
+    from regard.explore.looks import strip, timeline
+
+    for number, piece in enumerate(made.pieces or [made], 1):
+        words, weights = piece.looks
+        if err.is_terminal and len(weights):
+            err.print(strip(words, weights, err.width) if piece.source.picture else timeline(words, weights, err.width))
+        target = path.with_stem(f"{path.stem}-{number}") if made.pieces else path
+        piece.plot(target, smooth)
+        _complain(f"drawn: {target}")
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar over the seconds of a long recording."""
+    from regard.data.sound import BLOCK, seconds
+    from regard.errors import DataError
+
+    try:
+        total = seconds(Path(path))
+    except DataError:  # whoever reads it says so better
+        total = 0.0
+    if total <= BLOCK or not err.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as progress:
+        bar = progress.add_task("seconds", total=total)
+        yield lambda done: progress.update(bar, completed=done)
+
+
 Show = Callable[["Generation", list[Path]], None]
 
 
@@ -470,7 +587,10 @@ class _Reporter:
             self.progress.update(self.task, completed=event["step"], numbers=numbers)
         else:
             self.dev = f"  dev loss {event['dev_loss']:.3f}"
-            names = (("dev_bleu", "BLEU", ".1f"), ("dev_chrf", "chrF", ".1f"), ("dev_perplexity", "perplexity", ".2f"))
+            names = (
+                ("dev_exact", "exact %", ".1f"), ("dev_wer", "WER %", ".1f"), ("dev_bleu", "BLEU", ".1f"),
+                ("dev_chrf", "chrF", ".1f"), ("dev_perplexity", "perplexity", ".2f"),
+            )  # fmt: skip
             shown = [f"  {name} {event[key]:{form}}" for key, name, form in names if key in event]
             self.progress.console.print(f"step {event['step']}:{self.dev}{''.join(shown)}")
             self.dev += "".join(shown[:1])

@@ -84,10 +84,15 @@ def _walk(kind: type[BaseModel], settings: Any, loc: list[str]) -> tuple[list[st
         path.append(part)
         settings = settings.get(part, {}) if isinstance(settings, dict) else {}
         annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        for member in (annotation, *get_args(annotation)):
+        for member in _members(annotation):
             if isinstance(member, type) and issubclass(member, BaseModel) and _is_of_kind(member, settings):
                 kind, fields = member, list(member.model_fields)
     return path, fields
+
+
+def _members(annotation: Any) -> list[Any]:
+    """A type and, where it is a union or annotated, those within it."""
+    return [annotation, *(inner for part in get_args(annotation) for inner in _members(part))]
 
 
 def _is_of_kind(member: type[BaseModel], settings: Any) -> bool:
@@ -102,14 +107,17 @@ def _short(value: object) -> str:
 
 def to_toml(config: BaseModel) -> str:
     """A config as TOML with every setting's meaning beside it; reading it gives the same config."""
-    lines = []
-    for section, value in config:
-        if isinstance(value, BaseModel):
-            lines += ["", f"[{section}]"]
-            lines += [_line(value, name) for name in type(value).model_fields]
-        else:
-            lines.insert(0, _line(config, section))
-    return "\n".join(line for line in lines if line is not None).strip() + "\n"
+    return "\n".join(_section(config, "")).strip() + "\n"
+
+
+def _section(config: BaseModel, name: str) -> list[str]:
+    """A config's own settings, then those of its parts under their names."""
+    parts = [key for key, value in config if isinstance(value, BaseModel)]
+    lines = [_line(config, key) for key in type(config).model_fields if key not in parts]
+    for key in parts:
+        full = f"{name}.{key}" if name else key
+        lines += ["", f"[{full}]", *_section(getattr(config, key), full)]
+    return lines
 
 
 def _line(config: BaseModel, name: str) -> str:

@@ -13,16 +13,20 @@ from typing import Any, Literal, get_args
 
 import sacrebleu
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from regard import text_task
+from regard import sense_task, text_task
 from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
 from regard.completer import Completer
 from regard.config import apply, read_toml, to_toml, validate
 from regard.data.align import Link, phrase_links
 from regard.data.batching import Batches, Examples
 from regard.data.corpus import DataConfig, Pairs, augment, read_lines, read_pairs, split
+from regard.data.scenes import SceneConfig, Sprites
+from regard.data.tables import TableConfig, read_table, split_rows
 from regard.data.texts import TextConfig, read_texts
+from regard.describer import Describer, DescribingConfig
 from regard.errors import BundleError, ConfigError, DataError, unknown
 from regard.loading import load
 from regard.models.build import ModelConfig, build
@@ -46,8 +50,9 @@ class ExperimentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    task: Literal["translate", "complete", "fill"] = "translate"
-    """What the model learns: to translate, to go on with a text, to find hidden words."""
+    task: Literal["translate", "complete", "fill", "caption", "transcribe"] = "translate"
+    """What the model learns: to translate, to go on with a text, to find hidden words, to say what is in a picture,
+    to write down what is said."""
     languages: tuple[str, str] = ("fr", "en")
     """Of source and target, for figures and the model card."""
     start: str | None = None
@@ -57,22 +62,39 @@ class ExperimentConfig(BaseModel):
     data: DataConfig | None = None
     """Pairs, for translating."""
     texts: TextConfig | None = None
-    """Texts, for the other tasks."""
+    """Texts, to go on with or to find hidden words in."""
+    scenes: SceneConfig | None = None
+    """Scenes of emoji, for captions."""
+    files: TableConfig | None = None
+    """Pictures or recordings with their texts, for captions and transcripts."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     decoding: DecodingConfig = DecodingConfig()
+    describing: DescribingConfig = DescribingConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ExperimentConfig":
-        wanted = "data" if self.task == "translate" else "texts"
-        if getattr(self, wanted) is None:
-            raise ValueError(f'task = "{self.task}" needs [{wanted}]')
-        kinds = ("transformer", "recurrent") if self.task == "translate" else (text_task.TASKS[self.task],)
+        senses = self.task in ("caption", "transcribe")
+        wanted = {"translate": ("data",), "caption": ("scenes", "files"), "transcribe": ("files",)}.get(
+            self.task, ("texts",)
+        )
+        if sum(getattr(self, name) is not None for name in wanted) != 1:
+            raise ValueError(f'task = "{self.task}" needs {" or ".join(f"[{name}]" for name in wanted)}')
+        pairs = ("transformer", "recurrent")
+        kinds = pairs if self.task == "translate" or senses else (text_task.TASKS[self.task],)
         if self.model.kind not in kinds:
             raise ValueError(f'task = "{self.task}" needs model.kind = {" or ".join(map(repr, kinds))}')
-        if self.task != "translate" and self.training.metric != "loss":
+        if self.task in text_task.TASKS and self.training.metric != "loss":
             raise ValueError(f'task = "{self.task}" needs training.metric = "loss"')
+        reads = getattr(self.model, "reads", None)
+        if senses != (reads is not None):
+            raise ValueError(f'task = "{self.task}" needs {"" if senses else "no "}[model.reads]')
+        hears = reads is not None and reads.kind in ("sound", "pyramid")
+        if reads is not None and hears != (self.task == "transcribe"):
+            raise ValueError(f'task = "{self.task}" cannot read by model.reads.kind = "{reads.kind}"')
+        if self.scenes is not None and reads is not None and reads.size != self.scenes.size:
+            raise ValueError(f"scenes.size = {self.scenes.size} must be model.reads.size = {reads.size}")
         return self
 
 
@@ -87,7 +109,7 @@ class Run:
     """
 
     path: Path
-    model: Translator | Completer | TextEncoder
+    model: Translator | Completer | TextEncoder | Describer
     journal: list[dict[str, Any]]
 
 
@@ -128,7 +150,7 @@ def train(
     folder = Path(run) if run else Path("runs") / (Path(config).stem if not isinstance(config, dict) else "run")
     _prepare_folder(folder, settings, resume)
     begun = None if resume else _start(settings)
-    work = (_prepare_pairs if settings.task == "translate" else _prepare_texts)(folder, settings, begun)
+    work = PREPARE[settings.task](folder, settings, begun)
     tokenizer, batches = work.tokenizer, work.batches
     report(
         {
@@ -215,6 +237,79 @@ def _prepare_texts(folder: Path, settings: ExperimentConfig, begun: Bundle | Non
     )  # fmt: skip
 
 
+def _prepare_scenes(folder: Path, settings: ExperimentConfig, begun: Bundle | None) -> Work:
+    assert settings.scenes is not None  # the settings have been checked
+    config, training = settings.scenes, settings.training
+    sprites = Sprites(config)
+    tokenizer = _tokenizer(
+        folder, settings, begun,
+        lambda: Tokenizer.learn(sense_task.scene_words(sprites, config), settings.tokenizer),
+    )  # fmt: skip
+    states = sense_task.states_of(settings.model)
+    batches, dev = (
+        sense_task.scene_batches(sprites, config, tokenizer.encode_batch, training, states, part)
+        for part in (False, True)
+    )
+    shown = sense_task.dev_scenes(sprites, config, training.seed, settings.dev_sentences)
+    pictures = [Image.fromarray(scene.picture) for scene in shown]
+    return Work(
+        tokenizer, batches, f"{len(batches):,} scenes an epoch of {len(sprites)} things",
+        f"{len(dev):,} for development",
+        _evaluate_sensed(settings, tokenizer, dev, pictures, [scene.caption for scene in shown]),
+        lambda model: _finish_sensed(folder, settings, model, tokenizer),
+    )  # fmt: skip
+
+
+def _prepare_files(folder: Path, settings: ExperimentConfig, begun: Bundle | None) -> Work:
+    assert settings.files is not None  # the settings have been checked
+    training, model_config = settings.training, settings.model
+    parts = split_rows(read_table(settings.files), settings.files)
+    if not parts[0]:
+        raise ConfigError("there is nothing to train on: check files.table and files.dev_share")
+    tokenizer = _tokenizer(
+        folder, settings, begun, lambda: Tokenizer.learn([row.text for row in parts[0]], settings.tokenizer)
+    )
+    made, sources = sense_task.file_examples(parts, settings.files, tokenizer, model_config, training)
+    some = parts[1][: settings.dev_sentences]
+    return Work(
+        tokenizer, made[0], f"{len(parts[0]):,} training texts", f"{len(parts[1]):,} for development",
+        _evaluate_sensed(settings, tokenizer, made[1], sources[: len(some)], [row.text for row in some]),
+        lambda model: _finish_sensed(folder, settings, model, tokenizer),
+    )  # fmt: skip
+
+
+def _evaluate_sensed(
+    settings: ExperimentConfig, tokenizer: Tokenizer, dev: Examples, sources: list[Any], texts: list[str]
+) -> Callable[[Any], dict[str, float]]:
+    """From a model to its numbers on development data: loss of all, exact texts and word errors of some."""
+
+    def evaluate(model: Any) -> dict[str, float]:
+        if not len(dev):
+            return {"loss": float("inf"), "exact": 0.0, "wer": 100.0, "bleu": 0.0}
+        loss, _ = mean_loss(model, dev, settings.training)
+        describer = Describer(_sensed_bundle(settings, model, tokenizer), "run")
+        said = sense_task.described(describer, sources)
+        return {"loss": loss, **sense_task.text_scores([one.text for one in said], texts)}
+
+    return evaluate
+
+
+def _sensed_bundle(settings: ExperimentConfig, model: Any, tokenizer: Tokenizer) -> Bundle:
+    return Bundle(settings.task, settings.languages, model, settings.model, tokenizer, settings.describing.model_dump())
+
+
+def _finish_sensed(folder: Path, settings: ExperimentConfig, model: Any, tokenizer: Tokenizer) -> Bundle:
+    bundle = _sensed_bundle(settings, model, tokenizer)
+    save_bundle(folder, bundle)
+    return bundle
+
+
+PREPARE: dict[str, Callable[[Path, ExperimentConfig, Bundle | None], Work]] = {
+    "translate": _prepare_pairs, "complete": _prepare_texts, "fill": _prepare_texts,
+    "caption": lambda *a: (_prepare_files if a[1].files else _prepare_scenes)(*a), "transcribe": _prepare_files,
+}  # fmt: skip
+
+
 def finish(
     folder: Path, settings: ExperimentConfig, model: Seq2Seq, tokenizer: Tokenizer, parts: tuple[Pairs, Pairs, Pairs]
 ) -> Bundle:
@@ -267,7 +362,7 @@ def make_evaluate(
     return evaluate
 
 
-def mean_loss(model: Seq2Seq, batches: Batches, training: TrainingConfig) -> tuple[float, int]:
+def mean_loss(model: Any, batches: Examples, training: TrainingConfig) -> tuple[float, int]:
     """Negative log-likelihood per target token in nats, EOS counted; and the number of tokens."""
     total, tokens = 0.0, 0
     for batch in batches.epoch(0):

@@ -5,6 +5,7 @@ from typing import Any
 
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.completer import Completer
+from regard.describer import Describer
 from regard.errors import BundleError, ChoiceError, nearest
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
 from regard.ready import Ready
@@ -73,6 +74,8 @@ def _ready(bundle: Bundle, name: str) -> Ready:
             return TextEncoder(bundle, name)
         case "translate":
             return Translator(bundle, name)
+        case "caption" | "transcribe" if getattr(bundle.model_config, "reads", None) is not None:
+            return Describer(bundle, name)
     return Inside(bundle, name)
 
 

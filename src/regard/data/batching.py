@@ -24,8 +24,8 @@ class Example(Protocol):
     def links(self) -> Links | None:
         """`[B, T, S]`, where each target token should look, if known."""
 
-    def hidden(self, model: Any) -> Tensor:
-        """What the model's `project` turns into logits, at every place of the target."""
+    def hidden(self, model: Any) -> tuple[Tensor, Any]:
+        """What the model's `project` turns into logits, at every place of the target; and the memory, if any."""
 
 
 @runtime_checkable
@@ -47,26 +47,26 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Padded sentences.
+    """Padded sentences, or pictures or spectrograms with their texts.
 
     Attributes:
-        source: `[B, S]`, ending in EOS.
-        source_allowed: `[B, S]`, True at real tokens.
+        source: `[B, S]`, ending in EOS; or `[B, …]` numbers.
+        source_allowed: `[B, S]`, True at real tokens or frames; None for pictures.
         previous: `[B, T]`, the target shifted right: BOS first.
         target: `[B, T]`, what is to be predicted, EOS last; PAD where there is nothing.
         links: `[B, T, S]`, where each target token should look (rows sum to 1, or to 0 where nobody knows), if given.
     """
 
-    source: Int[Tensor, "B S"]
-    source_allowed: Bool[Tensor, "B S"]
+    source: Int[Tensor, "B S"] | Float[Tensor, "B ..."]
+    source_allowed: Bool[Tensor, "B S"] | None
     previous: Int[Tensor, "B T"]
     target: Int[Tensor, "B T"]
     links: Links | None = None
 
-    def hidden(self, model: Any) -> Tensor:
-        """What the model's `project` turns into logits, at every place of the target."""
-        states: Tensor = model.hidden(model.encode(self.source, self.source_allowed), self.previous)
-        return states
+    def hidden(self, model: Any) -> tuple[Tensor, Any]:
+        """What the model's `project` turns into logits, at every place of the target; and the memory."""
+        memory = model.encode(self.source, self.source_allowed)
+        return model.hidden(memory, self.previous), memory
 
 
 def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:

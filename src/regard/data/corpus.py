@@ -197,14 +197,14 @@ def split(pairs: Pairs, config: DataConfig) -> tuple[Pairs, Pairs, Pairs]:
     """Training, development and test pairs; a sentence's place depends on nothing but the sentence itself."""
     parts: tuple[list[tuple[str, str]], ...] = ([], [], [])
     for source, target in pairs:
-        place = _place(source if config.split_by == "source" else target)
-        part = 1 if place < config.dev_share else 2 if place < config.dev_share + config.test_share else 0
+        own = place(source if config.split_by == "source" else target)
+        part = 1 if own < config.dev_share else 2 if own < config.dev_share + config.test_share else 0
         parts[part].append((source, target))
     train, dev, test = (Pairs.of(part) for part in parts)
     return train, dev, test
 
 
-def _place(sentence: str) -> float:
+def place(sentence: str) -> float:
     """A number in [0, 1) that is the sentence's own."""
     return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:8], "big") / 2**64
 

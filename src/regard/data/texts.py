@@ -108,11 +108,10 @@ class TextBatch:
     documents: Int[Tensor, "B T"] | None = None
     links: Links | None = None
 
-    def hidden(self, model: Any) -> Tensor:
-        """What the model's `project` turns into logits, at every place."""
+    def hidden(self, model: Any) -> tuple[Tensor, None]:
+        """What the model's `project` turns into logits, at every place; there is no memory."""
         more = {} if self.documents is None else {"documents": self.documents}
-        states: Tensor = model.hidden(self.tokens, self.allowed, **more)
-        return states
+        return model.hidden(self.tokens, self.allowed, **more), None
 
 
 @dataclass(frozen=True)

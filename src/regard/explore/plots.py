@@ -48,7 +48,7 @@ def save_heatmap(
     Raises:
         DataError: the ending is none that can be drawn, or the folder does not exist.
     """
-    _save(heatmap(weights, rows, columns, title), path)
+    save_figure(heatmap(weights, rows, columns, title), path)
 
 
 def heatmap(
@@ -118,7 +118,7 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
         )
         figure.suptitle(f"query ↓, key →{what}", fontsize=9, color="#555")
     if path is not None:
-        _save(figure, path)
+        save_figure(figure, path)
     return figure
 
 
@@ -159,7 +159,7 @@ def draw_meaning(meaning: "Meaning", path: str | Path | None = None) -> "Figure"
     beside.axis("off")
     beside.legend(*zip(*handles, strict=True), loc="upper left", fontsize=8, frameon=False, labelspacing=1.2)
     if path is not None:
-        _save(figure, path)
+        save_figure(figure, path)
     return figure
 
 
@@ -190,7 +190,7 @@ def save_trace(trace: "Trace", path: str | Path) -> None:
 
     steps = trace.steps
     if not steps:
-        _save(heatmap([], [], []), path)
+        save_figure(heatmap([], [], []), path)
         return
     height = 1.6 + 0.75 * len(steps)
     columns = len(trace.source_tokens)
@@ -206,7 +206,7 @@ def save_trace(trace: "Trace", path: str | Path) -> None:
             )
     left.set_title(f"weights α, scores e ({trace.site or 'no attention'})", fontsize=9, color="#555")
     _draw_predictions(right, steps)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_predictions(axes: "Axes", steps: "Sequence[TraceStep]") -> None:
@@ -299,7 +299,7 @@ def _width(name: str) -> int:
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
     import matplotlib
 
     path = Path(path)

@@ -1,6 +1,6 @@
 """The recurrent encoder–decoder with attention (Bahdanau et al. 2015; Luong et al. 2015)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,10 +13,11 @@ from regard.attention.scores import Additive, Concat, Cosine, Distance, Dot, Gen
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call
 from regard.errors import ConfigError
-from regard.models.seq2seq import Memory, Seq2Seq
+from regard.models.encoders import EncoderParts, make_encoder
+from regard.models.seq2seq import Memory, Seq2Seq, Source
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding
-from regard.nn.recurrent import AttentionalStep, RecurrentEncoder
+from regard.nn.recurrent import AttentionalStep, RecurrentEncoder, as_weights
 from regard.nn.state import State
 
 SITE = "decoder.cross"
@@ -28,6 +29,8 @@ class RecurrentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["recurrent"]
+    reads: EncoderParts | None = None
+    """What reads the source, where it is a picture or a sound; a recurrent encoder of text unless set."""
     width: int = Field(256, gt=0)
     """Width of the decoder's state, of the context, and of both encoder directions together."""
     embedding: int = Field(256, gt=0)
@@ -40,8 +43,10 @@ class RecurrentConfig(BaseModel):
     """How the encoder reads; "both" gives each direction half the width."""
     score: Literal["additive", "concat", "general", "dot", "scaled_dot", "cosine", "distance", "none"] = "additive"
     """How a decoder state is compared with an encoder state; "none" is the ladder's lowest rung, no attention."""
-    normalizer: Literal["softmax", "uniform"] = "softmax"
-    """How scores become weights."""
+    normalizer: Literal["softmax", "uniform", "hard"] = "softmax"
+    """How scores become weights; "hard" looks at one place: one drawn in training, the best one afterwards."""
+    gate: bool = False
+    """The context is multiplied by β = σ(w s_{t-1}) (Xu et al. 2015, section 4.2.1)."""
     score_width: int = Field(256, gt=0)
     """Width inside the tanh of the additive and concat scores."""
     asks: Literal["previous", "new"] = "previous"
@@ -50,6 +55,8 @@ class RecurrentConfig(BaseModel):
     """Which context the cell reads besides the previous token."""
     start: Literal["encoder", "zeros"] = "encoder"
     """Where s_0 comes from: tanh(W · summary of the source), or zeros."""
+    aligned: bool = False
+    """A layer that reads tokens off the memory's states, for CTC beside attention."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On token vectors and on [s; c] before the output layer."""
 
@@ -64,6 +71,7 @@ class RecurrentDecoder(nn.Module):
         self.cross = AttentionalStep(
             config.cell, config.embedding, config.width, memory_width,
             score=make_score(config, memory_width), normalizer=config.normalizer, asks=config.asks, feed=config.feed,
+            gate=config.gate,
         )  # fmt: skip
         self.dropout = Dropout(config.dropout)
         self.output = nn.Linear(config.width + memory_width, vocabulary)
@@ -82,12 +90,21 @@ class Recurrent(Seq2Seq):
         self.config = config
         embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
         width = config.width // 2 if config.direction == "both" else config.width
-        self.encoder = RecurrentEncoder(
-            config.cell, config.embedding, width, config.encoder_layers, config.direction, config.dropout
+        self.encoder: Any = (
+            RecurrentEncoder(
+                config.cell, config.embedding, width, config.encoder_layers, config.direction, config.dropout
+            )
+            if config.reads is None
+            else make_encoder(config.reads)
         )
-        self.decoder = RecurrentDecoder(vocabulary, config, self.encoder.output_width, embedding)
+        wide: Any = self.encoder.width if config.reads else self.encoder.output_width
+        self.decoder = RecurrentDecoder(vocabulary, config, wide, embedding)
+        self.aligned = nn.Linear(wide, vocabulary) if config.aligned else None
+        self.register_buffer("baseline", torch.zeros(())) if config.normalizer == "hard" else None
 
-    def encode(self, source: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None) -> Memory:
+    def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
+        if self.config.reads is not None:
+            return self.encoder(source, allowed)  # type: ignore[no-any-return]
         allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
         states, summary = self.encoder(self.decoder.embedding(source), allowed)
         return Memory(states, allowed, summary)
@@ -138,7 +155,7 @@ class Recurrent(Seq2Seq):
         score = self.decoder.cross.score
         assert score is not None
         key, allowed = state.sentence["memory"], state.sentence["allowed"]
-        spec = make_spec(score, self.config.normalizer, allow(allowed[:, :, None, None]), None)
+        spec = make_spec(score, as_weights(self.config.normalizer), allow(allowed[:, :, None, None]), None)
         return {SITE: AttentionMap.from_spec(state.asked[SITE], key[:, :, None], spec)}
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:

@@ -19,6 +19,8 @@ from regard.attention.map import AttentionMap
 from regard.attention.watch import Call
 from regard.nn.state import State
 
+Source = Int[Tensor, "B S"] | Float[Tensor, "B C H W"] | Float[Tensor, "B bands frames"]
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:
@@ -47,8 +49,10 @@ class Step(NamedTuple):
 class Seq2Seq(nn.Module):
     """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout`, `spec_of`."""
 
-    def encode(self, source: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None) -> Memory:
-        """Read the source; `allowed` is True at real tokens (all, if None)."""
+    aligned: nn.Linear | None  # reads tokens off the memory's states, for CTC
+
+    def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
+        """Read the source: token ids, pictures or spectrograms; `allowed` is True at real ones (all, if None)."""
         raise NotImplementedError
 
     def start(self, memory: Memory, record: bool = False) -> State:
@@ -91,7 +95,7 @@ class Seq2Seq(nn.Module):
 
     def forward(
         self,
-        source: Int[Tensor, "B S"] | Float[Tensor, "B bands frames"],
+        source: Source,
         target: Int[Tensor, "B T"],
         source_allowed: Bool[Tensor, "B _"] | None = None,
     ) -> Float[Tensor, "B T V"]:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from regard.attention.map import AttentionMap
 from regard.attention.watch import Call
-from regard.models.seq2seq import Memory, Seq2Seq
+from regard.errors import ConfigError
+from regard.models.encoders import EncoderParts, make_encoder
+from regard.models.seq2seq import Memory, Seq2Seq, Source
 from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.nn.embedding import count_places
 from regard.nn.state import State
@@ -18,7 +20,7 @@ from regard.nn.state import State
 class PairConfig(BlocksConfig):
     """Settings of an encoder and a decoder."""
 
-    encoder_layers: int = Field(6, gt=0)
+    encoder_layers: int = Field(6, ge=0)
     """Blocks in the encoder."""
     decoder_layers: int = Field(6, gt=0)
     """Blocks in the decoder."""
@@ -30,6 +32,10 @@ class TransformerConfig(PairConfig):
     """Settings of the Transformer encoder–decoder."""
 
     kind: Literal["transformer"]
+    reads: EncoderParts | None = None
+    """What reads the source before the encoder's blocks, where it is a picture or a sound; tokens unless set."""
+    aligned: bool = False
+    """A layer that reads tokens off the memory's states, for CTC beside attention."""
 
 
 class Decoder(Stack):
@@ -63,13 +69,22 @@ class Transformer(Embeds, Seq2Seq):
 
     def __init__(self, vocabulary: int, config: PairConfig) -> None:
         super().__init__(vocabulary, config)
+        reads = getattr(config, "reads", None)
+        if reads is not None and reads.width != config.width:
+            raise ConfigError(f"model.reads.width = {reads.width} must be model.width = {config.width}")
+        self.reads = None if reads is None else make_encoder(reads)
         self.encoder = Stack(config, config.encoder_layers, "both")
         self.decoder = Decoder(vocabulary, config, config.decoder_layers, cross=True)
+        self.aligned = nn.Linear(config.width, vocabulary) if getattr(config, "aligned", False) else None
 
     def encode(
-        self, source: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
-        every: list[Tensor] | None = None,
-    ) -> Memory:  # fmt: skip
+        self, source: Source, allowed: Bool[Tensor, "B _"] | None = None, every: list[Tensor] | None = None
+    ) -> Memory:
+        if self.reads is not None:
+            memory = self.reads(source, allowed)
+            x, real = self.dropout(memory.states), memory.allowed
+            states = self.encoder(x, real, count_places(real), every=every)
+            return Memory(states, real, None, memory.places)
         allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
         places = count_places(allowed)
         return Memory(self.encoder(self.embed(source, places), allowed, places, every=every), allowed)

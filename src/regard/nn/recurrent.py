@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from regard.attention.masks import MaskLike
+from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score
 from regard.attention.watch import owned
@@ -81,10 +82,11 @@ class AttentionalStep(nn.Module):
         width: of the state s.
         memory_width: of a memory state, and so of the context c.
         score: how well a state matches a memory state; None looks at nothing (c is the memory's summary throughout).
-        normalizer: a name.
+        normalizer: a name; "hard" is one place, drawn while training and the best one otherwise.
         asks: which state asks.
         feed: which context the cell reads: "current" (c_t, only where the previous state asks), "previous"
             (c_{t-1}, c_0 = 0; Luong's input feeding) or "none".
+        gate: the context is multiplied by β = σ(w · s + b) of the asking state, one number (Xu et al. 2015, 4.2.1).
 
     Raises:
         ConfigError: feed "current" where the new state asks: c_t does not exist yet.
@@ -101,6 +103,7 @@ class AttentionalStep(nn.Module):
         normalizer: str = "softmax",
         asks: str = "previous",
         feed: str = "current",
+        gate: bool = False,
     ) -> None:
         super().__init__()
         if cell not in CELLS:
@@ -116,6 +119,7 @@ class AttentionalStep(nn.Module):
             )
         self.asks, self.feed, self.normalizer = asks, feed, normalizer
         self.score = score
+        self.gate = nn.Linear(width, 1) if gate else None
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
 
     def remember(self, memory: Float[Tensor, "N S d_m"]) -> Float[Tensor, "N S h"]:
@@ -131,8 +135,10 @@ class AttentionalStep(nn.Module):
     ) -> Float[Tensor, "N K d_m"]:
         """The context of states `[N, K, d]`: all hypotheses of a sentence look at one memory, uncopied."""
         assert self.score is not None
+        normalizer = as_weights(self.normalizer, draw=self.training)
         with owned(self):
-            return attend(query, key, memory, score=self.score.projected(), normalizer=self.normalizer, mask=mask)
+            found = attend(query, key, memory, score=self.score.projected(), normalizer=normalizer, mask=mask)
+        return found if self.gate is None else found * torch.sigmoid(self.gate(query)).to(found.dtype)
 
     def forward(
         self,
@@ -165,6 +171,11 @@ class AttentionalStep(nn.Module):
             s, c = self.cell(x, (s, inner.flatten(0, 1)))
             return s.view_as(state), c.view_as(inner)
         return self.cell(x, s).view_as(state), inner
+
+
+def as_weights(normalizer: str, draw: bool = False) -> str | Normalizer:
+    """A normaliser by its name; "hard" is one place, drawn or the best one."""
+    return Hard(sample=draw) if normalizer == "hard" else normalizer
 
 
 def _pick(x: Tensor, order: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from regard.attention.watch import Call, watching
+from regard.attention.watch import Call, changing, watching
 from regard.data.batching import Example, Examples
 from regard.errors import ConfigError
 from regard.training.checkpoint import (
@@ -25,6 +25,7 @@ from regard.training.checkpoint import (
 )
 from regard.training.journal import Journal
 from regard.training.loss import cross_entropy, smoothing
+from regard.training.reinforce import Draws, estimator, move_baseline
 from regard.training.schedule import factor
 
 LAST = "last.safetensors"
@@ -59,14 +60,22 @@ class TrainingConfig(BaseModel):
     """Which definition of label smoothing."""
     guide: float = Field(0.0, ge=0)
     """Weight of guided alignment (Garg et al. 2019): one head is drawn to IBM Model 1's links; 0 is off."""
+    cover: float = Field(0.0, ge=0)
+    """λ of Σ_i (1 - Σ_t α_ti)², which asks that every place be looked at (Xu et al. 2015, equation 14); 0 is off."""
+    ctc: float = Field(0.0, ge=0, lt=1)
+    """Share of CTC in the loss, beside attention (Watanabe et al. 2017); needs model.aligned."""
+    hard: Literal["straight_through", "reinforce"] = "straight_through"
+    """How a model with hard attention learns where to look."""
+    entropy: float = Field(0.01, ge=0)
+    """Weight of the draws' entropy, for reinforce."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the products; weights, their updates, softmax and norms stay in float32."""
     evaluate_every: int = Field(500, gt=0)
     """Updates between evaluations."""
     checkpoint_seconds: float = Field(120, gt=0)
     """Seconds between checkpoints; one is also written at every evaluation."""
-    metric: Literal["bleu", "chrf", "loss"] = "bleu"
-    """What decides which checkpoint is best."""
+    metric: Literal["bleu", "chrf", "loss", "exact", "wer"] = "bleu"
+    """What decides which checkpoint is best: loss and wer (word errors) are better small, the others large."""
     patience: int = Field(0, ge=0)
     """Evaluations without a better one before the run stops; 0 never stops early."""
     keep_best: int = Field(3, gt=0)
@@ -245,22 +254,50 @@ def batch_loss(model: Any, batch: Example, config: TrainingConfig, pad: int) -> 
     """Smoothed loss and negative log-likelihood in nats, summed over the batch's tokens, and their number."""
     half = config.precision == "bfloat16"
     calls: list[Call] = []
+    draws = Draws() if model.training and config.hard == "reinforce" and hasattr(model, "baseline") else None
     with (
         torch.autocast(batch.target.device.type, torch.bfloat16) if half else nullcontext(),
-        watching(calls.append) if batch.links is not None else nullcontext(),
+        watching(calls.append) if batch.links is not None or config.cover else nullcontext(),
+        changing(draws) if draws else nullcontext(),
     ):
-        hidden = batch.hidden(model)
+        hidden, memory = batch.hidden(model)
     real = batch.target != pad
     weight, bias = model.readout()
     smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
     loss, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], smooth, torch.bfloat16 if half else None)
-    if batch.links is not None:
-        loss = (
-            loss
-            - config.guide
-            * (batch.links * model.guided(calls[len(model.encoder_sites()) :]).clamp(min=1e-6).log()).sum()
-        )
+    if batch.links is not None or config.cover:
+        weights = model.guided(calls[len(model.encoder_sites()) :])
+        if batch.links is not None:
+            loss = loss - config.guide * (batch.links * weights.clamp(min=1e-6).log()).sum()
+        if config.cover:
+            seen = weights.masked_fill(~real[..., None], 0.0).sum(1)
+            loss = loss + config.cover * (1 - seen).masked_fill(~memory.allowed, 0.0).square().sum()
+    if draws:
+        with torch.no_grad():
+            log_p = model.project(hidden).float().log_softmax(-1).gather(-1, batch.target[..., None])[..., 0]
+        gained, entropy = estimator(draws, log_p, real, model.baseline)
+        loss = loss - gained - config.entropy * entropy
+        move_baseline(model.baseline, log_p, real)
+    if config.ctc:
+        loss = (1 - config.ctc) * loss + config.ctc * ctc(model, memory, batch.target, pad)
     return loss, nll, int(real.sum())
+
+
+def ctc(model: Any, memory: Any, target: Tensor, blank: int) -> Tensor:
+    """Σ -log p(y | memory states, each of which says one token or nothing) (Graves et al. 2006), without EOS.
+
+    A sound too short for its text counts nothing.
+
+    Raises:
+        ConfigError: the model reads no tokens off its memory.
+    """
+    if model.aligned is None:
+        raise ConfigError("training.ctc needs model.aligned = true: a layer that reads tokens off the memory")
+    log_p = model.aligned(memory.states.float()).log_softmax(-1).transpose(0, 1)
+    loss: Tensor = nn.functional.ctc_loss(
+        log_p, target, memory.allowed.sum(1), (target != blank).sum(1) - 1, blank, reduction="sum", zero_infinity=True
+    )
+    return loss
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
@@ -295,7 +332,7 @@ def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
 
 def keep_if_best(entry: dict[str, Any], model: Any, progress: Progress, config: TrainingConfig, folder: Path) -> None:
     """Keep the weights if they are among the best so far, and count how long there was no better one."""
-    number = entry[f"dev_{config.metric}"] * (-1 if config.metric == "loss" else 1)
+    number = entry[f"dev_{config.metric}"] * _sign(config)
     number = float("-inf") if isnan(number) else number
     progress.waited = 0 if not progress.best or number > progress.best[0][0] else progress.waited + 1
     ranked = sorted([*progress.best, (number, progress.step)], reverse=True)
@@ -312,7 +349,7 @@ def best_weights(
     """The single best checkpoint, or the average of the best ones where that is better on development data."""
     candidates = [load_checkpoint(best_path(folder, step))[0] for _, step in progress.best]
     single, mean = candidates[0], average(candidates)
-    sign = -1 if config.metric == "loss" else 1
+    sign = _sign(config)
     model.load_state_dict(mean)
     numbers = measure(model, evaluate)
     better = numbers[f"dev_{config.metric}"] * sign >= progress.best[0][0]
@@ -327,6 +364,11 @@ def best_weights(
     )
     model.load_state_dict(mean if better else single)
     return mean if better else single
+
+
+def _sign(config: TrainingConfig) -> int:
+    """-1 where small is better."""
+    return -1 if config.metric in ("loss", "wer") else 1
 
 
 def _forget_after(folder: Path, progress: Progress) -> None:

@@ -1,0 +1,100 @@
+"""Pictures: reading what people bring, and making it the size a model takes."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, ImageSequence
+from torch import Tensor
+
+from regard.errors import DataError
+
+POINTS = 100_000_000  # a larger picture is refused before its points exist
+DRAFT = 1024  # a JPEG is read at about this size at least, which saves time and memory
+FRAMES = 64  # of a moving picture, at most: more are thinned out evenly
+
+
+def read_picture(source: Path | bytes, name: str = "") -> Image.Image:
+    """A picture of any kind as RGB: turned as its camera says, transparent parts white, a moving one's first frame.
+
+    Raises:
+        DataError: the file is missing, no picture, damaged, or has more than 100 million points.
+    """
+    return read_frames(source, name, 1)[0]
+
+
+def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> list[Image.Image]:
+    """The frames of a moving picture, evenly thinned out to `most`; the one of a still one.
+
+    Raises:
+        DataError: as `read_picture`.
+    """
+    name = name or str(source)
+    if isinstance(source, Path):
+        if not source.exists():
+            raise DataError(f"{name}: no such file")
+        if source.is_dir():
+            raise DataError(f"{name}: a folder, not a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a large picture is measured below
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                width, height = picture.size
+                if width * height > POINTS:
+                    raise DataError(_too_large(name))
+                picture.draft("RGB", (DRAFT, DRAFT))
+                count = getattr(picture, "n_frames", 1)
+                wanted = sorted({n * count // min(most, count) for n in range(min(most, count))})
+                if wanted == [0]:
+                    return [_as_rgb(picture)]
+                frames = enumerate(ImageSequence.Iterator(picture))
+                return [_as_rgb(frame) for n, frame in frames if n in wanted]
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_large(name)) from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise DataError(f"{name}: no picture that can be read: {_first_line(error)}") from error
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode in ("I;16", "I;16B", "I;16L", "I", "F"):  # 16 bits a point: the brighter half of them
+        values = np.asarray(turned, dtype=np.float32)
+        span = 65535.0 if values.max(initial=0.0) > 255 else 255.0 if values.max(initial=0.0) > 1 else 1.0
+        turned = Image.fromarray((values / span * 255).clip(0, 255).astype(np.uint8))
+    if turned.has_transparency_data:
+        whole = turned.convert("RGBA")
+        white = Image.new("RGBA", whole.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, whole).convert("RGB")
+    return turned.convert("RGB")
+
+
+def square(picture: Image.Image, size: int) -> Image.Image:
+    """The whole picture in the middle of a white square of `size` points."""
+    return ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, color=(255, 255, 255))
+
+
+def as_tensor(picture: Image.Image | np.ndarray) -> Float[Tensor, "3 H W"]:
+    """A picture's points, 0 … 1, colours first."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def batches_of(items: list[Tensor], count: int) -> Iterator[Tensor]:
+    """Stacks of at most `count`."""
+    for n in range(0, len(items), count):
+        yield torch.stack(items[n : n + count])
+
+
+def _too_large(name: str) -> str:
+    return f"{name}: a picture of more than {POINTS // 10**6} million points is too large: make it smaller first"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,131 @@
+"""Sound: reading what people bring, and its spectrogram."""
+
+import io
+from collections.abc import Iterator
+from functools import lru_cache
+from math import ceil, log10
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import DataError
+
+RATE = 16_000  # samples a second that models hear
+WINDOW, HOP = 400, 160  # samples of a window (25 ms), and between two (10 ms)
+TRANSFORM = 512  # samples of a Fourier transform, with the window in their middle
+BLOCK = 30  # seconds read at a time
+FLOOR = 1e-5  # of a band's energy, before the logarithm
+Samples = Float[Tensor, "samples"]
+
+
+def read_sound(source: Path | bytes, name: str = "") -> Samples:
+    """A whole recording as 16 kHz mono, -1 … 1.
+
+    Raises:
+        DataError: as `sound_blocks`.
+    """
+    return torch.cat([*sound_blocks(source, name), torch.zeros(0)])
+
+
+def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
+    """A recording in blocks of 30 seconds, as 16 kHz mono; however long it is, one block is in memory.
+
+    Raises:
+        DataError: the file is missing, no sound, or damaged.
+    """
+    name = name or str(source)
+    if isinstance(source, Path) and not source.is_file():
+        raise DataError(f"{name}: {'a folder, not a recording' if source.is_dir() else 'no such file'}")
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            resampler = soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32")
+            size = BLOCK * file.samplerate
+            while True:
+                block = file.read(size, dtype="float32", always_2d=True)
+                last = len(block) < size
+                mono = np.nan_to_num(block.mean(1))
+                yield torch.from_numpy(np.array(resampler.resample_chunk(mono, last=last), dtype=np.float32)).flatten()
+                if last:
+                    return
+    except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: no recording that can be read: {_reason(error)}") from error
+
+
+def seconds(path: Path) -> float:
+    """How long a recording is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        info: Any = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: no recording that can be read: {_reason(error)}") from error
+    return float(info.frames / info.samplerate)
+
+
+def frames(samples: int) -> int:
+    """Frames of the spectrogram of so many samples."""
+    return 1 + max(0, samples - TRANSFORM) // HOP
+
+
+def log_mel(samples: Samples, bands: int = 80) -> Float[Tensor, "bands frames"]:
+    """log10 of the energy in mel bands, a frame every 10 ms, less the recording's mean in each band.
+
+    The mel scale is m = 2595 · log10(1 + f / 700) (O'Shaughnessy 1987), the bands triangles between 20 Hz and 8 kHz.
+    """
+    if len(samples) < TRANSFORM:
+        samples = torch.nn.functional.pad(samples, (0, TRANSFORM - len(samples)))
+    spectrum = torch.stft(
+        samples, TRANSFORM, HOP, WINDOW, torch.hann_window(WINDOW), center=False, return_complex=True
+    )  # [257, frames]
+    energy = _filters(bands) @ spectrum.abs().square()
+    levels = (energy + FLOOR).log10()
+    return levels - levels.mean(1, keepdim=True)
+
+
+@lru_cache(maxsize=4)
+def _filters(bands: int) -> Float[Tensor, "bands 257"]:
+    """Triangles of height 1 over the frequencies of a 512-point transform, evenly spaced in mel."""
+    edges = torch.linspace(_mel(20.0), _mel(RATE / 2), bands + 2, dtype=torch.float64)
+    hertz = 700 * (10 ** (edges / 2595) - 1)
+    places = torch.linspace(0, RATE / 2, 257, dtype=torch.float64)
+    up = (places - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
+    down = (hertz[2:, None] - places) / (hertz[2:] - hertz[1:-1])[:, None]
+    return torch.minimum(up, down).clamp(min=0).float()
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * log10(1 + hertz / 700)
+
+
+def pieces(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
+    """Where to cut a recording (first and last sample) so that no piece is longer: at the quietest moments."""
+    most = int(longest * RATE)
+    cuts, start = [], 0
+    while len(samples) - start > most:
+        # the quietest tenth of a second in the piece's later half
+        window = samples[start + most // 2 : start + most].square()
+        energy = window[: len(window) // 1600 * 1600].reshape(-1, 1600).mean(1)
+        cut = start + most // 2 + int(energy.argmin()) * 1600 + 800
+        cuts.append((start, cut))
+        start = cut
+    return [*cuts, (start, len(samples))]
+
+
+def faster(samples: Samples, factor: float) -> Float[Tensor, "_"]:
+    """The recording at another speed, pitch included (Ko et al. 2015)."""
+    if factor == 1.0:
+        return samples
+    return torch.from_numpy(soxr.resample(samples.numpy(), RATE, ceil(RATE / factor)).astype(np.float32))
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].removeprefix("Error : ") if lines else type(error).__name__

@@ -1,0 +1,333 @@
+"""A model that says what is in a picture or a sound, ready to use."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from regard.attention.map import AttentionMap
+from regard.attention.watch import announce, is_listened, unwatched
+from regard.bundle import Bundle
+from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.sensed import stacked
+from regard.data.sound import RATE, log_mel, pieces, sound_blocks
+from regard.decoding.search import Hypothesis, SearchConfig, search
+from regard.errors import ConfigError, DataError
+from regard.ready import Ready, Refused
+from regard.text.tokenizer import word_of_each
+
+AT_ONCE = 32  # sources searched at a time
+SILENCE = 0.002  # the largest sample of a recording in which nothing is said
+
+
+class DescribingConfig(BaseModel):
+    """Default settings of the search for a picture's or a sound's text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    beam: int = Field(4, gt=0, le=100)
+    """Hypotheses kept; 1 is greedy."""
+    length_penalty: float = 0.6
+    """α of the length penalty (Wu et al. 2016, equation 14)."""
+    longest: int = Field(60, gt=0)
+    """An output has at most so many tokens, and no more than the memory has states where it is a sound's."""
+    ctc: float = Field(0.0, ge=0, le=1)
+    """Share of CTC in the score that ranks the hypotheses at the end (Watanabe et al. 2017); needs model.aligned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What was read.
+
+    Attributes:
+        name: the file's.
+        reads: `[C, H, W]` or `[bands, frames]`, what the encoder takes.
+        picture: as it was brought, and as it is drawn.
+        samples: of a sound, 16 kHz.
+        start: seconds before it, where it is a piece of a longer one.
+    """
+
+    name: str
+    reads: Tensor
+    picture: Image.Image | None = None
+    samples: Tensor | None = None
+    start: float = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is a sound in which nothing is heard."""
+        return self.samples is not None and (not len(self.samples) or float(self.samples.abs().max()) < SILENCE)
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """What a model says about one picture or one sound.
+
+    Attributes:
+        text: what it says.
+        tokens, ids: the same in tokens, with EOS if it was produced.
+        score: what ranked the beam.
+        log_prob: the sum of the tokens' log-probabilities, in nats.
+        alternatives: the other hypotheses asked for with n_best, best first.
+        attention: {site: map `[heads, T, S]`}, rows are tokens, keys the memory's states.
+        places: `[S, 2]` centres (row, column) of a picture's cells as shares, or `[S, 1]` frames of 10 ms.
+        source: what was read.
+        pieces: those of a recording that was cut because it is long; its text is theirs, joined.
+    """
+
+    text: str
+    tokens: list[str]
+    ids: list[int]
+    score: float
+    log_prob: float
+    alternatives: "list[Description]"
+    attention: dict[str, AttentionMap]
+    places: Tensor
+    source: Source
+    describer: "Describer"
+    pieces: "list[Description]" = field(default_factory=list)
+
+    @cached_property
+    def looks(self) -> tuple[list[str], Tensor]:
+        """The words of the text, and where each looked `[words, S]`: the mean over its tokens and the chosen heads."""
+        words = self.text.split()
+        site, heads = self.describer.looking(self.attention)
+        if not site:
+            return words, torch.zeros(len(words), len(self.places))
+        weights = self.attention[site].full(force=True)[heads].mean(0)
+        of = word_of_each(self.describer.tokenizer.target_spans(self.ids), self.text)
+        rows = [[t for t, word in enumerate(of) if word == n and t < len(weights)] for n in range(len(words))]
+        return words, torch.stack(
+            [weights[r].mean(0) if r else weights.new_zeros(weights.shape[-1]) for r in rows]
+            or [weights.new_zeros(0, weights.shape[-1])]
+        ).reshape(len(words), weights.shape[-1])
+
+    def plot(self, path: str | Path, smooth: bool = False) -> None:
+        """Draw where each word looked: a strip of pictures, or the sound's spectrogram with times.
+
+        Args:
+            path: where to; the ending (.png, .svg, .pdf) says how.
+            smooth: blend the cells into each other, and say so; exact cells otherwise.
+
+        Raises:
+            ConfigError: it is a recording of several pieces, each of which draws itself.
+        """
+        if self.pieces:
+            raise ConfigError(f"{self.source.name} was read in {len(self.pieces)} pieces: draw .pieces, one by one")
+        from regard.explore.looks import draw_sound, draw_strip
+
+        words, weights = self.looks
+        if self.source.picture is not None:
+            draw_strip(self.source.picture, words, weights, path, smooth=smooth)
+        else:
+            assert self.source.samples is not None
+            draw_sound(
+                self.source.samples, self.source.reads, words, weights, self.places[:, 0], path,
+                start=self.source.start,
+            )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that `--json` prints."""
+        if self.pieces:
+            whole = {"source": self.source.name, "text": self.text, "log_prob": self.log_prob}
+            return whole | {"pieces": [{"start": one.source.start, **one.as_json()} for one in self.pieces]}
+        words, weights = self.looks
+        found: dict[str, Any] = {
+            "source": self.source.name, "text": self.text, "tokens": self.tokens, "score": self.score,
+            "log_prob": self.log_prob,
+            "alternatives": [{"text": a.text, "score": a.score, "log_prob": a.log_prob} for a in self.alternatives],
+        }  # fmt: skip
+        if len(weights) and float(weights.sum()) > 0:
+            names = ("row", "column") if self.source.picture is not None else ("frame",)
+            best = self.places[weights.argmax(-1)].tolist()
+            found["looks"] = [
+                {"word": word, **dict(zip(names, place, strict=True))}
+                for word, place in zip(words, best, strict=True)
+            ]  # fmt: skip
+        return found
+
+
+class Describer(Ready):
+    """A captioner or transcriber that is ready to use: what `regard.load` returns for `caption` and `transcribe`."""
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        super().__init__(bundle, name)
+        self.decoding = DescribingConfig(**bundle.decoding)
+
+    @overload
+    def __call__(self, source: str | Path | Image.Image, **settings: Any) -> Description: ...
+    @overload
+    def __call__(self, source: Sequence[str | Path | Image.Image], **settings: Any) -> list[Description]: ...
+    def __call__(
+        self, source: str | Path | Image.Image | Sequence[str | Path | Image.Image], **settings: Any
+    ) -> Description | list[Description]:
+        """Describe one picture or transcribe one sound, or many: a list in, a list out, same order, same length.
+
+        Args:
+            source: a file, or a picture.
+            settings: beam (default: the model's), length_penalty, n_best (alternatives; default 1), record (keep the
+                attention; default True).
+
+        Raises:
+            ConfigError: a setting that makes no sense.
+            Refused: a file that cannot be read.
+        """
+        if isinstance(source, str | Path | Image.Image):
+            return self.hear(source, **settings) if self.hears else self.describe([self.read(source)], **settings)[0]
+        if self.hears:
+            return [self.hear(one, **settings) for one in source]
+        return self.describe([self.read(one) for one in source], **settings)
+
+    @property
+    def reads(self) -> Any:
+        """The settings of what reads the source."""
+        config: Any = self.bundle.model_config
+        return config.reads
+
+    @property
+    def hears(self) -> bool:
+        """Whether sources are sounds."""
+        return self.reads.kind in ("sound", "pyramid")
+
+    def read(self, source: str | Path | Image.Image) -> Source:
+        """A picture as the encoder takes it.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        if isinstance(source, Image.Image):
+            return self.seen("picture", source)
+        try:
+            return self.seen(str(source), read_picture(Path(source)))
+        except DataError as error:
+            raise Refused(str(error)) from error
+
+    def hear(
+        self, source: str | Path | Image.Image, report: Callable[[float], None] = lambda _: None, **settings: Any
+    ) -> Description:
+        """One recording of any length: a long one is cut at quiet moments into pieces of at most 15 seconds.
+
+        Args:
+            source: a file.
+            report: told how many seconds have been read.
+            settings: as in `__call__`.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        if isinstance(source, Image.Image):
+            raise Refused(f"{self.name} transcribes sound; got a picture")
+        found: list[Description] = []
+        rest, start, end = torch.zeros(0), 0.0, False
+        blocks = sound_blocks(Path(source))
+        while not end:
+            try:
+                block = next(blocks, None)
+            except DataError as error:
+                raise Refused(str(error)) from error
+            end = block is None
+            rest = rest if block is None else torch.cat([rest, block])
+            cuts = pieces(rest) if end else pieces(rest)[:-1]
+            heard = [self.heard(str(source), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
+            found += self.describe(heard, **settings)
+            if cuts:
+                rest, start = rest[cuts[-1][1] :], start + cuts[-1][1] / RATE
+            report(start)
+        if len(found) == 1:
+            return found[0]
+        whole = replace(found[0], text=" ".join(one.text for one in found if one.text), pieces=found)
+        return replace(whole, log_prob=sum(one.log_prob for one in found), score=sum(one.score for one in found))
+
+    def seen(self, name: str, picture: Image.Image) -> Source:
+        """A picture as the encoder takes it."""
+        small = square(picture.convert("RGB"), self.reads.size)
+        return Source(name, as_tensor(small), picture=small)
+
+    def heard(self, name: str, samples: Tensor, start: float = 0.0) -> Source:
+        """Samples as the encoder takes them."""
+        return Source(name, log_mel(samples, self.reads.bands), samples=samples, start=start)
+
+    def describe(
+        self, sources: list[Source], *, beam: int | None = None, length_penalty: float | None = None, n_best: int = 1,
+        record: bool = True,
+    ) -> list[Description]:  # fmt: skip
+        """`__call__` for sources that have been read."""
+        beam = self.decoding.beam if beam is None else beam
+        if beam < 1 or not 1 <= n_best <= beam:
+            raise ConfigError(
+                f"beam must be at least 1 and n_best between 1 and beam; got beam = {beam}, n_best = {n_best}"
+            )
+        penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
+        config = SearchConfig(beam, penalty, beam if self.decoding.ctc else n_best)
+        made: dict[int, Description] = {}
+        order = sorted((n for n, one in enumerate(sources) if not one.silent), key=lambda n: sources[n].reads.shape[-1])
+        for n, one in enumerate(sources):
+            if one.silent:
+                made[n] = Description("", [], [], 0.0, 0.0, [], {}, torch.zeros(0, 1), one, self)
+        with torch.inference_mode(), unwatched():
+            for first in range(0, len(order), AT_ONCE):
+                group = order[first : first + AT_ONCE]
+                found = self._search([sources[n] for n in group], config, n_best, record)
+                made |= dict(zip(group, found, strict=True))
+        for n in sorted(made) if is_listened() else ():
+            for returned in (made[n], *made[n].alternatives):
+                announce(self.model, returned.attention)
+        return [made[n] for n in range(len(sources))]
+
+    def looking(self, attention: dict[str, AttentionMap]) -> tuple[str, list[int]]:
+        """The site and heads to read where words looked: those chosen in training, else the last one's heads."""
+        chosen = self.bundle.alignment
+        if chosen.get("site") in attention:
+            return chosen["site"], list(chosen["heads"])
+        across = [site for site in attention if site.endswith("cross")]
+        return (across[-1], list(range(attention[across[-1]].shape[-3]))) if across else ("", [])
+
+    def _search(self, sources: list[Source], config: SearchConfig, n_best: int, record: bool) -> list[Description]:
+        tokenizer = self.tokenizer
+        memory = self.model.encode(*stacked([one.reads for one in sources]))
+        state = self.model.start(memory, record=record or is_listened())
+        real = memory.allowed.sum(1).tolist()
+        limits = [min(self.decoding.longest, n) if self.hears else self.decoding.longest for n in real]
+        found = search(self.model.step, state, limits, config, tokenizer.bos, tokenizer.eos)
+        if self.decoding.ctc:
+            found = [self._ranked(hypotheses, memory, n)[:n_best] for n, hypotheses in enumerate(found)]
+        described = []
+        for n, hypotheses in enumerate(found):
+            places = memory.places[n, : real[n]]
+            best, *others = [self._one(one, sources[n], places) for one in hypotheses]
+            best.alternatives.extend(others)
+            described.append(best)
+        return described
+
+    def _ranked(self, found: list[Hypothesis], memory: Any, n: int) -> list[Hypothesis]:
+        """Hypotheses by attention and CTC together."""
+        states = memory.states[n, memory.allowed[n]]
+        log_p = self.model.aligned(states).float().log_softmax(-1)
+        share, ranked = self.decoding.ctc, []
+        for one in found:
+            ids = [i for i in one.tokens if i != self.tokenizer.eos]
+            read = -torch.nn.functional.ctc_loss(
+                log_p[:, None], torch.tensor([ids]), torch.tensor([len(log_p)]), torch.tensor([len(ids)]),
+                self.tokenizer.pad, reduction="sum",
+            )  # fmt: skip
+            ranked.append(
+                Hypothesis(one.tokens, (1 - share) * one.log_prob + share * float(read), one.log_prob, one.state)
+            )
+        return sorted(ranked, key=lambda one: -one.score)
+
+    def _one(self, found: Hypothesis, source: Source, places: Tensor) -> Description:
+        tokens = self.tokenizer.tokens(found.tokens)
+        maps = {}
+        for site, whole in self.model.maps(found.state).items():
+            own = site.endswith(".self")
+            weights = whole.select(0, 0).full(force=True)[..., : None if own else len(places)]
+            keys = [*self.tokenizer.tokens([self.tokenizer.bos]), *tokens[:-1]] if own else None
+            maps[site] = AttentionMap.from_weights(weights, query_tokens=tokens, key_tokens=keys)
+        text = self.tokenizer.decode(found.tokens).strip()
+        return Description(text, tokens, found.tokens, found.score, found.log_prob, [], maps, places, source, self)

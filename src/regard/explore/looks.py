@@ -1,0 +1,169 @@
+"""Figures of where words looked: a strip of pictures, the spectrogram of a sound, and both in the terminal."""
+
+from collections.abc import Sequence
+from math import ceil, isqrt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from rich.text import Text
+from torch import Tensor
+
+from regard.errors import ShapeError
+from regard.explore.plots import COLOURS, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ACROSS = 6  # panels side by side
+DARK = 0.18  # of a cell at which nobody looked
+WORDS = 48  # of a strip at most
+SIDE = 384  # points of a panel's picture
+SHADES = 24  # of grey in the terminal
+RATE, FRAMES = 16_000, 100  # samples and frames of a second
+
+
+def draw_strip(
+    picture: Image.Image, words: Sequence[str], weights: Tensor, path: str | Path | None = None, smooth: bool = False
+) -> "Figure":
+    """The picture, then once more for each word, light where the word looked and dark where not.
+
+    Args:
+        picture: square, as the model saw it.
+        words: of the text.
+        weights: `[words, cells]`, row by row; each word is drawn to its own maximum, which stands beside it.
+        path: where to; the ending (.png, .svg, .pdf) says how.
+        smooth: blend the cells into each other, which the title says; exact cells otherwise.
+    """
+    from matplotlib.figure import Figure
+
+    side = square_side(weights.shape[-1])
+    shown = list(zip(words, weights, strict=True))[:WORDS]
+    across = min(ACROSS, len(shown) + 1)
+    down = ceil((len(shown) + 1) / across)
+    figure = Figure(figsize=(1.7 * across, 1.95 * down + 0.35), layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    points = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
+    for axes in panels:
+        axes.axis("off")
+    panels[0].imshow(points)
+    panels[0].set_title("the picture", fontsize=9, color="#555")
+    for axes, (word, row) in zip(panels[1:], shown, strict=False):
+        most = float(row.max()) if row.numel() else 0.0
+        light = DARK + (1 - DARK) * row.reshape(side, side).numpy() / max(most, 1e-9)
+        how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+        large = np.asarray(Image.fromarray(light.astype(np.float32)).resize((SIDE, SIDE), how)).clip(0, 1)
+        axes.imshow(points * large[..., None])
+        axes.set_title(f"{word}  {most:.2f}".replace("$", r"\$"), fontsize=9)
+    kind = "smoothed" if smooth else "exact cells"
+    more = f"; the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
+    figure.suptitle(
+        f"light: where the word looked ({kind}, each to its own largest weight){more}", fontsize=8, color="#555"
+    )
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def draw_sound(
+    samples: Tensor, mel: Tensor, words: Sequence[str], weights: Tensor, frames: Tensor,
+    path: str | Path | None = None, start: float = 0.0,
+) -> "Figure":  # fmt: skip
+    """The wave, the spectrogram and where each word looked, over one line of time in seconds.
+
+    Args:
+        samples: at 16 kHz.
+        mel: the log-mel spectrogram `[bands, frames]`.
+        words: of the text.
+        weights: `[words, S]` over the memory's moments; each word is drawn to its own maximum.
+        frames: `[S]`, where the moments stand, in frames of 10 ms.
+        path: where to; the ending (.png, .svg, .pdf) says how.
+        start: seconds before the sound, where it is a piece of a longer one.
+    """
+    from matplotlib.figure import Figure
+
+    seconds = len(samples) / RATE
+    end = start + max(seconds, mel.shape[1] / FRAMES)
+    height = 0.9 + 1.4 + max(1.0, 0.22 * len(words))
+    figure = Figure(figsize=(min(16.0, max(6.0, 1.6 * seconds + 1.5)), height + 0.6), layout="constrained")
+    wave, spectrum, looks = figure.subplots(
+        3, 1, sharex=True, height_ratios=[0.9, 1.4, max(1.0, 0.22 * len(words))]
+    )  # fmt: skip
+    times = start + np.linspace(0, seconds, min(len(samples), 4000))
+    places = np.linspace(0, max(0, len(samples) - 1), len(times)).astype(int)
+    wave.plot(times, samples.numpy()[places] if len(samples) else times, color="#444", linewidth=0.5)
+    wave.set_yticks([])
+    wave.set_ylabel("wave", fontsize=8)
+    spectrum.imshow(
+        mel.numpy(),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        extent=(start, start + mel.shape[1] / FRAMES, 0, len(mel)),
+    )
+    spectrum.set_ylabel("mel band", fontsize=8)
+    step = float(frames[1] - frames[0]) / FRAMES if len(frames) > 1 else seconds
+    width = (start, start + step * len(frames), len(words), 0)
+    if weights.numel():
+        most = weights.amax(-1, keepdim=True).clamp(min=1e-9)
+        looks.imshow(
+            (weights / most).numpy(), aspect="auto", cmap=COLOURS, vmin=0, vmax=1, extent=width, interpolation="nearest"
+        )
+    looks.set_yticks([n + 0.5 for n in range(len(words))], words, fontsize=8)
+    looks.set_xlabel("seconds; dark: where the word looked (each to its own largest weight)", fontsize=8)
+    looks.set_xlim(start, end)
+    for axes in (wave, spectrum, looks):
+        axes.tick_params(labelsize=8)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
+    """The strip for the terminal: one small grid per word, light where it looked."""
+    side = square_side(weights.shape[-1])
+    wide = 2 * side
+    across = max(1, columns // (wide + 2))
+    text = Text()
+    for first in range(0, len(words), across):
+        group = range(first, min(first + across, len(words)))
+        text.append("  ".join(words[n][:wide].ljust(wide) for n in group).rstrip() + "\n")
+        for row in range(side):
+            for n in group:
+                for weight in (weights[n].reshape(side, side)[row] / weights[n].max().clamp(min=1e-9)).tolist():
+                    shade = f"color({232 + min(SHADES - 1, int(weight * SHADES))})"
+                    text.append("  ", style=f"on {shade}")
+                text.append("  ")
+            text.append("\n")
+    return text
+
+
+def timeline(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
+    """Where each word looked along a sound, for the terminal: a line per word, light where it looked."""
+    name = max((len(word) for word in words), default=0)
+    room = max(10, min(columns - name - 2, weights.shape[-1]))
+    text = Text()
+    for word, row in zip(words, weights, strict=True):
+        text.append(word.ljust(name + 1))
+        cells = [
+            row[n * len(row) // room : max(n * len(row) // room + 1, (n + 1) * len(row) // room)] for n in range(room)
+        ]
+        most = float(row.max()) if row.numel() else 0.0
+        for cell in cells:
+            weight = float(cell.max()) / max(most, 1e-9) if cell.numel() else 0.0
+            text.append(" ", style=f"on color({232 + min(SHADES - 1, int(weight * SHADES))})")
+        text.append("\n")
+    return text
+
+
+def square_side(cells: int) -> int:
+    """Height and width of a square grid of so many cells.
+
+    Raises:
+        ShapeError: it is none.
+    """
+    side = isqrt(cells)
+    if side * side != cells:
+        raise ShapeError(f"{cells} cells are no square grid")
+    return side

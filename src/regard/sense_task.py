@@ -1,0 +1,149 @@
+"""Training on pictures and sounds with their texts."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import jiwer
+import sacrebleu
+from torch import Tensor
+
+from regard.data.batching import Examples
+from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
+from regard.data.sensed import Encode, SceneBatches, SensedBatches
+from regard.data.sound import faster, frames, log_mel, read_sound
+from regard.data.tables import Files, Row, TableConfig
+from regard.describer import Describer, Description, Source
+from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer
+from regard.training.loop import TrainingConfig
+
+ENDS = (BOS, EOS, PAD)
+SPEEDS = (0.9, 1.0, 1.1)  # of a sound in training (Ko et al. 2015)
+MASKED = 0.05, 27  # of a sound's moments in one stretch at most, and of its bands (Park et al. 2019)
+
+
+def scene_words(sprites: Sprites, config: SceneConfig) -> list[str]:
+    """Texts that hold every word of the captions."""
+    return [*sprites.names, config.beside, config.above, *config.listed]
+
+
+def scene_batches(
+    sprites: Sprites, config: SceneConfig, encode: Encode, training: TrainingConfig, states: int, dev: bool
+) -> SceneBatches:
+    """Scenes in batches of `training.batch_tokens` states."""
+    count = max(1, training.batch_tokens // states)
+    return SceneBatches(sprites, config, encode, count, ENDS, training.seed, dev)
+
+
+def read_pictures(rows: Sequence[Row], files: Files, size: int) -> tuple[list[Tensor], list[int]]:
+    """Pictures, each once, and which one each row is of."""
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(row.file for row in rows))}
+    pictures = [as_tensor(square(read_picture(files.read(name), name), size)) for name in numbers]
+    return pictures, [numbers[row.file] for row in rows]
+
+
+def read_sounds(rows: Sequence[Row], files: Files) -> list[Tensor]:
+    """The samples of every row's recording."""
+    return [read_sound(files.read(row.file), row.file) for row in rows]
+
+
+def sound_batches(
+    samples: Sequence[Tensor], targets: Sequence[list[int]], bands: int, training: TrainingConfig, moves: bool
+) -> Examples:
+    """Recordings in batches; in training at three speeds, and with moments and bands hidden."""
+    sizes = [frames(len(one)) for one in samples]
+
+    def change(one: Tensor, dice: random.Random) -> Tensor:
+        if not moves:
+            return log_mel(one, bands)
+        return _hide(log_mel(faster(one, dice.choice(SPEEDS)), bands), dice)
+
+    return SensedBatches(
+        samples, targets, range(len(samples)), sizes, training.batch_tokens, ENDS, change, training.seed
+    )
+
+
+def _hide(mel: Tensor, dice: random.Random) -> Tensor:
+    """Two stretches of bands and some of moments set to 0, the mean (SpecAugment, Park et al. 2019)."""
+    mel = mel.clone()
+    for _ in range(2):
+        wide = dice.randint(0, min(MASKED[1], len(mel) - 1))
+        first = dice.randint(0, len(mel) - wide)
+        mel[first : first + wide] = 0
+    for _ in range(5):
+        long = dice.randint(0, int(MASKED[0] * mel.shape[1]))
+        first = dice.randint(0, mel.shape[1] - long)
+        mel[:, first : first + long] = 0
+    return mel
+
+
+def states_of(model: Any) -> int:
+    """How many states a picture has in a model's memory."""
+    reads = model.reads
+    if reads.kind == "grid":
+        return int(-(-reads.size // 2 ** (1 + len(reads.channels)))) ** 2
+    return int(reads.size // (reads.patch if reads.kind == "patches" else 32)) ** 2
+
+
+def file_examples(
+    parts: tuple[list[Row], list[Row]], table: TableConfig, tokenizer: Tokenizer, model: Any, training: TrainingConfig
+) -> tuple[list[Examples], list[Any]]:
+    """Training and development examples of files, and the development sources one by one, as a row each."""
+    files = Files(table.files)
+    made: list[Examples] = []
+    sources: list[Any] = []
+    for rows, moves in zip(parts, (True, False), strict=True):
+        targets = tokenizer.encode_batch([row.text for row in rows])
+        if model.reads.kind in ("sound", "pyramid"):
+            samples = read_sounds(rows, files)
+            made.append(sound_batches(samples, targets, model.reads.bands, training, moves))
+            sources = list(samples)
+        else:
+            pictures, of = read_pictures(rows, files, model.reads.size)
+            size = [states_of(model)] * len(rows)
+            made.append(SensedBatches(pictures, targets, of, size, training.batch_tokens, ENDS, None, training.seed))
+            sources = [pictures[n] for n in of]
+    return made, sources
+
+
+def described(describer: Describer, sources: Sequence[Any], beam: int = 1, record: bool = False) -> list[Description]:
+    """Pictures, or samples, or what the encoder takes of a picture, described."""
+
+    def read(one: Any) -> Source:
+        if describer.hears:
+            return describer.heard("", one)
+        return Source("", one) if isinstance(one, Tensor) else describer.seen("", one)
+
+    return describer.describe([read(one) for one in sources], beam=beam, record=record)
+
+
+def text_scores(outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Shares of exactly right texts and of wrong words, in percent, and BLEU."""
+    exact = sum(a == b for a, b in zip(outputs, references, strict=True)) / max(1, len(references))
+    filled = [(a, b) for a, b in zip(outputs, references, strict=True) if b.strip()]
+    wer = jiwer.wer([b for _, b in filled], [a for a, _ in filled]) if filled else 0.0
+    bleu = sacrebleu.corpus_bleu(list(outputs), [list(references)]).score
+    return {"exact": 100 * exact, "wer": 100 * float(wer), "bleu": bleu}
+
+
+def pointing(said: Sequence[Description], shown: Sequence[Scene]) -> tuple[float, int]:
+    """Share of the words of rightly named things that look most at a cell whose centre lies in the thing's box,
+    in percent; and how many words that were."""
+    hits = total = 0
+    for one, scene in zip(said, shown, strict=True):
+        if one.text != scene.caption:
+            continue
+        _, weights = one.looks
+        for thing in scene.things:
+            left, upper, right, lower = thing.box
+            for word in thing.words:
+                row, column = one.places[weights[word].argmax()].tolist()
+                hits += left <= column <= right and upper <= row <= lower
+                total += 1
+    return 100 * hits / max(1, total), total
+
+
+def dev_scenes(sprites: Sprites, config: SceneConfig, seed: int, count: int) -> list[Scene]:
+    """The first development scenes, which `SceneBatches` shows too."""
+    return list(scenes(sprites, config, range(min(count, config.dev_scenes)), seed, True))

@@ -1,0 +1,78 @@
+"""Sound that people bring, and its spectrogram."""
+
+from itertools import pairwise
+from math import pi
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from regard.data.sound import RATE, faster, log_mel, pieces, read_sound, seconds, sound_blocks
+from regard.errors import DataError
+
+
+def sine(hertz: float, rate: int, long: float = 1.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * pi * hertz * np.arange(int(long * rate)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rate", "kind", "ending"), [(16_000, "PCM_16", "wav"), (44_100, "PCM_U8", "wav"), (8000, "PCM_16", "flac")]
+)
+def test_any_rate_and_depth_is_heard_the_same(tmp_path: Path, rate: int, kind: str, ending: str) -> None:
+    tone = sine(440, rate)
+    soundfile.write(tmp_path / f"a.{ending}", np.stack([tone, tone], 1), rate, subtype=kind)
+    heard = read_sound(tmp_path / f"a.{ending}")
+    assert abs(len(heard) - RATE) <= 2
+    assert torch.allclose(heard[2000:14_000], torch.from_numpy(sine(440, RATE))[2000:14_000], atol=0.02)
+
+
+def test_blocks_join_to_the_whole(tmp_path: Path) -> None:
+    tone = sine(300, 8000, 65.3)
+    soundfile.write(tmp_path / "long.wav", tone, 8000)
+    blocks = list(sound_blocks(tmp_path / "long.wav"))
+    assert len(blocks) == 3
+    assert abs(sum(map(len, blocks)) / RATE - 65.3) < 0.01
+    assert seconds(tmp_path / "long.wav") == pytest.approx(65.3)
+    whole = torch.cat(blocks)[1000:-1000]
+    assert torch.allclose(whole, torch.from_numpy(sine(300, RATE, 65.3))[1000 : 1000 + len(whole)], atol=0.02)
+
+
+def test_what_is_no_sound(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("hello")
+    with pytest.raises(DataError, match=r"a.wav: no recording that can be read"):
+        read_sound(tmp_path / "a.wav")
+    with pytest.raises(DataError, match="no such file"):
+        read_sound(tmp_path / "b.wav")
+    with pytest.raises(DataError, match="a folder, not a recording"):
+        read_sound(tmp_path)
+    soundfile.write(tmp_path / "nothing.wav", np.zeros(0), 8000)
+    assert len(read_sound(tmp_path / "nothing.wav")) == 0
+
+
+def test_a_tone_stands_in_its_band() -> None:
+    """The band of 1000 Hz by hand: mel(1000) = 1000.0 of 31.7 … 2840.0, in 81 steps."""
+    mel = log_mel(torch.from_numpy(np.concatenate([sine(1000, RATE), np.zeros(RATE, np.float32)])))
+    assert mel.shape == (80, 1 + (2 * RATE - 512) // 160)
+    step = (2840.0 - 31.7) / 81
+    assert abs(int(mel[:, 20].argmax()) + 1 - (1000.0 - 31.7) / step) <= 1
+    assert mel.mean(1).abs().max() < 1e-4
+    assert log_mel(torch.zeros(3)).shape == (80, 1)
+
+
+def test_cuts_are_at_quiet_moments() -> None:
+    samples = torch.from_numpy(sine(200, RATE, 40.0))
+    samples[11 * RATE : 12 * RATE] = 0
+    cuts = pieces(samples)
+    assert cuts[0][0] == 0
+    assert cuts[-1][1] == len(samples)
+    assert all(a[1] == b[0] for a, b in pairwise(cuts))
+    assert all(b - a <= 15 * RATE for a, b in cuts)
+    assert 11 * RATE <= cuts[0][1] <= 12 * RATE
+    assert pieces(samples[:100]) == [(0, 100)]
+
+
+def test_faster_is_shorter() -> None:
+    assert len(faster(torch.zeros(1000), 1.0)) == 1000
+    assert abs(len(faster(torch.zeros(16_000), 1.1)) - 16_000 / 1.1) < 3

@@ -1,0 +1,295 @@
+"""Captions and transcripts from training to the command line, on made pictures and sounds."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+import regard
+from made import made_glyphs, made_sounds, made_table, tone
+from regard import cli, experiment, sense_task
+from regard.data.scenes import SceneConfig, Sprites, scenes
+from regard.describer import Describer
+from regard.errors import ConfigError, RegardError
+from regard.ready import Refused
+
+SMALL = {"kind": "recurrent", "width": 24, "embedding": 12, "score_width": 8}
+TRAINING = {
+    "max_steps": 4, "evaluate_every": 2, "warmup": 2, "schedule": "cosine", "batch_tokens": 1600, "metric": "exact",
+}  # fmt: skip
+GRID = {"kind": "grid", "size": 40, "first": 8, "channels": [16], "width": 24}
+
+
+def scene_config(folder: Path, **model: Any) -> dict[str, Any]:
+    return {
+        "task": "caption", "dev_sentences": 6,
+        "scenes": {"pictures": str(folder), "size": 40, "scenes": 32, "dev_scenes": 8, "dev_share": 0.3},
+        "tokenizer": {"kind": "words", "vocabulary": 60},
+        "model": SMALL | {"reads": GRID} | model, "training": TRAINING,
+    }  # fmt: skip
+
+
+def sound_config(folder: Path, **model: Any) -> dict[str, Any]:
+    return {
+        "task": "transcribe",
+        "files": {"layout": "an4", "files": str(folder), "group": "speaker", "dev_share": 0.3, "lower": True},
+        "tokenizer": {"kind": "characters", "vocabulary": 40},
+        "model": {
+            "kind": "transformer", "width": 24, "heads": 2, "inner": 32, "encoder_layers": 1, "decoder_layers": 1,
+            "aligned": True, "reads": {"kind": "sound", "bands": 20, "channels": 4, "width": 24},
+        } | model,
+        "training": TRAINING | {"ctc": 0.5, "metric": "wer", "batch_tokens": 400},
+        "describing": {"ctc": 0.5, "longest": 20},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def glyphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_glyphs(tmp_path_factory.mktemp("glyphs"))
+
+
+@pytest.fixture(scope="session")
+def captioner(glyphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "captioner"
+    experiment.train(scene_config(glyphs), run=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def transcriber(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "transcriber"
+    experiment.train(sound_config(made_sounds(tmp_path_factory.mktemp("sounds") / "an4")), run=folder)
+    return folder
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run the command in an empty folder: (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        ({"gate": True, "cell": "lstm"}, {"cover": 0.1}),
+        ({"normalizer": "hard"}, {}),
+        ({"normalizer": "hard"}, {"hard": "reinforce"}),
+        ({"score": "none"}, {}),
+        ({"reads": {"kind": "patches", "size": 40, "patch": 8, "width": 24}, "asks": "new", "feed": "previous"}, {}),
+        (
+            {
+                "kind": "transformer", "width": 24, "heads": 2, "inner": 32, "encoder_layers": 1, "decoder_layers": 2,
+                "reads": GRID,
+            },
+            {"cover": 0.1, "precision": "bfloat16"},
+        ),
+    ],
+)  # fmt: skip
+def test_every_captioner_trains_resumes_and_loads(
+    glyphs: Path, tmp_path: Path, model: dict[str, Any], training: dict[str, Any]
+) -> None:
+    config = scene_config(glyphs, **model)
+    if model.get("kind") == "transformer":
+        config["model"] = model
+    config["training"] = TRAINING | training
+    run = experiment.train(config, run=tmp_path / "run")
+    assert {"dev_loss", "dev_exact", "dev_wer"} <= set(run.journal[-1])
+    loaded = regard.load(tmp_path / "run")
+    assert isinstance(loaded, Describer)
+    said = loaded(Image.new("RGB", (50, 30), "red"), n_best=2, beam=3)
+    assert len(said.alternatives) == 1
+    assert len(said.looks[0]) == len(said.looks[1])
+    if "reinforce" in training.values():
+        assert float(loaded.model.baseline) < 0
+
+
+def test_learning_where_to_look(glyphs: Path, tmp_path: Path) -> None:
+    """A few hundred updates teach seven single shapes; a network that sees nothing names one in seven."""
+    config = scene_config(glyphs)
+    config["scenes"] |= {"most": 1, "scenes": 640}
+    config["training"] |= {"max_steps": 120, "evaluate_every": 120, "learning_rate": 5e-3, "label_smoothing": 0.0}
+    run = experiment.train(config, run=tmp_path / "run")
+    assert run.journal[-1]["dev_exact"] >= 50
+
+
+def test_files_with_captions_train(tmp_path: Path) -> None:
+    folder = made_table(tmp_path / "set")
+    config = scene_config(folder)
+    del config["scenes"]
+    config["files"] = {
+        "table": str(folder / "captions.csv.gz"), "files": str(folder / "images"), "file": "image", "text": "caption",
+        "dev_share": 0.5,
+    }  # fmt: skip
+    experiment.train(config, run=tmp_path / "run")
+    assert regard.load(tmp_path / "run")(folder / "images" / "0.png").text is not None
+
+
+@pytest.mark.parametrize("kind", ["transformer", "recurrent"])
+def test_every_transcriber_trains(transcriber: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "recurrent":
+        config = sound_config(made_sounds(tmp_path / "an4"))
+        config["model"] = SMALL | {
+            "aligned": True, "reads": {"kind": "pyramid", "bands": 20, "layers": 2, "width": 24},
+        }  # fmt: skip
+        transcriber = experiment.train(config, run=tmp_path / "run").path
+    model = regard.load(transcriber)
+    soundfile.write(tmp_path / "yes.wav", tone("yes", 44_100), 44_100)
+    said = model(tmp_path / "yes.wav")
+    assert said.log_prob < 0
+    assert model([tmp_path / "yes.wav"] * 2)[1].text == said.text
+    assert said.places.shape[1] == 1
+
+
+def test_a_long_recording_is_cut_and_joined(transcriber: Path, tmp_path: Path) -> None:
+    parts = [tone("yes", seconds=9.0), np.zeros(8000), tone("no", seconds=9.0), np.zeros(8000)] * 3
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), 16_000)
+    model, told = regard.load(transcriber), []
+    said = model.hear(tmp_path / "long.wav", told.append)
+    assert len(said.pieces) >= 4
+    assert said.text == " ".join(one.text for one in said.pieces if one.text)
+    assert [one.source.start for one in said.pieces] == sorted(one.source.start for one in said.pieces)
+    ends = [one.source.start + len(one.source.samples) / 16_000 for one in said.pieces]
+    assert ends[-1] == pytest.approx(57.0, abs=0.1)
+    assert told[-1] == pytest.approx(ends[-2], abs=16)
+    with pytest.raises(ConfigError, match=r"read in \d pieces"):
+        said.plot(tmp_path / "x.png")
+    assert said.as_json()["pieces"][0]["start"] == 0.0
+
+
+def test_silence_is_no_text(transcriber: Path, tmp_path: Path) -> None:
+    model = regard.load(transcriber)
+    for name, samples in (("silence", np.zeros(16_000)), ("nothing", np.zeros(0))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+        said = model(tmp_path / f"{name}.wav")
+        assert said.text == ""
+        assert said.as_json()["text"] == ""
+        said.plot(tmp_path / f"{name}.png")
+
+
+def test_batch_mates_change_no_text(captioner: Path, glyphs: Path) -> None:
+    config = SceneConfig(pictures=str(glyphs), size=40)
+    pictures = [Image.fromarray(s.picture) for s in scenes(Sprites(config), config, range(5), 1, False)]
+    model = regard.load(captioner)
+    together = model(pictures, beam=3)
+    for picture, said in zip(pictures, together, strict=True):
+        alone = model(picture, beam=3)
+        assert alone.text == said.text
+        assert alone.log_prob == pytest.approx(said.log_prob, abs=1e-4)
+
+
+def test_observe_sees_what_is_returned(captioner: Path) -> None:
+    model = regard.load(captioner)
+    with regard.observe(model) as seen:
+        said = model(Image.new("RGB", (40, 40), "blue"))
+    (weights,) = seen["decoder.cross"]
+    assert torch.allclose(weights.full(), said.attention["decoder.cross"].full())
+    assert weights.shape[-1] == 100
+
+
+def test_pictures_are_drawn(captioner: Path, transcriber: Path, tmp_path: Path) -> None:
+    said = regard.load(captioner)(Image.new("RGB", (40, 40), "blue"))
+    for name, smooth in (("a.png", False), ("b.svg", True)):
+        said.plot(tmp_path / name, smooth=smooth)
+        assert (tmp_path / name).stat().st_size > 1000
+    assert "exact cells" not in (tmp_path / "b.svg").read_text()
+    assert "smoothed" in (tmp_path / "b.svg").read_text()
+    soundfile.write(tmp_path / "yes.wav", tone("yes"), 16_000)
+    regard.load(transcriber)(tmp_path / "yes.wav").plot(tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_caption_on_the_command_line(talk, captioner: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "cat.png")
+    (tmp_path / "text.png").write_text("no picture")
+    code, out, err = talk("caption", "cat.png", "text.png", "cat.png", "--model", captioner)
+    assert code == 1
+    assert out.count("\n") == 3
+    assert out.split("\n")[1] == ""
+    assert "line 2: text.png: no picture that can be read" in err
+    code, out, err = talk("caption", "cat.png", "--model", captioner, "--look")
+    assert (code, err) == (0, "regard: drawn: cat.look.png\n")
+    assert (tmp_path / "cat.look.png").exists()
+    code, _, _ = talk("caption", "cat.png", "cat.png", "--look", "out.svg", "--smooth", "--model", captioner)
+    assert code == 0
+    assert (tmp_path / "out-2.svg").exists()
+    code, out, _ = talk("caption", "--model", captioner, "--json", stdin=b"cat.png\n\n")
+    assert code == 1
+    assert "looks" in json.loads(out.split("\n")[0]) or json.loads(out.split("\n")[0])["text"] == ""
+    code, _, err = talk("caption", "--look", "cat.png", "--model", captioner)
+    assert code == 2
+    assert "name the inputs before it" in err
+
+
+def test_transcribe_on_the_command_line(talk, transcriber: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "yes.wav", tone("yes"), 16_000)
+    (tmp_path / "bad.wav").write_text("no sound")
+    code, out, err = talk("transcribe", "yes.wav", "bad.wav", "--model", transcriber, "--look")
+    assert code == 1
+    assert out.count("\n") == 2
+    assert "line 2: bad.wav: no recording that can be read" in err
+    assert (tmp_path / "yes.look-1.png").exists()
+    code, _, err = talk("caption", "yes.wav", "--model", transcriber)
+    assert code == 2
+    assert "is a model for `regard transcribe`" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scenes": None}, r"needs \[scenes\] or \[files\]"),
+        ({"model": SMALL}, r"needs \[model.reads\]"),
+        ({"model": SMALL | {"reads": {"kind": "sound"}}}, 'cannot read by model.reads.kind = "sound"'),
+        ({"scenes": {"size": 48}}, "scenes.size = 48 must be model.reads.size = 40"),
+        ({"model": SMALL | {"reads": GRID | {"sise": 3}}}, "did you mean size"),
+        ({"task": "translate"}, r"needs \[data\]"),
+    ],
+)
+def test_configs_that_do_not_fit(glyphs: Path, change: dict[str, Any], reason: str) -> None:
+    config = {key: value for key, value in (scene_config(glyphs) | change).items() if value is not None}
+    with pytest.raises(ConfigError, match=reason):
+        experiment.read_config(config)
+
+
+def test_refusals(captioner: Path, transcriber: Path, tmp_path: Path) -> None:
+    sees, hears = regard.load(captioner), regard.load(transcriber)
+    with pytest.raises(Refused, match="no such file"):
+        sees(tmp_path / "none.png")
+    with pytest.raises(Refused, match="transcribes sound; got a picture"):
+        hears(Image.new("RGB", (4, 4)))
+    with pytest.raises(ConfigError, match="n_best between 1 and beam"):
+        sees(Image.new("RGB", (4, 4)), beam=1, n_best=2)
+    config = sound_config(made_sounds(tmp_path / "an4"))
+    del config["model"]["aligned"]
+    with pytest.raises(RegardError, match=r"needs model.aligned"):
+        experiment.train(config, run=tmp_path / "run")
+
+
+def test_pointing_counts_words_in_their_things(captioner: Path, glyphs: Path) -> None:
+    """Weights that are put on the right cell point, those on the corner do not."""
+    config = SceneConfig(pictures=str(glyphs), size=40, most=1)
+    scene = next(iter(scenes(Sprites(config), config, [4], 1, False)))
+    said = regard.load(captioner)(Image.fromarray(scene.picture))
+    left, upper, right, lower = scene.things[0].box
+    middle = (upper + lower) / 2, (left + right) / 2
+    best = int((said.places - torch.tensor(middle)).square().sum(1).argmin())
+    for cell, wanted in ((best, 100.0), (0 if min(left, upper) > 0.1 else 99, 0.0)):
+        weights = torch.zeros(len(scene.caption.split()), 100)
+        weights[:, cell] = 1.0
+        made = object.__new__(type(said))
+        made.__dict__.update(vars(said) | {"text": scene.caption, "looks": (scene.caption.split(), weights)})
+        assert sense_task.pointing([made], [scene]) == (wanted, len(scene.caption.split()))
