@@ -126,6 +126,15 @@ def test_observe_announces_a_completion(runs) -> None:
     torch.testing.assert_close(seen["decoder.layers.0.self"][0].full(), made.attention["decoder.layers.0.self"].full())
 
 
+def test_empty_stop_strings_stop_nothing_and_beams_stop_too(runs) -> None:
+    model = regard.load(runs["complete"].path)
+    plain = model("the ", length=8, temperature=0)
+    assert model("the ", length=8, temperature=0, stop=[""]).text == plain.text
+    beam = model("the ", length=8, beam=2)
+    letter = beam.text[-1]
+    assert model("the ", length=8, beam=2, stop=[letter]).text == beam.text[: beam.text.index(letter)]
+
+
 def test_beams_are_at_least_as_likely_as_greed(runs) -> None:
     model = regard.load(runs["complete"].path)
     greedy, beam = model("the ", length=8, temperature=0), model("the ", length=8, beam=4, n_best=3)
@@ -151,6 +160,8 @@ def test_settings_that_make_no_sense(runs) -> None:
         ({"temprature": 1.0}, "unknown setting 'temprature': known are length, stop"),
         ({"length": -1}, "length must be 0 or more"),
         ({"beam": 2, "n_best": 3}, "n_best between 1 and beam"),
+        ({"beam": 2, "temperature": 0.5}, "beam searches and draws nothing: leave out temperature"),
+        ({"beam": 2, "length": -1}, "length must be 0 or more; got -1"),
     ):
         with pytest.raises(regard.ConfigError, match=message):
             model("the", **settings)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 CHUNK = 64  # lines translated at a time
 AUTO = "NAME.look.png"  # what a --look without a value stands for, of the verbs that may have it so
-BARE_LOOK = ("caption", "transcribe")
+BARE_LOOK = ("caption", "transcribe", "answer")
 
 app = typer.Typer(
     name="regard", help="Attention you can choose, train and see.", no_args_is_help=True, add_completion=False,
@@ -132,14 +132,20 @@ def complete(
     texts: Texts = None,
     model: AnyModel = "shakespeare",
     length: Annotated[int, typer.Option(min=0, help="Tokens added at most.")] = 200,
-    temperature: Annotated[float, typer.Option(help="Below 1 bolder towards the likely; 0 takes the likeliest.")] = 0.8,
+    temperature: Annotated[
+        float | None, typer.Option(help="Below 1 bolder towards the likely; 0 takes the likeliest. Default: 0.8.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens.")] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Only the likeliest tokens that together have this share.")
     ] = None,
     min_p: Annotated[float | None, typer.Option(help="Only tokens with this share of the likeliest one's.")] = None,
-    repetition: Annotated[float, typer.Option(help="Above 1: what stood before becomes less likely.")] = 1.0,
-    no_repeat: Annotated[int, typer.Option(help="No sequence of so many tokens twice; 0 allows all.")] = 0,
+    repetition: Annotated[
+        float | None, typer.Option(help="Above 1: what stood before becomes less likely. Default: 1.")
+    ] = None,
+    no_repeat: Annotated[
+        int | None, typer.Option(help="No sequence of so many tokens twice; 0, the default, allows all.")
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Beam search instead of drawing.")] = None,
@@ -147,10 +153,13 @@ def complete(
 ) -> None:
     """Go on with texts; to a terminal as it is written."""
     completer = _load_as(model, "complete", texts)
-    drawing = {
+    given = {
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition": repetition,
         "no_repeat": no_repeat, "seed": seed,
     }  # fmt: skip
+    drawing = {name: value for name, value in given.items() if value is not None}
+    if beam is None:
+        drawing.setdefault("temperature", 0.8)
     settings = {"length": length, "stop": stop or []}
     if beam is None and not as_json and out.is_terminal and texts and len(texts) == 1 and texts != ["-"]:
         typer.echo(texts[0], nl=False)
@@ -160,7 +169,7 @@ def complete(
         return
 
     def work(text: str) -> str:
-        made = completer(text, record=False, **settings, **(drawing if beam is None else {"beam": beam}))
+        made = completer(text, record=False, **settings, **drawing, **({} if beam is None else {"beam": beam}))
         return json.dumps(made.as_json(), ensure_ascii=False) if as_json else (text + made.text).replace("\n", " ")
 
     _one_by_one(texts, work)
@@ -242,6 +251,28 @@ def transcribe(
             return describer.hear(path, report, beam=beam, record=bool(look or as_json))
 
     _each_file(files, work, look, False, as_json)
+
+
+@app.command()
+def answer(
+    picture: Annotated[str, typer.Argument(help="A picture.")],
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Questions about it; none, or -, reads lines from standard input.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A run's folder.")] = "shapes",
+    top: Annotated[int, typer.Option(min=1, help="How many answers --json lists.")] = 5,
+    look: Draw = None,
+    smooth: Smooth = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: answers, places.")] = False,
+) -> None:
+    """Answer questions about a picture: one question in, one line out."""
+    answerer = _load_as(model, "answer", questions)
+    seen = answerer.read(picture)
+
+    def work(question: str) -> Any:
+        return answerer.ask(seen, [question], top)[0]
+
+    _each_file(questions, work, look, smooth, as_json, named=picture)
 
 
 @app.command()
@@ -402,10 +433,12 @@ def _one_by_one(texts: list[str] | None, work: Callable[[str], str]) -> None:
 
 
 def _each_file(
-    files: list[str] | None, work: Callable[[str], Any], look: list[str] | None, smooth: bool, as_json: bool
-) -> None:
-    """One file in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
-    if look and not files:
+    files: list[str] | None, work: Callable[[str], Any], look: list[str] | None, smooth: bool, as_json: bool,
+    named: str | None = None,
+) -> None:  # fmt: skip
+    """One file (or question about the one that is `named`) in, one line out; what cannot be worked on is an empty
+    line, one sentence, and exit 1 at the end."""
+    if look and not files and named is None:
         raise ConfigError(f"--look {look[0]} says where to draw: name the inputs before it, for example cat.png --look")
     from regard.ready import Refused
 
@@ -413,7 +446,7 @@ def _each_file(
     for number, line in enumerate(_inputs(files), 1):
         try:
             name = line.decode("utf-8") if isinstance(line, bytes) else line
-            if not name.strip():
+            if not name.strip() and named is None:
                 raise Refused("an empty line names no file")
             made = work(name)
         except (Refused, UnicodeDecodeError) as error:
@@ -423,7 +456,7 @@ def _each_file(
             continue
         typer.echo(json.dumps(made.as_json(), ensure_ascii=False) if as_json else " ".join(made.text.split()))
         for path in look or []:
-            target = Path(f"{Path(name).stem}.look.png") if path == AUTO else Path(path)
+            target = Path(f"{Path(named or name).stem}.look.png") if path == AUTO else Path(path)
             _show_looks(made, target.with_stem(f"{target.stem}-{number}") if many else target, smooth)
     if failed:
         raise typer.Exit(FAILED)
@@ -432,11 +465,12 @@ def _each_file(
 def _show_looks(made: Any, path: Path, smooth: bool) -> None:
     from regard.explore.looks import strip, timeline
 
-    for number, piece in enumerate(made.pieces or [made], 1):
+    pieces = getattr(made, "pieces", [])
+    for number, piece in enumerate(pieces or [made], 1):
         words, weights = piece.looks
         if err.is_terminal and len(weights):
-            err.print(strip(words, weights, err.width) if piece.source.picture else timeline(words, weights, err.width))
-        target = path.with_stem(f"{path.stem}-{number}") if made.pieces else path
+            err.print((strip if piece.picture else timeline)(words, weights, err.width))
+        target = path.with_stem(f"{path.stem}-{number}") if pieces else path
         piece.plot(target, smooth)
         _complain(f"drawn: {target}")
 

@@ -63,7 +63,7 @@ class Completer(Ready):
         Args:
             source: a text or a list of texts.
             settings: length (tokens at most, 200), stop (strings that end the text and are left out of it), record
-                (keep the attention; default True), beam and n_best (beam search instead of drawing), and those of
+                (keep the attention; default True), beam and n_best (beam search instead of drawing), or those of
                 `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
 
         Raises:
@@ -79,10 +79,12 @@ class Completer(Ready):
         beam: int | None = None, n_best: int = 1, **drawing: Any,
     ) -> Completion:  # fmt: skip
         """`__call__` for one; see there."""
+        if beam is not None and drawing:
+            raise ConfigError(f"beam searches and draws nothing: leave out {', '.join(drawing)}, or beam")
         ids = self.encode(source)
         with torch.inference_mode(), unwatched():
             if beam is not None:
-                made = self._search(source, ids, length, beam, n_best, record or is_listened())
+                made = self._search(source, ids, length, stop, beam, n_best, record or is_listened())
             else:
                 drawn = list(self._draw(ids, length, stop, _config(drawing), record or is_listened()))
                 made = self._made(source, ids, drawn, stop)
@@ -130,6 +132,12 @@ class Completer(Ready):
             raise Refused(f"a beginning of {len(ids):,} tokens is too long: this model knows {self._places():,} places")
         return list(ids)
 
+    def _limit(self, ids: list[int], length: int) -> int:
+        """Tokens that may be added."""
+        if length < 0:
+            raise ConfigError(f"length must be 0 or more; got {length}")
+        return min(length, self._places() - len(ids) + 1)
+
     def _places(self) -> int:
         """How many places the model can tell apart."""
         config: Any = self.bundle.model_config
@@ -138,16 +146,14 @@ class Completer(Ready):
     def _draw(
         self, ids: list[int], length: int, stop: Sequence[str], config: SampleConfig, record: bool
     ) -> Iterator[Drawn]:
-        if length < 0:
-            raise ConfigError(f"length must be 0 or more; got {length}")
         state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
-        limit = min(length, self._places() - len(ids) + 1)
+        limit = self._limit(ids, length)
         added: list[int] = []
         ends = () if self.tokenizer.eos is None else (self.tokenizer.eos,)
         for one in sample(self.model.step, state, ids[-1], ids, limit, config, ends):
             yield one
             added.append(one.token)
-            if stop and any(s in self._added(ids, added) for s in stop):
+            if any(s in self._added(ids, added) for s in stop if s):
                 return
 
     def _added(self, ids: list[int], added: list[int]) -> str:
@@ -164,17 +170,19 @@ class Completer(Ready):
             text, source, self.tokenizer.tokens(added), added, total, total, self.tokenizer.tokens(ids), [], maps
         )
 
-    def _search(self, source: str, ids: list[int], length: int, beam: int, n_best: int, record: bool) -> Completion:
+    def _search(
+        self, source: str, ids: list[int], length: int, stop: Sequence[str], beam: int, n_best: int, record: bool
+    ) -> Completion:
         if beam < 1 or not 1 <= n_best <= beam:
             raise ConfigError(f"beam must be at least 1 and n_best between 1 and beam; got {beam} and {n_best}")
         state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
         eos = -1 if self.tokenizer.eos is None else self.tokenizer.eos
-        limit = min(length, self._places() - len(ids) + 1)
+        limit = self._limit(ids, length)
         (found,) = search(self.model.step, state, [limit], SearchConfig(beam, 0.0, n_best), ids[-1], eos)
         made = [
             Completion(
-                self._added(ids, one.tokens), source, self.tokenizer.tokens(one.tokens), one.tokens, one.score,
-                one.log_prob, self.tokenizer.tokens(ids), [], self._maps(one.state, ids, one.tokens),
+                _cut(self._added(ids, one.tokens), stop), source, self.tokenizer.tokens(one.tokens), one.tokens,
+                one.score, one.log_prob, self.tokenizer.tokens(ids), [], self._maps(one.state, ids, one.tokens),
             )
             for one in found
         ]  # fmt: skip

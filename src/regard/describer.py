@@ -93,6 +93,11 @@ class Description:
     describer: "Describer"
     pieces: "list[Description]" = field(default_factory=list)
 
+    @property
+    def picture(self) -> Image.Image | None:
+        """What was read, where it is a picture."""
+        return self.source.picture
+
     @cached_property
     def looks(self) -> tuple[list[str], Tensor]:
         """The words of the text, and where each looked `[words, S]`: the mean over its tokens and the chosen heads."""

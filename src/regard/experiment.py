@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from regard import sense_task, text_task
+from regard import question_task, sense_task, text_task
+from regard.answerer import Answerer
 from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
 from regard.completer import Completer
 from regard.config import apply, read_toml, to_toml, validate
 from regard.data.align import Link, phrase_links
 from regard.data.batching import Batches, Examples
 from regard.data.corpus import DataConfig, Pairs, augment, read_lines, read_pairs, split
+from regard.data.questions import AskedConfig, count_answers, read_asked
 from regard.data.scenes import SceneConfig, Sprites
 from regard.data.tables import TableConfig, read_table, split_rows
 from regard.data.texts import TextConfig, read_texts
@@ -45,14 +47,44 @@ from regard.translator import SEARCH_TOKENS, DecodingConfig, Translator
 LAYOUTS = ("regard", "hf")
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a task goes with.
+
+    Attributes:
+        data: sections of which it needs one.
+        models: kinds.
+        reads: kinds of encoder, for what is no text.
+        metrics: that it measures.
+    """
+
+    data: tuple[str, ...]
+    models: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("loss",)
+
+
+PAIRS = ("transformer", "recurrent")
+SIGHT = ("grid", "patches", "features")
+SAID = ("loss", "exact", "wer", "bleu")
+TASKS = {
+    "translate": Task(("data",), PAIRS, metrics=("bleu", "chrf", "loss")),
+    "complete": Task(("texts",), ("decoder",)),
+    "fill": Task(("texts",), ("encoder",)),
+    "caption": Task(("scenes", "files"), PAIRS, SIGHT, SAID),
+    "transcribe": Task(("files",), PAIRS, ("sound", "pyramid"), SAID),
+    "answer": Task(("asked",), ("stacked", "questions"), SIGHT, ("exact", "loss")),
+}
+
+
 class ExperimentConfig(BaseModel):
     """A training run: data, tokeniser, model, training, decoding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    task: Literal["translate", "complete", "fill", "caption", "transcribe"] = "translate"
+    task: Literal["translate", "complete", "fill", "caption", "transcribe", "answer"] = "translate"
     """What the model learns: to translate, to go on with a text, to find hidden words, to say what is in a picture,
-    to write down what is said."""
+    to write down what is said, to answer questions about pictures."""
     languages: tuple[str, str] = ("fr", "en")
     """Of source and target, for figures and the model card."""
     start: str | None = None
@@ -67,6 +99,8 @@ class ExperimentConfig(BaseModel):
     """Scenes of emoji, for captions."""
     files: TableConfig | None = None
     """Pictures or recordings with their texts, for captions and transcripts."""
+    asked: AskedConfig | None = None
+    """Pictures with questions and answers."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
@@ -75,23 +109,17 @@ class ExperimentConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ExperimentConfig":
-        senses = self.task in ("caption", "transcribe")
-        wanted = {"translate": ("data",), "caption": ("scenes", "files"), "transcribe": ("files",)}.get(
-            self.task, ("texts",)
-        )
-        if sum(getattr(self, name) is not None for name in wanted) != 1:
-            raise ValueError(f'task = "{self.task}" needs {" or ".join(f"[{name}]" for name in wanted)}')
-        pairs = ("transformer", "recurrent")
-        kinds = pairs if self.task == "translate" or senses else (text_task.TASKS[self.task],)
-        if self.model.kind not in kinds:
-            raise ValueError(f'task = "{self.task}" needs model.kind = {" or ".join(map(repr, kinds))}')
-        if self.task in text_task.TASKS and self.training.metric != "loss":
-            raise ValueError(f'task = "{self.task}" needs training.metric = "loss"')
+        task = TASKS[self.task]
+        if sum(getattr(self, name) is not None for name in task.data) != 1:
+            raise ValueError(f'task = "{self.task}" needs {" or ".join(f"[{name}]" for name in task.data)}')
+        if self.model.kind not in task.models:
+            raise ValueError(f'task = "{self.task}" needs model.kind = {" or ".join(map(repr, task.models))}')
+        if self.training.metric not in task.metrics:
+            raise ValueError(f'task = "{self.task}" needs training.metric = {" or ".join(map(repr, task.metrics))}')
         reads = getattr(self.model, "reads", None)
-        if senses != (reads is not None):
-            raise ValueError(f'task = "{self.task}" needs {"" if senses else "no "}[model.reads]')
-        hears = reads is not None and reads.kind in ("sound", "pyramid")
-        if reads is not None and hears != (self.task == "transcribe"):
+        if bool(task.reads) != (reads is not None):
+            raise ValueError(f'task = "{self.task}" needs {"" if task.reads else "no "}[model.reads]')
+        if reads is not None and reads.kind not in task.reads:
             raise ValueError(f'task = "{self.task}" cannot read by model.reads.kind = "{reads.kind}"')
         if self.scenes is not None and reads is not None and reads.size != self.scenes.size:
             raise ValueError(f"scenes.size = {self.scenes.size} must be model.reads.size = {reads.size}")
@@ -109,7 +137,7 @@ class Run:
     """
 
     path: Path
-    model: Translator | Completer | TextEncoder | Describer
+    model: Translator | Completer | TextEncoder | Describer | Answerer
     journal: list[dict[str, Any]]
 
 
@@ -165,7 +193,7 @@ def train(
         }
     )
     torch.manual_seed(settings.training.seed)
-    model: Any = build(len(tokenizer), settings.model)
+    model: Any = build(len(tokenizer), work.model or settings.model)
     if begun:
         model.load_state_dict(begun.model.state_dict())
     with tuned(), _asked_to_stop() as should_stop:
@@ -189,6 +217,7 @@ class Work:
         training, development: how much there is of either, in words.
         evaluate: from a model to its numbers on development data.
         finish: writes the bundle of a trained model.
+        model: its settings, where the data says more than the config.
     """
 
     tokenizer: Tokenizer
@@ -197,6 +226,7 @@ class Work:
     development: str
     evaluate: Callable[[Any], dict[str, float]]
     finish: Callable[[Any], Bundle]
+    model: ModelConfig | None = None
 
 
 def _prepare_pairs(folder: Path, settings: ExperimentConfig, begun: Bundle | None) -> Work:
@@ -304,9 +334,38 @@ def _finish_sensed(folder: Path, settings: ExperimentConfig, model: Any, tokeniz
     return bundle
 
 
+def _prepare_questions(folder: Path, settings: ExperimentConfig, begun: Bundle | None) -> Work:
+    assert settings.asked is not None  # the settings have been checked
+    asked, where = read_asked(settings.asked)
+    parts = question_task.split_asked(asked, settings.asked.dev_share)
+    if not parts[0]:
+        raise ConfigError("there is nothing to train on: check asked.table and asked.dev_share")
+    tokenizer = _tokenizer(
+        folder, settings, begun,
+        lambda: Tokenizer.learn([one.question.lower() for one in parts[0]], settings.tokenizer),
+    )  # fmt: skip
+    answers = count_answers(parts[0], settings.asked.most)
+    config: Any = settings.model.model_copy(update={"answers": len(answers)})
+    batches, dev = (
+        question_task.batches(part, where, answers, tokenizer, config, settings.training, moves)
+        for part, moves in zip(parts, (True, False), strict=True)
+    )
+
+    def finish(model: Any) -> Bundle:
+        bundle = Bundle("answer", settings.languages, model, config, tokenizer, {"answers": answers})
+        save_bundle(folder, bundle)
+        return bundle
+
+    return Work(
+        tokenizer, batches, f"{len(batches):,} training questions with {len(answers):,} answers",
+        f"{len(dev):,} for development", question_task.make_evaluate(dev, settings.training), finish, config,
+    )  # fmt: skip
+
+
 PREPARE: dict[str, Callable[[Path, ExperimentConfig, Bundle | None], Work]] = {
     "translate": _prepare_pairs, "complete": _prepare_texts, "fill": _prepare_texts,
     "caption": lambda *a: (_prepare_files if a[1].files else _prepare_scenes)(*a), "transcribe": _prepare_files,
+    "answer": _prepare_questions,
 }  # fmt: skip
 
 

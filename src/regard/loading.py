@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from regard.answerer import Answerer
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.completer import Completer
 from regard.describer import Describer
@@ -76,6 +77,8 @@ def _ready(bundle: Bundle, name: str) -> Ready:
             return Translator(bundle, name)
         case "caption" | "transcribe" if getattr(bundle.model_config, "reads", None) is not None:
             return Describer(bundle, name)
+        case "answer":
+            return Answerer(bundle, name)
     return Inside(bundle, name)
 
 

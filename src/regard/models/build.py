@@ -5,16 +5,24 @@ from typing import Annotated
 from pydantic import Field
 
 from regard.models.language import DecoderConfig, EncoderConfig, Language, Reader
+from regard.models.questions import Answering, Questions, QuestionsConfig, Stacked, StackedConfig
 from regard.models.recurrent import Recurrent, RecurrentConfig
 from regard.models.senses import PictureConfig, PictureReader, Speech, SpeechConfig
 from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    RecurrentConfig | TransformerConfig | DecoderConfig | EncoderConfig | PictureConfig | SpeechConfig,
+    RecurrentConfig
+    | TransformerConfig
+    | DecoderConfig
+    | EncoderConfig
+    | PictureConfig
+    | SpeechConfig
+    | StackedConfig
+    | QuestionsConfig,
     Field(discriminator="kind"),
 ]
-Model = Seq2Seq | Language | Reader | PictureReader
+Model = Seq2Seq | Language | Reader | PictureReader | Answering
 
 
 def build(vocabulary: int, config: ModelConfig) -> Model:
@@ -32,3 +40,7 @@ def build(vocabulary: int, config: ModelConfig) -> Model:
             return PictureReader(config)
         case SpeechConfig():
             return Speech(vocabulary, config)
+        case StackedConfig():
+            return Stacked(vocabulary, config)
+        case QuestionsConfig():
+            return Questions(vocabulary, config)

@@ -18,6 +18,7 @@ from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
 from regard.models.seq2seq import Memory
 from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, make_norm
+from regard.nn.cache import append
 from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding, Positions, Rotary
@@ -293,15 +294,15 @@ class _Step:
         query = self._ask(x, site, attention)
         new = attention.remember(x[:, :, None], None, self.places)
         key, value = (
-            torch.cat([self.state.hypothesis[f"{site}.{part}"].to(n.dtype), n], -2)
-            for part, n in zip(("key", "value"), new, strict=True)
+            append(self.state.hypothesis[f"{site}.{part}"], n) for part, n in zip(("key", "value"), new, strict=True)
         )
         mask = seen(self.state, key.shape[-2])
         if stack.has_window(layer):
             near = window(stack.config.window - 1, 0)  # type: ignore[operator]
             mask = near if mask is None else mask & near
         first = stack.first_kept(layer, key.shape[-2], self.state.asked is not None)
-        self.caches[f"{site}.key"], self.caches[f"{site}.value"] = key[..., first:, :], value[..., first:, :]
+        kept = (key, value) if not first else (key[..., first:, :], value[..., first:, :])
+        self.caches[f"{site}.key"], self.caches[f"{site}.value"] = kept
         return attention.look(query, key, value, mask, stack.score_bias())[:, :, 0]
 
     def look_across(self, x: Tensor, site: str, attention: MultiHead) -> Tensor:

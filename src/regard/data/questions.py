@@ -1,0 +1,161 @@
+"""Questions about pictures, with their answers: reading, and batches."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from regard.data.batching import lengths_mask, pad
+from regard.data.tables import Row, TableConfig, read_table
+from regard.errors import DataError
+
+
+class AskedConfig(BaseModel):
+    """Where pictures, questions and answers are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    layout: Literal["table", "easy_vqa"] = "table"
+    """In a table, or as the package easy-vqa has them (its training part)."""
+    table: str | None = None
+    """A .csv or .tsv file (.gz too) whose first line names the columns. $NAME is taken from the environment."""
+    files: str | None = None
+    """The folder, or .tar archive, that holds the pictures."""
+    file: str = "file"
+    """The column of a picture's name."""
+    ending: str = ""
+    """What is put behind the name to find the file: ".jpg"."""
+    question: str = "question"
+    """The column of a question."""
+    answer: str = "answer"
+    """The column of an answer."""
+    dev_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the pictures that become development data."""
+    most: int = Field(1000, gt=0)
+    """The most frequent answers that are learned; the others count as wrong."""
+
+    @model_validator(mode="after")
+    def _has_its_table(self) -> "AskedConfig":
+        if (self.table is None or self.files is None) == (self.layout == "table"):
+            raise ValueError('asked.table, asked.files: layout = "table" needs both, the others have none')
+        return self
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about one picture."""
+
+    file: str
+    question: str
+    answer: str
+
+
+def read_asked(config: AskedConfig, part: str = "train") -> tuple[list[Asked], str]:
+    """The questions, and the folder or archive of their pictures.
+
+    Raises:
+        DataError: a column is missing, a row is crooked, there is none, or the package is not installed.
+    """
+    if config.layout == "easy_vqa":
+        return _easy_vqa(part)
+    assert config.table is not None  # the settings have been checked
+    assert config.files is not None
+    rows: list[list[Row]] = [
+        read_table(TableConfig(table=config.table, files=config.files, file=config.file, text=column))
+        for column in (config.question, config.answer)
+    ]
+    asked = [Asked(q.file + config.ending, q.text, a.text) for q, a in zip(*rows, strict=True)]
+    return asked, config.files
+
+
+def _easy_vqa(part: str) -> tuple[list[Asked], str]:
+    try:
+        import easy_vqa
+    except ImportError as error:
+        raise DataError("easy_vqa: the package is not installed: pip install easy-vqa") from error
+    folder = Path(easy_vqa.__file__).parent / "data" / part
+    rows: list[Any] = json.loads((folder / "questions.json").read_text("utf-8"))
+    return [Asked(f"{number}.png", question, answer) for question, answer, number in rows], str(folder / "images")
+
+
+def count_answers(asked: Sequence[Asked], most: int) -> list[str]:
+    """The most frequent answers, first the most frequent."""
+    return [answer for answer, _ in Counter(one.answer for one in asked).most_common(most)]
+
+
+@dataclass(frozen=True, eq=False)
+class AskedBatch:
+    """Pictures with questions.
+
+    Attributes:
+        pictures: `[B, C, H, W]`.
+        question: `[B, n]`, ending in EOS.
+        allowed: `[B, n]`, True at real tokens.
+        target: `[B, 1]`, the answers' classes; 0 where an answer is unknown.
+        links: none.
+    """
+
+    pictures: Float[Tensor, "B C H W"]
+    question: Int[Tensor, "B n"]
+    allowed: Bool[Tensor, "B n"]
+    target: Int[Tensor, "B 1"]
+    links: None = None
+
+    def hidden(self, model: Any) -> tuple[Tensor, None]:
+        """What the answer is read from, `[B, 1, h]`."""
+        return model.hidden(self.pictures, self.question, self.allowed)[:, None], None
+
+
+@dataclass(frozen=True)
+class AskedBatches:
+    """Questions in batches, in another order in every epoch.
+
+    Attributes:
+        pictures: each once.
+        of: which picture each question is about.
+        questions: ids, without EOS.
+        answers: classes, 0 for one that is unknown.
+        batch: questions at a time.
+        eos, pad: ids.
+        moves: mix the order.
+        seed: of the order.
+    """
+
+    pictures: Sequence[Tensor]
+    of: Sequence[int]
+    questions: Sequence[list[int]]
+    answers: Sequence[int]
+    batch: int
+    eos: int
+    pad: int
+    moves: bool = True
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def padding_share(self) -> float:
+        """Share of the questions' places in a batch that hold nothing."""
+        longest = max((len(one) for one in self.questions), default=0) + 1
+        return 1 - sum(len(one) + 1 for one in self.questions) / max(1, longest * len(self))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[AskedBatch]:
+        """The batches of one epoch, from the `start`-th on."""
+        order = list(range(len(self)))
+        if self.moves:
+            random.Random(f"{self.seed} {epoch}").shuffle(order)
+        for first in range(start * self.batch, len(order), self.batch):
+            group = order[first : first + self.batch]
+            rows = [[*self.questions[n], self.eos] for n in group]
+            yield AskedBatch(
+                torch.stack([self.pictures[self.of[n]] for n in group]), pad(rows, self.pad), lengths_mask(rows),
+                torch.tensor([[self.answers[n]] for n in group]),
+            )  # fmt: skip

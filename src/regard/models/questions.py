@@ -1,0 +1,175 @@
+"""Questions about pictures: the question looks at the picture's grid, and one of the known answers is chosen."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from regard.attention.map import AttentionMap
+from regard.attention.operator import attend
+from regard.attention.scores import Additive
+from regard.attention.spec import Spec, make_spec
+from regard.attention.watch import Call, owned, watching
+from regard.models.encoders import EncoderParts, make_encoder
+from regard.models.seq2seq import Memory
+from regard.models.stack import BlocksConfig, Embeds, Stack
+from regard.nn.dropout import Dropout
+from regard.nn.embedding import Embedding, count_places
+from regard.nn.recurrent import RecurrentEncoder, as_weights
+
+
+class StackedConfig(BaseModel):
+    """Settings of stacked attention (Yang et al. 2016)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["stacked"]
+    reads: EncoderParts
+    """What reads the picture."""
+    answers: int = Field(1, gt=0)
+    """How many answers are known; a run counts those of its data."""
+    embedding: int = Field(128, gt=0)
+    """Width of a question token's vector."""
+    hops: int = Field(2, ge=0)
+    """How often the picture is looked at; 0 sees its mean alone, the ladder's lowest rung."""
+    score_width: int = Field(128, gt=0)
+    """Width inside the tanh of the score."""
+    normalizer: Literal["softmax", "hard"] = "softmax"
+    """How scores become weights."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """On the question's vectors and before the answer."""
+
+
+class QuestionsConfig(BlocksConfig):
+    """Settings of a question whose words look at the picture through a decoder's blocks."""
+
+    kind: Literal["questions"]
+    reads: EncoderParts
+    """What reads the picture."""
+    answers: int = Field(1, gt=0)
+    """How many answers are known; a run counts those of its data."""
+    layers: int = Field(2, gt=0)
+    """Blocks."""
+
+
+class Answering(nn.Module):
+    """Picture and question in, logits of the answers out. Class 0 is none: an answer that training never saw.
+
+    Subclasses give `state`.
+    """
+
+    config: StackedConfig | QuestionsConfig
+
+    def _make(self, config: StackedConfig | QuestionsConfig, width: int) -> None:
+        self.reads = make_encoder(config.reads)
+        self.answer = nn.Linear(width, 1 + config.answers)
+
+    def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
+        """What the answer is read from."""
+        raise NotImplementedError
+
+    def forward(
+        self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"],
+        allowed: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B A"]:  # fmt: skip
+        """Logits of the answers, of which the first is none."""
+        return self.answer(self.hidden(pictures, question, allowed))  # type: ignore[no-any-return]
+
+    def hidden(
+        self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"],
+        allowed: Bool[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B h"]:  # fmt: skip
+        """What the answer is read from; `allowed` is True at real tokens (all, if None)."""
+        real = torch.ones_like(question, dtype=torch.bool) if allowed is None else allowed
+        return self.state(self.reads(pictures), question, real)
+
+    def readout(self) -> tuple[Float[Tensor, "A h"], Float[Tensor, "A"]]:
+        """Weight and bias of o = W h + b."""
+        return self.answer.weight, self.answer.bias
+
+    def encoder_sites(self) -> list[str]:
+        """What reads the picture has no attention of its own."""
+        return []
+
+    def looking(
+        self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]
+    ) -> tuple[Float[Tensor, "B A"], dict[str, AttentionMap]]:
+        """Logits, and where was looked: {site: map `[B, heads, T, S]`}, of the attentions to the picture."""
+        calls: list[Call] = []
+        with watching(calls.append):
+            logits = self(pictures, question, allowed)
+        return logits, {site: AttentionMap.from_spec(*call) for site, call in self.sites(calls).items()}
+
+    def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
+        """The attentions to the picture among those of one pass: (query, key, what is done with them)."""
+        raise NotImplementedError
+
+
+class Stacked(Answering):
+    """The question's state looks at the grid, adds what it found, and looks again: u_k = u_{k-1} + Σ α_i v_i.
+
+    Args:
+        vocabulary: number of question tokens.
+        config: the sizes and choices.
+    """
+
+    def __init__(self, vocabulary: int, config: StackedConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.reads.width
+        self._make(config, width)
+        self.embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
+        self.question = RecurrentEncoder("gru", config.embedding, width, direction="forward")
+        self.scores = nn.ModuleList(Additive(width, width, config.score_width) for _ in range(config.hops))
+        self.join = nn.Linear(width, width)
+        self.dropout = Dropout(config.dropout)
+
+    def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
+        _, asked = self.question(self.embedding(question), allowed)
+        u = asked[:, None]
+        if not len(self.scores):
+            u = u * torch.tanh(memory.states.mean(1, keepdim=True))
+        for score in self.scores:
+            normalizer = as_weights(self.config.normalizer, draw=self.training)
+            with owned(self):
+                found = attend(u, memory.states, memory.states, score=score, normalizer=normalizer)
+            u = u + found
+        result: Tensor = self.dropout(torch.relu(self.join(u[:, 0])))
+        return result
+
+    def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
+        found = {}
+        for n, call in enumerate(calls):
+            spec = make_spec(self.scores[n], as_weights(self.config.normalizer), None, None)
+            found[f"scores.{n}"] = (call.query[:, None], call.key[:, None], spec)
+        return found
+
+
+class Questions(Answering, Embeds):
+    """A question's words, each of which looks at those before it and at the grid; the last one's state answers.
+
+    Args:
+        vocabulary: number of question tokens.
+        config: the sizes and choices.
+    """
+
+    def __init__(self, vocabulary: int, config: QuestionsConfig) -> None:
+        Embeds.__init__(self, vocabulary, config)
+        self.config: QuestionsConfig = config
+        self._make(config, config.width)
+        self.decoder = Stack(config, config.layers, "forward", cross=True)
+        self.narrow = nn.Linear(config.reads.width, config.width)
+
+    def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
+        places = count_places(allowed)
+        seen = Memory(self.narrow(memory.states), memory.allowed)
+        states = self.decoder(self.embed(question, places), allowed, places, memory=seen)
+        last = (allowed.long() * torch.arange(1, allowed.shape[1] + 1, device=allowed.device)).argmax(1)
+        result: Tensor = states[torch.arange(len(states), device=states.device), last]
+        return result
+
+    def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
+        across = calls[1::2]
+        return {f"decoder.layers.{n}.cross": (call.query, call.key, call.spec) for n, call in enumerate(across)}

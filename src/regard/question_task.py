@@ -1,0 +1,61 @@
+"""Training on questions about pictures."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from regard.data.batching import Examples
+from regard.data.corpus import place
+from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.questions import Asked, AskedBatches
+from regard.data.tables import Files
+from regard.text.tokenizer import Tokenizer
+from regard.training.loop import TrainingConfig, batch_loss
+
+
+def split_asked(asked: Sequence[Asked], share: float) -> tuple[list[Asked], list[Asked]]:
+    """Training and development questions; all that are about one picture are on one side."""
+    parts: tuple[list[Asked], list[Asked]] = ([], [])
+    for one in asked:
+        parts[place(one.file) < share].append(one)
+    return parts
+
+
+def batches(
+    asked: Sequence[Asked], where: str, answers: Sequence[str], tokenizer: Tokenizer, model: Any,
+    training: TrainingConfig, moves: bool,
+) -> AskedBatches:  # fmt: skip
+    """Questions in batches of `training.batch_tokens` question tokens, end included."""
+    files, numbers = Files(where), {name: n for n, name in enumerate(dict.fromkeys(one.file for one in asked))}
+    pictures = [as_tensor(square(read_picture(files.read(name), name), model.reads.size)) for name in numbers]
+    questions = tokenizer.encode_batch([one.question.lower() for one in asked])
+    classes = {answer: n for n, answer in enumerate(answers, 1)}
+    longest = max((len(one) + 1 for one in questions), default=1)
+    return AskedBatches(
+        pictures, [numbers[one.file] for one in asked], questions, [classes.get(one.answer, 0) for one in asked],
+        max(1, training.batch_tokens // longest), tokenizer.eos, tokenizer.pad, moves, training.seed,
+    )  # fmt: skip
+
+
+def make_evaluate(dev: Examples, training: TrainingConfig) -> Callable[[Any], dict[str, float]]:
+    """From a model to its loss and its share of right answers, in percent; an answer it does not know is wrong."""
+
+    def evaluate(model: Any) -> dict[str, float]:
+        total, known, right, asked = 0.0, 0, 0, 0
+        for batch in dev.epoch(0):
+            _, nll, n = batch_loss(model, batch, training, 0)
+            total, known = total + float(nll), known + n
+            best = 1 + model(batch.pictures, batch.question, batch.allowed)[:, 1:].argmax(-1)
+            right, asked = right + int((best == batch.target[:, 0]).sum()), asked + len(best)
+        return {"loss": total / max(1, known), "exact": 100 * right / max(1, asked)} | {
+            "unknown": 100 * (asked - known) / max(1, asked)
+        }
+
+    return evaluate
+
+
+def accuracy(model: Any, dev: AskedBatches) -> float:
+    """The share of right answers, in percent."""
+    with torch.inference_mode():
+        return make_evaluate(dev, TrainingConfig())(model)["exact"]
