@@ -17,6 +17,7 @@ from regard.bundle import Bundle
 from regard.data.pictures import as_tensor, read_picture, square
 from regard.data.sensed import stacked
 from regard.data.sound import RATE, log_mel, pieces, sound_blocks
+from regard.decoding.joint import begin, joined
 from regard.decoding.search import Hypothesis, SearchConfig, search
 from regard.errors import ConfigError, DataError
 from regard.ready import Ready, Refused
@@ -38,7 +39,7 @@ class DescribingConfig(BaseModel):
     longest: int = Field(60, gt=0)
     """An output has at most so many tokens, and no more than the memory has states where it is a sound's."""
     ctc: float = Field(0.0, ge=0, le=1)
-    """Share of CTC in the score that ranks the hypotheses at the end (Watanabe et al. 2017); needs model.aligned."""
+    """Share of CTC in the score of every token (Watanabe et al. 2017); needs model.aligned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Description:
         text: what it says.
         tokens, ids: the same in tokens, with EOS if it was produced.
         score: what ranked the beam.
-        log_prob: the sum of the tokens' log-probabilities, in nats.
+        log_prob: the sum of the tokens' log-probabilities, in nats (of attention and CTC together, where both score).
         alternatives: the other hypotheses asked for with n_best, best first.
         attention: {site: map `[heads, T, S]`}, rows are tokens, keys the memory's states.
         places: `[S, 2]` centres (row, column) of a picture's cells as shares, or `[S, 1]` frames of 10 ms.
@@ -269,7 +270,7 @@ class Describer(Ready):
                 f"beam must be at least 1 and n_best between 1 and beam; got beam = {beam}, n_best = {n_best}"
             )
         penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
-        config = SearchConfig(beam, penalty, beam if self.decoding.ctc else n_best)
+        config = SearchConfig(beam, penalty, n_best)
         made: dict[int, Description] = {}
         order = sorted((n for n, one in enumerate(sources) if not one.silent), key=lambda n: sources[n].reads.shape[-1])
         for n, one in enumerate(sources):
@@ -278,7 +279,7 @@ class Describer(Ready):
         with torch.inference_mode(), unwatched():
             for first in range(0, len(order), AT_ONCE):
                 group = order[first : first + AT_ONCE]
-                found = self._search([sources[n] for n in group], config, n_best, record)
+                found = self._search([sources[n] for n in group], config, record)
                 made |= dict(zip(group, found, strict=True))
         for n in sorted(made) if is_listened() else ():
             for returned in (made[n], *made[n].alternatives):
@@ -293,15 +294,18 @@ class Describer(Ready):
         across = [site for site in attention if site.endswith("cross")]
         return (across[-1], list(range(attention[across[-1]].shape[-3]))) if across else ("", [])
 
-    def _search(self, sources: list[Source], config: SearchConfig, n_best: int, record: bool) -> list[Description]:
+    def _search(self, sources: list[Source], config: SearchConfig, record: bool) -> list[Description]:
         tokenizer = self.tokenizer
         memory = self.model.encode(*stacked([one.reads for one in sources]))
         state = self.model.start(memory, record=record or is_listened())
         real = memory.allowed.sum(1).tolist()
         limits = [min(self.decoding.longest, n) if self.hears else self.decoding.longest for n in real]
-        found = search(self.model.step, state, limits, config, tokenizer.bos, tokenizer.eos)
-        if self.decoding.ctc:
-            found = [self._ranked(hypotheses, memory, n)[:n_best] for n, hypotheses in enumerate(found)]
+        step, share = self.model.step, self.decoding.ctc
+        if share:
+            log_p = self.model.aligned(memory.states).float().log_softmax(-1)
+            state = begin(state, log_p, memory.allowed, tokenizer.pad)
+            step = joined(step, share, tokenizer.pad, tokenizer.bos, tokenizer.eos)
+        found = search(step, state, limits, config, tokenizer.bos, tokenizer.eos, scored=share > 0)
         described = []
         for n, hypotheses in enumerate(found):
             places = memory.places[n, : real[n]]
@@ -310,26 +314,10 @@ class Describer(Ready):
             described.append(best)
         return described
 
-    def _ranked(self, found: list[Hypothesis], memory: Any, n: int) -> list[Hypothesis]:
-        """Hypotheses by attention and CTC together."""
-        states = memory.states[n, memory.allowed[n]]
-        log_p = self.model.aligned(states).float().log_softmax(-1)
-        share, ranked = self.decoding.ctc, []
-        for one in found:
-            ids = [i for i in one.tokens if i != self.tokenizer.eos]
-            read = -torch.nn.functional.ctc_loss(
-                log_p[:, None], torch.tensor([ids]), torch.tensor([len(log_p)]), torch.tensor([len(ids)]),
-                self.tokenizer.pad, reduction="sum",
-            )  # fmt: skip
-            ranked.append(
-                Hypothesis(one.tokens, (1 - share) * one.log_prob + share * float(read), one.log_prob, one.state)
-            )
-        return sorted(ranked, key=lambda one: -one.score)
-
     def _one(self, found: Hypothesis, source: Source, places: Tensor) -> Description:
         tokens = self.tokenizer.tokens(found.tokens)
         maps = {}
-        for site, whole in self.model.maps(found.state).items():
+        for site, whole in self.model.maps(getattr(found.state, "inner", found.state)).items():
             own = site.endswith(".self")
             weights = whole.select(0, 0).full(force=True)[..., : None if own else len(places)]
             keys = [*self.tokenizer.tokens([self.tokenizer.bos]), *tokens[:-1]] if own else None

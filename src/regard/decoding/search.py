@@ -63,8 +63,9 @@ class _Beam:
 
 
 def search(
-    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Tensor, eos: int
-) -> list[list[Hypothesis]]:
+    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Tensor, eos: int,
+    scored: bool = False,
+) -> list[list[Hypothesis]]:  # fmt: skip
     """The best hypotheses of every sentence, best first.
 
     At each step a sentence's `beam` best continuations stay; those among them that end in EOS are
@@ -78,6 +79,7 @@ def search(
         config: how to search.
         bos: the token to begin with, or one for each sentence `[N]`.
         eos: the token that ends an output.
+        scored: what `step` gives are scores that add up as they are, not logits; `log_prob` is then their sum.
     """
     results: list[list[Hypothesis]] = [[] for _ in limits]
     beams = [_Beam(n, limit) for n, limit in enumerate(limits)]
@@ -85,7 +87,7 @@ def search(
     totals = torch.zeros(len(limits), 1)
     while beams:
         logits, state = step(rows[:, :, -1], state)
-        totals, parents, tokens = _continue(totals, logits, config.beam, eos)
+        totals, parents, tokens = _continue(totals, logits, config.beam, eos, scored)
         rows = torch.cat([torch.take_along_dim(rows, parents[..., None], 1), tokens[..., None]], -1)
         state = state.select(parents)
         length = rows.shape[-1] - 1
@@ -104,10 +106,11 @@ def search(
 
 
 def _continue(
-    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, eos: int
+    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, eos: int, scored: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations of each sentence, best first: (log p, parent, token), each `[N, ≤ 2·beam]`."""
-    log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_p = wide if scored else torch.log_softmax(wide, -1)
     candidates = (totals[..., None].to(log_p.dtype) + log_p).flatten(1)
     best, where = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)
     tokens = where % logits.shape[-1]

@@ -25,7 +25,7 @@ class State:
 
     def select(self, parents: Int[Tensor, "N K"]) -> "State":
         """The state in which hypothesis k of sentence n goes on from hypothesis `parents[n, k]`."""
-        return self._map_hypotheses(lambda tensor: _gather(tensor, parents))
+        return self._map_hypotheses(lambda tensor: gather_hypotheses(tensor, parents))
 
     def keep(self, sentences: Int[Tensor, "M"]) -> "State":
         """The state of some of the sentences."""
@@ -46,6 +46,7 @@ class State:
         return replace(self, hypothesis={name: change(t) for name, t in self.hypothesis.items()}, asked=asked)
 
 
-def _gather(tensor: Tensor, parents: Tensor) -> Tensor:
+def gather_hypotheses(tensor: Tensor, parents: Tensor) -> Tensor:
+    """`[N, K, …]` with hypothesis `parents[n, k]` of sentence n at place k."""
     sentences = torch.arange(parents.shape[0], device=parents.device)[:, None]
     return tensor[sentences, parents]

@@ -1,0 +1,128 @@
+"""Attention and CTC together, token by token: what search steps through where a memory says tokens by itself too.
+
+    score(c | g) = (1 - λ) log p_attention(c | g) + λ (log ψ(g c) - log ψ(g))
+
+ψ(g) is the probability, under CTC, of all texts that begin with g (Watanabe et al. 2017, section II.C; the recursion is
+theirs, algorithm 2); the end of the text has the probability of g alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from regard.nn.state import gather_hypotheses
+
+StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class JointState:
+    """A decoder's state beside CTC's.
+
+    Attributes:
+        inner: the decoder's.
+        log_p: `[N, 1, S, V]`, of every token at every moment.
+        ends: `[N, K, S + 1, 2]`, log-probability that the first t moments say this text and end in its last token, or
+            in a blank.
+        prefix: `[N, K]`, log ψ of the text.
+        last: `[N, K]`, its last token; -1 for none.
+    """
+
+    inner: Any
+    log_p: Tensor
+    ends: Tensor
+    prefix: Tensor
+    last: Tensor
+
+    def select(self, parents: Int[Tensor, "N K"]) -> "JointState":
+        """The state in which hypothesis k of sentence n goes on from hypothesis `parents[n, k]`."""
+        moved = (gather_hypotheses(t, parents) for t in (self.ends, self.prefix, self.last))
+        return JointState(self.inner.select(parents), self.log_p, *moved)
+
+    def keep(self, sentences: Int[Tensor, "M"]) -> "JointState":
+        """The state of some of the sentences."""
+        parts = (t[sentences] for t in (self.log_p, self.ends, self.prefix, self.last))
+        return JointState(self.inner.keep(sentences), *parts)
+
+
+def begin(inner: Any, log_p: Float[Tensor, "N S V"], allowed: Bool[Tensor, "N S"], blank: int) -> JointState:
+    """The state before the first token.
+
+    Args:
+        inner: the decoder's.
+        log_p: log-probabilities of the tokens at every moment.
+        allowed: True at real moments; the others say nothing.
+        blank: the id of "nothing".
+    """
+    silent = torch.full_like(log_p, -torch.inf)
+    silent[..., blank] = 0.0
+    log_p = torch.where(allowed[..., None], log_p, silent)
+    blanks = torch.nn.functional.pad(log_p[..., blank].cumsum(-1), (1, 0))
+    ends = torch.stack([torch.full_like(blanks, -torch.inf), blanks], -1)[:, None]
+    nothing = torch.full((len(log_p), 1), -1, dtype=torch.long)
+    return JointState(inner, log_p[:, None], ends, torch.zeros(len(log_p), 1), nothing)
+
+
+def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> StepFunction:
+    """A step that scores with both: (tokens `[N, K]`, JointState) -> (scores `[N, K, V]`, JointState).
+
+    Args:
+        step: the decoder's.
+        share: λ, of CTC.
+        blank, bos, eos: ids.
+    """
+
+    def both(token: Tensor, state: JointState) -> tuple[Tensor, JointState]:
+        logits, inner = step(token, state.inner)
+        state = replace(_follow(state, token, blank, bos), inner=inner)
+        longer = _prefixes(state, blank, bos, eos)
+        gained = torch.where(longer > -torch.inf, longer - state.prefix[..., None], -torch.inf)
+        return (1 - share) * logits.float().log_softmax(-1) + share * gained, state
+
+    return both
+
+
+def _follow(state: JointState, token: Tensor, blank: int, bos: int) -> JointState:
+    """The state once `token` has been said; before the first one, BOS is no token."""
+    if bool((token == bos).all()):
+        return state
+    said = torch.take_along_dim(state.log_p, token[:, :, None, None], -1)[..., 0]  # [N, K, S]
+    before = _before(state, token[..., None])[..., 0]
+    prefix = _prefix_of(before, said)
+    nothing = state.log_p[..., blank]
+    in_token = torch.full_like(state.prefix, -torch.inf)
+    in_blank = in_token
+    ends = [torch.stack([in_token, in_blank], -1)]
+    for t in range(said.shape[-1]):
+        in_token, in_blank = (
+            torch.logaddexp(in_token, before[..., t]) + said[..., t],
+            torch.logaddexp(in_blank, in_token) + nothing[..., t],
+        )
+        ends.append(torch.stack([in_token, in_blank], -1))
+    return replace(state, ends=torch.stack(ends, -2), prefix=prefix, last=token)
+
+
+def _before(state: JointState, tokens: Tensor) -> Tensor:
+    """`[N, K, S, C]`: log-probability that the text was said before each moment, so that each of `tokens` `[N, K, C]`
+    may begin there: a token that is the text's last one needs a blank between."""
+    either = torch.logaddexp(state.ends[..., 0], state.ends[..., 1])
+    same = (tokens == state.last[..., None])[..., None, :]
+    return torch.where(same, state.ends[..., :-1, 1:], either[..., :-1, None])
+
+
+def _prefix_of(before: Tensor, said: Tensor) -> Tensor:
+    return torch.logsumexp(before + said, -1)
+
+
+def _prefixes(state: JointState, blank: int, bos: int, eos: int) -> Tensor:
+    """log ψ of the text with each token added `[N, K, V]`; of the text alone for the end."""
+    vocabulary = state.log_p.shape[-1]
+    tokens = torch.arange(vocabulary).expand(*state.prefix.shape, -1)
+    longer = torch.logsumexp(_before(state, tokens) + state.log_p, -2)
+    longer[..., [blank, bos]] = -torch.inf
+    longer[..., eos] = torch.logaddexp(state.ends[..., -1, 0], state.ends[..., -1, 1])
+    return longer
