@@ -12,8 +12,9 @@ from torch import Tensor
 from regard.attention.map import AttentionMap
 from regard.attention.watch import announce, unwatched
 from regard.data.batching import lengths_mask, pad
-from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
+from regard.pretrained.features import prepared
 from regard.ready import Ready, Refused
 from regard.text.tokenizer import word_of_each
 
@@ -127,12 +128,12 @@ class Answerer(Ready):
 
     def _one(self, picture: Image.Image, question: str, top: int) -> Answer:
         ids = [*self.encode(question), self.tokenizer.eos]
+        config: Any = self.bundle.model_config
+        points = prepared([picture], config.reads)[0][None]
         with torch.inference_mode(), unwatched():
-            logits, maps = self.model.looking(
-                as_tensor(picture)[None], pad([ids], self.tokenizer.pad), lengths_mask([ids])
-            )
+            logits, maps = self.model.looking(points, pad([ids], self.tokenizer.pad), lengths_mask([ids]))
             share = logits[0, 1:].softmax(-1)
-            places = self.model.reads(as_tensor(picture)[None]).places[0]
+            places = self.model.reads(points).places[0]
             attention = {site: AttentionMap.from_weights(m.full(force=True)[0]) for site, m in maps.items()}
         best, numbers = share.topk(min(top, len(share)))
         found = [(self.answers[int(n)], float(p)) for n, p in zip(numbers, best, strict=True)]

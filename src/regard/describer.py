@@ -14,12 +14,13 @@ from torch import Tensor
 from regard.attention.map import AttentionMap
 from regard.attention.watch import announce, is_listened, unwatched
 from regard.bundle import Bundle
-from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.pictures import read_picture, square
 from regard.data.sensed import stacked
 from regard.data.sound import RATE, log_mel, pieces, sound_blocks
 from regard.decoding.joint import begin, joined
 from regard.decoding.search import Hypothesis, SearchConfig, search
 from regard.errors import ConfigError, DataError
+from regard.pretrained.features import prepared
 from regard.ready import Ready, Refused
 from regard.text.tokenizer import word_of_each
 
@@ -252,8 +253,8 @@ class Describer(Ready):
 
     def seen(self, name: str, picture: Image.Image) -> Source:
         """A picture as the encoder takes it."""
-        small = square(picture.convert("RGB"), self.reads.size)
-        return Source(name, as_tensor(small), picture=small)
+        (points,) = prepared([picture], self.reads)
+        return Source(name, points, picture=square(picture.convert("RGB"), self.reads.size))
 
     def heard(self, name: str, samples: Tensor, start: float = 0.0) -> Source:
         """Samples as the encoder takes them."""

@@ -7,9 +7,10 @@ import torch
 
 from regard.data.batching import Examples
 from regard.data.corpus import place
-from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.pictures import read_picture
 from regard.data.questions import Asked, AskedBatches
 from regard.data.tables import Files
+from regard.pretrained.features import prepared
 from regard.text.tokenizer import Tokenizer
 from regard.training.loop import TrainingConfig, batch_loss
 
@@ -28,7 +29,7 @@ def batches(
 ) -> AskedBatches:  # fmt: skip
     """Questions in batches of `training.batch_tokens` question tokens, end included."""
     files, numbers = Files(where), {name: n for n, name in enumerate(dict.fromkeys(one.file for one in asked))}
-    pictures = [as_tensor(square(read_picture(files.read(name), name), model.reads.size)) for name in numbers]
+    pictures = [prepared([read_picture(files.read(name), name)], model.reads)[0] for name in numbers]
     questions = tokenizer.encode_batch([one.question.lower() for one in asked])
     classes = {answer: n for n, answer in enumerate(answers, 1)}
     longest = max((len(one) + 1 for one in questions), default=1)

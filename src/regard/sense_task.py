@@ -9,12 +9,13 @@ import sacrebleu
 from torch import Tensor
 
 from regard.data.batching import Examples
-from regard.data.pictures import as_tensor, read_picture, square
+from regard.data.pictures import read_picture
 from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
 from regard.data.sensed import Encode, SceneBatches, SensedBatches
 from regard.data.sound import faster, frames, log_mel, read_sound
 from regard.data.tables import Files, Row, TableConfig
 from regard.describer import Describer, Description, Source
+from regard.pretrained.features import prepared
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer
 from regard.training.loop import TrainingConfig
 
@@ -25,7 +26,7 @@ MASKED = 0.05, 27  # of a sound's moments in one stretch at most, and of its ban
 
 def scene_words(sprites: Sprites, config: SceneConfig) -> list[str]:
     """Texts that hold every word of the captions."""
-    return [*sprites.names, config.beside, config.above, *config.listed]
+    return [*sprites.names, config.beside, config.above, config.listed]
 
 
 def scene_batches(
@@ -36,10 +37,11 @@ def scene_batches(
     return SceneBatches(sprites, config, encode, count, ENDS, training.seed, dev)
 
 
-def read_pictures(rows: Sequence[Row], files: Files, size: int) -> tuple[list[Tensor], list[int]]:
-    """Pictures, each once, and which one each row is of."""
+def read_pictures(rows: Sequence[Row], files: Files, reads: Any) -> tuple[list[Tensor], list[int]]:
+    """What the encoder takes of the rows' pictures, each once; and which one each row is of."""
     numbers = {name: n for n, name in enumerate(dict.fromkeys(row.file for row in rows))}
-    pictures = [as_tensor(square(read_picture(files.read(name), name), size)) for name in numbers]
+    # one at a time: a photograph is large before it is made small
+    pictures = [prepared([read_picture(files.read(name), name)], reads)[0] for name in numbers]
     return pictures, [numbers[row.file] for row in rows]
 
 
@@ -100,7 +102,7 @@ def file_examples(
             made.append(sound_batches(samples, targets, model.reads.bands, training, moves))
             sources = list(samples)
         else:
-            pictures, of = read_pictures(rows, files, model.reads.size)
+            pictures, of = read_pictures(rows, files, model.reads)
             size = [states_of(model)] * len(rows)
             made.append(SensedBatches(pictures, targets, of, size, training.batch_tokens, ENDS, None, training.seed))
             sources = [pictures[n] for n in of]

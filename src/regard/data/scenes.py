@@ -47,6 +47,8 @@ class SceneConfig(BaseModel):
     """Names of more words are left out."""
     without: tuple[str, ...] = tuple(" ".join(NOT_THINGS).split())
     """What has one of these words in its English name is left out: faces and hands and signs differ by a hair."""
+    ranges: tuple[str, ...] = ()
+    """Only emoji whose first code point lies in one of these ranges of Unicode, "1F400-1F43E"; all, unless given."""
     first: int | None = Field(None, gt=0)
     """Only so many things, evenly chosen; all, unless given."""
     size: int = Field(96, ge=32)
@@ -57,10 +59,12 @@ class SceneConfig(BaseModel):
     """Between the names of two things, the left one's first."""
     above: str = "above"
     """Between the names of two things, the upper one's first."""
-    listed: tuple[str, str] = (", ", " and ")
+    listed: str = "and"
     """Between the names of three things, from left to right."""
     scenes: int = Field(20_000, gt=0)
     """Training scenes of an epoch; every epoch has others."""
+    alone: int = Field(0, ge=0)
+    """Epochs at the beginning whose scenes have one thing each: who knows the things learns to look for them faster."""
     dev_scenes: int = Field(1000, ge=0)
     """Development scenes: what stands together in one never does in a training scene."""
     dev_share: float = Field(0.1, gt=0, lt=1)
@@ -154,6 +158,7 @@ def _names(config: SceneConfig) -> dict[str, str]:
         raise DataError("scenes of emoji need the package emoji: pip install 'regard[scenes]'") from error
     emoji.config.load_language(config.language)
     left_out = set(config.without)
+    ranges = [_ends(one) for one in config.ranges] or [(0, sys.maxunicode)]
     names: dict[str, str] = {}
     for glyph, facts in emoji.EMOJI_DATA.items():
         whole = facts["status"] == emoji.STATUS["fully_qualified"] and config.language in facts
@@ -161,9 +166,19 @@ def _names(config: SceneConfig) -> dict[str, str]:
             continue
         english = facts["en"].strip(":").replace("_", " ").replace("-", " ")
         name = facts[config.language].strip(":").replace("_", " ")
-        if len(name.split()) <= config.longest and not left_out & set(english.split()):
+        wanted = any(low <= ord(glyph[0]) <= high for low, high in ranges)
+        plain = name.replace(" ", "").isalnum()  # a word with a hyphen or apostrophe is several tokens to some
+        if wanted and plain and len(name.split()) <= config.longest and not left_out & set(english.split()):
             names[glyph] = name
     return names
+
+
+def _ends(span: str) -> tuple[int, int]:
+    low, _, high = span.partition("-")
+    try:
+        return int(low, 16), int(high or low, 16)
+    except ValueError as error:
+        raise DataError(f"scenes.ranges: expected hexadecimal code points, 1F400-1F43E; got {span!r}") from error
 
 
 def _is_folder(config: SceneConfig) -> bool:
@@ -264,8 +279,7 @@ def _describe(names: list[str], boxes: list[Box], config: SceneConfig) -> tuple[
     for number, n in enumerate(order):
         if number:
             pair = f" {config.beside if axis == 0 else config.above} "
-            between = pair if len(names) == 2 else config.listed[number == len(names) - 1]
-            caption += between
+            caption += pair if len(names) == 2 else f" {config.listed} "
         before = len(caption.split())
         caption += names[n]
         spans.append(range(before, len(caption.split())))

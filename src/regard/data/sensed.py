@@ -74,10 +74,10 @@ class SceneBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from the `start`-th on."""
         seed = self.seed if self.dev else self.seed * 1_000_003 + epoch
-        drawn = list(range(len(self)))
+        count = 1 if not self.dev and epoch < self.config.alone else None
         for n in range(start * self.batch, len(self), self.batch):
-            numbers = drawn[n : n + self.batch]
-            made = list(scenes(self.sprites, self.config, numbers, seed, self.dev))
+            numbers = range(n, min(n + self.batch, len(self)))
+            made = list(scenes(self.sprites, self.config, numbers, seed, self.dev, count))
             pictures = [as_tensor(scene.picture) for scene in made]
             yield sensed_batch(pictures, self.encode([scene.caption for scene in made]), self.ends)
 

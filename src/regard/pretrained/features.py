@@ -1,0 +1,20 @@
+"""What an encoder takes of pictures: their points, or the features of a network that is not trained here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from regard.data.pictures import as_tensor, square
+from regard.pretrained.efficientnet import features
+
+
+def prepared(pictures: Sequence[Image.Image], reads: Any) -> list[Tensor]:
+    """Pictures of any size as the encoder with the settings `reads` takes them.
+
+    Raises:
+        BundleError: the network's package is not installed.
+    """
+    points = [as_tensor(square(picture.convert("RGB"), reads.size)) for picture in pictures]
+    return features(points) if reads.kind == "features" else points
