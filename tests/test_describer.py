@@ -293,3 +293,43 @@ def test_pointing_counts_words_in_their_things(captioner: Path, glyphs: Path) ->
         made = object.__new__(type(said))
         made.__dict__.update(vars(said) | {"text": scene.caption, "looks": (scene.caption.split(), weights)})
         assert sense_task.pointing([made], [scene]) == (wanted, len(scene.caption.split()))
+
+
+FILM = {"kind": "frames", "size": 40, "frames": 3, "first": 8, "channels": [16], "width": 24}
+
+
+def test_moving_pictures(talk, glyphs: Path, tmp_path: Path) -> None:
+    """Training, a .gif of any length, a picture that stands still, and the drawing over frames."""
+    config = scene_config(glyphs, reads=FILM)
+    config["scenes"] |= {"frames": 3}
+    experiment.train(config, run=tmp_path / "run")
+    model = regard.load(tmp_path / "run")
+    frames = [Image.new("RGB", (30, 20), (20 * n, 0, 0)) for n in range(7)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=50)
+    said = model(tmp_path / "clip.gif")
+    assert said.places.shape == (300, 3)
+    assert said.places[100].tolist() == pytest.approx([0.5, 0.05, 0.05])
+    assert len(said.source.frames) == 3
+    code, _, err = talk("caption", "clip.gif", "--model", tmp_path / "run", "--look")
+    assert (code, err) == (0, "regard: drawn: clip.look.png\n")
+    frames[0].save(tmp_path / "still.png")
+    assert model(tmp_path / "still.png").text == model(frames[0]).text
+    with pytest.raises(ConfigError, match=r"scenes.frames must be model.reads.frames = 3"):
+        experiment.read_config(scene_config(glyphs, reads=FILM))
+
+
+def test_things_move_as_the_caption_says(glyphs: Path) -> None:
+    config = SceneConfig(pictures=str(glyphs), size=40, frames=4, dev_share=0.3)
+    sprites, seen = Sprites(config), set()
+    for scene in scenes(sprites, config, range(80), 0, False):
+        (way,) = [way for way, said in config.moves.items() if scene.caption.endswith(said)]
+        seen.add(way)
+        first, last = scene.paths[0], scene.paths[-1]
+        moved = {
+            "left": last[0] < first[0], "right": last[0] > first[0], "up": last[1] < first[1],
+            "down": last[1] > first[1], "near": last[2] - last[0] > first[2] - first[0],
+            "away": last[2] - last[0] < first[2] - first[0],
+        }  # fmt: skip
+        assert moved[way]
+        assert len(scene.frames) == 4
+    assert seen == set(config.moves)

@@ -469,7 +469,8 @@ def _show_looks(made: Any, path: Path, smooth: bool) -> None:
     for number, piece in enumerate(pieces or [made], 1):
         words, weights = piece.looks
         if err.is_terminal and len(weights):
-            err.print((strip if piece.picture else timeline)(words, weights, err.width))
+            still = piece.picture and piece.places.shape[1] == 2
+            err.print((strip if still else timeline)(words, weights, err.width))
         target = path.with_stem(f"{path.stem}-{number}") if pieces else path
         piece.plot(target, smooth)
         _complain(f"drawn: {target}")

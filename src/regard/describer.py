@@ -14,7 +14,7 @@ from torch import Tensor
 from regard.attention.map import AttentionMap
 from regard.attention.watch import announce, is_listened, unwatched
 from regard.bundle import Bundle
-from regard.data.pictures import read_picture, square
+from regard.data.pictures import as_tensor, read_frames, read_picture, square, thinned
 from regard.data.sensed import stacked
 from regard.data.sound import RATE, log_mel, pieces, sound_blocks
 from regard.decoding.joint import begin, joined
@@ -50,7 +50,8 @@ class Source:
     Attributes:
         name: the file's.
         reads: `[C, H, W]` or `[bands, frames]`, what the encoder takes.
-        picture: as it was brought, and as it is drawn.
+        picture: as the model saw it, and as it is drawn; a moving one's first frame.
+        frames: of a moving picture.
         samples: of a sound, 16 kHz.
         start: seconds before it, where it is a piece of a longer one.
     """
@@ -60,6 +61,7 @@ class Source:
     picture: Image.Image | None = None
     samples: Tensor | None = None
     start: float = 0.0
+    frames: tuple[Image.Image, ...] = ()
 
     @property
     def silent(self) -> bool:
@@ -127,10 +129,12 @@ class Description:
         """
         if self.pieces:
             raise ConfigError(f"{self.source.name} was read in {len(self.pieces)} pieces: draw .pieces, one by one")
-        from regard.explore.looks import draw_sound, draw_strip
+        from regard.explore.looks import draw_film, draw_sound, draw_strip
 
         words, weights = self.looks
-        if self.source.picture is not None:
+        if self.source.frames:
+            draw_film(self.source.frames, words, weights, path, smooth=smooth)
+        elif self.source.picture is not None:
             draw_strip(self.source.picture, words, weights, path, smooth=smooth)
         else:
             assert self.source.samples is not None
@@ -151,7 +155,7 @@ class Description:
             "alternatives": [{"text": a.text, "score": a.score, "log_prob": a.log_prob} for a in self.alternatives],
         }  # fmt: skip
         if len(weights) and float(weights.sum()) > 0:
-            names = ("row", "column") if self.source.picture is not None else ("frame",)
+            names = ("time", "row", "column")[3 - self.places.shape[1] :] if self.source.picture else ("frame",)
             best = self.places[weights.argmax(-1)].tolist()
             found["looks"] = [
                 {"word": word, **dict(zip(names, place, strict=True))}
@@ -209,8 +213,10 @@ class Describer(Ready):
             Refused: it cannot be read.
         """
         if isinstance(source, Image.Image):
-            return self.seen("picture", source)
+            return self.moving("picture", [source]) if self.reads.kind == "frames" else self.seen("picture", source)
         try:
+            if self.reads.kind == "frames":
+                return self.moving(str(source), read_frames(Path(source)))
             return self.seen(str(source), read_picture(Path(source)))
         except DataError as error:
             raise Refused(str(error)) from error
@@ -255,6 +261,11 @@ class Describer(Ready):
         """A picture as the encoder takes it."""
         (points,) = prepared([picture], self.reads)
         return Source(name, points, picture=square(picture.convert("RGB"), self.reads.size))
+
+    def moving(self, name: str, frames: list[Image.Image]) -> Source:
+        """The frames of a moving picture as the encoder takes them."""
+        shown = [square(one.convert("RGB"), self.reads.size) for one in thinned(frames, self.reads.frames)]
+        return Source(name, torch.stack([as_tensor(one) for one in shown]), picture=shown[0], frames=tuple(shown))
 
     def heard(self, name: str, samples: Tensor, start: float = 0.0) -> Source:
         """Samples as the encoder takes them."""

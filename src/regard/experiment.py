@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import sacrebleu
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regard import question_task, sense_task, text_task
@@ -26,6 +25,7 @@ from regard.data.batching import Batches, Examples
 from regard.data.corpus import DataConfig, Pairs, augment, read_lines, read_pairs, split
 from regard.data.questions import AskedConfig, count_answers, read_asked
 from regard.data.scenes import SceneConfig, Sprites
+from regard.data.sensed import scene_points
 from regard.data.tables import TableConfig, read_table, split_rows
 from regard.data.texts import TextConfig, read_texts
 from regard.describer import Describer, DescribingConfig
@@ -71,7 +71,7 @@ TASKS = {
     "translate": Task(("data",), PAIRS, metrics=("bleu", "chrf", "loss")),
     "complete": Task(("texts",), ("decoder",)),
     "fill": Task(("texts",), ("encoder",)),
-    "caption": Task(("scenes", "files"), PAIRS, SIGHT, SAID),
+    "caption": Task(("scenes", "files"), PAIRS, (*SIGHT, "frames"), SAID),
     "transcribe": Task(("files",), PAIRS, ("sound", "pyramid"), SAID),
     "answer": Task(("asked",), ("stacked", "questions"), SIGHT, ("exact", "loss")),
 }
@@ -123,6 +123,9 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f'task = "{self.task}" cannot read by model.reads.kind = "{reads.kind}"')
         if self.scenes is not None and reads is not None and reads.size != self.scenes.size:
             raise ValueError(f"scenes.size = {self.scenes.size} must be model.reads.size = {reads.size}")
+        frames = getattr(reads, "frames", 1)
+        if self.task == "caption" and (self.scenes.frames if self.scenes else 1) != frames:
+            raise ValueError(f"scenes.frames must be model.reads.frames = {frames}")
         return self
 
 
@@ -281,7 +284,7 @@ def _prepare_scenes(folder: Path, settings: ExperimentConfig, begun: Bundle | No
         for part in (False, True)
     )
     shown = sense_task.dev_scenes(sprites, config, training.seed, settings.dev_sentences)
-    pictures = [Image.fromarray(scene.picture) for scene in shown]
+    pictures = [scene_points(scene) for scene in shown]
     return Work(
         tokenizer, batches, f"{len(batches):,} scenes an epoch of {len(sprites)} things",
         f"{len(dev):,} for development",

@@ -83,8 +83,8 @@ def _hide(mel: Tensor, dice: random.Random) -> Tensor:
 def states_of(model: Any) -> int:
     """How many states a picture has in a model's memory."""
     reads = model.reads
-    if reads.kind == "grid":
-        return int(-(-reads.size // 2 ** (1 + len(reads.channels)))) ** 2
+    if reads.kind in ("grid", "frames"):
+        return int(-(-reads.size // 2 ** (1 + len(reads.channels)))) ** 2 * int(getattr(reads, "frames", 1))
     return int(reads.size // (reads.patch if reads.kind == "patches" else 32)) ** 2
 
 

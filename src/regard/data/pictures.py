@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +84,9 @@ def as_tensor(picture: Image.Image | np.ndarray) -> Float[Tensor, "3 H W"]:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def batches_of(items: list[Tensor], count: int) -> Iterator[Tensor]:
-    """Stacks of at most `count`."""
-    for n in range(0, len(items), count):
-        yield torch.stack(items[n : n + count])
+def thinned(frames: list[Image.Image], count: int) -> list[Image.Image]:
+    """`count` frames, evenly chosen; a picture that stands still, so often."""
+    return [frames[n * len(frames) // count] for n in range(count)]
 
 
 def _too_large(name: str) -> str:

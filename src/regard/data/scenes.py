@@ -61,6 +61,17 @@ class SceneConfig(BaseModel):
     """Between the names of two things, the upper one's first."""
     listed: str = "and"
     """Between the names of three things, from left to right."""
+    frames: int = Field(1, gt=0)
+    """Frames of a scene; from 2 on it is a moving picture of one thing, and the caption says how it moves."""
+    moves: dict[Literal["left", "right", "up", "down", "near", "away"], str] = {
+        "left": "moves to the left",
+        "right": "moves to the right",
+        "up": "moves up",
+        "down": "moves down",
+        "near": "comes nearer",
+        "away": "goes away",
+    }
+    """What stands behind the name of a thing that moves."""
     scenes: int = Field(20_000, gt=0)
     """Training scenes of an epoch; every epoch has others."""
     alone: int = Field(0, ge=0)
@@ -88,11 +99,18 @@ class Thing:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture `[size, size, 3]` of bytes, its caption, and what stands where."""
+    """A picture `[size, size, 3]` of bytes, its caption, and what stands where.
+
+    Attributes:
+        frames: of a moving picture, `picture` the first of them; their `things` are where they stand in the first.
+        paths: of a moving thing, its box in every frame.
+    """
 
     picture: np.ndarray
     caption: str
     things: list[Thing]
+    frames: tuple[np.ndarray, ...] = ()
+    paths: tuple[tuple[float, float, float, float], ...] = ()
 
 
 class Sprites:
@@ -124,6 +142,8 @@ def make_scene(
 ) -> Scene:
     """A scene of `count` things (1 to `config.most`, if None), drawn by `dice`; it is either a training or a
     development scene for good."""
+    if config.frames > 1:
+        return _make_moving(sprites, config, dice, dev)
     count = dice.randint(1, config.most) if count is None else count
     while True:
         chosen = dice.sample(range(len(sprites)), count)
@@ -140,6 +160,46 @@ def make_scene(
         for n, span in zip(order, words, strict=True)
     ]
     return Scene(np.asarray(canvas), caption, things)
+
+
+def _make_moving(sprites: Sprites, config: SceneConfig, dice: random.Random, dev: bool) -> Scene:
+    """One thing that moves; a thing and a way that are kept for development are in no training scene."""
+    while True:
+        chosen, way = dice.randrange(len(sprites)), dice.choice(sorted(config.moves))
+        if (place(f"{sprites.names[chosen]} + {way}") < config.dev_share) == dev:
+            break
+    boxes = _path(config.size, config.frames, way, dice)
+    ground, picture = _background(config.size, dice), sprites.pictures[chosen]
+    frames = []
+    for box in boxes:
+        canvas = ground.copy()
+        _paste(canvas, picture, box, random.Random(0))
+        frames.append(np.asarray(canvas))
+    name = sprites.names[chosen]
+    shares = tuple(_shares(box, config.size) for box in boxes)
+    thing = Thing(name, shares[0], range(len(name.split())))
+    return Scene(frames[0], f"{name} {config.moves[way]}", [thing], tuple(frames), shares)
+
+
+def _path(size: int, frames: int, way: str, dice: random.Random) -> "list[Box]":
+    """A thing's box in every frame."""
+    side = round(size * dice.uniform(0.3, 0.45))
+    room = size - side
+    if way in ("near", "away"):
+        small, large = size * dice.uniform(0.22, 0.3), size * dice.uniform(0.55, 0.8)
+        sides = np.linspace(small, large, frames) if way == "near" else np.linspace(large, small, frames)
+        across, down = (dice.uniform(0.42, 0.58) * size for _ in range(2))
+        return [_box(across - s / 2, down - s / 2, s) for s in sides]
+    travel = dice.uniform(0.5, 1.0) * room
+    first = dice.uniform(0, room - travel)
+    along = np.linspace(first, first + travel, frames)
+    along = along[::-1] if way in ("left", "up") else along
+    still = dice.uniform(0, room)
+    return [_box(a, still, side) if way in ("left", "right") else _box(still, a, side) for a in along]
+
+
+def _box(left: float, upper: float, side: float) -> "Box":
+    return round(left), round(upper), round(left) + round(side), round(upper) + round(side)
 
 
 def scenes(

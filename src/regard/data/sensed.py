@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regard.data.batching import Batch, pad
 from regard.data.pictures import as_tensor
-from regard.data.scenes import SceneConfig, Sprites, scenes
+from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
@@ -31,11 +31,16 @@ def sensed_batch(sources: Sequence[Tensor], targets: Sequence[list[int]], ends: 
 
 def stacked(sources: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Sources as one tensor, and where spectrograms have frames `[B, frames]`."""
-    if sources[0].ndim == 3:
+    if sources[0].ndim > 2:
         return torch.stack(list(sources)), None
     lengths = torch.tensor([one.shape[1] for one in sources])
     filled = [torch.nn.functional.pad(one, (0, int(lengths.max()) - one.shape[1])) for one in sources]
     return torch.stack(filled), torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+def scene_points(scene: Scene) -> Tensor:
+    """A scene `[3, size, size]`, or a moving one `[frames, 3, size, size]`, as the encoder takes it."""
+    return torch.stack([as_tensor(one) for one in scene.frames]) if scene.frames else as_tensor(scene.picture)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class SceneBatches:
         for n in range(start * self.batch, len(self), self.batch):
             numbers = range(n, min(n + self.batch, len(self)))
             made = list(scenes(self.sprites, self.config, numbers, seed, self.dev, count))
-            pictures = [as_tensor(scene.picture) for scene in made]
+            pictures = [scene_points(scene) for scene in made]
             yield sensed_batch(pictures, self.encode([scene.caption for scene in made]), self.ends)
 
 

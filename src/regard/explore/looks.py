@@ -51,10 +51,7 @@ def draw_strip(
     panels[0].set_title("the picture", fontsize=9, color="#555")
     for axes, (word, row) in zip(panels[1:], shown, strict=False):
         most = float(row.max()) if row.numel() else 0.0
-        light = DARK + (1 - DARK) * row.reshape(side, side).numpy() / max(most, 1e-9)
-        how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-        large = np.asarray(Image.fromarray(light.astype(np.float32)).resize((SIDE, SIDE), how)).clip(0, 1)
-        axes.imshow(points * large[..., None])
+        axes.imshow(points * _light(row / max(most, 1e-9), side, smooth)[..., None])
         axes.set_title(f"{word}  {most:.2f}".replace("$", r"\$"), fontsize=9)
     kind = "smoothed" if smooth else "exact cells"
     more = f"; the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
@@ -64,6 +61,53 @@ def draw_strip(
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def draw_film(
+    frames: Sequence[Image.Image], words: Sequence[str], weights: Tensor, path: str | Path | None = None,
+    smooth: bool = False,
+) -> "Figure":  # fmt: skip
+    """The frames of a moving picture, then once more for each word, light where and when the word looked.
+
+    Args:
+        frames: square, as the model saw them.
+        words: of the text.
+        weights: `[words, frames · cells]`, frame by frame, row by row; each word is drawn to its own maximum.
+        path: where to; the ending (.png, .svg, .pdf) says how.
+        smooth: blend the cells of a frame into each other; exact cells otherwise.
+    """
+    from matplotlib.figure import Figure
+
+    side = square_side(weights.shape[-1] // len(frames))
+    down = 1 + min(WORDS, len(words))
+    figure = Figure(figsize=(1.25 * len(frames) + 0.9, 1.3 * down + 0.4), layout="constrained")
+    panels = figure.subplots(down, len(frames), squeeze=False)
+    for number, frame in enumerate(frames):
+        points = np.asarray(frame.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
+        panels[0][number].imshow(points)
+        panels[0][number].set_title(f"frame {number + 1}", fontsize=8, color="#555")
+        for row, cells in zip(panels[1:], weights, strict=False):
+            own = cells.unflatten(0, (len(frames), side * side))[number] / cells.max().clamp(min=1e-9)
+            row[number].imshow(points * _light(own, side, smooth)[..., None])
+    for row, name in zip(panels, ["the picture", *words], strict=False):
+        row[0].set_ylabel(name.replace("$", r"\$"), fontsize=9)
+        for axes in row:
+            axes.set_xticks([])
+            axes.set_yticks([])
+    kind = "smoothed" if smooth else "exact cells"
+    figure.suptitle(
+        f"light: where and when the word looked ({kind}, each to its own largest weight)", fontsize=8, color="#555"
+    )
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _light(shares: Tensor, side: int, smooth: bool) -> np.ndarray:
+    """How light each point is, from cells' shares of the largest weight."""
+    light = DARK + (1 - DARK) * shares.reshape(side, side).numpy()
+    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(light.astype(np.float32)).resize((SIDE, SIDE), how)).clip(0, 1)
 
 
 def draw_sound(

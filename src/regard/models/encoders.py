@@ -66,6 +66,14 @@ class FeaturesConfig(BaseModel):
     """On the features."""
 
 
+class FramesConfig(GridConfig):
+    """Settings of a moving picture: the network of `GridConfig` on each frame, its grids one after the other."""
+
+    kind: Literal["frames"]  # type: ignore[assignment]
+    frames: int = Field(6, gt=1)
+    """Frames of a moving picture; one that has more is thinned out evenly, one that has fewer stands still."""
+
+
 class SoundConfig(BaseModel):
     """Settings of two convolutions over a spectrogram that leave every fourth moment (Dong et al. 2018)."""
 
@@ -97,7 +105,8 @@ class PyramidConfig(BaseModel):
 
 
 EncoderParts = Annotated[
-    GridConfig | PatchesConfig | FeaturesConfig | SoundConfig | PyramidConfig, Field(discriminator="kind")
+    GridConfig | FramesConfig | PatchesConfig | FeaturesConfig | SoundConfig | PyramidConfig,
+    Field(discriminator="kind"),
 ]
 Pictures = Float[Tensor, "B C H W"]
 
@@ -163,6 +172,36 @@ class Grid(nn.Module):
         """
         _check_size(source, self.config.size)
         return self.grid(self.blocks(torch.relu(self.stem(source - 0.5))))  # type: ignore[no-any-return]
+
+
+class Frames(nn.Module):
+    """A moving picture `[B, frames, 3, size, size]`: every frame's grid, with its frame's own vector added."""
+
+    def __init__(self, config: FramesConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        self.each = Grid(config)
+        self.times = nn.Parameter(torch.randn(config.frames, 1, config.width) * 0.1)
+
+    def forward(self, source: Float[Tensor, "B F C H W"], _allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
+        """The memory of moving pictures; places are (frame, row, column), all as shares.
+
+        Raises:
+            ShapeError: another number of frames, or frames of another size.
+        """
+        batch, frames = source.shape[:2]
+        if frames != self.config.frames:
+            raise ShapeError(f"moving pictures need {self.config.frames} frames; got {frames}")
+        one = self.each(source.flatten(0, 1))
+        states = one.states.unflatten(0, (batch, frames)) + self.times
+        cells, where = states.shape[2], one.places[0]
+        when = ((torch.arange(frames) + 0.5) / frames).repeat_interleave(cells)
+        places = torch.cat([when[:, None], where.repeat(frames, 1)], 1)
+        states = states.flatten(1, 2)
+        return Memory(
+            states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), states.mean(1),
+            places.expand(batch, -1, -1),
+        )  # fmt: skip
 
 
 class Patches(nn.Module):
@@ -275,6 +314,8 @@ class Pyramid(nn.Module):
 def make_encoder(config: EncoderParts) -> Any:
     """The encoder that a config describes."""
     match config:
+        case FramesConfig():
+            return Frames(config)
         case GridConfig():
             return Grid(config)
         case PatchesConfig():

@@ -19,7 +19,7 @@ from regard.attention.map import AttentionMap
 from regard.attention.watch import Call
 from regard.nn.state import State
 
-Source = Int[Tensor, "B S"] | Float[Tensor, "B C H W"] | Float[Tensor, "B bands frames"]
+Source = Int[Tensor, "B S"] | Float[Tensor, "B C H W"] | Float[Tensor, "B F C H W"] | Float[Tensor, "B bands frames"]
 
 
 @dataclass(frozen=True, eq=False)

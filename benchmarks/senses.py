@@ -1,0 +1,222 @@
+"""The ladders of pictures, sounds and questions: without attention, soft, hard, Transformer.
+
+python benchmarks/senses.py train RUNS [LADDER …]     trains every rung into RUNS/LADDER-RUNG (finished ones are left)
+python benchmarks/senses.py RUNS [LADDER …]           measures what is there and prints Markdown
+
+A rung is a config of configs/ and what differs from it; REGARD_DATA must be set for flickr, daquar, fsdd and an4.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import regard
+from regard import question_task, sense_task
+from regard.data.questions import read_asked
+from regard.data.scenes import SceneConfig, Sprites, scenes
+from regard.data.tables import Files, read_table, split_rows
+from regard.experiment import read_config, tuned
+
+GRID = {"kind": "grid", "size": 96, "first": 32, "channels": [64, 128], "width": 192}
+SMALL_GRID = {"kind": "grid", "size": 64, "first": 16, "channels": [32, 64], "width": 96}
+FEATURES = {"kind": "features", "size": 224, "width": 256, "dropout": 0.3}
+HARD = {"model.normalizer": "hard"}
+FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes": 12_800, "training.max_steps": 1400,
+       "training.evaluate_every": 200}  # fmt: skip
+BLOCKS = {"kind": "transformer", "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "positions": "sinusoidal"}
+NO_LOOK = {"model.score": "none", "model.gate": False, "training.cover": 0}
+
+LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "emoji": ("emoji", {
+        "none": FEW | NO_LOOK,
+        "soft": FEW,
+        "hard, straight through": FEW | HARD,
+        "hard, REINFORCE": FEW | HARD | {"training.hard": "reinforce"},
+        "Transformer": FEW | {"model": BLOCKS | {"width": 192, "inner": 384, "dropout": 0.1, "reads": GRID}},
+    }),
+    "flickr": ("flickr", {
+        "none": NO_LOOK,
+        "soft": {},
+        "hard, straight through": HARD | {"training.cover": 0},
+        "hard, REINFORCE": HARD | {"training.cover": 0, "training.hard": "reinforce"},
+        "Transformer": {
+            "model": BLOCKS | {"width": 256, "inner": 512, "dropout": 0.3, "reads": FEATURES}, "training.cover": 0,
+        },
+    }),
+    "shapes": ("shapes", {
+        "none": {"model.hops": 0},
+        "soft, one look": {"model.hops": 1},
+        "soft, two looks": {},
+        "hard, two looks": HARD,
+        "Transformer": {"model": {
+            "kind": "questions", "width": 96, "heads": 4, "inner": 192, "layers": 2, "positions": "rotary",
+            "dropout": 0.1, "reads": SMALL_GRID,
+        }},
+    }),
+    "daquar": ("daquar", {
+        "none": {"model.hops": 0},
+        "soft, two looks": {},
+        "hard, two looks": HARD,
+        "Transformer": {"model": {
+            "kind": "questions", "width": 192, "heads": 4, "inner": 384, "layers": 2, "positions": "rotary",
+            "dropout": 0.4, "reads": FEATURES | {"width": 192},
+        }},
+    }),
+    "fsdd": ("fsdd", {
+        "known speakers": {},
+        "a new speaker": {"files.group": "speaker", "files.dev_groups": ["theo"]},
+    }),
+}  # fmt: skip
+
+
+def folder(runs: Path, ladder: str, rung: str) -> Path:
+    """Where a rung's run is."""
+    return runs / f"{ladder}-{rung.replace(', ', '-').replace(' ', '-').lower()}"
+
+
+def train(runs: Path, ladders: list[str]) -> None:
+    """Train what is not there yet; a run that was stopped goes on."""
+    for ladder in ladders:
+        name, rungs = LADDERS[ladder]
+        for rung, overrides in rungs.items():
+            where = folder(runs, ladder, rung)
+            if not (where / "bundle.json").exists():
+                resume = (where / "last.safetensors").exists()
+                regard.train(f"configs/{name}.toml", overrides, run=where, resume=resume)
+            print(where, flush=True)
+
+
+def measure(runs: Path, ladder: str) -> list[dict[str, Any]]:
+    """A row for every rung that is there."""
+    rungs = LADDERS[ladder][1]
+    rows = []
+    for rung in rungs:
+        where = folder(runs, ladder, rung)
+        if (where / "bundle.json").exists():
+            settings = read_config(where / "config.toml")
+            ready = regard.load(where.resolve())
+            minutes = [json.loads(line) for line in (where / "journal.jsonl").read_text().splitlines()]
+            seconds = max(entry.get("seconds", 0) for entry in minutes)
+            rows.append({"rung": rung, **MEASURES[ladder](ready, settings), "minutes": seconds / 60})
+    return rows
+
+
+def measure_scenes(ready: Any, settings: Any) -> dict[str, float]:
+    """Exact captions and pointing on development scenes that training never looked at, by how many things there are."""
+    config: SceneConfig = settings.scenes
+    sprites, row = Sprites(config), {}
+    for count in range(1, config.most + 1):
+        shown = list(scenes(sprites, config, range(400), "measured", True, count))
+        said = sense_task.described(ready, [Image.fromarray(one.picture) for one in shown], beam=4, record=True)
+        scores = sense_task.text_scores([one.text for one in said], [one.caption for one in shown])
+        row[f"exact, {count} thing{'s' * (count > 1)} %"] = scores["exact"]
+        if ready.bundle.model_config.kind != "recurrent" or ready.bundle.model_config.score != "none":
+            row[f"pointing, {count} %"] = sense_task.pointing(said, shown)[0]
+    return row
+
+
+def measure_photographs(ready: Any, settings: Any) -> dict[str, float]:
+    """BLEU-1, BLEU-4 and CIDEr of the development photographs against all their captions."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+
+    rows = split_rows(read_table(settings.files), settings.files)[1]
+    references: dict[str, list[str]] = {}
+    for one in rows:
+        references.setdefault(one.file, []).append(_plain(one.text))
+    firsts = [next(one for one in rows if one.file == name) for name in references]
+    pictures, _ = sense_task.read_pictures(firsts, Files(settings.files.files), settings.model.reads)
+    said = sense_task.described(ready, pictures, beam=settings.describing.beam)
+    outputs = {name: [_plain(one.text)] for name, one in zip(references, said, strict=True)}
+    bleu, _ = Bleu(4).compute_score(references, outputs, verbose=0)
+    return {
+        "BLEU-1": 100 * bleu[0],
+        "BLEU-4": 100 * bleu[3],
+        "CIDEr": float(Cider().compute_score(references, outputs)[0]),
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def measure_questions(ready: Any, settings: Any) -> dict[str, float]:
+    """Right answers on the development part."""
+    asked, where = read_asked(settings.asked)
+    dev = question_task.split_asked(asked, settings.asked.dev_share)[1]
+    made = question_task.batches(
+        dev, where, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
+    )
+    return {"right, development %": question_task.accuracy(ready.model, made)}
+
+
+def measure_shapes(ready: Any, settings: Any) -> dict[str, float]:
+    """Right answers on development and on the package's own test part; how often the shape is what is looked at."""
+    asked, where = read_asked(settings.asked, "test")
+    test = question_task.batches(
+        asked, where, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
+    )
+    row = measure_questions(ready, settings) | {"right, test %": question_task.accuracy(ready.model, test)}
+    pointed = [_points(ready, Path(where) / one.file, one.question) for one in asked[::40]]
+    hits = [one for one in pointed if one is not None]
+    return row | ({"looks at the shape %": 100 * sum(hits) / len(hits)} if hits else {})
+
+
+def _points(ready: Any, path: Path, question: str) -> bool | None:
+    """Whether the cell that the answer's last look weighs most touches the shape: what differs from the corner."""
+    answer = ready(path, question)
+    _, weights = answer.looks
+    if not len(weights):
+        return None
+    points: Tensor = torch.from_numpy(np.array(answer.picture)).int()
+    shape = (points - points[0, 0]).abs().sum(-1) > 60
+    side = round(weights.shape[-1] ** 0.5)
+    row, column = divmod(int(weights[-1].argmax()), side)
+    cell = points.shape[0] // side
+    return bool(shape[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell].any())
+
+
+def measure_sounds(ready: Any, settings: Any) -> dict[str, float]:
+    """Exact texts and word errors of the development recordings."""
+    rows = split_rows(read_table(settings.files), settings.files)[1]
+    samples = sense_task.read_sounds(rows, Files(settings.files.files))
+    said = sense_task.described(ready, samples, beam=settings.describing.beam)
+    scores = sense_task.text_scores([one.text for one in said], [one.text for one in rows])
+    return {"recordings": len(rows), "exact %": scores["exact"], "word errors %": scores["wer"]}
+
+
+MEASURES = {
+    "emoji": measure_scenes, "flickr": measure_photographs, "shapes": measure_shapes, "daquar": measure_questions,
+    "fsdd": measure_sounds,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Train, or print tables."""
+    arguments = sys.argv[1:]
+    training = arguments[0] == "train"
+    runs, *ladders = arguments[training:]
+    chosen = ladders or list(LADDERS)
+    if training:
+        train(Path(runs), chosen)
+        return
+    with tuned():
+        for ladder in chosen:
+            rows = measure(Path(runs), ladder)
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            print(f"\n### {ladder}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+            for row in rows:
+                cells = (row.get(key, "") for key in columns)
+                print(
+                    "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
+                )
+
+
+if __name__ == "__main__":
+    main()
