@@ -8,6 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
+from made import made_glyphs
 from observation_models import inputs, make
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -44,3 +45,23 @@ def test_look_inside_a_real_encoder(tmp_path: Path) -> None:
     assert len(tokens) == given["input_ids"].shape[1] == 512
     torch.set_num_threads(1)
     looking.look(model, given, tmp_path / "x.png")
+
+
+def test_find_and_match(tmp_path: Path) -> None:
+    """Both train a little on made glyphs, measure and draw; a matched set costs no order."""
+    find, match = example("find"), example("match")
+    config = find.THINGS.model_copy(update={"pictures": str(made_glyphs(tmp_path / "glyphs")), "ranges": ()})
+    numbers = find.run(config, 3, tmp_path / "find.png", batch=4)
+    assert set(numbers) == {"found %", "answers that are right %", "queries that look at their thing %"}
+    assert (tmp_path / "find.png").exists()
+    numbers = match.run(config.model_copy(update={"most": 1}), 3, tmp_path / "match.png", batch=4)
+    assert numbers["names"] == 7
+    assert (tmp_path / "match-1.png").exists()
+    logits, boxes = torch.randn(1, 6, 8), torch.rand(1, 6, 4)
+    answer = torch.tensor([3, 5]), torch.rand(2, 4)
+    turned = answer[0].flip(0), answer[1].flip(0)
+    order = torch.randperm(6)
+    torch.testing.assert_close(
+        find.loss_of(logits, boxes, [answer]), find.loss_of(logits[:, order], boxes[:, order], [turned])
+    )
+    assert find.overlap(torch.tensor([0.5, 0.5, 0.2, 0.2]), torch.tensor([0.6, 0.5, 0.2, 0.2])) == pytest.approx(1 / 3)

@@ -183,7 +183,7 @@ def _make_moving(sprites: Sprites, config: SceneConfig, dice: random.Random, dev
 
 def _path(size: int, frames: int, way: str, dice: random.Random) -> "list[Box]":
     """A thing's box in every frame."""
-    side = round(size * dice.uniform(0.3, 0.45))
+    side = float(round(size * dice.uniform(0.3, 0.45)))
     room = size - side
     if way in ("near", "away"):
         small, large = size * dice.uniform(0.22, 0.3), size * dice.uniform(0.55, 0.8)

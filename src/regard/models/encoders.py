@@ -32,6 +32,8 @@ class GridConfig(BaseModel):
     """Channels of the residual blocks that halve it again, one each."""
     width: int = Field(192, gt=0)
     """Width of a state: the last block's channels."""
+    norm: Literal["group", "batch"] = "group"
+    """Of every convolution: by groups of channels within a picture, or by channels over a batch (learns faster)."""
 
 
 class PatchesConfig(BaseModel):
@@ -112,13 +114,15 @@ Pictures = Float[Tensor, "B C H W"]
 
 
 class Residual(nn.Module):
-    """y = relu(conv(relu(conv(x))) + x), each convolution normed by groups; a stride halves both axes."""
+    """y = relu(conv(relu(conv(x))) + x), each convolution normed; a stride halves both axes."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, norm: str = "group") -> None:
         super().__init__()
         self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.norms = nn.ModuleList(nn.GroupNorm(8, after) for _ in range(2))
+        self.norms = nn.ModuleList(
+            nn.GroupNorm(8, after) if norm == "group" else nn.BatchNorm2d(after) for _ in range(2)
+        )
         same = before == after and stride == 1
         self.passed = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
 
@@ -158,8 +162,8 @@ class Grid(nn.Module):
         self.stem = nn.Conv2d(3, config.first, 5, 2, 2)
         wide = [config.first, *config.channels]
         self.blocks = nn.Sequential(
-            *(Residual(a, b, 2) for a, b in zip(wide, config.channels, strict=False)),
-            Residual(wide[-1], config.width, 1),
+            *(Residual(a, b, 2, config.norm) for a, b in zip(wide, config.channels, strict=False)),
+            Residual(wide[-1], config.width, 1, config.norm),
         )
         side = -(-config.size // 2 ** (1 + len(config.channels)))
         self.grid = OnGrid(side, side, config.width)

@@ -108,7 +108,9 @@ class Answering(nn.Module):
 
 
 class Stacked(Answering):
-    """The question's state looks at the grid, adds what it found, and looks again: u_k = u_{k-1} + Σ α_i v_i.
+    """The question's state looks at the grid, adds what it found, and looks again: u_k = u_{k-1} + c_k.
+
+    The answer is read from [u_K; W q ⊙ V c_K]: the product compares both, as "is there a …?" asks (Antol et al. 2015).
 
     Args:
         vocabulary: number of question tokens.
@@ -123,20 +125,22 @@ class Stacked(Answering):
         self.embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
         self.question = RecurrentEncoder("gru", config.embedding, width, direction="forward")
         self.scores = nn.ModuleList(Additive(width, width, config.score_width) for _ in range(config.hops))
-        self.join = nn.Linear(width, width)
+        self.asks, self.found = nn.Linear(width, width), nn.Linear(width, width)
+        self.join = nn.Linear(2 * width, width)
         self.dropout = Dropout(config.dropout)
 
     def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
         _, asked = self.question(self.embedding(question), allowed)
         u = asked[:, None]
-        if not len(self.scores):
-            u = u * torch.tanh(memory.states.mean(1, keepdim=True))
+        found = memory.states.mean(1, keepdim=True)  # of one who does not look
         for score in self.scores:
             normalizer = as_weights(self.config.normalizer, draw=self.training)
             with owned(self):
                 found = attend(u, memory.states, memory.states, score=score, normalizer=normalizer)
             u = u + found
-        result: Tensor = self.dropout(torch.relu(self.join(u[:, 0])))
+        product = self.asks(asked) * self.found(found[:, 0])
+        both = torch.cat([u[:, 0].to(product.dtype), product], -1)
+        result: Tensor = self.dropout(torch.relu(self.join(both)))
         return result
 
     def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
