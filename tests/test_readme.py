@@ -9,14 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
+from PIL import Image
 
 from conftest import made_pairs
+from made import made_glyphs, made_sounds, tone
 from regard import attend, cli, experiment
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120"]
-TEXTS = ("shakespeare", "english")  # configs of running text
+# what else a config needs in place of its own data
+SCENES = [
+    "scenes.pictures=glyphs",
+    "scenes.ranges=[]",
+    "scenes.scenes=8",
+    "scenes.dev_scenes=4",
+    "scenes.dev_share=0.3",
+]
+MORE = {
+    "shakespeare": ["texts.dev_share=0.1"], "english": ["texts.dev_share=0.1"],
+    "emoji": [*SCENES, "training.batch_tokens=600"],
+    "moving": [*SCENES, "training.batch_tokens=2000", "scenes.first=7"],
+    "an4": ["files.files=sounds", "files.dev_share=0.3", "training.batch_tokens=600"],
+    "shapes": ["asked.dev_share=0.01"],
+}  # fmt: skip
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -40,6 +57,12 @@ def commands(page: str = "README.md") -> list[tuple[str, str]]:
     return [(line.strip(), shown) for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).+\n)*)", text, re.MULTILINE)]
 
 
+def few_of(command: str) -> list[str]:
+    """Settings that let a command's training end after two updates on made data."""
+    more = next((more for name, more in MORE.items() if f"configs/{name}." in command), ["data.dev_share=0.1"])
+    return [*FEW, *(part for setting in more for part in ("--set", setting))]
+
+
 @pytest.fixture(scope="module")
 def place(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the README speaks of."""
@@ -50,7 +73,18 @@ def place(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sentences.txt", 0, 5), ("source.txt", 0, 5), ("reference.txt", 1, 5), ("my.fr", 0, None), ("my.en", 1, None)
     ):  # fmt: skip
         (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs[:count]), "utf-8")
+    made_glyphs(folder / "glyphs")
+    made_sounds(folder / "sounds")
+    bring(folder)
+    frames = [Image.new("RGB", (30, 30), (40 * n, 0, 0)) for n in range(5)]
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
     return folder
+
+
+def bring(folder: Path) -> None:
+    """A picture and a recording, as a reader would have them."""
+    Image.new("RGB", (60, 40), "orange").save(folder / "picture.png")
+    soundfile.write(folder / "recording.wav", tone("yes"), 16_000)
 
 
 def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
@@ -65,9 +99,7 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
             subprocess.run(whole, shell=True, check=True, cwd=place)
             assert (place / "translations.txt").read_text("utf-8").count("\n") == 5
             continue
-        section = "texts" if any(f"configs/{name}" in command for name in TEXTS) else "data"
-        few = [*FEW, "--set", f"{section}.dev_share=0.1"]
-        arguments = [*words[1:], *(few if words[1] == "train" else [])]
+        arguments = [*words[1:], *(few_of(command) if words[1] == "train" else [])]
         code = cli.run(arguments)
         captured = capfd.readouterr()
         assert code == 0, f"{command}\n{captured.err}"
@@ -77,11 +109,15 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
     assert (place / "bank.png").exists()
 
 
-def test_every_command_on_texts(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+@pytest.mark.parametrize(("page", "count"), [("docs/text_models.md", 7), ("docs/senses.md", 4)])
+def test_every_command_of_a_page(
+    page: str, count: int, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     monkeypatch.chdir(place)
-    assert len(commands("docs/text_models.md")) >= 7
-    for command, shown in commands("docs/text_models.md"):
-        code = cli.run(shlex.split(command)[1:])
+    assert len(commands(page)) >= count
+    for command, shown in commands(page):
+        words = shlex.split(command)[1:]
+        code = cli.run([*words, *(few_of(command) if words[0] == "train" else [])])
         captured = capfd.readouterr()
         assert code == 0, f"{command}\n{captured.err}"
         assert captured.out.startswith(shown), command
@@ -106,12 +142,14 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
         ("docs/own_score.md", 3, set()),
         ("docs/approximate.md", 3, set()),
         ("docs/text_models.md", 2, set()),
+        ("docs/senses.md", 1, {"strip.png"}),
     ],
 )
 def test_every_python_block_of_the_docs(
     page: str, count: int, files: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    bring(tmp_path)
     assert len(blocks("python", page)) >= count
     run_blocks(page)
     assert files <= {path.name for path in tmp_path.iterdir()}
