@@ -20,9 +20,10 @@ import torch
 
 from regard.data.align import Link, model_one, scores
 from regard.data.corpus import Pairs
-from regard.experiment import read_config, read_data
+from regard.experiment import read_config
 from regard.explore.alignment import links_of, teacher_forced
 from regard.loading import load
+from regard.pair_task import read_data
 
 HERE = Path(__file__).parent
 SENTENCES = 1000

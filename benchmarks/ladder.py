@@ -15,8 +15,9 @@ from pathlib import Path
 
 import sacrebleu
 
-from regard.experiment import read_config, read_data
+from regard.experiment import read_config
 from regard.loading import load
+from regard.pair_task import read_data
 
 LENGTHS = {"up to 6 words": (0, 6), "7 to 12": (7, 12), "13 and more": (13, 10**6)}
 

@@ -317,7 +317,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model: loss and perplexity; a translator's BLEU and chrF with signature."""
-    from regard.experiment import evaluate_files
+    from regard.pair_task import evaluate_files
     from regard.text_task import TASKS, evaluate_texts
 
     ready = _load(model)

@@ -1,18 +1,22 @@
 """Training on questions about pictures."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from regard.bundle import Bundle, save_bundle
 from regard.data.batching import Examples
 from regard.data.corpus import place
 from regard.data.pictures import read_picture
-from regard.data.questions import Asked, AskedBatches
+from regard.data.questions import Asked, AskedBatches, count_answers, read_asked
 from regard.data.tables import Files
+from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import Tokenizer
 from regard.training.loop import TrainingConfig, batch_loss
+from regard.work import Work, run_tokenizer
 
 
 def split_asked(asked: Sequence[Asked], share: float) -> tuple[list[Asked], list[Asked]]:
@@ -60,3 +64,31 @@ def accuracy(model: Any, dev: AskedBatches) -> float:
     """The share of right answers, in percent."""
     with torch.inference_mode():
         return make_evaluate(dev, TrainingConfig())(model)["exact"]
+
+
+def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
+    assert settings.asked is not None  # the settings have been checked
+    asked, where = read_asked(settings.asked)
+    parts = split_asked(asked, settings.asked.dev_share)
+    if not parts[0]:
+        raise ConfigError("there is nothing to train on: check asked.table and asked.dev_share")
+    tokenizer = run_tokenizer(
+        folder, settings, begun,
+        lambda: Tokenizer.learn([one.question.lower() for one in parts[0]], settings.tokenizer),
+    )  # fmt: skip
+    answers = count_answers(parts[0], settings.asked.most)
+    config: Any = settings.model.model_copy(update={"answers": len(answers)})
+    training, dev = (
+        batches(part, where, answers, tokenizer, config, settings.training, moves)
+        for part, moves in zip(parts, (True, False), strict=True)
+    )
+
+    def finish(model: Any) -> Bundle:
+        bundle = Bundle("answer", settings.languages, model, config, tokenizer, {"answers": answers})
+        save_bundle(folder, bundle)
+        return bundle
+
+    return Work(
+        tokenizer, training, f"{len(training):,} training questions with {len(answers):,} answers",
+        f"{len(dev):,} for development", make_evaluate(dev, settings.training), finish, config,
+    )  # fmt: skip

@@ -1,23 +1,27 @@
 """Training on pictures and sounds with their texts."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jiwer
 import sacrebleu
 from torch import Tensor
 
+from regard.bundle import Bundle, save_bundle
 from regard.data.batching import Examples
 from regard.data.pictures import read_picture
 from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
-from regard.data.sensed import Encode, SceneBatches, SensedBatches
+from regard.data.sensed import Encode, SceneBatches, SensedBatches, scene_points
 from regard.data.sound import faster, frames, log_mel, read_sound
-from regard.data.tables import Files, Row, TableConfig
+from regard.data.tables import Files, Row, TableConfig, read_table, split_rows
 from regard.describer import Describer, Description, Source
+from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer
 from regard.training.loop import TrainingConfig
+from regard.work import Work, mean_loss, run_tokenizer
 
 ENDS = (BOS, EOS, PAD)
 SPEEDS = (0.9, 1.0, 1.1)  # of a sound in training (Ko et al. 2015)
@@ -149,3 +153,74 @@ def pointing(said: Sequence[Description], shown: Sequence[Scene]) -> tuple[float
 def dev_scenes(sprites: Sprites, config: SceneConfig, seed: int, count: int) -> list[Scene]:
     """The first development scenes, which `SceneBatches` shows too."""
     return list(scenes(sprites, config, range(min(count, config.dev_scenes)), seed, True))
+
+
+def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
+    """Scenes, or files, and what is done with them."""
+    return (prepare_scenes if settings.scenes else prepare_files)(folder, settings, begun)
+
+
+def prepare_scenes(folder: Path, settings: Any, begun: Bundle | None) -> Work:
+    assert settings.scenes is not None  # the settings have been checked
+    config, training = settings.scenes, settings.training
+    sprites = Sprites(config)
+    tokenizer = run_tokenizer(
+        folder, settings, begun,
+        lambda: Tokenizer.learn(scene_words(sprites, config), settings.tokenizer),
+    )  # fmt: skip
+    states = states_of(settings.model)
+    batches, dev = (
+        scene_batches(sprites, config, tokenizer.encode_batch, training, states, part) for part in (False, True)
+    )
+    shown = dev_scenes(sprites, config, training.seed, settings.dev_sentences)
+    pictures = [scene_points(scene) for scene in shown]
+    return Work(
+        tokenizer, batches, f"{len(batches):,} scenes an epoch of {len(sprites)} things",
+        f"{len(dev):,} for development",
+        _evaluate_sensed(settings, tokenizer, dev, pictures, [scene.caption for scene in shown]),
+        lambda model: _finish_sensed(folder, settings, model, tokenizer),
+    )  # fmt: skip
+
+
+def prepare_files(folder: Path, settings: Any, begun: Bundle | None) -> Work:
+    assert settings.files is not None  # the settings have been checked
+    training, model_config = settings.training, settings.model
+    parts = split_rows(read_table(settings.files), settings.files)
+    if not parts[0]:
+        raise ConfigError("there is nothing to train on: check files.table and files.dev_share")
+    tokenizer = run_tokenizer(
+        folder, settings, begun, lambda: Tokenizer.learn([row.text for row in parts[0]], settings.tokenizer)
+    )
+    made, sources = file_examples(parts, settings.files, tokenizer, model_config, training)
+    some = parts[1][: settings.dev_sentences]
+    return Work(
+        tokenizer, made[0], f"{len(parts[0]):,} training texts", f"{len(parts[1]):,} for development",
+        _evaluate_sensed(settings, tokenizer, made[1], sources[: len(some)], [row.text for row in some]),
+        lambda model: _finish_sensed(folder, settings, model, tokenizer),
+    )  # fmt: skip
+
+
+def _evaluate_sensed(
+    settings: Any, tokenizer: Tokenizer, dev: Examples, sources: list[Any], texts: list[str]
+) -> Callable[[Any], dict[str, float]]:
+    """From a model to its numbers on development data: loss of all, exact texts and word errors of some."""
+
+    def evaluate(model: Any) -> dict[str, float]:
+        if not len(dev):
+            return {"loss": float("inf"), "exact": 0.0, "wer": 100.0, "bleu": 0.0}
+        loss, _ = mean_loss(model, dev, settings.training)
+        describer = Describer(_sensed_bundle(settings, model, tokenizer), "run")
+        said = described(describer, sources)
+        return {"loss": loss, **text_scores([one.text for one in said], texts)}
+
+    return evaluate
+
+
+def _sensed_bundle(settings: Any, model: Any, tokenizer: Tokenizer) -> Bundle:
+    return Bundle(settings.task, settings.languages, model, settings.model, tokenizer, settings.describing.model_dump())
+
+
+def _finish_sensed(folder: Path, settings: Any, model: Any, tokenizer: Tokenizer) -> Bundle:
+    bundle = _sensed_bundle(settings, model, tokenizer)
+    save_bundle(folder, bundle)
+    return bundle

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from regard.bundle import Bundle
+from regard.bundle import Bundle, save_bundle
 from regard.data.batching import Examples
 from regard.data.texts import Masked, TextConfig, Windows, read_texts
 from regard.errors import ConfigError
 from regard.text.tokenizer import MASK, SPECIALS, Tokenizer, TokenizerConfig, word_of_each
-from regard.training.loop import TrainingConfig, batch_loss
+from regard.training.loop import TrainingConfig
+from regard.work import Work, mean_loss, run_tokenizer
 
 TASKS = {"complete": "decoder", "fill": "encoder"}
 
@@ -43,6 +44,30 @@ def examples(
     )  # fmt: skip
 
 
+def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
+    assert settings.texts is not None  # the settings have been checked
+    task, texts = settings.task, read_texts(settings.texts)
+    if not texts.train:
+        raise ConfigError("there is nothing to train on: check texts.train and texts.dev_share")
+    tokenizer = run_tokenizer(folder, settings, begun, lambda: learn_tokenizer(texts.train, task, settings.tokenizer))
+    batches, dev = (
+        examples(part, task, tokenizer, settings.texts, settings.training, moves)
+        for part, moves in ((texts.train, True), (texts.dev, False))
+    )
+
+    def finish(model: Any) -> Bundle:
+        begins = {"begins": len(texts.train) > 1} if task == "complete" else {}
+        bundle = Bundle(task, settings.languages, model, settings.model, tokenizer, begins)
+        save_bundle(folder, bundle)
+        return bundle
+
+    name = "windows" if task == "complete" else "sentences"
+    return Work(
+        tokenizer, batches, f"{len(batches):,} training {name}", f"{len(dev):,} for development",
+        make_evaluate(dev, settings.training), finish,
+    )  # fmt: skip
+
+
 def make_evaluate(batches: Examples, training: TrainingConfig) -> Callable[[Any], dict[str, float]]:
     """From a model to its loss on development data, in nats per predicted token, and its perplexity."""
 
@@ -55,15 +80,6 @@ def make_evaluate(batches: Examples, training: TrainingConfig) -> Callable[[Any]
         )
 
     return evaluate
-
-
-def mean_loss(model: Any, batches: Examples, training: TrainingConfig) -> tuple[float, int]:
-    """Negative log-likelihood per predicted token in nats, and the number of tokens."""
-    total, tokens = 0.0, 0
-    for batch in batches.epoch(0):
-        _, nll, n = batch_loss(model, batch, training, batches.pad)
-        total, tokens = total + float(nll), tokens + n
-    return total / max(1, tokens), tokens
 
 
 def evaluate_texts(bundle: Bundle, path: Path, length: int = 256) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class TableConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     layout: Literal["table", "an4", "fsdd"] = "table"
-    """How the texts are kept: in a table; as CMU's AN4 keeps them (etc/*.transcription; columns file, text, speaker);
+    """How the texts are kept: in a table; as CMU's AN4 keeps them (etc/….transcription; columns file, text, speaker);
     or in the files' names, as the Free Spoken Digit Dataset does (7_theo_12.wav; columns file, text, speaker, index).
 
     """
@@ -158,7 +158,7 @@ def _cells(config: TableConfig) -> Iterator[Cells]:
 
 
 def _an4(config: TableConfig) -> Iterator[Cells]:
-    """Lines `<s> TEXT </s> (id)` of etc/*.transcription; the recording of an id is wav/…/SPEAKER/id.*"""
+    """Lines `<s> TEXT </s> (id)` of etc/….transcription; the recording of an id is wav/…/SPEAKER/id.…"""
     files = Files(config.files)
     names = files.names()
     sounds = {PurePosixPath(name).stem: name for name in names if "wav/" in name}

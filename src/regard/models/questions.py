@@ -121,12 +121,13 @@ class Stacked(Answering):
         super().__init__()
         self.config = config
         width = config.reads.width
-        self._make(config, width)
+        self._make(config, 2 * width)
         self.embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
         self.question = RecurrentEncoder("gru", config.embedding, width, direction="forward")
         self.scores = nn.ModuleList(Additive(width, width, config.score_width) for _ in range(config.hops))
-        self.asks, self.found = nn.Linear(width, width), nn.Linear(width, width)
-        self.join = nn.Linear(2 * width, width)
+        # normed, for a product of two small numbers teaches nothing at first
+        self.asks, self.found = (nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(2))
+        self.join = nn.Linear(2 * width, 2 * width)
         self.dropout = Dropout(config.dropout)
 
     def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
