@@ -163,6 +163,8 @@ class Recurrent(Seq2Seq):
             raise ConfigError(
                 'training.guide needs an attention to guide: model.score = "none" has none; set guide = 0'
             )
+        if self.config.normalizer == "hard":  # asking a drawn map draws anew
+            raise ConfigError("training.guide and training.cover need soft attention: model.normalizer is hard; set 0")
         steps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in calls]
         return torch.cat(steps, 1)
 
