@@ -16,6 +16,8 @@ from torch import Tensor
 
 from regard.nn.state import gather_hypotheses
 
+NEVER = -1e4  # the logarithm of what does not happen: finite, so that sums of it may be subtracted
+
 StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
@@ -58,13 +60,13 @@ def begin(inner: Any, log_p: Float[Tensor, "N S V"], allowed: Bool[Tensor, "N S"
         allowed: True at real moments; the others say nothing.
         blank: the id of "nothing".
     """
-    silent = torch.full_like(log_p, -torch.inf)
+    silent = torch.full_like(log_p, NEVER)
     silent[..., blank] = 0.0
-    log_p = torch.where(allowed[..., None], log_p, silent)
+    log_p = torch.where(allowed[..., None], log_p, silent).double().clamp(min=NEVER)
     blanks = torch.nn.functional.pad(log_p[..., blank].cumsum(-1), (1, 0))
     ends = torch.stack([torch.full_like(blanks, -torch.inf), blanks], -1)[:, None]
     nothing = torch.full((len(log_p), 1), -1, dtype=torch.long)
-    return JointState(inner, log_p[:, None], ends, torch.zeros(len(log_p), 1), nothing)
+    return JointState(inner, log_p[:, None], ends, blanks.new_zeros(len(log_p), 1), nothing)
 
 
 def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> StepFunction:
@@ -80,8 +82,8 @@ def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> 
         logits, inner = step(token, state.inner)
         state = replace(_follow(state, token, blank, bos), inner=inner)
         longer = _prefixes(state, blank, bos, eos)
-        gained = torch.where(longer > -torch.inf, longer - state.prefix[..., None], -torch.inf)
-        return (1 - share) * logits.float().log_softmax(-1) + share * gained, state
+        gained = torch.where(longer > NEVER / 2, longer - state.prefix[..., None], -torch.inf)
+        return (1 - share) * logits.float().log_softmax(-1) + share * gained.float(), state
 
     return both
 
@@ -92,18 +94,23 @@ def _follow(state: JointState, token: Tensor, blank: int, bos: int) -> JointStat
         return state
     said = torch.take_along_dim(state.log_p, token[:, :, None, None], -1)[..., 0]  # [N, K, S]
     before = _before(state, token[..., None])[..., 0]
-    prefix = _prefix_of(before, said)
-    nothing = state.log_p[..., blank]
-    in_token = torch.full_like(state.prefix, -torch.inf)
-    in_blank = in_token
-    ends = [torch.stack([in_token, in_blank], -1)]
-    for t in range(said.shape[-1]):
-        in_token, in_blank = (
-            torch.logaddexp(in_token, before[..., t]) + said[..., t],
-            torch.logaddexp(in_blank, in_token) + nothing[..., t],
-        )
-        ends.append(torch.stack([in_token, in_blank], -1))
-    return replace(state, ends=torch.stack(ends, -2), prefix=prefix, last=token)
+    nothing = state.log_p[..., blank].expand_as(said)
+    # both recursions at once: x_t = log(e^{x_{t-1}} + e^{f_t}) + p_t is P_t + log Σ_{s ≤ t} e^{f_s - P_{s-1}}, P = Σ p
+    in_token = _carry(before, said)
+    in_blank = _carry(_shift(in_token), nothing)
+    ends = torch.nn.functional.pad(torch.stack([in_token, in_blank], -1), (0, 0, 1, 0), value=-torch.inf)
+    return replace(state, ends=ends, prefix=torch.logsumexp(before + said, -1), last=token)
+
+
+def _carry(starts: Tensor, stays: Tensor) -> Tensor:
+    """x_t = log(exp x_{t-1} + exp f_t) + p_t along the last axis, from nothing."""
+    total = stays.cumsum(-1)
+    return total + torch.logcumsumexp(starts - (total - stays), -1)
+
+
+def _shift(x: Tensor) -> Tensor:
+    """One moment later; nothing before the first."""
+    return torch.nn.functional.pad(x[..., :-1], (1, 0), value=-torch.inf)
 
 
 def _before(state: JointState, tokens: Tensor) -> Tensor:
@@ -112,10 +119,6 @@ def _before(state: JointState, tokens: Tensor) -> Tensor:
     either = torch.logaddexp(state.ends[..., 0], state.ends[..., 1])
     same = (tokens == state.last[..., None])[..., None, :]
     return torch.where(same, state.ends[..., :-1, 1:], either[..., :-1, None])
-
-
-def _prefix_of(before: Tensor, said: Tensor) -> Tensor:
-    return torch.logsumexp(before + said, -1)
 
 
 def _prefixes(state: JointState, blank: int, bos: int, eos: int) -> Tensor:
