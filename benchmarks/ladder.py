@@ -25,7 +25,7 @@ LENGTHS = {"up to 6 words": (0, 6), "7 to 12": (7, 12), "13 and more": (13, 10**
 def row(run: Path) -> str:
     """One run's line of the table."""
     dev = read_data(read_config(run / "config.toml"))[1]
-    outputs = [g.text for g in load(run.resolve()).translate(dev.source, beam=4, record=False)]
+    outputs = [g.text for g in load(run.resolve()).many(dev.source, beam=4, record=False)]
     cells = [
         f"{sacrebleu.corpus_bleu(outputs, [dev.target]).score:.2f}",
         f"{sacrebleu.corpus_chrf(outputs, [dev.target]).score:.2f}",

@@ -76,7 +76,7 @@ class Answer:
         }  # fmt: skip
 
 
-class Answerer(Ready):
+class Answerer(Ready[Any, Any]):
     """What `regard.load` returns for a run with task = "answer"."""
 
     @property
@@ -84,7 +84,7 @@ class Answerer(Ready):
         """What it can answer."""
         return list(self.bundle.decoding["answers"])
 
-    @overload
+    @overload  # type: ignore[override]
     def __call__(self, picture: str | Path | Image.Image, question: str, *, top: int = 5) -> Answer: ...
     @overload
     def __call__(self, picture: str | Path | Image.Image, question: list[str], *, top: int = 5) -> list[Answer]: ...

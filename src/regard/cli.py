@@ -541,7 +541,7 @@ def _each(
                 good.append((number, text))
             except ValueError as error:
                 refused[number] = _reason(error)
-        made = dict(zip([n for n, _ in good], translator.translate([t for _, t in good], **settings), strict=True))
+        made = dict(zip([n for n, _ in good], translator.many([t for _, t in good], **settings), strict=True))
         for number, _ in chunk:
             if number in refused:
                 failed = True

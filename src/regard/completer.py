@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 
@@ -50,35 +50,34 @@ class Completion:
         }  # fmt: skip
 
 
-class Completer(Ready):
-    """A decoder alone: what `regard.load` returns for a GPT-2, a Llama, or a run with task = "complete"."""
+class Completer(Ready[str, Completion]):
+    """A decoder alone: what `regard.load` returns for a GPT-2, a Llama, or a run with task = "complete".
 
-    @overload
-    def __call__(self, source: str, **settings: Any) -> Completion: ...
-    @overload
-    def __call__(self, source: Sequence[str], **settings: Any) -> list[Completion]: ...
-    def __call__(self, source: str | Sequence[str], **settings: Any) -> Completion | list[Completion]:
-        """Go on with one beginning, or with many: a list in, a list out, same order, same length.
+    One beginning or a list of them in, a `Completion` or a list out.
+    """
 
-        Args:
-            source: a text or a list of texts.
-            settings: length (tokens at most, 200), stop (strings that end the text and are left out of it), record
-                (keep the attention; default True), beam and n_best (beam search instead of drawing), or those of
-                `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
-
-        Raises:
-            ConfigError: a setting that is unknown or makes no sense.
-            Refused: a beginning that is longer than the model knows places for.
-        """
-        if isinstance(source, str):
-            return self.complete(source, **settings)
-        return [self.complete(one, **settings) for one in source]
+    def many(self, sources: list[str], *args: Any, **settings: Any) -> list[Completion]:
+        """Go on with each beginning; settings as in `complete`."""
+        return [self.complete(one, *args, **settings) for one in sources]
 
     def complete(
         self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True,
         beam: int | None = None, n_best: int = 1, **drawing: Any,
     ) -> Completion:  # fmt: skip
-        """`__call__` for one; see there."""
+        """Go on with one beginning.
+
+        Args:
+            source: the beginning.
+            length: tokens at most.
+            stop: strings that end the text and are left out of it.
+            record: keep the attention.
+            beam, n_best: beam search instead of drawing.
+            drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
+
+        Raises:
+            ConfigError: a setting that is unknown or makes no sense.
+            Refused: a beginning that is longer than the model knows places for.
+        """
         if beam is not None and drawing:
             raise ConfigError(f"beam searches and draws nothing: leave out {', '.join(drawing)}, or beam")
         ids = self.encode(source)
@@ -93,7 +92,7 @@ class Completer(Ready):
         return made
 
     def stream(self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), **drawing: Any) -> Iterator[str]:
-        """The added text in pieces, each as soon as it is known; settings as in `__call__`."""
+        """The added text in pieces, each as soon as it is known; settings as in `complete`."""
         ids, config = self.encode(source), _config(drawing)
         shown, added = "", []
         longest = max(map(len, stop), default=0)

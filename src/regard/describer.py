@@ -1,10 +1,10 @@
 """A model that says what is in a picture or a sound, ready to use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from PIL import Image
@@ -164,36 +164,23 @@ class Description:
         return found
 
 
-class Describer(Ready):
+class Describer(Ready[str | Path | Image.Image, Description]):
     """A captioner or transcriber that is ready to use: what `regard.load` returns for `caption` and `transcribe`."""
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
         self.decoding = DescribingConfig(**bundle.decoding)
 
-    @overload
-    def __call__(self, source: str | Path | Image.Image, **settings: Any) -> Description: ...
-    @overload
-    def __call__(self, source: Sequence[str | Path | Image.Image], **settings: Any) -> list[Description]: ...
-    def __call__(
-        self, source: str | Path | Image.Image | Sequence[str | Path | Image.Image], **settings: Any
-    ) -> Description | list[Description]:
-        """Describe one picture or transcribe one sound, or many: a list in, a list out, same order, same length.
-
-        Args:
-            source: a file, or a picture.
-            settings: beam (default: the model's), length_penalty, n_best (alternatives; default 1), record (keep the
-                attention; default True).
+    def many(self, sources: list[str | Path | Image.Image], *args: Any, **settings: Any) -> list[Description]:
+        """Describe pictures or transcribe recordings, each a file (or a picture); settings as in `describe`.
 
         Raises:
             ConfigError: a setting that makes no sense.
             Refused: a file that cannot be read.
         """
-        if isinstance(source, str | Path | Image.Image):
-            return self.hear(source, **settings) if self.hears else self.describe([self.read(source)], **settings)[0]
         if self.hears:
-            return [self.hear(one, **settings) for one in source]
-        return self.describe([self.read(one) for one in source], **settings)
+            return [self.hear(one, *args, **settings) for one in sources]
+        return self.describe([self.read(one) for one in sources], *args, **settings)
 
     @property
     def reads(self) -> Any:
@@ -229,7 +216,7 @@ class Describer(Ready):
         Args:
             source: a file.
             report: told how many seconds have been read.
-            settings: as in `__call__`.
+            settings: as in `describe`.
 
         Raises:
             Refused: it cannot be read.
@@ -275,7 +262,18 @@ class Describer(Ready):
         self, sources: list[Source], *, beam: int | None = None, length_penalty: float | None = None, n_best: int = 1,
         record: bool = True,
     ) -> list[Description]:  # fmt: skip
-        """`__call__` for sources that have been read."""
+        """What is in sources that have been read.
+
+        Args:
+            sources: of `read`, or of `seen`, `moving`, `heard`.
+            beam: hypotheses kept; the model's own number by default.
+            length_penalty: α (Wu et al. 2016, equation 14); the model's own by default.
+            n_best: alternatives kept, at most the beam.
+            record: keep the attention.
+
+        Raises:
+            ConfigError: a setting that makes no sense.
+        """
         beam = self.decoding.beam if beam is None else beam
         if beam < 1 or not 1 <= n_best <= beam:
             raise ConfigError(

@@ -55,7 +55,7 @@ def load(name: str | Path) -> Any:
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
 
-class Inside(Ready):
+class Inside(Ready[Any, Any]):
     """A model for whose task there is no command yet: `.model` is the nn.Module inside."""
 
     def __call__(self, *_: Any, **__: Any) -> Any:
@@ -67,7 +67,7 @@ class Inside(Ready):
         raise ChoiceError(f"{self.name} is for `regard {self.bundle.task}`, which is not there yet: use .model")
 
 
-def _ready(bundle: Bundle, name: str) -> Ready:
+def _ready(bundle: Bundle, name: str) -> Ready[Any, Any]:
     match bundle.task:
         case "complete":
             return Completer(bundle, name)
@@ -82,7 +82,7 @@ def _ready(bundle: Bundle, name: str) -> Ready:
     return Inside(bundle, name)
 
 
-def _pretrained(folder: Path, name: str) -> Ready:
+def _pretrained(folder: Path, name: str) -> Ready[Any, Any]:
     found = load_pretrained(folder)
     tokenizer = Fast(found.tokenizer, found.ids) if found.tokenizer else read_tokenizer(folder, found.family, found.ids)
     decoding = {"length_penalty": 0.6} if found.task == "translate" else {}

@@ -77,7 +77,7 @@ def make_evaluate(dev: Pairs, tokenizer: Tokenizer, settings: Any) -> Callable[[
             Bundle("translate", settings.languages, model, settings.model, tokenizer, settings.decoding.model_dump()),
             "run",
         )
-        outputs = [g.text for g in translator.translate(some.source, beam=1, record=False)]
+        outputs = [g.text for g in translator.many(some.source, beam=1, record=False)]
         return {"loss": loss, "perplexity": exp(min(loss, 700)), **scores(outputs, some.target)}
 
     return evaluate
@@ -112,7 +112,7 @@ def evaluate_files(
             translator.encode(line)
         except Refused as error:
             raise DataError(f"{source}:{number}: {error}") from error
-    outputs = [g.text for g in translator.translate(sides[0], beam=beam, record=False)]
+    outputs = [g.text for g in translator.many(sides[0], beam=beam, record=False)]
     bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
     measured = bleu.corpus_score(outputs, [sides[1]]).score, chrf.corpus_score(outputs, [sides[1]]).score
     tokenizer = translator.tokenizer

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,18 +41,15 @@ class Filling:
         return {"source": self.source, "text": self.text, "gaps": self.gaps}
 
 
-class TextEncoder(Ready):
-    """An encoder alone: what `regard.load` returns for a BERT, a RoBERTa, or a run with task = "fill"."""
+class TextEncoder(Ready[str, Filling]):
+    """An encoder alone: what `regard.load` returns for a BERT, a RoBERTa, or a run with task = "fill".
 
-    @overload
-    def __call__(self, source: str, **settings: Any) -> Filling: ...
-    @overload
-    def __call__(self, source: Sequence[str], **settings: Any) -> list[Filling]: ...
-    def __call__(self, source: str | Sequence[str], **settings: Any) -> Filling | list[Filling]:
-        """`fill` for one text or for many: a list in, a list out, same order, same length."""
-        if isinstance(source, str):
-            return self.fill(source, **settings)
-        return [self.fill(one, **settings) for one in source]
+    Called, it fills the gaps of one text or of a list of them.
+    """
+
+    def many(self, sources: list[str], *args: Any, **settings: Any) -> list[Filling]:
+        """Fill the gaps of each text; settings as in `fill`."""
+        return [self.fill(one, *args, **settings) for one in sources]
 
     def fill(self, source: str, top: int = 5) -> Filling:
         """The likeliest words for each [MASK] (or <mask>) of a text, each gap on its own.

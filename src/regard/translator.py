@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -146,34 +146,14 @@ def name_heads(heads: Sequence[int]) -> str:
     return f"head {heads[0]}" if len(heads) == 1 else f"mean of heads {', '.join(map(str, heads))}"
 
 
-class Translator(Ready):
-    """A trained model that is ready to use: what `regard.load` returns."""
+class Translator(Ready[str, Generation]):
+    """A translator that is ready to use: one text or a list of them in, a `Generation` or a list out."""
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
         self.decoding = DecodingConfig(**bundle.decoding)
 
-    @overload
-    def __call__(self, source: str, **settings: Any) -> Generation: ...
-    @overload
-    def __call__(self, source: Sequence[str], **settings: Any) -> list[Generation]: ...
-    def __call__(self, source: str | Sequence[str], **settings: Any) -> Generation | list[Generation]:
-        """Translate one text, or many: a list in, a list out, same order, same length.
-
-        Args:
-            source: a text or a list of texts.
-            settings: beam (default: the model's), length_penalty, n_best (alternatives; default 1),
-                record (keep the attention; default True).
-
-        Raises:
-            ConfigError: a setting that makes no sense.
-            Refused: a text longer than the model takes.
-        """
-        if isinstance(source, str):
-            return self.translate([source], **settings)[0]
-        return self.translate(list(source), **settings)
-
-    def translate(
+    def many(
         self,
         sources: list[str],
         *,
@@ -182,7 +162,19 @@ class Translator(Ready):
         n_best: int = 1,
         record: bool = True,
     ) -> list[Generation]:
-        """`__call__` for a list; see there."""
+        """Translate texts.
+
+        Args:
+            sources: the texts.
+            beam: hypotheses kept; the model's own number by default.
+            length_penalty: α (Wu et al. 2016, equation 14); the model's own by default.
+            n_best: alternatives kept, at most the beam.
+            record: keep the attention.
+
+        Raises:
+            ConfigError: a setting that makes no sense.
+            Refused: a text longer than the model takes.
+        """
         beam = self.decoding.beam if beam is None else beam
         if beam < 1 or not 1 <= n_best <= beam:
             raise ConfigError(
