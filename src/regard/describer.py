@@ -19,6 +19,7 @@ from regard.data.sensed import stacked
 from regard.data.sound import RATE, log_mel, pieces, sound_blocks
 from regard.decoding.joint import begin, joined
 from regard.decoding.search import Hypothesis, SearchConfig, search
+from regard.decoding.words import begin_spelling, spelling_table, within
 from regard.errors import ConfigError, DataError
 from regard.pretrained.features import prepared
 from regard.ready import Ready, Refused
@@ -41,6 +42,10 @@ class DescribingConfig(BaseModel):
     """An output has at most so many tokens, and no more than the memory has states where it is a sound's."""
     ctc: float = Field(0.0, ge=0, le=1)
     """Share of CTC in the score of every token (Watanabe et al. 2017); needs model.aligned."""
+    known_words: bool = False
+    """Say only words that stand in the training texts; for tokens that are characters."""
+    words: tuple[str, ...] = ()
+    """Those words; a run fills them in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,6 +320,8 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             log_p = self.model.aligned(memory.states).float().log_softmax(-1)
             state = begin(state, log_p, memory.allowed, tokenizer.pad)
             step = joined(step, share, tokenizer.pad, tokenizer.bos, tokenizer.eos)
+        if self.decoding.known_words:
+            state, step = begin_spelling(state, len(sources)), within(step, self._table, tokenizer.bos)
         found = search(step, state, limits, config, tokenizer.bos, tokenizer.eos, scored=share > 0)
         described = []
         for n, hypotheses in enumerate(found):
@@ -324,13 +331,27 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             described.append(best)
         return described
 
+    @cached_property
+    def _table(self) -> Tensor:
+        """The tree of the known words."""
+        words = [self.tokenizer.encode(word) for word in self.decoding.words]
+        (space,) = self.tokenizer.encode(" ")
+        return spelling_table(words, space, self.tokenizer.eos, len(self.tokenizer))
+
     def _one(self, found: Hypothesis, source: Source, places: Tensor) -> Description:
         tokens = self.tokenizer.tokens(found.tokens)
         maps = {}
-        for site, whole in self.model.maps(getattr(found.state, "inner", found.state)).items():
+        for site, whole in self.model.maps(_innermost(found.state)).items():
             own = site.endswith(".self")
             weights = whole.select(0, 0).full(force=True)[..., : None if own else len(places)]
             keys = [*self.tokenizer.tokens([self.tokenizer.bos]), *tokens[:-1]] if own else None
             maps[site] = AttentionMap.from_weights(weights, query_tokens=tokens, key_tokens=keys)
         text = self.tokenizer.decode(found.tokens).strip()
         return Description(text, tokens, found.tokens, found.score, found.log_prob, [], maps, places, source, self)
+
+
+def _innermost(state: Any) -> Any:
+    """The decoder's own state, within those of what scores beside it."""
+    while hasattr(state, "inner"):
+        state = state.inner
+    return state

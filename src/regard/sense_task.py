@@ -188,6 +188,7 @@ def prepare_files(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     parts = split_rows(read_table(settings.files), settings.files)
     if not parts[0]:
         raise ConfigError("there is nothing to train on: check files.table and files.dev_share")
+    settings = _with_words(settings, parts[0])
     tokenizer = run_tokenizer(
         folder, settings, begun, lambda: Tokenizer.learn([row.text for row in parts[0]], settings.tokenizer)
     )
@@ -214,6 +215,23 @@ def _evaluate_sensed(
         return {"loss": loss, **text_scores([one.text for one in said], texts)}
 
     return evaluate
+
+
+def _with_words(settings: Any, rows: Sequence[Row]) -> Any:
+    """Settings that hold the words of the training texts, where a search is to say no others.
+
+    Raises:
+        ConfigError: tokens are no characters.
+    """
+    if not settings.describing.known_words:
+        return settings
+    if settings.tokenizer.kind != "characters":
+        raise ConfigError(
+            f'describing.known_words needs tokenizer.kind = "characters"; got "{settings.tokenizer.kind}": '
+            "its tokens are pieces or whole words already"
+        )
+    words = sorted({word for row in rows for word in row.text.split()})
+    return settings.model_copy(update={"describing": settings.describing.model_copy(update={"words": tuple(words)})})
 
 
 def _sensed_bundle(settings: Any, model: Any, tokenizer: Tokenizer) -> Bundle:
