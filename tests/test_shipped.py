@@ -2,17 +2,26 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 import regard
+from regard.data.scenes import FONTS, SceneConfig, Sprites
 from regard.loading import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]
 TEXTS = ["english", "shakespeare"]
+SENSES = {"emoji": "emoji", "spelling": "an4"}  # and their configs
 
 
 def test_all_are_there_with_a_card() -> None:
-    assert shipped() == sorted([*NAMES, *TEXTS])
+    assert shipped() == sorted([*NAMES, *TEXTS, *SENSES])
+    for name, config in SENSES.items():
+        card = (SHIPPED / name / "README.md").read_text("utf-8")
+        for word in ("exact", "updates", "wall clock", f"configs/{config}.toml"):
+            assert word in card, f"{name}: {word}"
     for name in TEXTS:
         card = (SHIPPED / name / "README.md").read_text("utf-8")
         for word in ("development loss", "updates", "wall clock", f"configs/{name}.toml"):
@@ -23,7 +32,7 @@ def test_all_are_there_with_a_card() -> None:
             assert word in card, f"{name}: {word}"
 
 
-@pytest.mark.parametrize("name", [*NAMES, *TEXTS])
+@pytest.mark.parametrize("name", [*NAMES, *TEXTS, *SENSES])
 def test_at_most_eight_megabytes(name: str) -> None:
     assert sum(path.stat().st_size for path in Path(SHIPPED / name).iterdir()) <= 8_000_000
 
@@ -69,3 +78,26 @@ def test_the_encoder_knows_what_is_missing() -> None:
     assert "me" in [word for word, _ in model("Can you help [MASK]?").gaps[0]]
     verbs = [word for word, _ in model("She [MASK] the door.", top=10).gaps[0]]
     assert {"opened", "closed", "locked"} & set(verbs)
+
+
+@pytest.mark.skipif(not any(Path(path).exists() for path in FONTS), reason="no Noto Color Emoji installed")
+def test_the_captioner_knows_a_black_cat_and_where_it_stands() -> None:
+    config = SceneConfig(longest=2)
+    sprites = Sprites(config)
+    picture = Image.new("RGBA", (96, 96), "white")
+    for name, corner in (("black cat", (4, 30)), ("red apple", (54, 28))):
+        thing = sprites.pictures[sprites.names.index(name)].resize((38, 38))
+        picture.paste(thing, corner, thing)
+    said = regard.load("emoji")(picture.convert("RGB"))
+    assert said.text == "black cat left of red apple"
+    words, weights = said.looks
+    for word, (left, right) in (("black", (4, 42)), ("red", (54, 92))):
+        column = float(said.places[weights[words.index(word)].argmax()][1]) * 96
+        assert left <= column <= right
+
+
+def test_the_transcriber_says_known_words_only(tmp_path: Path) -> None:
+    model = regard.load("spelling")
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    assert set(model(tmp_path / "noise.wav").text.split()) <= set(model.decoding.words)
+    assert {"seven", "erase", "a", "z"} <= set(model.decoding.words)

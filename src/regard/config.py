@@ -131,6 +131,8 @@ def _literal(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_literal(part)}" for name, part in value.items()) + " }"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return repr(value)
