@@ -169,6 +169,9 @@ def test_a_long_recording_is_cut_and_joined(transcriber: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"read in \d pieces"):
         said.plot(tmp_path / "x.png")
     assert said.as_json()["pieces"][0]["start"] == 0.0
+    light = model.hear(tmp_path / "long.wav", record=False)
+    assert light.text == said.text
+    assert all(not len(one.source.samples) for one in light.pieces)
 
 
 def test_silence_is_no_text(transcriber: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from regard.ready import Ready, Refused
 from regard.text.tokenizer import word_of_each
 
 AT_ONCE = 32  # sources searched at a time
+NOTHING = torch.zeros(0)
 SILENCE = 0.002  # the largest sample of a recording in which nothing is said
 
 
@@ -240,7 +241,10 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             rest = rest if block is None else torch.cat([rest, block])
             cuts = pieces(rest) if end else pieces(rest)[:-1]
             heard = [self.heard(str(source), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
-            found += self.describe(heard, **settings)
+            made = self.describe(heard, **settings)
+            if not settings.get("record", True):  # hours of sound are not kept for a text
+                made = [replace(one, source=replace(one.source, reads=NOTHING, samples=NOTHING)) for one in made]
+            found += made
             if cuts:
                 rest, start = rest[cuts[-1][1] :], start + cuts[-1][1] / RATE
             report(start)
