@@ -55,8 +55,9 @@ def draw_strip(
         axes.set_title(f"{word}  {most:.2f}".replace("$", r"\$"), fontsize=9)
     kind = "smoothed" if smooth else "exact cells"
     more = f"; the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
+    between = " " if across > 2 else "\n"  # a narrow figure has no room for one line
     figure.suptitle(
-        f"light: where the word looked ({kind}, each to its own largest weight){more}", fontsize=8, color="#555"
+        f"light: where the word looked{between}({kind}, each to its own largest weight){more}", fontsize=8, color="#555"
     )
     if path is not None:
         save_figure(figure, path)
