@@ -195,6 +195,16 @@ def test_batch_mates_change_no_text(captioner: Path, glyphs: Path) -> None:
         assert alone.log_prob == pytest.approx(said.log_prob, abs=1e-4)
 
 
+def test_asking_to_see_changes_nothing(captioner: Path) -> None:
+    model, picture = regard.load(captioner), Image.new("RGB", (40, 40), "green")
+    plain = model(picture, beam=3, record=False)
+    with regard.observe(model):
+        watched = model(picture, beam=3)
+    assert (plain.text, plain.log_prob, plain.score) == (watched.text, watched.log_prob, watched.score)
+    assert not plain.attention
+    assert watched.attention
+
+
 def test_observe_sees_what_is_returned(captioner: Path) -> None:
     model = regard.load(captioner)
     with regard.observe(model) as seen:

@@ -131,9 +131,9 @@ class Answerer(Ready[Any, Any]):
         config: Any = self.bundle.model_config
         points = prepared([picture], config.reads)[0][None]
         with torch.inference_mode(), unwatched():
-            logits, maps = self.model.looking(points, pad([ids], self.tokenizer.pad), lengths_mask([ids]))
+            logits, maps, where = self.model.looking(points, pad([ids], self.tokenizer.pad), lengths_mask([ids]))
             share = logits[0, 1:].softmax(-1)
-            places = self.model.reads(points).places[0]
+            places = where[0]
             attention = {site: AttentionMap.from_weights(m.full(force=True)[0]) for site, m in maps.items()}
         best, numbers = share.topk(min(top, len(share)))
         found = [(self.answers[int(n)], float(p)) for n, p in zip(numbers, best, strict=True)]

@@ -110,6 +110,26 @@ def test_padding_and_batch_mates_change_nothing(name: str) -> None:
         assert memory.allowed[1].sum() == short.states.shape[1]
 
 
+@pytest.mark.parametrize("name", HEARING)
+@torch.no_grad()
+def test_nothing_heard_is_a_dead_row_and_padding_may_be_nan(name: str) -> None:
+    """A recording without frames, NaN wherever nothing is real: no NaN anywhere, and its batch mate is as alone."""
+    one = source(name, 2)
+    allowed = torch.ones(2, 29, dtype=torch.bool)
+    allowed[1], allowed[0, 17:] = False, False
+    spoiled = torch.where(allowed[:, None], one, torch.nan)
+    target = torch.tensor([[1, 5, 7, 4]])
+    for model in models(name):
+        together = model(spoiled, target.expand(2, -1), allowed)
+        assert together.isfinite().all()
+        assert torch.allclose(together[:1], model(one[:1, :, :17], target), atol=2e-5)
+        state = model.start(model.encode(spoiled, allowed), record=True)
+        _, state = model.step(torch.ones(2, 1, dtype=torch.long), state)
+        for site, seen in model.maps(state).items():
+            if site.endswith("cross"):
+                assert float(seen.full()[1].abs().sum()) == 0
+
+
 @pytest.mark.parametrize("name", SIGHT)
 def test_batch_mates_of_pictures_change_nothing(name: str) -> None:
     pictures, target = source(name), torch.tensor([[1, 5, 7, 4]])

@@ -95,12 +95,13 @@ class Answering(nn.Module):
 
     def looking(
         self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]
-    ) -> tuple[Float[Tensor, "B A"], dict[str, AttentionMap]]:
-        """Logits, and where was looked: {site: map `[B, heads, T, S]`}, of the attentions to the picture."""
+    ) -> tuple[Float[Tensor, "B A"], dict[str, AttentionMap], Float[Tensor, "B S c"] | None]:
+        """Logits; {site: map `[B, heads, T, S]`} of the attentions to the picture; and the places of its cells."""
         calls: list[Call] = []
         with watching(calls.append):
-            logits = self(pictures, question, allowed)
-        return logits, {site: AttentionMap.from_spec(*call) for site, call in self.sites(calls).items()}
+            memory = self.reads(pictures)
+            logits = self.answer(self.state(memory, question, allowed))
+        return logits, {site: AttentionMap.from_spec(*call) for site, call in self.sites(calls).items()}, memory.places
 
     def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
         """The attentions to the picture among those of one pass: (query, key, what is done with them)."""
