@@ -1,11 +1,18 @@
 """Sphinx settings."""
 
+import os
+import sys
+from pathlib import Path
+
 from regard import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a kernel's debugger speaks of what no page uses
 
 project = "regard"
 copyright = "the regard engineers, Apache-2.0"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sources", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -13,3 +20,9 @@ html_theme = "furo"
 html_title = "regard"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+# the course's pages are run; what they gave is kept until a page changes (make clean forgets it, for a change of the library)
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_number_source_lines = False

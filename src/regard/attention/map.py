@@ -389,13 +389,19 @@ def attention_map(
     normalizer: NormalizerLike = "softmax",
     mask: MaskLike | None = None,
     bias: BiasLike | None = None,
+    query_tokens: Tokens = None,
+    key_tokens: Tokens = None,
 ) -> AttentionMap:
     """The map of the attention that `attend` computes for the same arguments: exact, lazy, differentiable.
+
+    Args:
+        query_tokens, key_tokens: names of the rows and columns; the rest is as in `attend`.
 
     Raises:
         ShapeError, ChoiceError: as `attend`.
     """
-    return AttentionMap.from_spec(query, key, make_spec(score, normalizer, mask, bias))
+    spec = make_spec(score, normalizer, mask, bias)
+    return AttentionMap.from_spec(query, key, spec, query_tokens=query_tokens, key_tokens=key_tokens)
 
 
 def _distance(blocks: Iterable[Block], t: int, s: int) -> Tensor:

@@ -1,0 +1,81 @@
+"""The course runs: every code block of every page, in order; and every exercise's check passes with its answer alone."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(page for page in (DOCS / "course").glob("*.md") if page.name not in ("index.md", "glossary.md"))
+sys.path.insert(0, str(DOCS))
+from sources import line_of
+
+CELL = re.compile(r"^```\{code-cell\} python3\n(?::tags: \[(.*?)\]\n)?(.*?)^```$", re.DOTALL | re.MULTILINE)
+Cell = tuple[set[str], str]
+
+
+def cells(page: Path) -> list[Cell]:
+    """Every code block with its tags; what stands before it is kept as empty lines, so that errors name the line."""
+    text = page.read_text("utf-8")
+    return [
+        (set((match[1] or "").split(", ")), "\n" * text[: match.start(2)].count("\n") + match[2])
+        for match in CELL.finditer(text)
+    ]
+
+
+def run(page: Path, source: str, names: dict[str, Any]) -> None:
+    exec(compile(source, str(page), "exec"), names)
+
+
+@pytest.fixture(autouse=True)
+def _drawn_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    mpl.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.filterwarnings("ignore")
+def test_a_page_runs_and_its_checks_need_their_answers(page: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for tags, source in cells(page):
+        before = dict(names)
+        run(page, source, names)
+        if "answer" in tags:
+            given = {name for name, value in names.items() if before.get(name) is not value}
+        if "check" in tags:
+            poorer = {name: value for name, value in names.items() if name not in given}
+            with pytest.raises(NameError):
+                run(page, source, poorer)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_has_exercises_with_answers_and_checks_and_downloads(page: Path) -> None:
+    text, tagged = page.read_text("utf-8"), [tags for tags, _ in cells(page)]
+    assert text.count("```{code-cell}") == len(tagged), f"{page.name}: a code block that is not read"
+    kinds = [kind for tags in tagged for kind in ("answer", "check") if kind in tags]
+    exercises = len(re.findall(r"^### Exercise \d", text, re.MULTILINE))
+    assert exercises in (2, 3)
+    assert kinds == ["answer", "check"] * exercises
+    assert all("assert " in source for tags, source in cells(page) if "check" in tags)
+    assert f"{{nb-download}}`Download this page as a notebook <{page.stem}.ipynb>`" in text
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_every_place_in_the_source_is_there(page: Path) -> None:
+    for place in re.findall(r"\{source\}`([^`]*)`", page.read_text("utf-8")):
+        line_of(place)
+
+
+def test_a_place_that_is_not_there_is_refused() -> None:
+    assert line_of("attention/operator.py:Plan")[1] > 1
+    for place in ("attention/no_such.py", "attention/operator.py:no_such", "attention/operator.py:Plan.no_such"):
+        with pytest.raises(LookupError):
+            line_of(place)
