@@ -20,7 +20,7 @@ html_theme = "furo"
 html_title = "regard"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-# the course's pages are run; what they gave is kept until a page changes (make clean forgets it, for a change of the library)
+# the course's pages are run; what they gave is kept until the page changes (make clean forgets it)
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True

@@ -1,4 +1,4 @@
-"""The role {source}`attention/operator.py:attend`: a file, the line where a name is defined today, and a page to read it.
+"""The role {source}`attention/operator.py:attend`: the line where a name is defined today, and a page to read.
 
 The name may have a dot (Class.method); without one it is the file. A name that is not there stops the build, so no page
 of the documentation points at code that has moved.

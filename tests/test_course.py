@@ -1,4 +1,4 @@
-"""The course runs: every code block of every page, in order; and every exercise's check passes with its answer alone."""
+"""The course runs: every code block of every page, in order; an exercise's check passes with its answer alone."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ import torch
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page for page in (DOCS / "course").glob("*.md") if page.name not in ("index.md", "glossary.md"))
 sys.path.insert(0, str(DOCS))
-from sources import line_of
+from sources import line_of  # noqa: E402
 
 CELL = re.compile(r"^```\{code-cell\} python3\n(?::tags: \[(.*?)\]\n)?(.*?)^```$", re.DOTALL | re.MULTILINE)
 Cell = tuple[set[str], str]
