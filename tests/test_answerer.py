@@ -95,6 +95,33 @@ def test_it_learns_to_look(asked: Path, tmp_path: Path) -> None:
     assert done.journal[-1]["dev_exact"] >= 75
 
 
+def test_a_run_goes_on_from_another(run: Path, asked: Path, tmp_path: Path) -> None:
+    """Also where the later data have their answers in another order, or lack some."""
+    still = config(asked, run.name, learning_rate=1e-12, warmup=0) | {"start": str(run)}
+    turned = asked / "turned.csv"
+    first, *rows = (asked / "asked.csv").read_text().splitlines()
+    turned.write_text("\n".join([first, *(row for row in reversed(rows) if not row.endswith("left"))]))
+    still["asked"]["table"] = str(turned)
+    after = experiment.train(still, run=tmp_path / "run").model
+    before = regard.load(run)
+    assert after.answers == before.answers
+    picture = asked / "images" / "3.png"
+    assert after(picture, "where is it?").text == before(picture, "where is it?").text
+    deeper = {"channels": [20]}
+    still["model"] = still["model"] | {"reads": still["model"]["reads"] | deeper}
+    with pytest.raises(ConfigError, match=r"has model.reads = .* and the config has .*\(20,\)"):
+        experiment.train(still, run=tmp_path / "other")
+
+
+def test_what_names_the_picture_is_dropped(asked: Path) -> None:
+    named = asked / "named.csv"
+    named.write_text("image,question,answer\n12,What is in the image12 ?,red\n")
+    settings: Any = config(asked, "stacked")["asked"] | {"table": str(named), "drop": " in the image[0-9]+"}
+    assert read_asked(AskedConfig(**settings))[0][0].question == "What is ?"
+    with pytest.raises(ValueError, match="'\\(' is no regular expression"):
+        AskedConfig(**settings | {"drop": "("})
+
+
 @pytest.mark.parametrize("kind", ["stacked", "questions"])
 def test_padding_and_batch_mates_change_nothing(kind: str) -> None:
     torch.manual_seed(0)

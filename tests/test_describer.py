@@ -153,6 +153,11 @@ def test_every_transcriber_trains(transcriber: Path, tmp_path: Path, kind: str) 
     assert said.log_prob < 0
     assert model([tmp_path / "yes.wav"] * 2)[1].text == said.text
     assert said.places.shape[1] == 1
+    still = {"start": str(transcriber), "training.learning_rate": 1e-12, "training.warmup": 0}
+    assert (
+        experiment.train(transcriber / "config.toml", still, run=tmp_path / "on").model(tmp_path / "yes.wav").text
+        == said.text
+    )
 
 
 def test_a_long_recording_is_cut_and_joined(transcriber: Path, tmp_path: Path) -> None:

@@ -282,10 +282,11 @@ def _start(settings: ExperimentConfig) -> Bundle | None:
     for name, theirs, ours in (
         ("model", bundle.model_config, settings.model), ("tokenizer", bundle.tokenizer.config, settings.tokenizer)
     ):  # fmt: skip
+        wanted = ours.model_dump()
         for key, value in theirs.model_dump().items():
-            if value != getattr(ours, key) and key != "dropout":
+            if value != wanted[key] and key not in ("dropout", "answers"):  # a run counts the answers
                 raise ConfigError(
-                    f"start: {settings.start} has {name}.{key} = {value!r} and the config has {getattr(ours, key)!r}: "
+                    f"start: {settings.start} has {name}.{key} = {value!r} and the config has {wanted[key]!r}: "
                     "a run goes on with the model it starts from"
                 )
     return bundle

@@ -76,7 +76,7 @@ def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
         folder, settings, begun,
         lambda: Tokenizer.learn([one.question.lower() for one in parts[0]], settings.tokenizer),
     )  # fmt: skip
-    answers = count_answers(parts[0], settings.asked.most)
+    answers = begun.decoding["answers"] if begun else count_answers(parts[0], settings.asked.most)
     config: Any = settings.model.model_copy(update={"answers": len(answers)})
     training, dev = (
         batches(part, where, answers, tokenizer, config, settings.training, moves)

@@ -25,6 +25,7 @@ from regard.work import Work, mean_loss, run_tokenizer
 
 ENDS = (BOS, EOS, PAD)
 SPEEDS = (0.9, 1.0, 1.1)  # of a sound in training (Ko et al. 2015)
+TRACTS = tuple(0.85 + 0.05 * n for n in range(7))  # of a voice in training, 0.85 … 1.15 (Jaitly and Hinton 2013)
 MASKED = 0.05, 27  # of a sound's moments in one stretch at most, and of its bands (Park et al. 2019)
 
 
@@ -57,13 +58,13 @@ def read_sounds(rows: Sequence[Row], files: Files) -> list[Tensor]:
 def sound_batches(
     samples: Sequence[Tensor], targets: Sequence[list[int]], bands: int, training: TrainingConfig, moves: bool
 ) -> Examples:
-    """Recordings in batches; in training at three speeds, and with moments and bands hidden."""
+    """Recordings in batches; in training at three speeds, by other voices, and with moments and bands hidden."""
     sizes = [frames(len(one)) for one in samples]
 
     def change(one: Tensor, dice: random.Random) -> Tensor:
         if not moves:
             return log_mel(one, bands)
-        return _hide(log_mel(faster(one, dice.choice(SPEEDS)), bands), dice)
+        return _hide(log_mel(faster(one, dice.choice(SPEEDS)), bands, dice.choice(TRACTS)), dice)
 
     return SensedBatches(
         samples, targets, range(len(samples)), sizes, training.batch_tokens, ENDS, change, training.seed

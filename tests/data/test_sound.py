@@ -61,6 +61,17 @@ def test_a_tone_stands_in_its_band() -> None:
     assert log_mel(torch.zeros(3)).shape == (80, 1)
 
 
+def test_another_tract_moves_a_tone_and_keeps_the_ends() -> None:
+    """With a tract of 1.2 a tone of 1000 Hz sounds like one of 1200 Hz; 8 kHz stay 8 kHz."""
+
+    def band(hertz: int, tract: float = 1.0) -> int:
+        tone = np.concatenate([sine(hertz, RATE), np.zeros(RATE, np.float32)])
+        return int(log_mel(torch.from_numpy(tone), tract=tract)[:, 20].argmax())
+
+    assert band(1000, 1.2) == band(1200) > band(1000) > band(1000, 0.8) == band(800)
+    assert band(7990, 0.8) == band(7990) == band(7990, 1.2) == 79
+
+
 def test_cuts_are_at_quiet_moments() -> None:
     samples = torch.from_numpy(sine(200, RATE, 40.0))
     samples[11 * RATE : 12 * RATE] = 0

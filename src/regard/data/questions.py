@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from regard.data.batching import lengths_mask, pad
@@ -37,6 +38,8 @@ class AskedConfig(BaseModel):
     """The column of a question."""
     answer: str = "answer"
     """The column of an answer."""
+    drop: str = ""
+    """A regular expression; what it matches is taken out of every question: " in the image[0-9]+" names the picture."""
     dev_share: float = Field(0.1, ge=0, lt=1)
     """Share of the pictures that become development data."""
     most: int = Field(1000, gt=0)
@@ -47,6 +50,15 @@ class AskedConfig(BaseModel):
         if (self.table is None or self.files is None) == (self.layout == "table"):
             raise ValueError('asked.table, asked.files: layout = "table" needs both, the others have none')
         return self
+
+    @field_validator("drop")
+    @classmethod
+    def _is_an_expression(cls, drop: str) -> str:
+        try:
+            re.compile(drop)
+        except re.error as error:
+            raise ValueError(f"{drop!r} is no regular expression: {error}") from error
+        return drop
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def read_asked(config: AskedConfig, part: str = "train") -> tuple[list[Asked], s
         read_table(TableConfig(table=config.table, files=config.files, file=config.file, text=column))
         for column in (config.question, config.answer)
     ]
-    asked = [Asked(q.file + config.ending, q.text, a.text) for q, a in zip(*rows, strict=True)]
+    asked = [Asked(q.file + config.ending, re.sub(config.drop, "", q.text), a.text) for q, a in zip(*rows, strict=True)]
     return asked, config.files
 
 

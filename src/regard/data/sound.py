@@ -75,27 +75,38 @@ def frames(samples: int) -> int:
     return 1 + max(0, samples - TRANSFORM) // HOP
 
 
-def log_mel(samples: Samples, bands: int = 80) -> Float[Tensor, "bands frames"]:
+def log_mel(samples: Samples, bands: int = 80, tract: float = 1.0) -> Float[Tensor, "bands frames"]:
     """log10 of the energy in mel bands, a frame every 10 ms, less the recording's mean in each band.
 
     The mel scale is m = 2595 · log10(1 + f / 700) (O'Shaughnessy 1987), the bands triangles between 20 Hz and 8 kHz.
+
+    Args:
+        samples: at 16 kHz.
+        bands: how many.
+        tract: how much longer or shorter a voice's tract sounds: frequencies times it (Jaitly and Hinton 2013).
     """
     if len(samples) < TRANSFORM:
         samples = torch.nn.functional.pad(samples, (0, TRANSFORM - len(samples)))
     spectrum = torch.stft(
         samples, TRANSFORM, HOP, WINDOW, torch.hann_window(WINDOW), center=False, return_complex=True
     )  # [257, frames]
-    energy = _filters(bands) @ spectrum.abs().square()
+    energy = _filters(bands, tract) @ spectrum.abs().square()
     levels = (energy + FLOOR).log10()
     return levels - levels.mean(1, keepdim=True)
 
 
-@lru_cache(maxsize=4)
-def _filters(bands: int) -> Float[Tensor, "bands 257"]:
-    """Triangles of height 1 over the frequencies of a 512-point transform, evenly spaced in mel."""
+@lru_cache(maxsize=32)
+def _filters(bands: int, tract: float = 1.0) -> Float[Tensor, "bands 257"]:
+    """Triangles of height 1 over the frequencies of a 512-point transform, evenly spaced in mel.
+
+    With a tract a, places below 4800 · min(a, 1) / a Hz stand at f · a, those above on a line to 8 kHz.
+    """
     edges = torch.linspace(_mel(20.0), _mel(RATE / 2), bands + 2, dtype=torch.float64)
     hertz = 700 * (10 ** (edges / 2595) - 1)
     places = torch.linspace(0, RATE / 2, 257, dtype=torch.float64)
+    bend, top = 4800 * min(tract, 1) / tract, RATE / 2
+    rest = top - (top - bend * tract) / (top - bend) * (top - places)
+    places = torch.where(places <= bend, places * tract, rest)
     up = (places - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
     down = (hertz[2:, None] - places) / (hertz[2:] - hertz[1:-1])[:, None]
     return torch.minimum(up, down).clamp(min=0).float()
