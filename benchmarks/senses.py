@@ -19,7 +19,7 @@ from torch import Tensor
 
 import regard
 from regard import question_task, sense_task
-from regard.data.questions import read_asked
+from regard.data.questions import asked_parts, read_asked
 from regard.data.scenes import SceneConfig, Sprites, scenes
 from regard.data.tables import Files, read_table, split_rows
 from regard.experiment import read_config, tuned
@@ -149,29 +149,28 @@ def _plain(text: str) -> str:
 
 def measure_questions(ready: Any, settings: Any) -> dict[str, float]:
     """Right answers on the development part."""
-    asked, where = read_asked(settings.asked)
-    dev = question_task.split_asked(asked, settings.asked.dev_share)[1]
+    _, dev, opened = asked_parts(settings.asked)
     made = question_task.batches(
-        dev, where, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
+        dev, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
     )
     return {"right, development %": question_task.accuracy(ready.model, made)}
 
 
 def measure_shapes(ready: Any, settings: Any) -> dict[str, float]:
     """Right answers on development and on the package's own test part; how often the shape is what is looked at."""
-    asked, where = read_asked(settings.asked, "test")
+    asked, opened = read_asked(settings.asked, "test")
     test = question_task.batches(
-        asked, where, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
+        asked, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
     )
     row = measure_questions(ready, settings) | {"right, test %": question_task.accuracy(ready.model, test)}
-    pointed = [_points(ready, Path(where) / one.file, one.question) for one in asked[::40]]
+    pointed = [_points(ready, opened(one.file), one.question) for one in asked[::40]]
     hits = [one for one in pointed if one is not None]
     return row | ({"looks at the shape %": 100 * sum(hits) / len(hits)} if hits else {})
 
 
-def _points(ready: Any, path: Path, question: str) -> bool | None:
+def _points(ready: Any, picture: Image.Image, question: str) -> bool | None:
     """Whether the cell that the answer's last look weighs most touches the shape: what differs from the corner."""
-    answer = ready(path, question)
+    answer = ready(picture, question)
     _, weights = answer.looks
     if not len(weights):
         return None

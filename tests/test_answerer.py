@@ -179,6 +179,8 @@ def test_refusals(asked: Path, run: Path, tmp_path: Path) -> None:
         model(Image.new("RGB", (4, 4)), "what?", top=0)
     with pytest.raises(ConfigError, match="needs both"):
         experiment.read_config(config(asked, "stacked") | {"asked": {"table": "x"}})
+    with pytest.raises(ConfigError, match=r"asked.scenes: layout"):
+        experiment.read_config(config(asked, "stacked") | {"asked": {"layout": "scenes"}})
     with pytest.raises(DataError, match="no column 'reply'"):
         read_asked(AskedConfig(**config(asked, "stacked")["asked"] | {"answer": "reply"}))
 
@@ -187,4 +189,4 @@ def test_the_package_s_questions() -> None:
     pytest.importorskip("easy_vqa")
     asked, where = read_asked(AskedConfig(layout="easy_vqa"))
     assert len(asked) == 38_575
-    assert (Path(where) / asked[0].file).exists()
+    assert where(asked[0].file).size == (64, 64)

@@ -1,5 +1,6 @@
 """The course runs: every code block of every page, in order; an exercise's check passes with its answer alone."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -79,3 +80,26 @@ def test_a_place_that_is_not_there_is_refused() -> None:
     for place in ("attention/no_such.py", "attention/operator.py:no_such", "attention/operator.py:Plan.no_such"):
         with pytest.raises(LookupError):
             line_of(place)
+
+
+def test_the_quiz_s_answers_stand_where_they_say() -> None:
+    text = (DOCS / "quiz.md").read_text("utf-8")
+    questions, answers = text.split("## Answers")
+    found = re.findall(r"^\d+\. \{source\}`([^`]*)` `([^`]*)`", answers, re.MULTILINE)
+    assert len(found) == 10 == len(re.findall(r"^\d+\. ", questions, re.MULTILINE))
+    for place, piece in found:
+        file, line = line_of(place)
+        below = (DOCS.parent / "src" / "regard" / file).read_text("utf-8").splitlines()[line - 1 : line + 25]
+        assert any(piece in one for one in below), (place, piece)
+
+
+def test_every_heading_of_the_notes_is_in_the_index() -> None:
+    """Wherever the notes stand beside the data: each heading's words are in one row of the index."""
+    notes = Path(os.environ.get("REGARD_DATA", "none")).parent / "notes"
+    if not notes.is_dir():
+        pytest.skip("the notes are not here")
+    rows = [line.lower() for line in (DOCS / "course" / "index.md").read_text("utf-8").splitlines()]
+    for path in sorted(notes.glob("*.txt")):
+        for heading in re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE):
+            wanted = [word.lower() for word in re.findall(r"[A-Za-z]{4,}", heading.split("\\")[0])]
+            assert any(all(word in row for word in wanted) for row in rows), heading

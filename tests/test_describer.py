@@ -19,6 +19,7 @@ from regard.data.scenes import SceneConfig, Sprites, scenes
 from regard.describer import Describer
 from regard.errors import ConfigError, RegardError
 from regard.ready import Refused
+from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 SMALL = {"kind": "recurrent", "width": 24, "embedding": 12, "score_width": 8}
 TRAINING = {
@@ -334,6 +335,15 @@ def test_moving_pictures(talk, glyphs: Path, tmp_path: Path) -> None:
     assert model(tmp_path / "still.png").text == model(frames[0]).text
     with pytest.raises(ConfigError, match=r"scenes.frames must be model.reads.frames = 3"):
         experiment.read_config(scene_config(glyphs, reads=FILM))
+
+
+@pytest.mark.parametrize("more", [{}, {"dyes": {"red": "#ff0000"}}, {"frames": 3}])
+def test_every_word_of_a_caption_is_known(glyphs: Path, more: dict[str, Any]) -> None:
+    config = SceneConfig(**scene_config(glyphs)["scenes"] | more)
+    sprites = Sprites(config)
+    tokenizer = Tokenizer.learn(sense_task.scene_words(sprites, config), TokenizerConfig(kind="words", vocabulary=100))
+    for scene in scenes(sprites, config, range(60), 0, False):
+        assert tokenizer.decode(tokenizer.encode(scene.caption)) == scene.caption
 
 
 def test_things_move_as_the_caption_says(glyphs: Path) -> None:

@@ -29,6 +29,10 @@ MORE: dict[str, dict[str, Any]] = {
     "flickr": {"training.batch_tokens": 100, "files.dev_share": 0.5, "tokenizer.vocabulary": 60},
     "daquar": {"asked.dev_share": 0.5, "tokenizer.vocabulary": 60},
     "shapes": {"asked.dev_share": 0.02},
+    "scenes": {
+        f"asked.{key}": value
+        for key, value in (SCENES | {"scenes.scenes": 30, "scenes.dev_scenes": 9, "scenes.first": 7}).items()
+    },
 }
 
 
@@ -72,7 +76,8 @@ def test_every_config_trains(name: str, data: Path, tmp_path: Path, monkeypatch:
     torch.manual_seed(0)
     network = EfficientNet().eval()
     monkeypatch.setattr(efficientnet, "_network", lambda: network)
-    pictures = {"scenes.pictures": str(data / "glyphs")} if name in ("emoji", "moving") else {}
+    where = {"emoji": "scenes.pictures", "moving": "scenes.pictures", "scenes": "asked.scenes.pictures"}
+    pictures = {where[name]: str(data / "glyphs")} if name in where else {}
     run = experiment.train(CONFIGS / f"{name}.toml", FEW | MORE[name] | pictures, run=tmp_path / "run")
     assert run.journal[-1]["step"] == 2
     assert regard.load(tmp_path / "run").bundle.task in ("caption", "transcribe", "answer")

@@ -8,10 +8,8 @@ import torch
 
 from regard.bundle import Bundle, save_bundle
 from regard.data.batching import Examples
-from regard.data.corpus import place
-from regard.data.pictures import read_picture
-from regard.data.questions import Asked, AskedBatches, count_answers, read_asked
-from regard.data.tables import Files
+from regard.data.questions import AskedBatches, Open, asked_parts, count_answers
+from regard.data.scene_questions import Asked
 from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import Tokenizer
@@ -19,21 +17,13 @@ from regard.training.loop import TrainingConfig, batch_loss
 from regard.work import Work, run_tokenizer
 
 
-def split_asked(asked: Sequence[Asked], share: float) -> tuple[list[Asked], list[Asked]]:
-    """Training and development questions; all that are about one picture are on one side."""
-    parts: tuple[list[Asked], list[Asked]] = ([], [])
-    for one in asked:
-        parts[place(one.file) < share].append(one)
-    return parts
-
-
 def batches(
-    asked: Sequence[Asked], where: str, answers: Sequence[str], tokenizer: Tokenizer, model: Any,
+    asked: Sequence[Asked], opened: Open, answers: Sequence[str], tokenizer: Tokenizer, model: Any,
     training: TrainingConfig, moves: bool,
 ) -> AskedBatches:  # fmt: skip
     """Questions in batches of `training.batch_tokens` question tokens, end included."""
-    files, numbers = Files(where), {name: n for n, name in enumerate(dict.fromkeys(one.file for one in asked))}
-    pictures = [prepared([read_picture(files.read(name), name)], model.reads)[0] for name in numbers]
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(one.file for one in asked))}
+    pictures = [prepared([opened(name)], model.reads)[0] for name in numbers]
     questions = tokenizer.encode_batch([one.question.lower() for one in asked])
     classes = {answer: n for n, answer in enumerate(answers, 1)}
     longest = max((len(one) + 1 for one in questions), default=1)
@@ -68,8 +58,7 @@ def accuracy(model: Any, dev: AskedBatches) -> float:
 
 def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     assert settings.asked is not None  # the settings have been checked
-    asked, where = read_asked(settings.asked)
-    parts = split_asked(asked, settings.asked.dev_share)
+    *parts, opened = asked_parts(settings.asked)
     if not parts[0]:
         raise ConfigError("there is nothing to train on: check asked.table and asked.dev_share")
     tokenizer = run_tokenizer(
@@ -79,7 +68,7 @@ def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     answers = begun.decoding["answers"] if begun else count_answers(parts[0], settings.asked.most)
     config: Any = settings.model.model_copy(update={"answers": len(answers)})
     training, dev = (
-        batches(part, where, answers, tokenizer, config, settings.training, moves)
+        batches(part, opened, answers, tokenizer, config, settings.training, moves)
         for part, moves in zip(parts, (True, False), strict=True)
     )
 

@@ -31,7 +31,8 @@ MASKED = 0.05, 27  # of a sound's moments in one stretch at most, and of its ban
 
 def scene_words(sprites: Sprites, config: SceneConfig) -> list[str]:
     """Texts that hold every word of the captions."""
-    return [*sprites.names, config.beside, config.above, config.listed]
+    moves = config.moves.values() if config.frames > 1 else []
+    return [*sprites.names, config.beside, config.above, config.listed, *config.dyes, *moves]
 
 
 def scene_batches(

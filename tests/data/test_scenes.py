@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from made import made_glyphs
+from regard.data.scene_questions import SceneQuestions
 from regard.data.scenes import FONTS, SceneConfig, Sprites, make_scene, scenes
 from regard.errors import DataError
 
@@ -76,6 +77,64 @@ def test_what_stands_together_in_development_never_does_in_training(config: Scen
     assert sets[0]
     assert sets[1]
     assert not sets[0] & sets[1]
+
+
+DYES = {"red": "#ff0000", "blue": "#0000ff"}
+
+
+def test_things_are_dyed_and_called_so(config: SceneConfig) -> None:
+    dyed = config.model_copy(update={"dyes": DYES, "most": 2})
+    seen = set()
+    for scene in scenes(Sprites(dyed), dyed, range(60), 3, False):
+        words = scene.caption.split()
+        for thing in scene.things:
+            assert thing.colour is not None
+            assert words[thing.words.start] == thing.colour
+            assert " ".join(words[i] for i in thing.words) == f"{thing.colour} {thing.name}"
+            x, y = (round(dyed.size * (a + b) / 2) for a, b in (thing.box[::2], thing.box[1::2]))
+            point = scene.picture[y, x].astype(int)
+            assert (point[0] > point[2] + 20) if thing.colour == "red" else (point[2] > point[0] + 20)
+            seen.add(thing.colour)
+    assert seen == set(DYES)
+
+
+def test_questions_have_true_answers_and_places(config: SceneConfig) -> None:
+    """Every answer again, from the scene itself."""
+    made = SceneQuestions(config.model_copy(update={"dyes": DYES, "most": 2, "scenes": 60, "dev_scenes": 20}))
+    asked = made.asked(False) + made.asked(True)
+    assert asked == made.asked(False) + made.asked(True)
+    kinds = set()
+    for one in asked:
+        scene = made._scene(one.file)
+        things = {thing.name: thing for thing in scene.things}
+        middle = {name: ((t.box[0] + t.box[2]) / 2, (t.box[1] + t.box[3]) / 2) for name, t in things.items()}
+        kind, _, about = one.question.removesuffix("?").rpartition(" a " if " a " in one.question else " the ")
+        kinds.add(kind.split(" of")[0])
+        match kind:
+            case "what color is":
+                assert one.answer == things[about].colour
+            case "where is":
+                x, y = middle[about]
+                assert one.answer == f"{'upper' if y < 0.5 else 'lower'} {'left' if x < 0.5 else 'right'}"
+            case "do you see":
+                assert one.answer == ("yes" if about in things else "no")
+            case "what is left of" | "what is right of":
+                assert (middle[one.answer][0] < middle[about][0]) == (kind == "what is left of")
+            case "what is above" | "what is below":
+                assert (middle[one.answer][1] < middle[about][1]) == (kind == "what is above")
+            case _:
+                assert one.question == "how many things are there?"
+                assert one.answer == {1: "one", 2: "two"}[len(things)]
+        if kind.startswith("what is"):
+            assert one.box == things[one.answer].box
+        elif one.box is not None:
+            assert one.box == things[about].box
+    assert kinds >= {"what color is", "where is", "do you see", "what is left", "what is above", "what is below"}
+    assert np.array_equal(np.asarray(made.open("dev 3")), made._scene("dev 3").picture)
+    pairs = [
+        {frozenset(t.name for t in made._scene(one.file).things) for one in made.asked(dev)} for dev in (False, True)
+    ]
+    assert not {pair for pair in pairs[0] if len(pair) == 2} & pairs[1]
 
 
 def test_how_many_things(config: SceneConfig) -> None:

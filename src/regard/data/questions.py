@@ -4,18 +4,23 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from regard.data.batching import lengths_mask, pad
-from regard.data.tables import Row, TableConfig, read_table
+from regard.data.corpus import place
+from regard.data.pictures import read_picture
+from regard.data.scene_questions import Asked, SceneQuestions
+from regard.data.scenes import SceneConfig
+from regard.data.tables import Files, Row, TableConfig, read_table
 from regard.errors import DataError
 
 
@@ -24,8 +29,10 @@ class AskedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    layout: Literal["table", "easy_vqa"] = "table"
-    """In a table, or as the package easy-vqa has them (its training part)."""
+    layout: Literal["table", "easy_vqa", "scenes"] = "table"
+    """In a table, as the package easy-vqa has them (its training part), or made about scenes of emoji."""
+    scenes: SceneConfig | None = None
+    """The scenes; every epoch asks about the same ones."""
     table: str | None = None
     """A .csv or .tsv file (.gz too) whose first line names the columns. $NAME is taken from the environment."""
     files: str | None = None
@@ -49,6 +56,8 @@ class AskedConfig(BaseModel):
     def _has_its_table(self) -> "AskedConfig":
         if (self.table is None or self.files is None) == (self.layout == "table"):
             raise ValueError('asked.table, asked.files: layout = "table" needs both, the others have none')
+        if (self.scenes is None) == (self.layout == "scenes") or (self.scenes and self.scenes.frames > 1):
+            raise ValueError('asked.scenes: layout = "scenes" needs it, of one frame each; the others have none')
         return self
 
     @field_validator("drop")
@@ -61,23 +70,24 @@ class AskedConfig(BaseModel):
         return drop
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One question about one picture."""
-
-    file: str
-    question: str
-    answer: str
+Open = Callable[[str], Image.Image]  # from a picture's name to the picture
 
 
-def read_asked(config: AskedConfig, part: str = "train") -> tuple[list[Asked], str]:
-    """The questions, and the folder or archive of their pictures.
+def read_asked(config: AskedConfig, part: str = "train") -> tuple[list[Asked], Open]:
+    """The questions, and what opens their pictures.
+
+    Args:
+        config: where they are.
+        part: of easy-vqa, "train" or "test"; of scenes, "train" or "dev".
 
     Raises:
-        DataError: a column is missing, a row is crooked, there is none, or the package is not installed.
+        DataError: a column is missing, a row is crooked, there is none, or a package or font is not installed.
     """
     if config.layout == "easy_vqa":
         return _easy_vqa(part)
+    if config.scenes is not None:
+        made = SceneQuestions(config.scenes)
+        return made.asked(part == "dev"), made.open
     assert config.table is not None  # the settings have been checked
     assert config.files is not None
     rows: list[list[Row]] = [
@@ -85,17 +95,38 @@ def read_asked(config: AskedConfig, part: str = "train") -> tuple[list[Asked], s
         for column in (config.question, config.answer)
     ]
     asked = [Asked(q.file + config.ending, re.sub(config.drop, "", q.text), a.text) for q, a in zip(*rows, strict=True)]
-    return asked, config.files
+    return asked, _opens(config.files)
 
 
-def _easy_vqa(part: str) -> tuple[list[Asked], str]:
+def asked_parts(config: AskedConfig) -> tuple[list[Asked], list[Asked], Open]:
+    """Training and development questions, and what opens their pictures; no picture is on both sides.
+
+    Raises:
+        DataError: as `read_asked`.
+    """
+    asked, opened = read_asked(config)
+    if config.layout == "scenes":
+        return asked, read_asked(config, "dev")[0], opened
+    parts: tuple[list[Asked], list[Asked]] = ([], [])
+    for one in asked:
+        parts[place(one.file) < config.dev_share].append(one)
+    return *parts, opened
+
+
+def _opens(where: str) -> Open:
+    files = Files(where)
+    return lambda name: read_picture(files.read(name), name)
+
+
+def _easy_vqa(part: str) -> tuple[list[Asked], Open]:
     try:
         import easy_vqa
     except ImportError as error:
         raise DataError("easy_vqa: the package is not installed: pip install easy-vqa") from error
     folder = Path(easy_vqa.__file__).parent / "data" / part
     rows: list[Any] = json.loads((folder / "questions.json").read_text("utf-8"))
-    return [Asked(f"{number}.png", question, answer) for question, answer, number in rows], str(folder / "images")
+    asked = [Asked(f"{number}.png", question, answer) for question, answer, number in rows]
+    return asked, _opens(str(folder / "images"))
 
 
 def count_answers(asked: Sequence[Asked], most: int) -> list[str]:

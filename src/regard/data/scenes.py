@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.data.corpus import expand, place
@@ -61,6 +61,8 @@ class SceneConfig(BaseModel):
     """Between the names of two things, the upper one's first."""
     listed: str = "and"
     """Between the names of three things, from left to right."""
+    dyes: dict[str, str] = {}
+    """Colours that things are dyed in, each by chance: {red = "#d02020"}; the colour's name stands before the thing's."""
     frames: int = Field(1, gt=0)
     """Frames of a scene; from 2 on it is a moving picture of one thing, and the caption says how it moves."""
     moves: dict[Literal["left", "right", "up", "down", "near", "away"], str] = {
@@ -90,11 +92,13 @@ class Thing:
         name: in the scene's language.
         box: left, upper, right, lower edge, as shares of the picture.
         words: which words of the caption name it.
+        colour: what it is dyed in, if it is.
     """
 
     name: str
     box: tuple[float, float, float, float]
     words: range
+    colour: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +155,14 @@ def make_scene(
         if count == 1 or (place(key) < config.dev_share) == dev:
             break
     boxes = _arrange(config.size, count, dice)
-    order, caption, words = _describe([sprites.names[i] for i in chosen], boxes, config)
+    colours = [dice.choice(sorted(config.dyes)) if config.dyes else None for _ in chosen]
+    called = [f"{colour or ''} {sprites.names[i]}".strip() for i, colour in zip(chosen, colours, strict=True)]
+    order, caption, words = _describe(called, boxes, config)
     canvas = _background(config.size, dice)
-    for i, box in zip(chosen, boxes, strict=True):
-        _paste(canvas, sprites.pictures[i], box, dice)
+    for i, box, colour in zip(chosen, boxes, colours, strict=True):
+        _paste(canvas, _dyed(sprites.pictures[i], config.dyes[colour]) if colour else sprites.pictures[i], box, dice)
     things = [
-        Thing(sprites.names[chosen[n]], _shares(boxes[n], config.size), span)
+        Thing(sprites.names[chosen[n]], _shares(boxes[n], config.size), span, colours[n])
         for n, span in zip(order, words, strict=True)
     ]
     return Scene(np.asarray(canvas), caption, things)
@@ -344,6 +350,13 @@ def _describe(names: list[str], boxes: list[Box], config: SceneConfig) -> tuple[
         caption += names[n]
         spans.append(range(before, len(caption.split())))
     return order, caption, spans
+
+
+def _dyed(picture: Image.Image, colour: str) -> Image.Image:
+    """The picture in shades of one colour, from dark to light."""
+    dyed = ImageOps.colorize(ImageOps.grayscale(picture), "black", "white", colour, midpoint=140).convert("RGBA")
+    dyed.putalpha(picture.getchannel("A"))
+    return dyed
 
 
 def _background(size: int, dice: random.Random) -> Image.Image:
