@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 import regard
 from regard import question_task, sense_task
-from regard.data.questions import asked_parts, read_asked
+from regard.data.questions import Open, asked_parts, read_asked
+from regard.data.scene_questions import Asked
 from regard.data.scenes import SceneConfig, Sprites, scenes
 from regard.data.tables import Files, read_table, split_rows
 from regard.experiment import read_config, tuned
 
 GRID = {"kind": "grid", "size": 96, "first": 32, "channels": [64, 128], "width": 192}
 SMALL_GRID = {"kind": "grid", "size": 64, "first": 16, "channels": [32, 64], "width": 96}
+SCENE_GRID = {"kind": "grid", "size": 64, "first": 24, "channels": [48], "width": 96, "norm": "batch"}
 FEATURES = {"kind": "features", "size": 224, "width": 256, "dropout": 0.3}
 HARD = {"model.normalizer": "hard"}
 FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes": 12_800, "training.max_steps": 1400,
@@ -58,6 +59,16 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "Transformer": {"model": {
             "kind": "questions", "width": 96, "heads": 4, "inner": 192, "layers": 2, "positions": "rotary",
             "dropout": 0.1, "reads": SMALL_GRID,
+        }},
+    }),
+    "scenes": ("scenes", {
+        "none": {"model.hops": 0},
+        "soft, one look": {"model.hops": 1},
+        "soft, two looks": {},
+        "hard, two looks": HARD,
+        "Transformer": {"model": {
+            "kind": "questions", "width": 96, "heads": 4, "inner": 192, "layers": 2, "positions": "rotary",
+            "dropout": 0.1, "reads": SCENE_GRID,
         }},
     }),
     "daquar": ("daquar", {
@@ -148,38 +159,64 @@ def _plain(text: str) -> str:
 
 
 def measure_questions(ready: Any, settings: Any) -> dict[str, float]:
-    """Right answers on the development part."""
+    """Right answers on the development part; of those to questions that one thing answers, too."""
     _, dev, opened = asked_parts(settings.asked)
+    row = {"right, development %": _right(ready, settings, dev, opened)}
+    single = [one for one in dev if "," not in one.answer]
+    return row | ({"of one thing %": _right(ready, settings, single, opened)} if len(single) < len(dev) else {})
+
+
+def _right(ready: Any, settings: Any, asked: list[Asked], opened: Open) -> float:
     made = question_task.batches(
-        dev, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
+        asked, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
     )
-    return {"right, development %": question_task.accuracy(ready.model, made)}
+    return question_task.accuracy(ready.model, made)
 
 
 def measure_shapes(ready: Any, settings: Any) -> dict[str, float]:
     """Right answers on development and on the package's own test part; how often the shape is what is looked at."""
     asked, opened = read_asked(settings.asked, "test")
-    test = question_task.batches(
-        asked, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
-    )
-    row = measure_questions(ready, settings) | {"right, test %": question_task.accuracy(ready.model, test)}
-    pointed = [_points(ready, opened(one.file), one.question) for one in asked[::40]]
-    hits = [one for one in pointed if one is not None]
+    row = measure_questions(ready, settings) | {"right, test %": _right(ready, settings, asked, opened)}
+    hits = []
+    for one in asked[::40]:
+        cells = _last_look(ready, opened(one.file), one.question)
+        if cells is not None:
+            points = torch.from_numpy(np.array(opened(one.file).convert("RGB"))).int()
+            shape = (points - points[0, 0]).abs().sum(-1) > 60  # what differs from the corner
+            left, upper, right, lower = (round(edge * len(points)) for edge in cells)
+            hits.append(bool(shape[upper:lower, left:right].any()))
     return row | ({"looks at the shape %": 100 * sum(hits) / len(hits)} if hits else {})
 
 
-def _points(ready: Any, picture: Image.Image, question: str) -> bool | None:
-    """Whether the cell that the answer's last look weighs most touches the shape: what differs from the corner."""
-    answer = ready(picture, question)
-    _, weights = answer.looks
+def measure_scene_questions(ready: Any, settings: Any) -> dict[str, float]:
+    """Right answers on development scenes, all and by kind; how often the last look is at the thing in question."""
+    _, dev, opened = asked_parts(settings.asked)
+    row = {"right %": _right(ready, settings, dev, opened)}
+    for name, begins in KINDS.items():
+        row[f"{name} %"] = _right(ready, settings, [one for one in dev if one.question.startswith(begins)], opened)
+    for name, begins in KINDS.items():
+        hits = []
+        for one in [one for one in dev if one.box and one.question.startswith(begins)][:150]:
+            cell = _last_look(ready, opened(one.file), one.question)
+            if cell is not None and one.box is not None:
+                x, y = (cell[0] + cell[2]) / 2, (cell[1] + cell[3]) / 2
+                hits.append(one.box[0] <= x <= one.box[2] and one.box[1] <= y <= one.box[3])
+        if hits:
+            row[f"looks, {name} %"] = 100 * sum(hits) / len(hits)
+    return row
+
+
+KINDS = {"color": "what color", "where": "where", "is it there": "do you see", "beside": "what is"}
+
+
+def _last_look(ready: Any, picture: Image.Image, question: str) -> tuple[float, float, float, float] | None:
+    """The cell that the answer's last look weighs most, as shares of the picture; None where nobody looks."""
+    _, weights = ready(picture, question).looks
     if not len(weights):
         return None
-    points: Tensor = torch.from_numpy(np.array(answer.picture)).int()
-    shape = (points - points[0, 0]).abs().sum(-1) > 60
     side = round(weights.shape[-1] ** 0.5)
     row, column = divmod(int(weights[-1].argmax()), side)
-    cell = points.shape[0] // side
-    return bool(shape[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell].any())
+    return column / side, row / side, (column + 1) / side, (row + 1) / side
 
 
 def measure_sounds(ready: Any, settings: Any) -> dict[str, float]:
@@ -192,7 +229,8 @@ def measure_sounds(ready: Any, settings: Any) -> dict[str, float]:
 
 
 MEASURES = {
-    "emoji": measure_scenes, "flickr": measure_photographs, "shapes": measure_shapes, "daquar": measure_questions,
+    "emoji": measure_scenes, "flickr": measure_photographs, "shapes": measure_shapes,
+    "scenes": measure_scene_questions, "daquar": measure_questions,
     "fsdd": measure_sounds,
 }  # fmt: skip
 

@@ -62,7 +62,7 @@ class SceneConfig(BaseModel):
     listed: str = "and"
     """Between the names of three things, from left to right."""
     dyes: dict[str, str] = {}
-    """Colours that things are dyed in, each by chance: {red = "#d02020"}; the colour's name stands before the thing's."""
+    """Colours that things are dyed in, each by chance: {red = "#d02020"}; a colour's name stands before the thing's."""
     frames: int = Field(1, gt=0)
     """Frames of a scene; from 2 on it is a moving picture of one thing, and the caption says how it moves."""
     moves: dict[Literal["left", "right", "up", "down", "near", "away"], str] = {
