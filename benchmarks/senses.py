@@ -29,8 +29,8 @@ SMALL_GRID = {"kind": "grid", "size": 64, "first": 16, "channels": [32, 64], "wi
 SCENE_GRID = {"kind": "grid", "size": 64, "first": 24, "channels": [48], "width": 96, "norm": "batch"}
 FEATURES = {"kind": "features", "size": 224, "width": 256, "dropout": 0.3}
 HARD = {"model.normalizer": "hard"}
-FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes": 12_800, "training.max_steps": 1400,
-       "training.evaluate_every": 200}  # fmt: skip
+FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes": 12_800, "training.max_steps": 900,
+       "training.evaluate_every": 150}  # fmt: skip
 BLOCKS = {"kind": "transformer", "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "positions": "sinusoidal"}
 NO_LOOK = {"model.score": "none", "model.gate": False, "training.cover": 0}
 
