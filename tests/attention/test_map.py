@@ -4,6 +4,7 @@ import inspect
 import re
 from math import log, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -647,3 +648,18 @@ def test_tile_takes_bools_and_refuses_what_is_no_index(pair) -> None:
     for wrong in (torch.tensor([True]), torch.tensor([0.5])):
         with pytest.raises(regard.ShapeError, match="tile: an axis of 5 takes indices, a slice or 5 bools; got"):
             seen.tile(wrong, [1])
+
+
+@pytest.mark.parametrize("score", ["scaled_dot", "cosine", regard.Additive(8, 8, 6)])
+def test_autocast_ends_at_the_door(score: Any) -> None:
+    """Inside a training step in bfloat16 a map is what it is outside."""
+    query, key = torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 7, 8)
+    made = regard.attention_map(query, key, score=score)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = regard.attention_map(query, key, score=score)
+        found = inside.full(), inside.tile(slice(0, 2), [3]), inside.entropy(), inside.distance(), inside.top(2)[0]
+    assert all(one.dtype == torch.float32 for one in found)
+    for one, other in zip(
+        found, (made.full(), made.tile(slice(0, 2), [3]), made.entropy(), made.distance(), made.top(2)[0]), strict=True
+    ):
+        assert torch.equal(one, other)

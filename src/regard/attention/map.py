@@ -4,13 +4,14 @@ A map keeps queries, keys, the spec and one number per row (or weights that were
 row, tile or statistic by computing blocks. It is exact: the same numbers as the reference kernel.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import wraps
 from importlib import import_module
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,22 @@ NEGATIVE = "this map has negative weights, as low-rank attention's has"
 
 Index = slice | Tensor | list[int]
 Tokens = list[str] | None
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Autocast ends at a map's door, as it does at `attend`'s."""
+
+    @wraps(method)
+    def outside(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        kind = self.source.like.device.type
+        if not torch.is_autocast_enabled(kind):
+            return method(self, *args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return outside
 
 
 class AttentionMap:
@@ -77,6 +94,7 @@ class AttentionMap:
         shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
         return cls(shape, Asked(query, key, spec, shape), **tokens)
 
+    @exactly
     def full(self, force: bool = False) -> Tensor:
         """The whole matrix `[*batch, T, S]`.
 
@@ -93,6 +111,7 @@ class AttentionMap:
             return self.source.weigh(torch.arange(self.shape[-2]))
         return torch.cat([block.weights for block in self._blocks(self.source)], -2)  # made of more weights than it has
 
+    @exactly
     def tile(self, rows: Index, columns: Index) -> Tensor:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
         chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
@@ -165,6 +184,7 @@ class AttentionMap:
         """The key each query looks at most `[*batch, T]`, the lower index on a tie; -1 for a dead row."""
         return self._kept().argmax
 
+    @exactly
     def distance(self) -> Tensor:
         """Weight by how far the key is from the query: `[*batch, T + S - 1]`, summed over the queries.
 
@@ -174,6 +194,7 @@ class AttentionMap:
         profile: Tensor = self._join([_distance(self._blocks(one), *self.shape[-2:]) for one in self._entries()])
         return profile
 
+    @exactly
     def sample(self) -> tuple[Tensor, Tensor]:
         """One key drawn for every query, and the logarithm of its share: hard attention's draw.
 
@@ -329,6 +350,7 @@ class AttentionMap:
     def _derived(self, shape: Sequence[int], source: Source) -> "AttentionMap":
         return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
 
+    @exactly
     def _survey(self, pool: Pool | None = None, top: int | None = None) -> Summary:
         small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
         aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
