@@ -611,7 +611,8 @@ class _Reporter:
             )
             self.progress.console.print(
                 f"{event['training']}, {event['development']}, "
-                f"vocabulary {event['vocabulary']:,}, padding {event['padding']:.0%}, run in {event['run']}"
+                f"vocabulary {event['vocabulary']:,}, padding {event['padding']:.0%}, {event['precision']}, "
+                f"run in {event['run']}"
             )
         elif event["event"] == "step":
             self.loss = event["loss"] if not self.loss else 0.95 * self.loss + 0.05 * event["loss"]

@@ -33,7 +33,7 @@ from regard.text.tokenizer import TokenizerConfig
 from regard.text_encoder import TextEncoder
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
-from regard.training.loop import LAST, Report, TrainingConfig
+from regard.training.loop import LAST, Report, TrainingConfig, used_precision
 from regard.training.loop import train as run_loop
 from regard.translator import DecodingConfig, Translator
 from regard.work import Work
@@ -190,6 +190,7 @@ def train(
             "development": work.development,
             "vocabulary": len(tokenizer),
             "padding": batches.padding_share(),
+            "precision": used_precision(settings.training, "cpu"),
             "run": str(folder),
             "max_steps": settings.training.max_steps,
             "step": 0,

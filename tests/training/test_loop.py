@@ -13,6 +13,7 @@ from regard.errors import BundleError, ConfigError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
+from regard.training import loop
 from regard.training.checkpoint import load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import (
@@ -370,6 +371,22 @@ def test_loss_counts_real_tokens_only(kind):
     for n in range(2):
         assert together[n].item() == pytest.approx(sum(part[n].item() for part in apart), rel=1e-5)
     assert together[2] == sum(part[2] for part in apart)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_everywhere(monkeypatch):
+    """What is tested in bfloat16 is computed in it, on any processor."""
+    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: True)
+
+
+def test_a_processor_without_bfloat16_computes_float32(monkeypatch):
+    batch, model = make_batches().collate(range(5)), make_model("transformer").eval()
+    wide, narrow = (batch_loss(model, batch, settings(precision=p), PAD)[0] for p in ("float32", "bfloat16"))
+    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: device != "cpu")
+    again = batch_loss(model, batch, settings(precision="bfloat16"), PAD)[0]
+    assert again == wide != narrow
+    assert loop.used_precision(settings(precision="bfloat16"), "cpu") == "float32"
+    assert loop.used_precision(settings(precision="bfloat16"), "cuda") == "bfloat16"
 
 
 @pytest.mark.parametrize("kind", MODELS)
