@@ -18,6 +18,8 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "regard"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 # the course's pages are run; what they gave is kept until the page changes (make clean forgets it)
@@ -25,4 +27,5 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "warn"  # no page says anything there
 nb_number_source_lines = False

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import regard
-from regard.attention.scores import Compared, Function, Product, Projected, ProjectedProduct, Score, as_score
+from regard.attention.scores import (
+    Compared,
+    Function,
+    LocationAware,
+    Product,
+    Projected,
+    ProjectedProduct,
+    Score,
+    as_score,
+)  # fmt: skip
 
 H, T, S, D, D_Q, D_K, D_H = 2, 3, 5, 7, 11, 13, 17
 
@@ -285,3 +294,27 @@ def test_a_distance_of_far_vectors_keeps_its_digits() -> None:
     torch.testing.assert_close(regard.Distance()(query, key).double(), want, rtol=1e-5, atol=1e-5)
     near = regard.Distance(torch.nn.Parameter(torch.tensor(0.5)))(query - 3000, key - 3000)
     torch.testing.assert_close(near.double(), want * 4, rtol=1e-3, atol=5e-3)
+
+
+def test_a_location_aware_score_is_its_equation_for_any_tile_of_the_keys() -> None:
+    torch.manual_seed(0)
+    score = LocationAware(D_Q, D_K, D_H, filters=3, reach=2).double()
+    state, key = torch.randn(H, T, D_Q).double(), torch.randn(H, S, D_K).double()
+    looked = torch.rand(H, T, S).double()
+    query, F, U = torch.cat([state, looked], -1), score.filters.weight[:, 0].tolist(), score.location.weight
+    got = score(query, key)
+    for h in range(H):
+        for t in range(T):
+            a = [0.0, 0.0, *looked[h, t].tolist(), 0.0, 0.0]
+            for s in range(S):
+                found = [dot(row, a[s : s + 5]) for row in F]
+                sums = zip(
+                    apply(score.content.query.weight, state[h, t].tolist()),
+                    apply(score.content.key.weight, key[h, s].tolist()), apply(U, found), strict=True,
+                )  # fmt: skip
+                expected = dot(score.content.v.tolist(), [tanh(sum(parts)) for parts in sums])
+                assert got[h, t, s].item() == pytest.approx(expected, rel=1e-12)
+    tile = torch.tensor([4, 1])
+    projected = score.project_key(key)[..., tile, :]
+    torch.testing.assert_close(score.projected()(query, projected), got[..., tile])
+    torch.testing.assert_close(regard.attend(query, key, key, score=score), torch.softmax(got, -1) @ key)

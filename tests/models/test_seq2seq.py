@@ -34,6 +34,8 @@ RECURRENT: dict[str, dict[str, Any]] = {
     "forward": {"direction": "forward"},
     "backward": {"direction": "backward", "cell": "lstm"},
     "concat": {"score": "concat"},
+    "location": {"score": "location", "location_reach": 2},
+    "location_new": {"score": "location", "location_reach": 1, "asks": "new", "feed": "previous", "gate": True},
     "general": {"score": "general"},
     "dot": {"score": "dot"},
     "scaled_dot": {"score": "scaled_dot"},

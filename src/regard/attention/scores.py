@@ -293,6 +293,46 @@ class Concat(Score):
         return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
 
 
+class LocationAware(Score):
+    """e_ij = v · tanh(W_q q_i + W_k k_j + U f_ij), f_i = F * a_i (Chorowski et al. 2015, equations 8 and 9).
+
+    It knows where the query before looked: a query is [q_i; a_i], with the S weights of the one before it behind, which
+    are convolved along the keys. A projected key carries its place, so that any tile of the keys is compared alone.
+
+    Args:
+        query_dim: width of a query without the weights behind it.
+        key_dim: width of a key.
+        hidden_dim: width of the sum inside the tanh.
+        filters: of F.
+        reach: how many keys to a side a filter sees.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, filters: int = 10, reach: int = 20) -> None:
+        super().__init__()
+        self.content = Additive(query_dim, key_dim, hidden_dim)
+        self.query_dim, self.hidden_dim = query_dim, hidden_dim
+        self.filters = nn.Conv1d(1, filters, 2 * reach + 1, padding=reach, bias=False)
+        self.location = nn.Linear(filters, hidden_dim, bias=False)
+
+    def project_query(self, query: QueryTile) -> Asked:
+        content, looked = query.split([self.query_dim, query.shape[-1] - self.query_dim], -1)
+        return torch.cat([self.content.project_query(content), looked], -1)
+
+    def project_key(self, key: KeyTile) -> Answered:
+        place = torch.arange(key.shape[-2], device=key.device, dtype=torch.float32)
+        return torch.cat([self.content.project_key(key), place.expand(key.shape[:-1])[..., None]], -1)
+
+    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+        asked, looked = query.split([self.hidden_dim, query.shape[-1] - self.hidden_dim], -1)
+        answered, place = key[..., : self.hidden_dim].to(query.dtype), key[..., None, :, -1:].long()
+        flat = looked.reshape(-1, 1, looked.shape[-1])
+        found = nn.functional.conv1d(flat, self.filters.weight.to(flat.dtype), padding=self.filters.padding)
+        found = found.transpose(-2, -1).unflatten(0, looked.shape[:-1])  # [*q_batch, T, S, filters]
+        around = _linear(self.location, torch.take_along_dim(found, place, -2))
+        inside = asked[..., :, None, :] + answered[..., None, :, :] + around
+        return torch.tanh(inside) @ self.content.v.to(query.dtype)
+
+
 class Function(Score):
     """Any callable (query_tile, key_tile) -> score_tile, as a score."""
 

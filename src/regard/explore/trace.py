@@ -135,19 +135,24 @@ def _seen(
 ) -> tuple[str, float, list[float], list[float], float]:
     """(who asks, its norm, scores, weights, the context's norm) of the last step at the alignment's site."""
     if site not in (state.asked or {}):
-        context = state.hypothesis.get("context")
-        return "", 0.0, [], [], 0.0 if context is None else float(context.norm())
+        return "", 0.0, [], [], _context_norm(model, state)
     query = state.asked[site][0, 0, :, -1]
     weights = model.maps(state)[site].tile([-1], slice(None))[0, 0, :, 0]
     recurrent = isinstance(model, Recurrent)
     asks = "q_t" if not recurrent else "s_{t-1}" if model.config.asks == "previous" else "s_t"
-    context = state.hypothesis["context"][0, 0] if recurrent else None
     chosen = heads or list(range(len(weights)))
     scores = _scores(calls[_call_of(model, site)], chosen)
     return (
         asks, float(query[chosen].norm(dim=-1).mean()), scores.tolist(), weights[chosen].mean(0).tolist(),
-        0.0 if context is None else float(context.norm()),
+        _context_norm(model, state),
     )  # fmt: skip
+
+
+def _context_norm(model: Any, state: Any) -> float:
+    """Of a recurrent step's context."""
+    if not isinstance(model, Recurrent):
+        return 0.0
+    return float(state.hypothesis["context"][..., : model.decoder.cross.memory_width].norm())
 
 
 def _call_of(model: Any, site: str) -> int:

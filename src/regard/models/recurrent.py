@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from regard.attention.map import AttentionMap
 from regard.attention.masks import allow
-from regard.attention.scores import Additive, Concat, Cosine, Distance, Dot, General, ScaledDot, Score
+from regard.attention.scores import (
+    Additive,
+    Concat,
+    Cosine,
+    Distance,
+    Dot,
+    General,
+    LocationAware,
+    ScaledDot,
+    Score,
+)
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call
 from regard.errors import ConfigError
@@ -41,14 +51,19 @@ class RecurrentConfig(BaseModel):
     """Encoder layers on top of each other."""
     direction: Literal["both", "forward", "backward"] = "both"
     """How the encoder reads; "both" gives each direction half the width."""
-    score: Literal["additive", "concat", "general", "dot", "scaled_dot", "cosine", "distance", "none"] = "additive"
-    """How a decoder state is compared with an encoder state; "none" is the ladder's lowest rung, no attention."""
+    score: Literal["additive", "location", "concat", "general", "dot", "scaled_dot", "cosine", "distance", "none"] = (
+        "additive"
+    )
+    """How a decoder state is compared with an encoder state; "location" knows where the last step looked (Chorowski
+    et al. 2015), for sounds; "none" is the ladder's lowest rung, no attention."""
     normalizer: Literal["softmax", "uniform", "hard"] = "softmax"
     """How scores become weights; "hard" looks at one place: one drawn in training, the best one afterwards."""
     gate: bool = False
     """The context is multiplied by β = σ(w s_{t-1}) (Xu et al. 2015, section 4.2.1)."""
     score_width: int = Field(256, gt=0)
-    """Width inside the tanh of the additive and concat scores."""
+    """Width inside the tanh of the additive, location and concat scores."""
+    location_reach: int = Field(20, ge=0)
+    """How many states to a side the location score's filters see."""
     asks: Literal["previous", "new"] = "previous"
     """Which state asks: s_{t-1} (Bahdanau) or s_t (Luong)."""
     feed: Literal["current", "previous", "none"] = "current"
@@ -116,17 +131,17 @@ class Recurrent(Seq2Seq):
         kept["summary"] = memory.summary
         return State(
             sentence={name: tensor[:, None] for name, tensor in kept.items()},
-            hypothesis={"state": first, "inner": torch.zeros_like(first), "context": self._first_context(memory, 1)},
+            hypothesis={"state": first, "inner": torch.zeros_like(first), "context": self._first_context(memory)},
             asked={} if record else None,
         )
 
     def hidden(self, memory: Memory, target: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
         embedded = self.decoder.embedding(target)
-        state, context = self._first_state(memory)[:, None], self._first_context(memory, 1)
+        state, context = self._first_state(memory)[:, None], self._first_context(memory)
         inner, look, steps = torch.zeros_like(state), self._look(memory, self.decoder.cross.remember(memory.states)), []
         for vector in embedded.split(1, 1):
             state, inner, context = self.decoder.cross(vector, state, inner, context, look)
-            steps.append(torch.cat([state, context.to(state.dtype)], -1))
+            steps.append(self._seen(state, context))
         result: Tensor = self.decoder.dropout(torch.cat(steps, 1))
         return result
 
@@ -141,9 +156,9 @@ class Recurrent(Seq2Seq):
             before["context"],
             self._look(memory, kept["key"]),
         )
-        asking = before["state"] if self.config.asks == "previous" else s
+        asking = self.decoder.cross.query(before["state"] if self.config.asks == "previous" else s, before["context"])
         queries = {} if self.config.score == "none" else {SITE: asking[:, :, None, None]}
-        hidden: Tensor = self.decoder.dropout(torch.cat([s, c], -1))
+        hidden: Tensor = self.decoder.dropout(self._seen(s, c))
         return hidden, state.advance({"state": s, "inner": inner, "context": c}, queries)
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
@@ -154,8 +169,8 @@ class Recurrent(Seq2Seq):
             return {}
         score = self.decoder.cross.score
         assert score is not None
-        key, allowed = state.sentence["memory"], state.sentence["allowed"]
-        spec = make_spec(score, as_weights(self.config.normalizer), allow(allowed[:, :, None, None]), None)
+        key, allowed = state.sentence["key"], state.sentence["allowed"]
+        spec = make_spec(score.projected(), as_weights(self.config.normalizer), allow(allowed[:, :, None, None]), None)
         return {SITE: AttentionMap.from_spec(state.asked[SITE], key[:, :, None], spec)}
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
@@ -174,11 +189,15 @@ class Recurrent(Seq2Seq):
             return memory.summary.new_zeros(len(memory.summary), self.config.width)
         return torch.tanh(self.decoder.start(memory.summary)).to(memory.summary.dtype)
 
-    def _first_context(self, memory: Memory, hypotheses: int) -> Tensor:
-        return memory.states.new_zeros(len(memory.states), hypotheses, memory.states.shape[-1])
+    def _first_context(self, memory: Memory) -> Tensor:
+        return self.decoder.cross.first_context(memory.states, memory.allowed)
+
+    def _seen(self, state: Tensor, context: Tensor) -> Tensor:
+        """[s; c]; weights that come behind the context are for the next look alone."""
+        return torch.cat([state, context[..., : self.decoder.cross.memory_width].to(state.dtype)], -1)
 
     def _look(self, memory: Memory, key: Tensor):  # type: ignore[no-untyped-def]
-        """From states `[N, K, d]` to their contexts `[N, K, d_m]`."""
+        """From queries `[N, K, q]` to their contexts `[N, K, c]`."""
         summary = memory.summary
         if self.decoder.cross.score is None:  # no attention: the fixed vector is all there is (Sutskever et al. 2014)
             assert summary is not None
@@ -192,6 +211,8 @@ def make_score(config: RecurrentConfig, memory_width: int) -> Score | None:
     match config.score:
         case "additive":
             return Additive(config.width, memory_width, config.score_width)
+        case "location":
+            return LocationAware(config.width, memory_width, config.score_width, reach=config.location_reach)
         case "concat":
             return Concat(config.width, memory_width, config.score_width)
         case "general":

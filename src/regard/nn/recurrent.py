@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
-from regard.attention.scores import Score
+from regard.attention.scores import LocationAware, Score
 from regard.attention.watch import owned
 from regard.errors import ConfigError, unknown
 
@@ -82,6 +82,7 @@ class AttentionalStep(nn.Module):
         width: of the state s.
         memory_width: of a memory state, and so of the context c.
         score: how well a state matches a memory state; None looks at nothing (c is the memory's summary throughout).
+            Behind the context of a `LocationAware` one come the weights, for the next look.
         normalizer: a name; "hard" is one place, drawn while training and the best one otherwise.
         asks: which state asks.
         feed: which context the cell reads: "current" (c_t, only where the previous state asks), "previous"
@@ -118,7 +119,7 @@ class AttentionalStep(nn.Module):
                 'use feed = "previous" or "none"'
             )
         self.asks, self.feed, self.normalizer = asks, feed, normalizer
-        self.score = score
+        self.score, self.memory_width = score, memory_width
         self.gate = nn.Linear(width, 1) if gate else None
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
 
@@ -126,28 +127,50 @@ class AttentionalStep(nn.Module):
         """The memory's side of the score, computed once."""
         return memory if self.score is None else self.score.project_key(memory)
 
+    def first_context(self, memory: Float[Tensor, "N S d_m"], allowed: Bool[Tensor, "N S"]) -> Float[Tensor, "N 1 c"]:
+        """c_0 = 0; where the weights come behind it, those of one who looks everywhere."""
+        nothing = torch.zeros_like(memory[:, :1])
+        if not isinstance(self.score, LocationAware):
+            return nothing
+        even = allowed / allowed.sum(-1, keepdim=True).clamp(min=1)
+        return torch.cat([nothing, even[:, None].to(nothing.dtype)], -1)
+
+    def query(self, state: Float[Tensor, "N K d"], context: Float[Tensor, "N K c"]) -> Float[Tensor, "N K q"]:
+        """What a state asks with: itself, and where it looked before if the score wants to know."""
+        if not isinstance(self.score, LocationAware):
+            return state
+        return torch.cat([state, context[..., self.memory_width :].to(state.dtype)], -1)
+
     def look(
         self,
-        query: Float[Tensor, "N K d"],
+        query: Float[Tensor, "N K q"],
         key: Float[Tensor, "N S h"],
         memory: Float[Tensor, "N S d_m"],
         mask: MaskLike,
-    ) -> Float[Tensor, "N K d_m"]:
-        """The context of states `[N, K, d]`: all hypotheses of a sentence look at one memory, uncopied."""
+    ) -> Float[Tensor, "N K c"]:
+        """The context of queries `[N, K, q]`: all hypotheses of a sentence look at one memory, uncopied."""
         assert self.score is not None
+        value = memory
+        if isinstance(self.score, LocationAware):  # Σ_i α_i [h_i; place i] = [c; α]
+            places = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
+            value = torch.cat([memory, places.expand(len(memory), -1, -1)], -1)
         normalizer = as_weights(self.normalizer, draw=self.training)
         with owned(self):
-            found = attend(query, key, memory, score=self.score.projected(), normalizer=normalizer, mask=mask)
-        return found if self.gate is None else found * torch.sigmoid(self.gate(query)).to(found.dtype)
+            found = attend(query, key, value, score=self.score.projected(), normalizer=normalizer, mask=mask)
+        if self.gate is None:
+            return found
+        context, weights = found.split([self.memory_width, found.shape[-1] - self.memory_width], -1)
+        opened = torch.sigmoid(self.gate(query[..., : self.gate.in_features])).to(found.dtype)
+        return torch.cat([context * opened, weights], -1)
 
     def forward(
         self,
         embedded: Float[Tensor, "N K e"],
         state: Float[Tensor, "N K d"],
         inner: Float[Tensor, "N K d"],
-        context: Float[Tensor, "N K d_m"],
+        context: Float[Tensor, "N K c"],
         look: Callable[[Tensor], Tensor],
-    ) -> tuple[Float[Tensor, "N K d"], Float[Tensor, "N K d"], Float[Tensor, "N K d_m"]]:
+    ) -> tuple[Float[Tensor, "N K d"], Float[Tensor, "N K d"], Float[Tensor, "N K c"]]:
         """The next (state s_t, inner state of an LSTM, context c_t).
 
         Args:
@@ -155,17 +178,18 @@ class AttentionalStep(nn.Module):
             state: s_{t-1}.
             inner: the LSTM's cell state; a GRU passes it through.
             context: c_{t-1}.
-            look: from a state to its context.
+            look: from a query to its context.
         """
         if self.asks == "previous":
-            found = look(state)
+            found = look(self.query(state, context))
             state, inner = self._move(embedded, state, inner, found if self.feed == "current" else context)
             return state, inner, found
         state, inner = self._move(embedded, state, inner, context)
-        return state, inner, look(state)
+        return state, inner, look(self.query(state, context))
 
     def _move(self, embedded: Tensor, state: Tensor, inner: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        x = embedded if self.feed == "none" else torch.cat([embedded, context.to(embedded.dtype)], -1)
+        read = context[..., : self.memory_width].to(embedded.dtype)
+        x = embedded if self.feed == "none" else torch.cat([embedded, read], -1)
         x, s = x.flatten(0, 1), state.flatten(0, 1)
         if isinstance(self.cell, nn.LSTMCell):
             s, c = self.cell(x, (s, inner.flatten(0, 1)))
