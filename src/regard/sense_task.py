@@ -91,7 +91,7 @@ def states_of(model: Any) -> int:
     reads = model.reads
     if reads.kind in ("grid", "frames"):
         return int(-(-reads.size // 2 ** (1 + len(reads.channels)))) ** 2 * int(getattr(reads, "frames", 1))
-    return int(reads.size // (reads.patch if reads.kind == "patches" else 32)) ** 2
+    return int(reads.size // (reads.patch if reads.kind == "patches" else reads.cell)) ** 2
 
 
 def file_examples(

@@ -20,7 +20,7 @@ from regard.models.transformer import TransformerConfig
 SIGHT = {
     "grid": GridConfig(kind="grid", size=40, first=8, channels=(16,), width=24),
     "patches": PatchesConfig(kind="patches", size=40, patch=8, width=24),
-    "features": FeaturesConfig(kind="features", size=96, depth=7, width=24),
+    "features": FeaturesConfig(kind="features", size=96, width=24),
 }
 HEARING = {
     "sound": SoundConfig(kind="sound", bands=11, channels=3, width=24),
@@ -32,7 +32,7 @@ def source(name: str, batch: int = 3, frames: int = 29) -> Tensor:
     torch.manual_seed(5)
     if name in HEARING:
         return torch.randn(batch, 11, frames)
-    return torch.rand(batch, 7, 3, 3) if name == "features" else torch.rand(batch, 3, 40, 40)
+    return torch.rand(batch, 320, 3, 3) if name == "features" else torch.rand(batch, 3, 40, 40)
 
 
 def models(name: str):  # type: ignore[no-untyped-def]
@@ -168,8 +168,10 @@ def test_refusals() -> None:
         make_encoder(PatchesConfig(kind="patches", size=40, patch=7))
     with pytest.raises(ShapeError, match=r"pictures need shape \[B, 3, 40, 40\]"):
         make_encoder(SIGHT["grid"])(torch.rand(1, 3, 32, 40))
-    with pytest.raises(ShapeError, match=r"features need shape \[B, 7, 3, 3\]"):
-        make_encoder(SIGHT["features"])(torch.rand(1, 7, 4, 4))
+    with pytest.raises(ShapeError, match=r"features need shape \[B, 320, 3, 3\]"):
+        make_encoder(SIGHT["features"])(torch.rand(1, 320, 4, 4))
+    with pytest.raises(ShapeError, match="cell must divide size; got 16 and 40"):
+        make_encoder(FeaturesConfig(kind="features", size=40, cell=16))
     for config in HEARING.values():
         with pytest.raises(ShapeError, match=r"spectrograms need shape \[B, 11, frames\]"):
             make_encoder(config)(torch.rand(1, 12, 20))

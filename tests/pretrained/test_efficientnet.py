@@ -46,6 +46,11 @@ def test_points_or_features(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = prepared([Image.new("RGB", (30, 20), "red")], config)
     assert found.shape == (320, 2, 2)
     assert not found.is_inference()
+    (fine,) = prepared([Image.new("RGB", (30, 20), "red")], config.model_copy(update={"cell": 16}))
+    assert fine.shape == (432, 4, 4)
+    wide = fine[112:].unflatten(1, (2, 2)).unflatten(3, (2, 2)).movedim(3, 2)  # [320, row, column, 2, 2]
+    assert torch.allclose(wide, found[..., None, None].expand_as(wide), atol=1e-5)
+    assert not torch.allclose(fine[:112, 0, 0], fine[:112, 1, 1])
 
 
 @pytest.mark.slow

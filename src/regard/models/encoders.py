@@ -59,13 +59,18 @@ class FeaturesConfig(BaseModel):
     network: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     """Whose features they are."""
     size: int = Field(224, gt=0)
-    """Height and width of a picture, in points; the grid has one cell for 32 × 32 of them."""
-    depth: int = Field(320, gt=0)
-    """Width of a feature."""
+    """Height and width of a picture, in points."""
+    cell: Literal[16, 32] = 32
+    """Height and width of the grid's cells, in points: 32, or 16 with what the network's fifth stage knows of them."""
     width: int = Field(256, gt=0)
     """Width of a state."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On the features."""
+
+    @property
+    def depth(self) -> int:
+        """Width of a feature."""
+        return 320 if self.cell == 32 else 112 + 320
 
 
 class FramesConfig(GridConfig):
@@ -239,7 +244,9 @@ class Features(nn.Module):
     def __init__(self, config: FeaturesConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
-        side = config.size // 32
+        if config.size % config.cell:
+            raise ShapeError(f"cell must divide size; got {config.cell} and {config.size}")
+        side = config.size // config.cell
         self.norm = nn.LayerNorm(config.depth)
         self.dropout = Dropout(config.dropout)
         self.narrow = nn.Linear(config.depth, config.width)
@@ -251,7 +258,7 @@ class Features(nn.Module):
         Raises:
             ShapeError: features of another size.
         """
-        side = self.config.size // 32
+        side = self.config.size // self.config.cell
         if list(source.shape[1:]) != [self.config.depth, side, side]:
             raise ShapeError(f"features need shape [B, {self.config.depth}, {side}, {side}]; got {list(source.shape)}")
         states = self.narrow(self.dropout(self.norm(source.permute(0, 2, 3, 1))))

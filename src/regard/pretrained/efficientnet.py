@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from regard.errors import BundleError
 
@@ -18,6 +18,7 @@ STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )  # fmt: skip
+FIFTH = sum(stage[0] for stage in STAGES[:5])  # blocks up to the end of the fifth stage: a cell for 16 × 16 points
 EPSILON = 1e-3
 AT_ONCE = 16  # pictures
 
@@ -74,6 +75,12 @@ class EfficientNet(nn.Module):
         """Features of pictures (0 … 1), a cell for 32 × 32 points."""
         return self.blocks(self.stem((pictures * 255 - 127) / 128))  # type: ignore[no-any-return]
 
+    def fine_features(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 432 _ _"]:
+        """A cell for 16 × 16 points: the fifth stage's 112 features, then those of the cell twice as wide it lies in."""
+        middle = self.blocks[:FIFTH](self.stem((pictures * 255 - 127) / 128))
+        wide = interpolate(self.blocks[FIFTH:](middle), size=middle.shape[-2:])
+        return torch.cat([middle, wide], 1)
+
     def forward(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1000"]:
         """Logits of ImageNet's classes."""
         return self.classes(self.head(self.features(pictures)).mean((2, 3)))  # type: ignore[no-any-return]
@@ -111,14 +118,15 @@ def _network() -> EfficientNet:
     return load_efficientnet()
 
 
-def features(pictures: list[Tensor]) -> list[Tensor]:
-    """Features `[320, H / 32, W / 32]` of pictures `[3, H, W]` of one size.
+def features(pictures: list[Tensor], cell: int = 32) -> list[Tensor]:
+    """Features `[320, H / 32, W / 32]` of pictures `[3, H, W]` of one size, or `[432, H / 16, W / 16]` for cells of 16.
 
     Raises:
         BundleError: as `load_efficientnet`.
     """
     found: list[Tensor] = []
+    look = _network().features if cell == 32 else _network().fine_features
     with torch.inference_mode():
         for first in range(0, len(pictures), AT_ONCE):
-            found += _network().features(torch.stack(pictures[first : first + AT_ONCE])).unbind()
+            found += look(torch.stack(pictures[first : first + AT_ONCE])).unbind()
     return [one.clone() for one in found]

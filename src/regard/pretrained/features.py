@@ -17,4 +17,4 @@ def prepared(pictures: Sequence[Image.Image], reads: Any) -> list[Tensor]:
         BundleError: the network's package is not installed.
     """
     points = [as_tensor(square(picture.convert("RGB"), reads.size)) for picture in pictures]
-    return features(points) if reads.kind == "features" else points
+    return features(points, reads.cell) if reads.kind == "features" else points
