@@ -69,6 +69,8 @@ TRANSFORMER: dict[str, dict[str, Any]] = {
     "no_reach": {"context": "convolution", "context_reach": 0},
     "running_mean": {"context": "running_mean", "norm": "after"},
     "recurrence": {"context": "recurrence", "key_heads": 2},
+    "conformer": {"convolution": 2},
+    "conformer_after": {"convolution": 1, "norm": "after", "context": "convolution"},
 }
 CONFIGS = {f"recurrent-{name}": RecurrentConfig(**SMALL_R | more) for name, more in RECURRENT.items()}
 CONFIGS |= {f"transformer-{name}": TransformerConfig(**SMALL_T | more) for name, more in TRANSFORMER.items()}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
-from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual
+from regard.nn.blocks import ConformerLayer, ConvolutionModule, DecoderLayer, EncoderLayer, FeedForward, Residual
 from regard.nn.multihead import MultiHead
 
 B, T, S, WIDTH, HEADS, INNER = 2, 5, 7, 12, 3, 19
@@ -95,3 +95,35 @@ def test_unknown_choices() -> None:
         Residual(WIDTH, "befor", 0.0)
     with pytest.raises(regard.ChoiceError, match="unknown activation 'rleu': expected one of 'relu', 'silu', 'gelu'"):
         FeedForward(WIDTH, INNER, "rleu")
+
+
+def norm_of(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    scaled = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    return scaled * layer.weight + layer.bias
+
+
+@torch.no_grad()
+def test_conformer_layer_is_its_equations() -> None:
+    """Gulati et al. 2020: section 2.4, and figure 2 state by state in a plain loop."""
+    halves = FeedForward(WIDTH, INNER, "silu"), FeedForward(WIDTH, INNER, "silu")
+    layer = ConformerLayer(MultiHead(WIDTH, HEADS), ConvolutionModule(WIDTH, 1), halves, WIDTH, "before", 0.1)
+    x, mix = draw(B, T, WIDTH), randomize(layer).convolution
+    allowed = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+
+    y = x + halves[0](norm_of(layer.around_first.norm, x)) / 2
+    mask = regard.padding(torch.tensor([5, 3]))
+    y = y + layer.self(norm_of(layer.around_self.norm, y), mask=mask)
+    left, right = mix.inner(norm_of(layer.around_convolution.norm, y)).chunk(2, -1)
+    inside, kernel = left * torch.sigmoid(right) * allowed[..., None], mix.depthwise.weight[:, 0]  # [d, 3]
+    mixed = torch.zeros_like(x)
+    for t in range(T):
+        near = [o for o in (-1, 0, 1) if 0 <= t + o < T]
+        mixed[:, t] = mix.depthwise.bias + sum(inside[:, t + o] * kernel[:, 1 + o] for o in near)
+    y = y + mix.outer(nn.functional.silu(norm_of(mix.norm, mixed)))
+    y = y + halves[1](norm_of(layer.around_feed_forward.norm, y)) / 2
+    expected = norm_of(layer.norm, y)
+
+    got = layer(x, mask, allowed)
+    torch.testing.assert_close(got[0], expected[0])
+    torch.testing.assert_close(got[1, :3], expected[1, :3])
+    torch.testing.assert_close(got[1:, :3], layer(x[1:, :3], None))

@@ -17,7 +17,7 @@ from regard.attention.masks import Mask, allow, causal, window
 from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
 from regard.models.seq2seq import Memory
-from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, make_norm
+from regard.nn.blocks import ConformerLayer, ConvolutionModule, DecoderLayer, EncoderLayer, FeedForward, make_norm
 from regard.nn.cache import append
 from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
@@ -150,20 +150,28 @@ class Stack(nn.Module):
         layers: how many blocks.
         direction: "both", or "forward" for one that may only look back.
         cross: each block looks at a memory too.
+        reach: blocks of an encoder mix each state with so many to a side (Conformer's); 0: they do not.
     """
 
-    layers: Any  # a list of EncoderLayer, or DecoderLayer
+    layers: Any  # a list of EncoderLayer, ConformerLayer or DecoderLayer
 
-    def __init__(self, config: BlocksConfig, layers: int, direction: str, cross: bool = False) -> None:
+    def __init__(self, config: BlocksConfig, layers: int, direction: str, cross: bool = False, reach: int = 0) -> None:
         super().__init__()
         self.config, self.direction = config, direction
         arguments = config.width, config.norm, config.dropout, config.normalization, config.epsilon
         made: list[nn.Module] = []
         for _ in range(layers):
             own = _attention(config, direction)
-            across = [_attention(config, direction, across=True)] if cross else []
-            kind: Any = DecoderLayer if cross else EncoderLayer
-            made.append(kind(own, *across, _feed_forward(config), *arguments))
+            if cross:
+                across = _attention(config, direction, across=True)
+                made.append(DecoderLayer(own, across, _feed_forward(config), *arguments))
+            elif reach:
+                halves = _feed_forward(config), _feed_forward(config)
+                made.append(
+                    ConformerLayer(own, ConvolutionModule(config.width, reach, config.dropout), halves, *arguments)
+                )
+            else:
+                made.append(EncoderLayer(own, _feed_forward(config), *arguments))
         self.layers = nn.ModuleList(made)
         before = config.norm == "before"
         self.norm = make_norm(config.normalization, config.width, config.epsilon) if before else nn.Identity()

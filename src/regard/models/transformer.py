@@ -34,6 +34,9 @@ class TransformerConfig(PairConfig):
     kind: Literal["transformer"]
     reads: EncoderParts | None = None
     """What reads the source before the encoder's blocks, where it is a picture or a sound; tokens unless set."""
+    convolution: int = Field(0, ge=0)
+    """The encoder's blocks are a Conformer's: each state is mixed with so many to a side, between two half
+    feed-forwards (Gulati et al. 2020); 0: a Transformer's."""
     aligned: bool = False
     """A layer that reads tokens off the memory's states, for CTC beside attention."""
 
@@ -73,7 +76,7 @@ class Transformer(Embeds, Seq2Seq):
         if reads is not None and reads.width != config.width:
             raise ConfigError(f"model.reads.width = {reads.width} must be model.width = {config.width}")
         self.reads = None if reads is None else make_encoder(reads)
-        self.encoder = Stack(config, config.encoder_layers, "both")
+        self.encoder = Stack(config, config.encoder_layers, "both", reach=getattr(config, "convolution", 0))
         self.decoder = Decoder(vocabulary, config, config.decoder_layers, cross=True)
         self.aligned = nn.Linear(config.width, vocabulary) if getattr(config, "aligned", False) else None
 

@@ -1,4 +1,4 @@
-"""The Transformer's blocks: feed-forward, residual with norm, encoder layer, decoder layer."""
+"""The Transformer's blocks: feed-forward, residual with norm, encoder layer, Conformer layer, decoder layer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -160,6 +160,69 @@ class EncoderLayer(nn.Module):
         """
         x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, places=places))
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]
+
+
+class ConvolutionModule(nn.Module):
+    """W_2 silu(norm(depthwise(glu(W_1 x)))): each state with its neighbours (Gulati et al. 2020, figure 2).
+
+    The norm is over a state's channels; the paper's is over the batch, where it would count padding.
+
+    Args:
+        width: of the states.
+        reach: how many states to a side the depth-wise convolution sees.
+        dropout: on what comes out.
+    """
+
+    def __init__(self, width: int, reach: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, 2 * reach + 1, padding=reach, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.outer = nn.Linear(width, width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B n d"], allowed: Bool[Tensor, "B n"] | None = None) -> Float[Tensor, "B n d"]:
+        """States of the same shape; where `allowed` is False they influence nothing."""
+        inside = nn.functional.glu(self.inner(x), -1)
+        if allowed is not None:
+            inside = inside.masked_fill(~allowed[..., None], 0.0)
+        mixed = self.norm(self.depthwise(inside.transpose(1, 2)).transpose(1, 2))
+        result: Tensor = self.dropout(self.outer(nn.functional.silu(mixed)))
+        return result
+
+
+class ConformerLayer(nn.Module):
+    """Half a feed-forward, self-attention, a convolution, the other half, a norm (Gulati et al. 2020, section 2.4).
+
+    Args:
+        attention: looks everywhere.
+        convolution: each state with its neighbours.
+        halves: two feed-forwards, of each of which half is added.
+        width, norm, dropout, normalization, epsilon: as in `Residual`.
+    """
+
+    def __init__(
+        self, attention: MultiHead, convolution: ConvolutionModule, halves: tuple[FeedForward, FeedForward],
+        width: int, norm: str, dropout: float, normalization: str = "layer", epsilon: float = 1e-5,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.self = attention
+        self.convolution = convolution
+        self.first, self.feed_forward = halves
+        around = [Residual(width, norm, dropout, normalization, epsilon) for _ in range(4)]
+        self.around_first, self.around_self, self.around_convolution, self.around_feed_forward = around
+        self.norm = make_norm(normalization, width, epsilon)
+
+    def forward(
+        self, x: Float[Tensor, "B n d"], mask: MaskLike | None, allowed: Bool[Tensor, "B n"] | None = None,
+        bias: BiasLike | None = None, places: Int[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n d"]:  # fmt: skip
+        """States `[B, n, d]`; arguments as in `EncoderLayer`, and `allowed` keeps padding out of the convolution."""
+        x = self.around_first(x, lambda y: 0.5 * self.first(y))
+        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, places=places))
+        x = self.around_convolution(x, lambda y: self.convolution(y, allowed))
+        x = self.around_feed_forward(x, lambda y: 0.5 * self.feed_forward(y))
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):

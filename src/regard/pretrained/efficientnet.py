@@ -76,7 +76,7 @@ class EfficientNet(nn.Module):
         return self.blocks(self.stem((pictures * 255 - 127) / 128))  # type: ignore[no-any-return]
 
     def fine_features(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 432 _ _"]:
-        """A cell for 16 × 16 points: the fifth stage's 112 features, then those of the cell twice as wide it lies in."""
+        """A cell for 16 × 16 points: the fifth stage's 112 features, then those of the wider cell that it lies in."""
         middle = self.blocks[:FIFTH](self.stem((pictures * 255 - 127) / 128))
         wide = interpolate(self.blocks[FIFTH:](middle), size=middle.shape[-2:])
         return torch.cat([middle, wide], 1)
