@@ -30,6 +30,8 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
 PANELS = 16
 LEGIBLE = 128  # tokens that still have names of their own
 CELLS = 256  # of a larger map
+SIDES = ("output (query) ↓", "source (key) →")
+SIDES_BRIEFLY = ("query ↓", "source (key) →")  # beside one or two rows
 NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
 
 
@@ -48,13 +50,14 @@ def save_heatmap(
     Raises:
         DataError: the ending is none that can be drawn, or the folder does not exist.
     """
-    save_figure(heatmap(weights, rows, columns, title), path)
+    save_figure(heatmap(weights, rows, columns, title, SIDES if len(rows) > 2 else SIDES_BRIEFLY), path)
 
 
 def heatmap(
-    weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str = ""
-) -> "Figure":
-    """A figure of weights between named queries (down) and named keys (across)."""
+    weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str = "",
+    sides: tuple[str, str] = ("query ↓", "key →"),
+) -> "Figure":  # fmt: skip
+    """A figure of weights between named queries (down) and named keys (across), and what each of the sides is."""
     from matplotlib.figure import Figure
 
     longest = max(map(_width, rows), default=1), max(map(_width, columns), default=1)
@@ -69,6 +72,7 @@ def heatmap(
         return figure
     image = axes.imshow(weights, cmap=COLOURS, vmin=0, vmax=1, aspect="equal")
     _name_axes(axes, rows, columns)
+    _name_sides(axes, *sides)
     if len(rows) * len(columns) <= NUMBERS_UP_TO:
         for i, row in enumerate(weights):
             for j, weight in enumerate(row):
@@ -109,7 +113,6 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
             _name_axes(axes, rows, columns)
             axes.set_title(f"head {number}", fontsize=9, color="#555")
             axes.tick_params(labelsize=7)
-            axes.set(xlabel="", ylabel="")
         cells = [f"{ceil(n / CELLS):,}" for n in attention.shape[-2:]]
         what = (
             f"; each point is the largest weight of {cells[0]} × {cells[1]}, each head to its own maximum"
@@ -125,7 +128,7 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
 def map_png(attention: AttentionMap) -> bytes:
     """A map as a notebook shows it."""
     buffer = BytesIO()
-    draw_map(attention).savefig(buffer, format="png", dpi=110)
+    draw_map(attention).savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return buffer.getvalue()
 
 
@@ -199,6 +202,7 @@ def save_trace(trace: "Trace", path: str | Path) -> None:
     weights = [step.weights or [0.0] * columns for step in steps]
     left.imshow(weights, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     _name_axes(left, [f"{step.number}. {step.token}" for step in steps], trace.source_tokens)
+    _name_sides(left, *SIDES)
     for i, step in enumerate(steps):
         for j, (e, a) in enumerate(zip(step.scores, step.weights, strict=True)):
             left.text(
@@ -266,10 +270,13 @@ def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> Non
     axes.set_yticks(range(len(rows)), [_visible(name) for name in rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelfontfamily=_fonts(), labelsize=10)
-    axes.set_xlabel("source (key) →", fontsize=8, color="#555", loc="left")
-    axes.set_ylabel("output (query) ↓", fontsize=8, color="#555", loc="top")
     for edge in axes.spines.values():
         edge.set_color("#bbb")
+
+
+def _name_sides(axes: "Axes", query: str, key: str) -> None:
+    axes.set_xlabel(key, fontsize=8, color="#555", loc="left")
+    axes.set_ylabel(query, fontsize=8, color="#555", loc="top")
 
 
 def _visible(name: str) -> str:
@@ -314,7 +321,8 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(path, dpi=160, metadata={"Date": None} if ending == ".svg" else None)
+        date: dict[str, Any] = {"metadata": {"Date": None}} if ending == ".svg" else {}
+        figure.savefig(path, dpi=160, bbox_inches="tight", **date)
     if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
