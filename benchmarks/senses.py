@@ -31,6 +31,10 @@ FEATURES = {"kind": "features", "size": 224, "width": 256, "dropout": 0.3}
 HARD = {"model.normalizer": "hard"}
 FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes": 12_800, "training.max_steps": 900,
        "training.evaluate_every": 150}  # fmt: skip
+STACKED = {
+    "kind": "stacked", "embedding": 192, "hops": 2, "score_width": 192, "dropout": 0.3,
+    "reads": FEATURES | {"cell": 16, "width": 320},
+}  # fmt: skip
 BLOCKS = {"kind": "transformer", "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "positions": "sinusoidal"}
 NO_LOOK = {"model.score": "none", "model.gate": False, "training.cover": 0}
 
@@ -72,13 +76,10 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         }},
     }),
     "daquar": ("daquar", {
-        "none": {"model.hops": 0},
-        "soft, two looks": {},
-        "hard, two looks": HARD,
-        "Transformer": {"model": {
-            "kind": "questions", "width": 192, "heads": 4, "inner": 384, "layers": 2, "positions": "rotary",
-            "dropout": 0.4, "reads": FEATURES | {"width": 192},
-        }},
+        "none": {"model": STACKED | {"hops": 0}},
+        "soft, two looks": {"model": STACKED},
+        "hard, two looks": {"model": STACKED | {"normalizer": "hard"}},
+        "Transformer": {},
     }),
     "fsdd": ("fsdd", {
         "known speakers": {},

@@ -23,6 +23,7 @@ FEW = {"training.max_steps": 2, "training.warmup": 1, "training.evaluate_every":
 SCENES = {"scenes.scenes": 8, "scenes.dev_scenes": 4, "scenes.ranges": (), "scenes.dev_share": 0.3}
 MORE: dict[str, dict[str, Any]] = {
     "emoji": SCENES | {"training.batch_tokens": 600},
+    "emoji-styles": SCENES | {"training.batch_tokens": 600},
     "moving": SCENES | {"training.batch_tokens": 2000, "scenes.first": 7},
     "an4": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "fsdd": {"files.dev_groups": ("1",)},
@@ -76,8 +77,11 @@ def test_every_config_trains(name: str, data: Path, tmp_path: Path, monkeypatch:
     torch.manual_seed(0)
     network = EfficientNet().eval()
     monkeypatch.setattr(efficientnet, "_network", lambda: network)
-    where = {"emoji": "scenes.pictures", "moving": "scenes.pictures", "scenes": "asked.scenes.pictures"}
-    pictures = {where[name]: str(data / "glyphs")} if name in where else {}
+    where = dict.fromkeys(("emoji", "emoji-styles", "moving"), "scenes.pictures") | {"scenes": "asked.scenes.pictures"}
+    pictures: dict[str, Any] = {where[name]: str(data / "glyphs")} if name in where else {}
+    if name == "emoji-styles":
+        first = experiment.train(CONFIGS / "emoji.toml", FEW | MORE["emoji"] | pictures, run=tmp_path / "first")
+        pictures |= {"scenes.styles": (str(data / "glyphs"),), "start": str(first.path)}
     run = experiment.train(CONFIGS / f"{name}.toml", FEW | MORE[name] | pictures, run=tmp_path / "run")
     assert run.journal[-1]["step"] == 2
     assert regard.load(tmp_path / "run").bundle.task in ("caption", "transcribe", "answer")

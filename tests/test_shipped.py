@@ -86,7 +86,7 @@ def test_the_captioner_knows_a_black_cat_and_where_it_stands() -> None:
     sprites = Sprites(config)
     picture = Image.new("RGBA", (96, 96), "white")
     for name, corner in (("black cat", (4, 30)), ("red apple", (54, 28))):
-        thing = sprites.pictures[sprites.names.index(name)].resize((38, 38))
+        thing = sprites.pictures[sprites.names.index(name)][0].resize((38, 38))
         picture.paste(thing, corner, thing)
     said = regard.load("emoji")(picture.convert("RGB"))
     assert said.text == "black cat left of red apple"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from made import made_glyphs
 from regard.data.scene_questions import SceneQuestions
@@ -135,6 +136,27 @@ def test_questions_have_true_answers_and_places(config: SceneConfig) -> None:
         {frozenset(t.name for t in made._scene(one.file).things) for one in made.asked(dev)} for dev in (False, True)
     ]
     assert not {pair for pair in pairs[0] if len(pair) == 2} & pairs[1]
+
+
+def test_each_thing_is_drawn_in_one_of_its_styles(config: SceneConfig, tmp_path: Path) -> None:
+    """The other style knows fewer things, and has them all in blue."""
+    other = tmp_path / "blue"
+    other.mkdir()
+    names = sorted(Path(str(config.pictures)).iterdir())
+    for path in names[:4]:
+        Image.new("RGBA", (30, 30), "#0000ff").save(other / path.name)
+    both = config.model_copy(update={"styles": (str(other),), "most": 1})
+    sprites = Sprites(both)
+    assert sprites.names == Sprites(config).names
+    assert sorted(map(len, sprites.pictures)) == [1, 1, 1, 2, 2, 2, 2]
+    number = next(n for n, drawn in enumerate(sprites.pictures) if len(drawn) == 2)
+    dice = random.Random(0)
+    drawn = [sprites.draw(number, dice).getpixel((15, 15)) == (0, 0, 255, 255) for _ in range(40)]
+    assert 5 < sum(drawn) < 35
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"scenes.styles: .*empty has none of the wanted pictures"):
+        Sprites(config.model_copy(update={"styles": (str(empty),)}))
 
 
 def test_how_many_things(config: SceneConfig) -> None:

@@ -41,6 +41,8 @@ class SceneConfig(BaseModel):
     """A colour font, or a folder of pictures named by their code points; the installed Noto Color Emoji by default.
 
     $NAME is taken from the environment."""
+    styles: tuple[str, ...] = ()
+    """More folders of pictures, or fonts: a thing is drawn in one of the styles that have it, by chance."""
     language: Literal["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"] = "en"
     """Of the names."""
     longest: int = Field(3, gt=0)
@@ -129,16 +131,25 @@ class Sprites:
 
     def __init__(self, config: SceneConfig) -> None:
         names = _names(config)
-        found = _from_folder(config, names) if _is_folder(config) else _from_font(config, names)
+        found = _drawn(config.pictures, names)
         if config.first is not None and config.first < len(found):
             found = [found[n * len(found) // config.first] for n in range(config.first)]
         if len(found) < config.most:
             raise DataError(f"{config.pictures or 'the font'}: only {len(found)} of the wanted pictures are there")
         self.names = [name for name, _ in found]
-        self.pictures = [picture for _, picture in found]
+        others = [dict(_drawn(style, names)) for style in config.styles]
+        for style, other in zip(config.styles, others, strict=True):
+            if not set(self.names) & set(other):
+                raise DataError(f"scenes.styles: {style} has none of the wanted pictures")
+        self.pictures = [[picture, *(o[name] for o in others if name in o)] for name, picture in found]
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def draw(self, number: int, dice: random.Random) -> Image.Image:
+        """A thing in one of its styles."""
+        drawn = self.pictures[number]
+        return drawn[0] if len(drawn) == 1 else dice.choice(drawn)
 
 
 def make_scene(
@@ -160,7 +171,8 @@ def make_scene(
     order, caption, words = _describe(called, boxes, config)
     canvas = _background(config.size, dice)
     for i, box, colour in zip(chosen, boxes, colours, strict=True):
-        _paste(canvas, _dyed(sprites.pictures[i], config.dyes[colour]) if colour else sprites.pictures[i], box, dice)
+        drawn = sprites.draw(i, dice)
+        _paste(canvas, _dyed(drawn, config.dyes[colour]) if colour else drawn, box, dice)
     things = [
         Thing(sprites.names[chosen[n]], _shares(boxes[n], config.size), span, colours[n])
         for n, span in zip(order, words, strict=True)
@@ -175,7 +187,7 @@ def _make_moving(sprites: Sprites, config: SceneConfig, dice: random.Random, dev
         if (place(f"{sprites.names[chosen]} + {way}") < config.dev_share) == dev:
             break
     boxes = _path(config.size, config.frames, way, dice)
-    ground, picture = _background(config.size, dice), sprites.pictures[chosen]
+    ground, picture = _background(config.size, dice), sprites.draw(chosen, dice)
     frames = []
     for box in boxes:
         canvas = ground.copy()
@@ -247,13 +259,15 @@ def _ends(span: str) -> tuple[int, int]:
         raise DataError(f"scenes.ranges: expected hexadecimal code points, 1F400-1F43E; got {span!r}") from error
 
 
-def _is_folder(config: SceneConfig) -> bool:
-    return config.pictures is not None and expand(config.pictures).is_dir()
+def _drawn(where: str | None, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
+    """The names that a font or folder has, each with its picture."""
+    if where is not None and expand(where).is_dir():
+        return _from_folder(expand(where), names)
+    return _from_font(where, names)
 
 
-def _from_folder(config: SceneConfig, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
-    assert config.pictures is not None
-    folder, found = expand(config.pictures), []
+def _from_folder(folder: Path, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
+    found = []
     for glyph, name in names.items():
         codes = [f"{ord(c):X}" for c in glyph]
         for spelling in ("-".join(codes), "-".join(c for c in codes if c != "FE0F")):
@@ -269,8 +283,8 @@ def _font(path: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, POINTS)
 
 
-def _from_font(config: SceneConfig, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
-    wanted = [str(expand(config.pictures))] if config.pictures else list(FONTS)
+def _from_font(where: str | None, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
+    wanted = [str(expand(where))] if where else list(FONTS)
     path = next((p for p in wanted if Path(p).exists()), None)
     if path is None:
         hint = "apt-get install fonts-noto-color-emoji" if sys.platform == "linux" else "install Noto Color Emoji"
