@@ -26,8 +26,9 @@ from regard.training.checkpoint import (
 )
 from regard.training.journal import Journal
 from regard.training.loss import cross_entropy, smoothing
-from regard.training.reinforce import Draws, estimator, move_baseline
+from regard.training.reinforce import Draws
 from regard.training.schedule import factor
+from regard.training.terms import TERMS, Pass, ctc
 
 LAST = "last.safetensors"
 
@@ -263,26 +264,16 @@ def batch_loss(model: Any, batch: Example, config: TrainingConfig, pad: int) -> 
         changing(draws) if draws else nullcontext(),
     ):
         hidden, memory = batch.hidden(model)
-    real = batch.target != pad
+    seen = Pass(model, batch, config, pad, hidden, memory, calls, draws)
     weight, bias = model.readout()
     smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
-    loss, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], smooth, torch.bfloat16 if half else None)
-    if batch.links is not None or config.cover:
-        weights = model.guided(calls[len(model.encoder_sites()) :])
-        if batch.links is not None:
-            loss = loss - config.guide * (batch.links * weights.clamp(min=1e-6).log()).sum()
-        if config.cover:
-            seen = weights.masked_fill(~real[..., None], 0.0).sum(1)
-            loss = loss + config.cover * (1 - seen).masked_fill(~memory.allowed, 0.0).square().sum()
-    if draws:
-        with torch.no_grad():
-            log_p = model.project(hidden).float().log_softmax(-1).gather(-1, batch.target[..., None])[..., 0]
-        gained, entropy = estimator(draws, log_p, real, model.baseline)
-        loss = loss - gained - config.entropy * entropy
-        move_baseline(model.baseline, log_p, real)
+    loss, nll = cross_entropy(
+        hidden[seen.real], weight, bias, batch.target[seen.real], smooth, torch.bfloat16 if half else None
+    )
+    loss = loss + sum(term(seen) for wanted, term in TERMS if wanted(seen))
     if config.ctc:
-        loss = (1 - config.ctc) * loss + config.ctc * ctc(model, memory, batch.target, pad)
-    return loss, nll, int(real.sum())
+        loss = (1 - config.ctc) * loss + config.ctc * ctc(seen)
+    return loss, nll, int(seen.real.sum())
 
 
 def used_precision(config: TrainingConfig, device: str) -> str:
@@ -296,23 +287,6 @@ def computes_bfloat16(device: str) -> bool:
     return device != "cpu" or (
         torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
-
-
-def ctc(model: Any, memory: Any, target: Tensor, blank: int) -> Tensor:
-    """Σ -log p(y | memory states, each of which says one token or nothing) (Graves et al. 2006), without EOS.
-
-    A sound too short for its text counts nothing.
-
-    Raises:
-        ConfigError: the model reads no tokens off its memory.
-    """
-    if model.aligned is None:
-        raise ConfigError("training.ctc needs model.aligned = true: a layer that reads tokens off the memory")
-    log_p = model.aligned(memory.states.float()).log_softmax(-1).transpose(0, 1)
-    loss: Tensor = nn.functional.ctc_loss(
-        log_p, target, memory.allowed.sum(1), (target != blank).sum(1) - 1, blank, reduction="sum", zero_infinity=True
-    )
-    return loss
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
