@@ -31,7 +31,7 @@ TRAINING = {
     "label_smoothing": 0.0, "optimizer": "muon", "schedule": "cosine",
 }  # fmt: skip
 
-LONGER = {"max_steps": 90, "evaluate_every": 45}
+LONGER = {"max_steps": 200, "evaluate_every": 100}
 PARTS = ("cat", "dog", "cow", "man"), ("sat", "ran", "lay"), ("mat", "bed", "road")
 LINES = "".join(f"the {a} {b} on the {c}\n" for a, b, c in product(*PARTS))
 

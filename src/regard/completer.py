@@ -172,12 +172,11 @@ class Completer(Ready[str, Completion]):
     def _search(
         self, source: str, ids: list[int], length: int, stop: Sequence[str], beam: int, n_best: int, record: bool
     ) -> Completion:
-        if beam < 1 or not 1 <= n_best <= beam:
-            raise ConfigError(f"beam must be at least 1 and n_best between 1 and beam; got {beam} and {n_best}")
+        config = SearchConfig(beam, 0.0, n_best)
         state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
         eos = -1 if self.tokenizer.eos is None else self.tokenizer.eos
         limit = self._limit(ids, length)
-        (found,) = search(self.model.step, state, [limit], SearchConfig(beam, 0.0, n_best), ids[-1], eos)
+        (found,) = search(self.model.step, state, [limit], config, ids[-1], eos)
         made = [
             Completion(
                 _cut(self._added(ids, one.tokens), stop), source, self.tokenizer.tokens(one.tokens), one.tokens,

@@ -284,10 +284,6 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             ConfigError: a setting that makes no sense.
         """
         beam = self.decoding.beam if beam is None else beam
-        if beam < 1 or not 1 <= n_best <= beam:
-            raise ConfigError(
-                f"beam must be at least 1 and n_best between 1 and beam; got beam = {beam}, n_best = {n_best}"
-            )
         penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
         config = SearchConfig(beam, penalty, n_best)
         made: dict[int, Description] = {}

@@ -16,7 +16,6 @@ from regard.attention.watch import Call, announce, is_listened, unwatched, watch
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.search import Hypothesis, SearchConfig, search
-from regard.errors import ConfigError
 from regard.ready import Ready, Refused
 
 SEARCH_TOKENS = 4096  # source tokens searched at a time
@@ -176,10 +175,6 @@ class Translator(Ready[str, Generation]):
             Refused: a text longer than the model takes.
         """
         beam = self.decoding.beam if beam is None else beam
-        if beam < 1 or not 1 <= n_best <= beam:
-            raise ConfigError(
-                f"beam must be at least 1 and n_best between 1 and beam; got beam = {beam}, n_best = {n_best}"
-            )
         penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
         config = SearchConfig(beam, penalty, n_best)
         encoded = [self.encode(source) for source in sources]

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.errors import ConfigError
+
 
 @runtime_checkable
 class Followed(Protocol):
@@ -32,11 +34,20 @@ class SearchConfig:
         beam: hypotheses kept per sentence; 1 is greedy.
         length_penalty: α of score = log p / ((5 + length) / 6)^α (Wu et al. 2016, equation 14); 0 ranks by log p.
         n_best: hypotheses returned per sentence, at most `beam`.
+
+    Raises:
+        ConfigError: numbers that make no sense.
     """
 
     beam: int = 4
     length_penalty: float = 0.6
     n_best: int = 1
+
+    def __post_init__(self) -> None:
+        if self.beam < 1 or not 1 <= self.n_best <= self.beam:
+            raise ConfigError(
+                f"beam must be at least 1 and n_best between 1 and beam; got beam = {self.beam}, n_best = {self.n_best}"
+            )
 
     def score(self, log_prob: float, length: int) -> float:
         """What ranks a finished hypothesis of `length` tokens, EOS counted."""
