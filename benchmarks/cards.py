@@ -54,12 +54,19 @@ def ship(name: str, run: Path) -> None:
         return
     parts = read_data(settings)
     measured = {"development": measure(name, parts[1]), "test": measure(name, parts[2])}
-    journals = [(f"configs/{run.name}.toml", Journal(run / "journal.jsonl").entries())]
-    if settings.start:  # what it went on from stands beside it
-        before = run.parent / Path(settings.start).name
-        journals.insert(0, (f"configs/{before.name}.toml", Journal(before / "journal.jsonl").entries()))
     (folder / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
-    (folder / "README.md").write_text(card(name, settings, parts, measured, journals), "utf-8")
+    (folder / "README.md").write_text(card(name, settings, parts, measured, run), "utf-8")
+
+
+def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, Any]]]:
+    """(the commands, minutes, evaluations) of a run, after those of the one that it went on from."""
+    runs = ([run.parent / Path(settings.start).name] if settings.start else []) + [run]  # they stand beside each other
+    legs = [[e for e in Journal(one / "journal.jsonl").entries() if e["event"] == "evaluation"] for one in runs]
+    commands = ", then ".join(
+        f"`regard train configs/{one.name}.toml` ({leg[-1]['step']:,} updates)"
+        for one, leg in zip(runs, legs, strict=True)
+    )
+    return commands, sum(leg[-1]["seconds"] for leg in legs) / 60, [e for leg in legs for e in leg]
 
 
 def text_card(name: str, settings: Any, run: Path) -> str:
@@ -106,7 +113,7 @@ def sense_card(name: str, settings: Any, run: Path) -> str:
     """The card of a model of pictures or sounds."""
     ready = load(name)
     measured = (measure_scenes if settings.scenes else measure_sounds)(ready, settings)
-    entries = [e for e in Journal(run / "journal.jsonl").entries() if e["event"] == "evaluation"]
+    commands, minutes, entries = training_of(run, settings)
     weights = sum(p.numel() for p in ready.model.parameters())
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
     what, data = {
@@ -129,8 +136,7 @@ def sense_card(name: str, settings: Any, run: Path) -> str:
 
 **Data.** {data}.
 
-**Training.** `regard train configs/{run.name}.toml` ({entries[-1]["step"]:,} updates),
-{entries[-1]["seconds"] / 60:.0f} minutes wall clock on one thread of a two-core machine
+**Training.** {commands}, {minutes:.0f} minutes wall clock on one thread of a two-core machine
 ({platform.processor() or platform.machine()}, torch {torch.__version__}) that did other work at the same time.
 
 **Measured** on the shipped weights, beam {ready.decoding.beam if settings.files else 4} (`python benchmarks/cards.py`):
@@ -149,7 +155,7 @@ The development part chose the weights; there is no test part here.
 """
 
 
-def card(name: str, settings: Any, parts: Any, measured: Any, journals: list[tuple[str, list[dict[str, Any]]]]) -> str:
+def card(name: str, settings: Any, parts: Any, measured: Any, run: Path) -> str:
     """The model card."""
     bundle = load(name).bundle
     weights = sum(p.numel() for p in bundle.model.parameters())
@@ -158,10 +164,7 @@ def card(name: str, settings: Any, parts: Any, measured: Any, journals: list[tup
         f"| {part} | {len(parts[n])} | {m['bleu']:.2f} | {m['chrf']:.2f} | {m['loss']:.3f} | {m['perplexity']:.2f} |"
         for n, (part, m) in enumerate(measured.items(), 1)
     )
-    legs = [(config, [e for e in part if e["event"] == "evaluation"]) for config, part in journals]
-    trained = ", then ".join(f"`regard train {config}` ({leg[-1]['step']:,} updates)" for config, leg in legs)
-    seconds = [leg[-1]["seconds"] for _, leg in legs]
-    curve = [e for _, leg in legs for e in leg]
+    commands, minutes, curve = training_of(run, settings)
     steps = "\n".join(
         f"| {e['step']} | {e['seconds'] / 60:.1f} | {e['dev_loss']:.3f} | {e['dev_bleu']:.2f} | {e['dev_chrf']:.2f} |"
         for e in curve
@@ -176,7 +179,7 @@ scale per row). Task: short everyday sentences; not meant for long or technical 
 [manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); attribution: tatoeba.org, manythings.org/anki
 and their contributors. Split by English sentence: no English sentence stands on two sides of the split.
 
-**Training.** {trained}, {sum(seconds) / 60:.0f} minutes
+**Training.** {commands}, {minutes:.0f} minutes
 wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()}, torch {torch.__version__})
 that did other work at the same time.
 

@@ -26,6 +26,7 @@ MORE: dict[str, dict[str, Any]] = {
     "emoji-styles": SCENES | {"training.batch_tokens": 600},
     "moving": SCENES | {"training.batch_tokens": 2000, "scenes.first": 7},
     "an4": {"training.batch_tokens": 600, "files.dev_share": 0.3},
+    "an4-voices": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "fsdd": {"files.dev_groups": ("1",)},
     "flickr": {"training.batch_tokens": 100, "files.dev_share": 0.5, "tokenizer.vocabulary": 60},
     "daquar": {"asked.dev_share": 0.5, "tokenizer.vocabulary": 60},
@@ -35,6 +36,7 @@ MORE: dict[str, dict[str, Any]] = {
         for key, value in (SCENES | {"scenes.scenes": 30, "scenes.dev_scenes": 9, "scenes.first": 7}).items()
     },
 }
+SECOND = {"emoji-styles": "emoji", "an4-voices": "an4"}  # what goes on, from where
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -79,9 +81,12 @@ def test_every_config_trains(name: str, data: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(efficientnet, "_network", lambda: network)
     where = dict.fromkeys(("emoji", "emoji-styles", "moving"), "scenes.pictures") | {"scenes": "asked.scenes.pictures"}
     pictures: dict[str, Any] = {where[name]: str(data / "glyphs")} if name in where else {}
+    if name in SECOND:
+        before = SECOND[name]
+        first = experiment.train(CONFIGS / f"{before}.toml", FEW | MORE[before] | pictures, run=tmp_path / "first")
+        pictures |= {"start": str(first.path)}
     if name == "emoji-styles":
-        first = experiment.train(CONFIGS / "emoji.toml", FEW | MORE["emoji"] | pictures, run=tmp_path / "first")
-        pictures |= {"scenes.styles": (str(data / "glyphs"),), "start": str(first.path)}
+        pictures |= {"scenes.styles": (str(data / "glyphs"),)}
     run = experiment.train(CONFIGS / f"{name}.toml", FEW | MORE[name] | pictures, run=tmp_path / "run")
     assert run.journal[-1]["step"] == 2
     assert regard.load(tmp_path / "run").bundle.task in ("caption", "transcribe", "answer")
