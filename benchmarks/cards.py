@@ -1,6 +1,7 @@
 """Write the model cards of the shipped models, and the table of `docs/models.md`.
 
     python benchmarks/cards.py fr-en=runs/fr-en fr-en-rnn=runs/fr-en-rnn
+    python benchmarks/cards.py spelling=runs/an4-voices+runs/an4     # the mean of a run and what it started from
 
 For every NAME=RUN: exports the run's model to the package in int8, translates the development pairs and, once, the
 test pairs that its config split off, and writes what was measured beside the weights. Needs $REGARD_DATA.
@@ -21,7 +22,7 @@ from senses import measure_scenes, measure_sounds
 from regard import text_task
 from regard.data.corpus import Pairs
 from regard.data.texts import read_texts
-from regard.experiment import export_bundle, read_config
+from regard.experiment import average_run, export_bundle, read_config
 from regard.loading import SHIPPED, load
 from regard.pair_task import evaluate_files, read_data
 from regard.training.journal import Journal
@@ -40,17 +41,19 @@ def measure(name: str, pairs: Pairs) -> dict[str, Any]:
         return evaluate_files(load(name), *files)[0]
 
 
-def ship(name: str, run: Path) -> None:
-    """Export a run's model into the package, measure it there, and write its card."""
+def ship(name: str, run: Path, other: str) -> None:
+    """Export a run's model, or its mean with another, into the package, measure it there, and write its card."""
     settings = read_config(run / "config.toml")
     folder = SHIPPED / name
-    shutil.rmtree(folder, ignore_errors=True)
-    export_bundle(load(run.resolve()), folder, "int8")
+    with tempfile.TemporaryDirectory() as mean:
+        ready = load((average_run(run, Path(mean), other) if other else run).resolve())
+        shutil.rmtree(folder, ignore_errors=True)
+        export_bundle(ready, folder, "int8")
     if settings.texts is not None:
         (folder / "README.md").write_text(text_card(name, settings, run), "utf-8")
         return
     if settings.scenes is not None or settings.files is not None:
-        (folder / "README.md").write_text(sense_card(name, settings, run), "utf-8")
+        (folder / "README.md").write_text(sense_card(name, settings, run, other), "utf-8")
         return
     parts = read_data(settings)
     measured = {"development": measure(name, parts[1]), "test": measure(name, parts[2])}
@@ -109,11 +112,14 @@ part chose the weights; there is no test part.
 """
 
 
-def sense_card(name: str, settings: Any, run: Path) -> str:
+def sense_card(name: str, settings: Any, run: Path, other: str) -> str:
     """The card of a model of pictures or sounds."""
     ready = load(name)
     measured = (measure_scenes if settings.scenes else measure_sounds)(ready, settings)
     commands, minutes, entries = training_of(run, settings)
+    commands += (
+        f", then the mean of both (`regard average runs/{run.name} runs/{name} --with {other}`)" if other else ""
+    )
     weights = sum(p.numel() for p in ready.model.parameters())
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
     what, data = {
@@ -210,7 +216,8 @@ def main() -> None:
         sys.exit("set REGARD_DATA to the folder that holds the data")
     for argument in sys.argv[1:]:
         name, _, run = argument.partition("=")
-        ship(name, Path(run))
+        run, _, other = run.partition("+")
+        ship(name, Path(run), other)
         print(name, "done")
 
 

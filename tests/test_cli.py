@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import made_pairs
-from regard import __version__, cli
+from regard import __version__, cli, load
 
 
 @pytest.fixture
@@ -141,6 +142,14 @@ def test_evaluate_average_export(talk, tiny_run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text().count("\n") == 5
     assert json.loads(talk("evaluate", tiny_run, *files, "--json")[1])["sentences"] == 5
     assert talk("average", tiny_run, tmp_path / "mean")[:2] == (0, f"{tmp_path / 'mean'}\n")
+    both = talk("average", tiny_run, tmp_path / "both", "--with", tmp_path / "mean")
+    assert both[:2] == (0, f"{tmp_path / 'both'}\n")
+    one, other, mean = (load(path).model.state_dict() for path in (tiny_run, tmp_path / "mean", tmp_path / "both"))
+    for name, weight in mean.items():
+        assert torch.allclose(weight, (one[name] + other[name]) / 2, atol=1e-6)
+    code, _, said = talk("average", tiny_run, tmp_path / "none", "--with", "fr-en")
+    assert (code, (tmp_path / "none").exists()) == (2, False)
+    assert "average: fr-en has model." in said
     assert talk("export", tmp_path / "mean", tmp_path / "small", "--precision", "float16")[0] == 0
     assert talk("translate", "le chat", "--model", tmp_path / "small")[0] == 0
 

@@ -369,11 +369,15 @@ def trace(
 def average(
     folder: Annotated[Path, typer.Argument(help="A run's folder.")],
     into: Annotated[Path, typer.Argument(help="The new model's folder.")],
+    other: Annotated[
+        str | None,
+        typer.Option("--with", help="Another model: the mean of the run's and this one, which it started from."),
+    ] = None,
 ) -> None:
-    """Average a run's best checkpoints into a new model."""
+    """Average a run's best checkpoints, or its model and another, into a new model."""
     from regard.experiment import average_run
 
-    typer.echo(str(average_run(folder, into)))
+    typer.echo(str(average_run(folder, into, other)))
 
 
 @app.command()

@@ -211,17 +211,34 @@ def train(
     return Run(folder, load(folder.resolve()), Journal(folder / "journal.jsonl").entries())
 
 
-def average_run(folder: Path, into: Path) -> Path:
-    """Average a run's best checkpoints into a new bundle in `into`.
+def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
+    """Average a run's best checkpoints, or its model and another, into a new bundle in `into`.
+
+    Args:
+        folder: the run's.
+        into: the new model's folder.
+        other: a model from which the run started, or that started from the same one (Wortsman et al. 2022).
 
     Raises:
         BundleError: the folder holds no finished run, or a checkpoint is damaged.
+        ConfigError: the other model has other settings or other tokens.
     """
     bundle = load_bundle(folder)
     best = sorted(folder.glob("best-*.safetensors"))
-    if not best:
+    if other is not None:
+        beside: Bundle = load(other).bundle
+        _must_agree(f"average: {other}", beside, "run", bundle.model_config, bundle.tokenizer.config)
+        everything = [one.tokenizer.tokens(range(len(one.tokenizer))) for one in (bundle, beside)]
+        if everything[0] != everything[1]:
+            raise ConfigError(
+                f"average: {other} has other tokens than {folder}: average a run with what it started from"
+            )
+        weights = [bundle.model.state_dict(), beside.model.state_dict()]
+    elif best:
+        weights = [load_checkpoint(path)[0] for path in best]
+    else:
         raise BundleError(f"{folder}: no best-*.safetensors to average")
-    bundle.model.load_state_dict(average([load_checkpoint(path)[0] for path in best]))
+    bundle.model.load_state_dict(average(weights))
     save_bundle(into, bundle)
     return into
 
@@ -280,17 +297,23 @@ def _start(settings: ExperimentConfig) -> Bundle | None:
     if settings.start is None:
         return None
     bundle: Bundle = load(settings.start).bundle
+    _must_agree(f"start: {settings.start}", bundle, "config", settings.model, settings.tokenizer)
+    return bundle
+
+
+def _must_agree(who: str, bundle: Bundle, side: str, model: Any, tokenizer: Any) -> None:
+    """A model's settings are those that are wanted, but for what a run may choose anew."""
     for name, theirs, ours in (
-        ("model", bundle.model_config, settings.model), ("tokenizer", bundle.tokenizer.config, settings.tokenizer)
-    ):  # fmt: skip
+        ("model", bundle.model_config, model),
+        ("tokenizer", bundle.tokenizer.config, tokenizer),
+    ):
         wanted = ours.model_dump()
         for key, value in theirs.model_dump().items():
-            if value != wanted[key] and key not in ("dropout", "answers"):  # a run counts the answers
+            if value != wanted.get(key) and key not in ("dropout", "answers"):  # a run counts the answers
                 raise ConfigError(
-                    f"start: {settings.start} has {name}.{key} = {value!r} and the config has {wanted[key]!r}: "
+                    f"{who} has {name}.{key} = {value!r} and the {side} has {wanted.get(key)!r}: "
                     "a run goes on with the model it starts from"
                 )
-    return bundle
 
 
 @contextmanager
