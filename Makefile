@@ -46,8 +46,9 @@ format: .venv/made-dev
 	$(BIN)/ruff check --fix src tests benchmarks examples docs/*.py
 	$(BIN)/ruff format src tests benchmarks examples docs/*.py
 
+# one thread: the course's models are small, and two threads wait for each other on a busy machine
 docs: .venv/made-dev
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 clean:
 	rm -rf .venv docs/_build demo

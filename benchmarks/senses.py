@@ -36,6 +36,7 @@ STACKED = {
     "reads": FEATURES | {"cell": 16, "width": 320},
 }  # fmt: skip
 BLOCKS = {"kind": "transformer", "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "positions": "sinusoidal"}
+NEW_SPEAKER = {"files.group": "speaker", "files.dev_groups": ["theo"]}
 NO_LOOK = {"model.score": "none", "model.gate": False, "training.cover": 0}
 
 LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
@@ -83,7 +84,12 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     }),
     "fsdd": ("fsdd", {
         "known speakers": {},
-        "a new speaker": {"files.group": "speaker", "files.dev_groups": ["theo"]},
+        "a new speaker": NEW_SPEAKER,
+        "a new speaker, Conformer": NEW_SPEAKER | {"model.convolution": 7},
+        "a new speaker, location": NEW_SPEAKER | {"model": {
+            "kind": "recurrent", "width": 96, "embedding": 32, "score": "location", "score_width": 64, "aligned": True,
+            "dropout": 0.1, "reads": {"kind": "pyramid", "bands": 64, "layers": 2, "width": 96},
+        }},
     }),
 }  # fmt: skip
 
