@@ -27,5 +27,5 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-nb_output_stderr = "warn"  # no page says anything there
+nb_output_stderr = "remove"  # what libraries say there depends on the machine
 nb_number_source_lines = False
