@@ -51,4 +51,4 @@ docs: .venv/made-dev
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 clean:
-	rm -rf .venv docs/_build demo
+	rm -rf .venv docs/_build docs/jupyter_execute docs/.jupyter_cache demo
