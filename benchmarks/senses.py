@@ -2,7 +2,7 @@
 
 python benchmarks/senses.py train RUNS [LADDER …]     trains every rung into RUNS/LADDER-RUNG (finished ones are left)
 python benchmarks/senses.py RUNS [LADDER …]           measures what is there and prints Markdown
-python benchmarks/senses.py style FOLDER              the shipped emoji on pictures in another style (OpenMoji, .png)
+python benchmarks/senses.py style FOLDER [MODEL]      the shipped emoji, or a run, on drawings in another style
 
 A rung is a config of configs/ and what differs from it; REGARD_DATA must be set for flickr, daquar, fsdd and an4.
 """
@@ -247,7 +247,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[0] == "style":
         settings = read_config("configs/emoji.toml", {"scenes.pictures": arguments[1]})
-        for key, value in measure_scenes(regard.load("emoji"), settings).items():
+        for key, value in measure_scenes(regard.load((arguments[2:] or ["emoji"])[0]), settings).items():
             print(f"{key}: {value:.2f}")
         return
     training = arguments[0] == "train"

@@ -228,10 +228,12 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
     if other is not None:
         beside: Bundle = load(other).bundle
         _must_agree(f"average: {other}", beside, "run", bundle.model_config, bundle.tokenizer.config)
-        everything = [one.tokenizer.tokens(range(len(one.tokenizer))) for one in (bundle, beside)]
-        if everything[0] != everything[1]:
+        names = [
+            (one.tokenizer.tokens(range(len(one.tokenizer))), one.decoding.get("answers")) for one in (bundle, beside)
+        ]
+        if names[0] != names[1]:
             raise ConfigError(
-                f"average: {other} has other tokens than {folder}: average a run with what it started from"
+                f"average: {other} has other tokens or answers than {folder}: average a run with what it started from"
             )
         weights = [bundle.model.state_dict(), beside.model.state_dict()]
     elif best:

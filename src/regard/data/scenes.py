@@ -288,6 +288,10 @@ def _from_font(where: str | None, names: dict[str, str]) -> list[tuple[str, Imag
     path = next((p for p in wanted if Path(p).exists()), None)
     if path is None:
         hint = "apt-get install fonts-noto-color-emoji" if sys.platform == "linux" else "install Noto Color Emoji"
+        if where:
+            raise DataError(
+                f"no colour font at {where}: expected a font or folder of pictures (scenes.pictures, scenes.styles)"
+            )
         raise DataError(f"no colour font at {' or '.join(wanted)}: {hint}, or set scenes.pictures to a font or folder")
     font = _font(path)
     nothing = _draw(font, "\U0010fffd")
