@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from regard.attention.scores import LocationAware, Score
 from regard.nn.recurrent import AttentionalStep, RecurrentEncoder
 
 S, E, W = 7, 5, 3
@@ -112,6 +113,51 @@ def test_look_is_attention_with_keys_projected_once() -> None:
     mask = regard.padding(torch.tensor([4, 7]))
     got = step.look(query, step.remember(memory), memory, mask)
     torch.testing.assert_close(got, regard.attend(query, memory, memory, score=step.score, mask=mask))
+
+
+class Onward(Score):
+    """-|j - place i - 1|, where place i is where the last look was: it goes on by one, whatever the states say."""
+
+    follows = True
+
+    def project_key(self, key: Tensor) -> Tensor:
+        return torch.arange(key.shape[-2], dtype=key.dtype)[:, None].expand(*key.shape[:-1], 1)
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        looked = query[..., D:]
+        place = (looked * torch.arange(looked.shape[-1], dtype=looked.dtype)).sum(-1, keepdim=True)
+        return -50 * (key.transpose(-2, -1) - place - 1).abs()
+
+
+def looks(step: AttentionalStep, memory: Tensor, allowed: Tensor, times: int) -> list[Tensor]:
+    """The contexts of as many steps, the weights behind each."""
+    key, context = step.remember(memory), step.first_context(memory, allowed)
+    state, found = torch.zeros(len(memory), 1, D, dtype=memory.dtype), []
+    for _ in range(times):
+        query = step.query(state, context)
+        context = step.look(query, key, memory, regard.padding(allowed.sum(-1)))
+        found.append(context)
+    return found
+
+
+def test_a_score_of_one_s_own_may_follow_the_last_look() -> None:
+    step = AttentionalStep("gru", E, D, M, score=Onward()).double()
+    memory = torch.randn(N, S, M, dtype=torch.float64)
+    found = looks(step, memory, torch.ones(N, S, dtype=torch.bool), 3)  # the first look is from the middle, place 3
+    for at, context in zip((4, 5, 6), found, strict=True):
+        torch.testing.assert_close(context[:, 0, :M], memory[:, at])
+
+
+def test_what_stands_behind_the_mask_never_reaches_a_location_aware_look() -> None:
+    torch.manual_seed(0)
+    step = AttentionalStep("gru", E, D, M, score=LocationAware(D, M, 5, reach=2), gate=True).double()
+    allowed = torch.arange(S) < torch.tensor([4, S])[:, None]
+    memory = torch.randn(N, S, M, dtype=torch.float64)
+    want = looks(step, memory, allowed, 3)
+    poisoned = memory.clone()
+    poisoned[0, 4:] = float("nan")
+    got = looks(step, poisoned, allowed, 3)
+    torch.testing.assert_close(torch.cat(got), torch.cat(want))
 
 
 def test_without_a_score_the_memory_is_remembered_as_it_is() -> None:

@@ -26,7 +26,13 @@ ScoreTile = Float[Tensor, "*batch T S"]
 
 
 class Score(nn.Module):
-    """e_ij = compare(project_query(q_i), project_key(k_j)); the base of all scores."""
+    """e_ij = compare(project_query(q_i), project_key(k_j)); the base of all scores.
+
+    Attributes:
+        follows: a recurrent decoder's query is [state; weights of its last look], for a score that goes on from there.
+    """
+
+    follows: bool = False
 
     def project_query(self, query: QueryTile) -> Asked:
         """The query's side, computed alone."""
@@ -306,6 +312,8 @@ class LocationAware(Score):
         filters: of F.
         reach: how many keys to a side a filter sees.
     """
+
+    follows = True
 
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, filters: int = 10, reach: int = 20) -> None:
         super().__init__()

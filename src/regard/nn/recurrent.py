@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
-from regard.attention.scores import LocationAware, Score
+from regard.attention.scores import Score
 from regard.attention.watch import owned
 from regard.errors import ConfigError, unknown
 
@@ -82,7 +82,7 @@ class AttentionalStep(nn.Module):
         width: of the state s.
         memory_width: of a memory state, and so of the context c.
         score: how well a state matches a memory state; None looks at nothing (c is the memory's summary throughout).
-            Behind the context of a `LocationAware` one come the weights, for the next look.
+            Behind the context of one that `follows` come the weights, for the next look.
         normalizer: a name; "hard" is one place, drawn while training and the best one otherwise.
         asks: which state asks.
         feed: which context the cell reads: "current" (c_t, only where the previous state asks), "previous"
@@ -120,6 +120,7 @@ class AttentionalStep(nn.Module):
             )
         self.asks, self.feed, self.normalizer = asks, feed, normalizer
         self.score, self.memory_width = score, memory_width
+        self.follows = score is not None and score.follows
         self.gate = nn.Linear(width, 1) if gate else None
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
 
@@ -130,14 +131,14 @@ class AttentionalStep(nn.Module):
     def first_context(self, memory: Float[Tensor, "N S d_m"], allowed: Bool[Tensor, "N S"]) -> Float[Tensor, "N 1 c"]:
         """c_0 = 0; where the weights come behind it, those of one who looks everywhere."""
         nothing = torch.zeros_like(memory[:, :1])
-        if not isinstance(self.score, LocationAware):
+        if not self.follows:
             return nothing
         even = allowed / allowed.sum(-1, keepdim=True).clamp(min=1)
         return torch.cat([nothing, even[:, None].to(nothing.dtype)], -1)
 
     def query(self, state: Float[Tensor, "N K d"], context: Float[Tensor, "N K c"]) -> Float[Tensor, "N K q"]:
         """What a state asks with: itself, and where it looked before if the score wants to know."""
-        if not isinstance(self.score, LocationAware):
+        if not self.follows:
             return state
         return torch.cat([state, context[..., self.memory_width :].to(state.dtype)], -1)
 
@@ -151,7 +152,7 @@ class AttentionalStep(nn.Module):
         """The context of queries `[N, K, q]`: all hypotheses of a sentence look at one memory, uncopied."""
         assert self.score is not None
         value = memory
-        if isinstance(self.score, LocationAware):  # Σ_i α_i [h_i; place i] = [c; α]
+        if self.follows:  # Σ_i α_i [h_i; place i] = [c; α]
             places = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
             value = torch.cat([memory, places.expand(len(memory), -1, -1)], -1)
         normalizer = as_weights(self.normalizer, draw=self.training)
