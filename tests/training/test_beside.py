@@ -10,12 +10,14 @@ import regard
 from made import made_glyphs
 from regard import experiment
 from regard.data.sensed import sensed_batch
+from regard.data.texts import TextBatch
 from regard.errors import ConfigError
 from regard.models.build import build
 from regard.models.encoders import GridConfig, SoundConfig
 from regard.models.recurrent import RecurrentConfig
+from regard.models.transformer import TransformerConfig
 from regard.training.checkpoint import load_checkpoint
-from regard.training.loop import LAST, Interrupted, TrainingConfig, batch_loss
+from regard.training.loop import LAST, Interrupted, TrainingConfig, batch_loss, make_optimizer, update
 
 ENDS = (1, 2, 0)
 
@@ -46,28 +48,80 @@ def test_coverage_is_the_doubly_stochastic_term() -> None:
     assert float(covered - plain) == pytest.approx(0.3 * expected, rel=1e-4)
 
 
+SOUNDS = sensed_batch([torch.randn(8, 40), torch.randn(8, 31)], [[4, 5, 5], [7]], ENDS)
+
+
+def torch_ctc(log_p: Tensor, allowed: Tensor) -> float:
+    """CTC of `SOUNDS`, a sound at a time."""
+    found = 0.0
+    for n, target in enumerate(([4, 5, 5], [7])):
+        length = int(allowed[n].sum())
+        found += float(
+            torch.nn.functional.ctc_loss(
+                log_p[n, :length, None], torch.tensor([target]), torch.tensor([length]), torch.tensor([len(target)]),
+                reduction="sum",
+            )
+        )  # fmt: skip
+    return found
+
+
 @torch.no_grad()
 def test_ctc_is_torch_s_over_the_memory() -> None:
     torch.manual_seed(0)
     reads = SoundConfig(kind="sound", bands=8, channels=4, width=16)
     config = RecurrentConfig(kind="recurrent", width=12, embedding=8, score_width=6, reads=reads, aligned=True)
     model = build(9, config).eval()
-    batch = sensed_batch([torch.randn(8, 40), torch.randn(8, 31)], [[4, 5, 5], [7]], ENDS)
     settings = TrainingConfig(label_smoothing=0.0)
-    plain, _, _ = batch_loss(model, batch, settings, 0)
-    mixed, _, _ = batch_loss(model, batch, settings.model_copy(update={"ctc": 0.4}), 0)
-    memory = model.encode(batch.source, batch.source_allowed)
-    log_p = model.aligned(memory.states).log_softmax(-1)
-    expected = 0.0
-    for n, target in enumerate(([4, 5, 5], [7])):
-        length = int(memory.allowed[n].sum())
-        expected += float(
-            torch.nn.functional.ctc_loss(
-                log_p[n, :length, None], torch.tensor([target]), torch.tensor([length]), torch.tensor([len(target)]),
-                reduction="sum",
-            )
-        )  # fmt: skip
+    plain, _, _ = batch_loss(model, SOUNDS, settings, 0)
+    mixed, _, _ = batch_loss(model, SOUNDS, settings.model_copy(update={"ctc": 0.4}), 0)
+    memory = model.encode(SOUNDS.source, SOUNDS.source_allowed)
+    expected = torch_ctc(model.aligned(memory.states).log_softmax(-1), memory.allowed)
     assert float(mixed) == pytest.approx(0.6 * float(plain) + 0.4 * expected, rel=1e-4)
+    with pytest.raises(ConfigError, match="ctc_halfway needs"):
+        batch_loss(model, SOUNDS, settings.model_copy(update={"ctc": 0.4, "ctc_halfway": 0.3}), 0)
+
+
+@torch.no_grad()
+def test_ctc_halfway_reads_the_states_behind_half_of_the_blocks() -> None:
+    torch.manual_seed(0)
+    reads = SoundConfig(kind="sound", bands=8, channels=4, width=16)
+    config = TransformerConfig(
+        kind="transformer", width=16, heads=2, inner=24, encoder_layers=4, decoder_layers=1, reads=reads, aligned=True
+    )
+    model = build(9, config).eval()
+    settings = TrainingConfig(label_smoothing=0.0, ctc=0.4)
+    plain, nll, _ = batch_loss(model, SOUNDS, settings, 0)
+    mixed, same, _ = batch_loss(model, SOUNDS, settings.model_copy(update={"ctc_halfway": 0.25}), 0)
+    assert torch.equal(nll, same)
+    behind: list[Tensor] = []
+    hook = model.encoder.layers[1].register_forward_hook(lambda _module, _given, states: behind.append(states))
+    memory = model.encode(SOUNDS.source, SOUNDS.source_allowed)
+    hook.remove()
+    first, last = (
+        torch_ctc(model.aligned(states).log_softmax(-1), memory.allowed)
+        for states in (model.encoder.norm(behind[0]), memory.states)
+    )
+    assert abs(first - last) > 0.1
+    assert float(mixed - plain) == pytest.approx(0.4 * 0.25 * (first - last), rel=1e-3)
+
+
+def test_a_forgetful_batch_hides_previous_tokens_alone() -> None:
+    torch.manual_seed(0)
+    batch = sensed_batch([torch.randn(8, 40)] * 50, [[4, 5, 6, 7] * 10] * 50, ENDS)
+    hidden = batch.forgetful(0.3, 0)
+    gone = hidden.previous != batch.previous
+    assert (hidden.previous[gone] == 0).all()
+    assert (hidden.previous[:, 0] == ENDS[0]).all()
+    assert float(gone[:, 1:].float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(hidden.target, batch.target)
+    assert torch.equal(hidden.source, batch.source)
+
+
+def test_what_has_no_source_cannot_forget() -> None:
+    model, settings = torch.nn.Linear(1, 1), TrainingConfig(forget=0.2)
+    batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]))
+    with pytest.raises(ConfigError, match=r"training\.forget needs"):
+        update(model, batch, make_optimizer(model, settings), settings, 0)
 
 
 def test_hard_attention_has_no_coverage() -> None:

@@ -1,7 +1,7 @@
 """Batches by token count, of sentences that are about equally long."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -67,6 +67,12 @@ class Batch:
         """What the model's `project` turns into logits, at every place of the target; and the memory."""
         memory = model.encode(self.source, self.source_allowed)
         return model.hidden(memory, self.previous), memory
+
+    def forgetful(self, share: float, filler: int) -> "Batch":
+        """The batch with `filler` in place of a share of the previous tokens, drawn at random; BOS stays."""
+        forgotten = torch.rand(self.previous.shape) < share
+        forgotten[:, 0] = False
+        return replace(self, previous=self.previous.masked_fill(forgotten.to(self.previous.device), filler))
 
 
 def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:

@@ -31,12 +31,14 @@ class Memory:
         allowed: `[B, S]`, True = a real position.
         summary: `[B, d]`, one vector of the whole source, where the encoder has one.
         places: coordinates of the states, for memories that are grids or time lines.
+        halfway: `[B, S, d]`, the states behind half of the encoder's blocks, where tokens are read off it.
     """
 
     states: Float[Tensor, "B S d"]
     allowed: Bool[Tensor, "B S"]
     summary: Float[Tensor, "B d"] | None = None
     places: Float[Tensor, "B S c"] | None = None
+    halfway: Float[Tensor, "B S d"] | None = None
 
 
 class Step(NamedTuple):

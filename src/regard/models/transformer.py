@@ -83,14 +83,19 @@ class Transformer(Embeds, Seq2Seq):
     def encode(
         self, source: Source, allowed: Bool[Tensor, "B _"] | None = None, every: list[Tensor] | None = None
     ) -> Memory:
+        grid = None
         if self.reads is not None:
             memory = self.reads(source, allowed)
-            x, real = self.dropout(memory.states), memory.allowed
-            states = self.encoder(x, real, count_places(real), every=every)
-            return Memory(states, real, None, memory.places)
-        allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
-        places = count_places(allowed)
-        return Memory(self.encoder(self.embed(source, places), allowed, places, every=every), allowed)
+            x, allowed, grid = self.dropout(memory.states), memory.allowed, memory.places
+            places = count_places(allowed)
+        else:
+            allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
+            places = count_places(allowed)
+            x = self.embed(source, places)
+        between: list[Tensor] = [] if every is None else every
+        states = self.encoder(x, allowed, places, every=between)
+        halfway = self.encoder.norm(between[len(self.encoder.layers) // 2]) if self.aligned is not None else None
+        return Memory(states, allowed, None, grid, halfway)
 
     def start(self, memory: Memory, record: bool = False) -> State:
         return State(*self.decoder.start(memory.states, "decoder", memory), {} if record else None)

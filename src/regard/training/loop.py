@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from regard.attention.watch import Call, changing, watching
-from regard.data.batching import Example, Examples
+from regard.data.batching import Batch, Example, Examples
 from regard.errors import ConfigError
 from regard.training.checkpoint import (
     Tensors,
@@ -66,6 +66,11 @@ class TrainingConfig(BaseModel):
     """λ of Σ_i (1 - Σ_t α_ti)², which asks that every place be looked at (Xu et al. 2015, equation 14); 0 is off."""
     ctc: float = Field(0.0, ge=0, lt=1)
     """Share of CTC in the loss, beside attention (Watanabe et al. 2017); needs model.aligned."""
+    ctc_halfway: float = Field(0.0, ge=0, lt=1)
+    """Share of CTC's part that reads the states behind half of the encoder's blocks (Lee and Watanabe 2021,
+    intermediate CTC)."""
+    forget: float = Field(0.0, ge=0, lt=1)
+    """Share of the previous tokens a decoder does not see, PAD in their place (Bowman et al. 2016, word dropout)."""
     hard: Literal["straight_through", "reinforce"] = "straight_through"
     """How a model with hard attention learns where to look."""
     entropy: float = Field(0.01, ge=0)
@@ -242,6 +247,10 @@ def train(
 def update(model: Any, batch: Example, optimizer: Optimizer, config: TrainingConfig, pad: int) -> dict[str, float]:
     """One step of gradient descent on one batch."""
     optimizer.zero_grad(set_to_none=True)
+    if config.forget:
+        if not isinstance(batch, Batch):
+            raise ConfigError("training.forget needs a decoder that is given the previous tokens beside a source")
+        batch = batch.forgetful(config.forget, pad)
     loss, nll, tokens = batch_loss(model, batch, config, pad)
     (loss / tokens).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)

@@ -83,14 +83,24 @@ def reinforce(one: Pass) -> Tensor:
 def ctc(one: Pass) -> Tensor:
     """Σ -log p(y | memory states, each of which says one token or nothing) (Graves et al. 2006), without EOS.
 
-    A sound too short for its text counts nothing.
+    With `ctc_halfway` = w: (1 - w) of it, and w of the same for the states behind half of the encoder's blocks
+    (Lee and Watanabe 2021, intermediate CTC). A sound too short for its text counts nothing.
 
     Raises:
-        ConfigError: the model reads no tokens off its memory.
+        ConfigError: the model reads no tokens off its memory, or has no blocks of which half are some.
     """
     if one.model.aligned is None:
         raise ConfigError("training.ctc needs model.aligned = true: a layer that reads tokens off the memory")
-    log_p = one.model.aligned(one.memory.states.float()).log_softmax(-1).transpose(0, 1)
+    share, memory = one.config.ctc_halfway, one.memory
+    if not share:
+        return _ctc(one, memory.states)
+    if memory.halfway is None:
+        raise ConfigError('training.ctc_halfway needs model.kind = "transformer": an encoder of blocks')
+    return (1 - share) * _ctc(one, memory.states) + share * _ctc(one, memory.halfway)
+
+
+def _ctc(one: Pass, states: Tensor) -> Tensor:
+    log_p = one.model.aligned(states.float()).log_softmax(-1).transpose(0, 1)
     lengths = one.memory.allowed.sum(1), one.real.sum(1) - 1
     loss: Tensor = nn.functional.ctc_loss(
         log_p, one.batch.target, *lengths, one.pad, reduction="sum", zero_infinity=True
