@@ -20,7 +20,8 @@ import regard
 from regard import question_task, sense_task
 from regard.data.questions import Open, asked_parts, read_asked
 from regard.data.scene_questions import Asked
-from regard.data.scenes import SceneConfig, Sprites, scenes
+from regard.data.scenes import SceneConfig, scenes
+from regard.data.sprites import Sprites
 from regard.data.tables import Files, read_table, split_rows
 from regard.experiment import read_config, tuned
 

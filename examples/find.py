@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import regard
-from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
+from regard.data.scenes import Scene, SceneConfig, scenes
 from regard.data.sensed import scene_points
+from regard.data.sprites import Sprites
 from regard.explore.looks import draw_strip
 from regard.models.encoders import Grid, GridConfig
 

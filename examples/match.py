@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 import regard
 from regard.data.pictures import as_tensor
-from regard.data.scenes import Scene, SceneConfig, Sprites, make_scene
+from regard.data.scenes import Scene, SceneConfig, make_scene
+from regard.data.sprites import Sprites
 from regard.explore.looks import draw_strip
 from regard.models.encoders import Grid, GridConfig
 from regard.nn.recurrent import RecurrentEncoder
@@ -73,12 +74,7 @@ class Match(nn.Module):
 
 def shown(sprites: Sprites, config: SceneConfig, dice: random.Random, chosen: list[int]) -> list[Scene]:
     """A picture of each of the chosen things, at another place and on another ground every time."""
-    made = []
-    for number in chosen:
-        one = object.__new__(Sprites)
-        one.names, one.pictures = [sprites.names[number]], [sprites.pictures[number]]
-        made.append(make_scene(one, config, dice, dev=False, count=1))
-    return made
+    return [make_scene(sprites.only([number]), config, dice, dev=False, count=1) for number in chosen]
 
 
 def points(some: list[Scene]) -> Tensor:

@@ -15,7 +15,8 @@ from PIL import Image
 import regard
 from made import made_glyphs, made_sounds, made_table, tone
 from regard import cli, experiment, sense_task
-from regard.data.scenes import SceneConfig, Sprites, scenes
+from regard.data.scenes import SceneConfig, scenes
+from regard.data.sprites import Sprites
 from regard.describer import Describer
 from regard.errors import ConfigError, RegardError
 from regard.ready import Refused

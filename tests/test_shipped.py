@@ -8,7 +8,8 @@ import soundfile
 from PIL import Image
 
 import regard
-from regard.data.scenes import FONTS, SceneConfig, Sprites
+from regard.data.scenes import SceneConfig
+from regard.data.sprites import FONTS, Sprites
 from regard.loading import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]

@@ -12,9 +12,10 @@ from torch import Tensor
 from regard.bundle import Bundle, save_bundle
 from regard.data.batching import Examples
 from regard.data.pictures import read_picture
-from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
+from regard.data.scenes import Scene, SceneConfig, scenes
 from regard.data.sensed import Encode, SceneBatches, SensedBatches, scene_points
 from regard.data.sound import faster, frames, log_mel, read_sound
+from regard.data.sprites import Sprites
 from regard.data.tables import Files, Row, TableConfig, read_table, split_rows
 from regard.describer import Describer, Description, Source
 from regard.errors import ConfigError

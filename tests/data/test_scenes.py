@@ -9,7 +9,8 @@ from PIL import Image
 
 from made import made_glyphs
 from regard.data.scene_questions import SceneQuestions
-from regard.data.scenes import FONTS, SceneConfig, Sprites, make_scene, scenes
+from regard.data.scenes import SceneConfig, make_scene, scenes
+from regard.data.sprites import FONTS, Sprites, varied
 from regard.errors import DataError
 
 
@@ -159,6 +160,41 @@ def test_each_thing_is_drawn_in_one_of_its_styles(config: SceneConfig, tmp_path:
         Sprites(config.model_copy(update={"styles": (str(empty),)}))
 
 
+def test_a_thing_s_own_style_is_as_frequent_as_asked(config: SceneConfig, tmp_path: Path) -> None:
+    other = tmp_path / "blue"
+    other.mkdir()
+    for path in Path(str(config.pictures)).iterdir():
+        Image.new("RGBA", (30, 30), "#0000ff").save(other / path.name)
+    styles = (str(other),) * 3
+    for own, least, most in ((0.8, 140, 180), (0.0, 0, 0), (1.0, 200, 200)):
+        sprites, dice = Sprites(config.model_copy(update={"styles": styles, "own": own})), random.Random(0)
+        first = sum(sprites.draw(0, dice) is sprites.pictures[0][0] for _ in range(200))
+        assert least <= first <= most
+
+
+def test_a_varied_drawing_stays_where_it_was_and_differs(config: SceneConfig) -> None:
+    """Of its size, with about as many points; hardly two are the same."""
+    drawn = Sprites(config).pictures[0][0]
+    dice, seen = random.Random(0), set()
+    for _ in range(30):
+        other = varied(drawn, dice)
+        assert other.size == drawn.size
+        assert other.mode == "RGBA"
+        alpha = np.asarray(other.getchannel("A"))
+        assert 0.4 < (alpha > 127).sum() / (np.asarray(drawn.getchannel("A")) > 127).sum() <= 1.05
+        seen.add(other.tobytes())
+    assert len(seen) > 20
+
+
+def test_only_training_scenes_are_varied(config: SceneConfig) -> None:
+    other = config.model_copy(update={"varied": 1.0})
+    sprites = Sprites(config)
+    for dev in (False, True):
+        plain, changed = (next(iter(scenes(sprites, c, [3], 1, dev))) for c in (config, other))
+        assert plain.caption == changed.caption
+        assert np.array_equal(plain.picture, changed.picture) == dev
+
+
 def test_how_many_things(config: SceneConfig) -> None:
     sprites = Sprites(config)
     for count in (1, 2, 3):
@@ -171,8 +207,17 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no colour font at .*nowhere.ttf: .*scenes.pictures"):
         Sprites(SceneConfig(pictures=str(tmp_path / "nowhere.ttf")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="only 0 of the wanted pictures"):
+    with pytest.raises(DataError, match="none of the wanted pictures"):
         Sprites(SceneConfig(pictures=str(tmp_path / "empty")))
+    few = SceneConfig(pictures=str(made_glyphs(tmp_path / "glyphs")), first=2)
+    with pytest.raises(DataError, match=r"scenes.most = 3, and only 2 of the wanted pictures are there"):
+        make_scene(Sprites(few), few, random.Random(0), False)
+    broken = next((tmp_path / "glyphs").iterdir())
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=rf"{broken.name}: no picture that can be read"):
+        Sprites(few)
+    with pytest.raises(DataError, match=rf"{broken.name}: expected a colour font or a folder"):
+        Sprites(SceneConfig(pictures=str(broken)))
 
 
 @pytest.mark.skipif(not any(Path(p).exists() for p in FONTS), reason="no Noto Color Emoji installed")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from regard.data.scenes import Scene, SceneConfig, Sprites, Thing, scenes
+from regard.data.scenes import Scene, SceneConfig, Thing, scenes
+from regard.data.sprites import Sprites
 
 PER_SCENE = 4
 MIDDLE = 0.1  # what is nearer to the middle, as a share of the picture, is in no corner

@@ -1,58 +1,24 @@
-"""Scenes of emoji: pictures without end, whose captions and places are known exactly.
-
-The pictures come from a colour font (Debian's fonts-noto-color-emoji), or from a folder of pictures named by their
-code points as OpenMoji's are (1F408-200D-2B1B.png); the names from the package `emoji`, in 14 languages.
-"""
+"""Scenes of emoji: pictures without end, whose captions and places are known exactly."""
 
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import Image, ImageEnhance, ImageFilter
+from pydantic import Field
 
-from regard.data.corpus import expand, place
+from regard.data.corpus import place
+from regard.data.sprites import SpriteConfig, Sprites, dyed, varied
 from regard.errors import DataError
 
-FONTS = (
-    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf", "/usr/share/fonts/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf",
-)  # fmt: skip
-POINTS = 109  # the only size of the font's bitmaps
 SEPARATE = 1.3  # one of two things is beside or above the other where its distance that way is so much larger
-NOT_THINGS = (
-    "face button sign symbol mark arrow keycap o’clock thirty suit circle square diamond pointing index hand hands",
-    "finger fingers fist palm thumb thumbs man woman person people men women boy girl family child couple kiss",
-    "moon Japanese flag triangle exclamation question track input no with worker",
-)
 
 
-class SceneConfig(BaseModel):
+class SceneConfig(SpriteConfig):
     """Settings of the scenes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    pictures: str | None = None
-    """A colour font, or a folder of pictures named by their code points; the installed Noto Color Emoji by default.
-
-    $NAME is taken from the environment."""
-    styles: tuple[str, ...] = ()
-    """More folders of pictures, or fonts: a thing is drawn in one of the styles that have it, by chance."""
-    language: Literal["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"] = "en"
-    """Of the names."""
-    longest: int = Field(3, gt=0)
-    """Names of more words are left out."""
-    without: tuple[str, ...] = tuple(" ".join(NOT_THINGS).split())
-    """What has one of these words in its English name is left out: faces and hands and signs differ by a hair."""
-    ranges: tuple[str, ...] = ()
-    """Only emoji whose first code point lies in one of these ranges of Unicode, "1F400-1F43E"; all, unless given."""
-    first: int | None = Field(None, gt=0)
-    """Only so many things, evenly chosen; all, unless given."""
     size: int = Field(96, ge=32)
     """Height and width of a picture, in points."""
     most: int = Field(3, ge=1, le=3)
@@ -63,18 +29,20 @@ class SceneConfig(BaseModel):
     """Between the names of two things, the upper one's first."""
     listed: str = "and"
     """Between the names of three things, from left to right."""
-    dyes: dict[str, str] = {}
+    dyes: dict[str, str] = Field({})
     """Colours that things are dyed in, each by chance: {red = "#d02020"}; a colour's name stands before the thing's."""
     frames: int = Field(1, gt=0)
     """Frames of a scene; from 2 on it is a moving picture of one thing, and the caption says how it moves."""
-    moves: dict[Literal["left", "right", "up", "down", "near", "away"], str] = {
-        "left": "moves to the left",
-        "right": "moves to the right",
-        "up": "moves up",
-        "down": "moves down",
-        "near": "comes nearer",
-        "away": "goes away",
-    }
+    moves: dict[Literal["left", "right", "up", "down", "near", "away"], str] = Field(
+        {
+            "left": "moves to the left",
+            "right": "moves to the right",
+            "up": "moves up",
+            "down": "moves down",
+            "near": "comes nearer",
+            "away": "goes away",
+        }
+    )
     """What stands behind the name of a thing that moves."""
     scenes: int = Field(20_000, gt=0)
     """Training scenes of an epoch; every epoch has others."""
@@ -119,39 +87,6 @@ class Scene:
     paths: tuple[tuple[float, float, float, float], ...] = ()
 
 
-class Sprites:
-    """The single pictures with their names.
-
-    Args:
-        config: the settings.
-
-    Raises:
-        DataError: there is neither font nor folder.
-    """
-
-    def __init__(self, config: SceneConfig) -> None:
-        names = _names(config)
-        found = _drawn(config.pictures, names)
-        if config.first is not None and config.first < len(found):
-            found = [found[n * len(found) // config.first] for n in range(config.first)]
-        if len(found) < config.most:
-            raise DataError(f"{config.pictures or 'the font'}: only {len(found)} of the wanted pictures are there")
-        self.names = [name for name, _ in found]
-        others = [dict(_drawn(style, names)) for style in config.styles]
-        for style, other in zip(config.styles, others, strict=True):
-            if not set(self.names) & set(other):
-                raise DataError(f"scenes.styles: {style} has none of the wanted pictures")
-        self.pictures = [[picture, *(o[name] for o in others if name in o)] for name, picture in found]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def draw(self, number: int, dice: random.Random) -> Image.Image:
-        """A thing in one of its styles."""
-        drawn = self.pictures[number]
-        return drawn[0] if len(drawn) == 1 else dice.choice(drawn)
-
-
 def make_scene(
     sprites: Sprites, config: SceneConfig, dice: random.Random, dev: bool, count: int | None = None
 ) -> Scene:
@@ -159,7 +94,10 @@ def make_scene(
     development scene for good."""
     if config.frames > 1:
         return _make_moving(sprites, config, dice, dev)
-    count = dice.randint(1, config.most) if count is None else count
+    if count is None:
+        if len(sprites) < config.most:
+            raise DataError(f"scenes.most = {config.most}, and only {len(sprites)} of the wanted pictures are there")
+        count = dice.randint(1, config.most)
     while True:
         chosen = dice.sample(range(len(sprites)), count)
         key = " + ".join(sorted(sprites.names[i] for i in chosen))
@@ -170,9 +108,10 @@ def make_scene(
     called = [f"{colour or ''} {sprites.names[i]}".strip() for i, colour in zip(chosen, colours, strict=True)]
     order, caption, words = _describe(called, boxes, config)
     canvas = _background(config.size, dice)
+    other = not dev and config.varied > 0 and dice.random() < config.varied
     for i, box, colour in zip(chosen, boxes, colours, strict=True):
         drawn = sprites.draw(i, dice)
-        _paste(canvas, _dyed(drawn, config.dyes[colour]) if colour else drawn, box, dice)
+        _paste(canvas, dyed(drawn, config.dyes[colour]) if colour else drawn, box, dice, other)
     things = [
         Thing(sprites.names[chosen[n]], _shares(boxes[n], config.size), span, colours[n])
         for n, span in zip(order, words, strict=True)
@@ -228,97 +167,6 @@ def scenes(
         yield make_scene(sprites, config, random.Random(f"{seed} {dev} {number}"), dev, count)
 
 
-def _names(config: SceneConfig) -> dict[str, str]:
-    """Emoji and their names: one picture each, no skin tones, no flags of countries."""
-    try:
-        import emoji
-    except ImportError as error:
-        raise DataError("scenes of emoji need the package emoji: pip install 'regard[scenes]'") from error
-    emoji.config.load_language(config.language)
-    left_out = set(config.without)
-    ranges = [_ends(one) for one in config.ranges] or [(0, sys.maxunicode)]
-    names: dict[str, str] = {}
-    for glyph, facts in emoji.EMOJI_DATA.items():
-        whole = facts["status"] == emoji.STATUS["fully_qualified"] and config.language in facts
-        if not whole or any("\U0001f3fb" <= c <= "\U0001f3ff" or "\U0001f1e6" <= c <= "\U0001f1ff" for c in glyph):
-            continue
-        english = facts["en"].strip(":").replace("_", " ").replace("-", " ")
-        name = facts[config.language].strip(":").replace("_", " ")
-        wanted = any(low <= ord(glyph[0]) <= high for low, high in ranges)
-        plain = name.replace(" ", "").isalnum()  # a word with a hyphen or apostrophe is several tokens to some
-        if wanted and plain and len(name.split()) <= config.longest and not left_out & set(english.split()):
-            names[glyph] = name
-    return names
-
-
-def _ends(span: str) -> tuple[int, int]:
-    low, _, high = span.partition("-")
-    try:
-        return int(low, 16), int(high or low, 16)
-    except ValueError as error:
-        raise DataError(f"scenes.ranges: expected hexadecimal code points, 1F400-1F43E; got {span!r}") from error
-
-
-def _drawn(where: str | None, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
-    """The names that a font or folder has, each with its picture."""
-    if where is not None and expand(where).is_dir():
-        return _from_folder(expand(where), names)
-    return _from_font(where, names)
-
-
-def _from_folder(folder: Path, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
-    found = []
-    for glyph, name in names.items():
-        codes = [f"{ord(c):X}" for c in glyph]
-        for spelling in ("-".join(codes), "-".join(c for c in codes if c != "FE0F")):
-            path = folder / f"{spelling}.png"
-            if path.exists():
-                found.append((name, _cropped(Image.open(path).convert("RGBA"))))
-                break
-    return found
-
-
-@lru_cache(maxsize=2)
-def _font(path: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, POINTS)
-
-
-def _from_font(where: str | None, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
-    wanted = [str(expand(where))] if where else list(FONTS)
-    path = next((p for p in wanted if Path(p).exists()), None)
-    if path is None:
-        hint = "apt-get install fonts-noto-color-emoji" if sys.platform == "linux" else "install Noto Color Emoji"
-        if where:
-            raise DataError(
-                f"no colour font at {where}: expected a font or folder of pictures (scenes.pictures, scenes.styles)"
-            )
-        raise DataError(f"no colour font at {' or '.join(wanted)}: {hint}, or set scenes.pictures to a font or folder")
-    font = _font(path)
-    nothing = _draw(font, "\U0010fffd")
-    found = []
-    for glyph, name in names.items():
-        picture = _draw(font, glyph)
-        # a sequence that the font does not know comes as several pictures, a new emoji as none
-        if picture is not None and picture.width < 1.25 * POINTS + 12 and not _same(picture, nothing):
-            found.append((name, picture))
-    return found
-
-
-def _draw(font: ImageFont.FreeTypeFont, glyph: str) -> Image.Image | None:
-    canvas = Image.new("RGBA", (4 * POINTS, 2 * POINTS), (255, 255, 255, 0))
-    ImageDraw.Draw(canvas).text((8, 8), glyph, font=font, embedded_color=True)
-    return _cropped(canvas) if canvas.getbbox() else None
-
-
-def _same(picture: Image.Image, other: Image.Image | None) -> bool:
-    return other is not None and picture.size == other.size and picture.tobytes() == other.tobytes()
-
-
-def _cropped(picture: Image.Image) -> Image.Image:
-    """The picture without its empty margin."""
-    return picture.crop(picture.getchannel("A").getbbox() or (0, 0, *picture.size))
-
-
 Box = tuple[int, int, int, int]
 
 
@@ -370,13 +218,6 @@ def _describe(names: list[str], boxes: list[Box], config: SceneConfig) -> tuple[
     return order, caption, spans
 
 
-def _dyed(picture: Image.Image, colour: str) -> Image.Image:
-    """The picture in shades of one colour, from dark to light."""
-    dyed = ImageOps.colorize(ImageOps.grayscale(picture), "black", "white", colour, midpoint=140).convert("RGBA")
-    dyed.putalpha(picture.getchannel("A"))
-    return dyed
-
-
 def _background(size: int, dice: random.Random) -> Image.Image:
     """White, one colour, a slope between two, or blurred spots."""
     kind = dice.random()
@@ -392,11 +233,13 @@ def _background(size: int, dice: random.Random) -> Image.Image:
     return whole.filter(ImageFilter.GaussianBlur(dice.uniform(0, 3))) if dice.random() < 0.3 else whole
 
 
-def _paste(canvas: Image.Image, picture: Image.Image, box: Box, dice: random.Random) -> None:
+def _paste(canvas: Image.Image, picture: Image.Image, box: Box, dice: random.Random, other: bool = False) -> None:
     side = box[2] - box[0]
     scale = side / max(picture.size)
     wide, high = (max(1, round(n * scale)) for n in picture.size)
     small = picture.resize((wide, high), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if other:
+        small = varied(small, dice)
     if dice.random() < 0.5:
         small = small.rotate(dice.uniform(-12, 12), Image.Resampling.BILINEAR)
     if dice.random() < 0.5:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from regard.data.batching import Batch, pad
 from regard.data.pictures import as_tensor
-from regard.data.scenes import Scene, SceneConfig, Sprites, scenes
+from regard.data.scenes import Scene, SceneConfig, scenes
+from regard.data.sprites import Sprites
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
