@@ -3,7 +3,7 @@
     npm pack @iconify-json/openmoji && mkdir openmoji && tar xzf iconify-json-openmoji-*.tgz -C openmoji
     python benchmarks/emoji_styles.py openmoji/package styles/openmoji
 
-The files are named by their code points (1F408.png), 136 points high. Needs cairosvg and the package emoji; the
+The files are named by their code points (1F408.png), 136 points high. Needs the packages resvg-py and emoji; the
 drawings' licence stands in the package's info.json.
 """
 
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cairosvg
 import emoji
+import resvg_py
 from rich.progress import track
 
 POINTS = 136
@@ -47,7 +47,7 @@ def draw(package: Path, folder: Path) -> int:
             body, width, height = drawing
             svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{body}</svg>'
             where = folder / f"{'-'.join(codes).upper()}.png"
-            cairosvg.svg2png(svg.encode(), write_to=str(where), output_height=POINTS, output_width=POINTS)
+            where.write_bytes(resvg_py.svg_to_bytes(svg, width=POINTS, height=POINTS, skip_system_fonts=True))
             count += 1
     return count
 

@@ -1,6 +1,7 @@
-"""The examples run: on a small random model always, on the real ones where their packages are installed."""
+"""The examples, on a small random model always, on real ones where their packages are; and what draws emoji."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -10,12 +11,14 @@ import torch
 pytest.importorskip("transformers")
 from made import made_glyphs
 from observation_models import inputs, make
+from regard.data.scenes import SceneConfig
+from regard.data.sprites import Sprites
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
 
 
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+def example(name: str, room: str = "examples") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / room / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -65,3 +68,20 @@ def test_find_and_match(tmp_path: Path) -> None:
         find.loss_of(logits, boxes, [answer]), find.loss_of(logits[:, order], boxes[:, order], [turned])
     )
     assert find.overlap(torch.tensor([0.5, 0.5, 0.2, 0.2]), torch.tensor([0.6, 0.5, 0.2, 0.2])) == pytest.approx(1 / 3)
+
+
+def test_emoji_styles_draws_an_iconify_package(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    package = tmp_path / "package"
+    package.mkdir()
+    square = '<path fill="#ff0000" d="M0 0h24v24H0z"/>'
+    icons = {"cat-drawn": {"body": square}, "dog": {"body": square.replace("ff0000", "0000ff")}}
+    aliases = {"bell": {"parent": "dog"}}
+    (package / "icons.json").write_text(json.dumps({"icons": icons, "aliases": aliases, "width": 24, "height": 24}))
+    (package / "chars.json").write_text(json.dumps({"1f408": "cat-drawn"}))
+    assert example("emoji_styles", "benchmarks").draw(package, tmp_path / "style") == 3
+    sprites = Sprites(SceneConfig(pictures=str(tmp_path / "style")))
+    assert sorted(sprites.names) == ["bell", "cat", "dog"]
+    (cat,) = sprites.pictures[sprites.names.index("cat")]
+    assert cat.size == (136, 136)
+    assert cat.getpixel((68, 68)) == (255, 0, 0, 255)
