@@ -27,6 +27,7 @@ MORE: dict[str, dict[str, Any]] = {
     "moving": SCENES | {"training.batch_tokens": 2000, "scenes.first": 7},
     "an4": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "an4-voices": {"training.batch_tokens": 600, "files.dev_share": 0.3},
+    "prompts": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "fsdd": {"files.dev_groups": ("1",)},
     "flickr": {"training.batch_tokens": 100, "files.dev_share": 0.5, "tokenizer.vocabulary": 60},
     "daquar": {"asked.dev_share": 0.5, "tokenizer.vocabulary": 60},
@@ -53,6 +54,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("an4", "fsdd", "flickr8k-1000", "daquar"):
         (folder / name).mkdir()
     pack(made_sounds(folder / "sounds"), folder / "an4" / "an4-train.tar")
+    sounds = [path.relative_to(folder / "sounds").with_suffix("") for path in (folder / "sounds").rglob("*.flac")]
+    (folder / "prompts.txt").write_text("\n".join(f"{name}: Say yes, or no." for name in sounds))
     (folder / "digits").mkdir()
     for digit in range(10):
         for index in (0, 1):
@@ -87,6 +90,8 @@ def test_every_config_trains(name: str, data: Path, tmp_path: Path, monkeypatch:
         pictures |= {"start": str(first.path)}
     if name == "emoji-styles":
         pictures |= {"scenes.styles": (str(data / "glyphs"),)}
+    if name == "prompts":
+        pictures |= {"files.table": str(data / "prompts.txt"), "files.files": str(data / "sounds")}
     run = experiment.train(CONFIGS / f"{name}.toml", FEW | MORE[name] | pictures, run=tmp_path / "run")
     assert run.journal[-1]["step"] == 2
     assert regard.load(tmp_path / "run").bundle.task in ("caption", "transcribe", "answer")

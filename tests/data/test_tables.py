@@ -1,5 +1,6 @@
 """Files with texts: tables, archives, and the layouts of two public sets."""
 
+import gzip
 import tarfile
 from pathlib import Path
 
@@ -47,6 +48,26 @@ def test_fsdd_s_layout(tmp_path: Path) -> None:
     assert [r.text for r in split_rows(rows, named)[1]] == ["seven"]
     with pytest.raises(DataError, match="no row has index = '99'"):
         split_rows(rows, named.model_copy(update={"dev_groups": ("99",)}))
+
+
+def test_lines_of_prompts(tmp_path: Path) -> None:
+    (tmp_path / "sounds" / "digits").mkdir(parents=True)
+    for name in ("added.wav", "beep.wav", "digits/1.wav"):
+        (tmp_path / "sounds" / name).write_bytes(b"")
+    lines = [
+        "; Prompts", "", "added: It's added - twice:  now!", "beep: [a tone]", "digits/1: one", "gone: No file.",
+    ]  # fmt: skip
+    with gzip.open(tmp_path / "prompts.txt.gz", "wt") as file:
+        file.write("\n".join(lines))
+    config = TableConfig(
+        layout="prompts", table=str(tmp_path / "prompts.txt.gz"), files=str(tmp_path / "sounds"), lower=True, plain=True
+    )
+    assert [(row.file, row.text) for row in read_table(config)] == [
+        ("added.wav", "it's added twice now"), ("digits/1.wav", "one"),
+    ]  # fmt: skip
+    (tmp_path / "crooked.txt").write_text("added It is added\n")
+    with pytest.raises(DataError, match=r"crooked.txt:1: expected 'name: text'; got 'added It is added'"):
+        read_table(config.model_copy(update={"table": str(tmp_path / "crooked.txt")}))
 
 
 def test_refusals(tmp_path: Path) -> None:

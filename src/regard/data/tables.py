@@ -21,13 +21,13 @@ class TableConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    layout: Literal["table", "an4", "fsdd"] = "table"
-    """How the texts are kept: in a table; as CMU's AN4 keeps them (etc/….transcription; columns file, text, speaker);
-    or in the files' names, as the Free Spoken Digit Dataset does (7_theo_12.wav; columns file, text, speaker, index).
-
-    """
+    layout: Literal["table", "prompts", "an4", "fsdd"] = "table"
+    """How the texts are kept: in a table; in lines "name: text", as Asterisk's prompts are (columns file, text); as
+    CMU's AN4 keeps them (etc/….transcription; columns file, text, speaker); or in the files' names, as the Free Spoken
+    Digit Dataset does (7_theo_12.wav; columns file, text, speaker, index)."""
     table: str | None = None
-    """A .csv or .tsv file (.gz too) whose first line names the columns. $NAME is taken from the environment."""
+    """A .csv or .tsv file (.gz too) whose first line names the columns, or the file of the lines. $NAME is taken from
+    the environment."""
     files: str
     """The folder, or .tar archive, that holds the files; names in the table are relative to it."""
     file: str = "file"
@@ -42,11 +42,15 @@ class TableConfig(BaseModel):
     """The groups that become development data, by name, instead of a share."""
     lower: bool = False
     """Texts in small letters."""
+    plain: bool = False
+    """Texts without punctuation, as they are heard: letters, digits and apostrophes."""
 
     @model_validator(mode="after")
     def _has_its_table(self) -> "TableConfig":
-        if (self.table is None) == (self.layout == "table"):
-            raise ValueError('files.table and files.layout: layout = "table" needs a table, the others have none')
+        if (self.table is None) == (self.layout in ("table", "prompts")):
+            raise ValueError(
+                'files.table and files.layout: layout = "table" or "prompts" needs a table, the others have none'
+            )
         return self
 
 
@@ -113,7 +117,7 @@ def read_table(config: TableConfig) -> list[Row]:
     Raises:
         DataError: a column is missing, a row is crooked, or there is none; with file and line.
     """
-    found: Iterator[Cells] = {"table": _cells, "an4": _an4, "fsdd": _fsdd}[config.layout](config)
+    found: Iterator[Cells] = {"table": _cells, "prompts": _prompts, "an4": _an4, "fsdd": _fsdd}[config.layout](config)
     wanted = [config.file, config.text, config.group or config.file]
     rows = []
     for where, cells in found:
@@ -121,6 +125,8 @@ def read_table(config: TableConfig) -> list[Row]:
         if missing:
             raise DataError(f"{where}: no column {missing[0]!r}: there are {', '.join(cells)}")
         file, text, group = (cells[name].strip() for name in wanted)
+        if config.plain:
+            text = " ".join(re.sub(r"[^\w'’]|_", " ", text).split())
         rows.append(Row(file, text.lower() if config.lower else text, group, where))
     if not rows:
         raise DataError(f"{config.table or config.files}: there is no file with a text")
@@ -155,6 +161,21 @@ def _cells(config: TableConfig) -> Iterator[Cells]:
             raise DataError(f"{path}:{reader.line_num}: expected {len(header)} columns; got {len(cells)}")
         if cells:
             yield f"{path}:{reader.line_num}", dict(zip(header, cells, strict=True))
+
+
+def _prompts(config: TableConfig) -> Iterator[Cells]:
+    """Lines `name: text` of recordings that are there; `;` begins a comment, `[…]` says what is no speech."""
+    assert config.table is not None  # the settings have been checked
+    path = expand(config.table)
+    sounds = {str(PurePosixPath(name).with_suffix("")): name for name in Files(config.files).names()}
+    for number, line in enumerate(read_lines(path), 1):
+        name, colon, text = line.partition(": ")
+        if not line.strip() or line.startswith(";"):
+            continue
+        if not colon:
+            raise DataError(f"{path}:{number}: expected 'name: text'; got {line[:60]!r}")
+        if name.strip() in sounds and not text.strip().startswith("["):
+            yield f"{path}:{number}", {"file": sounds[name.strip()], "text": text}
 
 
 def _an4(config: TableConfig) -> Iterator[Cells]:
