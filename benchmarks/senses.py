@@ -21,6 +21,7 @@ from regard import question_task, sense_task
 from regard.data.questions import Open, asked_parts, read_asked
 from regard.data.scene_questions import Asked
 from regard.data.scenes import SceneConfig, scenes
+from regard.data.sensed import scene_points
 from regard.data.sprites import Sprites
 from regard.data.tables import Files, read_table, split_rows
 from regard.experiment import read_config, tuned
@@ -83,6 +84,7 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "hard, two looks": {"model": STACKED | {"normalizer": "hard"}},
         "Transformer": {},
     }),
+    "moving": ("moving", {"soft": {}}),
     "fsdd": ("fsdd", {
         "known speakers": {},
         "a new speaker": NEW_SPEAKER,
@@ -133,12 +135,26 @@ def measure_scenes(ready: Any, settings: Any) -> dict[str, float]:
     sprites, row = Sprites(config), {}
     for count in range(1, config.most + 1):
         shown = list(scenes(sprites, config, range(400), "measured", True, count))
-        said = sense_task.described(ready, [Image.fromarray(one.picture) for one in shown], beam=4, record=True)
+        said = sense_task.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
         scores = sense_task.text_scores([one.text for one in said], [one.caption for one in shown])
         row[f"exact, {count} thing{'s' * (count > 1)} %"] = scores["exact"]
         if ready.bundle.model_config.kind != "recurrent" or ready.bundle.model_config.score != "none":
             row[f"pointing, {count} %"] = sense_task.pointing(said, shown)[0]
     return row
+
+
+def measure_moving(ready: Any, settings: Any) -> dict[str, float]:
+    """Exact captions of development scenes, right things and right ways, and how often a thing's words look at it."""
+    shown = list(scenes(Sprites(settings.scenes), settings.scenes, range(400), "measured", True))
+    said = sense_task.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
+    names = [one.things[0].name for one in shown]
+    ways = [one.caption.removeprefix(name) for one, name in zip(shown, names, strict=True)]
+    return {
+        "exact %": sense_task.text_scores([one.text for one in said], [one.caption for one in shown])["exact"],
+        "thing %": 100 * sum(one.text.startswith(f"{name} ") for one, name in zip(said, names, strict=True)) / 400,
+        "way %": 100 * sum(one.text.endswith(way) for one, way in zip(said, ways, strict=True)) / 400,
+        "pointing %": sense_task.pointing(said, shown)[0],
+    }
 
 
 def measure_photographs(ready: Any, settings: Any) -> dict[str, float]:
@@ -239,7 +255,7 @@ def measure_sounds(ready: Any, settings: Any) -> dict[str, float]:
 MEASURES = {
     "emoji": measure_scenes, "flickr": measure_photographs, "shapes": measure_shapes,
     "scenes": measure_scene_questions, "daquar": measure_questions,
-    "fsdd": measure_sounds,
+    "moving": measure_moving, "fsdd": measure_sounds,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 import regard
 from made import made_glyphs, made_sounds, made_table, tone
 from regard import cli, experiment, sense_task
-from regard.data.scenes import SceneConfig, scenes
+from regard.data.scenes import Scene, SceneConfig, Thing, scenes
 from regard.data.sprites import Sprites
 from regard.describer import Describer
 from regard.errors import ConfigError, RegardError
@@ -313,6 +314,22 @@ def test_pointing_counts_words_in_their_things(captioner: Path, glyphs: Path) ->
         made = object.__new__(type(said))
         made.__dict__.update(vars(said) | {"text": scene.caption, "looks": (scene.caption.split(), weights)})
         assert sense_task.pointing([made], [scene]) == (wanted, len(scene.caption.split()))
+
+
+def test_pointing_at_a_thing_that_moves_needs_the_right_frame() -> None:
+    """A weight on the thing's box of the last frame points there, and nowhere else in the first."""
+    boxes = ((0.0, 0.0, 0.3, 0.3), (0.6, 0.0, 0.9, 0.3))
+    nothing = np.zeros((4, 4, 3), np.uint8)
+    thing = Thing("cat", boxes[0], range(1))
+    scene = Scene(nothing, "cat moves to the right", [thing], (nothing, nothing), boxes)
+    places = torch.tensor(
+        [(when, row, column) for when in (0.25, 0.75) for row in (0.15, 0.6) for column in (0.15, 0.75)]
+    )
+    for place, wanted in (((0.25, 0.15, 0.15), 100), ((0.75, 0.15, 0.15), 0), ((0.75, 0.15, 0.75), 100)):
+        weights = torch.zeros(5, 8)
+        weights[:, (places - torch.tensor(place)).abs().sum(1).argmin()] = 1.0
+        said = SimpleNamespace(text=scene.caption, looks=(scene.caption.split(), weights), places=places)
+        assert sense_task.pointing([said], [scene]) == (wanted, 1)
 
 
 FILM = {"kind": "frames", "size": 40, "frames": 3, "first": 8, "channels": [16], "width": 24}

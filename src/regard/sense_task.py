@@ -138,16 +138,16 @@ def text_scores(outputs: Sequence[str], references: Sequence[str]) -> dict[str, 
 
 def pointing(said: Sequence[Description], shown: Sequence[Scene]) -> tuple[float, int]:
     """Share of the words of rightly named things that look most at a cell whose centre lies in the thing's box,
-    in percent; and how many words that were."""
+    in percent; and how many words that were. Of a moving thing it is the box in the frame that was looked at."""
     hits = total = 0
     for one, scene in zip(said, shown, strict=True):
         if one.text != scene.caption:
             continue
         _, weights = one.looks
         for thing in scene.things:
-            left, upper, right, lower = thing.box
             for word in thing.words:
-                row, column = one.places[weights[word].argmax()].tolist()
+                *when, row, column = one.places[weights[word].argmax()].tolist()
+                left, upper, right, lower = scene.paths[int(when[0] * len(scene.paths))] if when else thing.box
                 hits += left <= column <= right and upper <= row <= lower
                 total += 1
     return 100 * hits / max(1, total), total
