@@ -3,8 +3,8 @@
 import io
 import json
 import sys
+from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from made import made_glyphs, made_sounds, made_table, tone
 from regard import cli, experiment, sense_task
 from regard.data.scenes import Scene, SceneConfig, Thing, scenes
 from regard.data.sprites import Sprites
-from regard.describer import Describer
+from regard.describer import Describer, Description
 from regard.errors import ConfigError, RegardError
 from regard.ready import Refused
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
@@ -322,13 +322,12 @@ def test_pointing_at_a_thing_that_moves_needs_the_right_frame() -> None:
     nothing = np.zeros((4, 4, 3), np.uint8)
     thing = Thing("cat", boxes[0], range(1))
     scene = Scene(nothing, "cat moves to the right", [thing], (nothing, nothing), boxes)
-    places = torch.tensor(
-        [(when, row, column) for when in (0.25, 0.75) for row in (0.15, 0.6) for column in (0.15, 0.75)]
-    )
+    places = torch.tensor(list(product((0.25, 0.75), (0.15, 0.6), (0.15, 0.75))))
     for place, wanted in (((0.25, 0.15, 0.15), 100), ((0.75, 0.15, 0.15), 0), ((0.75, 0.15, 0.75), 100)):
         weights = torch.zeros(5, 8)
         weights[:, (places - torch.tensor(place)).abs().sum(1).argmin()] = 1.0
-        said = SimpleNamespace(text=scene.caption, looks=(scene.caption.split(), weights), places=places)
+        said = object.__new__(Description)
+        said.__dict__.update(text=scene.caption, looks=(scene.caption.split(), weights), places=places)
         assert sense_task.pointing([said], [scene]) == (wanted, 1)
 
 
