@@ -58,9 +58,11 @@ def read_sounds(rows: Sequence[Row], files: Files) -> list[Tensor]:
 
 
 def sound_batches(
-    samples: Sequence[Tensor], targets: Sequence[list[int]], bands: int, training: TrainingConfig, moves: bool
-) -> Examples:
-    """Recordings in batches; in training at three speeds, by other voices, and with moments and bands hidden."""
+    samples: Sequence[Tensor], targets: Sequence[list[int]], bands: int, training: TrainingConfig, moves: bool,
+    between: Sequence[int] = (),
+) -> Examples:  # fmt: skip
+    """Recordings in batches; in training at three speeds, by other voices, with moments and bands hidden, and some
+    joined: `between` are the ids of what then stands between their texts."""
     sizes = [frames(len(one)) for one in samples]
 
     def change(one: Tensor, dice: random.Random) -> Tensor:
@@ -68,8 +70,9 @@ def sound_batches(
             return log_mel(one, bands)
         return _hide(log_mel(faster(one, dice.choice(SPEEDS)), bands, dice.choice(TRACTS)), dice)
 
+    join = training.join if moves else 0.0
     return SensedBatches(
-        samples, targets, range(len(samples)), sizes, training.batch_tokens, ENDS, change, training.seed
+        samples, targets, range(len(samples)), sizes, training.batch_tokens, ENDS, change, training.seed, join, between
     )
 
 
@@ -106,7 +109,8 @@ def file_examples(
         targets = tokenizer.encode_batch([row.text for row in rows])
         if model.reads.kind in ("sound", "pyramid"):
             samples = read_sounds(rows, files)
-            made.append(sound_batches(samples, targets, model.reads.bands, training, moves))
+            between = _between(tokenizer, rows) if training.join and moves else []
+            made.append(sound_batches(samples, targets, model.reads.bands, training, moves, between))
             sources = list(samples)
         else:
             pictures, of = read_pictures(rows, files, model.reads)
@@ -114,6 +118,23 @@ def file_examples(
             made.append(SensedBatches(pictures, targets, of, size, training.batch_tokens, ENDS, None, training.seed))
             sources = [pictures[n] for n in of]
     return made, sources
+
+
+def _between(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[int]:
+    """The ids that stand between two texts: a space where tokens are characters, nothing where they are words.
+
+    Raises:
+        ConfigError: two texts' tokens are not their joined text's.
+    """
+    texts = rows[0].text, rows[-1].text
+    whole, first, last = tokenizer.encode_batch([" ".join(texts), *texts])
+    between = whole[len(first) : len(whole) - len(last)]
+    if whole != [*first, *between, *last]:
+        raise ConfigError(
+            f'training.join needs tokenizer.kind = "characters", "bytes" or "words"; got "{tokenizer.kind}", whose '
+            "tokens depend on what stands before them"
+        )
+    return between
 
 
 def described(describer: Describer, sources: Sequence[Any], beam: int = 1, record: bool = False) -> list[Description]:

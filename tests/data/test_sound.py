@@ -9,8 +9,12 @@ import pytest
 import soundfile
 import torch
 
+from regard import sense_task
+from regard.data.sensed import SensedBatches
 from regard.data.sound import RATE, faster, log_mel, pieces, read_sound, seconds, sound_blocks
+from regard.data.tables import Row
 from regard.errors import DataError
+from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 
 def sine(hertz: float, rate: int, long: float = 1.0) -> np.ndarray:
@@ -87,3 +91,33 @@ def test_cuts_are_at_quiet_moments() -> None:
 def test_faster_is_shorter() -> None:
     assert len(faster(torch.zeros(1000), 1.0)) == 1000
     assert abs(len(faster(torch.zeros(16_000), 1.1)) - 16_000 / 1.1) < 3
+
+
+def test_recordings_are_joined_two_by_two_with_their_texts() -> None:
+    """Every recording is there once, alone or as one of a pair, and an odd one is left alone."""
+    samples = [torch.full((1000 + n,), float(n)) for n in range(5)]
+    targets = [[10 + n] for n in range(5)]
+    for join in (0.0, 1.0):
+        batches = SensedBatches(
+            samples, targets, range(5), [1] * 5, 100, (1, 2, 0), lambda one, _: one[None], 0, join, [3]
+        )
+        (batch,) = batches.epoch(0)
+        assert batch.source_allowed is not None
+        texts = [[i for i in row if i not in (0, 2)] for row in batch.target.tolist()]
+        if not join:
+            assert sorted(texts) == targets
+            continue
+        assert sorted(map(len, texts)) == [1, 3, 3]
+        assert sorted(i for row in texts for i in row if i != 3) == [10, 11, 12, 13, 14]
+        for row, source, allowed in zip(texts, batch.source[:, 0], batch.source_allowed, strict=True):
+            heard = source[allowed].unique_consecutive().int().tolist()
+            assert heard == [i - 10 for i in row if i != 3]
+
+
+def test_what_is_joined_needs_tokens_that_stay_what_they_are() -> None:
+    rows = [Row("a.wav", "yes no", "", ""), Row("b.wav", "no", "", "")]
+    for kind, wanted in (("characters", 1), ("words", 0)):
+        tokenizer = Tokenizer.learn([row.text for row in rows], TokenizerConfig(kind=kind, vocabulary=60))
+        between = sense_task._between(tokenizer, rows)
+        assert len(between) == wanted
+        assert tokenizer.decode([*tokenizer.encode("yes"), *between, *tokenizer.encode("no")]) == "yes no"

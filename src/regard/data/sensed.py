@@ -104,6 +104,8 @@ class SensedBatches:
         ends: ids of BOS, EOS and PAD.
         change: what a source becomes in training, another in every epoch; as it is, if None.
         seed: of order and changes.
+        join: share of the batches whose sounds are joined two by two, each with one of about its length.
+        between: ids of what stands between their texts.
     """
 
     sources: Sequence[Tensor]
@@ -114,6 +116,8 @@ class SensedBatches:
     ends: tuple[int, int, int]
     change: Change | None = None
     seed: int = 0
+    join: float = 0.0
+    between: Sequence[int] = ()
 
     @property
     def pad(self) -> int:
@@ -137,10 +141,15 @@ class SensedBatches:
             if number < start:
                 continue
             dice = random.Random(f"{self.seed} {epoch} {number}")
-            sources = [self.sources[self.of[n]] for n in group]
+            sources, targets = [self.sources[self.of[n]] for n in group], [self.targets[n] for n in group]
+            if self.join and dice.random() < self.join:
+                order = dice.sample(range(len(group)), len(group))
+                pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
+                sources = [torch.cat([sources[i] for i in pair], -1) for pair in pairs]
+                targets = [_between([targets[i] for i in pair], self.between) for pair in pairs]
             if self.change is not None:
                 sources = [self.change(one, dice) for one in sources]
-            yield sensed_batch(sources, [self.targets[n] for n in group], self.ends)
+            yield sensed_batch(sources, targets, self.ends)
 
     def _order(self, epoch: int) -> list[list[int]]:
         dice = random.Random(f"{self.seed} {epoch}")
@@ -152,3 +161,8 @@ class SensedBatches:
             groups[-1].append(n)
         dice.shuffle(groups)
         return groups
+
+
+def _between(rows: Sequence[list[int]], ids: Sequence[int]) -> list[int]:
+    """Rows as one, with ids between them."""
+    return [i for n, row in enumerate(rows) for i in ([*ids, *row] if n else row)]

@@ -71,6 +71,8 @@ class TrainingConfig(BaseModel):
     intermediate CTC)."""
     forget: float = Field(0.0, ge=0, lt=1)
     """Share of the previous tokens a decoder does not see, PAD in their place (Bowman et al. 2016, word dropout)."""
+    join: float = Field(0.0, ge=0, le=1)
+    """Share of the batches of recordings that are joined two by two; who hears short ones only is lost in long ones."""
     hard: Literal["straight_through", "reinforce"] = "straight_through"
     """How a model with hard attention learns where to look."""
     entropy: float = Field(0.01, ge=0)
