@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regard.data import pictures
 from regard.data.pictures import as_tensor, read_frames, read_picture, square
 from regard.errors import DataError
 
@@ -77,3 +78,36 @@ def test_square_keeps_the_whole_picture_in_the_middle() -> None:
     assert (made[0] == 255).all()
     assert (made[8, 0] == (0, 0, 255)).all()
     assert as_tensor(Image.fromarray(made)).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+def test_a_large_picture_is_made_smaller_band_by_band_as_if_whole(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bands of a few rows, turned by its camera, against the whole picture's own means."""
+    monkeypatch.setattr(pictures, "DRAFT", 20)
+    monkeypatch.setattr(pictures, "BAND", 400)
+    rows, columns = np.mgrid[:96, :128]
+    points = np.stack([rows * 2, columns, (rows + columns) % 200], -1).astype(np.uint8)
+    whole = Image.fromarray(points)
+    if mode == "RGBA":
+        whole.putalpha(Image.fromarray((columns % 256).astype(np.uint8)))
+    elif mode == "I;16":
+        whole = Image.fromarray((rows * 600).astype(np.uint16))
+    else:
+        whole = whole.convert(mode)
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn
+    path = tmp_path / "cat.png"
+    whole.save(path, exif=exif, **({"transparency": 3} if mode == "P" else {}))
+    got = np.asarray(read_picture(path)).astype(float)
+    assert got.shape == (32, 24, 3)  # a quarter of 128 and of 96, turned
+    monkeypatch.setattr(pictures, "DRAFT", 1000)
+    want = np.asarray(read_picture(path).reduce(4)).astype(float)
+    assert np.abs(got - want).max() <= 2
+
+
+def test_a_long_picture_is_made_smaller_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "WHOLE", 1000)
+    Image.new("RGB", (300, 10)).save(tmp_path / "long.png")
+    assert read_picture(tmp_path / "long.png").size == (150, 5)

@@ -121,3 +121,25 @@ def test_what_is_joined_needs_tokens_that_stay_what_they_are() -> None:
         between = sense_task._between(tokenizer, rows)
         assert len(between) == wanted
         assert tokenizer.decode([*tokenizer.encode("yes"), *between, *tokenizer.encode("no")]) == "yes no"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e19])
+def test_a_sample_that_is_no_number_is_refused(tmp_path: Path, bad: float) -> None:
+    samples = np.zeros(1000)
+    samples[700] = bad
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="DOUBLE")
+    with pytest.raises(DataError, match=r"a.wav: a sample that is infinite or no number"):
+        read_sound(tmp_path / "a.wav")
+
+
+def test_a_rate_that_would_make_hours_of_seconds_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 1)
+    with pytest.raises(DataError, match=r"a.wav: expected at least 1,000 samples a second; got 1"):
+        read_sound(tmp_path / "a.wav")
+
+
+def test_a_recording_longer_than_wanted_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(3 * RATE), RATE)
+    assert len(read_sound(tmp_path / "a.wav", longest=3.0)) == 3 * RATE
+    with pytest.raises(DataError, match=r"a.wav: expected at most 2 seconds; got more: cut it"):
+        read_sound(tmp_path / "a.wav", longest=2.0)

@@ -2,18 +2,23 @@
 
 import io
 import warnings
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from regard.errors import DataError
 
 POINTS = 100_000_000  # a larger picture is refused before its points exist
 DRAFT = 1024  # a JPEG is read at about this size at least, which saves time and memory
+WHOLE = 2**24  # points that are worked on at once
+BAND = 2**22  # points of a large picture that are made smaller at a time
+DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # more than 8 bits a point
 FRAMES = 64  # of a moving picture, at most: more are thinned out evenly
 
 
@@ -33,12 +38,12 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
         DataError: as `read_picture`.
     """
     name = name or str(source)
-    if isinstance(source, Path):
-        if not source.exists():
-            raise DataError(f"{name}: no such file")
-        if source.is_dir():
-            raise DataError(f"{name}: a folder, not a picture")
     try:
+        if isinstance(source, Path):
+            if not source.exists():
+                raise DataError(f"{name}: no such file")
+            if source.is_dir():
+                raise DataError(f"{name}: a folder, not a picture")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large picture is measured below
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
@@ -56,22 +61,49 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
         raise
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(name)) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: no picture that can be read: of no kind that is known here") from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise DataError(f"{name}: no picture that can be read: {_first_line(error)}") from error
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture as RGB, a large one made smaller band by band, so that hardly more than its own points is in memory."""
     picture.load()
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode in ("I;16", "I;16B", "I;16L", "I", "F"):  # 16 bits a point: the brighter half of them
-        values = np.asarray(turned, dtype=np.float32)
-        span = 65535.0 if values.max(initial=0.0) > 255 else 255.0 if values.max(initial=0.0) > 1 else 1.0
-        turned = Image.fromarray((values / span * 255).clip(0, 255).astype(np.uint8))
-    if turned.has_transparency_data:
-        whole = turned.convert("RGBA")
+    span = _span(picture)
+    wide, high = picture.size
+    factor = max(1, min(wide, high) // DRAFT, ceil((wide * high / WHOLE) ** 0.5))
+    if factor == 1:
+        return _flat(ImageOps.exif_transpose(picture), span, picture.info)
+    small = Image.new("RGB", (-(-wide // factor), -(-high // factor)))
+    rows = factor * max(1, BAND // (wide * factor))
+    for upper in range(0, high, rows):
+        band = picture.crop((0, upper, wide, min(high, upper + rows)))
+        small.paste(_flat(band, span, picture.info).reduce(factor), (0, upper // factor))
+    small.getexif().update(picture.getexif())
+    return ImageOps.exif_transpose(small)
+
+
+def _span(picture: Image.Image) -> float:
+    """The largest value of a point that a picture of more than 8 bits means."""
+    if picture.mode not in DEEP:
+        return 255.0
+    most = float(picture.getextrema()[1])  # type: ignore[arg-type]
+    return 65535.0 if most > 255 else 255.0 if most > 1 else 1.0
+
+
+def _flat(picture: Image.Image, span: float, info: dict[Any, Any]) -> Image.Image:
+    """Some rows of a picture as RGB, transparent parts white."""
+    if picture.mode in DEEP:
+        values = np.asarray(picture, dtype=np.float32) / span * 255
+        picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    if "transparency" in info:
+        picture.info["transparency"] = info["transparency"]
+    if picture.has_transparency_data:
+        whole = picture.convert("RGBA")
         white = Image.new("RGBA", whole.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, whole).convert("RGB")
-    return turned.convert("RGB")
+    return picture.convert("RGB")
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from functools import lru_cache
-from math import ceil, log10
+from math import ceil, inf, log10
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,30 @@ WINDOW, HOP = 400, 160  # samples of a window (25 ms), and between two (10 ms)
 TRANSFORM = 512  # samples of a Fourier transform, with the window in their middle
 BLOCK = 30  # seconds read at a time
 FLOOR = 1e-5  # of a band's energy, before the logarithm
+SLOWEST = 1000  # samples a second: a file that says fewer is damaged, and would become hours
+LOUDEST = 1e6  # of a sample; full scale is 1
 Samples = Float[Tensor, "samples"]
 
 
-def read_sound(source: Path | bytes, name: str = "") -> Samples:
+def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Samples:
     """A whole recording as 16 kHz mono, -1 … 1.
 
+    Args:
+        source: a file, or its bytes.
+        name: for complaints.
+        longest: seconds; a longer one is refused before it is all in memory.
+
     Raises:
-        DataError: as `sound_blocks`.
+        DataError: as `sound_blocks`; it is too long.
     """
-    return torch.cat([*sound_blocks(source, name), torch.zeros(0)])
+    name = name or str(source)
+    blocks, read = [torch.zeros(0)], 0
+    for block in sound_blocks(source, name):
+        blocks.append(block)
+        read += len(block)
+        if read > longest * RATE:
+            raise DataError(f"{name}: expected at most {longest:g} seconds; got more: cut it into shorter ones")
+    return torch.cat(blocks)
 
 
 def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
@@ -40,16 +54,20 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
         DataError: the file is missing, no sound, or damaged.
     """
     name = name or str(source)
-    if isinstance(source, Path) and not source.is_file():
-        raise DataError(f"{name}: {'a folder, not a recording' if source.is_dir() else 'no such file'}")
     try:
+        if isinstance(source, Path) and not source.is_file():
+            raise DataError(f"{name}: {'a folder, not a recording' if source.is_dir() else 'no such file'}")
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            if file.samplerate < SLOWEST:
+                raise DataError(f"{name}: expected at least {SLOWEST:,} samples a second; got {file.samplerate:,}")
             resampler = soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32")
             size = BLOCK * file.samplerate
             while True:
                 block = file.read(size, dtype="float32", always_2d=True)
                 last = len(block) < size
-                mono = np.nan_to_num(block.mean(1))
+                mono = block.mean(1)
+                if not (np.abs(mono) <= LOUDEST).all():  # NaN is not, either
+                    raise DataError(f"{name}: a sample that is infinite or no number: expected -1 … 1")
                 yield torch.from_numpy(np.array(resampler.resample_chunk(mono, last=last), dtype=np.float32)).flatten()
                 if last:
                     return
