@@ -190,3 +190,8 @@ def test_the_package_s_questions() -> None:
     asked, where = read_asked(AskedConfig(layout="easy_vqa"))
     assert len(asked) == 38_575
     assert where(asked[0].file).size == (64, 64)
+
+
+def test_answer_without_a_model_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["answer", "room.png", "what is it?"]) == 2
+    assert "regard train configs/shapes.toml" in capsys.readouterr().err

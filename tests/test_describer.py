@@ -19,7 +19,7 @@ from regard import cli, experiment, sense_task
 from regard.data.scenes import Scene, SceneConfig, Thing, scenes
 from regard.data.sprites import Sprites
 from regard.describer import Describer, Description
-from regard.errors import ConfigError, RegardError
+from regard.errors import ConfigError, DataError, RegardError
 from regard.ready import Refused
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
@@ -256,6 +256,52 @@ def test_caption_on_the_command_line(talk, captioner: Path, tmp_path: Path) -> N
     assert "name the inputs before it" in err
 
 
+def test_a_look_never_destroys_a_file(talk, captioner: Path, tmp_path: Path) -> None:
+    """Not an input, not anybody's picture; and where nothing can be drawn is said before there is work."""
+    for name in ("cat.png", "dog.png"):
+        Image.new("RGB", (30, 30), "red").save(tmp_path / name)
+    before = (tmp_path / "cat.png").read_bytes()
+    (tmp_path / "folder.png").mkdir()
+    for arguments, reason in (
+        (("cat.png", "--look", "cat.png"), "--look cat.png: this file is there, and not drawn by regard"),
+        (("dog.png", "--look", "cat.png"), "--look cat.png: this file is there"),
+        (("--look", "cat.png", "dog.png"), "--look cat.png: this file is there"),
+        (("dog.png", "--look", "folder.png"), "folder.png: a folder; name a file in it"),
+        (("dog.png", "--look", "none/x.png"), "the folder none does not exist"),
+        (("dog.png", "--look", "x.bmp"), "cannot draw '.bmp'"),
+    ):
+        code, out, err = talk("caption", *arguments, "--model", captioner)
+        assert code in (1, 2)
+        assert out == ""
+        assert reason in err
+        assert err.count("\n") == 1
+    assert (tmp_path / "cat.png").read_bytes() == before
+    for _ in range(2):  # its own drawing may be drawn anew
+        assert talk("caption", "dog.png", "--look", "new.png", "--model", captioner)[0] == 0
+
+
+def test_a_long_recording_on_the_command_line(talk, transcriber: Path, tmp_path: Path) -> None:
+    """Its pieces are drawn and told as they come; as a whole it has text and tokens, and no looks."""
+    parts = [tone("yes", seconds=9.0), np.zeros(8000), tone("no", seconds=9.0)]
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), 16_000)
+    code, out, _ = talk("transcribe", "long.wav", "--model", transcriber, "--json", "--look")
+    told = json.loads(out)
+    assert code == 0
+    assert len(told["pieces"]) == 2
+    assert (tmp_path / "long.look-2.png").exists()
+    said = regard.load(transcriber)(tmp_path / "long.wav")
+    assert [piece["text"] for piece in told["pieces"]] == [piece.text for piece in said.pieces]
+    assert [piece["start"] for piece in told["pieces"]] == [piece.start for piece in said.pieces]
+    for piece in told["pieces"]:
+        for look in piece.get("looks", []):
+            assert look["seconds"] == pytest.approx(piece["start"] + look["frame"] / 100)
+    assert said.tokens == [token for piece in said.pieces for token in piece.tokens]
+    assert not said.attention
+    with pytest.raises(ConfigError, match=r"was read in 2 pieces: ask \.pieces"):
+        _ = said.looks
+    assert len(repr(said)) < 300
+
+
 def test_transcribe_on_the_command_line(talk, transcriber: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "yes.wav", tone("yes"), 16_000)
     (tmp_path / "bad.wav").write_text("no sound")
@@ -278,6 +324,8 @@ def test_transcribe_on_the_command_line(talk, transcriber: Path, tmp_path: Path)
         ({"scenes": {"size": 48}}, "scenes.size = 48 must be model.reads.size = 40"),
         ({"model": SMALL | {"reads": GRID | {"sise": 3}}}, "did you mean size"),
         ({"task": "translate"}, r"needs \[data\]"),
+        ({"describing": {"ctc": 0.5}}, "describing.ctc needs training.ctc"),
+        ({"training": {"hard": "reinforce"}}, r'training.hard = "reinforce" needs .* model.normalizer = "hard"'),
     ],
 )
 def test_configs_that_do_not_fit(glyphs: Path, change: dict[str, Any], reason: str) -> None:
@@ -378,3 +426,37 @@ def test_things_move_as_the_caption_says(glyphs: Path) -> None:
         assert moved[way]
         assert len(scene.frames) == 4
     assert seen == set(config.moves)
+
+
+def test_a_bad_file_in_training_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.png").write_text("no picture")
+    (tmp_path / "t.csv").write_text("file,text\na.png,a cat\n")
+    config = {
+        "task": "caption", "files": {"table": str(tmp_path / "t.csv"), "files": str(tmp_path / "files")},
+        "tokenizer": {"kind": "words", "vocabulary": 20}, "model": SMALL | {"reads": GRID}, "training": {"metric": "wer"},
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"t.csv:2: .*a.png: no picture that can be read: of no kind"):
+        experiment.train(config, run=tmp_path / "run")
+
+
+def test_without_development_data_training_examples_are_measured(tmp_path: Path) -> None:
+    """And it is said; the journal has numbers."""
+    (tmp_path / "files").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "files" / "a.png")
+    (tmp_path / "t.csv").write_text("file,text\na.png,a cat\n")
+    config = {
+        "task": "caption",
+        "files": {"table": str(tmp_path / "t.csv"), "files": str(tmp_path / "files"), "dev_share": 0},
+        "tokenizer": {"kind": "words", "vocabulary": 20}, "model": SMALL | {"reads": GRID},
+        "training": {"metric": "wer", "max_steps": 2, "warmup": 1, "evaluate_every": 2},
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match="files.dev_share leaves nothing for development: 1 training examples"):
+        run = experiment.train(config, run=tmp_path / "run")
+    assert 0 < run.journal[-1]["dev_loss"] < 10
+
+
+def test_a_resumed_run_says_which_setting_is_another(captioner: Path, glyphs: Path) -> None:
+    config = scene_config(glyphs)
+    with pytest.raises(ConfigError, match=r"had other settings \(config.toml\), not .*max_steps = 99"):
+        experiment.train(config, {"training.max_steps": 99}, run=captioner, resume=True)

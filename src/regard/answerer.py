@@ -1,6 +1,6 @@
 """A model that answers questions about pictures, ready to use."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -38,11 +38,11 @@ class Answer:
     probability: float
     alternatives: list[tuple[str, float]]
     question: str
-    tokens: list[str]
-    attention: dict[str, AttentionMap]
-    places: Tensor
-    picture: Image.Image
-    answerer: "Answerer"
+    tokens: list[str] = field(repr=False)
+    attention: dict[str, AttentionMap] = field(repr=False)
+    places: Tensor = field(repr=False)
+    picture: Image.Image = field(repr=False)
+    answerer: "Answerer" = field(repr=False)
 
     @cached_property
     def looks(self) -> tuple[list[str], Tensor]:
@@ -60,10 +60,10 @@ class Answer:
         return [*words, f"→ {self.text}"], torch.stack(weights)
 
     def plot(self, path: str | Path, smooth: bool = False) -> None:
-        """Draw where was looked: a strip of pictures; the ending of `path` (.png, .svg, .pdf) says how."""
+        """Draw where was looked under question and answer: a strip of pictures; `path` ends in .png, .svg or .pdf."""
         from regard.explore.looks import draw_strip
 
-        draw_strip(self.picture, *self.looks, path, smooth=smooth)
+        draw_strip(self.picture, *self.looks, path, smooth=smooth, heading=f"{self.question} → {self.text}")
 
     def as_json(self) -> dict[str, Any]:
         """Everything that `--json` prints."""

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,8 +67,11 @@ def run(arguments: list[str] | None = None) -> int:
     except RegardError as error:
         _complain(str(error))
         return FAILED
-    except BrokenPipeError:  # the reader of our output went away, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # that one: the reader of our output went away, as head does
+            _complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        with suppress(OSError):  # what could not be written is not tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
@@ -204,6 +207,7 @@ def meaning(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What a word means in each text: its vector layer by layer, its neighbours, and the words that moved it."""
+    _check_drawable([look] if look else [])
     found = _load_as(model, "fill", texts).meaning(word, texts, layer)
     if look is not None:
         found.plot(look)
@@ -232,7 +236,11 @@ def caption(
 ) -> None:
     """Say what is in pictures: one file in, one line out."""
     describer = _load_as(model, "caption", files)
-    _each_file(files, lambda path: describer(path, beam=beam, record=bool(look or as_json)), look, smooth, as_json)
+
+    def work(path: str, _: Each) -> Any:
+        return describer(path, beam=beam, record=bool(look or as_json))
+
+    _each_file(files, work, look, smooth, as_json)
 
 
 @app.command()
@@ -246,9 +254,9 @@ def transcribe(
     """Write down what is said: one recording in, one line out; a long one is cut at quiet moments and joined."""
     describer = _load_as(model, "transcribe", files)
 
-    def work(path: str) -> Any:
+    def work(path: str, each: Each) -> Any:
         with _reading(path) as report:
-            return describer.hear(path, report, beam=beam, record=bool(look or as_json))
+            return describer.hear(path, report, each, beam=beam, record=bool(look or as_json))
 
     _each_file(files, work, look, False, as_json)
 
@@ -259,17 +267,22 @@ def answer(
     questions: Annotated[
         list[str] | None, typer.Argument(help="Questions about it; none, or -, reads lines from standard input.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A run's folder.")] = "shapes",
+    model: Annotated[str | None, typer.Option(help="A run's folder.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers --json lists.")] = 5,
     look: Draw = None,
     smooth: Smooth = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: answers, places.")] = False,
 ) -> None:
     """Answer questions about a picture: one question in, one line out."""
+    if model is None:
+        raise ConfigError(
+            "no model that answers comes with regard: train one, for example `regard train configs/shapes.toml`, and "
+            "name it, --model runs/shapes"
+        )
     answerer = _load_as(model, "answer", questions)
     seen = answerer.read(picture)
 
-    def work(question: str) -> Any:
+    def work(question: str, _: Each) -> Any:
         return answerer.ask(seen, [question], top)[0]
 
     _each_file(questions, work, look, smooth, as_json, named=picture)
@@ -420,6 +433,14 @@ def _load_as(name: str, task: str, texts: list[str] | None = None) -> Any:
     return found
 
 
+def _check_drawable(look: list[Path] | None) -> None:
+    """Refuse a file that cannot be drawn to before there is work to lose."""
+    for path in look or []:
+        from regard.explore.plots import check_target
+
+        check_target(path)
+
+
 def _one_by_one(texts: list[str] | None, work: Callable[[str], str]) -> None:
     """One line in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
     from regard.ready import Refused
@@ -436,8 +457,11 @@ def _one_by_one(texts: list[str] | None, work: Callable[[str], str]) -> None:
         raise typer.Exit(FAILED)
 
 
+Each = Callable[[Any], None]  # what is done with every piece of a long recording
+
+
 def _each_file(
-    files: list[str] | None, work: Callable[[str], Any], look: list[str] | None, smooth: bool, as_json: bool,
+    files: list[str] | None, work: Callable[[str, Each], Any], look: list[str] | None, smooth: bool, as_json: bool,
     named: str | None = None,
 ) -> None:  # fmt: skip
     """One file (or question about the one that is `named`) in, one line out; what cannot be worked on is an empty
@@ -447,37 +471,69 @@ def _each_file(
     from regard.ready import Refused
 
     failed, many = False, files is None or len(files) != 1 or files == ["-"]
+    for path in look or []:
+        if path != AUTO:
+            _check_target(Path(path), [named] if named else files or [])
     for number, line in enumerate(_inputs(files), 1):
         try:
             name = line.decode("utf-8") if isinstance(line, bytes) else line
             if not name.strip() and named is None:
                 raise Refused("an empty line names no file")
-            made = work(name)
+            targets = [Path(f"{Path(named or name).stem}.look.png") if p == AUTO else Path(p) for p in look or []]
+            targets = [p.with_stem(f"{p.stem}-{number}") if many else p for p in targets]
+            for target in targets:
+                _check_target(target, [named or name])
+            pieces = _Pieces(targets, smooth, as_json)
+            made = work(name, pieces)
         except (Refused, UnicodeDecodeError) as error:
             failed = True
             _complain(f"line {number}: {_reason(error)}")
             typer.echo("")
             continue
-        typer.echo(json.dumps(made.as_json(), ensure_ascii=False) if as_json else " ".join(made.text.split()))
-        for path in look or []:
-            target = Path(f"{Path(named or name).stem}.look.png") if path == AUTO else Path(path)
-            _show_looks(made, target.with_stem(f"{target.stem}-{number}") if many else target, smooth)
+        whole = json.dumps(made.as_json() | ({"pieces": pieces.said} if pieces.said else {}), ensure_ascii=False)
+        typer.echo(whole if as_json else " ".join(made.text.split()))
+        for target in targets if not pieces.count else ():
+            _show_looks(made, target, smooth)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _check_target(target: Path, inputs: list[str]) -> None:
+    """Refuse to draw where it is impossible, or over a picture that is somebody's."""
+    from regard.explore.plots import check_target, is_drawn
+
+    check_target(target)
+    if any(Path(one).exists() and target.exists() and target.samefile(one) for one in inputs) or not is_drawn(target):
+        raise ConfigError(
+            f"--look {target}: this file is there, and not drawn by regard: name another, behind the inputs"
+        )
+
+
+class _Pieces:
+    """Draws the pieces of a long recording as they come, and keeps what --json says of them."""
+
+    def __init__(self, targets: list[Path], smooth: bool, as_json: bool) -> None:
+        self.targets, self.smooth, self.as_json = targets, smooth, as_json
+        self.count = 0
+        self.said: list[dict[str, Any]] = []
+
+    def __call__(self, piece: Any) -> None:
+        self.count += 1
+        if self.as_json:
+            self.said.append({"start": piece.start, **piece.as_json()})
+        for path in self.targets:
+            _show_looks(piece, path.with_stem(f"{path.stem}-{self.count}"), self.smooth)
 
 
 def _show_looks(made: Any, path: Path, smooth: bool) -> None:
     from regard.explore.looks import strip, timeline
 
-    pieces = getattr(made, "pieces", [])
-    for number, piece in enumerate(pieces or [made], 1):
-        words, weights = piece.looks
-        if err.is_terminal and len(weights):
-            still = piece.picture and piece.places.shape[1] == 2
-            err.print((strip if still else timeline)(words, weights, err.width))
-        target = path.with_stem(f"{path.stem}-{number}") if pieces else path
-        piece.plot(target, smooth)
-        _complain(f"drawn: {target}")
+    words, weights = made.looks
+    if err.is_terminal and len(weights):
+        still = made.picture and made.places.shape[1] == 2
+        err.print((strip if still else timeline)(words, weights, err.width))
+    made.plot(path, smooth)
+    _complain(f"drawn: {path}")
 
 
 @contextmanager
@@ -532,6 +588,7 @@ def _each(
     **settings: Any,
 ) -> None:
     """One line in, one line out; what cannot be worked on is an empty line, one sentence, and exit 1 at the end."""
+    _check_drawable(look)
     lines = enumerate(_inputs(texts), 1)
     many = texts is None or len(texts) != 1 or texts == ["-"]
     failed = False

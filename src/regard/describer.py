@@ -27,6 +27,7 @@ from regard.text.tokenizer import word_of_each
 
 AT_ONCE = 32  # sources searched at a time
 NOTHING = torch.zeros(0)
+FRAMES = 100  # of a spectrogram in a second
 SILENCE = 0.002  # the largest sample of a recording in which nothing is said
 
 
@@ -88,20 +89,26 @@ class Description:
         attention: {site: map `[heads, T, S]`}, rows are tokens, keys the memory's states.
         places: `[S, 2]` centres (row, column) of a picture's cells as shares, or `[S, 1]` frames of 10 ms.
         source: what was read.
-        pieces: those of a recording that was cut because it is long; its text is theirs, joined.
+        pieces: those of a recording that was cut because it is long; its text and tokens are theirs, joined, and each
+            piece has its own attention.
     """
 
     text: str
-    tokens: list[str]
-    ids: list[int]
+    tokens: list[str] = field(repr=False)
+    ids: list[int] = field(repr=False)
     score: float
     log_prob: float
-    alternatives: "list[Description]"
-    attention: dict[str, AttentionMap]
-    places: Tensor
-    source: Source
-    describer: "Describer"
-    pieces: "list[Description]" = field(default_factory=list)
+    alternatives: "list[Description]" = field(repr=False)
+    attention: dict[str, AttentionMap] = field(repr=False)
+    places: Tensor = field(repr=False)
+    source: Source = field(repr=False)
+    describer: "Describer" = field(repr=False)
+    pieces: "list[Description]" = field(default_factory=list, repr=False)
+
+    @property
+    def start(self) -> float:
+        """Seconds before it, where it is a piece of a longer recording."""
+        return self.source.start
 
     @property
     def picture(self) -> Image.Image | None:
@@ -110,7 +117,13 @@ class Description:
 
     @cached_property
     def looks(self) -> tuple[list[str], Tensor]:
-        """The words of the text, and where each looked `[words, S]`: the mean over its tokens and the chosen heads."""
+        """The words of the text, and where each looked `[words, S]`: the mean over its tokens and the chosen heads.
+
+        Raises:
+            ConfigError: it is a recording of several pieces, each of which has its own.
+        """
+        if self.pieces:
+            raise ConfigError(f"{self.source.name} was read in {len(self.pieces)} pieces: ask .pieces, one by one")
         words = self.text.split()
         site, heads = self.describer.looking(self.attention)
         if not site:
@@ -161,8 +174,11 @@ class Description:
             "alternatives": [{"text": a.text, "score": a.score, "log_prob": a.log_prob} for a in self.alternatives],
         }  # fmt: skip
         if len(weights) and float(weights.sum()) > 0:
-            names = ("time", "row", "column")[3 - self.places.shape[1] :] if self.source.picture else ("frame",)
-            best = self.places[weights.argmax(-1)].tolist()
+            places = self.places
+            names: tuple[str, ...] = ("time", "row", "column")[3 - places.shape[1] :]
+            if not self.source.picture:
+                names, places = ("frame", "seconds"), torch.cat([places, self.start + places / FRAMES], 1)
+            best = places[weights.argmax(-1)].tolist()
             found["looks"] = [
                 {"word": word, **dict(zip(names, place, strict=True))}
                 for word, place in zip(words, best, strict=True)
@@ -215,14 +231,17 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             raise Refused(str(error)) from error
 
     def hear(
-        self, source: str | Path | Image.Image, report: Callable[[float], None] = lambda _: None, **settings: Any
-    ) -> Description:
+        self, source: str | Path | Image.Image, report: Callable[[float], None] = lambda _: None,
+        each: Callable[[Description], None] | None = None, **settings: Any,
+    ) -> Description:  # fmt: skip
         """One recording of any length: a long one is cut at quiet moments into pieces of at most 15 seconds.
 
         Args:
             source: a file.
             report: told how many seconds have been read.
-            settings: as in `describe`.
+            each: given every piece of a recording of several; then their sound and attention are not kept, which
+                would be gigabytes of a long one.
+            settings: as in `describe`; without `record` they are not kept, either.
 
         Raises:
             Refused: it cannot be read.
@@ -230,6 +249,7 @@ class Describer(Ready[str | Path | Image.Image, Description]):
         if isinstance(source, Image.Image):
             raise Refused(f"{self.name} transcribes sound; got a picture")
         found: list[Description] = []
+        given = 0
         rest, start, end = torch.zeros(0), 0.0, False
         blocks = sound_blocks(Path(source))
         while not end:
@@ -241,17 +261,23 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             rest = rest if block is None else torch.cat([rest, block])
             cuts = pieces(rest) if end else pieces(rest)[:-1]
             heard = [self.heard(str(source), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
-            made = self.describe(heard, **settings)
-            if not settings.get("record", True):  # hours of sound are not kept for a text
-                made = [replace(one, source=replace(one.source, reads=NOTHING, samples=NOTHING)) for one in made]
-            found += made
+            found += self.describe(heard, **settings)
+            if len(found) > 1 and (each or not settings.get("record", True)):
+                for n in range(given, len(found)):
+                    if each:
+                        each(found[n])
+                    found[n] = _light(found[n])
+                given = len(found)
             if cuts:
                 rest, start = rest[cuts[-1][1] :], start + cuts[-1][1] / RATE
             report(start)
         if len(found) == 1:
             return found[0]
-        whole = replace(found[0], text=" ".join(one.text for one in found if one.text), pieces=found)
-        return replace(whole, log_prob=sum(one.log_prob for one in found), score=sum(one.score for one in found))
+        return replace(
+            _light(found[0]), text=" ".join(one.text for one in found if one.text), pieces=found,
+            tokens=[token for one in found for token in one.tokens], ids=[i for one in found for i in one.ids],
+            log_prob=sum(one.log_prob for one in found), score=sum(one.score for one in found),
+        )  # fmt: skip
 
     def seen(self, name: str, picture: Image.Image) -> Source:
         """A picture as the encoder takes it."""
@@ -348,6 +374,12 @@ class Describer(Ready[str | Path | Image.Image, Description]):
             maps[site] = AttentionMap.from_weights(weights, query_tokens=tokens, key_tokens=keys)
         text = self.tokenizer.decode(found.tokens).strip()
         return Description(text, tokens, found.tokens, found.score, found.log_prob, [], maps, places, source, self)
+
+
+def _light(piece: Description) -> Description:
+    """A piece without its sound and its attention."""
+    source = replace(piece.source, reads=NOTHING, samples=NOTHING)
+    return replace(piece, alternatives=[], attention={}, places=torch.zeros(0, 1), source=source)
 
 
 def _innermost(state: Any) -> Any:

@@ -123,6 +123,10 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f'task = "{self.task}" cannot read by model.reads.kind = "{reads.kind}"')
         if self.scenes is not None and reads is not None and reads.size != self.scenes.size:
             raise ValueError(f"scenes.size = {self.scenes.size} must be model.reads.size = {reads.size}")
+        if self.describing.ctc and not self.training.ctc:
+            raise ValueError("describing.ctc needs training.ctc: the layer that it reads would not have been trained")
+        if self.training.hard == "reinforce" and getattr(self.model, "normalizer", None) != "hard":
+            raise ValueError('training.hard = "reinforce" needs model.kind = "recurrent" and model.normalizer = "hard"')
         frames = getattr(reads, "frames", 1)
         if self.task == "caption" and (self.scenes.frames if self.scenes else 1) != frames:
             raise ValueError(f"scenes.frames must be model.reads.frames = {frames}")
@@ -283,9 +287,14 @@ def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> N
         raise ConfigError(f"{folder}: there is nothing to resume: no {LAST}")
     if not resume and (started or (folder / INFO).exists()):
         raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --run")
-    if resume and (folder / "config.toml").read_text("utf-8") != to_toml(settings):
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: a file; a run needs a folder of its own, --run")
+    if resume and (before := (folder / "config.toml").read_text("utf-8")) != to_toml(settings):
+        known = set(before.splitlines())
+        others = [line.split("  #")[0].strip() for line in to_toml(settings).splitlines() if line not in known]
         raise ConfigError(
-            f"{folder}: its run had other settings (config.toml): resume with the same ones, or choose another folder"
+            f"{folder}: its run had other settings (config.toml), not {'; '.join(others[:3]) or 'these'}: resume with "
+            "the same ones, or choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:  # what a run left that ended before its first checkpoint

@@ -14,7 +14,7 @@ from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import Tokenizer
 from regard.training.loop import TrainingConfig, batch_loss
-from regard.work import Work, run_tokenizer
+from regard.work import Work, run_tokenizer, with_development
 
 
 def batches(
@@ -58,14 +58,15 @@ def accuracy(model: Any, dev: AskedBatches) -> float:
 
 def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     assert settings.asked is not None  # the settings have been checked
-    *parts, opened = asked_parts(settings.asked)
-    if not parts[0]:
+    first, second, opened = asked_parts(settings.asked)
+    if not first:
         raise ConfigError("there is nothing to train on: check asked.table and asked.dev_share")
+    parts = with_development((first, second), "asked.dev_share", settings.dev_sentences)
     tokenizer = run_tokenizer(
         folder, settings, begun,
-        lambda: Tokenizer.learn([one.question.lower() for one in parts[0]], settings.tokenizer),
+        lambda: Tokenizer.learn([one.question.lower() for one in first], settings.tokenizer),
     )  # fmt: skip
-    answers = begun.decoding["answers"] if begun else count_answers(parts[0], settings.asked.most)
+    answers = begun.decoding["answers"] if begun else count_answers(first, settings.asked.most)
     config: Any = settings.model.model_copy(update={"answers": len(answers)})
     training, dev = (
         batches(part, opened, answers, tokenizer, config, settings.training, moves)

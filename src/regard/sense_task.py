@@ -22,11 +22,12 @@ from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer
 from regard.training.loop import TrainingConfig
-from regard.work import Work, mean_loss, run_tokenizer
+from regard.work import Work, mean_loss, run_tokenizer, with_development
 
 ENDS = (BOS, EOS, PAD)
 SPEEDS = (0.9, 1.0, 1.1)  # of a sound in training (Ko et al. 2015)
 TRACTS = tuple(0.85 + 0.05 * n for n in range(7))  # of a voice in training, 0.85 … 1.15 (Jaitly and Hinton 2013)
+LONGEST = 60.0  # seconds of a recording to learn from: the attention of longer ones takes gigabytes
 MASKED = 0.05, 27  # of a sound's moments in one stretch at most, and of its bands (Park et al. 2019)
 
 
@@ -46,15 +47,16 @@ def scene_batches(
 
 def read_pictures(rows: Sequence[Row], files: Files, reads: Any) -> tuple[list[Tensor], list[int]]:
     """What the encoder takes of the rows' pictures, each once; and which one each row is of."""
+    firsts = {row.file: row for row in reversed(rows)}
     numbers = {name: n for n, name in enumerate(dict.fromkeys(row.file for row in rows))}
     # one at a time: a photograph is large before it is made small
-    pictures = [prepared([read_picture(files.read(name), name)], reads)[0] for name in numbers]
+    pictures = [prepared([read_picture(files.read(name), files.named(firsts[name]))], reads)[0] for name in numbers]
     return pictures, [numbers[row.file] for row in rows]
 
 
 def read_sounds(rows: Sequence[Row], files: Files) -> list[Tensor]:
     """The samples of every row's recording."""
-    return [read_sound(files.read(row.file), row.file) for row in rows]
+    return [read_sound(files.read(row.file), files.named(row), LONGEST) for row in rows]
 
 
 def sound_batches(
@@ -212,6 +214,7 @@ def prepare_files(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     parts = split_rows(read_table(settings.files), settings.files)
     if not parts[0]:
         raise ConfigError("there is nothing to train on: check files.table and files.dev_share")
+    parts = with_development(parts, "files.dev_share", settings.dev_sentences)
     settings = _with_words(settings, parts[0])
     tokenizer = run_tokenizer(
         folder, settings, begun, lambda: Tokenizer.learn([row.text for row in parts[0]], settings.tokenizer)
@@ -231,8 +234,6 @@ def _evaluate_sensed(
     """From a model to its numbers on development data: loss of all, exact texts and word errors of some."""
 
     def evaluate(model: Any) -> dict[str, float]:
-        if not len(dev):
-            return {"loss": float("inf"), "exact": 0.0, "wer": 100.0, "bleu": 0.0}
         loss, _ = mean_loss(model, dev, settings.training)
         describer = Describer(_sensed_bundle(settings, model, tokenizer), "run")
         said = described(describer, sources)

@@ -1,9 +1,10 @@
 """What a task brings to a training run."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from regard.bundle import Bundle
 from regard.data.batching import Examples
@@ -32,6 +33,25 @@ class Work:
     evaluate: Callable[[Any], dict[str, float]]
     finish: Callable[[Any], Bundle]
     model: ModelConfig | None = None
+
+
+Example = TypeVar("Example")
+
+
+def with_development(
+    parts: tuple[list[Example], list[Example]], setting: str, most: int
+) -> tuple[list[Example], list[Example]]:
+    """Training and development data; where nothing was left for development, some of what is trained on, and a
+    warning: a figure of such a run says nothing of what it has not seen."""
+    training, development = parts
+    if not development:
+        development = training[:most]
+        warnings.warn(
+            f"{setting} leaves nothing for development: {len(development)} training examples are measured instead, and "
+            "choose the best checkpoint",
+            stacklevel=2,
+        )
+    return training, development
 
 
 def run_tokenizer(folder: Path, settings: Any, begun: Bundle | None, learn: Callable[[], Tokenizer]) -> Tokenizer:

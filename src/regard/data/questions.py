@@ -115,7 +115,7 @@ def asked_parts(config: AskedConfig) -> tuple[list[Asked], list[Asked], Open]:
 
 def _opens(where: str) -> Open:
     files = Files(where)
-    return lambda name: read_picture(files.read(name), name)
+    return lambda name: read_picture(files.read(name), str(files.path / name))
 
 
 def _easy_vqa(part: str) -> tuple[list[Asked], Open]:

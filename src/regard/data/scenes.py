@@ -48,7 +48,7 @@ class SceneConfig(SpriteConfig):
     """Training scenes of an epoch; every epoch has others."""
     alone: int = Field(0, ge=0)
     """Epochs at the beginning whose scenes have one thing each: who knows the things learns to look for them faster."""
-    dev_scenes: int = Field(1000, ge=0)
+    dev_scenes: int = Field(1000, gt=0)
     """Development scenes: what stands together in one never does in a training scene."""
     dev_share: float = Field(0.1, gt=0, lt=1)
     """Share of all pairs and triples of things that is kept for development."""

@@ -89,6 +89,10 @@ class Files:
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{self.path}: neither a folder nor a .tar archive: {error}") from error
 
+    def named(self, row: Row) -> str:
+        """A row's file and where the row stands, for complaints."""
+        return f"{row.where}: {self.path / row.file}"
+
     def read(self, name: str) -> bytes:
         """A file's bytes.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import ceil, isqrt
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from regard.errors import ShapeError
 from regard.explore.plots import COLOURS, save_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ACROSS = 6  # panels side by side
@@ -21,12 +23,14 @@ DARK = 0.18  # of a cell at which nobody looked
 WORDS = 48  # of a strip at most
 SIDE = 384  # points of a panel's picture
 SHADES = 24  # of grey in the terminal
+GLYPHS = " ░▒▓█"  # that show where there is no colour
 RATE, FRAMES = 16_000, 100  # samples and frames of a second
 
 
 def draw_strip(
-    picture: Image.Image, words: Sequence[str], weights: Tensor, path: str | Path | None = None, smooth: bool = False
-) -> "Figure":
+    picture: Image.Image, words: Sequence[str], weights: Tensor, path: str | Path | None = None, smooth: bool = False,
+    heading: str = "",
+) -> "Figure":  # fmt: skip
     """The picture, then once more for each word, light where the word looked and dark where not.
 
     Args:
@@ -35,6 +39,7 @@ def draw_strip(
         weights: `[words, cells]`, row by row; each word is drawn to its own maximum, which stands beside it.
         path: where to; the ending (.png, .svg, .pdf) says how.
         smooth: blend the cells into each other, which the title says; exact cells otherwise.
+        heading: what stands above.
     """
     from matplotlib.figure import Figure
 
@@ -45,8 +50,10 @@ def draw_strip(
     figure = Figure(figsize=(1.7 * across, 1.95 * down + 0.35), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     points = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
-    for axes in panels:
+    for axes in panels[len(shown) + 1 :]:
         axes.axis("off")
+    for axes in panels[: len(shown) + 1]:
+        _frame(axes)
     panels[0].imshow(points)
     panels[0].set_title("the picture", fontsize=9, color="#555")
     for axes, (word, row) in zip(panels[1:], shown, strict=False):
@@ -56,9 +63,13 @@ def draw_strip(
     kind = "smoothed" if smooth else "exact cells"
     more = f"; the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
     between = " " if across > 2 else "\n"  # a narrow figure has no room for one line
-    figure.suptitle(
-        f"light: where the word looked{between}({kind}, each to its own largest weight){more}", fontsize=8, color="#555"
+    said = (
+        f"light: where the word looked{between}({kind}; the number: its largest weight){more}"
+        if words
+        else "nothing said"
     )
+    above = "\n".join([*wrap(heading, max(24, 20 * across)), said])
+    figure.suptitle(above.replace("$", r"\$"), fontsize=8, color="#555")
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -93,15 +104,23 @@ def draw_film(
     for row, name in zip(panels, ["the picture", *words], strict=False):
         row[0].set_ylabel(name.replace("$", r"\$"), fontsize=9)
         for axes in row:
-            axes.set_xticks([])
-            axes.set_yticks([])
+            _frame(axes)
     kind = "smoothed" if smooth else "exact cells"
-    figure.suptitle(
-        f"light: where and when the word looked ({kind}, each to its own largest weight)", fontsize=8, color="#555"
+    said = (
+        f"light: where and when the word looked ({kind}, each to its own largest weight)" if words else "nothing said"
     )
+    figure.suptitle(said, fontsize=8, color="#555")
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _frame(axes: "Axes") -> None:
+    """A thin line round a picture, which may be white, and nothing else."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set(color="#bbb", linewidth=0.5)
 
 
 def _light(shares: Tensor, side: int, smooth: bool) -> np.ndarray:
@@ -156,7 +175,8 @@ def draw_sound(
             (weights / most).numpy(), aspect="auto", cmap=COLOURS, vmin=0, vmax=1, extent=width, interpolation="nearest"
         )
     looks.set_yticks([n + 0.5 for n in range(len(words))], words, fontsize=8)
-    looks.set_xlabel("seconds; dark: where the word looked (each to its own largest weight)", fontsize=8)
+    said = "dark: where the word looked (each to its own largest weight)" if words else "nothing said"
+    looks.set_xlabel(f"seconds; {said}", fontsize=8)
     looks.set_xlim(start, end)
     for axes in (wave, spectrum, looks):
         axes.tick_params(labelsize=8)
@@ -177,8 +197,7 @@ def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
         for row in range(side):
             for n in group:
                 for weight in (weights[n].reshape(side, side)[row] / weights[n].max().clamp(min=1e-9)).tolist():
-                    shade = f"color({232 + min(SHADES - 1, int(weight * SHADES))})"
-                    text.append("  ", style=f"on {shade}")
+                    text.append(*_cell(weight, 2))
                 text.append("  ")
             text.append("\n")
     return text
@@ -197,9 +216,15 @@ def timeline(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
         most = float(row.max()) if row.numel() else 0.0
         for cell in cells:
             weight = float(cell.max()) / max(most, 1e-9) if cell.numel() else 0.0
-            text.append(" ", style=f"on color({232 + min(SHADES - 1, int(weight * SHADES))})")
+            text.append(*_cell(weight, 1))
         text.append("\n")
     return text
+
+
+def _cell(weight: float, wide: int) -> tuple[str, str]:
+    """A cell in the terminal and its style: in colours a plain grey one, without them a glyph as dense."""
+    shade = f"color({232 + min(SHADES - 1, int(weight * SHADES))})"
+    return GLYPHS[min(len(GLYPHS) - 1, int(weight * len(GLYPHS)))] * wide, f"{shade} on {shade}"
 
 
 def square_side(cells: int) -> int:

@@ -1,5 +1,6 @@
 """Figures: the alignment heatmap and the worked-through decoding. Query down, key across."""
 
+import os
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ LEGIBLE = 128  # tokens that still have names of their own
 CELLS = 256  # of a larger map
 SIDES = ("output (query) ↓", "source (key) →")
 SIDES_BRIEFLY = ("query ↓", "source (key) →")  # beside one or two rows
+MAKER = "regard"  # what a .png says of who drew it
 NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
 
 
@@ -306,23 +308,67 @@ def _width(name: str) -> int:
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)
 
 
-def save_figure(figure: "Figure", path: str | Path) -> None:
-    import matplotlib
+def check_target(path: str | Path) -> Path:
+    """A path to which a figure can be drawn.
+
+    Raises:
+        DataError: the ending is none that can be drawn, the folder does not exist or may not be written to, or there
+            is a folder of that name.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
 
     path = Path(path)
-    known, ending = figure.canvas.get_supported_filetypes(), path.suffix.lower()
-    if ending.removeprefix(".") not in known:
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise DataError(
             f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
         )
     if not path.parent.is_dir():
         raise DataError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DataError(f"{path}: may not be written to")
+    return path
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file holds nothing that would be lost if it were drawn anew: it is empty, or a figure of regard's."""
+    from PIL import Image
+
+    try:
+        if not path.exists() or not path.stat().st_size:
+            return True
+        with Image.open(path) as picture:
+            return str(picture.info.get("Software")) in (MAKER, _matplotlib())
+    except OSError:
+        return path.suffix.lower() in (".svg", ".pdf")
+
+
+def _matplotlib() -> str:
+    import matplotlib
+
+    return f"Matplotlib version{matplotlib.__version__}, https://matplotlib.org/"
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure to a file.
+
+    Raises:
+        DataError: as `check_target`; there is no room for it.
+    """
+    import matplotlib
+
+    path = check_target(path)
+    ending = path.suffix.lower()
     # text stays text in an SVG, so the reader's own fonts serve every script
     style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        date: dict[str, Any] = {"metadata": {"Date": None}} if ending == ".svg" else {}
-        figure.savefig(path, dpi=160, bbox_inches="tight", **date)
+        about: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {"Software": MAKER}}
+        try:
+            figure.savefig(path, dpi=160, bbox_inches="tight", metadata=about.get(ending))
+        except (OSError, AttributeError) as error:  # the second is what a .pdf's writer makes of the first
+            raise DataError(f"{path}: could not be written: {error}") from error
     if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
