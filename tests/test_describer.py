@@ -434,7 +434,8 @@ def test_a_bad_file_in_training_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file,text\na.png,a cat\n")
     config = {
         "task": "caption", "files": {"table": str(tmp_path / "t.csv"), "files": str(tmp_path / "files")},
-        "tokenizer": {"kind": "words", "vocabulary": 20}, "model": SMALL | {"reads": GRID}, "training": {"metric": "wer"},
+        "tokenizer": {"kind": "words", "vocabulary": 20}, "model": SMALL | {"reads": GRID},
+        "training": {"metric": "wer"},
     }  # fmt: skip
     with pytest.raises(DataError, match=r"t.csv:2: .*a.png: no picture that can be read: of no kind"):
         experiment.train(config, run=tmp_path / "run")
@@ -451,8 +452,9 @@ def test_without_development_data_training_examples_are_measured(tmp_path: Path)
         "tokenizer": {"kind": "words", "vocabulary": 20}, "model": SMALL | {"reads": GRID},
         "training": {"metric": "wer", "max_steps": 2, "warmup": 1, "evaluate_every": 2},
     }  # fmt: skip
-    with pytest.warns(UserWarning, match="files.dev_share leaves nothing for development: 1 training examples"):
-        run = experiment.train(config, run=tmp_path / "run")
+    told: list[dict[str, Any]] = []
+    run = experiment.train(config, run=tmp_path / "run", report=told.append)
+    assert told[0]["development"] == "files.dev_share leaves none for development: 1 of them choose the best checkpoint"
     assert 0 < run.journal[-1]["dev_loss"] < 10
 
 

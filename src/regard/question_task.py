@@ -14,7 +14,7 @@ from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import Tokenizer
 from regard.training.loop import TrainingConfig, batch_loss
-from regard.work import Work, run_tokenizer, with_development
+from regard.work import Work, for_development, run_tokenizer
 
 
 def batches(
@@ -61,7 +61,7 @@ def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     first, second, opened = asked_parts(settings.asked)
     if not first:
         raise ConfigError("there is nothing to train on: check asked.table and asked.dev_share")
-    parts = with_development((first, second), "asked.dev_share", settings.dev_sentences)
+    second, amount = for_development((first, second), "asked.dev_share", settings.dev_sentences)
     tokenizer = run_tokenizer(
         folder, settings, begun,
         lambda: Tokenizer.learn([one.question.lower() for one in first], settings.tokenizer),
@@ -70,7 +70,7 @@ def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     config: Any = settings.model.model_copy(update={"answers": len(answers)})
     training, dev = (
         batches(part, opened, answers, tokenizer, config, settings.training, moves)
-        for part, moves in zip(parts, (True, False), strict=True)
+        for part, moves in ((first, True), (second, False))
     )
 
     def finish(model: Any) -> Bundle:
@@ -80,5 +80,5 @@ def prepare(folder: Path, settings: Any, begun: Bundle | None) -> Work:
 
     return Work(
         tokenizer, training, f"{len(training):,} training questions with {len(answers):,} answers",
-        f"{len(dev):,} for development", make_evaluate(dev, settings.training), finish, config,
+        amount, make_evaluate(dev, settings.training), finish, config,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from regard.errors import ConfigError
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer
 from regard.training.loop import TrainingConfig
-from regard.work import Work, mean_loss, run_tokenizer, with_development
+from regard.work import Work, for_development, mean_loss, run_tokenizer
 
 ENDS = (BOS, EOS, PAD)
 SPEEDS = (0.9, 1.0, 1.1)  # of a sound in training (Ko et al. 2015)
@@ -214,15 +214,15 @@ def prepare_files(folder: Path, settings: Any, begun: Bundle | None) -> Work:
     parts = split_rows(read_table(settings.files), settings.files)
     if not parts[0]:
         raise ConfigError("there is nothing to train on: check files.table and files.dev_share")
-    parts = with_development(parts, "files.dev_share", settings.dev_sentences)
+    dev, amount = for_development(parts, "files.dev_share", settings.dev_sentences)
     settings = _with_words(settings, parts[0])
     tokenizer = run_tokenizer(
         folder, settings, begun, lambda: Tokenizer.learn([row.text for row in parts[0]], settings.tokenizer)
     )
-    made, sources = file_examples(parts, settings.files, tokenizer, model_config, training)
-    some = parts[1][: settings.dev_sentences]
+    made, sources = file_examples((parts[0], dev), settings.files, tokenizer, model_config, training)
+    some = dev[: settings.dev_sentences]
     return Work(
-        tokenizer, made[0], f"{len(parts[0]):,} training texts", f"{len(parts[1]):,} for development",
+        tokenizer, made[0], f"{len(parts[0]):,} training texts", amount,
         _evaluate_sensed(settings, tokenizer, made[1], sources[: len(some)], [row.text for row in some]),
         lambda model: _finish_sensed(folder, settings, model, tokenizer),
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """What a task brings to a training run."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,20 +37,14 @@ class Work:
 Example = TypeVar("Example")
 
 
-def with_development(
-    parts: tuple[list[Example], list[Example]], setting: str, most: int
-) -> tuple[list[Example], list[Example]]:
-    """Training and development data; where nothing was left for development, some of what is trained on, and a
-    warning: a figure of such a run says nothing of what it has not seen."""
+def for_development(parts: tuple[list[Example], list[Example]], setting: str, most: int) -> tuple[list[Example], str]:
+    """Development data and how much it is, in words; where a setting left nothing, some of what is trained on, whose
+    figures say nothing of what a model has not seen."""
     training, development = parts
-    if not development:
-        development = training[:most]
-        warnings.warn(
-            f"{setting} leaves nothing for development: {len(development)} training examples are measured instead, and "
-            "choose the best checkpoint",
-            stacklevel=2,
-        )
-    return training, development
+    if development:
+        return development, f"{len(development):,} for development"
+    some = training[:most]
+    return some, f"{setting} leaves none for development: {len(some):,} of them choose the best checkpoint"
 
 
 def run_tokenizer(folder: Path, settings: Any, begun: Bundle | None, learn: Callable[[], Tokenizer]) -> Tokenizer:
