@@ -1,6 +1,7 @@
 """Every shipped config of pictures, sounds and questions trains for two updates, on made data where theirs would be."""
 
 import gzip
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -95,3 +96,26 @@ def test_every_config_trains(name: str, data: Path, tmp_path: Path, monkeypatch:
     run = experiment.train(CONFIGS / f"{name}.toml", FEW | MORE[name] | pictures, run=tmp_path / "run")
     assert run.journal[-1]["step"] == 2
     assert regard.load(tmp_path / "run").bundle.task in ("caption", "transcribe", "answer")
+
+
+@pytest.mark.parametrize("task", ["caption", "transcribe"])
+def test_the_configs_in_the_documentation_train(
+    task: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word by word, on files where they say that they are."""
+    text = (Path(__file__).parents[1] / "docs" / "senses.md").read_text("utf-8")
+    (config,) = (block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if f'task = "{task}"' in block)
+    (tmp_path / "own.toml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    if task == "caption":
+        pictures = sorted((data / "table" / "images").iterdir())
+        shutil.copytree(data / "table" / "images", "pictures")
+        lines = [f"{path.name},a picture number {n}" for n, path in enumerate(pictures)]
+        Path("captions.csv").write_text("\n".join(["file,text", *lines]))
+    else:
+        shutil.copytree(data / "sounds", "recordings")
+        sounds = sorted(path.relative_to("recordings") for path in Path("recordings").rglob("*.flac"))
+        lines = [f'{path},"Yes, no.",{path.parent.name}' for path in sounds]
+        Path("recordings.csv").write_text("\n".join(["file,text,speaker", *lines]))
+    run = experiment.train("own.toml", FEW | {"training.batch_tokens": 1200}, run="runs/own")
+    assert run.journal[-1]["step"] == 2
