@@ -13,6 +13,8 @@ import torch
 from conftest import made_pairs
 from regard import __version__, cli, load
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
@@ -189,3 +191,23 @@ def test_a_reader_that_goes_away_is_no_crash(tiny_run: Path) -> None:
     os.close(write)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk behind the output, a folder that may not be read."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "secret/cat.png")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    assert cli.run(["caption", "secret/cat.png"]) == 1
+    assert capfd.readouterr().err == "regard: secret/cat.png: Permission denied\n"
+
+
+def test_a_run_needs_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    code = cli.run(["train", str(ROOT / "configs" / "emoji.toml"), "--run", str(tmp_path / "file")])
+    assert code == 2
+    assert "file: a file; a run needs a folder of its own, --run" in capfd.readouterr().err

@@ -63,10 +63,9 @@ def draw_strip(
     kind = "smoothed" if smooth else "exact cells"
     more = f"; the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
     between = " " if across > 2 else "\n"  # a narrow figure has no room for one line
+    who = "the model" if heading else "the word"
     said = (
-        f"light: where the word looked{between}({kind}; the number: its largest weight){more}"
-        if words
-        else "nothing said"
+        f"light: where {who} looked{between}({kind}; the number: its largest weight){more}" if words else "nothing said"
     )
     above = "\n".join([*wrap(heading, max(24, 20 * across)), said])
     figure.suptitle(above.replace("$", r"\$"), fontsize=8, color="#555")
