@@ -166,6 +166,9 @@ def test_answer_on_the_command_line(
         assert (tmp_path / "0.look.png").exists()
     answer = json.loads(talk(picture, "where is it?", "--json", "--top", 4)[1])
     assert len(answer["alternatives"]) == 3
+    assert answer["unknown"] == []
+    code, _, err = talk(picture, "where is Zanzibar?")
+    assert (code, err) == (0, "regard: words that no training question had: Zanzibar?\n")
     code, _, err = talk(tmp_path / "none.png", "where?")
     assert code == 1
     assert "no such file" in err

@@ -16,7 +16,7 @@ from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
 from regard.pretrained.features import prepared
 from regard.ready import Ready, Refused
-from regard.text.tokenizer import word_of_each
+from regard.text.tokenizer import UNK, word_of_each
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,12 @@ class Answer:
     picture: Image.Image = field(repr=False)
     answerer: "Answerer" = field(repr=False)
 
+    @property
+    def unknown(self) -> list[str]:
+        """Words of the question that no training question had: the answer is given as if they were one word."""
+        words = self.question.split()
+        return [word for word in words if UNK in self.answerer.tokenizer.encode(word.lower())]
+
     @cached_property
     def looks(self) -> tuple[list[str], Tensor]:
         """Names and weights `[n, S]`: of every look of stacked attention; of the question's words otherwise, in the
@@ -70,7 +76,7 @@ class Answer:
         names, weights = self.looks
         best = self.places[weights.argmax(-1)].tolist() if len(weights) else []
         return {
-            "question": self.question, "text": self.text, "probability": self.probability,
+            "question": self.question, "text": self.text, "probability": self.probability, "unknown": self.unknown,
             "alternatives": [{"text": text, "probability": p} for text, p in self.alternatives],
             "looks": [{"name": n, "row": row, "column": column} for n, (row, column) in zip(names, best, strict=False)],
         }  # fmt: skip

@@ -283,7 +283,10 @@ def answer(
     seen = answerer.read(picture)
 
     def work(question: str, _: Each) -> Any:
-        return answerer.ask(seen, [question], top)[0]
+        made = answerer.ask(seen, [question], top)[0]
+        if made.unknown:
+            _complain(f"words that no training question had: {', '.join(made.unknown)}")
+        return made
 
     _each_file(questions, work, look, smooth, as_json, named=picture)
 

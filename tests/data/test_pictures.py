@@ -8,6 +8,7 @@ from PIL import Image
 
 from regard.data import pictures
 from regard.data.pictures import as_tensor, read_frames, read_picture, square
+from regard.data.sound import read_sound
 from regard.errors import DataError
 
 
@@ -111,3 +112,12 @@ def test_a_long_picture_is_made_smaller_too(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pictures, "WHOLE", 1000)
     Image.new("RGB", (300, 10)).save(tmp_path / "long.png")
     assert read_picture(tmp_path / "long.png").size == (150, 5)
+
+
+def test_a_recording_is_sent_where_it_is_heard(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"a recording\? `regard transcribe` hears"):
+        read_picture(tmp_path / "a.wav")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a picture\? `regard caption` sees"):
+        read_sound(tmp_path / "a.png")

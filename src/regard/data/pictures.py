@@ -15,6 +15,7 @@ from torch import Tensor
 from regard.errors import DataError
 
 POINTS = 100_000_000  # a larger picture is refused before its points exist
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".sph")
 DRAFT = 1024  # a JPEG is read at about this size at least, which saves time and memory
 WHOLE = 2**24  # points that are worked on at once
 BAND = 2**22  # points of a large picture that are made smaller at a time
@@ -62,7 +63,8 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(name)) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: no picture that can be read: of no kind that is known here") from error
+        hint = ": a recording? `regard transcribe` hears" if name.lower().endswith(SOUNDS) else ""
+        raise DataError(f"{name}: no picture that can be read: of no kind that is known here{hint}") from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise DataError(f"{name}: no picture that can be read: {_first_line(error)}") from error
 

@@ -22,6 +22,7 @@ TRANSFORM = 512  # samples of a Fourier transform, with the window in their midd
 BLOCK = 30  # seconds read at a time
 FLOOR = 1e-5  # of a band's energy, before the logarithm
 SLOWEST = 1000  # samples a second: a file that says fewer is damaged, and would become hours
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 LOUDEST = 1e6  # of a sample; full scale is 1
 Samples = Float[Tensor, "samples"]
 
@@ -72,7 +73,8 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
                 if last:
                     return
     except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name}: no recording that can be read: {_reason(error)}") from error
+        hint = ": a picture? `regard caption` sees" if name.lower().endswith(PICTURES) else ""
+        raise DataError(f"{name}: no recording that can be read: {_reason(error)}{hint}") from error
 
 
 def seconds(path: Path) -> float:
