@@ -22,8 +22,9 @@ from regard.data.questions import Open, asked_parts, read_asked
 from regard.data.scene_questions import Asked
 from regard.data.scenes import SceneConfig, scenes
 from regard.data.sensed import scene_points
+from regard.data.sound import RATE
 from regard.data.sprites import Sprites
-from regard.data.tables import Files, read_table, split_rows
+from regard.data.tables import Files, Row, read_table, split_rows
 from regard.experiment import read_config, tuned
 
 GRID = {"kind": "grid", "size": 96, "first": 32, "channels": [64, 128], "width": 192}
@@ -243,13 +244,29 @@ def _last_look(ready: Any, picture: Image.Image, question: str) -> tuple[float, 
     return column / side, row / side, (column + 1) / side, (row + 1) / side
 
 
+def joined(rows: list[Row], samples: list[torch.Tensor], longest: float = 15.0) -> list[tuple[str, torch.Tensor]]:
+    """Three recordings of a group after each other, as many as there are that are heard as one piece."""
+    groups: dict[str, list[int]] = {}
+    for n, row in enumerate(rows):
+        groups.setdefault(row.group, []).append(n)
+    threes = [some[i : i + 3] for some in groups.values() for i in range(0, len(some) - 2, 3)]
+    found = [(" ".join(rows[n].text for n in three), torch.cat([samples[n] for n in three])) for three in threes]
+    return [(text, sound) for text, sound in found if len(sound) <= longest * RATE]
+
+
 def measure_sounds(ready: Any, settings: Any) -> dict[str, float]:
-    """Exact texts and word errors of the development recordings."""
+    """Exact texts and word errors of the development recordings, and word errors of three joined."""
     rows = split_rows(read_table(settings.files), settings.files)[1]
     samples = sense_task.read_sounds(rows, Files(settings.files.files))
     said = sense_task.described(ready, samples, beam=settings.describing.beam)
     scores = sense_task.text_scores([one.text for one in said], [one.text for one in rows])
-    return {"recordings": len(rows), "exact %": scores["exact"], "word errors %": scores["wer"]}
+    threes = joined(rows, samples)
+    said = sense_task.described(ready, [sound for _, sound in threes], beam=settings.describing.beam)
+    three = sense_task.text_scores([one.text for one in said], [text for text, _ in threes])
+    return {
+        "recordings": len(rows), "exact %": scores["exact"], "word errors %": scores["wer"],
+        "three joined": len(threes), "their word errors %": three["wer"],
+    }  # fmt: skip
 
 
 MEASURES = {

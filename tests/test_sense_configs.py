@@ -28,6 +28,7 @@ MORE: dict[str, dict[str, Any]] = {
     "moving": SCENES | {"training.batch_tokens": 2000, "scenes.first": 7},
     "an4": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "an4-voices": {"training.batch_tokens": 600, "files.dev_share": 0.3},
+    "an4-joined": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "prompts": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "fsdd": {"files.dev_groups": ("1",)},
     "flickr": {"training.batch_tokens": 100, "files.dev_share": 0.5, "tokenizer.vocabulary": 60},
@@ -38,7 +39,7 @@ MORE: dict[str, dict[str, Any]] = {
         for key, value in (SCENES | {"scenes.scenes": 30, "scenes.dev_scenes": 9, "scenes.first": 7}).items()
     },
 }
-SECOND = {"emoji-styles": "emoji", "an4-voices": "an4"}  # what goes on, from where
+SECOND = {"emoji-styles": "emoji", "an4-voices": "an4", "an4-joined": "an4"}  # what goes on, from where
 
 
 def pack(folder: Path, archive: Path) -> None:
