@@ -14,7 +14,7 @@ from regard.loading import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]
 TEXTS = ["english", "shakespeare"]
-SENSES = {"emoji": "emoji", "spelling": "an4-voices"}  # and their configs
+SENSES = {"emoji": "emoji", "spelling": "an4-joined"}  # and their configs
 
 
 def test_all_are_there_with_a_card() -> None:
