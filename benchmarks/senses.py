@@ -40,6 +40,11 @@ STACKED = {
 }  # fmt: skip
 BLOCKS = {"kind": "transformer", "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "positions": "sinusoidal"}
 NEW_SPEAKER = {"files.group": "speaker", "files.dev_groups": ["theo"]}
+NO_CTC = {"training.ctc": 0, "describing.ctc": 0}
+PYRAMID = {
+    "kind": "recurrent", "width": 96, "embedding": 32, "score": "additive", "score_width": 64, "dropout": 0.1,
+    "reads": {"kind": "pyramid", "bands": 64, "layers": 2, "width": 96},
+}  # fmt: skip
 NO_LOOK = {"model.score": "none", "model.gate": False, "training.cover": 0}
 
 LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
@@ -90,10 +95,11 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "known speakers": {},
         "a new speaker": NEW_SPEAKER,
         "a new speaker, Conformer": NEW_SPEAKER | {"model.convolution": 7},
-        "a new speaker, location": NEW_SPEAKER | {"model": {
-            "kind": "recurrent", "width": 96, "embedding": 32, "score": "location", "score_width": 64, "aligned": True,
-            "dropout": 0.1, "reads": {"kind": "pyramid", "bands": 64, "layers": 2, "width": 96},
-        }},
+        "without attention": NO_CTC | {"model": PYRAMID | {"score": "none"}},
+        "soft": NO_CTC | {"model": PYRAMID},
+        "soft, location": NO_CTC | {"model": PYRAMID | {"score": "location"}},
+        "hard": NO_CTC | {"model": PYRAMID | {"normalizer": "hard"}},
+        "Transformer": NO_CTC,
     }),
 }  # fmt: skip
 
