@@ -1,7 +1,7 @@
 """Write the model cards of the shipped models, and the table of `docs/models.md`.
 
     python benchmarks/cards.py fr-en=runs/fr-en fr-en-rnn=runs/fr-en-rnn
-    python benchmarks/cards.py spelling=runs/an4-voices+runs/an4     # the mean of a run and what it started from
+    python benchmarks/cards.py spelling=runs/an4-joined emoji=runs/shipped+runs/half     # A+B: the mean of two models
 
 For every NAME=RUN: exports the run's model to the package in int8, translates the development pairs and, once, the
 test pairs that its config split off, and writes what was measured beside the weights. Needs $REGARD_DATA.
@@ -123,10 +123,14 @@ def sense_card(name: str, settings: Any, run: Path, other: str) -> str:
     weights = sum(p.numel() for p in ready.model.parameters())
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
     what, data = {
-        "caption": ("Captions of scenes of emoji", "Scenes of one to three emoji as the font Noto Color Emoji (Google, "
-                    "SIL Open Font License 1.1) draws them, their names from the package emoji (Unicode CLDR); made "
-                    "while training, other ones in every epoch. What stands together in a development scene never does "
-                    "in a training scene"),
+        "caption": ("Captions of scenes of emoji",
+                    "Scenes of one to three emoji, made while training, other ones in every epoch; what stands "
+                    "together in a development scene never does in a training scene. Half of the things are drawn "
+                    "as the font Noto Color Emoji draws them (Google, SIL Open Font License 1.1), half by Twemoji "
+                    "(Twitter, CC BY 4.0), Fluent Emoji and Fluent Emoji Flat (Microsoft, MIT), EmojiOne 2 (CC BY "
+                    "4.0), EmojiOne 1 (CC BY-SA 4.0), the old Noto Emoji (Google, Apache 2.0) and Streamline "
+                    "Emojis (CC BY 4.0), all by way of Iconify's packages; their names are the package emoji's "
+                    "(Unicode CLDR)"),
         "transcribe": ("English letters, numbers and commands, from speech to text", "The training half of CMU's AN4 "
                        "(Carnegie Mellon University 1991, free for any purpose): 948 recordings, 42 minutes, 74 "
                        "speakers; one speaker in ten for development, none on both sides"),

@@ -72,3 +72,13 @@ def test_only_squares() -> None:
     assert square_side(144) == 12
     with pytest.raises(ShapeError, match="12 cells are no square grid"):
         square_side(12)
+
+
+def test_a_drawing_says_that_it_is_smoothed_or_that_nothing_was_said(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 8))
+    draw_strip(picture, ["cat"], torch.eye(1, 4), tmp_path / "a.svg", smooth=True, heading="what is it? → a cat")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "smoothed" in drawn
+    assert "what is it? → a cat" in drawn
+    draw_strip(picture, [], torch.zeros(0, 4), tmp_path / "b.svg")
+    assert "nothing said" in (tmp_path / "b.svg").read_text()

@@ -33,7 +33,7 @@ LEGIBLE = 128  # tokens that still have names of their own
 CELLS = 256  # of a larger map
 SIDES = ("output (query) ↓", "source (key) →")
 SIDES_BRIEFLY = ("query ↓", "source (key) →")  # beside one or two rows
-MAKER = "regard"  # what a .png says of who drew it
+MADE = b"drawn by regard"  # what a file says of who drew it
 NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
 
 
@@ -333,21 +333,7 @@ def check_target(path: str | Path) -> Path:
 
 def is_drawn(path: Path) -> bool:
     """Whether a file holds nothing that would be lost if it were drawn anew: it is empty, or a figure of regard's."""
-    from PIL import Image
-
-    try:
-        if not path.exists() or not path.stat().st_size:
-            return True
-        with Image.open(path) as picture:
-            return str(picture.info.get("Software")) in (MAKER, _matplotlib())
-    except OSError:
-        return path.suffix.lower() in (".svg", ".pdf")
-
-
-def _matplotlib() -> str:
-    import matplotlib
-
-    return f"Matplotlib version{matplotlib.__version__}, https://matplotlib.org/"
+    return not path.exists() or not path.stat().st_size or MADE in path.read_bytes()
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
@@ -364,7 +350,10 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        about: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {"Software": MAKER}}
+        about: dict[str, dict[str, Any]] = {
+            ".svg": {"Date": None, "Description": MADE.decode()}, ".pdf": {"Subject": MADE.decode()},
+            ".png": {"Description": MADE.decode()},
+        }  # fmt: skip
         try:
             figure.savefig(path, dpi=160, bbox_inches="tight", metadata=about.get(ending))
         except (OSError, AttributeError) as error:  # the second is what a .pdf's writer makes of the first
