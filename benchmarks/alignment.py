@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
+from regard.analysis.alignment import links_of, teacher_forced
 from regard.data.align import Link, model_one, scores
-from regard.data.corpus import Pairs
+from regard.data.parallel import Pairs
 from regard.experiment import read_config
-from regard.explore.alignment import links_of, teacher_forced
-from regard.loading import load
-from regard.pair_task import read_data
+from regard.pipelines.load import load
+from regard.tasks.translation import read_data
 
 HERE = Path(__file__).parent
 SENTENCES = 1000

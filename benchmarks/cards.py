@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from senses import measure_scenes, measure_sounds
 
-from regard import text_task
-from regard.data.corpus import Pairs
+from regard.data.parallel import Pairs
 from regard.data.texts import read_texts
 from regard.experiment import average_run, export_bundle, read_config
-from regard.loading import SHIPPED, load
-from regard.pair_task import evaluate_files, read_data
+from regard.pipelines.load import SHIPPED, load
+from regard.tasks import language
+from regard.tasks.translation import evaluate_files, read_data
 from regard.training.journal import Journal
 
 ROOT = Path(__file__).parents[1]
@@ -75,9 +75,9 @@ def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, An
 def text_card(name: str, settings: Any, run: Path) -> str:
     """The card of a model of running text."""
     bundle, texts = load(name).bundle, read_texts(settings.texts)
-    dev = text_task.examples(texts.dev, settings.task, bundle.tokenizer, settings.texts, settings.training, moves=False)
+    dev = language.examples(texts.dev, settings.task, bundle.tokenizer, settings.texts, settings.training, moves=False)
     with torch.inference_mode():
-        loss, tokens = text_task.mean_loss(bundle.model, dev, settings.training)
+        loss, tokens = language.mean_loss(bundle.model, dev, settings.training)
     entries = [e for e in Journal(run / "journal.jsonl").entries() if e["event"] == "evaluation"]
     weights = sum(p.numel() for p in bundle.model.parameters())
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
@@ -204,7 +204,7 @@ weights; the test part was measured once.
 
 **Alignment** is read from `{bundle.alignment["site"]}`, heads {bundle.alignment["heads"]}, chosen on development data
 (alignment error rate {bundle.alignment["aer"]:.3f} against IBM Model 1). One head was guided during training
-(`training.guide`, Garg et al. 2019).
+(`training.guided_alignment`, Garg et al. 2019).
 
 **Curve** (greedy, {settings.dev_sentences} development sentences for BLEU and chrF; minutes on that thread):
 

@@ -1,6 +1,6 @@
 """What attention adds: runs that differ in nothing else, on their development pairs, as a Markdown table.
 
-    regard train configs/fr-en-rnn.toml --run runs/none --set model.score=none --set training.guide=0
+    regard train configs/fr-en-rnn.toml --run runs/none --set model.score=none --set training.guided_alignment=0
     regard train configs/fr-en-rnn.toml --run runs/luong --set model.score=dot --set model.asks=new \\
         --set model.feed=previous
     regard train configs/fr-en-rnn.toml --run runs/bahdanau
@@ -16,8 +16,8 @@ from pathlib import Path
 import sacrebleu
 
 from regard.experiment import read_config
-from regard.loading import load
-from regard.pair_task import read_data
+from regard.pipelines.load import load
+from regard.tasks.translation import read_data
 
 LENGTHS = {"up to 6 words": (0, 6), "7 to 12": (7, 12), "13 and more": (13, 10**6)}
 

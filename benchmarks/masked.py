@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import regard
-from regard import text_task
 from regard.data.texts import read_texts
 from regard.experiment import read_config
+from regard.tasks import language
 
 WIDTH, HIDDEN = 256, 384
 
@@ -62,7 +62,7 @@ def main() -> None:
     texts, bundle = read_texts(settings.texts), regard.load(run.resolve()).bundle
     tokenizer, training = bundle.tokenizer, settings.training
     train, dev = (
-        text_task.examples(part, "fill", tokenizer, settings.texts, training, moves)
+        language.examples(part, "fill", tokenizer, settings.texts, training, moves)
         for part, moves in ((texts.train, True), (texts.dev, False))
     )
     counts = torch.ones(len(tokenizer))
@@ -72,7 +72,7 @@ def main() -> None:
     hidden = torch.cat([batch.target[batch.target != 0] for batch in dev.epoch(0)])
     unigram = -float(share[hidden].mean())
     with torch.inference_mode():
-        ours, tokens = text_task.mean_loss(bundle.model, dev, training)
+        ours, tokens = language.mean_loss(bundle.model, dev, training)
     torch.manual_seed(0)
     gru = BiGRU(len(tokenizer))
     optimizer = torch.optim.AdamW(gru.parameters(), 1e-3, fused=True)

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 import regard
-from regard import question_task, sense_task
+from regard.data.media import scene_points
 from regard.data.questions import Open, asked_parts, read_asked
-from regard.data.scene_questions import Asked
-from regard.data.scenes import SceneConfig, scenes
-from regard.data.sensed import scene_points
+from regard.data.scenes.glyphs import Glyphs
+from regard.data.scenes.questions import Asked
+from regard.data.scenes.scenes import SceneConfig, scenes
 from regard.data.sound import RATE
-from regard.data.sprites import Sprites
 from regard.data.tables import Files, Row, read_table, split_rows
 from regard.experiment import read_config, tuned
+from regard.tasks import description, questions
 
 GRID = {"kind": "grid", "size": 96, "first": 32, "channels": [64, 128], "width": 192}
 SMALL_GRID = {"kind": "grid", "size": 64, "first": 16, "channels": [32, 64], "width": 96}
@@ -36,16 +36,16 @@ FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes":
        "training.evaluate_every": 150}  # fmt: skip
 STACKED = {
     "kind": "stacked", "embedding": 192, "hops": 2, "score_width": 192, "dropout": 0.3,
-    "reads": FEATURES | {"cell": 16, "width": 320},
+    "source_encoder": FEATURES | {"cell": 16, "width": 320},
 }  # fmt: skip
 BLOCKS = {"kind": "transformer", "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "positions": "sinusoidal"}
 NEW_SPEAKER = {"files.group": "speaker", "files.dev_groups": ["theo"]}
 NO_CTC = {"training.ctc": 0, "describing.ctc": 0}
 PYRAMID = {
     "kind": "recurrent", "width": 96, "embedding": 32, "score": "additive", "score_width": 64, "dropout": 0.1,
-    "reads": {"kind": "pyramid", "bands": 64, "layers": 2, "width": 96},
+    "source_encoder": {"kind": "pyramid", "bands": 64, "layers": 2, "width": 96},
 }  # fmt: skip
-NO_LOOK = {"model.score": "none", "model.gate": False, "training.cover": 0}
+NO_LOOK = {"model.score": "none", "model.gate": False, "training.coverage_loss": 0}
 
 LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "emoji": ("emoji", {
@@ -53,15 +53,18 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "soft": FEW,
         "hard, straight through": FEW | HARD,
         "hard, REINFORCE": FEW | HARD | {"training.hard": "reinforce"},
-        "Transformer": FEW | {"model": BLOCKS | {"width": 192, "inner": 384, "dropout": 0.1, "reads": GRID}},
+        "Transformer": FEW | {
+            "model": BLOCKS | {"width": 192, "ffn_width": 384, "dropout": 0.1, "source_encoder": GRID},
+        },
     }),
     "flickr": ("flickr", {
         "none": NO_LOOK,
         "soft": {},
-        "hard, straight through": HARD | {"training.cover": 0},
-        "hard, REINFORCE": HARD | {"training.cover": 0, "training.hard": "reinforce"},
+        "hard, straight through": HARD | {"training.coverage_loss": 0},
+        "hard, REINFORCE": HARD | {"training.coverage_loss": 0, "training.hard": "reinforce"},
         "Transformer": {
-            "model": BLOCKS | {"width": 256, "inner": 512, "dropout": 0.3, "reads": FEATURES}, "training.cover": 0,
+            "model": BLOCKS | {"width": 256, "ffn_width": 512, "dropout": 0.3, "source_encoder": FEATURES},
+            "training.coverage_loss": 0,
         },
     }),
     "shapes": ("shapes", {
@@ -70,8 +73,8 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "soft, two looks": {},
         "hard, two looks": HARD,
         "Transformer": {"model": {
-            "kind": "questions", "width": 96, "heads": 4, "inner": 192, "layers": 2, "positions": "rotary",
-            "dropout": 0.1, "reads": SMALL_GRID,
+            "kind": "questions", "width": 96, "heads": 4, "ffn_width": 192, "layers": 2, "positions": "rotary",
+            "dropout": 0.1, "source_encoder": SMALL_GRID,
         }},
     }),
     "scenes": ("scenes", {
@@ -80,8 +83,8 @@ LADDERS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "soft, two looks": {},
         "hard, two looks": HARD,
         "Transformer": {"model": {
-            "kind": "questions", "width": 96, "heads": 4, "inner": 192, "layers": 2, "positions": "rotary",
-            "dropout": 0.1, "reads": SCENE_GRID,
+            "kind": "questions", "width": 96, "heads": 4, "ffn_width": 192, "layers": 2, "positions": "rotary",
+            "dropout": 0.1, "source_encoder": SCENE_GRID,
         }},
     }),
     "daquar": ("daquar", {
@@ -139,28 +142,28 @@ def measure(runs: Path, ladder: str) -> list[dict[str, Any]]:
 def measure_scenes(ready: Any, settings: Any) -> dict[str, float]:
     """Exact captions and pointing on development scenes that training never looked at, by how many things there are."""
     config: SceneConfig = settings.scenes
-    sprites, row = Sprites(config), {}
+    sprites, row = Glyphs(config), {}
     for count in range(1, config.most + 1):
         shown = list(scenes(sprites, config, range(400), "measured", True, count))
-        said = sense_task.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
-        scores = sense_task.text_scores([one.text for one in said], [one.caption for one in shown])
+        said = description.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
+        scores = description.text_scores([one.text for one in said], [one.caption for one in shown])
         row[f"exact, {count} thing{'s' * (count > 1)} %"] = scores["exact"]
         if ready.bundle.model_config.kind != "recurrent" or ready.bundle.model_config.score != "none":
-            row[f"pointing, {count} %"] = sense_task.pointing(said, shown)[0]
+            row[f"pointing, {count} %"] = description.pointing(said, shown)[0]
     return row
 
 
 def measure_moving(ready: Any, settings: Any) -> dict[str, float]:
     """Exact captions of development scenes, right things and right ways, and how often a thing's words look at it."""
-    shown = list(scenes(Sprites(settings.scenes), settings.scenes, range(400), "measured", True))
-    said = sense_task.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
+    shown = list(scenes(Glyphs(settings.scenes), settings.scenes, range(400), "measured", True))
+    said = description.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
     names = [one.things[0].name for one in shown]
     ways = [one.caption.removeprefix(name) for one, name in zip(shown, names, strict=True)]
     return {
-        "exact %": sense_task.text_scores([one.text for one in said], [one.caption for one in shown])["exact"],
+        "exact %": description.text_scores([one.text for one in said], [one.caption for one in shown])["exact"],
         "thing %": 100 * sum(one.text.startswith(f"{name} ") for one, name in zip(said, names, strict=True)) / 400,
         "way %": 100 * sum(one.text.endswith(way) for one, way in zip(said, ways, strict=True)) / 400,
-        "pointing %": sense_task.pointing(said, shown)[0],
+        "pointing %": description.pointing(said, shown)[0],
     }
 
 
@@ -174,8 +177,8 @@ def measure_photographs(ready: Any, settings: Any) -> dict[str, float]:
     for one in rows:
         references.setdefault(one.file, []).append(_plain(one.text))
     firsts = [next(one for one in rows if one.file == name) for name in references]
-    pictures, _ = sense_task.read_pictures(firsts, Files(settings.files.files), settings.model.reads)
-    said = sense_task.described(ready, pictures, beam=settings.describing.beam)
+    pictures, _ = description.read_pictures(firsts, Files(settings.files.files), settings.model.source_encoder)
+    said = description.described(ready, pictures, beam=settings.describing.beam)
     outputs = {name: [_plain(one.text)] for name, one in zip(references, said, strict=True)}
     bleu, _ = Bleu(4).compute_score(references, outputs, verbose=0)
     return {
@@ -198,10 +201,10 @@ def measure_questions(ready: Any, settings: Any) -> dict[str, float]:
 
 
 def _right(ready: Any, settings: Any, asked: list[Asked], opened: Open) -> float:
-    made = question_task.batches(
+    made = questions.batches(
         asked, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
     )
-    return question_task.accuracy(ready.model, made)
+    return questions.accuracy(ready.model, made)
 
 
 def measure_shapes(ready: Any, settings: Any) -> dict[str, float]:
@@ -242,7 +245,7 @@ KINDS = {"color": "what color", "where": "where", "is it there": "do you see", "
 
 def _last_look(ready: Any, picture: Image.Image, question: str) -> tuple[float, float, float, float] | None:
     """The cell that the answer's last look weighs most, as shares of the picture; None where nobody looks."""
-    _, weights = ready(picture, question).looks
+    _, weights = ready(picture, question).word_attention
     if not len(weights):
         return None
     side = round(weights.shape[-1] ** 0.5)
@@ -263,12 +266,12 @@ def joined(rows: list[Row], samples: list[torch.Tensor], longest: float = 15.0) 
 def measure_sounds(ready: Any, settings: Any) -> dict[str, float]:
     """Exact texts and word errors of the development recordings, and word errors of three joined."""
     rows = split_rows(read_table(settings.files), settings.files)[1]
-    samples = sense_task.read_sounds(rows, Files(settings.files.files))
-    said = sense_task.described(ready, samples, beam=settings.describing.beam)
-    scores = sense_task.text_scores([one.text for one in said], [one.text for one in rows])
+    samples = description.read_sounds(rows, Files(settings.files.files))
+    said = description.described(ready, samples, beam=settings.describing.beam)
+    scores = description.text_scores([one.text for one in said], [one.text for one in rows])
     threes = joined(rows, samples)
-    said = sense_task.described(ready, [sound for _, sound in threes], beam=settings.describing.beam)
-    three = sense_task.text_scores([one.text for one in said], [text for text, _ in threes])
+    said = description.described(ready, [sound for _, sound in threes], beam=settings.describing.beam)
+    three = description.text_scores([one.text for one in said], [text for text, _ in threes])
     return {
         "recordings": len(rows), "exact %": scores["exact"], "word errors %": scores["wer"],
         "three joined": len(threes), "their word errors %": three["wer"],

@@ -26,7 +26,7 @@ import regard
 
 LAYERS, WIDTH, HEADS, WINDOW, BATCH, STEPS = 4, 128, 4, 64, 12, 2000
 OURS = {
-    "model.width": 128, "model.layers": 4, "model.inner": 352, "model.dropout": 0.0, "texts.length": 128,
+    "model.width": 128, "model.layers": 4, "model.ffn_width": 352, "model.dropout": 0.0, "texts.length": 128,
     "training.batch_tokens": 2048, "training.learning_rate": 1.6e-2, "training.warmup": 50,
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ class Plain(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.tokens, self.places = nn.Embedding(vocabulary, WIDTH), nn.Embedding(WINDOW, WIDTH)
+        self.tokens, self.positions = nn.Embedding(vocabulary, WIDTH), nn.Embedding(WINDOW, WIDTH)
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH, bias=False)
         for parameter in self.parameters():
@@ -59,7 +59,7 @@ class Plain(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
         return self.norm(self.blocks(x)) @ self.tokens.weight.T
 
 

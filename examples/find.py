@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import regard
-from regard.data.scenes import Scene, SceneConfig, scenes
-from regard.data.sensed import scene_points
-from regard.data.sprites import Sprites
-from regard.explore.looks import draw_strip
+from regard.data.media import scene_points
+from regard.data.scenes.glyphs import Glyphs
+from regard.data.scenes.scenes import Scene, SceneConfig, scenes
+from regard.figures.overlay import draw_strip
 from regard.models.encoders import Grid, GridConfig
 
 THINGS = SceneConfig(size=64, first=12, longest=2, ranges=("1F400-1F43E", "1F32D-1F37F"))
@@ -75,9 +75,9 @@ def truth(scene: Scene, names: dict[str, int]) -> tuple[Tensor, Tensor]:
     return torch.tensor([names[thing.name] for thing in scene.things]), boxes
 
 
-def match(logits: Tensor, boxes: Tensor, wanted: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def match(logits: Tensor, boxes: Tensor, wanted: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Which query answers for which thing: the assignment with the smallest sum of -p(name) + 5 · |box - box|."""
-    cost = -logits.softmax(-1)[:, wanted] + BOX_WEIGHT * torch.cdist(boxes, places, p=1)
+    cost = -logits.softmax(-1)[:, wanted] + BOX_WEIGHT * torch.cdist(boxes, positions, p=1)
     queries, things = linear_sum_assignment(cost.detach().numpy())
     return torch.from_numpy(queries), torch.from_numpy(things)
 
@@ -86,10 +86,10 @@ def loss_of(logits: Tensor, boxes: Tensor, answers: list[tuple[Tensor, Tensor]])
     """Cross-entropy of every query's name, and the distance of the matched boxes; over a batch."""
     names = torch.zeros(logits.shape[:2], dtype=torch.long)
     distance, count = boxes.new_zeros(()), 0
-    for n, (wanted, places) in enumerate(answers):
-        queries, things = match(logits[n], boxes[n], wanted, places)
+    for n, (wanted, positions) in enumerate(answers):
+        queries, things = match(logits[n], boxes[n], wanted, positions)
         names[n, queries] = wanted[things]
-        distance = distance + (boxes[n, queries] - places[things]).abs().sum()
+        distance = distance + (boxes[n, queries] - positions[things]).abs().sum()
         count += len(things)
     weight = torch.ones(logits.shape[-1])
     weight[0] = NONE_WEIGHT
@@ -110,19 +110,19 @@ def measure(model: Find, shown: list[Scene], names: dict[str, int]) -> dict[str,
     for scene in shown:
         with torch.inference_mode(), regard.observe(model) as seen:
             logits, boxes = model(scene_points(scene)[None])
-        wanted, places = truth(scene, names)
-        queries, things = match(logits[0], boxes[0], wanted, places)
-        looks = seen[f"layers.{LAYERS - 1}.picture"][0].full()[0].mean(0)
-        side = round(looks.shape[-1] ** 0.5)
+        wanted, positions = truth(scene, names)
+        queries, things = match(logits[0], boxes[0], wanted, positions)
+        word_attention = seen[f"layers.{LAYERS - 1}.picture"][0].full()[0].mean(0)
+        side = round(word_attention.shape[-1] ** 0.5)
         best = logits[0].argmax(-1)
         answered += int((best > 0).sum())
         total += len(wanted)
         for q, t in zip(queries.tolist(), things.tolist(), strict=True):
-            good = int(best[q]) == int(wanted[t]) and overlap(boxes[0, q], places[t]) >= 0.5
+            good = int(best[q]) == int(wanted[t]) and overlap(boxes[0, q], positions[t]) >= 0.5
             found, right = found + good, right + good
-            row, column = divmod(int(looks[q].argmax()), side)
+            row, column = divmod(int(word_attention[q].argmax()), side)
             where = torch.tensor([(column + 0.5) / side, (row + 0.5) / side])
-            pointed += bool(((where - places[t, :2]).abs() <= places[t, 2:] / 2).all())
+            pointed += bool(((where - positions[t, :2]).abs() <= positions[t, 2:] / 2).all())
     return {
         "found %": 100 * found / total, "answers that are right %": 100 * right / max(1, answered),
         "queries that look at their thing %": 100 * pointed / total,
@@ -135,17 +135,17 @@ def draw(model: Find, scene: Scene, path: Path, names: list[str]) -> None:
 
     with torch.inference_mode(), regard.observe(model) as seen:
         logits, _ = model(scene_points(scene)[None])
-    looks = seen[f"layers.{LAYERS - 1}.picture"][0].full()[0].mean(0)
+    word_attention = seen[f"layers.{LAYERS - 1}.picture"][0].full()[0].mean(0)
     best = logits[0].argmax(-1).tolist()
     kept = [q for q in range(QUERIES) if best[q]] or [0]
     titles = [f"query {q}: {names[best[q] - 1] if best[q] else 'nothing'}" for q in kept]
-    draw_strip(Image.fromarray(scene.picture), titles, looks[kept], path)
+    draw_strip(Image.fromarray(scene.picture), titles, word_attention[kept], path)
 
 
 def run(config: SceneConfig, steps: int, path: Path, batch: int = 32) -> dict[str, float]:
     """Train, measure on scenes whose company training never saw, draw one."""
     torch.manual_seed(0)
-    sprites = Sprites(config)
+    sprites = Glyphs(config)
     names = {name: n for n, name in enumerate(sprites.names, 1)}
     model = Find(len(names))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import regard
-from regard.explore.measures import share_on
+from regard.analysis.measures import share_on
 
 
 def package(name: str) -> Path:

@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 import regard
 from regard.data.pictures import as_tensor
-from regard.data.scenes import Scene, SceneConfig, make_scene
-from regard.data.sprites import Sprites
-from regard.explore.looks import draw_strip
+from regard.data.scenes.glyphs import Glyphs
+from regard.data.scenes.scenes import Scene, SceneConfig, make_scene
+from regard.figures.overlay import draw_strip
 from regard.models.encoders import Grid, GridConfig
 from regard.nn.recurrent import RecurrentEncoder
 
@@ -72,7 +72,7 @@ class Match(nn.Module):
         return self.picture(pictures) @ self.name(names).T * self.scale.exp().clamp(max=100)
 
 
-def shown(sprites: Sprites, config: SceneConfig, dice: random.Random, chosen: list[int]) -> list[Scene]:
+def shown(sprites: Glyphs, config: SceneConfig, dice: random.Random, chosen: list[int]) -> list[Scene]:
     """A picture of each of the chosen things, at another place and on another ground every time."""
     return [make_scene(sprites.only([number]), config, dice, dev=False, count=1) for number in chosen]
 
@@ -85,7 +85,7 @@ def points(some: list[Scene]) -> Tensor:
 def run(config: SceneConfig, steps: int, path: Path, batch: int = 48) -> dict[str, float]:
     """Train, measure on pictures that were never shown, draw four of them."""
     torch.manual_seed(0)
-    sprites, dice = Sprites(config), random.Random(0)
+    sprites, dice = Glyphs(config), random.Random(0)
     model = Match()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -119,8 +119,8 @@ def draw(model: Match, some: list[Scene], path: Path) -> None:
     side = some[0].picture.shape[0]
     with regard.observe(model) as seen:
         model.picture(points(some))
-    looks = seen["picture_pool.look"][0].full().mean(1)[:, 0]
-    for number, (scene, weights) in enumerate(zip(some, looks, strict=True)):
+    word_attention = seen["picture_pool.look"][0].full().mean(1)[:, 0]
+    for number, (scene, weights) in enumerate(zip(some, word_attention, strict=True)):
         picture = Image.fromarray(scene.picture).resize((side, side))
         draw_strip(picture, [scene.caption], weights[None], path.with_stem(f"{path.stem}-{number + 1}"))
 

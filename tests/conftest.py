@@ -49,7 +49,7 @@ def tiny(kind: str, **training: Any) -> dict[str, Any]:
             "encoder_layers": 1,
             "decoder_layers": 2,
             "heads": 2,
-            "inner": 64,
+            "ffn_width": 64,
         },
     }[kind]
     return {

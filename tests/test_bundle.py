@@ -19,7 +19,7 @@ from regard.text.tokenizer import Tokenizer, TokenizerConfig
 MODELS = {
     "recurrent": RecurrentConfig(kind="recurrent", width=16, embedding=8, score_width=6, dropout=0.3),
     "transformer": TransformerConfig(
-        kind="transformer", width=16, encoder_layers=1, decoder_layers=2, heads=2, inner=8, dropout=0.3,
+        kind="transformer", width=16, encoder_layers=1, decoder_layers=2, heads=2, ffn_width=8, dropout=0.3,
         positions="learned", length=7,
     ),
 }  # fmt: skip

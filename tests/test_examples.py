@@ -11,8 +11,8 @@ import torch
 pytest.importorskip("transformers")
 from made import made_glyphs
 from observation_models import inputs, make
-from regard.data.scenes import SceneConfig
-from regard.data.sprites import Sprites
+from regard.data.scenes.glyphs import Glyphs
+from regard.data.scenes.scenes import SceneConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +80,7 @@ def test_emoji_styles_draws_an_iconify_package(tmp_path: Path) -> None:
     (package / "icons.json").write_text(json.dumps({"icons": icons, "aliases": aliases, "width": 24, "height": 24}))
     (package / "chars.json").write_text(json.dumps({"1f408": "cat-drawn"}))
     assert example("emoji_styles", "benchmarks").draw(package, tmp_path / "style") == 3
-    sprites = Sprites(SceneConfig(pictures=str(tmp_path / "style")))
+    sprites = Glyphs(SceneConfig(pictures=str(tmp_path / "style")))
     assert sorted(sprites.names) == ["bell", "cat", "dog"]
     (cat,) = sprites.pictures[sprites.names.index("cat")]
     assert cat.size == (136, 136)

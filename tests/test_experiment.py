@@ -8,10 +8,10 @@ import torch
 import regard
 from conftest import made_pairs, tiny
 from regard.experiment import export_bundle, read_config, train
-from regard.loading import load
-from regard.pair_task import evaluate_files
+from regard.pipelines.load import load
+from regard.pipelines.translator import Translator
+from regard.tasks.translation import evaluate_files
 from regard.text.tokenizer import BOS, EOS
-from regard.translator import Translator
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import soundfile
 from PIL import Image
 
 import regard
-from regard.data.scenes import SceneConfig
-from regard.data.sprites import FONTS, Sprites
-from regard.loading import SHIPPED, shipped
+from regard.data.scenes.glyphs import FONTS, Glyphs
+from regard.data.scenes.scenes import SceneConfig
+from regard.pipelines.load import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]
 TEXTS = ["english", "shakespeare"]
@@ -84,16 +84,16 @@ def test_the_encoder_knows_what_is_missing() -> None:
 @pytest.mark.skipif(not any(Path(path).exists() for path in FONTS), reason="no Noto Color Emoji installed")
 def test_the_captioner_knows_a_black_cat_and_where_it_stands() -> None:
     config = SceneConfig(longest=2)
-    sprites = Sprites(config)
+    sprites = Glyphs(config)
     picture = Image.new("RGBA", (96, 96), "white")
     for name, corner in (("black cat", (4, 30)), ("red apple", (54, 28))):
         thing = sprites.pictures[sprites.names.index(name)][0].resize((38, 38))
         picture.paste(thing, corner, thing)
     said = regard.load("emoji")(picture.convert("RGB"))
     assert said.text == "black cat left of red apple"
-    words, weights = said.looks
+    words, weights = said.word_attention
     for word, (left, right) in (("black", (4, 42)), ("red", (54, 92))):
-        column = float(said.places[weights[words.index(word)].argmax()][1]) * 96
+        column = float(said.positions[weights[words.index(word)].argmax()][1]) * 96
         assert left <= column <= right
 
 

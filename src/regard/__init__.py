@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from regard.attention.approximate.patterns import strided as strided
     from regard.attention.biases import RelativeBias as RelativeBias
     from regard.attention.biases import alibi as alibi
-    from regard.attention.map import AttentionMap as AttentionMap
-    from regard.attention.map import attention_map as attention_map
+    from regard.attention.maps.map import AttentionMap as AttentionMap
+    from regard.attention.maps.map import attention_map as attention_map
     from regard.attention.masks import allow as allow
     from regard.attention.masks import blocks as blocks
     from regard.attention.masks import causal as causal
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
     from regard.experiment import train as train
     from regard.interop.swap import Swap as Swap
     from regard.interop.swap import swap as swap
-    from regard.loading import load as load
     from regard.nn.embedding import Rotary as Rotary
     from regard.nn.embedding import sinusoidal as sinusoidal
     from regard.observation.intervene import intervene as intervene
     from regard.observation.observe import observe as observe
-    from regard.translator import Generation as Generation
+    from regard.pipelines.load import load as load
+    from regard.pipelines.translator import Generation as Generation
 
 _HOMES = {
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures", "Share"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),
-    "attention.map": ("AttentionMap", "attention_map"),
+    "attention.maps.map": ("AttentionMap", "attention_map"),
     "attention.biases": ("RelativeBias", "alibi"),
     "attention.masks": ("allow", "blocks", "causal", "documents", "padding", "prefix", "window"),
     "attention.normalizers": ("Entmax", "Hard", "Sink"),
@@ -74,8 +74,8 @@ _HOMES = {
     "nn.embedding": ("Rotary", "sinusoidal"),
     "observation.intervene": ("intervene",),
     "observation.observe": ("observe",),
-    "loading": ("load",),
-    "translator": ("Generation",),
+    "pipelines.load": ("load",),
+    "pipelines.translator": ("Generation",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,5 +1,5 @@
 """`python -m regard` is the `regard` command."""
 
-from regard.cli import main
+from regard.cli.main import main
 
 main()

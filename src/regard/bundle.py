@@ -16,12 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from regard.config import with_current_names
 from regard.errors import BundleError
 from regard.models.build import ModelConfig, build
 from regard.storage import write_tensors
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
-FORMAT = 1
+FORMAT = 2  # 1 had other names of settings and weights (regard.config.RENAMED)
 INFO, WEIGHTS, TOKENIZER = "bundle.json", "weights.safetensors", "tokenizer.json"
 Precision = Literal["float32", "float16", "int8"]
 
@@ -80,10 +81,12 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         weights = _read_checked(folder, WEIGHTS, info)
         _read_checked(folder, TOKENIZER, info)
-        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(info["model"])
+        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(
+            with_current_names({"model": info["model"]})[0]["model"]
+        )
         tokenizer = Tokenizer.load(folder / TOKENIZER, TokenizerConfig(**info["tokenizer"]))
         model = build(len(tokenizer), config)
-        model.load_state_dict(unpack(load_tensors(weights)))
+        model.load_state_dict({current_weight(name): tensor for name, tensor in unpack(load_tensors(weights)).items()})
         return Bundle(
             info["task"], tuple(info["languages"]), model.eval(), config, tokenizer, info["decoding"], info["alignment"]
         )
@@ -116,6 +119,15 @@ def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 _SCALE = "#scale"
+_RENAMED_WEIGHTS = {"reads.": "source_encoder.", "aligned.": "ctc_head."}  # of format 1, whole modules
+
+
+def current_weight(name: str) -> str:
+    """The current name of a weight that format 1 may have called otherwise."""
+    for old, new in _RENAMED_WEIGHTS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -12,6 +12,19 @@ from regard.errors import ConfigError, nearest
 
 T = TypeVar("T", bound=BaseModel)
 
+# settings of format 1 and their current names: what was written with the old names still loads
+RENAMED = {
+    "model.reads": "model.source_encoder",
+    "model.aligned": "model.ctc_head",
+    "model.inner": "model.ffn_width",
+    "model.inner_biases": "model.ffn_biases",
+    "model.first_place": "model.first_position",
+    "training.forget": "training.word_dropout",
+    "training.cover": "training.coverage_loss",
+    "training.guide": "training.guided_alignment",
+    "training.join": "training.concat_pairs",
+}
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The contents of a TOML file.
@@ -42,6 +55,26 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value
+
+
+def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings with every name of format 1 replaced by its current one, and the replacements made, old to new."""
+    result, replaced = deepcopy(settings), {}
+    for old, new in RENAMED.items():
+        (section, before), after = old.split("."), new.split(".")[1]
+        part = result.get(section)
+        if isinstance(part, dict) and before in part:
+            result[section] = {after if name == before else name: value for name, value in part.items()}
+            replaced[old] = new
+    return result, replaced
+
+
+def current_name(dotted: str) -> str:
+    """A dotted setting under its current name: "model.inner" is "model.ffn_width"."""
+    for old, new in RENAMED.items():
+        if dotted == old or dotted.startswith(f"{old}."):
+            return new + dotted[len(old) :]
+    return dotted
 
 
 def apply(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import ctypes
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,30 +14,30 @@ from typing import Any, Literal, get_args
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from regard import pair_task, question_task, sense_task, text_task
-from regard.answerer import Answerer
 from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
-from regard.completer import Completer
-from regard.config import apply, read_toml, to_toml, validate
-from regard.data.corpus import DataConfig
+from regard.config import apply, read_toml, to_toml, validate, with_current_names
+from regard.data.parallel import DataConfig
 from regard.data.questions import AskedConfig
-from regard.data.scenes import SceneConfig
+from regard.data.scenes.scenes import SceneConfig
 from regard.data.tables import TableConfig
 from regard.data.texts import TextConfig
-from regard.describer import Describer, DescribingConfig
 from regard.errors import BundleError, ConfigError, unknown
-from regard.loading import load
 from regard.models.build import ModelConfig, build
+from regard.pipelines.answerer import Answerer
+from regard.pipelines.captioner import Captioner, DescribingConfig
+from regard.pipelines.completer import Completer
+from regard.pipelines.filler import Filler
+from regard.pipelines.load import load
+from regard.pipelines.translator import DecodingConfig, Translator
 from regard.pretrained.folder import save_pretrained
+from regard.tasks import description, language, questions, translation
+from regard.tasks.base import TaskData
 from regard.text.pretrained import Nothing
 from regard.text.tokenizer import TokenizerConfig
-from regard.text_encoder import TextEncoder
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import LAST, Report, TrainingConfig, used_precision
 from regard.training.loop import train as run_loop
-from regard.translator import DecodingConfig, Translator
-from regard.work import Work
 
 LAYOUTS = ("regard", "hf")
 
@@ -53,7 +54,7 @@ class Task:
         metrics: that it measures.
     """
 
-    prepare: Callable[[Path, Any, Bundle | None], Work]
+    prepare: Callable[[Path, Any, Bundle | None], TaskData]
     data: tuple[str, ...]
     models: tuple[str, ...]
     reads: tuple[str, ...] = ()
@@ -64,12 +65,12 @@ PAIRS = ("transformer", "recurrent")
 SIGHT = ("grid", "patches", "features")
 SAID = ("loss", "exact", "wer", "bleu")
 TASKS = {
-    "translate": Task(pair_task.prepare, ("data",), PAIRS, metrics=("bleu", "chrf", "loss")),
-    "complete": Task(text_task.prepare, ("texts",), ("decoder",)),
-    "fill": Task(text_task.prepare, ("texts",), ("encoder",)),
-    "caption": Task(sense_task.prepare, ("scenes", "files"), PAIRS, (*SIGHT, "frames"), SAID),
-    "transcribe": Task(sense_task.prepare, ("files",), PAIRS, ("sound", "pyramid"), SAID),
-    "answer": Task(question_task.prepare, ("asked",), ("stacked", "questions"), SIGHT, ("exact", "loss")),
+    "translate": Task(translation.prepare, ("data",), PAIRS, metrics=("bleu", "chrf", "loss")),
+    "complete": Task(language.prepare, ("texts",), ("decoder",)),
+    "fill": Task(language.prepare, ("texts",), ("encoder",)),
+    "caption": Task(description.prepare, ("scenes", "files"), PAIRS, (*SIGHT, "frames"), SAID),
+    "transcribe": Task(description.prepare, ("files",), PAIRS, ("sound", "pyramid"), SAID),
+    "answer": Task(questions.prepare, ("asked",), ("stacked", "questions"), SIGHT, ("exact", "loss")),
 }
 
 
@@ -116,20 +117,20 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f'task = "{self.task}" needs model.kind = {_or(task.models)}')
         if self.training.metric not in task.metrics:
             raise ValueError(f'task = "{self.task}" needs training.metric = {_or(task.metrics)}')
-        reads = getattr(self.model, "reads", None)
+        reads = getattr(self.model, "source_encoder", None)
         if bool(task.reads) != (reads is not None):
-            raise ValueError(f'task = "{self.task}" needs {"" if task.reads else "no "}[model.reads]')
+            raise ValueError(f'task = "{self.task}" needs {"" if task.reads else "no "}[model.source_encoder]')
         if reads is not None and reads.kind not in task.reads:
-            raise ValueError(f'task = "{self.task}" cannot read by model.reads.kind = "{reads.kind}"')
+            raise ValueError(f'task = "{self.task}" cannot read by model.source_encoder.kind = "{reads.kind}"')
         if self.scenes is not None and reads is not None and reads.size != self.scenes.size:
-            raise ValueError(f"scenes.size = {self.scenes.size} must be model.reads.size = {reads.size}")
+            raise ValueError(f"scenes.size = {self.scenes.size} must be model.source_encoder.size = {reads.size}")
         if self.describing.ctc and not self.training.ctc:
             raise ValueError("describing.ctc needs training.ctc: the layer that it reads would not have been trained")
         if self.training.hard == "reinforce" and getattr(self.model, "normalizer", None) != "hard":
             raise ValueError('training.hard = "reinforce" needs model.kind = "recurrent" and model.normalizer = "hard"')
         frames = getattr(reads, "frames", 1)
         if self.task == "caption" and (self.scenes.frames if self.scenes else 1) != frames:
-            raise ValueError(f"scenes.frames must be model.reads.frames = {frames}")
+            raise ValueError(f"scenes.frames must be model.source_encoder.frames = {frames}")
         return self
 
 
@@ -144,7 +145,7 @@ class Run:
     """
 
     path: Path
-    model: Translator | Completer | TextEncoder | Describer | Answerer
+    model: Translator | Completer | Filler | Captioner | Answerer
     journal: list[dict[str, Any]]
 
 
@@ -154,9 +155,12 @@ def read_config(config: str | Path | dict[str, Any], overrides: dict[str, Any] |
     Raises:
         ConfigError: an unknown or senseless setting, nearest spelling first.
     """
-    settings = config if isinstance(config, dict) else read_toml(Path(config))
     where = "config" if isinstance(config, dict) else str(config)
-    return validate(ExperimentConfig, apply(settings, overrides or {}), where)
+    given = config if isinstance(config, dict) else read_toml(Path(config))
+    settings, renamed = with_current_names(apply(given, overrides or {}))
+    for old, new in renamed.items():
+        warnings.warn(f"{where}: {old} is called {new} now", stacklevel=2)
+    return validate(ExperimentConfig, settings, where)
 
 
 def train(

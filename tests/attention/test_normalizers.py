@@ -228,7 +228,7 @@ def test_entmax_by_hand(alpha: float, size: float) -> None:
             want = iter(simplex_by_sorting([e for e, a in zip(row, seen, strict=True) if a]))
             assert got == pytest.approx([next(want) if a else 0.0 for a in seen], abs=1e-9)
     torch.testing.assert_close(
-        regard.Entmax(alpha).again(scores, numbers[:, None]).masked_fill(~allowed, 0), weights, rtol=1e-6, atol=1e-8
+        regard.Entmax(alpha).reweight(scores, numbers[:, None]).masked_fill(~allowed, 0), weights, rtol=1e-6, atol=1e-8
     )
 
 

@@ -12,13 +12,13 @@ from regard.attention.watch import (
     announce,
     changing,
     computing,
+    has_search_listeners,
     is_attended,
     is_computing,
-    is_listened,
     is_watching,
-    listening,
+    notify,
+    on_search_result,
     owned,
-    tell,
     unwatched,
     watching,
 )
@@ -86,7 +86,7 @@ def test_another_thread_is_not_watched() -> None:
 
 def test_telling_nobody_does_nothing() -> None:
     query, key, _ = tensors()
-    assert tell(query, key, query, make_spec("dot", "softmax", None, None)) is None
+    assert notify(query, key, query, make_spec("dot", "softmax", None, None)) is None
 
 
 def test_maps_are_not_attentions() -> None:
@@ -179,9 +179,9 @@ def test_listeners_are_told_of_announced_maps() -> None:
     model, maps = torch.nn.Identity(), {"decoder": object()}
     heard: list = []
     announce(model, maps)
-    with listening(lambda *what: heard.append(("outer", *what))):
+    with on_search_result(lambda *what: heard.append(("outer", *what))):
         announce(model, maps)
-        with listening(lambda *what: heard.append(("inner", *what))):
+        with on_search_result(lambda *what: heard.append(("inner", *what))):
             announce(model, {})
     announce(model, maps)
     assert heard == [("outer", model, maps), ("outer", model, {}), ("inner", model, {})]
@@ -190,7 +190,7 @@ def test_listeners_are_told_of_announced_maps() -> None:
 def test_announcements_are_not_attentions_nor_attentions_announcements() -> None:
     told: list = []
     heard: list = []
-    with watching(told.append), listening(lambda *what: heard.append(what)), unwatched():
+    with watching(told.append), on_search_result(lambda *what: heard.append(what)), unwatched():
         announce(torch.nn.Identity(), {})
         regard.attend(*tensors())
     assert (len(told), len(heard)) == (0, 1)
@@ -200,18 +200,18 @@ def test_who_is_there() -> None:
     def nobody(*what: object) -> None:
         """Hear and say nothing."""
 
-    assert (is_attended(), is_listened(), is_watching(nobody), is_computing()) == (False,) * 4
+    assert (is_attended(), has_search_listeners(), is_watching(nobody), is_computing()) == (False,) * 4
     with watching(nobody):
-        assert (is_attended(), is_listened(), is_watching(nobody)) == (True, False, True)
+        assert (is_attended(), has_search_listeners(), is_watching(nobody)) == (True, False, True)
         with unwatched():
             assert (is_attended(), is_watching(nobody)) == (False, False)
     with changing(nobody):
-        assert (is_attended(), is_listened(), is_watching(nobody)) == (True, False, False)
-    with listening(nobody):
-        assert (is_attended(), is_listened()) == (False, True)
+        assert (is_attended(), has_search_listeners(), is_watching(nobody)) == (True, False, False)
+    with on_search_result(nobody):
+        assert (is_attended(), has_search_listeners()) == (False, True)
     with computing():
         assert (is_attended(), is_computing()) == (False, True)
-    assert (is_attended(), is_listened(), is_watching(nobody), is_computing()) == (False,) * 4
+    assert (is_attended(), has_search_listeners(), is_watching(nobody), is_computing()) == (False,) * 4
 
 
 @pytest.mark.parametrize("attended", [False, True])
@@ -228,7 +228,7 @@ def test_a_kernel_knows_that_what_it_computes_was_told_of(attended: bool, kernel
     assert seen == ([False, True] if attended else [False])
 
 
-@pytest.mark.parametrize("enter", [changing, listening, owned, watching])
+@pytest.mark.parametrize("enter", [changing, on_search_result, owned, watching])
 def test_another_thread_is_left_alone(enter) -> None:
     told: list = []
     query, key, _ = tensors()

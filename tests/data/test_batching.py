@@ -31,8 +31,8 @@ def test_every_pair_exactly_once(epoch, tokens):
 def test_the_budget_is_kept_but_for_a_single_long_pair(tokens):
     batches = make(tokens=tokens)
     for indices in batches.order(3):
-        places = max(max(side) * len(side) for side in lengths(batches, indices))
-        assert places <= tokens or len(indices) == 1
+        positions = max(max(side) * len(side) for side in lengths(batches, indices))
+        assert positions <= tokens or len(indices) == 1
 
 
 def test_batches_are_filled():
@@ -91,11 +91,11 @@ def test_an_epoch_from_the_middle(start):
 @pytest.mark.parametrize("tokens", [1, 13, 60, 10_000])
 def test_padding_share_by_counting(tokens):
     batches = make(tokens=tokens)
-    empty = places = 0
+    empty = positions = 0
     for batch in batches.epoch(0):
         for tensor in (batch.source, batch.target):
-            empty, places = empty + int((tensor == PAD).sum()), places + tensor.numel()
-    assert batches.padding_share() == pytest.approx(empty / places)
+            empty, positions = empty + int((tensor == PAD).sum()), positions + tensor.numel()
+    assert batches.padding_share() == pytest.approx(empty / positions)
 
 
 def test_nothing_at_all():

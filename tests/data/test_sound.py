@@ -9,11 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from regard import sense_task
-from regard.data.sensed import SensedBatches
+from regard.data.media import MediaBatches
 from regard.data.sound import RATE, faster, log_mel, pieces, read_sound, seconds, sound_blocks
 from regard.data.tables import Row
 from regard.errors import DataError
+from regard.tasks import description
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 
@@ -98,7 +98,7 @@ def test_recordings_are_joined_two_by_two_with_their_texts() -> None:
     samples = [torch.full((1000 + n,), float(n)) for n in range(5)]
     targets = [[10 + n] for n in range(5)]
     for join in (0.0, 1.0):
-        batches = SensedBatches(
+        batches = MediaBatches(
             samples, targets, range(5), [1] * 5, 100, (1, 2, 0), lambda one, _: one[None], 0, join, [3]
         )
         (batch,) = batches.epoch(0)
@@ -118,7 +118,7 @@ def test_what_is_joined_needs_tokens_that_stay_what_they_are() -> None:
     rows = [Row("a.wav", "yes no", "", ""), Row("b.wav", "no", "", "")]
     for kind, wanted in (("characters", 1), ("words", 0)):
         tokenizer = Tokenizer.learn([row.text for row in rows], TokenizerConfig(kind=kind, vocabulary=60))
-        between = sense_task._between(tokenizer, rows)
+        between = description._between(tokenizer, rows)
         assert len(between) == wanted
         assert tokenizer.decode([*tokenizer.encode("yes"), *between, *tokenizer.encode("no")]) == "yes no"
 

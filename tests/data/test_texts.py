@@ -72,8 +72,8 @@ def test_a_window_predicts_the_token_after_each(epoch: int, length: int) -> None
 
 def test_epochs_cut_elsewhere_and_may_begin_in_the_middle() -> None:
     windows = Windows([list(range(5, 205))], 10, 30, BOS, EOS, PAD)
-    first, again, second = (list(windows.epoch(n)) for n in (0, 0, 1))
-    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, again, strict=True))
+    first, reweight, second = (list(windows.epoch(n)) for n in (0, 0, 1))
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, reweight, strict=True))
     assert {b.tokens[0, 0].item() % 10 for b in first} != {b.tokens[0, 0].item() % 10 for b in second}
     rest = list(windows.epoch(0, 2))
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(rest, first[2:], strict=True))
@@ -121,8 +121,8 @@ def test_hidden_tokens_have_the_papers_shares() -> None:
 
 def test_epochs_hide_other_tokens_and_may_begin_in_the_middle() -> None:
     examples = masked()
-    first, again = list(examples.epoch(0)), list(examples.epoch(0))
-    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, again, strict=True))
+    first, reweight = list(examples.epoch(0)), list(examples.epoch(0))
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, reweight, strict=True))
     assert any(
         a.tokens.shape != b.tokens.shape or not torch.equal(a.tokens, b.tokens)
         for a, b in zip(first, examples.epoch(1), strict=False)

@@ -91,8 +91,8 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
         return LOGITS[None, None], None
 
     drawn = [one.token for one in sample(constant, None, 0, [0], 4000, SampleConfig(temperature=2.0, seed=1), ())]
-    again = [one.token for one in sample(constant, None, 0, [0], 4000, SampleConfig(temperature=2.0, seed=1), ())]
-    assert drawn == again
+    reweight = [one.token for one in sample(constant, None, 0, [0], 4000, SampleConfig(temperature=2.0, seed=1), ())]
+    assert drawn == reweight
     total = sum(exp(x / 2) for x in LOGITS.tolist())
     for i, x in enumerate(LOGITS.tolist()):
         share = exp(x / 2) / total

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
-from regard.loading import load
+from regard.pipelines.load import load
 
 D, T, B = 8, 5, 2
 

@@ -10,7 +10,10 @@ from regard.models.transformer import Transformer, TransformerConfig
 
 SMALL = [
     (RecurrentConfig(kind="recurrent", width=6, embedding=7, score_width=5), Recurrent),
-    (TransformerConfig(kind="transformer", width=6, encoder_layers=1, decoder_layers=1, heads=3, inner=7), Transformer),
+    (
+        TransformerConfig(kind="transformer", width=6, encoder_layers=1, decoder_layers=1, heads=3, ffn_width=7),
+        Transformer,
+    ),
 ]
 
 

@@ -40,12 +40,19 @@ def models(name: str):  # type: ignore[no-untyped-def]
     reads = SIGHT.get(name) or HEARING[name]
     torch.manual_seed(2)
     recurrent = RecurrentConfig(
-        kind="recurrent", width=16, embedding=8, score_width=5, reads=reads, gate=True, cell="lstm", aligned=True
+        kind="recurrent",
+        width=16,
+        embedding=8,
+        score_width=5,
+        source_encoder=reads,
+        gate=True,
+        cell="lstm",
+        ctc_head=True,
     )
     hard = recurrent.model_copy(update={"normalizer": "hard", "cell": "gru"})
     transformer = TransformerConfig(
-        kind="transformer", width=24, heads=2, inner=32, encoder_layers=1, decoder_layers=2, reads=reads,
-        positions="rotary", aligned=True,
+        kind="transformer", width=24, heads=2, ffn_width=32, encoder_layers=1, decoder_layers=2, source_encoder=reads,
+        positions="rotary", ctc_head=True,
     )  # fmt: skip
     return [build(13, config).eval() for config in (recurrent, hard, transformer)]
 
@@ -53,8 +60,8 @@ def models(name: str):  # type: ignore[no-untyped-def]
 def test_a_grid_s_cells_stand_where_they_look() -> None:
     memory = make_encoder(SIGHT["patches"])(source("patches"))
     assert memory.states.shape == (3, 25, 24)
-    assert memory.places[1, 0].tolist() == pytest.approx([0.1, 0.1])
-    assert memory.places[1, 9].tolist() == pytest.approx([0.3, 0.9])
+    assert memory.positions[1, 0].tolist() == pytest.approx([0.1, 0.1])
+    assert memory.positions[1, 9].tolist() == pytest.approx([0.3, 0.9])
     assert make_encoder(SIGHT["grid"])(source("grid")).states.shape == (3, 100, 24)
     assert make_encoder(SIGHT["features"])(source("features")).states.shape == (3, 9, 24)
 
@@ -73,7 +80,7 @@ def test_sound_s_states_stand_where_they_were_heard(name: str, share: int) -> No
     encoder = make_encoder(HEARING[name]).eval()
     memory = encoder(source(name))
     assert memory.states.shape[:2] == (3, (29 + share - 1) // share)
-    assert memory.places[0, 2].item() == share * 2.5
+    assert memory.positions[0, 2].item() == share * 2.5
 
 
 @pytest.mark.parametrize("name", [*SIGHT, *HEARING])
@@ -103,8 +110,8 @@ def test_padding_and_batch_mates_change_nothing(name: str) -> None:
     for model in models(name):
         together = model(noisy, target.expand(3, -1), allowed)
         for n, length in enumerate(frames):
-            alone = model(one[n : n + 1, :, :length], target)
-            assert torch.allclose(together[n : n + 1], alone, atol=2e-5), (name, n)
+            suppress = model(one[n : n + 1, :, :length], target)
+            assert torch.allclose(together[n : n + 1], suppress, atol=2e-5), (name, n)
         memory = model.encode(noisy, allowed)
         short = model.encode(one[1:2, :, :17])
         assert memory.allowed[1].sum() == short.states.shape[1]

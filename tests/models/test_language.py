@@ -8,16 +8,16 @@ from torch import Tensor
 
 import regard
 from regard.models.build import build
-from regard.models.language import DecoderConfig, EncoderConfig, Language, Reader
+from regard.models.language import DecoderConfig, DecoderLM, EncoderConfig, MaskedLM
 from regard.models.transformer import TransformerConfig
 
 V, T = 31, 11
-SMALL = {"width": 24, "heads": 4, "inner": 20, "dropout": 0.0, "length": 32}
+SMALL = {"width": 24, "heads": 4, "ffn_width": 20, "dropout": 0.0, "length": 32}
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "llama": {
         "positions": "rotary", "normalization": "rms", "activation": "silu", "gated": True, "biases": (),
-        "inner_biases": False, "key_heads": 2, "scaled": False, "output_bias": False, "tied": False,
+        "ffn_biases": False, "key_heads": 2, "scaled": False, "output_bias": False, "tied": False,
     },
     "gpt2": {"positions": "learned", "activation": "gelu_tanh", "scaled": False, "output_bias": False},
     "alibi": {"positions": "alibi", "key_heads": 1},
@@ -34,10 +34,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 on_every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def language(variant: str, **more: object) -> Language:
+def language(variant: str, **more: object) -> DecoderLM:
     torch.manual_seed(0)
     model = build(V, DecoderConfig(kind="decoder", layers=2, **(SMALL | VARIANTS[variant] | more)))
-    assert isinstance(model, Language)
+    assert isinstance(model, DecoderLM)
     return randomized(model)
 
 
@@ -96,8 +96,8 @@ def test_beginnings_of_different_length_go_on_as_if_alone(variant: str) -> None:
     for t in range(7):
         logits, state = model.step(more[:, t : t + 1], state)
         for n, row in enumerate(rows):
-            alone = model(torch.cat([row, more[n : n + 1, : t + 1]], 1))
-            torch.testing.assert_close(logits[n, 0], alone[0, -1])
+            suppress = model(torch.cat([row, more[n : n + 1, : t + 1]], 1))
+            torch.testing.assert_close(logits[n, 0], suppress[0, -1])
 
 
 @torch.no_grad()
@@ -151,10 +151,10 @@ def test_a_context_reads_by_steps() -> None:
             model.read(*padded(rows, 1, 0))
 
 
-def reader(variant: str, **more: object) -> Reader:
+def reader(variant: str, **more: object) -> MaskedLM:
     torch.manual_seed(0)
     model = build(V, EncoderConfig(kind="encoder", layers=2, **(SMALL | VARIANTS[variant] | more)))
-    assert isinstance(model, Reader)
+    assert isinstance(model, MaskedLM)
     return randomized(model)
 
 
@@ -164,19 +164,19 @@ def reader(variant: str, **more: object) -> Reader:
 def test_an_encoder_reads_the_same_inside_padding(variant: str, before: int, after: int) -> None:
     model, rows = reader(variant, kinds=2, pooler=True), tokens()
     wide, allowed = padded(rows, before, after)
-    alone, inside = model.encode(rows), model.encode(wide, allowed)
-    torch.testing.assert_close(inside.states[:, before : before + T], alone.states)
-    torch.testing.assert_close(inside.summary, alone.summary)
+    suppress, inside = model.encode(rows), model.encode(wide, allowed)
+    torch.testing.assert_close(inside.states[:, before : before + T], suppress.states)
+    torch.testing.assert_close(inside.summary, suppress.summary)
     torch.testing.assert_close(model(wide, allowed)[:, before : before + T], model(rows))
     kinds = torch.ones_like(rows)
-    assert not torch.allclose(model.encode(rows, kinds=kinds).states, alone.states)
+    assert not torch.allclose(model.encode(rows, kinds=kinds).states, suppress.states)
 
 
 @torch.no_grad()
 @on_every_variant
 def test_every_layer_is_given(variant: str) -> None:
     model, rows, found = reader(variant), tokens(), []
-    states = model.encode(rows, every=found).states
+    states = model.encode(rows, collect=found).states
     assert len(found) == 3
     assert torch.equal(found[-1], states)
     assert all(not torch.allclose(a, b) for a, b in pairwise(found))

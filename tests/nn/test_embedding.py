@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import regard
-from regard.nn.embedding import Embedding, Positions, count_places, sinusoidal, sinusoids
+from regard.nn.embedding import Embedding, Positions, count_positions, sinusoidal, sinusoids
 
 
 @pytest.mark.parametrize(("length", "dim"), [(11, 6), (7, 5), (1, 1), (0, 3)])
@@ -21,8 +21,8 @@ def test_sinusoidal_is_the_papers_formula(length: int, dim: int) -> None:
 
 
 def test_sinusoids_of_given_places() -> None:
-    places = torch.tensor([[3, 0], [5, 3], [2, 2]])
-    torch.testing.assert_close(sinusoids(places, 8), sinusoidal(7, 8)[places])
+    positions = torch.tensor([[3, 0], [5, 3], [2, 2]])
+    torch.testing.assert_close(sinusoids(positions, 8), sinusoidal(7, 8)[positions])
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -53,12 +53,12 @@ def test_positions_none_adds_nothing() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_positions_sinusoidal(dtype: torch.dtype) -> None:
-    vectors, places = torch.randn(2, 3, 5).to(dtype), torch.tensor([[0, 1, 2], [4, 4, 9]])
+    vectors, positions = torch.randn(2, 3, 5).to(dtype), torch.tensor([[0, 1, 2], [4, 4, 9]])
     positions = Positions("sinusoidal", 5, 7)
     assert list(positions.parameters()) == []
-    got = positions(vectors, places)
+    got = positions(vectors, positions)
     assert got.dtype == dtype
-    torch.testing.assert_close(got, vectors + sinusoidal(10, 5)[places].to(dtype))
+    torch.testing.assert_close(got, vectors + sinusoidal(10, 5)[positions].to(dtype))
 
 
 def test_positions_learned_stay_at_the_last_one() -> None:
@@ -71,17 +71,17 @@ def test_positions_learned_stay_at_the_last_one() -> None:
 def test_places_are_counted_among_the_real_tokens() -> None:
     allowed = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 0], [0] * 5]).bool()
     want = [[0, 0, 0, 1, 2], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0] * 5]
-    assert count_places(allowed).tolist() == want
+    assert count_positions(allowed).tolist() == want
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_rotary_is_a_complex_rotation(interleaved: bool) -> None:
-    vectors, places = torch.randn(2, 3, 5, 10, dtype=torch.float64), torch.tensor([0, 3, 1, 7, 1000])
-    got = regard.Rotary(8, 500.0, interleaved)(vectors, places)
+    vectors, positions = torch.randn(2, 3, 5, 10, dtype=torch.float64), torch.tensor([0, 3, 1, 7, 1000])
+    got = regard.Rotary(8, 500.0, interleaved)(vectors, positions)
     for i in range(4):
         one, two = (2 * i, 2 * i + 1) if interleaved else (i, i + 4)
         pair = torch.complex(vectors[..., one], vectors[..., two])
-        want = pair * torch.exp(1j * places.double() * 500.0 ** (-2 * i / 8))
+        want = pair * torch.exp(1j * positions.double() * 500.0 ** (-2 * i / 8))
         torch.testing.assert_close(torch.complex(got[..., one], got[..., two]), want)
     assert torch.equal(got[..., 8:], vectors[..., 8:])
 
@@ -92,8 +92,8 @@ def test_rotary_is_llamas() -> None:
 
     config = LlamaConfig(hidden_size=32, num_attention_heads=2)
     query, key = torch.randn(1, 2, 9, 16), torch.randn(1, 2, 9, 16)
-    places = torch.arange(9)[None]
-    want = apply_rotary_pos_emb(query, key, *LlamaRotaryEmbedding(config)(query, places))
+    positions = torch.arange(9)[None]
+    want = apply_rotary_pos_emb(query, key, *LlamaRotaryEmbedding(config)(query, positions))
     for got, one in zip(map(regard.Rotary(16), (query, key)), want, strict=True):
         torch.testing.assert_close(got, one)
 
@@ -109,9 +109,9 @@ def test_rotated_products_depend_on_the_distance_alone(interleaved: bool) -> Non
 def test_rotary_keeps_the_type_and_takes_places_of_each_sentence() -> None:
     vectors = torch.randn(2, 3, 5, 8, dtype=torch.bfloat16)
     assert regard.Rotary(8)(vectors).dtype == torch.bfloat16
-    places = torch.tensor([[0, 1, 2, 3, 4], [7, 8, 9, 10, 11]])[:, None]
-    both = regard.Rotary(8)(vectors.float(), places)
-    torch.testing.assert_close(both[1], regard.Rotary(8)(vectors[1].float(), places[1]))
+    positions = torch.tensor([[0, 1, 2, 3, 4], [7, 8, 9, 10, 11]])[:, None]
+    both = regard.Rotary(8)(vectors.float(), positions)
+    torch.testing.assert_close(both[1], regard.Rotary(8)(vectors[1].float(), positions[1]))
     torch.testing.assert_close(both[0], regard.Rotary(8)(vectors[0].float()))
 
 

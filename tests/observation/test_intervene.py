@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import regard
-from regard.loading import load
 from regard.observation.intervene import ablate, force, permute, uniform
+from regard.pipelines.load import load
 
 B, T, D = 2, 7, 8
 

@@ -12,19 +12,19 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode
 
 import regard
-from regard.attention.sources import Asked, Given
-from regard.loading import load
+from regard.attention.maps.sources import Asked, Given
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.observation.observe import Observation, UnseenSite, module_of
+from regard.pipelines.load import load
 
 B, T, S, D = 2, 11, 13, 8
 CONFIGS = {
     "recurrent": RecurrentConfig(kind="recurrent", width=8, embedding=6, score_width=5),
     "luong": RecurrentConfig(kind="recurrent", width=8, embedding=6, score="general", asks="new", feed="previous"),
     "transformer": TransformerConfig(
-        kind="transformer", width=8, encoder_layers=1, decoder_layers=2, heads=2, key_heads=1, inner=16
+        kind="transformer", width=8, encoder_layers=1, decoder_layers=2, heads=2, key_heads=1, ffn_width=16
     ),
 }
 
@@ -122,9 +122,9 @@ def test_a_search_gives_one_map_per_returned_hypothesis(tiny_run: Path) -> None:
         n = [len(g.source_tokens) for g in returned]
         assert [one.shape[-2:] for one in seen[site]] == [(k, k) for k in n]
         memory_of = model.model.encode  # the encoder's map of a sentence alone is its map in the batch
-        with regard.observe(model) as alone:
+        with regard.observe(model) as suppress:
             memory_of(torch.tensor([returned[0].source_ids]))
-        torch.testing.assert_close(seen[site][0].full(), alone[site][0].full()[0])
+        torch.testing.assert_close(seen[site][0].full(), suppress[site][0].full()[0])
 
 
 def test_a_trace_is_not_told_of(tiny_run: Path) -> None:

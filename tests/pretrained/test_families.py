@@ -161,8 +161,8 @@ def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
             input_ids=tokens, attention_mask=allowed.long(), decoder_input_ids=target, output_hidden_states=True
         )
         states, back = [], []
-        memory = found.model.encode(tokens, allowed, every=states)
-        found.model.hidden(memory, target, every=back)
+        memory = found.model.encode(tokens, allowed, collect=states)
+        found.model.hidden(memory, target, collect=back)
         for one, other in zip(
             [*states, *back], [*want.encoder_hidden_states, *want.decoder_hidden_states], strict=True
         ):
@@ -174,11 +174,11 @@ def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
     want = their(input_ids=tokens, attention_mask=allowed.long(), output_hidden_states=True, **positions)
     states = []
     if is_encoder(case):
-        memory = found.model.encode(tokens, allowed, every=states)
+        memory = found.model.encode(tokens, allowed, collect=states)
         if memory.summary is not None:
             close(memory.summary, want.pooler_output)
     else:
-        found.model.hidden(tokens, allowed, every=states)
+        found.model.hidden(tokens, allowed, collect=states)
     assert len(states) == len(want.hidden_states)
     for one, other in zip(states, want.hidden_states, strict=True):
         close(one[allowed], other[allowed])
@@ -242,8 +242,8 @@ def test_exported_back_transformers_loads_the_same(case: str, folder: Path, tmp_
     assert family == found.family or {family, found.family} == {"mistral", "llama"}
     written, first = load_file(tmp_path / "ours" / "model.safetensors"), load_file(folder / "model.safetensors")
     assert {n for n in first if "position_ids" not in n} == set(written)
-    again = getattr(transformers, f"{name}{kind}") if family == found.family else transformers.LlamaForCausalLM
-    model, report = again.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    reweight = getattr(transformers, f"{name}{kind}") if family == found.family else transformers.LlamaForCausalLM
+    model, report = reweight.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     tokens = ids(B, S)

@@ -37,14 +37,14 @@ def test_a_bank_by_the_river_and_a_bank_with_a_teller() -> None:
     texts = ["he sat on the bank of the river and watched the boats", "the teller at the bank counted the money"]
     layer = 3
     found = model.meaning("bank", texts, layer)
-    places = [model.candidates.words.index(word) for word in ("sand", "shore", "money", "cash")]
-    others = model.candidates.standardised(model.candidates.layers[places][:, layer], layer)
+    positions = [model.candidates.words.index(word) for word in ("sand", "shore", "money", "cash")]
+    others = model.candidates.standardised(model.candidates.layers[positions][:, layer], layer)
     own = model.candidates.standardised(found.layers[:, layer], layer)
     river, teller = torch.nn.functional.normalize(own, dim=-1) @ torch.nn.functional.normalize(others, dim=-1).T
     assert river[0] > teller[0]
     assert river[1] > teller[1]
     later = 5
-    others = model.candidates.standardised(model.candidates.layers[places][:, later], later)
+    others = model.candidates.standardised(model.candidates.layers[positions][:, later], later)
     own = model.candidates.standardised(found.layers[:, later], later)
     river, teller = torch.nn.functional.normalize(own, dim=-1) @ torch.nn.functional.normalize(others, dim=-1).T
     assert teller[2] > river[2]
@@ -69,8 +69,8 @@ def test_smollm_gives_transformers_logits_and_ids() -> None:
     want = theirs.eval()(torch.tensor([ids])).logits
     torch.testing.assert_close(model.model(torch.tensor([ids])), want, rtol=1e-4, atol=1e-3)
     made = model("The capital of France is", length=12, temperature=0)
-    again = theirs.generate(
+    reweight = theirs.generate(
         torch.tensor([model.encode("The capital of France is")]), max_new_tokens=12, do_sample=False
     )
-    assert made.ids == again[0, -len(made.ids) :].tolist()
+    assert made.ids == reweight[0, -len(made.ids) :].tolist()
     assert "Paris" in made.text

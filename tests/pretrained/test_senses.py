@@ -81,7 +81,7 @@ def folder(case: str, tmp_path: Path) -> Path:
 @on_every_case
 def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
     their, found, states = theirs(case), load_pretrained(folder), []
-    memory = found.model.encode(seen(case), every=states)
+    memory = found.model.encode(seen(case), collect=states)
     if "vit" in case:
         want = their(seen(case), output_hidden_states=True)
         hidden = list(want.hidden_states[: len(states) - 1])
@@ -95,7 +95,7 @@ def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
         return
     want = their(seen(case), decoder_input_ids=target(), output_hidden_states=True)
     back: list[Tensor] = []
-    found.model.hidden(memory, target(), every=back)
+    found.model.hidden(memory, target(), collect=back)
     for one, other in zip([*states, *back], [*want.encoder_hidden_states, *want.decoder_hidden_states], strict=True):
         close(one, other)
     close(found.model(seen(case), target()), want.logits)
@@ -109,7 +109,7 @@ def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
 @on_every_case
 def test_observe_sees_what_their_eager_attention_says(case: str, folder: Path) -> None:
     their, found = theirs(case), load_pretrained(folder)
-    with regard.observe(found.model) as looks:
+    with regard.observe(found.model) as word_attention:
         if "vit" in case:
             found.model.encode(seen(case))
             maps = list(their(seen(case), output_attentions=True).attentions)
@@ -117,9 +117,11 @@ def test_observe_sees_what_their_eager_attention_says(case: str, folder: Path) -
             found.model(seen(case), target())
             want = their(seen(case), decoder_input_ids=target(), output_attentions=True)
             maps = [*want.encoder_attentions, *want.decoder_attentions, *want.cross_attentions]
-    assert len(looks) == len(maps)
+    assert len(word_attention) == len(maps)
     for one in maps:
-        assert min(float((s.full() - one).abs().max()) for (s,) in looks.values() if s.shape == one.shape) < 1e-5
+        assert (
+            min(float((s.full() - one).abs().max()) for (s,) in word_attention.values() if s.shape == one.shape) < 1e-5
+        )
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from conftest import tiny
 from regard.config import to_toml, validate
 from regard.experiment import ExperimentConfig, train
-from regard.loading import load
+from regard.pipelines.load import load
 from regard.training.checkpoint import load_checkpoint
 from regard.training.loop import LAST
 
@@ -75,6 +75,6 @@ def test_ctrl_c_saves_and_exits_with_130(config: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted; everything is saved" in errors
     load_checkpoint(tmp_path / "run" / LAST)
-    again = start(config, tmp_path / "run", "--resume")
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
+    reweight = start(config, tmp_path / "run", "--resume")
+    _, errors = reweight.communicate()
+    assert reweight.returncode == 0, errors

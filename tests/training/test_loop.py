@@ -38,7 +38,7 @@ MODELS = {
         kind="recurrent", width=16, embedding=16, cell="lstm", score="general", asks="new", feed="previous", dropout=0.3
     ),
     "transformer": TransformerConfig(
-        kind="transformer", width=16, encoder_layers=1, decoder_layers=1, heads=2, inner=32,
+        kind="transformer", width=16, encoder_layers=1, decoder_layers=1, heads=2, ffn_width=32,
         dropout=0.3, attention_dropout=0.2,
     ),
 }  # fmt: skip
@@ -383,8 +383,8 @@ def test_a_processor_without_bfloat16_computes_float32(monkeypatch):
     batch, model = make_batches().collate(range(5)), make_model("transformer").eval()
     wide, narrow = (batch_loss(model, batch, settings(precision=p), PAD)[0] for p in ("float32", "bfloat16"))
     monkeypatch.setattr(loop, "computes_bfloat16", lambda device: device != "cpu")
-    again = batch_loss(model, batch, settings(precision="bfloat16"), PAD)[0]
-    assert again == wide != narrow
+    reweight = batch_loss(model, batch, settings(precision="bfloat16"), PAD)[0]
+    assert reweight == wide != narrow
     assert loop.used_precision(settings(precision="bfloat16"), "cpu") == "float32"
     assert loop.used_precision(settings(precision="bfloat16"), "cuda") == "bfloat16"
 
@@ -412,7 +412,7 @@ def test_guided_alignment_adds_its_cross_entropy(kind, precision):
     guided = replace(batches, links=links)
     plain = batch_loss(model, batches.collate(range(6)), settings(precision=precision), PAD)
     batch = guided.collate(range(6))
-    ours = batch_loss(model, batch, settings(precision=precision, guide=0.5), PAD)
+    ours = batch_loss(model, batch, settings(precision=precision, guided_alignment=0.5), PAD)
     with torch.no_grad():
         state = model.start(model.encode(batch.source, batch.source_allowed), record=True)
         for token in batch.previous.split(1, 1):
@@ -433,7 +433,7 @@ def test_guided_alignment_adds_its_cross_entropy(kind, precision):
 def test_guided_alignment_turns_the_attention(kind, tmp_path):
     batches = make_batches(12)
     guided = replace(batches, links=[[(t, 0) for t in range(len(target) + 1)] for _, target in batches.pairs])
-    config, model = settings(max_steps=25, guide=1.0, schedule="constant"), make_model(kind)
+    config, model = settings(max_steps=25, guided_alignment=1.0, schedule="constant"), make_model(kind)
     train(model, guided, config, tmp_path, evaluate=lambda m: {"loss": 0.0}, report=lambda _: None)
     batch = guided.collate(range(12))
     with torch.no_grad():

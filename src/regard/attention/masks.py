@@ -35,16 +35,16 @@ class Coverage:
     """
 
     some: Tensor
-    every: Tensor
+    collect: Tensor
 
     def __and__(self, other: "Coverage") -> "Coverage":
-        return Coverage(self.some & other.some, self.every & other.every)
+        return Coverage(self.some & other.some, self.collect & other.collect)
 
     def __or__(self, other: "Coverage") -> "Coverage":
-        return Coverage(self.some | other.some, self.every | other.every)
+        return Coverage(self.some | other.some, self.collect | other.collect)
 
     def __invert__(self) -> "Coverage":
-        return Coverage(~self.every, ~self.some)
+        return Coverage(~self.collect, ~self.some)
 
 
 @dataclass(frozen=True, eq=False)
@@ -413,7 +413,7 @@ class ChosenMask(Mask):
 
     def coverage(self, grid: Grid) -> Coverage:
         whole = self.mask.coverage(Grid(grid.rows, grid.columns, self.whole))
-        return Coverage(*(chosen(part, self.index, self.whole) for part in (whole.some, whole.every)))
+        return Coverage(*(chosen(part, self.index, self.whole) for part in (whole.some, whole.collect)))
 
 
 MaskLike = Mask | Tensor

@@ -34,7 +34,7 @@ class Normalizer(nn.Module):
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
         raise NotImplementedError
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor | None:  # noqa: ARG002
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor | None:  # noqa: ARG002
         """Weights of any part of the rows, from its scores and the row numbers `[*batch, T, 1]`; None: it cannot."""
         return None
 
@@ -52,7 +52,7 @@ class Softmax(Normalizer):
 
     skips = True
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
@@ -96,7 +96,7 @@ class Sink(Normalizer):
     def frozen(self) -> Normalizer:
         return Sink(self.logits.detach().clone())
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
@@ -123,7 +123,7 @@ class Uniform(Normalizer):
 
     skips = True
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return (1 / numbers.clamp(min=1)).to(scores.dtype).expand_as(scores)
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
@@ -155,7 +155,7 @@ class Entmax(Normalizer):
             raise ShapeError(f"Entmax needs an alpha of at least 1 (1 is softmax); got {alpha}")
         self.alpha = float(alpha)
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         if self.alpha == 1:
             return _exponential(scores, numbers)
         above = scores * (self.alpha - 1) - numbers.to(scores.dtype)
@@ -178,7 +178,7 @@ class Sigmoid(Normalizer):
 
     skips = True
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:  # noqa: ARG002
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:  # noqa: ARG002
         return scores.sigmoid()
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:

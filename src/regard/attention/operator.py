@@ -18,10 +18,10 @@ from regard.attention.kernels import additive, blockwise, fused, linear, referen
 from regard.attention.kernels.reference import is_poisoned, only_seen
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
-from regard.attention.pieces import BLOCK, empty_share
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.watch import computing, is_attended, tell
+from regard.attention.tiles import BLOCK, empty_share
+from regard.attention.watch import computing, is_attended, notify
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, share_heads
 
@@ -110,7 +110,7 @@ def attend(
     check(query, key, value)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
     name = _choose(query, shared_key, shared_value, spec, kernel)[0]
-    answer = tell(query, key, value, spec)
+    answer = notify(query, key, value, spec)
     if answer is not None:
         return answer
     if not is_attended():

@@ -3,7 +3,7 @@
 Watching never changes what is computed, nor which kernel computes it. A changer may answer with another output.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -63,13 +63,13 @@ def unwatched() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def suppress() -> Iterator[None]:
     """Nobody watches and nobody changes inside the block: who called has told them already."""
     with _set(_watchers, ()), _set(_changers, ()):
         yield
 
 
-def listening(listener: Listener) -> AbstractContextManager[None]:
+def on_search_result(listener: Listener) -> AbstractContextManager[None]:
     """Tell `listener` of maps that are announced inside the block: a search's, which come when it is over."""
     return _with(_listeners, listener)
 
@@ -80,7 +80,7 @@ def announce(model: nn.Module, maps: Mapping[str, Any]) -> None:
         listener(model, maps)
 
 
-def is_listened() -> bool:
+def has_search_listeners() -> bool:
     """Whether anybody listens to announcements."""
     return bool(_callbacks(_listeners))
 
@@ -140,7 +140,7 @@ def is_attended() -> bool:
     return bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
-def tell(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tensor | None = None) -> Tensor | None:
+def notify(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tensor | None = None) -> Tensor | None:
     """Pass one attention on to whoever is watching or changing; an answer is the output."""
     if not is_attended():
         return None
@@ -156,3 +156,16 @@ def ask(call: Call) -> Tensor | None:
         if answer is not None:
             return answer
     return None
+
+
+def calls_by_site(model: nn.Module, calls: Iterable[Call]) -> dict[str, list[Call]]:
+    """Recorded calls by the path of the module they belong to within `model`, sites in order of their first call.
+
+    A call is matched by its owner, never by counting; a call whose owner is no part of `model` is left out.
+    """
+    paths = {id(module): path for path, module in model.named_modules()}
+    found: dict[str, list[Call]] = {}
+    for call in calls:
+        if (path := paths.get(id(call.owner))) is not None:
+            found.setdefault(path, []).append(call)
+    return found

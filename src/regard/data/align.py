@@ -125,11 +125,11 @@ def phrases(
     for length in range(2, longest + 1):
         for start in range(len(target) - length + 1):
             order = [partner.get(i, -1) for i in range(start, start + length)]
-            places = sorted(order)
-            if places[0] >= 0 and places == list(range(places[0], places[0] + length)):
-                here = " ".join(source[places[0] : places[0] + length]).strip(_EDGES)
+            positions = sorted(order)
+            if positions[0] >= 0 and positions == list(range(positions[0], positions[0] + length)):
+                here = " ".join(source[positions[0] : positions[0] + length]).strip(_EDGES)
                 there = " ".join(target[start : start + length]).strip(_EDGES)
                 if here and there:
-                    found.append((here, there, order != places))
+                    found.append((here, there, order != positions))
     only = crossed or (turned and any(changed for _, _, changed in found))
     return [(here, there) for here, there, changed in found if changed or not only]

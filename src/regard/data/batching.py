@@ -13,7 +13,7 @@ Links = Float[Tensor, "B T S"]
 
 
 @runtime_checkable
-class Example(Protocol):
+class Batch(Protocol):
     """A batch, of whatever kind."""
 
     @property
@@ -29,7 +29,7 @@ class Example(Protocol):
 
 
 @runtime_checkable
-class Examples(Protocol):
+class BatchSource(Protocol):
     """Training or development data in batches."""
 
     @property
@@ -46,7 +46,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class PairBatch:
     """Padded sentences, or pictures or spectrograms with their texts.
 
     Attributes:
@@ -68,7 +68,7 @@ class Batch:
         memory = model.encode(self.source, self.source_allowed)
         return model.hidden(memory, self.previous), memory
 
-    def forgetful(self, share: float, filler: int) -> "Batch":
+    def with_word_dropout(self, share: float, filler: int) -> "Batch":
         """The batch with `filler` in place of a share of the previous tokens, drawn at random; BOS stays."""
         forgotten = torch.rand(self.previous.shape) < share
         forgotten[:, 0] = False
@@ -134,11 +134,11 @@ class Batches:
         shuffled = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[i] for i in shuffled]
 
-    def collate(self, indices: Sequence[int]) -> Batch:
+    def collate(self, indices: Sequence[int]) -> PairBatch:
         """The batch of some pairs."""
         sources = [[*self.pairs[i][0], self.eos] for i in indices]
         targets = [self.pairs[i][1] for i in indices]
-        return Batch(
+        return PairBatch(
             pad(sources, self.pad),
             lengths_mask(sources),
             pad([[self.bos, *row] for row in targets], self.pad),
@@ -146,7 +146,7 @@ class Batches:
             None if self.links is None else _link_tensor([self.links[i] for i in indices], sources, targets),
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """The batches of one epoch, from the `start`-th on."""
         for indices in self.order(epoch)[start:]:
             yield self.collate(indices)
@@ -166,7 +166,7 @@ def _link_tensor(
 ) -> Float[Tensor, "B T S"]:
     """Links as rows of weights: a target token shares its unit among the source tokens that it is linked to."""
     table = torch.zeros(len(links), 1 + max(map(len, targets)), max(map(len, sources)))
-    places = [(n, t, s) for n, some in enumerate(links) for t, s in some]
-    if places:
-        table[tuple(torch.tensor(places).T)] = 1
+    positions = [(n, t, s) for n, some in enumerate(links) for t, s in some]
+    if positions:
+        table[tuple(torch.tensor(positions).T)] = 1
     return table / table.sum(-1, keepdim=True).clamp(min=1)

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from torch import Tensor
 
 from regard.data.batching import lengths_mask, pad
-from regard.data.corpus import place
+from regard.data.parallel import place
 from regard.data.pictures import read_picture
-from regard.data.scene_questions import Asked, SceneQuestions
-from regard.data.scenes import SceneConfig
+from regard.data.scenes.questions import Asked, SceneQuestions
+from regard.data.scenes.scenes import SceneConfig
 from regard.data.tables import Files, Row, TableConfig, read_table
 from regard.errors import DataError
 
@@ -158,7 +158,7 @@ class AskedBatch:
 
 
 @dataclass(frozen=True)
-class AskedBatches:
+class QuestionBatches:
     """Questions in batches, in another order in every epoch.
 
     Attributes:

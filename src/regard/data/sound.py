@@ -123,12 +123,12 @@ def _filters(bands: int, tract: float = 1.0) -> Float[Tensor, "bands 257"]:
     """
     edges = torch.linspace(_mel(20.0), _mel(RATE / 2), bands + 2, dtype=torch.float64)
     hertz = 700 * (10 ** (edges / 2595) - 1)
-    places = torch.linspace(0, RATE / 2, 257, dtype=torch.float64)
+    positions = torch.linspace(0, RATE / 2, 257, dtype=torch.float64)
     bend, top = 4800 * min(tract, 1) / tract, RATE / 2
-    rest = top - (top - bend * tract) / (top - bend) * (top - places)
-    places = torch.where(places <= bend, places * tract, rest)
-    up = (places - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
-    down = (hertz[2:, None] - places) / (hertz[2:] - hertz[1:-1])[:, None]
+    rest = top - (top - bend * tract) / (top - bend) * (top - positions)
+    positions = torch.where(positions <= bend, positions * tract, rest)
+    up = (positions - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
+    down = (hertz[2:, None] - positions) / (hertz[2:] - hertz[1:-1])[:, None]
     return torch.minimum(up, down).clamp(min=0).float()
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from regard.data.corpus import expand, place, read_lines, split_lines
+from regard.data.parallel import expand, place, read_lines, split_lines
 from regard.errors import DataError
 
 

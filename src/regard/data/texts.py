@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from regard.data.batching import Ids, Links, lengths_mask, pad
-from regard.data.corpus import expand, read_lines
+from regard.data.parallel import expand, read_lines
 from regard.errors import DataError
 
 
@@ -147,8 +147,8 @@ class Windows:
 
     def padding_share(self) -> float:
         """Share of the places in a batch that hold nothing."""
-        places = len(self) * self.length
-        return 1 - max(0, self._total() - 1) / places if places else 0.0
+        positions = len(self) * self.length
+        return 1 - max(0, self._total() - 1) / positions if positions else 0.0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TextBatch]:
         """The batches of one epoch, from the `start`-th on."""
@@ -163,14 +163,14 @@ class Windows:
         if self.moves:
             starts = starts[torch.randperm(len(starts), generator=generator)]
         for some in starts.split(max(1, self.tokens // self.length))[start:]:
-            places = some[:, None] + torch.arange(self.length)
-            inside = places < len(stream) - 1
-            places = places.clamp(max=len(stream) - 2)
-            target = stream[places + 1]
-            documents = None if ids is None else ids[places]
+            positions = some[:, None] + torch.arange(self.length)
+            inside = positions < len(stream) - 1
+            positions = positions.clamp(max=len(stream) - 2)
+            target = stream[positions + 1]
+            documents = None if ids is None else ids[positions]
             if ids is not None:  # what follows a document's end is nobody's to know
-                target = target.masked_fill(ids[places] != ids[places + 1], self.pad)
-            yield TextBatch(stream[places], target.masked_fill(~inside, self.pad), None, documents)
+                target = target.masked_fill(ids[positions] != ids[positions + 1], self.pad)
+            yield TextBatch(stream[positions], target.masked_fill(~inside, self.pad), None, documents)
 
 
 @dataclass(frozen=True)

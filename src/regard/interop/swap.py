@@ -18,8 +18,8 @@ from regard.attention.operator import attend
 from regard.attention.scores import ScoreLike, as_score
 from regard.attention.watch import Call
 from regard.errors import ChoiceError
+from regard.interop.torch_attention import MultiheadAttention
 from regard.nn.multihead import MultiHead
-from regard.nn.torch_attention import MultiheadAttention
 from regard.observation.observe import known_sites, module_of
 from regard.observation.torch_calls import sdpa_call
 

@@ -4,25 +4,26 @@ from typing import Annotated
 
 from pydantic import Field
 
-from regard.models.language import DecoderConfig, EncoderConfig, Language, Reader
-from regard.models.questions import Answering, Questions, QuestionsConfig, Stacked, StackedConfig
+from regard.models.language import DecoderConfig, DecoderLM, EncoderConfig, MaskedLM
+from regard.models.questions import Answering, Questions, QuestionsConfig, StackedAttention, StackedAttentionConfig
 from regard.models.recurrent import Recurrent, RecurrentConfig
-from regard.models.senses import PictureConfig, PictureReader, Speech, SpeechConfig
 from regard.models.seq2seq import Seq2Seq
+from regard.models.speech import SpeechConfig, SpeechTransformer
 from regard.models.transformer import Transformer, TransformerConfig
+from regard.models.vision import VisionConfig, VisionTransformer
 
 ModelConfig = Annotated[
     RecurrentConfig
     | TransformerConfig
     | DecoderConfig
     | EncoderConfig
-    | PictureConfig
+    | VisionConfig
     | SpeechConfig
-    | StackedConfig
+    | StackedAttentionConfig
     | QuestionsConfig,
     Field(discriminator="kind"),
 ]
-Model = Seq2Seq | Language | Reader | PictureReader | Answering
+Model = Seq2Seq | DecoderLM | MaskedLM | VisionTransformer | Answering
 
 
 def build(vocabulary: int, config: ModelConfig) -> Model:
@@ -33,14 +34,14 @@ def build(vocabulary: int, config: ModelConfig) -> Model:
         case TransformerConfig():
             return Transformer(vocabulary, config)
         case DecoderConfig():
-            return Language(vocabulary, config)
+            return DecoderLM(vocabulary, config)
         case EncoderConfig():
-            return Reader(vocabulary, config)
-        case PictureConfig():
-            return PictureReader(config)
+            return MaskedLM(vocabulary, config)
+        case VisionConfig():
+            return VisionTransformer(config)
         case SpeechConfig():
-            return Speech(vocabulary, config)
-        case StackedConfig():
-            return Stacked(vocabulary, config)
+            return SpeechTransformer(vocabulary, config)
+        case StackedAttentionConfig():
+            return StackedAttention(vocabulary, config)
         case QuestionsConfig():
             return Questions(vocabulary, config)

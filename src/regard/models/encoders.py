@@ -154,7 +154,7 @@ class OnGrid(nn.Module):
         states = (grid.permute(0, 2, 3, 1) + self.rows + self.columns).flatten(1, 2)
         return Memory(
             states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), states.mean(1),
-            grid_places(grid.shape[2], grid.shape[3], len(states)),
+            grid_positions(grid.shape[2], grid.shape[3], len(states)),
         )  # fmt: skip
 
 
@@ -203,13 +203,13 @@ class Frames(nn.Module):
             raise ShapeError(f"moving pictures need {self.config.frames} frames; got {frames}")
         one = self.each(source.flatten(0, 1))
         states = one.states.unflatten(0, (batch, frames)) + self.times
-        cells, where = states.shape[2], one.places[0]
+        cells, where = states.shape[2], one.positions[0]
         when = ((torch.arange(frames) + 0.5) / frames).repeat_interleave(cells)
-        places = torch.cat([when[:, None], where.repeat(frames, 1)], 1)
+        positions = torch.cat([when[:, None], where.repeat(frames, 1)], 1)
         states = states.flatten(1, 2)
         return Memory(
             states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), states.mean(1),
-            places.expand(batch, -1, -1),
+            positions.expand(batch, -1, -1),
         )  # fmt: skip
 
 
@@ -291,7 +291,7 @@ class Sound(nn.Module):
             x = torch.relu(convolution(x)).masked_fill(~real[:, None, None], 0.0)
         states = self.narrow(x.permute(0, 3, 1, 2).flatten(2))
         states = states + sinusoids(torch.arange(states.shape[1], device=states.device), self.width).to(states.dtype)
-        return Memory(states, real, _mean(states, real), time_places(real, 4))
+        return Memory(states, real, _mean(states, real), time_positions(real, 4))
 
 
 class Pyramid(nn.Module):
@@ -319,7 +319,7 @@ class Pyramid(nn.Module):
             x, real = _join_two(x, real)
             x, summary = layer(x, real)
             x = self.dropout(x) if number < len(self.layers) - 1 else x
-        return Memory(x, real, summary, time_places(real, 2 ** len(self.layers)))
+        return Memory(x, real, summary, time_positions(real, 2 ** len(self.layers)))
 
 
 def make_encoder(config: EncoderParts) -> Any:
@@ -339,16 +339,16 @@ def make_encoder(config: EncoderParts) -> Any:
             return Pyramid(config)
 
 
-def grid_places(rows: int, columns: int, batch: int) -> Float[Tensor, "B S 2"]:
+def grid_positions(rows: int, columns: int, batch: int) -> Float[Tensor, "B S 2"]:
     """Centres (row, column) of a grid's cells, row by row, as shares of the picture."""
     down, across = ((torch.arange(n) + 0.5) / n for n in (rows, columns))
     return torch.cartesian_prod(down, across).expand(batch, -1, -1)
 
 
-def time_places(real: Bool[Tensor, "B S"], frames: int) -> Float[Tensor, "B S 1"]:
+def time_positions(real: Bool[Tensor, "B S"], frames: int) -> Float[Tensor, "B S 1"]:
     """Where each state stands, in frames of the spectrogram."""
-    places = (torch.arange(real.shape[1], device=real.device) + 0.5) * frames
-    return places[None, :, None].expand(len(real), -1, -1)
+    positions = (torch.arange(real.shape[1], device=real.device) + 0.5) * frames
+    return positions[None, :, None].expand(len(real), -1, -1)
 
 
 def _check_size(source: Tensor, size: int) -> None:

@@ -8,14 +8,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import documents as documents_mask
 from regard.errors import ChoiceError
 from regard.models.seq2seq import Memory, Step
 from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.models.transformer import Decoder
 from regard.nn.blocks import ACTIVATIONS, make_norm
-from regard.nn.embedding import count_places
+from regard.nn.embedding import count_positions
 from regard.nn.state import State
 
 
@@ -41,7 +41,7 @@ class EncoderConfig(BlocksConfig):
     """A layer over the first state, tanh(W h_0 + b), as BERT's next-sentence task has."""
 
 
-class Language(Embeds):
+class DecoderLM(Embeds):
     """A decoder alone: every token looks at those before it, and the next one is predicted.
 
     Args:
@@ -57,7 +57,7 @@ class Language(Embeds):
 
     def hidden(
         self, tokens: Int[Tensor, "B T"], allowed: Bool[Tensor, "B T"] | None = None,
-        every: list[Tensor] | None = None, documents: Int[Tensor, "B T"] | None = None,
+        collect: list[Tensor] | None = None, documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T h"]:  # fmt: skip
         """The states that `project` turns into logits.
 
@@ -69,14 +69,14 @@ class Language(Embeds):
                 each begins at place 0.
         """
         if documents is not None:
-            places = _places_within(documents)
-            x = self.embed(tokens, places)
-            return self.decoder(x, allowed, places, every=every, within=documents_mask(documents))  # type: ignore[no-any-return]
+            positions = _positions_within(documents)
+            x = self.embed(tokens, positions)
+            return self.decoder(x, allowed, positions, collect=collect, within=documents_mask(documents))  # type: ignore[no-any-return]
         if allowed is None:
-            places = torch.arange(tokens.shape[1], device=tokens.device)
-            return self.decoder(self.embed(tokens, places.expand_as(tokens)), None, every=every)  # type: ignore[no-any-return]
-        places = count_places(allowed)
-        states: Tensor = self.decoder(self.embed(tokens, places), allowed, places, every=every)
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+            return self.decoder(self.embed(tokens, positions.expand_as(tokens)), None, collect=collect)  # type: ignore[no-any-return]
+        positions = count_positions(allowed)
+        states: Tensor = self.decoder(self.embed(tokens, positions), allowed, positions, collect=collect)
         return states
 
     def forward(self, tokens: Int[Tensor, "B T"], allowed: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T V"]:
@@ -108,17 +108,17 @@ class Language(Embeds):
         sentence = {"next": real.sum(-1, keepdim=True)}
         if padded:
             sentence["seen"] = real[:, None]
-        places = count_places(real)
-        x, caches = self.embed(tokens, places), {}
+        positions = count_positions(real)
+        x, caches = self.embed(tokens, positions), {}
         for i, layer in enumerate(self.decoder.layers):
             site = f"decoder.layers.{i}.self"
             y = layer.around_self.enter(x)
-            key, value = layer.self.remember(y, None, places)
+            key, value = layer.self.remember(y, None, positions)
             caches[f"{site}.key"], caches[f"{site}.value"] = (
                 part[:, None, :, self.decoder.first_kept(i, tokens.shape[1], record) :] for part in (key, value)
             )
             mask = self.decoder.mask(i, real if padded else None)
-            found = layer.self.look(layer.self.ask(y, real, places), key, value, mask, self.decoder.score_bias())
+            found = layer.self.look(layer.self.ask(y, real, positions), key, value, mask, self.decoder.score_bias())
             x = layer.around_feed_forward(layer.around_self.leave(x, found), layer.feed_forward)
         return State(sentence, caches, {} if record else None)
 
@@ -133,9 +133,9 @@ class Language(Embeds):
 
     def step(self, token: Int[Tensor, "N K"], state: State) -> Step:
         """Logits `[N, K, V]` of the next token after `token`, and the state after it."""
-        places = state.sentence["next"] + state.step
-        places = places.expand_as(token)
-        hidden, state = self.decoder.step(self.embed(token, places), state, "decoder", places)
+        positions = state.sentence["next"] + state.step
+        positions = positions.expand_as(token)
+        hidden, state = self.decoder.step(self.embed(token, positions), state, "decoder", positions)
         return Step(self.project(hidden), state)
 
     def maps(self, state: State) -> dict[str, AttentionMap]:
@@ -143,12 +143,12 @@ class Language(Embeds):
         return self.decoder.maps(state)
 
 
-def _places_within(documents: Tensor) -> Tensor:
+def _positions_within(documents: Tensor) -> Tensor:
     """Each token's place in its own document."""
-    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    positions = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    return places - torch.where(begins, places, 0).cummax(1).values
+    return positions - torch.where(begins, positions, 0).cummax(1).values
 
 
 class WordHead(nn.Module):
@@ -168,7 +168,7 @@ class WordHead(nn.Module):
         return result
 
 
-class Reader(Embeds):
+class MaskedLM(Embeds):
     """An encoder alone: every token looks at all others.
 
     Args:
@@ -186,7 +186,7 @@ class Reader(Embeds):
 
     def encode(
         self, tokens: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
-        kinds: Int[Tensor, "B S"] | None = None, every: list[Tensor] | None = None,
+        kinds: Int[Tensor, "B S"] | None = None, collect: list[Tensor] | None = None,
     ) -> Memory:  # fmt: skip
         """The states of texts; padding, where `allowed` is False, on either side changes nothing.
 
@@ -200,8 +200,8 @@ class Reader(Embeds):
             states `[B, S, d]`, and the pooled first one as `summary` where there is a pooler.
         """
         real = torch.ones_like(tokens, dtype=torch.bool) if allowed is None else allowed
-        places = count_places(real)
-        states = self.encoder(self.embed(tokens, places, kinds), allowed, places, every=every)
+        positions = count_positions(real)
+        states = self.encoder(self.embed(tokens, positions, kinds), allowed, positions, collect=collect)
         return Memory(states, real, self._pool(states, real))
 
     def hidden(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
 from regard.attention.scores import Additive
 from regard.attention.spec import Spec, make_spec
@@ -16,17 +16,17 @@ from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory
 from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.nn.dropout import Dropout
-from regard.nn.embedding import Embedding, count_places
+from regard.nn.embedding import Embedding, count_positions
 from regard.nn.recurrent import RecurrentEncoder, as_weights
 
 
-class StackedConfig(BaseModel):
+class StackedAttentionConfig(BaseModel):
     """Settings of stacked attention (Yang et al. 2016)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["stacked"]
-    reads: EncoderParts
+    source_encoder: EncoderParts
     """What reads the picture."""
     answers: int = Field(1, gt=0)
     """How many answers are known; a run counts those of its data."""
@@ -46,7 +46,7 @@ class QuestionsConfig(BlocksConfig):
     """Settings of a question whose words look at the picture through a decoder's blocks."""
 
     kind: Literal["questions"]
-    reads: EncoderParts
+    source_encoder: EncoderParts
     """What reads the picture."""
     answers: int = Field(1, gt=0)
     """How many answers are known; a run counts those of its data."""
@@ -60,10 +60,10 @@ class Answering(nn.Module):
     Subclasses give `state`.
     """
 
-    config: StackedConfig | QuestionsConfig
+    config: StackedAttentionConfig | QuestionsConfig
 
-    def _make(self, config: StackedConfig | QuestionsConfig, width: int) -> None:
-        self.reads = make_encoder(config.reads)
+    def _make(self, config: StackedAttentionConfig | QuestionsConfig, width: int) -> None:
+        self.source_encoder = make_encoder(config.source_encoder)
         self.answer = nn.Linear(width, 1 + config.answers)
 
     def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
@@ -83,7 +83,7 @@ class Answering(nn.Module):
     ) -> Float[Tensor, "B h"]:  # fmt: skip
         """What the answer is read from; `allowed` is True at real tokens (all, if None)."""
         real = torch.ones_like(question, dtype=torch.bool) if allowed is None else allowed
-        return self.state(self.reads(pictures), question, real)
+        return self.state(self.source_encoder(pictures), question, real)
 
     def readout(self) -> tuple[Float[Tensor, "A h"], Float[Tensor, "A"]]:
         """Weight and bias of o = W h + b."""
@@ -99,16 +99,20 @@ class Answering(nn.Module):
         """Logits; {site: map `[B, heads, T, S]`} of the attentions to the picture; and the places of its cells."""
         calls: list[Call] = []
         with watching(calls.append):
-            memory = self.reads(pictures)
+            memory = self.source_encoder(pictures)
             logits = self.answer(self.state(memory, question, allowed))
-        return logits, {site: AttentionMap.from_spec(*call) for site, call in self.sites(calls).items()}, memory.places
+        return (
+            logits,
+            {site: AttentionMap.from_spec(*call) for site, call in self.sites(calls).items()},
+            memory.positions,
+        )
 
     def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
         """The attentions to the picture among those of one pass: (query, key, what is done with them)."""
         raise NotImplementedError
 
 
-class Stacked(Answering):
+class StackedAttention(Answering):
     """The question's state looks at the grid, adds what it found, and looks again: u_k = u_{k-1} + c_k.
 
     The answer is read from [u_K; W q ⊙ V c_K]: the product compares both, as "is there a …?" asks (Antol et al. 2015).
@@ -118,10 +122,10 @@ class Stacked(Answering):
         config: the sizes and choices.
     """
 
-    def __init__(self, vocabulary: int, config: StackedConfig) -> None:
+    def __init__(self, vocabulary: int, config: StackedAttentionConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.reads.width
+        width = config.source_encoder.width
         self._make(config, 2 * width)
         self.embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
         self.question = RecurrentEncoder("gru", config.embedding, width, direction="forward")
@@ -166,12 +170,12 @@ class Questions(Answering, Embeds):
         self.config: QuestionsConfig = config
         self._make(config, config.width)
         self.decoder = Stack(config, config.layers, "forward", cross=True)
-        self.narrow = nn.Linear(config.reads.width, config.width)
+        self.narrow = nn.Linear(config.source_encoder.width, config.width)
 
     def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
-        places = count_places(allowed)
+        positions = count_positions(allowed)
         seen = Memory(self.narrow(memory.states), memory.allowed)
-        states = self.decoder(self.embed(question, places), allowed, places, memory=seen)
+        states = self.decoder(self.embed(question, positions), allowed, positions, memory=seen)
         last = (allowed.long() * torch.arange(1, allowed.shape[1] + 1, device=allowed.device)).argmax(1)
         result: Tensor = states[torch.arange(len(states), device=states.device), last]
         return result

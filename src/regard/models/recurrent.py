@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import allow
 from regard.attention.scores import (
     Additive,
@@ -39,7 +39,7 @@ class RecurrentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["recurrent"]
-    reads: EncoderParts | None = None
+    source_encoder: EncoderParts | None = None
     """What reads the source, where it is a picture or a sound; a recurrent encoder of text unless set."""
     width: int = Field(256, gt=0)
     """Width of the decoder's state, of the context, and of both encoder directions together."""
@@ -70,7 +70,7 @@ class RecurrentConfig(BaseModel):
     """Which context the cell reads besides the previous token."""
     start: Literal["encoder", "zeros"] = "encoder"
     """Where s_0 comes from: tanh(W · summary of the source), or zeros."""
-    aligned: bool = False
+    ctc_head: bool = False
     """A layer that reads tokens off the memory's states, for CTC beside attention."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On token vectors and on [s; c] before the output layer."""
@@ -109,16 +109,16 @@ class Recurrent(Seq2Seq):
             RecurrentEncoder(
                 config.cell, config.embedding, width, config.encoder_layers, config.direction, config.dropout
             )
-            if config.reads is None
-            else make_encoder(config.reads)
+            if config.source_encoder is None
+            else make_encoder(config.source_encoder)
         )
-        wide: Any = self.encoder.width if config.reads else self.encoder.output_width
+        wide: Any = self.encoder.width if config.source_encoder else self.encoder.output_width
         self.decoder = RecurrentDecoder(vocabulary, config, wide, embedding)
-        self.aligned = nn.Linear(wide, vocabulary) if config.aligned else None
+        self.ctc_head = nn.Linear(wide, vocabulary) if config.ctc_head else None
         self.register_buffer("baseline", torch.zeros(())) if config.normalizer == "hard" else None
 
     def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
-        if self.config.reads is not None:
+        if self.config.source_encoder is not None:
             return self.encoder(source, allowed)  # type: ignore[no-any-return]
         allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
         states, summary = self.encoder(self.decoder.embedding(source), allowed)
@@ -176,10 +176,13 @@ class Recurrent(Seq2Seq):
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
         if not calls:
             raise ConfigError(
-                'training.guide needs an attention to guide: model.score = "none" has none; set guide = 0'
+                'training.guided_alignment needs an attention to guide: model.score = "none" has none; set guide = 0'
             )
         if self.config.normalizer == "hard":  # asking a drawn map draws anew
-            raise ConfigError("training.guide and training.cover need soft attention: model.normalizer is hard; set 0")
+            raise ConfigError(
+                "training.guided_alignment and training.coverage_loss need soft attention: model.normalizer is hard; "
+                "set both to 0"
+            )
         steps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in calls]
         return torch.cat(steps, 1)
 

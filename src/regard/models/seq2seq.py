@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.nn.state import State
 
@@ -37,7 +37,7 @@ class Memory:
     states: Float[Tensor, "B S d"]
     allowed: Bool[Tensor, "B S"]
     summary: Float[Tensor, "B d"] | None = None
-    places: Float[Tensor, "B S c"] | None = None
+    positions: Float[Tensor, "B S c"] | None = None
     halfway: Float[Tensor, "B S d"] | None = None
 
 
@@ -51,7 +51,7 @@ class Step(NamedTuple):
 class Seq2Seq(nn.Module):
     """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout`, `spec_of`."""
 
-    aligned: nn.Linear | None  # reads tokens off the memory's states, for CTC
+    ctc_head: nn.Linear | None  # reads tokens off the memory's states, for CTC
 
     def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
         """Read the source: token ids, pictures or spectrograms; `allowed` is True at real ones (all, if None)."""

@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from regard.attention.biases import Bias, RelativeBias, alibi
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import Mask, allow, causal, window
 from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
 from regard.models.seq2seq import Memory
 from regard.nn.blocks import ConformerLayer, ConvolutionModule, DecoderLayer, EncoderLayer, FeedForward, make_norm
-from regard.nn.cache import append
 from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding, Positions, Rotary
+from regard.nn.kv_cache import append
 from regard.nn.multihead import MultiHead
 from regard.nn.state import State
 
@@ -44,13 +44,13 @@ class BlocksConfig(BaseModel):
     """Width of a head; width / heads unless set."""
     biases: tuple[Projection, ...] = ("query", "key", "value", "output")
     """Which projections of an attention add a vector."""
-    inner: int = Field(2048, gt=0)
+    ffn_width: int = Field(2048, gt=0)
     """Width inside the feed-forward."""
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     """The feed-forward's activation."""
     gated: bool = False
     """The feed-forward has a gate (with silu: SwiGLU)."""
-    inner_biases: bool = True
+    ffn_biases: bool = True
     """The feed-forward's layers add a vector."""
     norm: Literal["before", "after"] = "before"
     """Norm before each part, or after the residual as in the paper."""
@@ -66,7 +66,7 @@ class BlocksConfig(BaseModel):
     """How places enter: added (first three), by turning queries and keys, or in the scores (alibi, relative: T5's)."""
     length: int = Field(1024, gt=0)
     """How many places learned positions know."""
-    first_place: int = Field(0, ge=0)
+    first_position: int = Field(0, ge=0)
     """Where the first token stands, for learned positions."""
     rotary_base: float = Field(10000.0, gt=0)
     """The base of rotary positions."""
@@ -124,7 +124,7 @@ class Embeds(nn.Module):
         self.embedding = Embedding(vocabulary, config.width, scaled=config.scaled)
         added = config.positions in ("sinusoidal", "sinusoidal_halves", "learned")
         self.positions = Positions(
-            config.positions if added else "none", config.width, config.length + config.first_place
+            config.positions if added else "none", config.width, config.length + config.first_position
         )
         self.kinds = nn.Parameter(torch.randn(kinds, config.width) * 0.1) if kinds else None
         self.embedding_norm = (
@@ -132,9 +132,9 @@ class Embeds(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def embed(self, tokens: Tensor, places: Tensor, kinds: Tensor | None = None) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor, kinds: Tensor | None = None) -> Tensor:
         """Vectors `[*n, d]` of token ids, places and kinds (0 unless given), `[*n]` each."""
-        x = self.positions(self.embedding(tokens), places + self.config.first_place)
+        x = self.positions(self.embedding(tokens), positions + self.config.first_position)
         if self.kinds is not None:
             x = x + (self.kinds[0] if kinds is None else self.kinds[kinds])
         x = x if self.embedding_norm is None else self.embedding_norm(x)
@@ -181,8 +181,8 @@ class Stack(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, allowed: Tensor | None, places: Tensor | None = None, memory: Memory | None = None,
-        every: list[Tensor] | None = None, within: Mask | None = None,
+        self, x: Tensor, allowed: Tensor | None, positions: Tensor | None = None, memory: Memory | None = None,
+        collect: list[Tensor] | None = None, within: Mask | None = None,
     ) -> Tensor:  # fmt: skip
         """States `[B, n, d]` behind all blocks.
 
@@ -195,18 +195,18 @@ class Stack(nn.Module):
             within: one more mask for every block's self-attention.
         """
         for i, layer in enumerate(self.layers):
-            if every is not None:
-                every.append(x)
+            if collect is not None:
+                collect.append(x)
             mask = self.mask(i, allowed)
             if within is not None:
                 mask = within if mask is None else mask & within
             if memory is None:
-                x = layer(x, mask, allowed, self.score_bias(), places)
+                x = layer(x, mask, allowed, self.score_bias(), positions)
             else:
-                x = layer(x, memory.states, may_look(memory.allowed), mask, self.score_bias(), places)
+                x = layer(x, memory.states, may_look(memory.allowed), mask, self.score_bias(), positions)
         x = self.norm(x)
-        if every is not None:
-            every.append(x)
+        if collect is not None:
+            collect.append(x)
         return x
 
     def mask(self, layer: int, allowed: Tensor | None) -> Mask | None:
@@ -246,7 +246,7 @@ class Stack(nn.Module):
             sentence["allowed"] = memory.allowed
         return {key: tensor[:, None] for key, tensor in sentence.items()}, hypothesis
 
-    def step(self, x: Tensor, state: State, name: str, places: Tensor) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State, name: str, positions: Tensor) -> tuple[Tensor, State]:
         """The states `[N, K, d]` of one more token per hypothesis, and the state after it.
 
         Args:
@@ -255,7 +255,7 @@ class Stack(nn.Module):
             name: of this stack within its model, as in the state.
             places: `[N, K]`, where the tokens stand.
         """
-        taken = _Step(state, places[..., None])
+        taken = _Step(state, positions[..., None])
         for i, layer in enumerate(self.layers):
             site = f"{name}.layers.{i}"
             x = layer.around_self(x, lambda y, s=site, i=i, a=layer.self: taken.look_back(y, f"{s}.self", a, self, i))
@@ -292,15 +292,15 @@ class Stack(nn.Module):
 class _Step:
     """One token of every hypothesis on its way through the blocks."""
 
-    def __init__(self, state: State, places: Tensor) -> None:
-        self.state, self.places = state, places
+    def __init__(self, state: State, positions: Tensor) -> None:
+        self.state, self.positions = state, positions
         self.caches: dict[str, Tensor] = {}
         self.queries: dict[str, Tensor] = {}
 
     def look_back(self, x: Tensor, site: str, attention: MultiHead, stack: Stack, layer: int) -> Tensor:
         """Self-attention; the token's key and value join the cache."""
         query = self._ask(x, site, attention)
-        new = attention.remember(x[:, :, None], None, self.places)
+        new = attention.remember(x[:, :, None], None, self.positions)
         key, value = (
             append(self.state.hypothesis[f"{site}.{part}"], n) for part, n in zip(("key", "value"), new, strict=True)
         )
@@ -322,7 +322,7 @@ class _Step:
 
     def _ask(self, x: Tensor, site: str, attention: MultiHead) -> Tensor:
         """The query `[N, K, heads, 1, d]`; what its context remembers joins the cache."""
-        query, remembered = attention.ask_next(x, self.state.hypothesis.get(f"{site}.context"), self.places)
+        query, remembered = attention.ask_next(x, self.state.hypothesis.get(f"{site}.context"), self.positions)
         if remembered is not None:
             self.caches[f"{site}.context"] = remembered
         self.queries[site] = query
@@ -385,4 +385,6 @@ def _context(config: BlocksConfig, direction: str) -> Context | None:
 
 
 def _feed_forward(config: BlocksConfig) -> FeedForward:
-    return FeedForward(config.width, config.inner, config.activation, config.dropout, config.gated, config.inner_biases)
+    return FeedForward(
+        config.width, config.ffn_width, config.activation, config.dropout, config.gated, config.ffn_biases
+    )

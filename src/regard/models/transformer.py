@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory, Seq2Seq, Source
 from regard.models.stack import BlocksConfig, Embeds, Stack
-from regard.nn.embedding import count_places
+from regard.nn.embedding import count_positions
 from regard.nn.state import State
 
 
@@ -32,12 +32,12 @@ class TransformerConfig(PairConfig):
     """Settings of the Transformer encoder–decoder."""
 
     kind: Literal["transformer"]
-    reads: EncoderParts | None = None
+    source_encoder: EncoderParts | None = None
     """What reads the source before the encoder's blocks, where it is a picture or a sound; tokens unless set."""
     convolution: int = Field(0, ge=0)
     """The encoder's blocks are a Conformer's: each state is mixed with so many to a side, between two half
     feed-forwards (Gulati et al. 2020); 0: a Transformer's."""
-    aligned: bool = False
+    ctc_head: bool = False
     """A layer that reads tokens off the memory's states, for CTC beside attention."""
 
 
@@ -72,44 +72,44 @@ class Transformer(Embeds, Seq2Seq):
 
     def __init__(self, vocabulary: int, config: PairConfig) -> None:
         super().__init__(vocabulary, config)
-        reads = getattr(config, "reads", None)
-        if reads is not None and reads.width != config.width:
-            raise ConfigError(f"model.reads.width = {reads.width} must be model.width = {config.width}")
-        self.reads = None if reads is None else make_encoder(reads)
+        settings = getattr(config, "source_encoder", None)
+        if settings is not None and settings.width != config.width:
+            raise ConfigError(f"model.source_encoder.width = {settings.width} must be model.width = {config.width}")
+        self.source_encoder = None if settings is None else make_encoder(settings)
         self.encoder = Stack(config, config.encoder_layers, "both", reach=getattr(config, "convolution", 0))
         self.decoder = Decoder(vocabulary, config, config.decoder_layers, cross=True)
-        self.aligned = nn.Linear(config.width, vocabulary) if getattr(config, "aligned", False) else None
+        self.ctc_head = nn.Linear(config.width, vocabulary) if getattr(config, "ctc_head", False) else None
 
     def encode(
-        self, source: Source, allowed: Bool[Tensor, "B _"] | None = None, every: list[Tensor] | None = None
+        self, source: Source, allowed: Bool[Tensor, "B _"] | None = None, collect: list[Tensor] | None = None
     ) -> Memory:
         grid = None
-        if self.reads is not None:
-            memory = self.reads(source, allowed)
-            x, allowed, grid = self.dropout(memory.states), memory.allowed, memory.places
-            places = count_places(allowed)
+        if self.source_encoder is not None:
+            memory = self.source_encoder(source, allowed)
+            x, allowed, grid = self.dropout(memory.states), memory.allowed, memory.positions
+            positions = count_positions(allowed)
         else:
             allowed = torch.ones_like(source, dtype=torch.bool) if allowed is None else allowed
-            places = count_places(allowed)
-            x = self.embed(source, places)
-        between: list[Tensor] = [] if every is None else every
-        states = self.encoder(x, allowed, places, every=between)
-        halfway = self.encoder.norm(between[len(self.encoder.layers) // 2]) if self.aligned is not None else None
+            positions = count_positions(allowed)
+            x = self.embed(source, positions)
+        between: list[Tensor] = [] if collect is None else collect
+        states = self.encoder(x, allowed, positions, collect=between)
+        halfway = self.encoder.norm(between[len(self.encoder.layers) // 2]) if self.ctc_head is not None else None
         return Memory(states, allowed, None, grid, halfway)
 
     def start(self, memory: Memory, record: bool = False) -> State:
         return State(*self.decoder.start(memory.states, "decoder", memory), {} if record else None)
 
     def hidden(
-        self, memory: Memory, target: Int[Tensor, "B T"], every: list[Tensor] | None = None
+        self, memory: Memory, target: Int[Tensor, "B T"], collect: list[Tensor] | None = None
     ) -> Float[Tensor, "B T h"]:
-        places = torch.arange(target.shape[1], device=target.device)
-        x = self.embed(target, places.expand_as(target))
-        return self._scaled(self.decoder(x, None, memory=memory, every=every))
+        positions = torch.arange(target.shape[1], device=target.device)
+        x = self.embed(target, positions.expand_as(target))
+        return self._scaled(self.decoder(x, None, memory=memory, collect=collect))
 
     def step_hidden(self, token: Int[Tensor, "N K"], state: State) -> tuple[Float[Tensor, "N K h"], State]:
-        places = torch.full_like(token, state.step)
-        hidden, state = self.decoder.step(self.embed(token, places), state, "decoder", places)
+        positions = torch.full_like(token, state.step)
+        hidden, state = self.decoder.step(self.embed(token, positions), state, "decoder", positions)
         return self._scaled(hidden), state
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:

@@ -147,7 +147,7 @@ class EncoderLayer(nn.Module):
 
     def forward(
         self, x: States, mask: MaskLike | None, allowed: Bool[Tensor, "*batch n"] | None = None,
-        bias: BiasLike | None = None, places: Int[Tensor, "*batch n"] | None = None,
+        bias: BiasLike | None = None, positions: Int[Tensor, "*batch n"] | None = None,
     ) -> States:  # fmt: skip
         """States `[*batch, n, d]`; every state looks at the states that `mask` allows.
 
@@ -158,7 +158,7 @@ class EncoderLayer(nn.Module):
             bias: added to the scores.
             places: where the states stand, for rotary positions; 0 … n-1 by default.
         """
-        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, places=places))
+        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, positions=positions))
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]
 
 
@@ -215,11 +215,11 @@ class ConformerLayer(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "B n d"], mask: MaskLike | None, allowed: Bool[Tensor, "B n"] | None = None,
-        bias: BiasLike | None = None, places: Int[Tensor, "B n"] | None = None,
+        bias: BiasLike | None = None, positions: Int[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n d"]:  # fmt: skip
         """States `[B, n, d]`; arguments as in `EncoderLayer`, and `allowed` keeps padding out of the convolution."""
         x = self.around_first(x, lambda y: 0.5 * self.first(y))
-        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, places=places))
+        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, positions=positions))
         x = self.around_convolution(x, lambda y: self.convolution(y, allowed))
         x = self.around_feed_forward(x, lambda y: 0.5 * self.feed_forward(y))
         return self.norm(x)  # type: ignore[no-any-return]
@@ -248,7 +248,7 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, x: States, memory: Float[Tensor, "*batch s d_m"], memory_mask: MaskLike,
-        mask: MaskLike | None = None, bias: BiasLike | None = None, places: Int[Tensor, "*batch n"] | None = None,
+        mask: MaskLike | None = None, bias: BiasLike | None = None, positions: Int[Tensor, "*batch n"] | None = None,
     ) -> States:  # fmt: skip
         """States `[*batch, n, d]` of a whole target, each looking at those before it and at the memory.
 
@@ -260,6 +260,6 @@ class DecoderLayer(nn.Module):
             bias, places: of the self-attention, as in `EncoderLayer`.
         """
         back = causal() if mask is None else causal() & mask
-        x = self.around_self(x, lambda y: self.self(y, mask=back, bias=bias, places=places))
+        x = self.around_self(x, lambda y: self.self(y, mask=back, bias=bias, positions=positions))
         x = self.around_cross(x, lambda y: self.cross(y, memory, mask=memory_mask))
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]

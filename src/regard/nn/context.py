@@ -121,8 +121,8 @@ class RunningMean(Context):
 
     def forward(self, x: States, allowed: Allowed | None = None) -> States:
         real = _silence(x, allowed)
-        every = torch.ones(x.shape[-2], dtype=torch.bool, device=x.device) if allowed is None else allowed
-        count = every.long().cumsum(-1).clamp(min=1)[..., None]
+        collect = torch.ones(x.shape[-2], dtype=torch.bool, device=x.device) if allowed is None else allowed
+        count = collect.long().cumsum(-1).clamp(min=1)[..., None]
         # half precision cannot count: bfloat16 adds no 1 to 256
         mean = real.to(_wide(x)).cumsum(-2) / count
         return _silence(mean.to(x.dtype), allowed)
@@ -160,10 +160,10 @@ class Recurrence(Context):
 
     def forward(self, x: States, allowed: Allowed | None = None) -> States:
         real = _silence(x, allowed, self.width)
-        every = torch.ones(1, dtype=torch.bool, device=x.device) if allowed is None else allowed
+        collect = torch.ones(1, dtype=torch.bool, device=x.device) if allowed is None else allowed
         rows = prod(x.shape[:-2])
         states, _ = self.reader(
-            real.reshape(rows, *x.shape[-2:]), every.expand(x.shape[:-1]).reshape(rows, x.shape[-2])
+            real.reshape(rows, *x.shape[-2:]), collect.expand(x.shape[:-1]).reshape(rows, x.shape[-2])
         )
         return states.reshape(x.shape)  # type: ignore[no-any-return]
 

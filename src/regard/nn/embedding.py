@@ -15,10 +15,10 @@ def sinusoidal(length: int, dim: int) -> Float[Tensor, "length dim"]:
     return sinusoids(torch.arange(length), dim)
 
 
-def sinusoids(places: Int[Tensor, "*n"], dim: int) -> Float[Tensor, "*n dim"]:
+def sinusoids(positions: Int[Tensor, "*n"], dim: int) -> Float[Tensor, "*n dim"]:
     """The sinusoidal encoding of given places."""
-    frequencies = torch.exp(torch.arange(0, dim, 2, device=places.device) * (-log(10000.0) / dim))
-    angles = places[..., None] * frequencies
+    frequencies = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-log(10000.0) / dim))
+    angles = positions[..., None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :dim]
 
 
@@ -60,16 +60,16 @@ class Positions(nn.Module):
         self.length = length
         self.weight = nn.Parameter(torch.randn(length, width) * width**-0.5) if kind == "learned" else None
 
-    def forward(self, vectors: Float[Tensor, "*n d"], places: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+    def forward(self, vectors: Float[Tensor, "*n d"], positions: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
         """`vectors` with their places added; learned places beyond the last are the last one's."""
         if self.kind == "none":
             return vectors
         if self.weight is None:
-            added = sinusoids(places, vectors.shape[-1])
+            added = sinusoids(positions, vectors.shape[-1])
             if self.kind == "sinusoidal_halves":
                 added = torch.cat([added[..., 0::2], added[..., 1::2]], -1)
             return vectors + added.to(vectors.dtype)
-        return vectors + self.weight[places.clamp(max=self.length - 1)].to(vectors.dtype)
+        return vectors + self.weight[positions.clamp(max=self.length - 1)].to(vectors.dtype)
 
 
 class Rotary(nn.Module):
@@ -95,7 +95,7 @@ class Rotary(nn.Module):
         self.dim, self.base, self.interleaved = dim, base, interleaved
 
     def forward(
-        self, vectors: Float[Tensor, "*batch T d"], places: Int[Tensor, "*places"] | None = None
+        self, vectors: Float[Tensor, "*batch T d"], positions: Int[Tensor, "*places"] | None = None
     ) -> Float[Tensor, "*batch T d"]:
         """Turned vectors, in their own dtype.
 
@@ -106,10 +106,10 @@ class Rotary(nn.Module):
         """
         if vectors.shape[-1] < self.dim:
             raise ShapeError(f"Rotary turns {self.dim} coordinates and the vectors have {vectors.shape[-1]}")
-        places = torch.arange(vectors.shape[-2], device=vectors.device) if places is None else places
+        positions = torch.arange(vectors.shape[-2], device=vectors.device) if positions is None else positions
         wide = torch.promote_types(vectors.dtype, torch.float32)
         powers = torch.arange(0, self.dim, 2, device=vectors.device, dtype=torch.float64) / -self.dim
-        angles = places[..., None] * self.base**powers
+        angles = positions[..., None] * self.base**powers
         cosine, sine = angles.cos().to(wide), angles.sin().to(wide)
         turning, rest = vectors[..., : self.dim].to(wide), vectors[..., self.dim :]
         axis = -1 if self.interleaved else -2
@@ -118,6 +118,6 @@ class Rotary(nn.Module):
         return torch.cat([turned.to(vectors.dtype), rest], -1)
 
 
-def count_places(allowed: Tensor) -> Tensor:
+def count_positions(allowed: Tensor) -> Tensor:
     """The place of each real token among the real ones: padding on either side changes nothing."""
     return (allowed.long().cumsum(-1) - 1).clamp(min=0)

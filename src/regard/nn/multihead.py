@@ -90,17 +90,17 @@ class MultiHead(nn.Module):
         self,
         x: Float[Tensor, "*batch n d"],
         allowed: Allowed | None = None,
-        places: Int[Tensor, "*batch n"] | None = None,
+        positions: Int[Tensor, "*batch n"] | None = None,
     ) -> Heads:
-        """The queries of states `[*batch, n, d]`, by heads; `allowed` and `places` as in `forward`."""
+        """The queries of states `[*batch, n, d]`, by heads; `allowed` and `positions` as in `forward`."""
         query = _split(self.query(x if self.context is None else self.context(x, allowed)), self.heads)
-        return self._placed(query, self.query_norm, places)
+        return self._placed(query, self.query_norm, positions)
 
     def ask_next(
         self,
         x: Float[Tensor, "*batch d"],
         before: Float[Tensor, "..."] | None,
-        places: Int[Tensor, "*batch 1"] | None = None,
+        positions: Int[Tensor, "*batch 1"] | None = None,
     ) -> tuple[Heads, Float[Tensor, "..."] | None]:
         """The query `[*batch, heads, 1, d_head]` of one more state, and what the context remembers after it.
 
@@ -110,27 +110,27 @@ class MultiHead(nn.Module):
             places: where it stands, for rotary positions.
         """
         if self.context is None:
-            return self.ask(x[..., None, :], None, places), None
+            return self.ask(x[..., None, :], None, positions), None
         x, after = self.context.step(x, self.context.start(x) if before is None else before)
-        return self._placed(_split(self.query(x[..., None, :]), self.heads), self.query_norm, places), after
+        return self._placed(_split(self.query(x[..., None, :]), self.heads), self.query_norm, positions), after
 
     def remember(
         self,
         memory: Float[Tensor, "*batch s d_m"],
         values: Float[Tensor, "*batch s d_n"] | None = None,
-        places: Int[Tensor, "*batch s"] | None = None,
+        positions: Int[Tensor, "*batch s"] | None = None,
     ) -> tuple[KeyHeads, KeyHeads]:
         """Keys and values of a memory, by heads; `values` is the memory itself unless given."""
         key = _split(self.key(memory), self.key_heads)
         value = _split(self.value(memory if values is None else values), self.key_heads)
-        return self._placed(key, self.key_norm, places), value
+        return self._placed(key, self.key_norm, positions), value
 
-    def _placed(self, vectors: Tensor, norm: nn.Module | None, places: Tensor | None) -> Tensor:
+    def _placed(self, vectors: Tensor, norm: nn.Module | None, positions: Tensor | None) -> Tensor:
         """Queries or keys by heads, normed and turned, where that is wanted."""
         vectors = vectors if norm is None else norm(vectors)
         if self.rotary is None:
             return vectors
-        turned: Tensor = self.rotary(vectors, None if places is None else places[..., None, :])
+        turned: Tensor = self.rotary(vectors, None if positions is None else positions[..., None, :])
         return turned
 
     def look(
@@ -155,7 +155,7 @@ class MultiHead(nn.Module):
         mask: MaskLike | None = None,
         allowed: Allowed | None = None,
         bias: BiasLike | None = None,
-        places: Int[Tensor, "*batch n"] | None = None,
+        positions: Int[Tensor, "*batch n"] | None = None,
     ) -> Float[Tensor, "*batch n d"]:
         """States `x` look at `memory` (self-attention: at themselves) under `mask`.
 
@@ -172,8 +172,8 @@ class MultiHead(nn.Module):
         """
         if _looks_back(mask):
             check_looks_back("attention under a causal mask", self.context)
-        key, value = self.remember(x if memory is None else memory, values, places if memory is None else None)
-        return self.look(self.ask(x, allowed, places), key, value, mask, bias)
+        key, value = self.remember(x if memory is None else memory, values, positions if memory is None else None)
+        return self.look(self.ask(x, allowed, positions), key, value, mask, bias)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -153,8 +153,8 @@ class AttentionalStep(nn.Module):
         assert self.score is not None
         value = memory
         if self.follows:  # Σ_i α_i [h_i; place i] = [c; α]
-            places = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
-            value = torch.cat([memory, places.expand(len(memory), -1, -1)], -1)
+            positions = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
+            value = torch.cat([memory, positions.expand(len(memory), -1, -1)], -1)
         normalizer = as_weights(self.normalizer, draw=self.training)
         with owned(self):
             found = attend(query, key, value, score=self.score.projected(), normalizer=normalizer, mask=mask)

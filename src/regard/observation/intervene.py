@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, changing
 from regard.errors import RegardError, ShapeError
 from regard.observation.observe import known_sites, module_of
 from regard.observation.sites import Tracker
-from regard.observation.transformers_calls import interface_told
+from regard.observation.transformers_calls import interface_notified
 from regard.shapes import share_heads
 
 Change = Callable[[Tensor], Tensor]
@@ -66,7 +66,7 @@ def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
         return result
 
     with ExitStack() as stack:
-        stack.enter_context(interface_told())
+        stack.enter_context(interface_notified())
         stack.enter_context(tracker.tracking())
         stack.enter_context(changing(changed))
         tracker.started = started

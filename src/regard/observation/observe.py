@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.biases import Added, Bias, Both
-from regard.attention.compact import compact_bias, compact_mask, freeze
-from regard.attention.map import AttentionMap
+from regard.attention.maps.compact import compact_bias, compact_mask, freeze
+from regard.attention.maps.map import AttentionMap
 from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
-from regard.attention.watch import Call, is_watching, listening, watching
+from regard.attention.watch import Call, is_watching, on_search_result, watching
 from regard.errors import ChoiceError, RegardError, nearest
 from regard.observation.sites import Tracker, is_torchs_own
 from regard.observation.torch_calls import forget_masks, layer_call, module_call
-from regard.observation.transformers_calls import interface_told
+from regard.observation.transformers_calls import interface_notified
 from regard.shapes import batch_shape, share_heads
 
 BUDGET = 2 * 2**30  # bytes that an observation holds in memory unless told otherwise
@@ -84,9 +84,9 @@ class Observation(Mapping[str, list[AttentionMap]]):
     @contextmanager
     def _watching(self) -> Iterator["Observation"]:
         with ExitStack() as stack:
-            stack.enter_context(interface_told())
+            stack.enter_context(interface_notified())
             stack.enter_context(self._tracker.tracking())
-            stack.enter_context(listening(self._announced))
+            stack.enter_context(on_search_result(self._announced))
             stack.enter_context(watching(self._called))
             yield self
         self._refuse_silence()

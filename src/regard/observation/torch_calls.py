@@ -10,7 +10,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from regard.attention.biases import Added, Bias
-from regard.attention.compact import split_float_mask
+from regard.attention.maps.compact import split_float_mask
 from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import ScaledDot
@@ -110,8 +110,8 @@ def mha_call(
 ) -> Call:
     """`multi_head_attention_forward`, inputs `[n, B, d]` or `[n, d]`: projected, split into heads, masked."""
     _refuse_unreadable(query, key, value)
-    alone = query.ndim == 2
-    if alone:
+    suppress = query.ndim == 2
+    if suppress:
         query, key, value = (t[:, None] for t in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
     weights = in_proj_weight.chunk(3) if in_proj_weight is not None else (q_proj_weight, k_proj_weight, v_proj_weight)
@@ -144,7 +144,7 @@ def mha_call(
     allowed_too, bias = masks_of(added)
     mask = allowed_too if mask is None else mask if allowed_too is None else mask & allowed_too
     spec = Spec(ScaledDot(), Softmax(), mask, bias, dropout_p if training else 0.0)
-    if alone:
+    if suppress:
         q, k, v = q[0], k[0], v[0]
         own = Added(bias.tensor[0]) if isinstance(bias, Added) and bias.tensor.ndim == 4 else bias
         spec = Spec(spec.score, spec.normalizer, _without_batch(mask, q, k), own, spec.dropout)

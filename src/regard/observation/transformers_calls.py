@@ -29,7 +29,7 @@ _original: Any = None
 
 
 @contextmanager
-def interface_told() -> Iterator[None]:
+def interface_notified() -> Iterator[None]:
     """Tell of every attention that transformers computes inside the block, in this thread or task."""
     global _users, _original
     module = sys.modules.get("transformers.modeling_utils")

@@ -18,13 +18,13 @@ def read(keys: Keys) -> EncoderConfig:
     keys.take("vocab_size")
     tied = keys.take("tie_word_embeddings", True)
     first = keys.take("pad_token_id", 1) + 1 if roberta else 0
-    places = keys.take("max_position_embeddings")
+    positions = keys.take("max_position_embeddings")
     return EncoderConfig(
         kind="encoder",
         layers=keys.take("num_hidden_layers"), width=keys.take("hidden_size"), heads=keys.take("num_attention_heads"),
-        inner=keys.take("intermediate_size"), activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
+        ffn_width=keys.take("intermediate_size"), activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
         norm="after", epsilon=keys.take("layer_norm_eps", 1e-12), positions="learned",
-        length=places - first, first_place=first, kinds=keys.take("type_vocab_size"),
+        length=positions - first, first_position=first, kinds=keys.take("type_vocab_size"),
         scaled=False, embedding_norm=True, tied=tied,
         head="words" if keys.has("lm_head." if roberta else "cls.predictions.") else "none",
         pooler=keys.has("pooler.") or keys.has(f"{keys.values.get('model_type')}.pooler."),
@@ -80,12 +80,12 @@ def _write(kind: str, architecture: str) -> Any:
             "model_type": kind,
             "architectures": [architecture + ("ForMaskedLM" if config.head == "words" else "Model")],
             "vocab_size": vocabulary, "hidden_size": config.width, "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads, "intermediate_size": config.inner,
+            "num_attention_heads": config.heads, "intermediate_size": config.ffn_width,
             "hidden_act": names[config.activation], "layer_norm_eps": config.epsilon,
-            "max_position_embeddings": config.length + config.first_place, "type_vocab_size": config.kinds,
+            "max_position_embeddings": config.length + config.first_position, "type_vocab_size": config.kinds,
             "hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.attention_dropout,
             "tie_word_embeddings": config.tied,
-        } | ({"pad_token_id": config.first_place - 1} if kind == "roberta" else {})  # fmt: skip
+        } | ({"pad_token_id": config.first_position - 1} if kind == "roberta" else {})  # fmt: skip
 
     return write
 

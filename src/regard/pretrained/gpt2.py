@@ -26,7 +26,8 @@ def read(keys: Keys) -> DecoderConfig:
     width = keys.take("n_embd")
     return DecoderConfig(
         kind="decoder", layers=keys.take("n_layer"), width=width, heads=keys.take("n_head"),
-        inner=keys.take("n_inner", 4 * width), activation=keys.choose("activation_function", ACTIVATIONS, "gelu_new"),
+        ffn_width=keys.take("n_inner", 4 * width),
+        activation=keys.choose("activation_function", ACTIVATIONS, "gelu_new"),
         epsilon=keys.take("layer_norm_epsilon", 1e-5), positions="learned", length=keys.take("n_positions"),
         scaled=False, tied=keys.take("tie_word_embeddings", True), output_bias=False,
         dropout=max(keys.take("resid_pdrop", 0.1), keys.take("embd_pdrop", 0.1)),
@@ -57,7 +58,7 @@ def write(config: DecoderConfig, vocabulary: int) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": vocabulary,
-        "n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_inner": config.inner,
+        "n_embd": config.width, "n_layer": config.layers, "n_head": config.heads, "n_inner": config.ffn_width,
         "n_positions": config.length, "activation_function": names[config.activation],
         "layer_norm_epsilon": config.epsilon, "tie_word_embeddings": config.tied,
         "resid_pdrop": config.dropout, "embd_pdrop": config.dropout, "attn_pdrop": config.attention_dropout,

@@ -21,9 +21,9 @@ def read(keys: Keys) -> DecoderConfig:
         bias = ("query", "key", "value", "output")
     return DecoderConfig(
         kind="decoder", layers=layers, width=width, heads=heads, key_heads=keys.take("num_key_value_heads", heads),
-        head_width=keys.take("head_dim", width // heads), inner=keys.take("intermediate_size"),
+        head_width=keys.take("head_dim", width // heads), ffn_width=keys.take("intermediate_size"),
         activation=keys.choose("hidden_act", ACTIVATIONS, "silu"), gated=True, biases=bias,
-        inner_biases=keys.take("mlp_bias", False) if kind == "llama" else False,
+        ffn_biases=keys.take("mlp_bias", False) if kind == "llama" else False,
         normalization="rms", epsilon=keys.take("rms_norm_eps", 1e-6), head_norm=kind == "qwen3",
         positions="rotary", rotary_base=_base(keys), length=keys.take("max_position_embeddings", 2048),
         **_windows(keys, layers), scaled=False, tied=keys.take("tie_word_embeddings", False), output_bias=False,
@@ -76,7 +76,7 @@ def weights(config: DecoderConfig) -> Iterator[Weight]:
             for name, part in (("q_norm", "query_norm"), ("k_norm", "key_norm")):
                 yield from layer(f"{theirs}.self_attn.{name}", f"{ours}.self.{part}", bias=False)
         for name, part in (("gate_proj", "gate"), ("up_proj", "inner"), ("down_proj", "outer")):
-            yield from layer(f"{theirs}.mlp.{name}", f"{ours}.feed_forward.{part}", bias=config.inner_biases)
+            yield from layer(f"{theirs}.mlp.{name}", f"{ours}.feed_forward.{part}", bias=config.ffn_biases)
         yield from layer(f"{theirs}.input_layernorm", f"{ours}.around_self.norm", bias=False)
         yield from layer(f"{theirs}.post_attention_layernorm", f"{ours}.around_feed_forward.norm", bias=False)
     yield from layer("norm", "decoder.norm", bias=False)
@@ -92,7 +92,7 @@ def write(config: DecoderConfig, vocabulary: int) -> dict[str, Any]:
         "model_type": kind, "architectures": [f"{kind.capitalize()}ForCausalLM"], "vocab_size": vocabulary,
         "hidden_size": config.width, "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
         "num_key_value_heads": config.key_heads or config.heads, "head_dim": config.own_head_width,
-        "intermediate_size": config.inner, "hidden_act": names[config.activation], "rms_norm_eps": config.epsilon,
+        "intermediate_size": config.ffn_width, "hidden_act": names[config.activation], "rms_norm_eps": config.epsilon,
         "max_position_embeddings": config.length, "tie_word_embeddings": config.tied,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
         "attention_dropout": config.attention_dropout,
@@ -100,7 +100,7 @@ def write(config: DecoderConfig, vocabulary: int) -> dict[str, Any]:
     if kind in ("llama", "qwen3"):
         written["attention_bias"] = bool(config.biases)
     if kind == "llama":
-        written["mlp_bias"] = config.inner_biases
+        written["mlp_bias"] = config.ffn_biases
     if kind == "mistral":
         written["sliding_window"] = config.window
     elif config.window is not None:

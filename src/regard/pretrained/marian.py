@@ -23,7 +23,7 @@ def read(keys: Keys) -> TransformerConfig:
     keys.take("activation_dropout", 0.0)  # ours is one for all
     return TransformerConfig(
         kind="transformer", encoder_layers=keys.take("encoder_layers"), decoder_layers=keys.take("decoder_layers"),
-        width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), inner=keys.take("encoder_ffn_dim"),
+        width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), ffn_width=keys.take("encoder_ffn_dim"),
         activation=keys.choose("activation_function", ACTIVATIONS, "gelu"), norm="after",
         positions="sinusoidal_halves", length=keys.take("max_position_embeddings", 1024),
         scaled=keys.take("scale_embedding", False),
@@ -71,7 +71,7 @@ def write(config: TransformerConfig, vocabulary: int) -> dict[str, Any]:
         "decoder_vocab_size": vocabulary, "d_model": config.width,
         "encoder_layers": config.encoder_layers, "decoder_layers": config.decoder_layers,
         "encoder_attention_heads": config.heads, "decoder_attention_heads": config.heads,
-        "encoder_ffn_dim": config.inner, "decoder_ffn_dim": config.inner,
+        "encoder_ffn_dim": config.ffn_width, "decoder_ffn_dim": config.ffn_width,
         "activation_function": names[config.activation], "max_position_embeddings": config.length,
         "scale_embedding": config.scaled, "dropout": config.dropout, "attention_dropout": config.attention_dropout,
         "activation_dropout": config.dropout, "is_encoder_decoder": True, "tie_word_embeddings": True,

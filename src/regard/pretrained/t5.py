@@ -22,7 +22,7 @@ def read(keys: Keys) -> TransformerConfig:
     return TransformerConfig(
         kind="transformer", encoder_layers=layers, decoder_layers=keys.take("num_decoder_layers", layers),
         width=keys.take("d_model"), heads=keys.take("num_heads"), head_width=keys.take("d_kv"),
-        inner=keys.take("d_ff"), activation=name, gated=gated, biases=(), inner_biases=False,
+        ffn_width=keys.take("d_ff"), activation=name, gated=gated, biases=(), ffn_biases=False,
         normalization="rms", epsilon=keys.take("layer_norm_epsilon", 1e-6), positions="relative",
         buckets=keys.take("relative_attention_num_buckets", 32),
         max_distance=keys.take("relative_attention_max_distance", 128),
@@ -79,7 +79,7 @@ def write(config: TransformerConfig, vocabulary: int) -> dict[str, Any]:
     return {
         "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": vocabulary,
         "d_model": config.width, "num_layers": config.encoder_layers, "num_decoder_layers": config.decoder_layers,
-        "num_heads": config.heads, "d_kv": config.own_head_width, "d_ff": config.inner, "feed_forward_proj": proj,
+        "num_heads": config.heads, "d_kv": config.own_head_width, "d_ff": config.ffn_width, "feed_forward_proj": proj,
         "layer_norm_epsilon": config.epsilon, "relative_attention_num_buckets": config.buckets,
         "relative_attention_max_distance": config.max_distance, "dropout_rate": config.dropout,
         "tie_word_embeddings": config.tied, "scale_decoder_outputs": config.scaled_output, "is_encoder_decoder": True,

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from regard.models.senses import PictureConfig
+from regard.models.vision import VisionConfig
 from regard.pretrained.bert import ACTIVATIONS
 from regard.pretrained.family import Family, Keys, Weight, layer
 
 
-def read(keys: Keys) -> PictureConfig:
+def read(keys: Keys) -> VisionConfig:
     """The settings in a config.json."""
     keys.take("encoder_stride", None)  # of another task's head
     keys.expect("pooler_act", "tanh")
@@ -17,9 +17,10 @@ def read(keys: Keys) -> PictureConfig:
     names = keys.take("id2label", {})
     classes = (len(names) or keys.take("num_labels", 2)) if keys.has("classifier.") else 0
     biases = ("query", "key", "value", "output") if keys.take("qkv_bias", True) else ("output",)
-    return PictureConfig(
+    return VisionConfig(
         kind="picture", layers=keys.take("num_hidden_layers"), width=width, heads=keys.take("num_attention_heads"),
-        biases=biases, inner=keys.take("intermediate_size"), activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
+        biases=biases, ffn_width=keys.take("intermediate_size"),
+        activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
         epsilon=keys.take("layer_norm_eps", 1e-12), positions="none", size=keys.take("image_size", 224),
         patch=keys.take("patch_size", 16), channels=keys.take("num_channels", 3), classes=classes,
         pooler=keys.has("pooler.") or keys.has("vit.pooler."), dropout=keys.take("hidden_dropout_prob", 0.0),
@@ -27,7 +28,7 @@ def read(keys: Keys) -> PictureConfig:
     )  # fmt: skip
 
 
-def weights(config: PictureConfig) -> Iterator[Weight]:
+def weights(config: VisionConfig) -> Iterator[Weight]:
     """The table."""
     yield Weight("embeddings.cls_token", ("first",), row=True)
     yield Weight("embeddings.position_embeddings", ("positions",), row=True)
@@ -48,13 +49,13 @@ def weights(config: PictureConfig) -> Iterator[Weight]:
         yield from layer("classifier", "head")
 
 
-def write(config: PictureConfig, vocabulary: int) -> dict[str, Any]:  # noqa: ARG001
+def write(config: VisionConfig, vocabulary: int) -> dict[str, Any]:  # noqa: ARG001
     """A config.json."""
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     written = {
         "model_type": "vit", "architectures": ["ViTForImageClassification" if config.classes else "ViTModel"],
         "hidden_size": config.width, "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
-        "intermediate_size": config.inner, "hidden_act": names[config.activation], "layer_norm_eps": config.epsilon,
+        "intermediate_size": config.ffn_width, "hidden_act": names[config.activation], "layer_norm_eps": config.epsilon,
         "image_size": config.size, "patch_size": config.patch, "num_channels": config.channels,
         "qkv_bias": "query" in config.biases, "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout, "pooler_output_size": config.width,
@@ -65,4 +66,4 @@ def write(config: PictureConfig, vocabulary: int) -> dict[str, Any]:  # noqa: AR
     return written
 
 
-VIT = Family(("vit",), PictureConfig, read, weights, write, "vit.", ("classifier.",))
+VIT = Family(("vit",), VisionConfig, read, weights, write, "vit.", ("classifier.",))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from regard.models.senses import SpeechConfig
+from regard.models.speech import SpeechConfig
 from regard.pretrained.family import Family, Keys, Weight, layer, weight
 from regard.pretrained.marian import ACTIVATIONS, decoder_and_encoder, same_on_both_sides
 
@@ -22,7 +22,7 @@ def read(keys: Keys) -> SpeechConfig:
     keys.take("vocab_size")
     return SpeechConfig(
         kind="speech", encoder_layers=keys.take("encoder_layers"), decoder_layers=keys.take("decoder_layers"),
-        width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), inner=keys.take("encoder_ffn_dim"),
+        width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), ffn_width=keys.take("encoder_ffn_dim"),
         biases=("query", "value", "output"), activation=keys.choose("activation_function", ACTIVATIONS, "gelu"),
         positions="learned", length=keys.take("max_target_positions", 448), scaled=False,
         output_bias=False, bands=keys.take("num_mel_bins"), moments=keys.take("max_source_positions", 1500),
@@ -49,7 +49,7 @@ def write(config: SpeechConfig, vocabulary: int) -> dict[str, Any]:
         "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "vocab_size": vocabulary,
         "d_model": config.width, "encoder_layers": config.encoder_layers, "decoder_layers": config.decoder_layers,
         "encoder_attention_heads": config.heads, "decoder_attention_heads": config.heads,
-        "encoder_ffn_dim": config.inner, "decoder_ffn_dim": config.inner,
+        "encoder_ffn_dim": config.ffn_width, "decoder_ffn_dim": config.ffn_width,
         "activation_function": names[config.activation], "max_target_positions": config.length,
         "max_source_positions": config.moments, "num_mel_bins": config.bands, "scale_embedding": False,
         "dropout": config.dropout, "attention_dropout": config.attention_dropout, "activation_dropout": config.dropout,

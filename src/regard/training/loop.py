@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from regard.attention.watch import Call, changing, watching
-from regard.data.batching import Batch, Example, Examples
+from regard.bundle import current_weight
+from regard.data.batching import Batch, BatchSource, PairBatch
 from regard.errors import ConfigError
 from regard.training.checkpoint import (
     Tensors,
@@ -26,9 +27,9 @@ from regard.training.checkpoint import (
 )
 from regard.training.journal import Journal
 from regard.training.loss import cross_entropy, smoothing
+from regard.training.objective import TERMS, Pass, ctc
 from regard.training.reinforce import Draws
 from regard.training.schedule import factor
-from regard.training.terms import TERMS, Pass, ctc
 
 LAST = "last.safetensors"
 
@@ -60,18 +61,18 @@ class TrainingConfig(BaseModel):
     """ε of the smoothed target."""
     smoothing: Literal["torch", "fairseq", "joeynmt", "mxnet"] = "torch"
     """Which definition of label smoothing."""
-    guide: float = Field(0.0, ge=0)
+    guided_alignment: float = Field(0.0, ge=0)
     """Weight of guided alignment (Garg et al. 2019): one head is drawn to IBM Model 1's links; 0 is off."""
-    cover: float = Field(0.0, ge=0)
+    coverage_loss: float = Field(0.0, ge=0)
     """λ of Σ_i (1 - Σ_t α_ti)², which asks that every place be looked at (Xu et al. 2015, equation 14); 0 is off."""
     ctc: float = Field(0.0, ge=0, lt=1)
-    """Share of CTC in the loss, beside attention (Watanabe et al. 2017); needs model.aligned."""
+    """Share of CTC in the loss, beside attention (Watanabe et al. 2017); needs model.ctc_head."""
     ctc_halfway: float = Field(0.0, ge=0, lt=1)
     """Share of CTC's part that reads the states behind half of the encoder's blocks (Lee and Watanabe 2021,
     intermediate CTC)."""
-    forget: float = Field(0.0, ge=0, lt=1)
+    word_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the previous tokens a decoder does not see, PAD in their place (Bowman et al. 2016, word dropout)."""
-    join: float = Field(0.0, ge=0, le=1)
+    concat_pairs: float = Field(0.0, ge=0, le=1)
     """Share of the batches of recordings that are joined two by two; who hears short ones only is lost in long ones."""
     hard: Literal["straight_through", "reinforce"] = "straight_through"
     """How a model with hard attention learns where to look."""
@@ -98,7 +99,7 @@ Evaluate = Callable[[Any], dict[str, float]]
 Report = Callable[[dict[str, Any]], None]
 
 
-class Joined:
+class CombinedOptimizer:
     """Several optimizers as one."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
@@ -140,7 +141,7 @@ class Joined:
             first += count
 
 
-Optimizer = torch.optim.Optimizer | Joined
+Optimizer = torch.optim.Optimizer | CombinedOptimizer
 
 
 @dataclass
@@ -161,7 +162,7 @@ class Interrupted(Exception):
 
 def train(
     model: Any,
-    batches: Examples,
+    batches: BatchSource,
     config: TrainingConfig,
     folder: Path,
     *,
@@ -246,13 +247,13 @@ def train(
     return best_weights(model, evaluate, progress, config, folder, journal)
 
 
-def update(model: Any, batch: Example, optimizer: Optimizer, config: TrainingConfig, pad: int) -> dict[str, float]:
+def update(model: Any, batch: Batch, optimizer: Optimizer, config: TrainingConfig, pad: int) -> dict[str, float]:
     """One step of gradient descent on one batch."""
     optimizer.zero_grad(set_to_none=True)
-    if config.forget:
-        if not isinstance(batch, Batch):
-            raise ConfigError("training.forget needs a decoder that is given the previous tokens beside a source")
-        batch = batch.forgetful(config.forget, pad)
+    if config.word_dropout:
+        if not isinstance(batch, PairBatch):
+            raise ConfigError("training.word_dropout needs a decoder that is given the previous tokens beside a source")
+        batch = batch.with_word_dropout(config.word_dropout, pad)
     loss, nll, tokens = batch_loss(model, batch, config, pad)
     (loss / tokens).backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -264,14 +265,14 @@ def update(model: Any, batch: Example, optimizer: Optimizer, config: TrainingCon
     }  # fmt: skip
 
 
-def batch_loss(model: Any, batch: Example, config: TrainingConfig, pad: int) -> tuple[Tensor, Tensor, int]:
+def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> tuple[Tensor, Tensor, int]:
     """Smoothed loss and negative log-likelihood in nats, summed over the batch's tokens, and their number."""
     half = used_precision(config, batch.target.device.type) == "bfloat16"
     calls: list[Call] = []
     draws = Draws() if model.training and config.hard == "reinforce" and hasattr(model, "baseline") else None
     with (
         torch.autocast(batch.target.device.type, torch.bfloat16) if half else nullcontext(),
-        watching(calls.append) if batch.links is not None or config.cover else nullcontext(),
+        watching(calls.append) if batch.links is not None or config.coverage_loss else nullcontext(),
         changing(draws) if draws else nullcontext(),
     ):
         hidden, memory = batch.hidden(model)
@@ -316,7 +317,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
         [p for n, p in named if n in turned], lr=config.learning_rate, weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )  # fmt: skip
-    return Joined(muon, adamw)
+    return CombinedOptimizer(muon, adamw)
 
 
 def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
@@ -392,7 +393,8 @@ def store(path: Path, model: Any, optimizer: Optimizer, progress: Progress) -> N
 def restore(path: Path, model: Any, optimizer: Optimizer) -> Progress:
     """Read what `store` wrote back into model, optimizer and random numbers."""
     tensors, state = load_checkpoint(path)
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    model.load_state_dict({current_weight(name): t for name, t in own.items()})
     restore_optimizer(optimizer, tensors)
     torch.set_rng_state(tensors["random"])
     return Progress(**{**state, "best": [(number, step) for number, step in state["best"]]})

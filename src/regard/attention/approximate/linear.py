@@ -89,7 +89,7 @@ class Share(Normalizer):
 
     skips = True
 
-    def again(self, scores: Tensor, numbers: Tensor) -> Tensor:
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         numbers = numbers.to(scores.dtype)
         return scores.relu() / numbers.masked_fill(numbers == 0, 1)
 

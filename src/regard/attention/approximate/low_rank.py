@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attention.map import AttentionMap
+from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import MaskLike, as_mask
 from regard.attention.operator import attend
 from regard.attention.spec import Spec, make_spec
-from regard.attention.watch import alone, owned, tell
+from regard.attention.watch import notify, owned, suppress
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import batch_shape, check, share_heads
 
@@ -49,10 +49,10 @@ class LowRank(nn.Module):
         mixed, through, spec = self._mixed(key, seen)
         value = value if seen is None else torch.where(seen, value, 0)
         with owned(self):
-            answer = tell(query, mixed, value, spec, through)
+            answer = notify(query, mixed, value, spec, through)
         if answer is not None:
             return answer
-        with alone():
+        with suppress():
             return attend(query, mixed, through.to(value.dtype) @ value)
 
     def attention_map(self, query: Some, key: Some, mask: MaskLike | None = None) -> AttentionMap:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.reference import kept, reference
-from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
+from regard.attention.tiles import BLOCK, Piece, pieces
 from regard.shapes import batch_shape, output_batch, score_dtype
 
 PART = 2**20  # pairs that are computed at a time, if they are more than one block

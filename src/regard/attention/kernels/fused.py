@@ -16,9 +16,9 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from regard.attention.biases import ByDistance
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
-from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
+from regard.attention.tiles import BLOCK, Piece, pieces
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
@@ -353,8 +353,8 @@ def _flash_backward(
         mask = None if mask is None else mask.to(q.dtype)
         with torch.enable_grad():
             q4, k4, v4 = (_four_axes(t).detach().requires_grad_() for t in (q, k, v))
-            again = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
-        found = torch.autograd.grad(again, (q4, k4, v4), _four_axes(g))
+            reweight = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
+        found = torch.autograd.grad(reweight, (q4, k4, v4), _four_axes(g))
     return [part.reshape(t.shape) for part, t in zip(found, (q, k, v), strict=True)]
 
 

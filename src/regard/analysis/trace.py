@@ -1,0 +1,193 @@
+"""A decoding worked through: what every step read, asked, found, and said.
+
+The output layer of a recurrent decoder is linear in state and context, o = W_s s + W_c c + b, so a
+logit splits exactly into what the state, the context and the bias gave (Bahdanau et al. 2015 read
+through their o; nothing here is an approximation). A Transformer's logits have no such split: its
+trace has scores and weights of the alignment's site, and predictions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from regard.attention.watch import Call, unwatched, watching
+from regard.bundle import Bundle
+from regard.models.recurrent import Recurrent
+
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A candidate for the next token; logit = from_state + from_context + bias where the model is recurrent."""
+
+    token: str
+    probability: float
+    logit: float
+    from_state: float | None
+    from_context: float | None
+    bias: float | None
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One output step.
+
+    Attributes:
+        number: from 1.
+        previous: the token that was fed in.
+        token: the token that came out.
+        asks: which state asked: "s_{t-1}", "s_t", or "" where nothing asks.
+        state_norm: ‖s‖ of that state (of the query, for a Transformer).
+        scores: e over the source tokens.
+        weights: α over the source tokens.
+        context_norm: ‖c‖.
+        predictions: the most probable next tokens, and the token itself if it is not among them.
+    """
+
+    number: int
+    previous: str
+    token: str
+    asks: str
+    state_norm: float
+    scores: list[float]
+    weights: list[float]
+    context_norm: float
+    predictions: list[Prediction]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The steps of one decoding, over the tokens of one source."""
+
+    source: str
+    source_tokens: list[str]
+    site: str
+    heads: list[int]
+    steps: list[TraceStep]
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole trace as plain data."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[RenderableType]:
+        """For the terminal: for each step a heading, scores and weights over the source, and the predictions."""
+        for step in self.steps:
+            yield Text(self._heading(step), style="bold")
+            if step.scores:
+                table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+                table.add_column("  source")
+                for token in self.source_tokens:
+                    table.add_column(Text(token), justify="right", no_wrap=True)
+                table.add_row("  score e", *(f"{e:.2f}" for e in step.scores))
+                table.add_row("  weight α", *(f"{a:.3f}" for a in step.weights), style="bold")
+                yield table
+            yield from (Text(_sentence(p)) for p in step.predictions)
+            yield Text()
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the weights over the source, step by step, with the predictions beside them."""
+        from regard.figures.heatmap import save_trace
+
+        save_trace(self, path)
+
+    def _heading(self, step: TraceStep) -> str:
+        who = f"{step.asks} asks, |{step.asks}| = {step.state_norm:.2f}" if step.asks else "nobody asks"
+        context = f"; |c_t| = {step.context_norm:.2f}" if step.context_norm else ""
+        return f"step {step.number}: {step.previous} → {step.token}   ({who}{context})"
+
+
+def trace(bundle: Bundle, source: str, source_ids: list[int], output_ids: list[int]) -> Trace:
+    """Go through the decoding of `output_ids` from `source_ids` (both with EOS) on the model itself."""
+    site, heads = bundle.alignment.get("site", ""), list(bundle.alignment.get("heads", []))
+    tokens, names = bundle.tokenizer.tokens, bundle.tokenizer.tokens(source_ids)
+    if not output_ids:
+        return Trace(source, names, site, heads, [])
+    steps = []
+    with torch.inference_mode(), unwatched():
+        model = bundle.model
+        state = model.start(model.encode(torch.tensor([source_ids])), record=True)
+        previous = bundle.tokenizer.bos
+        for number, token in enumerate(output_ids, 1):
+            calls: list[Call] = []
+            with watching(calls.append):
+                hidden, state = model.step_hidden(torch.tensor([[previous]]), state)
+            seen = _seen(model, site, heads, state, calls)
+            steps.append(
+                TraceStep(
+                    number, tokens([previous])[0], tokens([token])[0], *seen,
+                    predictions=_predictions(model, hidden[0, 0], token, bundle),
+                )
+            )  # fmt: skip
+            previous = token
+    return Trace(source, names, site, heads, steps)
+
+
+def _seen(
+    model: Any, site: str, heads: list[int], state: Any, calls: list[Call]
+) -> tuple[str, float, list[float], list[float], float]:
+    """(who asks, its norm, scores, weights, the context's norm) of the last step at the alignment's site."""
+    if site not in (state.asked or {}):
+        return "", 0.0, [], [], _context_norm(model, state)
+    query = state.asked[site][0, 0, :, -1]
+    weights = model.maps(state)[site].tile([-1], slice(None))[0, 0, :, 0]
+    recurrent = isinstance(model, Recurrent)
+    asks = "q_t" if not recurrent else "s_{t-1}" if model.config.asks == "previous" else "s_t"
+    chosen = heads or list(range(len(weights)))
+    scores = _scores(calls[_call_of(model, site)], chosen)
+    return (
+        asks, float(query[chosen].norm(dim=-1).mean()), scores.tolist(), weights[chosen].mean(0).tolist(),
+        _context_norm(model, state),
+    )  # fmt: skip
+
+
+def _context_norm(model: Any, state: Any) -> float:
+    """Of a recurrent step's context."""
+    if not isinstance(model, Recurrent):
+        return 0.0
+    return float(state.hypothesis["context"][..., : model.decoder.cross.memory_width].norm())
+
+
+def _call_of(model: Any, site: str) -> int:
+    """Which of a step's attentions the site's is: a decoder layer makes two, a recurrent step one."""
+    return 0 if isinstance(model, Recurrent) else 2 * int(site.split(".")[2]) + 1
+
+
+def _scores(call: Call, heads: list[int]) -> Tensor:
+    """The scores e of one step's call, the mean over the chosen heads."""
+    key = call.key
+    if key.ndim == 4 and key.shape[1] != call.query.shape[1]:
+        key = key.repeat_interleave(call.query.shape[1] // key.shape[1], 1)
+    scores: Tensor = call.spec.score(call.query.float(), key.float())
+    return scores[0, 0] if scores.ndim == 3 else scores[0, heads, 0].mean(0)
+
+
+def _predictions(model: Any, hidden: Tensor, token: int, bundle: Bundle) -> list[Prediction]:
+    weight, bias = model.readout()
+    logits = weight @ hidden + bias
+    probability = torch.softmax(logits, -1)
+    ids = list(dict.fromkeys([*probability.topk(TOP).indices.tolist(), token]))
+    width = model.config.width if isinstance(model, Recurrent) else None
+
+    def predict(i: int) -> Prediction:
+        name, p, logit = bundle.tokenizer.tokens([i])[0], float(probability[i]), float(logits[i])
+        if width is None:
+            return Prediction(name, p, logit, None, None, None)
+        parts = float(weight[i, :width] @ hidden[:width]), float(weight[i, width:] @ hidden[width:]), float(bias[i])
+        return Prediction(name, p, logit, *parts)
+
+    return [predict(i) for i in ids]
+
+
+def _sentence(p: Prediction) -> str:
+    whole = f"  {p.token:<14} p = {p.probability:.3f}   logit {p.logit:7.2f}"
+    if p.from_state is None or p.from_context is None or p.bias is None:
+        return whole
+    return f"{whole} = state {p.from_state:6.2f} + context {p.from_context:6.2f} + bias {p.bias:5.2f}"

@@ -1,0 +1,55 @@
+"""Vectors of the tokens and words of a text, layer by layer, from any model of one stack."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.text.tokenizer import Span, word_of_each, words
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """What a model makes of each token.
+
+    Attributes:
+        text: the text.
+        tokens: its tokens, special ones included.
+        static: `[S, d]`, the tokens' own vectors, the same in every text.
+        layers: `[L + 1, S, d]`: before the first block, then behind each; the last is behind the final norm too.
+        spans: where each token stands in the text; empty for special ones.
+    """
+
+    text: str
+    tokens: list[str]
+    static: Float[Tensor, "S d"]
+    layers: Float[Tensor, "L S d"]
+    spans: list[Span]
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the text, as `str.split()` gives them."""
+        return [self.text[a:b] for a, b in words(self.text)]
+
+    @property
+    def sentence(self) -> Float[Tensor, "d"]:
+        """One vector of the text: the mean of the last layer over its tokens, special ones included, of length 1."""
+        mean = self.layers[-1].mean(0)
+        return torch.nn.functional.normalize(mean, dim=0)
+
+    def of_word(self, place: int) -> Float[Tensor, "L d"]:
+        """A word's vector in every layer: the mean over its tokens."""
+        chosen = [n for n, word in enumerate(word_of_each(self.spans, self.text)) if word == place]
+        return self.layers[:, chosen].mean(1)
+
+
+def vectors(model: Any, ids: list[int], spans: list[Span], text: str, tokenizer: Any) -> Vectors:
+    """The vectors of token ids under a model with `encode` or `hidden`."""
+    layers: list[Tensor] = []
+    tokens = torch.tensor([ids])
+    with torch.inference_mode():
+        (model.encode if hasattr(model, "encode") else model.hidden)(tokens, collect=layers)
+        static = model.embedding.weight[tokens[0]]
+    return Vectors(text, tokenizer.tokens(ids), static.clone(), torch.cat(layers).clone(), spans)

@@ -1,0 +1,1 @@
+"""Attention maps: exact weights on demand, without the T × S matrix."""

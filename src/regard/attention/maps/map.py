@@ -1,0 +1,472 @@
+"""AttentionMap: what every query looks at, computed when it is asked for and never before.
+
+A map keeps queries, keys, the spec and one number per row (or weights that were given), and answers for any
+row, tile or statistic by computing blocks. It is exact: the same numbers as the reference kernel.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from functools import wraps
+from importlib import import_module
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from regard.attention.biases import BiasLike
+from regard.attention.maps.sources import Asked, Block, Given, Mean, Scaled, Source, Through
+from regard.attention.maps.statistics import Pool, Summary, statistics_of
+from regard.attention.masks import MaskLike
+from regard.attention.normalizers import NormalizerLike
+from regard.attention.scores import ScoreLike
+from regard.attention.spec import Spec, make_spec
+from regard.errors import BundleError, ShapeError
+from regard.shapes import batch_shape, check, share_heads
+
+LARGEST = 256 * 2**20  # bytes that full() gives without being forced
+BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
+ROWS = 256  # rows at a time, where they fit: fewer are slow, and more leave the caches
+OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
+KEPT = 16 * 2**20  # bytes of overview that are kept
+NEGATIVE = "this map has negative weights, as low-rank attention's has"
+
+Index = slice | Tensor | list[int]
+Tokens = list[str] | None
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Autocast ends at a map's door, as it does at `attend`'s."""
+
+    @wraps(method)
+    def outside(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        kind = self.source.like.device.type
+        if not torch.is_autocast_enabled(kind):
+            return method(self, *args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return outside
+
+
+class AttentionMap:
+    """Weights α `[*batch, T, S]` after the normaliser and before dropout, float32 (float64 for float64 inputs).
+
+    Made by `regard.attention_map`, by `regard.observe`, by models, or from given weights by `from_weights`.
+    The first statistic computes entropy, received, argmax and row numbers in one pass and keeps them
+    (unless a gradient is wanted).
+
+    Attributes:
+        shape: `(*batch, T, S)`.
+        query_tokens, key_tokens: names of the rows and columns, where known.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], source: "Source", *, query_tokens: Tokens = None, key_tokens: Tokens = None
+    ) -> None:
+        self.shape = torch.Size(shape)
+        self.source = source
+        self.query_tokens = query_tokens
+        self.key_tokens = key_tokens
+        # with and without torch.is_grad_enabled()
+        self._found: dict[bool, Summary] = {}
+        self._pools: dict[tuple[bool, Pool], Tensor] = {}
+
+    @classmethod
+    def from_weights(cls, weights: Float[Tensor, "..."], **tokens: Tokens) -> "AttentionMap":
+        """A map of given weights `[*batch, T, S]`."""
+        if weights.ndim < 2:
+            raise ShapeError(f"weights need at least 2 axes [T, S]; got shape {list(weights.shape)}")
+        wide = weights if weights.dtype == torch.float64 else weights.float()
+        return cls(wide.shape, Given(wide), **tokens)
+
+    @classmethod
+    def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: Tokens) -> "AttentionMap":
+        """A map of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` under a spec."""
+        check(query, key)
+        shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
+        return cls(shape, Asked(query, key, spec, shape), **tokens)
+
+    @exactly
+    def full(self, force: bool = False) -> Tensor:
+        """The whole matrix `[*batch, T, S]`.
+
+        Raises:
+            ShapeError: it is larger than 256 MiB and `force` is not set.
+        """
+        size = 4 * prod(self.shape)
+        if size > LARGEST and not force:
+            raise ShapeError(
+                f"the whole map {list(self.shape)} takes {size / 2**20:,.0f} MiB: ask for tile(), pool() or top(), "
+                "or say full(force=True)"
+            )
+        if self.source.row * self.shape[-2] == prod(self.shape):
+            return self.source.weigh(torch.arange(self.shape[-2]))
+        return torch.cat([block.weights for block in self._blocks(self.source)], -2)  # made of more weights than it has
+
+    @exactly
+    def tile(self, rows: Index, columns: Index) -> Tensor:
+        """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
+        chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
+        found = self._found.get(torch.is_grad_enabled())
+        if found is not None and found.numbers is not None and isinstance(self.source, Asked):
+            tile = self.source.reweight(chosen[0], chosen[1], found.numbers)
+            if tile is not None:
+                return tile
+        parts = [
+            self.source.weigh(part)[..., chosen[1]] for part in chosen[0].split(self._rows_of_a_block(self.source))
+        ]
+        return torch.cat(parts, -2)
+
+    def column(self, j: int) -> Tensor:
+        """How much every query looks at key j `[*batch, T]`."""
+        if isinstance(self.source, Asked):
+            self._kept()  # a pass as long as this one's, and all later ones are short
+        return self.tile(slice(None), [j])[..., 0]
+
+    def pool(self, rows: int, columns: int, reduce: str = "max") -> Tensor:
+        """The map in `rows` × `columns` cells of ceil(T/rows) × ceil(S/columns) weights; the last may be short.
+
+        Args:
+            rows: number of cells along the queries, at most; 1 or more.
+            columns: number of cells along the keys, at most; 1 or more.
+            reduce: "max", "mean" or "sum" over each cell.
+        """
+        pool = Pool(rows, columns, reduce)
+        pooled = self._pools.get((torch.is_grad_enabled(), pool))
+        if pooled is None:
+            pooled = self._survey(pool).pooled
+        assert pooled is not None
+        return pooled
+
+    def top(self, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest weights of each row and their keys, both `[*batch, T, k]`; padded with (0, -1).
+
+        Ties go to the lower index.
+        """
+        top = self._survey(top=k).top
+        assert top is not None
+        return top
+
+    def summary(self, pool: tuple[int, int] | None = None, top: int | None = None, reduce: str = "max") -> Summary:
+        """Everything in one pass: entropy, received, argmax, row sums, and what is asked for besides.
+
+        Args:
+            pool: (rows, columns) of a pooled view.
+            top: k of the largest weights of each row.
+            reduce: of the pooled view, "max", "mean" or "sum".
+        """
+        return self._survey(Pool(*pool, reduce) if pool else None, top)
+
+    def entropy(self) -> Tensor:
+        """H_i = -Σ_j p_ij ln p_ij in nats `[*batch, T]`, of the row divided by its sum; 0 for a dead row.
+
+        Raises:
+            ShapeError: the map has negative weights, which have no entropy.
+        """
+        found = self._kept()
+        if found.negative:
+            raise ShapeError(f"{NEGATIVE}: they have no entropy")
+        return found.entropy
+
+    def received(self) -> Tensor:
+        """Σ_i α_ij `[*batch, S]`: how much each key is looked at."""
+        return self._kept().received
+
+    def argmax(self) -> Tensor:
+        """The key each query looks at most `[*batch, T]`, the lower index on a tie; -1 for a dead row."""
+        return self._kept().argmax
+
+    @exactly
+    def distance(self) -> Tensor:
+        """Weight by how far the key is from the query: `[*batch, T + S - 1]`, summed over the queries.
+
+        Entry n is the weight on keys that stand n - (S - 1) places after the query's own place, where query i
+        stands at i + S - T (the last query at the last key), as in the masks.
+        """
+        profile: Tensor = self._join([_distance(self._blocks(one), *self.shape[-2:]) for one in self._entries()])
+        return profile
+
+    @exactly
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """One key drawn for every query, and the logarithm of its share: hard attention's draw.
+
+        Returns:
+            indices `[*batch, T]`, -1 for a dead row, and ln(α_ij / Σ_j' α_ij') of the drawn keys `[*batch, T]`,
+            0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
+
+        Raises:
+            ShapeError: the map has negative weights, which are no probabilities.
+        """
+        drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
+        return drawn, logs
+
+    def norms(self, value: Tensor, output_weight: Tensor) -> "AttentionMap":
+        """‖α_ij v_j W_O‖, what query i really takes from key j (Kobayashi et al. 2020, section 3).
+
+        Args:
+            value: `[*batch, S, d_v]`, by heads (grouped heads are repeated).
+            output_weight: W_O, `[heads, d_v, d]`, or a linear layer's `[d, heads · d_v]`.
+
+        Raises:
+            ShapeError: sizes that do not fit.
+        """
+        heads = self.shape[-3] if len(self.shape) > 2 else 1
+        if output_weight.ndim == 2 and output_weight.shape[1] == heads * value.shape[-1]:
+            output_weight = output_weight.T.unflatten(0, (heads, value.shape[-1]))
+        if output_weight.ndim != 3 or output_weight.shape[:2] != (heads, value.shape[-1]):
+            raise ShapeError(
+                f"output_weight needs shape [heads, d_v, d] = [{heads}, {value.shape[-1]}, d] or [d, heads · d_v]; "
+                f"got {list(output_weight.shape)}"
+            )
+        if value.shape[-2] != self.shape[-1]:
+            raise ShapeError(f"value has {value.shape[-2]} positions on axis -2 and the map has {self.shape[-1]} keys")
+        batch, own = value.shape[:-2][::-1], self.shape[:-2][::-1]
+        fits = [
+            n == 1 or n == size or (axis == 0 and n and size % n == 0)
+            for axis, (n, size) in enumerate(zip(batch, own, strict=False))
+        ]
+        if len(batch) > len(own) or not all(fits):
+            raise ShapeError(
+                f"value has shape {list(value.shape)} and the map has {list(self.shape)}: batch axes must "
+                "be equal or 1, and the heads may be fewer where they divide"
+            )
+        if len(self.shape) == 2:
+            length = (value @ output_weight[0]).norm(dim=-1)
+        else:
+            if value.ndim > 2 and value.shape[-3] not in (1, heads):
+                value = value.repeat_interleave(heads // value.shape[-3], -3)
+            length = (value @ output_weight).norm(dim=-1)
+        length = length.to(self.source.like.dtype)
+        length = length.expand(*self.shape[:-2], self.shape[-1])
+        return self._derived(self.shape, Scaled(self.source, length))
+
+    def select(self, *index: int | slice) -> "AttentionMap":
+        """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
+        shape = torch.empty(self.shape[:-2], device="meta")[index].shape
+        source = self.source.select(index)
+        return AttentionMap(
+            (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
+        )
+
+    def through(self, matrix: Tensor) -> "AttentionMap":
+        """The map times a matrix `[..., S, N]`: where its keys are mixtures of N others, what reaches those."""
+        if matrix.shape[-2] != self.shape[-1]:
+            raise ShapeError(f"matrix has {matrix.shape[-2]} rows on axis -2 and the map has {self.shape[-1]} keys")
+        source = Through(self.source, matrix, self.shape)
+        return AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
+
+    def mean_heads(self) -> "AttentionMap":
+        """The mean over the heads (axis -3)."""
+        if len(self.shape) < 3:
+            raise ShapeError(f"mean_heads needs heads on axis -3; the map has shape {list(self.shape)}")
+        return self._derived((*self.shape[:-3], *self.shape[-2:]), Mean(self.source))
+
+    @classmethod
+    def rollout(cls, maps: "Sequence[AttentionMap]", residual: float = 0.5) -> "AttentionMap":
+        """Self-attention followed through the layers: Π_l (residual · I + (1 - residual) · mean over heads of α_l).
+
+        Rows are divided by their sum after each layer. The first map is the lowest layer. That half of every
+        state comes from the residual stream is an assumption (Abnar and Zuidema 2020, section 3).
+
+        Args:
+            maps: `[*batch, heads, N, N]` each.
+            residual: the share of a state that stays where it is.
+
+        Raises:
+            ShapeError: maps that are not square or do not follow each other.
+        """
+        if not maps:
+            raise ShapeError("rollout needs at least one map")
+        joint: Tensor | None = None
+        for number, one in enumerate(maps):
+            n = maps[0].shape[-1]
+            if len(one.shape) < 3 or one.shape[-2:] != (n, n) or one.shape[:-3] != maps[0].shape[:-3]:
+                raise ShapeError(
+                    f"rollout needs maps [*batch, heads, N, N] of one size; map {number} has shape {list(one.shape)}"
+                )
+            mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(n)
+            total = mixed.sum(-1, keepdim=True)
+            mixed = mixed / total.masked_fill(total == 0, 1)
+            joint = mixed if joint is None else mixed @ joint
+        assert joint is not None
+        return cls.from_weights(joint, query_tokens=maps[-1].query_tokens, key_tokens=maps[0].key_tokens)
+
+    def numpy(self) -> NDArray[Any]:
+        """`full()` as a numpy array."""
+        return self.full().detach().cpu().numpy()
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the map, one panel per head (the first 16 of the leading axes); write it where `path` says.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+
+        Returns:
+            the matplotlib figure.
+        """
+        # drawing lives upstairs and is looked up when it is asked for: the heart does not depend on it
+        return import_module("regard.figures.heatmap").draw_map(self, path)
+
+    def save(self, path: str | Path, half: bool = False) -> None:
+        """Write the map as safetensors: queries, keys and row numbers where it is made of them, else the weights.
+
+        Args:
+            path: the file.
+            half: vectors and weights as float16; answers then differ by about 1e-3 of a weight.
+
+        Raises:
+            ShapeError: weights of more than 256 MiB.
+        """
+        import_module("regard.attention.maps.saved").save_map(self, Path(path), half)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AttentionMap":
+        """Read what `save` wrote.
+
+        Raises:
+            BundleError: the file is missing or is not a saved map.
+        """
+        try:
+            loaded: AttentionMap = import_module("regard.attention.maps.saved").load_map(Path(path))
+        except Exception as error:  # safetensors raises bare OSError and its own error types
+            raise BundleError(f"{path} is not a saved attention map: {error}") from error
+        return loaded
+
+    def __repr__(self) -> str:
+        return f"AttentionMap({' × '.join(map(str, self.shape))})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return bytes(import_module("regard.figures.heatmap").map_png(self))
+
+    def _derived(self, shape: Sequence[int], source: Source) -> "AttentionMap":
+        return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
+
+    @exactly
+    def _survey(self, pool: Pool | None = None, top: int | None = None) -> Summary:
+        small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
+        aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
+        shape = torch.Size(self.shape[-2:])
+        room: list[Tensor] = []  # fresh memory for every entry would take longer than the work
+        parts = [statistics_of(self._blocks(source, room), shape, aside, top) for source in self._entries()]
+        found: Summary = self._join(parts)
+        if not found.entropy.requires_grad:
+            mode = torch.is_grad_enabled()
+            self._found[mode] = found
+            if aside == OVERVIEW and found.pooled is not None:
+                self._pools[mode, OVERVIEW] = found.pooled
+        return found if aside is pool else replace(found, pooled=None)
+
+    def _kept(self) -> Summary:
+        return self._found.get(torch.is_grad_enabled()) or self._survey()
+
+    def _blocks(self, source: Source, room: list[Tensor] | None = None) -> Iterator[Block]:
+        return source.blocks(self._rows_of_a_block(source), self.shape[-2], room)
+
+    def _rows_of_a_block(self, source: Source) -> int:
+        row = max(1, 4 * source.row)
+        return max(1, BLOCK // 32 // row, min(ROWS, BLOCK // row))
+
+    def _outer(self) -> tuple[int, ...]:
+        """The leading batch axes that are taken one entry at a time, so that a block has enough rows."""
+        batch = self.shape[:-2]
+        whole = 4 * self.source.row * min(ROWS, self.shape[-2])
+        for n in range(len(batch)):
+            if whole // max(1, prod(batch[:n])) <= BLOCK // 4:  # more would leave the caches
+                return tuple(batch[:n])
+        return tuple(batch)
+
+    def _entries(self) -> list[Source]:
+        """The source in parts, one for each entry of the outer axes."""
+        outer = self._outer()
+        return [self.source.select(index) for index in product(*map(range, outer))] if outer else [self.source]
+
+    def _join(self, parts: Sequence[Any]) -> Any:
+        """What the entries have answered, as the answer of all: tensors, tuples or records of them, or None."""
+        first, outer = parts[0], self._outer()
+        if not outer or first is None:
+            return first
+        if isinstance(first, bool):
+            return any(parts)
+        if isinstance(first, tuple):
+            return tuple(self._join(part) for part in zip(*parts, strict=True))
+        if isinstance(first, Tensor):
+            return torch.stack(list(parts)).unflatten(0, outer)
+        return replace(first, **{f.name: self._join([getattr(part, f.name) for part in parts]) for f in fields(first)})
+
+
+def attention_map(
+    query: Float[Tensor, "..."],
+    key: Float[Tensor, "..."],
+    *,
+    score: ScoreLike = "scaled_dot",
+    normalizer: NormalizerLike = "softmax",
+    mask: MaskLike | None = None,
+    bias: BiasLike | None = None,
+    query_tokens: Tokens = None,
+    key_tokens: Tokens = None,
+) -> AttentionMap:
+    """The map of the attention that `attend` computes for the same arguments: exact, lazy, differentiable.
+
+    Args:
+        query_tokens, key_tokens: names of the rows and columns; the rest is as in `attend`.
+
+    Raises:
+        ShapeError, ChoiceError: as `attend`.
+    """
+    spec = make_spec(score, normalizer, mask, bias)
+    return AttentionMap.from_spec(query, key, spec, query_tokens=query_tokens, key_tokens=key_tokens)
+
+
+def _distance(blocks: Iterable[Block], t: int, s: int) -> Tensor:
+    """Sums along the diagonals of rows that come in blocks `[*batch, T + S - 1]`."""
+    profile: Tensor | None = None
+    for block in blocks:
+        n, keys = block.weights.shape[-2:]
+        # row i shifted by n - 1 - i: the diagonals of the block stand under each other
+        skewed = pad(block.weights.flip(-2), (0, n)).flatten(-2)[..., : n * (keys + n - 1)]
+        diagonals = skewed.unflatten(-1, (n, keys + n - 1)).sum(-2)
+        placed = pad(diagonals, (t - block.start - n + block.first, block.start + s - block.first - keys))
+        profile = placed if profile is None else profile + placed
+    assert profile is not None  # there is always a block, if an empty one
+    return profile
+
+
+def _sample(blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+    """One key drawn for every row, and the logarithm of its share."""
+    drawn, logs = [], []
+    for block in blocks:
+        if bool((block.weights < 0).any()):
+            raise ShapeError(f"{NEGATIVE}: nothing can be drawn from them")
+        total = block.weights.sum(-1, keepdim=True)
+        dead = total == 0
+        # a dead row draws the place after the last key
+        share = torch.cat([block.weights, dead.to(total.dtype)], -1) / total.masked_fill(dead, 1)
+        index = torch.multinomial(share.detach().flatten(0, -2), 1).view_as(total)
+        logs.append(share.gather(-1, index).log().squeeze(-1))
+        drawn.append((index + block.first).masked_fill(dead, -1).squeeze(-1))
+    return torch.cat(drawn, -1), torch.cat(logs, -1)
+
+
+def _indices(index: Index, size: int) -> Tensor:
+    if isinstance(index, slice):
+        return torch.arange(size)[index]
+    given = torch.as_tensor(index)
+    if given.dtype == torch.bool and given.shape == (size,):
+        given = given.nonzero()[:, 0]
+    if given.numel() and (given.dtype == torch.bool or given.is_floating_point()):
+        raise ShapeError(
+            f"tile: an axis of {size} takes indices, a slice or {size} bools; got {list(given.shape)} {given.dtype}"
+        )
+    indices = given.long()
+    if indices.numel() and (int(indices.min()) < -size or int(indices.max()) >= size):
+        raise ShapeError(f"tile: index {indices.tolist()} goes outside an axis of {size}")
+    return indices % size if size else indices

@@ -1,0 +1,164 @@
+"""A map on disk: queries, keys and what is done with them in their smallest exact form, or the weights.
+
+    N = 4,096, d = 64: 2 MiB a head in float32, 1 MiB in float16, where the weights take 64 MiB.
+
+A score is written as its comparison of projected queries and keys, a mask as spans of keys, a bias by diagonals,
+where that is exact. What has no such form (a callable) is written as weights.
+"""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from regard.attention.approximate.linear import Share
+from regard.attention.biases import Added, Diagonals
+from regard.attention.maps.compact import compact_bias, spans
+from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.sources import Asked, Through
+from regard.attention.masks import Allow, Spans
+from regard.attention.normalizers import Entmax, Normalizer, Sigmoid, Sink, Softmax, Uniform
+from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
+from regard.attention.spec import Spec
+from regard.storage import write_tensors
+
+FORMAT = 1
+
+
+def save_map(seen: AttentionMap, path: Path, half: bool) -> None:
+    """Write a map; see `AttentionMap.save`."""
+    tensors, note = _take_apart(seen)
+    if half:
+        narrow = {"weights", "query", "key", "v", "through"}
+        if note.get("normalizer") == "share":  # features reach beyond float16
+            narrow -= {"query", "key"}
+        tensors = {name: t.to(torch.float16) if name in narrow else t for name, t in tensors.items()}
+    dtype = str(seen.source.like.dtype).removeprefix("torch.")
+    note |= {"format": FORMAT, "dtype": dtype, "query_tokens": seen.query_tokens, "key_tokens": seen.key_tokens}
+    own = {name: t.detach().clone() for name, t in tensors.items()}  # queries and keys may be one tensor
+    write_tensors(path, own, {"map": json.dumps(note)})
+
+
+def load_map(path: Path) -> AttentionMap:
+    """Read a map that `save_map` wrote."""
+    with safe_open(str(path), framework="pt") as file:
+        note = json.loads((file.metadata() or {})["map"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if note["format"] != FORMAT:
+        raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
+    dtype = getattr(torch, note["dtype"])
+    if "weights" in tensors:
+        seen = AttentionMap.from_weights(tensors["weights"].to(dtype))
+    else:
+        spec = Spec(_score(note, tensors), _normalizer(note, tensors), _mask(tensors), _bias(tensors))
+        seen = AttentionMap.from_spec(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
+    if "through" in tensors:
+        seen = seen.through(tensors["through"])
+    seen.query_tokens, seen.key_tokens = note["query_tokens"], note["key_tokens"]
+    return seen
+
+
+def _take_apart(seen: AttentionMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings from which the map can be made again."""
+    source = seen.source
+    if isinstance(source, Through):
+        tensors, note = _take_apart(AttentionMap(source.whole, source.source))
+        return tensors | {"through": source.matrix}, note
+    if not isinstance(source, Asked):
+        return {"weights": seen.full()}, {}
+    compared, normalized = _compared(source), _normalized(source.spec.normalizer)
+    if compared is None or normalized is None:
+        return {"weights": seen.full()}, {}
+    if type(source.spec.normalizer) is Share and prod(source.shape) < sum(t.numel() for t in compared[0].values()):
+        return {"weights": seen.full()}, {}  # there are more features than keys
+    tensors = compared[0] | normalized[0]
+    device = source.query.device
+    mask = None if source.spec.mask is None else spans(source.spec.mask, source.shape, device)
+    if isinstance(mask, Spans):
+        tensors |= {"mask.start": mask.start.int(), "mask.end": mask.end.int()}
+    elif mask is not None:
+        tensors["mask"] = mask.tensor
+    bias = compact_bias(source.spec.bias, source.shape, device)
+    if isinstance(bias, Diagonals):
+        tensors["bias.diagonals"] = bias.values
+    elif isinstance(bias, Added):
+        tensors["bias"] = bias.tensor
+    elif bias is not None:
+        rows, columns = (torch.arange(n, device=device) for n in source.shape[-2:])
+        tensors["bias"] = bias.tile(rows, columns, source.shape)
+    return tensors, compared[1] | normalized[1]
+
+
+def _compared(source: Asked) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Projected queries and keys, and how they are compared."""
+    score, wide = source.spec.score, source.like.dtype
+    query, key = source.query.to(wide), source.key.to(wide)
+    plain = score
+    while isinstance(plain, Projected | Compared):
+        plain = plain.score
+    if isinstance(score, Product):
+        return _vectors(*score.as_dot(query, key)), {"score": "dot", "softcap": score.softcap}
+    if isinstance(plain, Additive | Concat):
+        return _vectors(score.project_query(query), score.project_key(key)) | {"v": plain.v}, {"score": "additive"}
+    if isinstance(plain, Distance):
+        width = plain.width.detach().item() if isinstance(plain.width, Tensor) else plain.width
+        return _vectors(query, key), {"score": "distance", "width": width}
+    return None
+
+
+def _vectors(query: Tensor, key: Tensor) -> dict[str, Tensor]:
+    return {"query": query, "key": key}
+
+
+def _score(note: dict[str, Any], tensors: dict[str, Tensor]) -> Score:
+    if note["score"] == "dot":
+        score = Product()
+        score.softcap = note["softcap"]
+        return score
+    if note["score"] == "additive":
+        with torch.random.fork_rng(devices=[]):  # reading a file draws nothing
+            additive = Additive(1, 1, len(tensors["v"]))
+        additive.v = torch.nn.Parameter(tensors["v"], requires_grad=False)
+        return Compared(additive)
+    return Distance(note["width"])
+
+
+def _normalized(normalizer: Normalizer) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    if type(normalizer) is Softmax:
+        return {}, {"normalizer": "softmax"}
+    if type(normalizer) is Uniform:
+        return {}, {"normalizer": "uniform"}
+    if type(normalizer) is Sigmoid:
+        return {}, {"normalizer": "sigmoid"}
+    if type(normalizer) is Share:
+        return {}, {"normalizer": "share"}
+    if type(normalizer) is Entmax:
+        return {}, {"normalizer": "entmax", "alpha": normalizer.alpha}
+    if type(normalizer) is Sink:
+        return {"sink": normalizer.logits}, {"normalizer": "sink"}
+    return None
+
+
+def _normalizer(note: dict[str, Any], tensors: dict[str, Tensor]) -> Normalizer:
+    if note["normalizer"] == "sink":
+        return Sink(tensors["sink"])
+    if note["normalizer"] == "entmax":
+        return Entmax(note["alpha"])
+    plain: dict[str, type[Normalizer]] = {"softmax": Softmax, "sigmoid": Sigmoid, "uniform": Uniform, "share": Share}
+    return plain[note["normalizer"]]()
+
+
+def _mask(tensors: dict[str, Tensor]) -> Spans | Allow | None:
+    if "mask.start" in tensors:
+        return Spans(tensors["mask.start"], tensors["mask.end"])
+    return Allow(tensors["mask"]) if "mask" in tensors else None
+
+
+def _bias(tensors: dict[str, Tensor]) -> Diagonals | Added | None:
+    if "bias.diagonals" in tensors:
+        return Diagonals(tensors["bias.diagonals"])
+    return Added(tensors["bias"]) if "bias" in tensors else None

@@ -1,0 +1,287 @@
+"""Where a map's rows come from: given weights, queries and keys under a spec, or another map's rows, changed.
+
+A source answers for chosen rows (`weigh`) and for all rows block by block (`blocks`); queries and keys, with one number
+per row, also for a tile without the rest of its rows (`Asked.again`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+
+import torch
+from torch import Tensor
+
+from regard.attention.kernels.reference import is_poisoned
+from regard.attention.masks import Grid
+from regard.attention.normalizers import Softmax
+from regard.attention.scores import Product
+from regard.attention.spec import Spec
+from regard.attention.tiles import WIDTH
+from regard.shapes import check_widths, score_dtype, share_heads
+
+Index = tuple[int | slice, ...]
+Span = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Block:
+    """Some rows that follow each other; the next block may be written over it.
+
+    Attributes:
+        start: the first row's index.
+        weights: `[*batch, t, n]` of n keys that follow each other; all others have none.
+        numbers: the normaliser's row numbers `[*batch, t]`, where the source has them.
+        scores: where the weights are the softmax of something, that, with the most negative number for what may
+            not be looked at; whoever has the block may write over it.
+        first: the first key's index.
+    """
+
+    start: int
+    weights: Tensor
+    numbers: Tensor | None = None
+    scores: Tensor | None = None
+    first: int = 0
+
+
+class Source:
+    """What a map's rows are computed from.
+
+    Attributes:
+        like: an empty tensor of the map's dtype and device.
+        row: how many weights are computed for a query.
+    """
+
+    like: Tensor
+    row: int
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        """The weights of the queries `rows` [t], `[*batch, t, S]`."""
+        raise NotImplementedError
+
+    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[Block]:  # noqa: ARG002
+        """The rows 0 … t-1, `size` at a time; `room` is memory to use, or where it is left for the next."""
+        for rows in torch.arange(t, device=self.like.device).split(size):
+            yield Block(int(rows[0]) if len(rows) else 0, self.weigh(rows))
+
+    def select(self, index: Index) -> "Source":
+        """The same for some of the batch axes."""
+        raise NotImplementedError
+
+
+class Given(Source):
+    """Weights that somebody else has computed."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+        self.like = weights.new_empty(0)
+        self.row = prod(weights.shape[:-2]) * weights.shape[-1]
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.weights[..., rows, :]
+
+    def select(self, index: Index) -> Source:
+        return Given(self.weights[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Asked(Source):
+    """Queries, keys and a spec: rows are computed as the reference kernel does."""
+
+    query: Tensor
+    key: Tensor
+    spec: Spec
+    shape: tuple[int, ...]
+
+    @cached_property
+    def like(self) -> Tensor:  # type: ignore[override]
+        return self.query.new_empty(0, dtype=score_dtype(self.query, self.key))
+
+    @property
+    def row(self) -> int:  # type: ignore[override]
+        return prod(self.shape[:-2]) * self.shape[-1]
+
+    def select(self, index: Index) -> Source:
+        batch = self.shape[:-2]
+        query = self.query.expand(*batch, *self.query.shape[-2:])[index]
+        key = self._keys(index)
+        shape = (*query.shape[:-1], self.shape[-1])
+        return Asked(query, key, self.spec.select(index, self.shape), shape)
+
+    def _keys(self, index: Index) -> Tensor:
+        """The keys of some of the batch axes; grouped heads are repeated after they are selected."""
+        batch, key = self.shape[:-2], self.key
+        if key.ndim < 4 or key.shape[-3] in (1, batch[-1]):
+            return key.expand(*batch, *key.shape[-2:])[index]
+        group = batch[-1] // key.shape[-3]
+        key = key.expand(*batch[:-1], *key.shape[-3:])
+        if len(index) < len(batch):
+            return key[index].repeat_interleave(group, -3)
+        head = index[-1]
+        if isinstance(head, int):
+            return key[(*index[:-1], head % batch[-1] // group)]
+        return key[index[:-1]].repeat_interleave(group, -3)[..., head, :, :]
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self._normalized(rows)[0]
+
+    def reweight(self, rows: Tensor, columns: Tensor, numbers: Tensor) -> Tensor | None:
+        """Weights of some queries and some keys alone, from the row numbers `[*batch, T]`; None: it cannot."""
+        spec, dtype = self.spec, self.like.dtype
+        rows, columns = rows.to(self.like.device), columns.to(self.like.device)
+        q = self.query[..., rows, :].to(dtype)
+        k = share_heads(self.query, self.key[..., columns, :]).to(dtype)
+        scores = spec.score(q, k)
+        if spec.bias is not None:
+            scores = scores + spec.bias.tile(rows, columns, self.shape).to(dtype)
+        weights = spec.normalizer.reweight(
+            scores.expand(*self.shape[:-2], *scores.shape[-2:]), numbers[..., rows, None]
+        )
+        if weights is None or spec.mask is None:
+            return weights
+        return weights.masked_fill(~spec.mask.tile(rows, columns, self.shape), 0)
+
+    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[Block]:
+        product = self._product()
+        if product is not None:
+            yield from self._softmax_blocks(*product, size, room)
+            return
+        for rows in torch.arange(t, device=self.like.device).split(size):
+            yield Block(int(rows[0]) if len(rows) else 0, *self._normalized(rows))
+
+    @cached_property
+    def _poisoned(self) -> bool:
+        return self.spec.mask is not None and is_poisoned(self.query, self.key)
+
+    def _normalized(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and row numbers."""
+        dtype, spec, shape = self.like.dtype, self.spec, self.shape
+        q, k = self.query[..., rows, :].to(dtype), share_heads(self.query, self.key).to(dtype)
+        allowed = spec.allowed(rows, shape)
+        # as in the reference kernel: what nobody of these rows may see becomes harmless first
+        if self._poisoned:
+            seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
+            q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
+            if len(rows) > 1:
+                parts = zip(*(self._normalized(row) for row in rows.split(1)), strict=True)
+                return tuple(torch.cat(part, dim) for part, dim in zip(parts, (-2, -1), strict=True))  # type: ignore[return-value]
+            k = torch.where(seen.transpose(-2, -1), k, 0)
+        scores = spec.scores(q, k, rows, shape)
+        normalized: tuple[Tensor, Tensor] = spec.normalizer(scores, allowed.expand_as(scores))
+        return normalized
+
+    def _product(self) -> tuple[Tensor, Tensor] | None:
+        """Queries and keys whose product is softmaxed and nothing else, where nobody wants a gradient."""
+        spec = self.spec
+        plain = isinstance(spec.score, Product) and spec.score.softcap is None and type(spec.normalizer) is Softmax
+        if not plain or not prod(self.shape) or torch._C._are_functorch_transforms_active() or self._poisoned:
+            return None
+        dtype = self.like.dtype
+        q, k = spec.score.as_dot(self.query.to(dtype), share_heads(self.query, self.key).to(dtype))  # type: ignore[operator]
+        check_widths(q, k)
+        learned = spec.bias is not None and spec.bias.is_learned()
+        return None if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or learned) else (q, k)
+
+    def _softmax_blocks(self, query: Tensor, key: Tensor, size: int, room: list[Tensor] | None) -> Iterator[Block]:
+        """Blocks in two buffers: fresh memory for every block would take longer than the work."""
+        spec, shape = self.spec, self.shape
+        lowest = torch.finfo(query.dtype).min
+        most = prod(shape[:-2]) * min(size, shape[-2]) * shape[-1]
+        buffers = room if room else [self.like.new_empty(most) for _ in range(2)]
+        if room is not None:
+            room[:] = buffers
+        for start, ((first, end), (left, right)) in zip(range(0, shape[-2], size), self._seen(size), strict=True):
+            rows = torch.arange(start, min(start + size, shape[-2]), device=query.device)
+            part = (*shape[:-2], len(rows), end - first)
+            scores, weights = (buffer[: prod(part)].view(part) for buffer in buffers)
+            torch.matmul(query[..., start : start + size, :], key[..., first:end, :].transpose(-2, -1), out=scores)
+            if spec.bias is not None:
+                columns = torch.arange(first, end, device=query.device)
+                scores.add_(spec.bias.tile(rows, columns, shape)).clamp_min_(lowest)
+            if spec.mask is not None and left < right:
+                columns = torch.arange(left, right, device=query.device)
+                hidden = ~spec.mask.tile(rows, columns, shape)
+                scores[..., left - first : right - first].masked_fill_(hidden, lowest)
+            torch.softmax(scores, -1, out=weights)
+            overflown = bool(weights[..., 0].isnan().any())  # a row of nothing but -inf is dead, not NaN
+            if overflown:
+                torch.softmax(scores.clamp_min_(lowest), -1, out=weights)
+            if overflown or spec.bias is not None or (left, right) == (first, end):
+                weights.masked_fill_(scores.amax(-1, keepdim=True) == lowest, 0)
+            yield Block(start, weights, scores=scores, first=first)
+
+    def _seen(self, size: int) -> list[tuple[Span, Span]]:
+        """For each `size` queries the keys that any of them may look at, and among these the ones that not all may.
+
+        Both are from the first to the last; of the former there is at least one.
+        """
+        t, s = self.shape[-2:]
+        if self.spec.mask is None:
+            return [((0, s), (0, 0))] * ceil(t / size)
+        grid = Grid.of(self.shape, size, WIDTH, self.query.device)
+        tiles = len(grid.rows) - 1, len(grid.columns) - 1
+        coverage = self.spec.mask.coverage(grid)
+        some, collect = (
+            one.expand(*one.shape[:-2], *tiles).reshape(-1, *tiles) for one in (coverage.some, coverage.collect)
+        )
+        found = []
+        for seen, full in zip(some.any(0), collect.all(0), strict=True):
+            first, end = _ends(seen) or (0, 1)
+            left, right = _ends(~full[first:end]) or (0, 0)
+            keys = [min(s, tile * WIDTH) for tile in (first, end, first + left, first + right)]
+            found.append(((keys[0], keys[1]), (keys[2], keys[3])))
+        return found
+
+
+def _ends(used: Tensor) -> tuple[int, int] | None:
+    """From the first used place to behind the last."""
+    places = used.nonzero().flatten().tolist()
+    return (places[0], places[-1] + 1) if places else None
+
+
+class Mean(Source):
+    """The mean over the heads (axis -3)."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.like, self.row = source, source.like, source.row
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.source.weigh(rows).mean(-3)
+
+    def select(self, index: Index) -> Source:
+        return Mean(self.source.select(index))
+
+
+class Scaled(Source):
+    """Every key's weights times a number `[*batch, S]`."""
+
+    def __init__(self, source: Source, factor: Tensor) -> None:
+        self.source, self.like, self.row = source, source.like, source.row
+        self.factor = factor
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.source.weigh(rows) * self.factor[..., None, :]
+
+    def select(self, index: Index) -> Source:
+        return Scaled(self.source.select(index), self.factor[index])
+
+
+class Through(Source):
+    """A map's weights times a matrix `[..., S, N]`.
+
+    Attributes:
+        whole: the map's own shape `(*batch, T, S)`.
+    """
+
+    def __init__(self, source: Source, matrix: Tensor, whole: tuple[int, ...]) -> None:
+        self.source, self.like, self.whole = source, source.like, whole
+        self.matrix = matrix.to(source.like.dtype)
+        self.row = source.row + prod(whole[:-2]) * matrix.shape[-1]
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.source.weigh(rows) @ self.matrix
+
+    def select(self, index: Index) -> Source:
+        matrix = self.matrix.expand(*self.whole[:-2], *self.matrix.shape[-2:])[index]
+        own = torch.empty(self.whole[:-2], device="meta")[index].shape
+        return Through(self.source.select(index), matrix, (*own, *self.whole[-2:]))

@@ -1,0 +1,3 @@
+"""The command line: `regard VERB …`."""
+
+from regard.cli.main import run as run

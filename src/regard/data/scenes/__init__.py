@@ -1,0 +1,1 @@
+"""Scenes of emoji: generated pictures with captions and questions."""

@@ -1,1 +1,0 @@
-"""Looking: alignment, trace, figures, and the terminal's grid."""

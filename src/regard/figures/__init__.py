@@ -1,0 +1,1 @@
+"""Drawings of attention: arrays and labels in, a picture out; these modules know no model."""

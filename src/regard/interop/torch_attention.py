@@ -1,0 +1,95 @@
+"""`torch.nn.MultiheadAttention` with attention of your choice: the same arguments, the same state dict."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from regard.attention.biases import BiasLike, as_bias
+from regard.attention.maps.map import AttentionMap
+from regard.attention.masks import MaskLike, as_mask
+from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
+from regard.attention.operator import attend
+from regard.attention.scores import Score, ScoreLike, as_score
+from regard.attention.spec import Spec
+from regard.attention.watch import owned
+from regard.errors import ConfigError
+from regard.observation.torch_calls import module_call
+
+
+class MultiheadAttention(nn.MultiheadAttention):
+    """Concat(head_1 … head_h) W_O, head_i = attend(q W_Q^i, k W_K^i, v W_V^i) (Vaswani et al. 2017, section 3.2.2).
+
+    Takes the arguments of `torch.nn.MultiheadAttention`, loads and gives its state dict, and by default computes
+    what it computes. What differs: a query that may look nowhere gets 0 and not NaN; the returned weights are those
+    before dropout.
+
+    Args:
+        embed_dim, num_heads, ...: as torch's.
+        score: a name, a `Score` over one head's width, or a callable; torch's scaled dot product by default.
+        normalizer: a name, a `Normalizer`, or a callable; softmax by default.
+        mask: a regard mask for every call, besides `attn_mask` and `key_padding_mask`.
+        score_bias: a regard bias or a float tensor for every call (`bias` is torch's, of the projections).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *args: Any,
+        score: ScoreLike = "scaled_dot",
+        normalizer: NormalizerLike = "softmax",
+        mask: MaskLike | None = None,
+        score_bias: BiasLike | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, *args, **kwargs)
+        self.choose(score, normalizer, mask, score_bias)
+
+    def choose(
+        self,
+        score: ScoreLike = "scaled_dot",
+        normalizer: NormalizerLike = "softmax",
+        mask: MaskLike | None = None,
+        score_bias: BiasLike | None = None,
+    ) -> None:
+        """Set score, normaliser, mask and bias; see the class."""
+        self.score: Score = as_score(score)
+        self.normalizer: Normalizer = as_normalizer(normalizer)
+        self.mask = None if mask is None else as_mask(mask)
+        self.score_bias = None if score_bias is None else as_bias(score_bias)
+        # torch's encoder layer would otherwise take a fast path that never asks this module
+        self._qkv_same_embed_dim = False
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output and, where `need_weights`, the weights; see `torch.nn.MultiheadAttention.forward`."""
+        if is_causal and attn_mask is None:
+            raise ConfigError("is_causal says that attn_mask is causal: give it too, or choose mask=regard.causal()")
+        more = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "is_causal": is_causal}
+        call = module_call(self, (query, key, value), more)
+        spec = call.spec
+        mask = spec.mask if self.mask is None else self.mask if spec.mask is None else spec.mask & self.mask
+        bias = spec.bias if self.score_bias is None else self.score_bias + spec.bias
+        with owned(self):
+            heads = attend(
+                call.query, call.key, call.value,
+                score=self.score, normalizer=self.normalizer, mask=mask, bias=bias, dropout=spec.dropout,
+            )  # fmt: skip
+        output = linear(heads.transpose(-3, -2).flatten(-2), self.out_proj.weight, self.out_proj.bias)
+        if output.ndim == 3 and not self.batch_first:
+            output = output.transpose(0, 1)
+        if not need_weights:
+            return output, None
+        seen = AttentionMap.from_spec(call.query, call.key, Spec(self.score, self.normalizer, mask, bias))
+        weights = seen.full(force=True).to(output.dtype)
+        return output, weights.mean(-3) if average_attn_weights else weights

@@ -1,0 +1,158 @@
+"""A model that answers questions about pictures, ready to use."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from regard.attention.maps.map import AttentionMap
+from regard.attention.watch import announce, unwatched
+from regard.data.batching import lengths_mask, pad
+from regard.data.pictures import read_picture, square
+from regard.errors import ConfigError, DataError
+from regard.pipelines.base import InputError, Pipeline
+from regard.pretrained.features import prepared
+from regard.text.tokenizer import UNK, word_of_each
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model answers to one question about one picture.
+
+    Attributes:
+        text: the likeliest answer.
+        probability: its own.
+        alternatives: (answer, probability), the next ones.
+        question: as it was asked.
+        tokens: of the question, with EOS.
+        attention: {site: map `[heads, T, S]`}: T is 1 for stacked attention, the question's tokens for a Transformer.
+        places: `[S, 2]` centres (row, column) of the picture's cells as shares.
+        picture: as the model saw it.
+    """
+
+    text: str
+    probability: float
+    alternatives: list[tuple[str, float]]
+    question: str
+    tokens: list[str] = field(repr=False)
+    attention: dict[str, AttentionMap] = field(repr=False)
+    positions: Tensor = field(repr=False)
+    picture: Image.Image = field(repr=False)
+    answerer: "Answerer" = field(repr=False)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Words of the question that no training question had: the answer is given as if they were one word."""
+        words = self.question.split()
+        return [word for word in words if UNK in self.answerer.tokenizer.encode(word.lower())]
+
+    @cached_property
+    def word_attention(self) -> tuple[list[str], Tensor]:
+        """Names and weights `[n, S]`: of every look of stacked attention; of the question's words otherwise, in the
+        last block, the mean over its heads, and of the answer (the end of the question)."""
+        if not self.attention:
+            return [], torch.zeros(0, len(self.positions))
+        maps = [attention.full(force=True).mean(-3) for attention in self.attention.values()]
+        if maps[0].shape[-2] == 1:
+            return [f"look {n}" for n in range(1, len(maps) + 1)], torch.cat(maps)
+        words = self.question.split()
+        of = [*word_of_each(self.answerer.tokenizer.source_spans(self.question), self.question), None]
+        rows = [[t for t, word in enumerate(of) if word == n] for n in range(len(words))] + [[len(of) - 1]]
+        weights = [maps[-1][r].mean(0) if r else maps[-1].new_zeros(maps[-1].shape[-1]) for r in rows]
+        return [*words, f"→ {self.text}"], torch.stack(weights)
+
+    def plot(self, path: str | Path, smooth: bool = False) -> None:
+        """Draw where was looked under question and answer: a strip of pictures; `path` ends in .png, .svg or .pdf."""
+        from regard.figures.overlay import draw_strip
+
+        draw_strip(self.picture, *self.word_attention, path, smooth=smooth, heading=f"{self.question} → {self.text}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that `--json` prints."""
+        names, weights = self.word_attention
+        best = self.positions[weights.argmax(-1)].tolist() if len(weights) else []
+        return {
+            "question": self.question, "text": self.text, "probability": self.probability, "unknown": self.unknown,
+            "alternatives": [{"text": text, "probability": p} for text, p in self.alternatives],
+            "looks": [{"name": n, "row": row, "column": column} for n, (row, column) in zip(names, best, strict=False)],
+        }  # fmt: skip
+
+
+class Answerer(Pipeline[Any, Any]):
+    """What `regard.load` returns for a run with task = "answer"."""
+
+    @property
+    def answers(self) -> list[str]:
+        """What it can answer."""
+        return list(self.bundle.decoding["answers"])
+
+    @overload  # type: ignore[override]
+    def __call__(self, picture: str | Path | Image.Image, question: str, *, top: int = 5) -> Answer: ...
+    @overload
+    def __call__(self, picture: str | Path | Image.Image, question: list[str], *, top: int = 5) -> list[Answer]: ...
+    def __call__(
+        self, picture: str | Path | Image.Image, question: str | list[str], *, top: int = 5
+    ) -> Answer | list[Answer]:
+        """Answer one question about a picture, or many: a list in, a list out, same order, same length.
+
+        Args:
+            picture: a file, or a picture.
+            question: a question or a list of them.
+            top: how many answers are listed, the best one among them.
+
+        Raises:
+            ConfigError: top below 1.
+            Refused: a file that cannot be read; a question that is empty.
+        """
+        seen = self.read(picture)
+        if isinstance(question, str):
+            return self.ask(seen, [question], top)[0]
+        return self.ask(seen, list(question), top)
+
+    def read(self, picture: str | Path | Image.Image) -> Image.Image:
+        """A picture as the model sees it.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        try:
+            whole = picture if isinstance(picture, Image.Image) else read_picture(Path(picture))
+        except DataError as error:
+            raise InputError(str(error)) from error
+        config: Any = self.bundle.model_config
+        return square(whole.convert("RGB"), config.source_encoder.size)
+
+    def ask(self, picture: Image.Image, questions: list[str], top: int = 5) -> list[Answer]:
+        """`__call__` for a picture that has been read."""
+        if top < 1:
+            raise ConfigError(f"top must be at least 1; got {top}")
+        return [self._one(picture, question, top) for question in questions]
+
+    def _one(self, picture: Image.Image, question: str, top: int) -> Answer:
+        ids = [*self.encode(question), self.tokenizer.eos]
+        config: Any = self.bundle.model_config
+        points = prepared([picture], config.source_encoder)[0][None]
+        with torch.inference_mode(), unwatched():
+            logits, maps, where = self.model.looking(points, pad([ids], self.tokenizer.pad), lengths_mask([ids]))
+            share = logits[0, 1:].softmax(-1)
+            positions = where[0]
+            attention = {site: AttentionMap.from_weights(m.full(force=True)[0]) for site, m in maps.items()}
+        best, numbers = share.topk(min(top, len(share)))
+        found = [(self.answers[int(n)], float(p)) for n, p in zip(numbers, best, strict=True)]
+        tokens = self.tokenizer.tokens(ids)
+        announce(self.model, attention)
+        return Answer(found[0][0], found[0][1], found[1:], question, tokens, attention, positions, picture, self)
+
+    def encode(self, question: str) -> list[int]:
+        """A question's ids, without EOS, in small letters as the model learned them.
+
+        Raises:
+            Refused: it is empty.
+        """
+        if not question.strip():
+            raise InputError("an empty question: ask something about the picture")
+        return list(self.tokenizer.encode(question.lower()))

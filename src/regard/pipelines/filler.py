@@ -1,0 +1,177 @@
+"""An encoder alone that is ready to use: it fills gaps, gives vectors, and shows what words mean in context."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.analysis.meaning import Candidates, Contribution, Meaning, contributions, meaning
+from regard.analysis.vectors import Vectors, vectors
+from regard.data.batching import lengths_mask, pad
+from regard.errors import ConfigError
+from regard.pipelines.base import InputError, Pipeline
+from regard.text.tokenizer import Span, words
+
+GAP = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
+PLACEHOLDER = "it"
+CANDIDATES = 4000  # words of the vocabulary that a meaning is compared with
+AT_ONCE = 256  # texts encoded at a time
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What may stand in the gaps of a text.
+
+    Attributes:
+        text: the likeliest text.
+        source: the text with its gaps.
+        gaps: for each gap, the likeliest tokens with their probabilities, best first.
+    """
+
+    text: str
+    source: str
+    gaps: list[list[tuple[str, float]]]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"source": self.source, "text": self.text, "gaps": self.gaps}
+
+
+class Filler(Pipeline[str, Filling]):
+    """An encoder alone: what `regard.load` returns for a BERT, a RoBERTa, or a run with task = "fill".
+
+    Called, it fills the gaps of one text or of a list of them.
+    """
+
+    def many(self, sources: list[str], *args: Any, **settings: Any) -> list[Filling]:
+        """Fill the gaps of each text; settings as in `fill`."""
+        return [self.fill(one, *args, **settings) for one in sources]
+
+    def fill(self, source: str, top: int = 5) -> Filling:
+        """The likeliest words for each [MASK] (or <mask>) of a text, each gap on its own.
+
+        Raises:
+            Refused: there is no gap; the text is too long.
+            ConfigError: top below 1; the model has no head that predicts words, or no token for gaps.
+        """
+        if top < 1:
+            raise ConfigError(f"top must be at least 1; got {top}")
+        mask = self.tokenizer.mask
+        if self.model.head is None or mask is None:
+            missing = "mask token" if self.model.head else "head that predicts words"
+            raise ConfigError(f"{self.name} cannot fill gaps: it has no {missing}")
+        positions = [match.span() for match in GAP.finditer(source)]
+        if not positions:
+            raise InputError("there is no gap: write [MASK] where a word is missing")
+        ids = self._with_gaps(source, mask)
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([ids]))[0]
+        gaps = [n for n, i in enumerate(ids) if i == mask]
+        found = []
+        for gap in gaps:
+            best, tokens = logits[gap].softmax(-1).topk(min(top, logits.shape[-1]))
+            found.append([(self._word(int(i)), float(p)) for p, i in zip(best, tokens, strict=True)])
+            ids[gap] = int(tokens[0])
+        return Filling(self.tokenizer.decode(ids).strip(), source, found)
+
+    def embed(self, text: str) -> Vectors:
+        """Static and contextual vectors of a text's tokens, layer by layer; `.sentence` is one vector of the text."""
+        ids, spans = self.encode(text)
+        return vectors(self.model, ids, spans, text, self.tokenizer)
+
+    def meaning(self, word: str, texts: Sequence[str], layer: int | None = None) -> Meaning:
+        """How a word's vector moves from layer to layer in each text, and towards which words.
+
+        Args:
+            word: the word.
+            texts: texts in which it stands; the first place counts.
+            layer: where its neighbours are looked for, 0 before the first block; two thirds of the way up by default,
+                for the last layers of an encoder turn to what it was trained for (Ethayarajh 2019; Liu et al. 2019).
+
+        Raises:
+            ConfigError: fewer than one text; the word stands in none of them.
+        """
+        return meaning(self, word, texts, layer)
+
+    def contributions(self, text: str, word: str) -> list[Contribution]:
+        """Which words of a text moved one of its words, the strongest first."""
+        return contributions(self, text, word)
+
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
+        """A text's ids with the special tokens around it, and where each stands in it.
+
+        Raises:
+            Refused: it is longer than the model knows places for.
+        """
+        if hasattr(self.tokenizer, "marked"):
+            ids, spans = self.tokenizer.marked(text)
+        else:
+            ids = [self.tokenizer.bos, *self.tokenizer.encode(text), self.tokenizer.eos]
+            spans = [(0, 0), *self.tokenizer.source_spans(text), (0, 0)]
+        config: Any = self.bundle.model_config
+        if config.positions == "learned" and len(ids) > config.length:
+            raise InputError(f"a text of {len(ids):,} tokens is too long: this model knows {config.length:,} places")
+        return list(ids), list(spans)
+
+    def states(self, rows: Sequence[list[int]]) -> list[Tensor]:
+        """The states of token ids behind every layer, `[L + 1, S, d]` each."""
+        found: list[Tensor] = []
+        for start in range(0, len(rows), AT_ONCE):
+            some = list(rows[start : start + AT_ONCE])
+            layers: list[Tensor] = []
+            with torch.inference_mode():
+                self.model.encode(pad(some, self.tokenizer.pad), lengths_mask(some), collect=layers)
+            joint = torch.stack(layers, 1)
+            found += [one[:, : len(row)] for one, row in zip(joint, some, strict=True)]
+        return found
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """Whole words of the vocabulary, each read on its own: what meanings are compared with."""
+        chosen = []
+        names = self.tokenizer.tokens(range(len(self.tokenizer)))
+        begins = next((mark for mark in ("▁", "Ġ") if sum(name.startswith(mark) for name in names) > 1), "")
+        for i, name in enumerate(names):
+            word = name.removeprefix(begins)
+            whole = name.startswith(begins) and word.isalpha() and word.isascii() and len(word) > 2
+            if whole and self.tokenizer.decode([i]).strip() == word:
+                chosen.append(word)
+            if len(chosen) == CANDIDATES:
+                break
+        chosen = list(dict.fromkeys(chosen))
+        encoded = [self.encode(word) for word in chosen]
+        states = self.states([ids for ids, _ in encoded])
+        layers = [
+            one[:, [n for n, (a, b) in enumerate(spans) if b > a]].mean(1)
+            for one, (_, spans) in zip(states, encoded, strict=True)
+        ]
+        return Candidates(chosen, torch.stack(layers))
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text without the punctuation around them, in small letters."""
+        return [text[a:b].strip(".,;:!?\"'()[]").lower() for a, b in words(text)]
+
+    def _with_gaps(self, source: str, mask: int) -> list[int]:
+        if hasattr(self.tokenizer, "marked"):
+            (name,) = self.tokenizer.tokens([mask])
+            return self.encode(GAP.sub(name, source))[0]
+        # a word stands in the gap while the text is cut, so that what is around it is cut as it always is
+        pieces = GAP.split(source)
+        text = PLACEHOLDER.join(pieces)
+        starts = [sum(map(len, pieces[: n + 1])) + n * len(PLACEHOLDER) for n in range(len(pieces) - 1)]
+        ids, last = [self.tokenizer.bos], -1
+        for i, (a, b) in zip(self.tokenizer.encode(text), self.tokenizer.source_spans(text), strict=True):
+            gap = next((n for n, start in enumerate(starts) if a < start + len(PLACEHOLDER) and b > start), None)
+            if gap is None:
+                ids.append(i)
+            elif gap != last:
+                ids.append(mask)
+                last = gap
+        return [*ids, self.tokenizer.eos]
+
+    def _word(self, i: int) -> str:
+        return str(self.tokenizer.decode([i]).strip() or self.tokenizer.tokens([i])[0])

@@ -1,0 +1,104 @@
+"""`load`: a trained model by its name or its folder, ready to use."""
+
+from pathlib import Path
+from typing import Any
+
+from regard.bundle import INFO, Bundle, load_bundle
+from regard.errors import BundleError, ChoiceError, nearest
+from regard.pipelines.answerer import Answerer
+from regard.pipelines.base import Pipeline
+from regard.pipelines.captioner import Captioner
+from regard.pipelines.completer import Completer
+from regard.pipelines.filler import Filler
+from regard.pipelines.translator import Translator
+from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
+from regard.text.pretrained import Fast, read_tokenizer
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+HUB = "hf:"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with regard."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
+
+
+def load(name: str | Path) -> Any:
+    """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
+
+    Args:
+        name: a shipped model's name; a folder ("./name" is always one); a .gguf file; or "hf:OWNER/NAME", which
+            huggingface_hub downloads.
+
+    Returns:
+        a `Translator`, `Completer` (a decoder alone) or `Filler` (an encoder alone): `.model` is the nn.Module.
+
+    Raises:
+        ChoiceError: neither a shipped model nor a folder; lists the known names, nearest spelling first.
+        BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
+    """
+    text = str(name)
+    if text in shipped():
+        return _ready(load_bundle(SHIPPED / text), text)
+    if text.startswith(HUB):
+        return _pretrained(_download(text.removeprefix(HUB)), text)
+    folder = Path(name)
+    if is_gguf(folder):
+        return _pretrained(folder, folder.stem)
+    if folder.is_dir():
+        if not (folder / INFO).exists() and is_pretrained(folder):
+            return _pretrained(folder, folder.name)
+        return _ready(load_bundle(folder), folder.name)
+    if "/" in text or text.endswith(".gguf"):
+        raise BundleError(f"{text}: no such {'file' if text.endswith('.gguf') else 'folder'}")
+    known = ", ".join(map(repr, nearest(text, shipped())))
+    raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
+
+
+class Inside(Pipeline[Any, Any]):
+    """A model for whose task there is no command yet: `.model` is the nn.Module inside."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ChoiceError: always.
+        """
+        raise ChoiceError(f"{self.name} is for `regard {self.bundle.task}`, which is not there yet: use .model")
+
+
+def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
+    match bundle.task:
+        case "complete":
+            return Completer(bundle, name)
+        case "fill":
+            return Filler(bundle, name)
+        case "translate":
+            return Translator(bundle, name)
+        case "caption" | "transcribe" if getattr(bundle.model_config, "source_encoder", None) is not None:
+            return Captioner(bundle, name)
+        case "answer":
+            return Answerer(bundle, name)
+    return Inside(bundle, name)
+
+
+def _pretrained(folder: Path, name: str) -> Pipeline[Any, Any]:
+    found = load_pretrained(folder)
+    tokenizer = Fast(found.tokenizer, found.ids) if found.tokenizer else read_tokenizer(folder, found.family, found.ids)
+    decoding = {"length_penalty": 0.6} if found.task == "translate" else {}
+    return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, decoding), name)
+
+
+def _download(name: str) -> Path:
+    """A model of the hub, downloaded once."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise BundleError(f"hf:{name}: pip install huggingface_hub, which downloads it") from error
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BundleError(f"hf:{name}: could not be downloaded: {first}") from error

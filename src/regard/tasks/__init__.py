@@ -1,0 +1,1 @@
+"""What each task trains on and how it is measured."""

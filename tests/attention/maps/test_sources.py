@@ -1,0 +1,178 @@
+"""Where rows come from: every way of computing them gives what the reference formula gives."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import regard
+from regard.attention.maps import map as map_module
+from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.sources import Asked
+
+B, H, T, S, D = 2, 4, 9, 600, 8
+
+
+def inputs(key_heads: int = H, dtype: torch.dtype = torch.float32, scale: float = 1) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(B, H, T, D, generator=draw, dtype=dtype) * scale
+    return query, torch.randn(B, key_heads, S, D, generator=draw, dtype=dtype)
+
+
+def holes() -> Tensor:
+    """A bias that forbids: -inf in places, and everywhere in one row."""
+    draw = torch.Generator().manual_seed(1)
+    bias = torch.randn(T, S, generator=draw).masked_fill(torch.rand(T, S, generator=draw) < 0.3, -torch.inf)
+    bias[4] = -torch.inf
+    return bias
+
+
+CASES = {
+    "plain": {},
+    "causal": {"mask": regard.causal(0)},
+    "padding": {"mask": regard.padding(torch.tensor([0, 70]))},
+    "window": {"mask": regard.window(20, 0) & regard.causal()},
+    "two windows": {"mask": regard.window(9, 2, offset=torch.tensor([591, 30]))},
+    "nothing": {"mask": torch.zeros(T, S, dtype=torch.bool)},
+    "bias": {"bias": holes()},
+    "both": {"mask": regard.causal(), "bias": holes()},
+    "cosine": {"score": regard.Cosine(scale=9.0)},
+}
+
+
+@pytest.fixture(params=[1, 2**14, 2**23])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of one head at a time; some rows; everything at once."""
+    monkeypatch.setattr(map_module, "BLOCK", request.param)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scale", [1, 60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_in_two_buffers_is_the_reference(case: str, scale: float, dtype: torch.dtype, block: None) -> None:
+    query, key = inputs(2, dtype, scale)
+    seen = regard.attention_map(query, key, **CASES[case])
+    assert seen.source._product() is not None
+    found = seen.summary((3, 100), 5)
+    wide = regard.attention_map(query.double(), key.double(), **CASES[case])
+    want = AttentionMap.from_weights(wide.full()).summary((3, 100), 5)
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-12}
+    for name in ("entropy", "received", "total", "pooled"):
+        torch.testing.assert_close(getattr(found, name).double(), getattr(want, name), **close)
+    torch.testing.assert_close(seen.distance().double(), AttentionMap.from_weights(wide.full()).distance(), **close)
+    torch.testing.assert_close(found.top[0].double(), want.top[0], **close)
+    assert torch.equal(found.argmax == -1, want.argmax == -1)
+    torch.testing.assert_close(seen.full(), torch.cat([seen.tile([i], slice(None)) for i in range(T)], -2), **close)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *({"normalizer": name} for name in ("softmax1", "uniform", "sparsemax", "sigmoid", regard.Entmax(1.0))),
+        {"score": regard.Distance()},
+        *CASES.values(),
+    ],
+    ids=str,
+)
+def test_row_numbers_give_any_tile_again(choices) -> None:
+    query, key = inputs(2)
+    seen = regard.attention_map(query, key, **choices)
+    rows, columns = torch.tensor([8, 0, 4]), torch.tensor([599, 3, 64, 65])
+    want = seen.full()[..., rows, :][..., columns]
+    torch.testing.assert_close(seen.tile(rows, columns), want)
+    seen.entropy()
+    calls = []
+    seen.source.__dict__["weigh"] = calls.append  # whole rows are not computed again
+    torch.testing.assert_close(seen.tile(rows, columns), want, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(seen.column(64), seen.tile(slice(None), [64])[..., 0])
+    assert calls == []
+
+
+def test_what_has_no_row_numbers_computes_whole_rows() -> None:
+    query, key = inputs()
+    seen = regard.attention_map(query, key, normalizer=lambda e, allowed: e.relu() * allowed)
+    seen.entropy()
+    torch.testing.assert_close(seen.tile([2], [5]), seen.full()[..., 2:3, 5:6])
+
+
+@pytest.mark.parametrize("index", [(1,), (1, 3), (0, -1), (slice(None), slice(1, 3)), (slice(0, 1),)], ids=str)
+def test_grouped_heads_are_selected(index) -> None:
+    query, key = inputs(2)
+    seen = regard.attention_map(query, key)
+    torch.testing.assert_close(seen.select(*index).full(), seen.full()[index])
+
+
+def test_a_poisoned_key_that_nobody_sees_takes_the_careful_way(block: None) -> None:
+    query, key = inputs()
+    mask = regard.padding(torch.tensor([S, 70]))
+    want = regard.attention_map(query, key, mask=mask).summary(top=3)
+    key[1, :, 80] = torch.nan
+    seen = regard.attention_map(query, key, mask=mask)
+    assert seen.source._product() is None
+    found = seen.summary(top=3)
+    for name in ("entropy", "received", "argmax"):
+        torch.testing.assert_close(getattr(found, name), getattr(want, name))
+
+
+def test_a_poisoned_row_is_poisoned_and_no_other() -> None:
+    query, key = inputs()
+    query[0, 1, 2] = torch.nan
+    query[0, 1, 3] = torch.inf
+    query[1, 0, 0] = 3e38  # products overflow to both infinities
+    entropy = regard.attention_map(query, key).entropy()
+    poisoned = torch.zeros(B, H, T, dtype=torch.bool)
+    poisoned[0, 1, 2] = poisoned[0, 1, 3] = poisoned[1, 0, 0] = True
+    assert torch.equal(entropy.isnan(), poisoned)
+
+
+def test_a_score_of_minus_infinity_by_overflow_is_a_weight_of_zero() -> None:
+    query, key = torch.full((1, 1), 1e38), torch.tensor([[0.0], [0.0], [-9.0]])
+    seen = regard.attention_map(query, key, score="dot")
+    assert seen.full().tolist() == [[0.5, 0.5, 0.0]]
+    assert float(seen.entropy()) == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_a_row_whose_scores_all_overflow_downwards_is_dead() -> None:
+    query, key = torch.tensor([[1e38], [1.0], [torch.nan]]), torch.tensor([[-9.0], [-9.0]])
+    seen = regard.attention_map(query, key, score="dot")
+    found = seen.summary(top=1)
+    torch.testing.assert_close(seen.full(), torch.tensor([[0.0] * 2, [0.5] * 2, [torch.nan] * 2]), equal_nan=True)
+    assert found.argmax[:2].tolist() == [-1, 0]
+    assert found.total[:2].tolist() == [0, 1]
+    torch.testing.assert_close(found.entropy, torch.tensor([0.0, 0.693147, torch.nan]), equal_nan=True)
+
+
+def test_derived_maps_answer_entry_by_entry(block: None) -> None:
+    query, key = inputs()
+    seen = regard.attention_map(query, key)
+    norms = seen.norms(torch.randn(B, H, S, 3), torch.randn(H, 3, D))
+    torch.testing.assert_close(norms.received(), norms.full().sum(-2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.mean_heads().received(), seen.full().mean(1).sum(-2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norms.select(1, 2).full(), norms.full()[1, 2])
+
+
+def test_gradients_take_the_plain_way() -> None:
+    query, key = inputs()
+    assert regard.attention_map(query.requires_grad_(), key).source._product() is None
+    with torch.no_grad():
+        assert regard.attention_map(query, key).source._product() is not None
+    learned = regard.attention_map(query.detach(), key, bias=torch.zeros(T, S, requires_grad=True))
+    assert learned.source._product() is None
+
+
+def test_entries_are_taken_one_at_a_time_where_a_block_would_have_few_rows() -> None:
+    query, key = torch.zeros(3, 2, 500, 4), torch.zeros(3, 1, 70_000, 4)
+    seen = regard.attention_map(query, key)
+    assert seen._outer() == (3, 2)
+    small = regard.attention_map(query[..., :10, :], key[..., :10, :])
+    assert small._outer() == ()
+    assert isinstance(small._entries()[0], Asked)
+
+
+def test_the_overview_is_kept_with_the_first_statistic() -> None:
+    query, key = inputs()
+    seen = regard.attention_map(query, key)
+    seen.entropy()
+    kept = seen.pool(256, 256)
+    assert kept is seen.pool(256, 256)
+    torch.testing.assert_close(kept, AttentionMap.from_weights(seen.full()).pool(256, 256))
+    assert seen.summary().pooled is None

@@ -1,0 +1,321 @@
+"""Parallel text: every way to write it is read, everything crooked is refused by file and line."""
+
+import gzip
+import json
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regard.data.parallel import DataConfig, Pairs, augment, expand, read_lines, read_pairs, split, split_lines
+from regard.errors import DataError
+
+PAIRS = [("le chat", "the cat"), ("là\u202f?", "there?"), ("a\u2028b\x85c\x0bd", "一 二")]
+
+
+def write(path, text):
+    raw = text if isinstance(text, bytes) else text.encode()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return str(path)
+
+
+def config(train="unused.tsv", **settings):
+    return DataConfig(train=train, **settings)
+
+
+@pytest.fixture(params=["", ".gz"], ids=["plain", "gz"])
+def gz(request):
+    return request.param
+
+
+def test_tsv(tmp_path, gz):
+    where = write(tmp_path / f"x.tsv{gz}", "".join(f"{s}\t{t}\tmore\n" for s, t in PAIRS))
+    assert list(read_pairs(where, config())) == PAIRS
+    assert list(read_pairs(where, config(source=1, target=0))) == [(t, s) for s, t in PAIRS]
+    assert list(read_pairs(where, config(source=2, target=1))) == [("more", t) for _, t in PAIRS]
+
+
+def test_jsonl(tmp_path, gz):
+    lines = [json.dumps({"source": s, "target": t, "fr": t, "en": s}, ensure_ascii=False) for s, t in PAIRS]
+    where = write(tmp_path / f"x.jsonl{gz}", "\n".join(lines))
+    assert list(read_pairs(where, config())) == PAIRS
+    assert list(read_pairs(where, config(source="fr", target="en"))) == [(t, s) for s, t in PAIRS]
+
+
+def test_two_files(tmp_path, gz):
+    where = tuple(write(tmp_path / f"x.{n}{gz}", "".join(pair[n] + "\n" for pair in PAIRS)) for n in (0, 1))
+    pairs = read_pairs(where, config())
+    assert list(pairs) == PAIRS
+    assert len(pairs) == 3
+
+
+@pytest.mark.parametrize(
+    ("raw", "lines"),
+    [
+        (b"", []),
+        (b"\n", [""]),
+        (b"a", ["a"]),
+        (b"a\n", ["a"]),
+        (b"a\n\n", ["a", ""]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"a\rb\n", ["a\rb"]),
+        ("\ufeffa\n\ufeffb\n".encode(), ["a", "\ufeffb"]),
+        ("a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\n".encode(), ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"]),
+    ],
+)
+def test_lines_end_at_newline_only(tmp_path, gz, raw, lines):
+    write(tmp_path / f"x{gz}", raw)
+    assert read_lines(tmp_path / f"x{gz}") == lines
+
+
+@settings(deadline=None)
+@given(lines=st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))))
+def test_split_lines_undoes_join(lines):
+    raw = "".join(line + "\n" for line in lines).encode()
+    assert [line.decode() for line in split_lines(raw)] == [line.removesuffix("\r") for line in lines]
+
+
+def test_different_lengths_are_refused(tmp_path):
+    where = write(tmp_path / "x.fr", "a\nb\nc\n"), write(tmp_path / "x.en", "a\nb\n")
+    with pytest.raises(DataError, match=r"x\.fr has 3 lines and .*x\.en has 2: line 3 has no partner"):
+        read_pairs(where, config())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.tsv", "a\tb\nonly one\n", r"x\.tsv:2: expected at least 2 columns divided by tabs; got 1"),
+        ("x.tsv.gz", "a\tb\nc\td\n\n", r"x\.tsv\.gz:3: expected at least 2 columns"),
+        ("x.jsonl", '{"source": "a", "target": "b"}\n{"source"', r"x\.jsonl:2: not a JSON object"),
+        ("x.jsonl", '["a", "b"]\n', r"x\.jsonl:1: expected a JSON object with strings under 'source' and 'target'"),
+        ("x.jsonl.gz", '{"source": "a"}\n', r"x\.jsonl\.gz:1: expected a JSON object with strings"),
+        ("x.jsonl", '{"source": "a", "target": 5}\n', r"x\.jsonl:1: expected a JSON object with strings"),
+        ("x.jsonl", '{"source": "a\\ud800", "target": "b"}\n', r"x\.jsonl:1: "),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, name, text, message):
+    with pytest.raises(DataError, match=message):
+        read_pairs(write(tmp_path / name, text), config())
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.tsv"])
+def test_columns_that_do_not_exist(tmp_path, name):
+    text = "a\tb\n" if name.endswith("tsv") else '{"source": "a", "target": "b"}\n'
+    changed = {"source": 2} if name.endswith("tsv") else {"source": "fr"}
+    expected = r"x\.tsv:1: expected at least 3 columns" if name.endswith("tsv") else r"x\.jsonl:1: .* under 'fr'"
+    with pytest.raises(DataError, match=expected):
+        read_pairs(write(tmp_path / name, text), config(**changed))
+
+
+def test_columns_of_a_tsv_file_are_numbers(tmp_path):
+    with pytest.raises(DataError, match=r"x\.tsv:1: a TSV file has columns by number; got source = 'fr', target = 1"):
+        read_pairs(write(tmp_path / "x.tsv", "a\tb\n"), config(source="fr"))
+
+
+@pytest.mark.parametrize(("line", "side"), [("\tb", "source"), ("a\t \u202f", "target"), ("\t", "source")])
+def test_an_empty_side(tmp_path, line, side):
+    where = write(tmp_path / "x.tsv", f"a\tb\n{line}\nc\td\n")
+    with pytest.raises(DataError, match=rf'x\.tsv:2: the {side} is empty: remove the pair, or set on_empty = "skip"'):
+        read_pairs(where, config())
+    assert list(read_pairs(where, config(on_empty="skip"))) == [("a", "b"), ("c", "d")]
+
+
+def test_an_empty_side_of_two_files_is_named_by_the_first(tmp_path):
+    where = write(tmp_path / "x.fr", "a\n\n"), write(tmp_path / "x.en", "a\nb\n")
+    with pytest.raises(DataError, match=r"x\.fr:2: the source is empty"):
+        read_pairs(where, config())
+
+
+@pytest.mark.parametrize("name", ["none.tsv", "none.jsonl.gz", "none"])
+def test_a_missing_file(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name}: no such file"):
+        read_pairs(str(tmp_path / name), config())
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_lines(tmp_path)
+
+
+def test_not_utf8_is_named_by_line_and_byte(tmp_path, gz):
+    write(tmp_path / f"x{gz}", "là\nlà".encode() + b" \xe9t\xe9\nc\n")
+    with pytest.raises(DataError, match=rf"x{gz}:2: not UTF-8 \(byte 0xe9 at position 4\): convert .* iconv"):
+        read_lines(tmp_path / f"x{gz}")
+
+
+def test_a_damaged_gzip_file_is_refused_wherever_it_is_damaged(tmp_path):
+    whole = gzip.compress(" ".join(map(str, range(300))).encode(), mtime=0)
+    path = tmp_path / "x.gz"
+    for length in range(1, len(whole), 13):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"x\.gz: cannot be read"):
+            read_lines(path)
+    for place in range(10, len(whole) - 4, 7):  # after the header, which has bytes that mean nothing
+        changed = bytearray(whole)
+        changed[place] ^= 0xFF
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=r"x\.gz: cannot be read"):
+            read_lines(path)
+    path.write_bytes(b"not gzip at all")
+    with pytest.raises(DataError, match=r"x\.gz: cannot be read"):
+        read_lines(path)
+
+
+@pytest.mark.parametrize("spelling", ["$REGARD_TEST_FOLDER/x.tsv", "${REGARD_TEST_FOLDER}/x.tsv"])
+def test_environment_variables(tmp_path, monkeypatch, spelling):
+    monkeypatch.delenv("REGARD_TEST_FOLDER", raising=False)
+    with pytest.raises(DataError, match=r"x\.tsv: the environment variable REGARD_TEST_FOLDER is not set: set it"):
+        read_pairs(spelling, config())
+    monkeypatch.setenv("REGARD_TEST_FOLDER", str(tmp_path))
+    write(tmp_path / "x.tsv", "a\tb")
+    assert list(read_pairs(spelling, config())) == [("a", "b")]
+
+
+def test_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand("~/x") == tmp_path / "x"
+
+
+def test_pairs_of_unequal_sides_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        list(Pairs(["a", "b"], ["c"]))
+
+
+# the split
+
+
+def made(count=400, seed=0):
+    dice = random.Random(seed)
+    return [(f"s{dice.randrange(count // 2)}", f"t{dice.randrange(count // 2)}") for _ in range(count)]
+
+
+SHARES = {"dev_share": 0.2, "test_share": 0.1}
+
+
+@pytest.mark.parametrize("by", ["source", "target"])
+def test_no_sentence_on_both_sides(by):
+    parts = split(Pairs.of(made()), config(split_by=by, **SHARES))
+    sides = [set(getattr(part, by)) for part in parts]
+    assert all(sides)
+    assert not (sides[0] & sides[1])
+    assert not (sides[0] & sides[2])
+    assert not (sides[1] & sides[2])
+    assert sorted(pair for part in parts for pair in part) == sorted(made())
+
+
+@pytest.mark.parametrize("by", ["source", "target"])
+def test_a_place_depends_on_the_sentence_alone(by):
+    chosen = config(split_by=by, **SHARES)
+
+    def positions(pairs):
+        return {pair: n for n, part in enumerate(split(Pairs.of(pairs), chosen)) for pair in part}
+
+    suppress = {pair: positions([pair])[pair] for pair in made()}
+    assert positions(made()) == suppress
+    assert positions(made()[::-3]) == {pair: suppress[pair] for pair in made()[::-3]}
+
+
+def test_pairs_keep_their_order():
+    pairs = made()
+    train, dev, test = split(Pairs.of(pairs), config(**SHARES))
+    for part in (train, dev, test):
+        members = set(part)
+        assert list(part) == [pair for pair in pairs if pair in members]
+
+
+@pytest.mark.parametrize(("dev", "test"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.4), (0.25, 0.5)])
+def test_shares(dev, test):
+    pairs = Pairs.of((f"sentence {n}", "x") for n in range(4000))
+    parts = split(pairs, config(dev_share=dev, test_share=test))
+    for part, share in zip(parts, (1 - dev - test, dev, test), strict=True):
+        spread = (share * (1 - share) / 4000) ** 0.5
+        assert abs(len(part) / 4000 - share) <= 5 * spread
+
+
+# augmentation
+
+TEXT = [
+    ("Le chat dort.", "The cat sleeps."),
+    ("Tom voit le chat.", "I see the cat and Tom."),
+    ("Paris est la ville de Tom.", "Paris is the city of Tom."),
+    ("Et puis...", "And I wait..."),
+    ("Là où est le chat\u202f?", "Where is the cat?"),
+    ("Vraiment\u00a0! Oui\u202f; non\u202f: «\u00a0si\u202f».", "Really! Yes; no: yes."),
+]
+
+
+def fragments(pairs=TEXT, **changes):
+    both = list(augment(Pairs.of(pairs), config(fragments=1.0, **changes), seed=0))
+    assert both[::2] == list(pairs)
+    return both[1::2]
+
+
+def test_fragments():
+    assert fragments() == [
+        ("le chat dort", "the cat sleeps"),
+        ("Tom voit le chat", "I see the cat and Tom"),
+        ("Paris est la ville de Tom", "Paris is the city of Tom"),
+        ("Et puis...", "and I wait..."),  # "and" is seen small, "et" never
+        ("Là où est le chat\u202f?", "Where is the cat?"),
+        ("Vraiment\u00a0! Oui\u202f; non\u202f: «\u00a0si\u202f»", "Really! Yes; no: yes"),
+    ]
+
+
+def test_a_capital_goes_only_where_small_is_more_usual():
+    pairs = [("Rose est là.", "x"), ("La rose et Rose.", "x")]
+    assert fragments(pairs)[0][0] == "Rose est là"  # once small, once not
+    assert fragments([*pairs, ("Une rose.", "x")])[0][0] == "rose est là"
+
+
+def test_a_fragment_is_never_empty():
+    for source, target in fragments([("...", "."), (".", "No."), ("a", "b.")]):
+        assert source.strip()
+        assert target.strip()
+
+
+def test_loose_spacing_is_of_the_source_only():
+    pairs = [("Là\u202f? Non\u00a0! «\u00a0si\u202f» 3\u202f000", "Là\u202f?")] * 40
+    shown = Counter(augment(Pairs.of(pairs), config(loose_spacing=1.0), seed=0))
+    assert set(shown) == {
+        ("Là? Non! «\u00a0si» 3\u202f000", "Là\u202f?"),
+        ("Là ? Non ! «\u00a0si » 3\u202f000", "Là\u202f?"),
+    }
+
+
+def test_phrases_are_shown_on_their_own():
+    pairs = [(f"un {a} {b} dort", f"a {d} {c} sleeps") for a, c in (("chat", "cat"), ("chien", "dog"), ("lit", "bed"))
+             for b, d in (("noir", "black"), ("gris", "grey"), ("vert", "green"))]  # fmt: skip
+    both = list(augment(Pairs.of(pairs), config(phrases=1.0), seed=0))
+    assert Counter(both) > Counter(pairs)
+    for source, target in Counter(both) - Counter(pairs):
+        whole = next(p for p in pairs if source in p[0] and target in p[1])
+        assert (source, target) != whole or len(source.split()) == 4
+        assert len(source.split()) == len(target.split()) >= 2
+
+
+def test_every_phrase_that_changes_its_order_is_shown_once_in_small_letters():
+    pairs = [(f"Un {a} {b} dort", f"A {d} {c} sleeps") for a, c in (("chat", "cat"), ("chien", "dog"), ("lit", "bed"))
+             for b, d in (("noir", "black"), ("gris", "grey"), ("vert", "green"))]  # fmt: skip
+    shown = Counter(augment(Pairs.of(pairs * 3), config(crossed=2), seed=0)) - Counter(pairs * 3)
+    assert set(shown.values()) == {2}
+    assert ("chat noir", "black cat") in shown
+    assert ("lit vert", "green bed") in shown
+    assert ("un chat", "a cat") not in shown
+
+
+def test_no_augmentation_changes_nothing():
+    assert list(augment(Pairs.of(TEXT), config(), seed=0)) == TEXT
+
+
+def test_augmentation_is_the_seeds():
+    pairs, chosen = Pairs.of(TEXT * 20), config(fragments=0.5, loose_spacing=0.5)
+    assert list(augment(pairs, chosen, 1)) == list(augment(pairs, chosen, 1))
+    assert list(augment(pairs, chosen, 1)) != list(augment(pairs, chosen, 2))
+
+
+def test_the_share_of_fragments():
+    pairs = Pairs.of([("Un chat.", "A cat.")] * 3000)
+    more = len(augment(pairs, config(fragments=0.3), seed=1)) - 3000
+    assert abs(more / 3000 - 0.3) < 5 * (0.3 * 0.7 / 3000) ** 0.5
