@@ -54,9 +54,9 @@ def test_positions_none_adds_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_positions_sinusoidal(dtype: torch.dtype) -> None:
     vectors, positions = torch.randn(2, 3, 5).to(dtype), torch.tensor([[0, 1, 2], [4, 4, 9]])
-    positions = Positions("sinusoidal", 5, 7)
-    assert list(positions.parameters()) == []
-    got = positions(vectors, positions)
+    layer = Positions("sinusoidal", 5, 7)
+    assert list(layer.parameters()) == []
+    got = layer(vectors, positions)
     assert got.dtype == dtype
     torch.testing.assert_close(got, vectors + sinusoidal(10, 5)[positions].to(dtype))
 

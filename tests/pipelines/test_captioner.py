@@ -376,7 +376,7 @@ def test_pointing_counts_words_in_their_things(captioner: Path, glyphs: Path) ->
         weights = torch.zeros(len(scene.caption.split()), 100)
         weights[:, cell] = 1.0
         made = object.__new__(type(said))
-        made.__dict__.update(vars(said) | {"text": scene.caption, "looks": (scene.caption.split(), weights)})
+        made.__dict__.update(vars(said) | {"text": scene.caption, "word_attention": (scene.caption.split(), weights)})
         assert description.pointing([made], [scene]) == (wanted, len(scene.caption.split()))
 
 

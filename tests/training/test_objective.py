@@ -129,7 +129,7 @@ def test_a_forgetful_batch_hides_previous_tokens_alone() -> None:
 def test_what_has_no_source_cannot_forget() -> None:
     model, settings = torch.nn.Linear(1, 1), TrainingConfig(word_dropout=0.2)
     batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]))
-    with pytest.raises(ConfigError, match=r"training\.forget needs"):
+    with pytest.raises(ConfigError, match=r"training\.word_dropout needs"):
         update(model, batch, make_optimizer(model, settings), settings, 0)
 
 

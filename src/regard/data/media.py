@@ -80,7 +80,7 @@ class SceneBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """The batches of one epoch, from the `start`-th on."""
         seed = self.seed if self.dev else self.seed * 1_000_003 + epoch
-        count = 1 if not self.dev and epoch < self.config.suppress else None
+        count = 1 if not self.dev and epoch < self.config.alone else None
         for n in range(start * self.batch, len(self), self.batch):
             numbers = range(n, min(n + self.batch, len(self)))
             made = list(scenes(self.sprites, self.config, numbers, seed, self.dev, count))

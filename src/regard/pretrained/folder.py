@@ -135,7 +135,7 @@ def _as(family: Family, config: ModelConfig, vocabulary: int, parameters: list[s
             one["key_heads"] = one.get("key_heads") or one["heads"]
             one["head_width"] = one.get("head_width") or one["width"] // one["heads"]
         if one.get("positions") not in ("learned",):
-            one["first_place"] = 0
+            one["first_position"] = 0
         for name, used in (("rotary_base", "rotary"), ("buckets", "relative"), ("max_distance", "relative")):
             if one.get("positions") != used:
                 one[name] = None

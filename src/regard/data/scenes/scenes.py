@@ -46,7 +46,7 @@ class SceneConfig(SpriteConfig):
     """What stands behind the name of a thing that moves."""
     scenes: int = Field(20_000, gt=0)
     """Training scenes of an epoch; every epoch has others."""
-    suppress: int = Field(0, ge=0)
+    alone: int = Field(0, ge=0)
     """Epochs at the beginning whose scenes have one thing each: who knows the things learns to look for them faster."""
     dev_scenes: int = Field(1000, gt=0)
     """Development scenes: what stands together in one never does in a training scene."""
