@@ -24,8 +24,8 @@ from regard.data.texts import TextConfig
 from regard.errors import BundleError, ConfigError, unknown
 from regard.models.build import ModelConfig, build
 from regard.pipelines.answerer import Answerer
-from regard.pipelines.captioner import Captioner, DescribingConfig
 from regard.pipelines.completer import Completer
+from regard.pipelines.description import Describer, DescribingConfig
 from regard.pipelines.filler import Filler
 from regard.pipelines.load import load
 from regard.pipelines.translator import DecodingConfig, Translator
@@ -145,7 +145,7 @@ class Run:
     """
 
     path: Path
-    model: Translator | Completer | Filler | Captioner | Answerer
+    model: Translator | Completer | Filler | Describer | Answerer
     journal: list[dict[str, Any]]
 
 

@@ -51,7 +51,8 @@ def make(config, alignment=None, seed=2):
 def traced(bundle, output="the cat"):
     source = [*bundle.tokenizer.encode(SOURCE), EOS]
     ids = [*bundle.tokenizer.encode(output), EOS]
-    return trace(bundle, SOURCE, source, ids), source, ids
+    chosen = bundle.alignment
+    return trace(bundle, SOURCE, source, ids, chosen.get("site", ""), chosen.get("heads", [])), source, ids
 
 
 def states(bundle, source, ids):
@@ -121,7 +122,7 @@ def test_a_model_that_looks_at_nothing():
         assert step.context_norm > 0
         assert step.predictions[0].from_context is not None
     text = lines(shown)
-    assert "nobody asks" in text
+    assert "no attention" in text
     assert "score e" not in text
 
 
@@ -219,7 +220,7 @@ def test_as_json_is_plain_data():
 
 def test_no_output_is_no_steps(tmp_path):
     bundle = make(RECURRENT["bahdanau"])
-    shown = trace(bundle, "", [], [])
+    shown = trace(bundle, "", [], [], "", [])
     assert shown.steps == []
     assert lines(shown) == ""
     shown.plot(tmp_path / "x.svg")

@@ -201,7 +201,7 @@ def test_what_the_system_refuses_is_one_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "secret/cat.png")
 
-    monkeypatch.setattr(cli, "app", refuse)
+    monkeypatch.setattr("regard.cli.main.app", refuse)
     assert cli.run(["caption", "secret/cat.png"]) == 1
     assert capfd.readouterr().err == "regard: secret/cat.png: Permission denied\n"
 

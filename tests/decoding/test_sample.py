@@ -69,30 +69,67 @@ def test_when_all_are_banned_none_is() -> None:
     assert left(list(range(7)), no_repeat=1) == set(range(7))
 
 
-def step(tokens: Tensor, state: int) -> tuple[Tensor, int]:
-    """Logits that know only how many steps were made."""
-    return LOGITS.roll(state)[None, None], state + 1
+class Count:
+    """A state that knows only how many steps were made."""
+
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+
+    def keep(self, sentences: Tensor) -> "Count":
+        return self
+
+
+def step(tokens: Tensor, state: Count) -> tuple[Tensor, Count]:
+    """Logits that depend on the number of steps alone, the same for every sentence."""
+    return LOGITS.roll(state.steps).expand(len(tokens), 1, -1), Count(state.steps + 1)
+
+
+def constant(tokens: Tensor, state: Count) -> tuple[Tensor, Count]:
+    return LOGITS.expand(len(tokens), 1, -1), state
+
+
+def texts(*arguments, **settings) -> list[list[int]]:
+    """The tokens of every sentence."""
+    found: dict[int, list[int]] = {n: [] for n in range(len(arguments[2]))}
+    for one in sample(*arguments, **settings):
+        for row, token in zip(one.rows, one.tokens, strict=True):
+            found[row].append(token)
+    return list(found.values())
 
 
 def test_temperature_0_takes_the_likeliest_and_log_probs_are_the_models() -> None:
-    drawn = list(sample(step, 0, 3, [3], 4, SampleConfig(temperature=0.0, top_k=2, repetition=1.0), ()))
-    assert [one.token for one in drawn] == [0, 1, 2, 3]
-    assert all(one.log_prob == pytest.approx(float(SHARES[0].log())) for one in drawn)
-    assert [one.state for one in drawn] == [1, 2, 3, 4]
+    drawn = list(sample(step, Count(), [[3]], [4], SampleConfig(temperature=0.0, top_k=2, repetition=1.0), ()))
+    assert [one.tokens for one in drawn] == [[0], [1], [2], [3]]
+    assert all(one.log_probs == [pytest.approx(float(SHARES[0].log()))] for one in drawn)
+    assert [one.state.steps for one in drawn] == [1, 2, 3, 4]
 
 
 def test_an_end_ends_it() -> None:
-    drawn = list(sample(step, 0, 3, [3], 9, SampleConfig(temperature=0.0), (2,)))
-    assert [one.token for one in drawn] == [0, 1, 2]
+    assert texts(step, Count(), [[3]], [9], SampleConfig(temperature=0.0), (2,)) == [[0, 1, 2]]
+
+
+def test_sentences_of_a_batch_end_on_their_own() -> None:
+    """At a limit, at an end, at a stop; one that may add nothing never begins."""
+    config = SampleConfig(temperature=0.0)
+    found = texts(
+        step, Count(), [[3]] * 4, [2, 0, 9, 9], config, (4,), stop=lambda row, tokens: row == 3 and 3 in tokens
+    )
+    assert found == [[0, 1], [], [0, 1, 2, 3, 4], [0, 1, 2, 3]]
+
+
+def test_a_sample_depends_on_seed_and_index_alone() -> None:
+    config = SampleConfig(seed=3)
+    together = texts(constant, Count(), [[0]] * 5, [40, 3, 40, 17, 40], config, ())
+    assert len({tuple(one) for one in together}) == 5
+    for n, own in enumerate(together):
+        assert texts(constant, Count(), [[0]], [len(own)], config, (), indices=[n]) == [own]
 
 
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
-    def constant(tokens: Tensor, state: None) -> tuple[Tensor, None]:
-        return LOGITS[None, None], None
-
-    drawn = [one.token for one in sample(constant, None, 0, [0], 4000, SampleConfig(temperature=2.0, seed=1), ())]
-    reweight = [one.token for one in sample(constant, None, 0, [0], 4000, SampleConfig(temperature=2.0, seed=1), ())]
-    assert drawn == reweight
+    (drawn,), (again,) = (
+        texts(constant, Count(), [[0]], [4000], SampleConfig(temperature=2.0, seed=1), ()) for _ in range(2)
+    )
+    assert drawn == again
     total = sum(exp(x / 2) for x in LOGITS.tolist())
     for i, x in enumerate(LOGITS.tolist()):
         share = exp(x / 2) / total

@@ -21,7 +21,8 @@ from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.scenes import Scene, SceneConfig, Thing, scenes
 from regard.errors import ConfigError, DataError, RegardError
 from regard.pipelines.base import InputError
-from regard.pipelines.captioner import Captioner, Description
+from regard.pipelines.captioner import Captioner
+from regard.pipelines.description import Description
 from regard.tasks import description
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
@@ -179,8 +180,8 @@ def test_a_long_recording_is_cut_and_joined(transcriber: Path, tmp_path: Path) -
     said = model.hear(tmp_path / "long.wav", told.append)
     assert len(said.pieces) >= 4
     assert said.text == " ".join(one.text for one in said.pieces if one.text)
-    assert [one.source.start for one in said.pieces] == sorted(one.source.start for one in said.pieces)
-    ends = [one.source.start + len(one.source.samples) / 16_000 for one in said.pieces]
+    assert [one.media.start for one in said.pieces] == sorted(one.media.start for one in said.pieces)
+    ends = [one.media.start + len(one.media.samples) / 16_000 for one in said.pieces]
     assert ends[-1] == pytest.approx(57.0, abs=0.1)
     assert told[-1] == pytest.approx(ends[-2], abs=16)
     with pytest.raises(ConfigError, match=r"read in \d pieces"):
@@ -188,7 +189,7 @@ def test_a_long_recording_is_cut_and_joined(transcriber: Path, tmp_path: Path) -
     assert said.as_json()["pieces"][0]["start"] == 0.0
     light = model.hear(tmp_path / "long.wav", record=False)
     assert light.text == said.text
-    assert all(not len(one.source.samples) for one in light.pieces)
+    assert all(not len(one.media.samples) for one in light.pieces)
 
 
 def test_silence_is_no_text(transcriber: Path, tmp_path: Path) -> None:
@@ -409,7 +410,7 @@ def test_moving_pictures(talk, glyphs: Path, tmp_path: Path) -> None:
     said = model(tmp_path / "clip.gif")
     assert said.positions.shape == (300, 3)
     assert said.positions[100].tolist() == pytest.approx([0.5, 0.05, 0.05])
-    assert len(said.source.frames) == 3
+    assert len(said.media.frames) == 3
     code, _, err = talk("caption", "clip.gif", "--model", tmp_path / "run", "--look")
     assert (code, err) == (0, "regard: drawn: clip.look.png\n")
     frames[0].save(tmp_path / "still.png")

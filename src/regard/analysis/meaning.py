@@ -154,8 +154,8 @@ def meaning(encoder: Any, word: str, texts: Sequence[str], layer: int | None = N
     )
     candidates: Candidates = encoder.candidates
     ids, spans = encoder.encode(word)
-    (suppress,) = encoder.states([ids])
-    own = suppress[:, [n for n, (a, b) in enumerate(spans) if b > a]].mean(1)
+    (alone,) = encoder.states([ids])
+    own = alone[:, [n for n, (a, b) in enumerate(spans) if b > a]].mean(1)
     projection, explained = _project(layers)
     depth = layers.shape[1] - 1
     layer = round(2 / 3 * depth) if layer is None else layer

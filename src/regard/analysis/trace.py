@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from regard.attention.watch import Call, unwatched, watching
+from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.bundle import Bundle
 from regard.models.recurrent import Recurrent
 
@@ -99,14 +99,22 @@ class Trace:
         save_trace(self, path)
 
     def _heading(self, step: TraceStep) -> str:
-        who = f"{step.asks} asks, |{step.asks}| = {step.state_norm:.2f}" if step.asks else "nobody asks"
+        query = f"{step.asks} is the query, |{step.asks}| = {step.state_norm:.2f}" if step.asks else "no attention"
         context = f"; |c_t| = {step.context_norm:.2f}" if step.context_norm else ""
-        return f"step {step.number}: {step.previous} → {step.token}   ({who}{context})"
+        return f"step {step.number}: {step.previous} → {step.token}   ({query}{context})"
 
 
-def trace(bundle: Bundle, source: str, source_ids: list[int], output_ids: list[int]) -> Trace:
-    """Go through the decoding of `output_ids` from `source_ids` (both with EOS) on the model itself."""
-    site, heads = bundle.alignment.get("site", ""), list(bundle.alignment.get("heads", []))
+def trace(
+    bundle: Bundle, source: str, source_ids: list[int], output_ids: list[int], site: str, heads: list[int]
+) -> Trace:
+    """The decoding of `output_ids` from `source_ids` (both with EOS), worked through on the model itself.
+
+    Args:
+        bundle: the model.
+        source: the text.
+        source_ids, output_ids: tokens, with EOS.
+        site, heads: the attention that is shown; "" where the model has none to its source.
+    """
     tokens, names = bundle.tokenizer.tokens, bundle.tokenizer.tokens(source_ids)
     if not output_ids:
         return Trace(source, names, site, heads, [])
@@ -141,7 +149,7 @@ def _seen(
     recurrent = isinstance(model, Recurrent)
     asks = "q_t" if not recurrent else "s_{t-1}" if model.config.asks == "previous" else "s_t"
     chosen = heads or list(range(len(weights)))
-    scores = _scores(calls[_call_of(model, site)], chosen)
+    scores = _scores(calls_by_site(model, calls)[site][0], chosen)
     return (
         asks, float(query[chosen].norm(dim=-1).mean()), scores.tolist(), weights[chosen].mean(0).tolist(),
         _context_norm(model, state),
@@ -153,11 +161,6 @@ def _context_norm(model: Any, state: Any) -> float:
     if not isinstance(model, Recurrent):
         return 0.0
     return float(state.hypothesis["context"][..., : model.decoder.cross.memory_width].norm())
-
-
-def _call_of(model: Any, site: str) -> int:
-    """Which of a step's attentions the site's is: a decoder layer makes two, a recurrent step one."""
-    return 0 if isinstance(model, Recurrent) else 2 * int(site.split(".")[2]) + 1
 
 
 def _scores(call: Call, heads: list[int]) -> Tensor:

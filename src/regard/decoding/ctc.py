@@ -1,12 +1,11 @@
-"""Attention and CTC together, token by token: what search steps through where a memory says tokens by itself too.
+"""Joint attention and CTC decoding: every token is scored by both (Watanabe et al. 2017, section II.C).
 
     score(c | g) = (1 - λ) log p_attention(c | g) + λ (log ψ(g c) - log ψ(g))
 
-ψ(g) is the probability, under CTC, of all texts that begin with g (Watanabe et al. 2017, section II.C; the recursion is
-theirs, algorithm 2); the end of the text has the probability of g alone.
+ψ(g) is the probability, under CTC, of all texts that begin with g (the recursion is their algorithm 2); EOS has the
+probability of g alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from regard.decoding.constraints import StepFunction
 from regard.nn.state import gather_hypotheses
 
 NEVER = -1e4  # the logarithm of what does not happen: finite, so that sums of it may be subtracted
-
-StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +47,34 @@ class JointState:
         """The state of some of the sentences."""
         parts = (t[sentences] for t in (self.log_p, self.ends, self.prefix, self.last))
         return JointState(self.inner.keep(sentences), *parts)
+
+
+@dataclass(frozen=True, eq=False)
+class CTC:
+    """CTC as a constraint of `regard.decoding.generate`.
+
+    Attributes:
+        log_p: `[N, S, V]`, log-probabilities of the tokens at every state of the memory.
+        allowed: `[N, S]`, True at real states.
+        share: λ, the weight of CTC in a token's score.
+        blank, bos, eos: ids.
+    """
+
+    log_p: Tensor
+    allowed: Tensor
+    share: float
+    blank: int
+    bos: int
+    eos: int
+    scored: bool = True
+
+    def begin(self, state: Any, sentences: int) -> "JointState":  # noqa: ARG002
+        """The state before the first token."""
+        return begin(state, self.log_p, self.allowed, self.blank)
+
+    def around(self, step: StepFunction) -> StepFunction:
+        """The step that scores with both."""
+        return joined(step, self.share, self.blank, self.bos, self.eos)
 
 
 def begin(inner: Any, log_p: Float[Tensor, "N S V"], allowed: Bool[Tensor, "N S"], blank: int) -> JointState:

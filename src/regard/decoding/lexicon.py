@@ -1,6 +1,6 @@
 """Search within a list of words: a text is spelled of known words alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from regard.decoding.constraints import StepFunction
 from regard.nn.state import gather_hypotheses
-
-StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +58,28 @@ def spelling_table(words: Sequence[Sequence[int]], space: int, eos: int, vocabul
     for node in ends:
         rows[node][space], rows[node][eos] = len(rows) - 1, 0
     return torch.tensor(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Lexicon:
+    """A list of words as a constraint of `regard.decoding.generate`: a text is spelled of them alone.
+
+    Attributes:
+        table: of `spelling_table`.
+        bos: the token before the first one.
+    """
+
+    table: Tensor
+    bos: int
+    scored: bool = False
+
+    def begin(self, state: Any, sentences: int) -> "SpelledState":
+        """The state before the first token."""
+        return begin_spelling(state, sentences)
+
+    def around(self, step: StepFunction) -> StepFunction:
+        """The step with -inf at every token that would leave the words."""
+        return within(step, self.table, self.bos)
 
 
 def begin_spelling(inner: Any, sentences: int) -> SpelledState:

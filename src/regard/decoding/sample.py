@@ -1,4 +1,4 @@
-"""Sampling: one token after the other, drawn from what the model says, under rules that leave some out."""
+"""Sampling: for a batch of beginnings, tokens drawn one after the other from the model's distribution."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, penalize_repetition
+from regard.decoding.search import Hypothesis
 from regard.errors import ConfigError
 
-StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
+_MIX = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: spreads (seed, index) over the generator's seeds
 
 
 @dataclass(frozen=True)
@@ -18,17 +20,18 @@ class SampleConfig:
     """How to draw.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens.
-        top_p: only the likeliest tokens that together have this probability (Holtzman et al. 2020, section 3.1).
-        min_p: only tokens with at least this share of the likeliest one's probability (Nguyen et al. 2024).
-        repetition: logits of tokens that stood before are divided by it where positive, multiplied where negative
+        temperature: logits are divided by it; 0 takes the most probable token.
+        top_k: only the k most probable tokens.
+        top_p: only the most probable tokens that together have this probability (Holtzman et al. 2020, section 3.1).
+        min_p: only tokens with at least this share of the greatest probability (Nguyen et al. 2024).
+        repetition: logits of tokens that occurred before are divided by it where positive, multiplied where negative
             (Keskar et al. 2019, section 4.1); 1 changes nothing.
-        no_repeat: no sequence of so many tokens comes twice; 0 allows all.
-        seed: of the draws; None draws from torch's generator.
+        no_repeat: no n-gram of this length occurs twice; 0 allows all.
+        seed: of the draws; with one, a sample depends on (seed, index of the text) alone. None draws from torch's
+            generator.
 
     Raises:
-        ConfigError: a value that makes no sense.
+        ConfigError: a value outside its range.
     """
 
     temperature: float = 1.0
@@ -47,60 +50,102 @@ class SampleConfig:
             ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
             ("repetition", self.repetition > 0, "above 0"),
             ("no_repeat", self.no_repeat >= 0, "0 or more"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2**63 - 1"),
         ):
             if not fine:
                 raise ConfigError(f"{name} must be {wanted}; got {getattr(self, name)}")
 
+    def generator(self, index: int) -> torch.Generator | None:
+        """The generator of the text with this index; None without a seed."""
+        if self.seed is None:
+            return None
+        return torch.Generator().manual_seed((self.seed + index * _MIX) % 2**63)
+
 
 class Drawn(NamedTuple):
-    """One token, its log-probability under the model itself, and the state before it."""
+    """One step of a batch.
 
-    token: int
-    log_prob: float
+    Attributes:
+        rows: indices of the sentences that drew a token.
+        tokens: the token of each.
+        log_probs: of each token under the model itself, before any rule.
+        state: after the step, of these sentences.
+    """
+
+    rows: list[int]
+    tokens: list[int]
+    log_probs: list[float]
     state: Any
 
 
+Stop = Callable[[int, list[int]], bool]
+
+
 def sample(
-    step: StepFunction, state: Any, first: int, before: Sequence[int], limit: int, config: SampleConfig,
-    ends: Collection[int],
+    step: StepFunction, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int], config: SampleConfig,
+    ends: Collection[int], *, stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None,
 ) -> Iterator[Drawn]:  # fmt: skip
-    """Tokens one by one, at most `limit`; the last is one of `ends`, if one was drawn.
+    """Draw tokens for N sentences, one each per step; a sentence leaves the batch when it has ended.
 
     Args:
-        step: (tokens `[1, 1]`, state) -> (logits `[1, 1, V]`, state).
-        state: of one sentence, before `first`.
-        first: the token that the first drawn one follows.
-        before: everything before, `first` included, for the rules about repetition.
-        limit: tokens at most.
+        step: (tokens `[N, 1]`, state) -> (logits `[N, 1, V]`, state).
+        state: of N sentences, before the last token of `before`.
+        before: the tokens that precede the first drawn one; the last of them is fed first, all count for the rules
+            on repetition.
+        limits: tokens drawn at most, one limit per sentence.
         config: how to draw.
-        ends: tokens that end the text.
+        ends: tokens that end a sentence.
+        stop: (sentence, its drawn tokens) -> whether it ends here.
+        indices: of the sentences among all texts of a seed; 0 … N-1 by default.
     """
-    generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-    earlier, token = list(before), first
-    for _ in range(limit):
-        logits, state = step(torch.tensor([[token]]), state)
-        plain = logits[0, 0].float()
-        allowed = restrict(plain, earlier, config)
-        if config.temperature == 0:
-            token = int(allowed.argmax())
-        else:
-            token = int(torch.multinomial(allowed.softmax(-1), 1, generator=generator))
-        earlier.append(token)
-        yield Drawn(token, float(plain.log_softmax(-1)[token]), state)
-        if token in ends:
-            return
+    generators = [config.generator(index) for index in (range(len(limits)) if indices is None else indices)]
+    drawn: list[list[int]] = [[] for _ in limits]
+    rows = [n for n, limit in enumerate(limits) if limit > 0]
+    if len(rows) < len(limits):
+        state = state.keep(torch.tensor(rows, dtype=torch.long))
+    last = torch.tensor([[before[n][-1]] for n in rows])
+    while rows:
+        logits, state = step(last, state)
+        plain = logits[:, 0].float()
+        allowed = [restrict(plain[i], [*before[n], *drawn[n]], config) for i, n in enumerate(rows)]
+        tokens = [_draw(one, config, generators[n]) for one, n in zip(allowed, rows, strict=True)]
+        found = plain.log_softmax(-1)[torch.arange(len(rows)), torch.tensor(tokens)].tolist()
+        for n, token in zip(rows, tokens, strict=True):
+            drawn[n].append(token)
+        yield Drawn(list(rows), tokens, found, state)
+        going = [
+            i
+            for i, n in enumerate(rows)
+            if drawn[n][-1] not in ends and len(drawn[n]) < limits[n] and not stop(n, drawn[n])
+        ]
+        if len(going) < len(rows):
+            rows = [rows[i] for i in going]
+            state = state.keep(torch.tensor(going, dtype=torch.long))
+        last = torch.tensor([[drawn[n][-1]] for n in rows])
+
+
+def sampled(steps: Iterator[Drawn], sentences: int) -> list[list[Hypothesis]]:
+    """The finished samples of `sample`, one hypothesis per sentence; none for a sentence that drew nothing."""
+    tokens: list[list[int]] = [[] for _ in range(sentences)]
+    totals = [0.0] * sentences
+    states: dict[int, tuple[Any, int]] = {}
+    for one in steps:
+        for place, (n, token, log_prob) in enumerate(zip(one.rows, one.tokens, one.log_probs, strict=True)):
+            tokens[n].append(token)
+            totals[n] += log_prob
+            states[n] = (one.state, place)
+    return [
+        [Hypothesis(tokens[n], totals[n], totals[n], states[n][0].keep(torch.tensor([states[n][1]])))]
+        if n in states
+        else []
+        for n in range(sentences)
+    ]
 
 
 def restrict(logits: Float[Tensor, "V"], earlier: Sequence[int], config: SampleConfig) -> Float[Tensor, "V"]:
-    """Logits under the rules, divided by the temperature; -inf for what is left out, never for all."""
-    logits = logits.clone()
-    if config.repetition != 1 and earlier:
-        seen = torch.tensor(sorted(set(earlier)))
-        found = logits[seen]
-        logits[seen] = torch.where(found > 0, found / config.repetition, found * config.repetition)
-    banned = _would_repeat(earlier, config.no_repeat)
-    if banned and len(banned) < len(logits):
-        logits[torch.tensor(sorted(banned))] = -torch.inf
+    """Logits under the rules, divided by the temperature; -inf at what is left out, never at all tokens."""
+    logits = penalize_repetition(logits, earlier, config.repetition)
+    logits = forbid_repeated_ngrams(logits, earlier, config.no_repeat).clone()
     if config.temperature > 0:
         logits = logits / config.temperature
     if config.top_k is not None and config.top_k < len(logits):
@@ -114,9 +159,7 @@ def restrict(logits: Float[Tensor, "V"], earlier: Sequence[int], config: SampleC
     return logits
 
 
-def _would_repeat(earlier: Sequence[int], n: int) -> set[int]:
-    """Tokens that would make a sequence of n tokens come a second time."""
-    if not n or len(earlier) < n:
-        return set()
-    last = tuple(earlier[len(earlier) - n + 1 :])
-    return {earlier[i + n - 1] for i in range(len(earlier) - n + 1) if tuple(earlier[i : i + n - 1]) == last}
+def _draw(logits: Tensor, config: SampleConfig, generator: torch.Generator | None) -> int:
+    if config.temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))

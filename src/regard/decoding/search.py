@@ -4,14 +4,15 @@ A hypothesis that ends keeps its own slice of the state, so what was recorded th
 every attention) has followed it through every reordering of the beam.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.decoding.constraints import StepFunction
 from regard.errors import ConfigError
 
 
@@ -21,9 +22,6 @@ class Followed(Protocol):
 
     def select(self, parents: Int[Tensor, "N K"]) -> "Followed": ...
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
-
-
-StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,12 @@ class _Beam:
 
 
 def search(
-    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Tensor, eos: int,
-    scored: bool = False,
+    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
+    ends: int | Collection[int], scored: bool = False,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The best hypotheses of every sentence, best first.
 
-    At each step a sentence's `beam` best continuations stay; those among them that end in EOS are
+    At each step a sentence's `beam` best continuations stay; those among them that end in one of `ends` are
     finished, and the sentence is done when it has `beam` finished ones. What a sentence gets does not
     depend on its batch mates: each has its own limit and leaves the batch when it is done.
 
@@ -89,23 +87,24 @@ def search(
         limits: the most tokens of each sentence's output, EOS counted; one that reaches it is cut.
         config: how to search.
         bos: the token to begin with, or one for each sentence `[N]`.
-        eos: the token that ends an output.
+        ends: the tokens that end an output.
         scored: what `step` gives are scores that add up as they are, not logits; `log_prob` is then their sum.
     """
+    closing = torch.tensor(sorted({ends} if isinstance(ends, int) else set(ends)), dtype=torch.long)
     results: list[list[Hypothesis]] = [[] for _ in limits]
     beams = [_Beam(n, limit) for n, limit in enumerate(limits)]
     rows = torch.as_tensor(bos).reshape(-1, 1, 1).expand(len(limits), 1, 1)  # tokens so far, BOS first: [N, K, t]
     totals = torch.zeros(len(limits), 1)
     while beams:
         logits, state = step(rows[:, :, -1], state)
-        totals, parents, tokens = _continue(totals, logits, config.beam, eos, scored)
+        totals, parents, tokens = _continue(totals, logits, config.beam, closing, scored)
         rows = torch.cat([torch.take_along_dim(rows, parents[..., None], 1), tokens[..., None]], -1)
         state = state.select(parents)
         length = rows.shape[-1] - 1
         alive = totals > -torch.inf
         going = []
         for n, beam in enumerate(beams):
-            _finish(beam, n, rows, totals, tokens, alive, state, config, eos, length)
+            _finish(beam, n, rows, totals, tokens, alive, state, config, closing, length)
             if len(beam.finished) >= config.beam or length >= beam.limit or not bool(alive[n].any()):
                 ranked = sorted(beam.finished, key=lambda h: -h.score)
                 results[beam.number] = ranked[: config.n_best]
@@ -117,7 +116,7 @@ def search(
 
 
 def _continue(
-    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, eos: int, scored: bool = False
+    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, ends: Tensor, scored: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best continuations of each sentence, best first: (log p, parent, token), each `[N, ≤ 2·beam]`."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -126,26 +125,26 @@ def _continue(
     best, where = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)
     tokens = where % logits.shape[-1]
     # an ending counts only among the first `beam`: later ones are there to replace endings
-    too_late = (tokens == eos) & (torch.arange(best.shape[1]) >= beam)
+    too_late = torch.isin(tokens, ends) & (torch.arange(best.shape[1]) >= beam)
     return best.masked_fill(too_late, -torch.inf), where // logits.shape[-1], tokens
 
 
 def _finish(
     beam: _Beam, n: int, rows: Tensor, totals: Tensor, tokens: Tensor, alive: Tensor, state: Followed,
-    config: SearchConfig, eos: int, length: int,
+    config: SearchConfig, ends: Tensor, length: int,
 ) -> None:  # fmt: skip
     """Move hypotheses that end here out of the beam; at the limit, all of them."""
     room = config.beam
     for k in range(tokens.shape[1]):
         if not bool(alive[n, k]):
             continue
-        ends = int(tokens[n, k]) == eos
-        if ends or (length >= beam.limit and room > 0):
+        closes = bool(torch.isin(tokens[n, k], ends))
+        if closes or (length >= beam.limit and room > 0):
             log_prob = float(totals[n, k].detach())
             own = state.keep(torch.tensor([n])).select(torch.tensor([[k]]))
             beam.finished.append(Hypothesis(rows[n, k, 1:].tolist(), config.score(log_prob, length), log_prob, own))
             alive[n, k] = False
-        room -= not ends
+        room -= not closes
 
 
 def _next_beam(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import log
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,40 +10,42 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, unwatched
 from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
 from regard.pipelines.base import InputError, Pipeline
+from regard.pipelines.result import Result
 from regard.pretrained.features import prepared
 from regard.text.tokenizer import UNK, word_of_each
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What a model answers to one question about one picture.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answer(Result):
+    """The answer to one question about one picture.
 
     Attributes:
-        text: the likeliest answer.
+        text: the most probable answer.
         probability: its own.
         alternatives: (answer, probability), the next ones.
-        question: as it was asked.
+        source, question: the question as it was given.
         tokens: of the question, with EOS.
+        score, log_prob: the logarithm of the probability.
         attention: {site: map `[heads, T, S]`}: T is 1 for stacked attention, the question's tokens for a Transformer.
-        places: `[S, 2]` centres (row, column) of the picture's cells as shares.
-        picture: as the model saw it.
+        positions: `[S, 2]` centres (row, column) of the picture's cells as shares.
+        picture: as the model gets it.
+        answerer: the pipeline it came from.
     """
 
-    text: str
     probability: float
-    alternatives: list[tuple[str, float]]
-    question: str
-    tokens: list[str] = field(repr=False)
-    attention: dict[str, AttentionMap] = field(repr=False)
     positions: Tensor = field(repr=False)
     picture: Image.Image = field(repr=False)
     answerer: "Answerer" = field(repr=False)
+
+    @property
+    def question(self) -> str:
+        """The question as it was given."""
+        return self.source
 
     @property
     def unknown(self) -> list[str]:
@@ -66,24 +69,39 @@ class Answer:
         return [*words, f"→ {self.text}"], torch.stack(weights)
 
     def plot(self, path: str | Path, smooth: bool = False) -> None:
-        """Draw where was looked under question and answer: a strip of pictures; `path` ends in .png, .svg or .pdf."""
+        """Draw the attention to the picture under question and answer; `path` ends in .png, .svg or .pdf.
+
+        Raises:
+            ConfigError: the model does not attend to the picture.
+        """
         from regard.figures.overlay import draw_strip
 
+        if not self.attention:
+            raise ConfigError(f"{self.answerer.name} does not attend to the picture: there is no attention to draw")
         draw_strip(self.picture, *self.word_attention, path, smooth=smooth, heading=f"{self.question} → {self.text}")
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything that `--json` prints."""
+    def details(self) -> dict[str, Any]:
+        """The question, the answer's probability, unknown words, and the cell of each greatest weight."""
         names, weights = self.word_attention
         best = self.positions[weights.argmax(-1)].tolist() if len(weights) else []
         return {
-            "question": self.question, "text": self.text, "probability": self.probability, "unknown": self.unknown,
-            "alternatives": [{"text": text, "probability": p} for text, p in self.alternatives],
+            "question": self.question,
+            "probability": self.probability,
+            "unknown": self.unknown,
             "looks": [{"name": n, "row": row, "column": column} for n, (row, column) in zip(names, best, strict=False)],
-        }  # fmt: skip
+        }
+
+    @staticmethod
+    def as_alternative(one: Any) -> dict[str, Any]:
+        """An answer and its probability."""
+        text, probability = one
+        return {"text": text, "probability": probability}
 
 
-class Answerer(Pipeline[Any, Any]):
+class Answerer(Pipeline[Any, Answer]):
     """What `regard.load` returns for a run with task = "answer"."""
+
+    task = "answer"
 
     @property
     def answers(self) -> list[str]:
@@ -140,12 +158,16 @@ class Answerer(Pipeline[Any, Any]):
             logits, maps, where = self.model.looking(points, pad([ids], self.tokenizer.pad), lengths_mask([ids]))
             share = logits[0, 1:].softmax(-1)
             positions = where[0]
-            attention = {site: AttentionMap.from_weights(m.full(force=True)[0]) for site, m in maps.items()}
+            attention = {site: m.select(0).frozen() for site, m in maps.items()}
         best, numbers = share.topk(min(top, len(share)))
         found = [(self.answers[int(n)], float(p)) for n, p in zip(numbers, best, strict=True)]
         tokens = self.tokenizer.tokens(ids)
         announce(self.model, attention)
-        return Answer(found[0][0], found[0][1], found[1:], question, tokens, attention, positions, picture, self)
+        return Answer(
+            text=found[0][0], probability=found[0][1], score=log(found[0][1]), log_prob=log(found[0][1]),
+            alternatives=found[1:], source=question, tokens=tokens, ids=ids, attention=attention, positions=positions,
+            picture=picture, answerer=self,
+        )  # fmt: skip
 
     def encode(self, question: str) -> list[int]:
         """A question's ids, without EOS, in small letters as the model learned them.

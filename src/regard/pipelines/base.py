@@ -1,10 +1,10 @@
-"""What every loaded model has, whatever it does."""
+"""What every loaded model has, whatever its task: one input in, one result out; a list in, a list out."""
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from regard.bundle import Bundle
-from regard.errors import RegardError
+from regard.errors import ChoiceError, RegardError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -15,14 +15,19 @@ class InputError(RegardError, ValueError):
 
 
 class Pipeline(Generic[Given, Made]):
-    """A trained model that is ready to use: what `regard.load` returns.
+    """A trained model ready to use: what `regard.load` returns.
+
+    A subclass gives `prepare`, from one input to what the model takes, and `run`, from many prepared inputs to results.
 
     Attributes:
+        task: the command-line verb that this pipeline serves; None for one that serves none.
         model: the nn.Module inside.
         tokenizer: text to ids and back.
         bundle: all of it, with the settings.
-        name: what it was loaded by.
+        name: the name it was loaded by.
     """
+
+    task: ClassVar[str | None] = None
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         self.bundle, self.name = bundle, name
@@ -34,11 +39,70 @@ class Pipeline(Generic[Given, Made]):
     @overload
     def __call__(self, source: Sequence[Given], **settings: Any) -> list[Made]: ...
     def __call__(self, source: Any, **settings: Any) -> Any:
-        """What `many` makes of one input, or of many: a list in, a list out, same order, same length."""
+        """The result of one input, or of many: a list in, a list out, same order, same length.
+
+        Raises:
+            InputError: an input that cannot be worked on.
+        """
         if isinstance(source, Sequence) and not isinstance(source, str):
             return self.many(list(source), **settings)
         return self.many([source], **settings)[0]
 
-    def many(self, sources: list[Given], *args: Any, **settings: Any) -> list[Made]:
-        """What the model makes of each input; what it is, and the settings, say the models."""
+    def many(self, sources: Sequence[Given], **settings: Any) -> list[Made]:
+        """The results of many inputs; settings as in `run`.
+
+        Raises:
+            InputError: the first input that cannot be worked on.
+        """
+        return self.run([self.prepare(one) for one in sources], **settings)
+
+    def each(self, sources: Sequence[Given], **settings: Any) -> list[Made | InputError]:
+        """The result of every input, in its order; where one cannot be worked on, the error that says why."""
+        prepared: list[Any] = []
+        for one in sources:
+            try:
+                prepared.append(self.prepare(one))
+            except InputError as error:
+                prepared.append(error)
+        made = iter(self.run([one for one in prepared if not isinstance(one, InputError)], **settings))
+        return [one if isinstance(one, InputError) else next(made) for one in prepared]
+
+    def prepare(self, source: Given) -> Any:
+        """What `run` takes of one input.
+
+        Raises:
+            InputError: it cannot be worked on.
+        """
         raise NotImplementedError
+
+    def run(self, *prepared: Any, **settings: Any) -> list[Made]:
+        """The results of a list of prepared inputs, in their order."""
+        raise NotImplementedError
+
+
+class ModelOnly(Pipeline[Any, Any]):
+    """A loaded model for whose task there is no pipeline: `.model` is the nn.Module inside."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ChoiceError: always.
+        """
+        raise self.refusal()
+
+    def refusal(self) -> ChoiceError:
+        """One sentence: what the model is for, and what can be done with it."""
+        return ChoiceError(f"{self.name} is for `regard {self.bundle.task}`, which is not there yet: use .model")
+
+
+def length_groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices in groups of about equal length, each of at most `tokens` positions, padding included; shortest first."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if group and lengths[i] * (len(group) + 1) > tokens:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

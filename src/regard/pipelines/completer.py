@@ -1,7 +1,7 @@
-"""A decoder alone that is ready to use: it goes on with a text."""
+"""Text completion: from a beginning to a `Completion`, by a decoder alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,45 +9,30 @@ import torch
 from regard.analysis.vectors import Vectors, vectors
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
-from regard.decoding.sample import Drawn, SampleConfig, sample
-from regard.decoding.search import SearchConfig, search
+from regard.decoding.generate import generate, maps_of, stream
+from regard.decoding.sample import SampleConfig, Stop
+from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.pipelines.base import InputError, Pipeline
+from regard.pipelines.base import InputError, Pipeline, length_groups
+from regard.pipelines.result import Result
+from regard.pipelines.translator import BATCH_TOKENS, Encoded
 
-LENGTH = 200  # tokens of a completion, unless said otherwise
+LENGTH = 200  # tokens of a completion by default
 
 
-@dataclass(frozen=True, eq=False)
-class Completion:
-    """What a decoder made of a beginning.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Completion(Result):
+    """The continuation of one beginning.
 
     Attributes:
-        text: what it added.
+        text: the added text.
         source: the beginning.
-        tokens: the added tokens, with the end token if it was produced.
-        ids: their ids.
         score, log_prob: the sum of the tokens' log-probabilities under the model itself, in nats.
         source_tokens: the beginning's tokens.
-        alternatives: other completions, best first (beam search's).
-        attention: {site: map `[heads, T, P + T]`}: what each added token's state before it looked at.
+        attention: {site: map `[heads, T, P + T - 1]`}: row t is the query that predicts the t-th added token.
     """
 
-    text: str
-    source: str
-    tokens: list[str]
-    ids: list[int]
-    score: float
-    log_prob: float
-    source_tokens: list[str]
-    alternatives: "list[Completion]"
-    attention: dict[str, AttentionMap]
-
-    def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {
-            "source": self.source, "text": self.text, "tokens": self.tokens, "log_prob": self.log_prob,
-            "alternatives": [{"text": one.text, "log_prob": one.log_prob} for one in self.alternatives],
-        }  # fmt: skip
+    source_tokens: list[str] = field(default_factory=list, repr=False)
 
 
 class Completer(Pipeline[str, Completion]):
@@ -56,51 +41,74 @@ class Completer(Pipeline[str, Completion]):
     One beginning or a list of them in, a `Completion` or a list out.
     """
 
-    def many(self, sources: list[str], *args: Any, **settings: Any) -> list[Completion]:
-        """Go on with each beginning; settings as in `complete`."""
-        return [self.complete(one, *args, **settings) for one in sources]
+    task = "complete"
 
-    def complete(
-        self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True,
-        beam: int | None = None, n_best: int = 1, **drawing: Any,
-    ) -> Completion:  # fmt: skip
-        """Go on with one beginning.
+    def prepare(self, source: str) -> Encoded:
+        """The beginning and its ids.
+
+        Raises:
+            InputError: as in `encode`.
+        """
+        return Encoded(source, self.encode(source))
+
+    def run(
+        self, prepared: Sequence[Encoded], *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True,
+        beam: int | None = None, n_best: int = 1, batch_tokens: int = BATCH_TOKENS, first_index: int = 0,
+        **drawing: Any,
+    ) -> list[Completion]:  # fmt: skip
+        """Continue each beginning.
 
         Args:
-            source: the beginning.
-            length: tokens at most.
+            prepared: of `prepare`.
+            length: tokens added at most.
             stop: strings that end the text and are left out of it.
             record: keep the attention.
-            beam, n_best: beam search instead of drawing.
+            beam, n_best: beam search instead of sampling, and the outputs it returns.
+            batch_tokens: tokens of beginnings continued at a time.
+            first_index: index of the first beginning among all texts of a seed.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
 
         Raises:
-            ConfigError: a setting that is unknown or makes no sense.
-            Refused: a beginning that is longer than the model knows places for.
+            ConfigError: a setting that is unknown or outside its range.
         """
         if beam is not None and drawing:
             raise ConfigError(f"beam searches and draws nothing: leave out {', '.join(drawing)}, or beam")
-        ids = self.encode(source)
+        if batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
+        how = _sample_config(drawing) if beam is None else SearchConfig(beam, 0.0, n_best)
+        limits = [self._limit(one.ids, length) for one in prepared]
+        found: dict[int, list[Hypothesis]] = {}
+        padding: dict[int, int] = {}
+        recorded = record or has_search_listeners()
         with torch.inference_mode(), unwatched():
-            if beam is not None:
-                made = self._search(source, ids, length, stop, beam, n_best, record or has_search_listeners())
-            else:
-                drawn = list(self._draw(ids, length, stop, _config(drawing), record or has_search_listeners()))
-                made = self._made(source, ids, drawn, stop)
-        if has_search_listeners():
-            announce(self.model, made.attention)
-        return made
+            for group in self._groups(prepared, batch_tokens):
+                rows = [prepared[i].ids for i in group]
+                longest = max(map(len, rows))
+                outputs = generate(
+                    self.model, self._read(rows, recorded), rows, [limits[i] for i in group], how, self._ends(),
+                    stop=self._stop(rows, stop), indices=[first_index + i for i in group],
+                )  # fmt: skip
+                found |= dict(zip(group, outputs, strict=True))
+                padding |= {i: longest - len(prepared[i].ids) for i in group}
+        results = [self._completion(one, found[i], padding[i], stop) for i, one in enumerate(prepared)]
+        for made in results if has_search_listeners() else ():
+            for returned in (made, *made.alternatives):
+                announce(self.model, returned.attention)
+        return results
 
     def stream(self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), **drawing: Any) -> Iterator[str]:
-        """The added text in pieces, each as soon as it is known; settings as in `complete`."""
-        ids, config = self.encode(source), _config(drawing)
+        """The added text in pieces, each as soon as it is known; settings as in `run`."""
+        ids, config = self.encode(source), _sample_config(drawing)
         shown, added = "", []
         longest = max(map(len, stop), default=0)
         with torch.inference_mode(), unwatched():
-            for one in self._draw(ids, length, stop, config, record=False):
-                added.append(one.token)
+            state = self._read([ids], False)
+            for one in stream(
+                self.model, state, ids, self._limit(ids, length), config, self._ends(), stop=self._stop([ids], stop)
+            ):
+                added.append(one.tokens[0])
                 text = _cut(self._added(ids, added), stop)
-                # a character may be half there, and a stop string half
+                # a character may be incomplete, and a stop string too
                 sure = text[: max(len(shown), len(text) - longest)] if not text.endswith("\ufffd") else shown
                 if len(sure) > len(shown):
                     yield sure[len(shown) :]
@@ -116,97 +124,104 @@ class Completer(Pipeline[str, Completion]):
         return vectors(self.model, ids, [(0, 0)] * (len(ids) - len(spans)) + spans, text, self.tokenizer)
 
     def encode(self, source: str) -> list[int]:
-        """The beginning's ids, with what the model begins texts with.
+        """The beginning's ids, BOS first where the model's texts begin with it.
 
         Raises:
-            Refused: it is empty and nothing begins a text; or it is longer than the model knows places for.
+            InputError: it is empty and no token begins a text; or it has more tokens than the model has positions.
         """
         ids = self.tokenizer.encode(source)
         several = self.bundle.decoding.get("begins", False) or not ids
         if several and self.tokenizer.bos is not None:
             ids = [self.tokenizer.bos, *ids]
         if not ids:
-            raise InputError("an empty beginning: this model needs at least one token to go on from")
-        if len(ids) > self._places():
+            raise InputError("an empty beginning: this model needs at least one token to continue")
+        if len(ids) > self._positions():
             raise InputError(
-                f"a beginning of {len(ids):,} tokens is too long: this model knows {self._places():,} places"
+                f"a beginning of {len(ids):,} tokens is too long: this model has {self._positions():,} positions"
             )
         return list(ids)
+
+    def _groups(self, prepared: Sequence[Encoded], tokens: int) -> Iterator[list[int]]:
+        """Indices of beginnings that are continued together, in the order of the texts within a group.
+
+        A group is padded on the left, so that distances between tokens stay what they are; a model with a context
+        reads beginnings of one length only.
+        """
+        config: Any = self.bundle.model_config
+        for group in length_groups([len(one.ids) for one in prepared], tokens):
+            if getattr(config, "context", "none") == "none":
+                yield group
+                continue
+            by_length: dict[int, list[int]] = {}
+            for i in group:
+                by_length.setdefault(len(prepared[i].ids), []).append(i)
+            yield from by_length.values()
+
+    def _read(self, rows: Sequence[list[int]], record: bool) -> Any:
+        """The state before each beginning's last token."""
+        longest = max(map(len, rows))
+        filler = self.tokenizer.pad or 0
+        tokens = torch.tensor([[filler] * (longest - len(row)) + row[:-1] for row in rows], dtype=torch.long)
+        tokens = tokens.reshape(len(rows), longest - 1)
+        allowed = torch.arange(longest - 1) >= torch.tensor([[longest - len(row)] for row in rows])
+        return self.model.read(tokens, allowed, record=record)
+
+    def _ends(self) -> list[int]:
+        return [] if self.tokenizer.eos is None else [self.tokenizer.eos]
+
+    def _stop(self, rows: Sequence[list[int]], stop: Sequence[str]) -> Stop:
+        """Whether a text holds a stop string."""
+        strings = [one for one in stop if one]
+        if not strings:
+            return lambda _row, _tokens: False
+        return lambda row, tokens: any(one in self._added(rows[row], tokens) for one in strings)
 
     def _limit(self, ids: list[int], length: int) -> int:
         """Tokens that may be added."""
         if length < 0:
             raise ConfigError(f"length must be 0 or more; got {length}")
-        return min(length, self._places() - len(ids) + 1)
+        return min(length, self._positions() - len(ids) + 1)
 
-    def _places(self) -> int:
-        """How many places the model can tell apart."""
+    def _positions(self) -> int:
+        """How many positions the model can tell apart."""
         config: Any = self.bundle.model_config
         return int(config.length) if config.positions == "learned" else 2**31
-
-    def _draw(
-        self, ids: list[int], length: int, stop: Sequence[str], config: SampleConfig, record: bool
-    ) -> Iterator[Drawn]:
-        state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
-        limit = self._limit(ids, length)
-        added: list[int] = []
-        ends = () if self.tokenizer.eos is None else (self.tokenizer.eos,)
-        for one in sample(self.model.step, state, ids[-1], ids, limit, config, ends):
-            yield one
-            added.append(one.token)
-            if any(s in self._added(ids, added) for s in stop if s):
-                return
 
     def _added(self, ids: list[int], added: list[int]) -> str:
         """The text that tokens add to a beginning."""
         whole, before = self.tokenizer.decode([*ids, *added]), self.tokenizer.decode(ids)
         return str(whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(added))
 
-    def _made(self, source: str, ids: list[int], drawn: list[Drawn], stop: Sequence[str]) -> Completion:
-        added = [one.token for one in drawn]
-        total = sum((one.log_prob for one in drawn), 0.0)
-        text = _cut(self._added(ids, added), stop)
-        maps = self._maps(drawn[-1].state, ids, added) if drawn else {}
-        return Completion(
-            text, source, self.tokenizer.tokens(added), added, total, total, self.tokenizer.tokens(ids), [], maps
-        )
-
-    def _search(
-        self, source: str, ids: list[int], length: int, stop: Sequence[str], beam: int, n_best: int, record: bool
-    ) -> Completion:
-        config = SearchConfig(beam, 0.0, n_best)
-        state = self.model.read(torch.tensor([ids[:-1]], dtype=torch.long).reshape(1, -1), record=record)
-        eos = -1 if self.tokenizer.eos is None else self.tokenizer.eos
-        limit = self._limit(ids, length)
-        (found,) = search(self.model.step, state, [limit], config, ids[-1], eos)
-        made = [
-            Completion(
-                _cut(self._added(ids, one.tokens), stop), source, self.tokenizer.tokens(one.tokens), one.tokens,
-                one.score, one.log_prob, self.tokenizer.tokens(ids), [], self._maps(one.state, ids, one.tokens),
-            )
-            for one in found
-        ]  # fmt: skip
-        best = made[0]
-        best.alternatives.extend(made[1:])
+    def _completion(self, source: Encoded, found: list[Hypothesis], padding: int, stop: Sequence[str]) -> Completion:
+        if not found:
+            return Completion(text="", source=source.text, source_tokens=self.tokenizer.tokens(source.ids))
+        best, *others = [self._one(source, one, padding, stop) for one in found]
+        best.alternatives.extend(others)
         return best
 
-    def _maps(self, state: Any, ids: list[int], added: list[int]) -> dict[str, AttentionMap]:
-        rows = self.tokenizer.tokens(added)
-        columns = self.tokenizer.tokens([*ids, *added[:-1]])
-        maps = {}
-        for site, whole in self.model.maps(state).items():
-            one = whole.select(0, 0)
-            maps[site] = AttentionMap(one.shape, one.source, query_tokens=rows, key_tokens=columns)
-        return maps
+    def _one(self, source: Encoded, found: Hypothesis, padding: int, stop: Sequence[str]) -> Completion:
+        tokens = self.tokenizer.tokens(found.tokens)
+        return Completion(
+            text=_cut(self._added(source.ids, found.tokens), stop), source=source.text, tokens=tokens,
+            ids=found.tokens, score=found.score, log_prob=found.log_prob,
+            source_tokens=self.tokenizer.tokens(source.ids), attention=self._maps(found, source.ids, tokens, padding),
+        )  # fmt: skip
+
+    def _maps(self, found: Hypothesis, ids: list[int], tokens: list[str], padding: int) -> dict[str, AttentionMap]:
+        columns = self.tokenizer.tokens([*ids, *found.tokens[:-1]])
+        return {
+            site: whole.crop(len(tokens), padding, whole.shape[-1], tokens, columns)
+            for site, whole in maps_of(self.model, found).items()
+        }
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
     """The text before the first stop string."""
-    positions = [place for place in (text.find(one) for one in stop if one) if place >= 0]
-    return text[: min(positions)] if positions else text
+    places = [place for place in (text.find(one) for one in stop if one) if place >= 0]
+    return text[: min(places)] if places else text
 
 
-def _config(drawing: dict[str, Any]) -> SampleConfig:
+def _sample_config(drawing: dict[str, Any]) -> SampleConfig:
     unknown = sorted(set(drawing) - set(SampleConfig.__dataclass_fields__))
     if unknown:
         known = ", ".join(["length", "stop", "beam", "n_best", "record", *SampleConfig.__dataclass_fields__])

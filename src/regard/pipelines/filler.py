@@ -1,10 +1,10 @@
-"""An encoder alone that is ready to use: it fills gaps, gives vectors, and shows what words mean in context."""
+"""Filling gaps with an encoder alone; its vectors, and the meaning of words in context."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from regard.analysis.vectors import Vectors, vectors
 from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
 from regard.pipelines.base import InputError, Pipeline
+from regard.pipelines.result import Result
 from regard.text.tokenizer import Span, words
 
 GAP = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
@@ -22,23 +23,30 @@ CANDIDATES = 4000  # words of the vocabulary that a meaning is compared with
 AT_ONCE = 256  # texts encoded at a time
 
 
-@dataclass(frozen=True)
-class Filling:
-    """What may stand in the gaps of a text.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Filling(Result):
+    """A text whose gaps are filled.
 
     Attributes:
-        text: the likeliest text.
+        text: the source with the most probable token in each gap; nothing else changes.
         source: the text with its gaps.
-        gaps: for each gap, the likeliest tokens with their probabilities, best first.
+        log_prob, score: the sum of the log-probabilities of the tokens in the gaps; the other gaps are masked.
+        gaps: for each gap, the most probable tokens with their probabilities, best first.
     """
 
-    text: str
-    source: str
-    gaps: list[list[tuple[str, float]]]
+    gaps: list[list[tuple[str, float]]] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {"source": self.source, "text": self.text, "gaps": self.gaps}
+    def details(self) -> dict[str, Any]:
+        """The gaps."""
+        return {"gaps": self.gaps}
+
+
+class Gapped(NamedTuple):
+    """A text, its ids with the mask token in every gap, and where the gaps stand in the text."""
+
+    text: str
+    ids: list[int]
+    gaps: list[Span]
 
 
 class Filler(Pipeline[str, Filling]):
@@ -47,36 +55,59 @@ class Filler(Pipeline[str, Filling]):
     Called, it fills the gaps of one text or of a list of them.
     """
 
-    def many(self, sources: list[str], *args: Any, **settings: Any) -> list[Filling]:
-        """Fill the gaps of each text; settings as in `fill`."""
-        return [self.fill(one, *args, **settings) for one in sources]
+    task = "fill"
 
-    def fill(self, source: str, top: int = 5) -> Filling:
-        """The likeliest words for each [MASK] (or <mask>) of a text, each gap on its own.
+    def prepare(self, source: str) -> Gapped:
+        """The text with its gaps found.
 
         Raises:
-            Refused: there is no gap; the text is too long.
-            ConfigError: top below 1; the model has no head that predicts words, or no token for gaps.
+            InputError: there is no gap; the text is too long.
+            ConfigError: the model has no head that predicts tokens, or no mask token.
         """
-        if top < 1:
-            raise ConfigError(f"top must be at least 1; got {top}")
         mask = self.tokenizer.mask
         if self.model.head is None or mask is None:
             missing = "mask token" if self.model.head else "head that predicts words"
             raise ConfigError(f"{self.name} cannot fill gaps: it has no {missing}")
-        positions = [match.span() for match in GAP.finditer(source)]
-        if not positions:
+        gaps = [match.span() for match in GAP.finditer(source)]
+        if not gaps:
             raise InputError("there is no gap: write [MASK] where a word is missing")
-        ids = self._with_gaps(source, mask)
+        return Gapped(source, self._with_gaps(source, mask), gaps)
+
+    def run(self, prepared: Sequence[Gapped], *, top: int = 5) -> list[Filling]:
+        """The most probable tokens for each [MASK] (or <mask>) of each text.
+
+        Args:
+            prepared: of `prepare`.
+            top: how many tokens are listed for a gap.
+
+        Raises:
+            ConfigError: top below 1.
+        """
+        if top < 1:
+            raise ConfigError(f"top must be at least 1; got {top}")
+        return [self._fill(one, top) for one in prepared]
+
+    def fill(self, source: str, top: int = 5) -> Filling:
+        """`run` for one text."""
+        return self.run([self.prepare(source)], top=top)[0]
+
+    def _fill(self, one: Gapped, top: int) -> Filling:
+        ids = list(one.ids)
         with torch.inference_mode():
             logits = self.model(torch.tensor([ids]))[0]
-        gaps = [n for n, i in enumerate(ids) if i == mask]
-        found = []
-        for gap in gaps:
-            best, tokens = logits[gap].softmax(-1).topk(min(top, logits.shape[-1]))
+        found, total, chosen = [], 0.0, []
+        for place in [n for n, i in enumerate(ids) if i == self.tokenizer.mask]:
+            best, tokens = logits[place].softmax(-1).topk(min(top, logits.shape[-1]))
             found.append([(self._word(int(i)), float(p)) for p, i in zip(best, tokens, strict=True)])
-            ids[gap] = int(tokens[0])
-        return Filling(self.tokenizer.decode(ids).strip(), source, found)
+            total += float(best[0].log())
+            chosen.append(int(tokens[0]))
+        text = one.text
+        for (start, end), candidates in reversed(list(zip(one.gaps, found, strict=False))):
+            text = text[:start] + candidates[0][0] + text[end:]
+        return Filling(
+            text=text, source=one.text, tokens=self.tokenizer.tokens(chosen), ids=chosen, score=total, log_prob=total,
+            gaps=found,
+        )  # fmt: skip
 
     def embed(self, text: str) -> Vectors:
         """Static and contextual vectors of a text's tokens, layer by layer; `.sentence` is one vector of the text."""

@@ -6,10 +6,11 @@ from typing import Any
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.errors import BundleError, ChoiceError, nearest
 from regard.pipelines.answerer import Answerer
-from regard.pipelines.base import Pipeline
+from regard.pipelines.base import ModelOnly, Pipeline
 from regard.pipelines.captioner import Captioner
 from regard.pipelines.completer import Completer
 from regard.pipelines.filler import Filler
+from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
 from regard.text.pretrained import Fast, read_tokenizer
@@ -31,7 +32,8 @@ def load(name: str | Path) -> Any:
             huggingface_hub downloads.
 
     Returns:
-        a `Translator`, `Completer` (a decoder alone) or `Filler` (an encoder alone): `.model` is the nn.Module.
+        a `Translator`, `Completer` (a decoder alone), `Filler` (an encoder alone), `Captioner`, `Transcriber` or
+        `Answerer`; `ModelOnly` where there is no pipeline for the task. `.model` is the nn.Module.
 
     Raises:
         ChoiceError: neither a shipped model nor a folder; lists the known names, nearest spelling first.
@@ -55,19 +57,9 @@ def load(name: str | Path) -> Any:
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
 
-class Inside(Pipeline[Any, Any]):
-    """A model for whose task there is no command yet: `.model` is the nn.Module inside."""
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        """Refuse.
-
-        Raises:
-            ChoiceError: always.
-        """
-        raise ChoiceError(f"{self.name} is for `regard {self.bundle.task}`, which is not there yet: use .model")
-
-
 def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
+    """The pipeline that can serve a model: its task, and what the model is able to do."""
+    reads_media = getattr(bundle.model_config, "source_encoder", None) is not None
     match bundle.task:
         case "complete":
             return Completer(bundle, name)
@@ -75,11 +67,13 @@ def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
             return Filler(bundle, name)
         case "translate":
             return Translator(bundle, name)
-        case "caption" | "transcribe" if getattr(bundle.model_config, "source_encoder", None) is not None:
+        case "caption" if reads_media:
             return Captioner(bundle, name)
+        case "transcribe" if reads_media:
+            return Transcriber(bundle, name)
         case "answer":
             return Answerer(bundle, name)
-    return Inside(bundle, name)
+    return ModelOnly(bundle, name)
 
 
 def _pretrained(folder: Path, name: str) -> Pipeline[Any, Any]:

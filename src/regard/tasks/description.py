@@ -18,7 +18,9 @@ from regard.data.scenes.scenes import Scene, SceneConfig, scenes
 from regard.data.sound import faster, frames, log_mel, read_sound
 from regard.data.tables import Files, Row, TableConfig, read_table, split_rows
 from regard.errors import ConfigError
-from regard.pipelines.captioner import Captioner, Description, Source
+from regard.pipelines.captioner import Captioner
+from regard.pipelines.description import Describer, Description, MediaInput
+from regard.pipelines.transcriber import Transcriber
 from regard.pretrained.features import prepared
 from regard.tasks.base import TaskData, for_development, mean_loss, run_tokenizer
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer
@@ -139,13 +141,14 @@ def _between(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[int]:
     return between
 
 
-def described(describer: Captioner, sources: Sequence[Any], beam: int = 1, record: bool = False) -> list[Description]:
+def described(describer: Describer, sources: Sequence[Any], beam: int = 1, record: bool = False) -> list[Description]:
     """Pictures, or samples, or what the encoder takes of a picture, described."""
 
-    def read(one: Any) -> Source:
-        if describer.hears:
+    def read(one: Any) -> MediaInput:
+        if isinstance(describer, Transcriber):
             return describer.heard("", one)
-        return Source("", one) if isinstance(one, Tensor) else describer.seen("", one)
+        assert isinstance(describer, Captioner)
+        return MediaInput("", one) if isinstance(one, Tensor) else describer.seen("", one)
 
     return describer.describe([read(one) for one in sources], beam=beam, record=record)
 
@@ -235,7 +238,8 @@ def _evaluate_sensed(
 
     def evaluate(model: Any) -> dict[str, float]:
         loss, _ = mean_loss(model, dev, settings.training)
-        describer = Captioner(_sensed_bundle(settings, model, tokenizer), "run")
+        kind = Captioner if settings.task == "caption" else Transcriber
+        describer = kind(_sensed_bundle(settings, model, tokenizer), "run")
         said = described(describer, sources)
         return {"loss": loss, **text_scores([one.text for one in said], texts)}
 

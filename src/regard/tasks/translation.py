@@ -15,7 +15,7 @@ from regard.data.parallel import Pairs, augment, read_lines, read_pairs, split
 from regard.errors import ConfigError, DataError
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
-from regard.pipelines.translator import SEARCH_TOKENS, Translator
+from regard.pipelines.translator import BATCH_TOKENS, Translator
 from regard.tasks.base import TaskData, mean_loss, run_tokenizer
 from regard.text.tokenizer import BOS, EOS, PAD, Tokenizer, word_of_each
 from regard.training.loop import TrainingConfig
@@ -119,7 +119,7 @@ def evaluate_files(
     filled = [(s, t) for s, t in zip(*sides, strict=True) if s.strip() and t.strip()]
     encoded = [(tokenizer.encode(s), tokenizer.encode(t)) for s, t in filled]
     with torch.inference_mode():
-        loss, tokens = mean_loss(translator.model, Batches(encoded, SEARCH_TOKENS, BOS, EOS, PAD), TrainingConfig())
+        loss, tokens = mean_loss(translator.model, Batches(encoded, BATCH_TOKENS, BOS, EOS, PAD), TrainingConfig())
     numbers = {
         "bleu": measured[0], "bleu_signature": str(bleu.get_signature()),
         "chrf": measured[1], "chrf_signature": str(chrf.get_signature()),

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from regard.attention.biases import BiasLike
-from regard.attention.maps.sources import Asked, Block, Given, Mean, Scaled, Source, Through
+from regard.attention.maps.sources import Asked, Block, Cropped, Given, Mean, Scaled, Source, Through
 from regard.attention.maps.statistics import Pool, Summary, statistics_of
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
@@ -262,6 +262,29 @@ class AttentionMap:
             raise ShapeError(f"matrix has {matrix.shape[-2]} rows on axis -2 and the map has {self.shape[-1]} keys")
         source = Through(self.source, matrix, self.shape)
         return AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
+
+    def crop(
+        self, queries: int, first_key: int, end_key: int, query_tokens: Tokens = None, key_tokens: Tokens = None
+    ) -> "AttentionMap":
+        """The first queries and the keys `first_key` … `end_key - 1`, lazy; weights are not divided anew.
+
+        What a padded batch keeps of one sentence: the keys that are left out are padding, whose weights are 0.
+        """
+        if not (0 <= queries <= self.shape[-2] and 0 <= first_key <= end_key <= self.shape[-1]):
+            raise ShapeError(
+                f"crop needs at most {self.shape[-2]} queries and keys within 0 … {self.shape[-1]}; "
+                f"got {queries} and {first_key} … {end_key}"
+            )
+        whole = (first_key, end_key) == (0, self.shape[-1])
+        source = self.source if whole else Cropped(self.source, first_key, end_key)
+        shape = (*self.shape[:-2], queries, end_key - first_key)
+        return AttentionMap(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
+
+    def frozen(self) -> "AttentionMap":
+        """The same map, detached: later updates of the model's parameters do not change it, and it has no gradient."""
+        with torch.no_grad():
+            source = self.source.frozen()
+        return AttentionMap(self.shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
 
     def mean_heads(self) -> "AttentionMap":
         """The mean over the heads (axis -3)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.reference import is_poisoned
+from regard.attention.maps.compact import freeze
 from regard.attention.masks import Grid
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import Product
@@ -68,6 +69,10 @@ class Source:
         """The same for some of the batch axes."""
         raise NotImplementedError
 
+    def frozen(self) -> "Source":
+        """The same without anything that training changes."""
+        return self
+
 
 class Given(Source):
     """Weights that somebody else has computed."""
@@ -121,6 +126,9 @@ class Asked(Source):
         if isinstance(head, int):
             return key[(*index[:-1], head % batch[-1] // group)]
         return key[index[:-1]].repeat_interleave(group, -3)[..., head, :, :]
+
+    def frozen(self) -> Source:
+        return Asked(*freeze(self.query.detach(), self.key.detach(), self.spec), self.shape)
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self._normalized(rows)[0]
@@ -285,3 +293,20 @@ class Through(Source):
         matrix = self.matrix.expand(*self.whole[:-2], *self.matrix.shape[-2:])[index]
         own = torch.empty(self.whole[:-2], device="meta")[index].shape
         return Through(self.source.select(index), matrix, (*own, *self.whole[-2:]))
+
+
+class Cropped(Source):
+    """Some keys that follow each other, of another source; what the others have is left out, rows stay as they are."""
+
+    def __init__(self, source: Source, first: int, end: int) -> None:
+        self.source, self.first, self.end = source, first, end
+        self.like, self.row = source.like, source.row
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        return self.source.weigh(rows)[..., self.first : self.end]
+
+    def select(self, index: Index) -> Source:
+        return Cropped(self.source.select(index), self.first, self.end)
+
+    def frozen(self) -> Source:
+        return Cropped(self.source.frozen(), self.first, self.end)

@@ -1,0 +1,20 @@
+"""`regard average`: the mean of checkpoints, or of two models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def average(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    into: Annotated[Path, typer.Argument(help="The new model's folder.")],
+    other: Annotated[
+        str | None,
+        typer.Option("--with", help="Another model: the mean of the run's and this one, which it started from."),
+    ] = None,
+) -> None:
+    """Average a run's best checkpoints, or its model and another, into a new model."""
+    from regard.experiment import average_run
+
+    typer.echo(str(average_run(folder, into, other)))

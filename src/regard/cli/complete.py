@@ -1,0 +1,75 @@
+"""`regard complete`: one beginning in, one continued text out."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.lines import run_lines
+from regard.cli.options import AnyModel, BatchTokens, Output, Texts, Threads, load_for
+from regard.cli.progress import out
+
+TEMPERATURE = 0.8  # bolder towards the probable than the library's 1.0, which is the model's own distribution
+
+
+def complete(
+    texts: Texts = None,
+    model: AnyModel = "shakespeare",
+    length: Annotated[int, typer.Option(min=0, help="Tokens added at most.")] = 200,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Below 1 more towards the probable; 0 takes the most probable. Default: 0.8."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the k most probable tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Only the most probable tokens that together have this probability.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Only tokens with this share of the greatest probability.")
+    ] = None,
+    repetition: Annotated[
+        float | None, typer.Option(help="Above 1: tokens that occurred before become less probable. Default: 1.")
+    ] = None,
+    no_repeat: Annotated[
+        int | None, typer.Option(help="No n-gram of this length twice; 0, the default, allows all.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same texts.")] = None,
+    beam: Annotated[int | None, typer.Option(min=1, help="Beam search instead of sampling.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    output: Output = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+) -> None:
+    """Continue texts; on a terminal token by token."""
+    completer = load_for("complete", model, texts, threads)
+    given = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition": repetition,
+        "no_repeat": no_repeat, "seed": seed,
+    }  # fmt: skip
+    drawing: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if beam is None:
+        drawing.setdefault("temperature", TEMPERATURE)
+    settings: dict[str, Any] = {"length": length, "stop": stop or []}
+    alone = texts is not None and len(texts) == 1 and texts != ["-"]
+    if alone and beam is None and not as_json and output is None and out.is_terminal:
+        assert texts is not None  # mypy: `alone` implies it
+        typer.echo(texts[0], nl=False)
+        for piece in completer.stream(texts[0], **settings, **drawing):
+            typer.echo(piece, nl=False)
+        typer.echo("")
+        return
+    if beam is not None:
+        settings["beam"] = beam
+    if batch_tokens is not None:
+        settings["batch_tokens"] = batch_tokens
+
+    def work(some: list[str], first: int) -> list[Any]:
+        return list(completer.each(some, record=False, first_index=first, **settings, **drawing))
+
+    def show(made: Any, _: int) -> str:
+        if as_json:
+            return json.dumps(made.as_json(), ensure_ascii=False)
+        return str(made.source + made.text).replace("\n", " ")
+
+    run_lines(texts, work, show, output=output)

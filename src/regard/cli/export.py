@@ -1,0 +1,23 @@
+"""`regard export`: a model as a folder of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli.options import ModelName, load
+
+
+def export(
+    model: ModelName,
+    into: Annotated[Path, typer.Argument(help="The folder to write.")],
+    precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "int8",
+    layout: Annotated[
+        str, typer.Option(help="regard, or hf: config.json and model.safetensors in float32, which transformers loads.")
+    ] = "regard",
+) -> None:
+    """Write a model as a small folder: weights in float16 or int8, no checkpoints."""
+    from regard.experiment import export_bundle
+
+    export_bundle(load(model), into, precision, layout)
+    typer.echo(str(into))

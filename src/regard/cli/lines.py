@@ -1,0 +1,171 @@
+"""One line in, one line out: the loop of every verb that takes inputs.
+
+A refused input gives an empty line, one sentence with its number on standard error, and exit code 1 at the end; the
+others are worked on. Standard output carries nothing but results.
+"""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from regard.cli.options import AUTO
+from regard.errors import ConfigError, RegardError
+
+FAILED = 1
+CHUNK = 64  # inputs worked on at a time
+
+Work = Callable[
+    [list[str], int], Sequence[Any]
+]  # inputs and the index of the first → results, or errors in their place
+Show = Callable[[Any, int], str | None]  # a result and its number → its line; None where it was printed already
+
+
+def complain(sentence: str) -> None:
+    """One sentence on standard error, whatever it holds."""
+    if sys.stderr is not None:
+        encoding = sys.stderr.encoding or "utf-8"
+        print(f"regard: {sentence}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+
+
+def run_lines(
+    arguments: list[str] | None, work: Work, show: Show, *, output: Path | None = None, chunk: int = CHUNK,
+) -> None:  # fmt: skip
+    """Work on the arguments, or on the lines of standard input, and print one line for each.
+
+    Args:
+        arguments: the inputs; None or ["-"] reads standard input.
+        work: gives each input of a chunk its result, or an error in its place.
+        show: gives a result's line.
+        output: a file for the lines; standard output if None.
+        chunk: inputs at a time; one where a person types them.
+
+    Raises:
+        typer.Exit: with code 1 where an input was refused.
+        ConfigError: a file for the output that cannot be written; standard input is closed.
+    """
+    from regard.cli.progress import lines_bar
+
+    reading = not arguments or arguments == ["-"]
+    if reading and sys.stdin is None:
+        raise ConfigError("standard input is closed: give the inputs as arguments")
+    size = 1 if reading and sys.stdin.isatty() else chunk
+    refused = False
+    total = None if reading else len(arguments or ())
+    with writing(output) as write, lines_bar(total, chunk, quiet=output is None) as advance:
+        numbered = enumerate(inputs(arguments))
+        while some := list(islice(numbered, size)):
+            good = [text for _, text in some if isinstance(text, str)]
+            made = iter(work(good, some[0][0]) if good else ())
+            for index, text in some:
+                result = next(made) if isinstance(text, str) else text
+                if isinstance(result, Exception):
+                    refused = True
+                    complain(f"line {index + 1}: {result}")
+                    write("")
+                elif (line := show(result, index + 1)) is not None:
+                    write(line)
+            advance(len(some))
+    if refused:
+        raise typer.Exit(FAILED)
+
+
+def inputs(arguments: list[str] | None) -> Iterator[str | RegardError]:
+    """The arguments, or the lines of standard input, which end at \\n alone; an error for what is not UTF-8."""
+    if arguments and arguments != ["-"]:
+        yield from map(_decoded, map(os.fsencode, arguments))
+        return
+    for number, line in enumerate(sys.stdin.buffer):
+        line = line if number else line.removeprefix(codecs.BOM_UTF8)
+        yield _decoded(line.removesuffix(b"\n").removesuffix(b"\r"))
+
+
+def text_of(argument: str) -> str:
+    """An argument as text.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    found = _decoded(os.fsencode(argument))
+    if isinstance(found, RegardError):
+        raise ConfigError(str(found))
+    return found
+
+
+def _decoded(raw: bytes) -> str | RegardError:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return RegardError(f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})")
+
+
+@contextmanager
+def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """A function that writes one line: to standard output, or to a file that is there, whole, once all is done.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if output is None:
+        yield lambda line: typer.echo(line)
+        return
+    check_output(output, ())
+    aside = output.with_name(output.name + ".part")
+    with aside.open("w", encoding="utf-8", newline="\n") as file:
+        yield lambda line: print(line, file=file)
+    aside.replace(output)
+
+
+def check_output(output: Path | None, sources: Sequence[Path]) -> None:
+    """Refuse a file that cannot be written before there is work to lose.
+
+    Raises:
+        ConfigError: its folder does not exist or may not be written to; it is a folder, or one of the inputs.
+    """
+    if output is None:
+        return
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: a folder; name a file in it")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise ConfigError(f"--output {output}: may not be written to")
+    if output.exists() and any(one.exists() and output.samefile(one) for one in sources):
+        raise ConfigError(f"--output {output}: this is one of the inputs; name another file")
+
+
+def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -> list[Path]:
+    """The files to draw one input to: numbered where there are several inputs."""
+    found = [Path(f"{Path(name).stem}.look.png") if str(one) == AUTO else Path(one) for one in look]
+    return [path.with_stem(f"{path.stem}-{number}") if many else path for path in found]
+
+
+def check_targets(targets: Sequence[Path], sources: Sequence[str] = ()) -> None:
+    """Refuse to draw where it is impossible, or over a file that regard has not drawn, before there is work to lose.
+
+    Raises:
+        ConfigError: a file that is an input, or that regard has not drawn.
+        DataError: a file that cannot be drawn to.
+    """
+    if not targets:
+        return
+    from regard.figures.heatmap import check_target, is_drawn
+
+    for target in targets:
+        check_target(target)
+        is_input = any(Path(one).exists() and target.exists() and target.samefile(one) for one in sources)
+        if is_input or not is_drawn(target):
+            raise ConfigError(
+                f"--look {target}: this file is there, and not drawn by regard: name another, behind the inputs"
+            )
+
+
+def are_many(arguments: list[str] | None) -> bool:
+    """Whether drawings are numbered: several inputs, or lines of standard input."""
+    return not arguments or len(arguments) != 1 or arguments == ["-"]

@@ -1,0 +1,86 @@
+"""What caption, transcribe and answer share: drawing where words attended, one input after the other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from regard.cli.lines import are_many, check_targets, complain, run_lines, targets_of
+from regard.cli.options import AUTO
+from regard.cli.progress import err
+from regard.errors import ConfigError
+
+
+class Segments:
+    """Draws the segments of a long recording as they are transcribed, and keeps what --json says of them."""
+
+    def __init__(self, targets: list[Path], smooth: bool, as_json: bool) -> None:
+        self.targets, self.smooth, self.as_json = targets, smooth, as_json
+        self.count = 0
+        self.json: list[dict[str, Any]] = []
+
+    def __call__(self, segment: Any) -> None:
+        self.count += 1
+        if self.as_json:
+            self.json.append({"start": segment.start, **segment.as_json()})
+        for path in self.targets:
+            draw(segment, path.with_stem(f"{path.stem}-{self.count}"), self.smooth)
+
+
+def run_media(
+    arguments: list[str] | None, work: Callable[[str, Segments], Any], look: list[str] | None, smooth: bool,
+    as_json: bool, output: Path | None, named: str | None = None,
+) -> None:  # fmt: skip
+    """One file (or question about the one that is `named`) in, one line out; each is drawn where `look` says.
+
+    Args:
+        arguments: file names, or questions.
+        work: from one of them, and what becomes of the segments of a long recording, to a result or an error.
+        look: files to draw to.
+        smooth: blend the cells of the drawings.
+        as_json: one JSON object a line.
+        output: a file for the lines.
+        named: the picture that questions are about.
+    """
+    from regard.pipelines.base import InputError
+
+    if look and not arguments and named is None:
+        raise ConfigError(f"--look {look[0]} says where to draw: name the inputs before it, for example cat.png --look")
+    many = are_many(arguments)
+    check_targets([Path(one) for one in look or [] if one != AUTO], [named] if named else arguments or [])
+    kept: dict[str, Any] = {}
+
+    def one(texts: list[str], first: int) -> list[Any]:
+        name = texts[0]
+        if not name.strip() and named is None:
+            return [InputError("an empty line names no file")]
+        targets = targets_of(look or [], named or name, first + 1, many)
+        check_targets(targets, [named or name])
+        segments = Segments(targets, smooth, as_json)
+        kept["targets"], kept["segments"] = targets, segments
+        try:
+            return [work(name, segments)]
+        except InputError as error:
+            return [error]
+
+    def show(made: Any, _: int) -> str:
+        segments = kept["segments"]
+        for target in kept["targets"] if not segments.count else ():
+            draw(made, target, smooth)
+        if not as_json:
+            return " ".join(made.text.split())
+        return json.dumps(made.as_json() | ({"pieces": segments.json} if segments.json else {}), ensure_ascii=False)
+
+    run_lines(arguments, one, show, output=output, chunk=1)
+
+
+def draw(made: Any, path: Path, smooth: bool) -> None:
+    """The attention of a result's words in the terminal, and in a file."""
+    from regard.figures.overlay import strip, timeline
+
+    words, weights = made.word_attention
+    if err.is_terminal and len(weights):
+        still = made.picture and made.positions.shape[1] == 2
+        err.print((strip if still else timeline)(words, weights, err.width))
+    made.plot(path, smooth)
+    complain(f"drawn: {path}")

@@ -1,0 +1,89 @@
+"""The options that several verbs share, and the way from a name to a pipeline that can serve a verb."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from regard.errors import ConfigError
+
+AUTO = "NAME.look.png"  # the value of a --look that is given without one
+FEW = 64  # inputs for which one thread is enough
+
+ModelName = Annotated[str, typer.Argument(help="A shipped model's name, or a run's folder.")]
+Texts = Annotated[list[str] | None, typer.Argument(help="Texts; none, or -, reads lines from standard input.")]
+Files = Annotated[list[str] | None, typer.Argument(help="Files; none, or -, reads their names from standard input.")]
+Model = Annotated[str, typer.Option(help="A shipped model's name, or a run's folder.")]
+AnyModel = Annotated[
+    str, typer.Option(help="A shipped model's name, a run's folder, or one in the Hugging Face layout (hf:NAME).")
+]
+Beam = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="Hypotheses kept per sentence; 1 is greedy. Default: the model's own."),
+]
+Look = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Draw the alignment to this file (.png, .svg, .pdf); with several inputs, name-1.png, name-2.png, …"
+    ),
+]
+Draw = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Show the attention of each word: in the terminal, and drawn to this file (.png, .svg, .pdf; "
+        "NAME.look.png where nothing follows; with several inputs numbered)."
+    ),
+]
+Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, with everything the result holds.")]
+Output = Annotated[Path | None, typer.Option(help="Write the lines to this file instead of standard output.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Input tokens worked on at a time. Default: 4096.")]
+
+
+class BareLook(TyperCommand):
+    """A verb whose --look may stand without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, a bare --look given its default value."""
+        following = [*args[1:], "--"]
+        filled = [
+            part
+            for this, after in zip(args, following, strict=True)
+            for part in ([this, AUTO] if this == "--look" and after.startswith("--") else [this])
+        ]
+        return super().parse_args(ctx, filled)
+
+
+def load(name: str, inputs: list[str] | None = None, threads: int | None = None) -> Any:
+    """A pipeline by its model's name.
+
+    Args:
+        name: a shipped model's name or a folder.
+        inputs: the arguments to work on: for a few, one thread, since a busy second core only delays it.
+        threads: of the processor; chosen from the inputs unless given.
+    """
+    import torch
+
+    from regard.pipelines.load import load as load_pipeline
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif inputs and inputs != ["-"] and len(inputs) <= FEW:
+        torch.set_num_threads(1)
+    return load_pipeline(name)
+
+
+def load_for(verb: str, name: str, inputs: list[str] | None = None, threads: int | None = None) -> Any:
+    """A pipeline that can serve a verb.
+
+    Raises:
+        ConfigError: it serves another, or none.
+    """
+    found = load(name, inputs, threads)
+    if found.task == verb:
+        return found
+    if found.task is None:
+        raise found.refusal()
+    raise ConfigError(f"{name} is a model for `regard {found.task}`, not for `regard {verb}`")

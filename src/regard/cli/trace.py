@@ -1,0 +1,39 @@
+"""`regard trace`: a decoding worked through."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from regard.cli.lines import are_many, check_targets, run_lines, targets_of
+from regard.cli.options import Beam, ModelName, Texts, load_for
+from regard.cli.progress import out
+
+
+def trace(
+    model: ModelName,
+    texts: Texts = None,
+    look: Annotated[list[Path] | None, typer.Option(help="Draw the trace to this file (.png, .svg, .pdf).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    beam: Beam = None,
+) -> None:
+    """A decoding worked through: every step's scores, weights, context and predictions."""
+    check_targets(look or [])
+    translator = load_for("translate", model, texts)
+    many = are_many(texts)
+
+    def show(generation: Any, number: int) -> str | None:
+        for path in targets_of(look or [], "", number, many):
+            generation.trace.plot(path)
+        if as_json:
+            return json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False)
+        typer.echo(generation.text)
+        longest = sum(max(8, len(token)) + 2 for token in generation.source_tokens)
+        wide = Console(width=max(out.width, 90, 14 + longest), highlight=False)
+        for line in generation.trace.lines():
+            wide.print(line)
+        return None
+
+    run_lines(texts, lambda some, _: translator.each(some, beam=beam), show)

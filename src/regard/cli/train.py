@@ -1,0 +1,44 @@
+"""`regard train`: from a config to a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli.lines import complain
+from regard.cli.progress import training_bar
+
+INTERRUPTED = 130
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file; configs/ holds those of the shipped models.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every setting with its meaning, and stop.")
+    ] = False,
+) -> None:
+    """Train a model from a config."""
+    from regard.config import parse_setting, to_toml
+
+    overrides = dict(map(parse_setting, settings or []))
+    from regard import experiment
+
+    if print_config:
+        typer.echo(to_toml(experiment.read_config(config, overrides)), nl=False)
+        return
+    from regard.training.loop import Interrupted
+
+    with training_bar() as report:
+        try:
+            finished = experiment.train(config, overrides, run=run, resume=resume, report=report)
+        except Interrupted:
+            complain("interrupted; everything is saved: the same command with --resume continues")
+            raise typer.Exit(INTERRUPTED) from None
+    typer.echo(f"{finished.path}")

@@ -1,0 +1,28 @@
+"""`regard transcribe`: one recording in, one line out."""
+
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.media import Segments, run_media
+from regard.cli.options import Beam, Draw, Files, Model, Output, Threads, load_for
+from regard.cli.progress import seconds_bar
+
+
+def transcribe(
+    files: Files = None,
+    model: Model = "spelling",
+    beam: Beam = None,
+    look: Draw = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, times.")] = False,
+    output: Output = None,
+    threads: Threads = None,
+) -> None:
+    """Transcribe recordings: one file in, one line out; a long one is cut at quiet moments and joined."""
+    transcriber = load_for("transcribe", model, files, threads)
+
+    def work(path: str, segments: Segments) -> Any:
+        with seconds_bar(path) as report:
+            return transcriber.hear(path, report, segments, beam=beam, record=bool(look or as_json))
+
+    run_media(files, work, look, False, as_json, output)

@@ -1,0 +1,51 @@
+"""`regard translate`: one line in, one line out."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.lines import are_many, check_targets, complain, run_lines, targets_of
+from regard.cli.options import BatchTokens, Beam, Json, Look, Model, Output, Texts, Threads, load_for
+from regard.cli.progress import err
+
+
+def translate(
+    texts: Texts = None,
+    model: Model = "fr-en",
+    beam: Beam = None,
+    n_best: Annotated[int, typer.Option(min=1, help="How many outputs --json lists, at most the beam.")] = 1,
+    look: Look = None,
+    as_json: Json = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
+    ] = False,
+    output: Output = None,
+    batch_tokens: BatchTokens = None,
+    threads: Threads = None,
+) -> None:
+    """Translate texts: one line in, one line out."""
+    check_targets(look or [])
+    translator = load_for("translate", model, texts, threads)
+    if n_best > 1:
+        beam = max(n_best, beam or translator.decoding.beam)
+    settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look)}
+    if batch_tokens is not None:
+        settings["batch_tokens"] = batch_tokens
+    many = are_many(texts)
+    for text in texts or []:
+        if text != "-" and text.endswith((".txt", ".tsv", ".csv")) and Path(text).is_file():
+            complain(f"{text!r} is translated as a text; to translate the file: regard translate < {text}")
+
+    def show(generation: Any, number: int) -> str:
+        if grid:
+            from regard.figures.terminal import grid as coloured
+
+            alignment = generation.alignment
+            err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
+        for path in targets_of(look or [], "", number, many):
+            generation.alignment.plot(path)
+        return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
+
+    run_lines(texts, lambda some, _: translator.each(some, **settings), show, output=output)

@@ -1,0 +1,70 @@
+"""From a decoder's state to hypotheses: the one way that every pipeline takes.
+
+Search and sampling know no model; here a model's step, the constraints around it and the attention of what comes out
+meet. A hypothesis keeps its own state, so its maps stay lazy: they are computed when they are read.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from regard.attention.maps.map import AttentionMap
+from regard.decoding.constraints import Constraint, innermost
+from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
+from regard.decoding.search import Hypothesis, SearchConfig, search
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What generating needs of a model."""
+
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits `[N, K, V]` of the next token after `token` `[N, K]`, and the state after it."""
+        ...
+
+    def maps(self, state: Any) -> dict[str, AttentionMap]:
+        """The maps of every site, `[N, K, heads, T, S]`, of a state that recorded its queries."""
+        ...
+
+
+def generate(
+    model: Decoder, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int],
+    how: SearchConfig | SampleConfig, ends: Collection[int], *, constraints: Sequence[Constraint] = (),
+    stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:  # fmt: skip
+    """The outputs of N sentences, best first: beam search for a `SearchConfig`, draws for a `SampleConfig`.
+
+    Args:
+        model: gives `step`.
+        state: of N sentences with one hypothesis each, before the last token of `before`.
+        before: the tokens that each sentence's output follows; BOS alone for an encoder–decoder.
+        limits: output tokens at most, one limit per sentence, the end token counted.
+        how: how to choose tokens.
+        ends: tokens that end an output.
+        constraints: changes of the step, the first innermost.
+        stop: (sentence, its tokens) -> whether it ends here; for draws.
+        indices: of the sentences among all texts of a seed; 0 … N-1 by default; for draws.
+    """
+    step: Any = model.step
+    for constraint in constraints:
+        state, step = constraint.begin(state, len(limits)), constraint.around(step)
+    if isinstance(how, SampleConfig):
+        steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices)
+        return sampled(steps, len(limits))
+    scored = any(constraint.scored for constraint in constraints)
+    first = [tokens[-1] for tokens in before]
+    return search(step, state, limits, how, first, ends, scored=scored)
+
+
+def stream(
+    model: Decoder, state: Any, before: Sequence[int], limit: int, how: SampleConfig, ends: Collection[int],
+    *, stop: Stop = lambda _row, _tokens: False,
+) -> Iterator[Drawn]:  # fmt: skip
+    """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
+    return sample(model.step, state, [before], [limit], how, ends, stop=stop)
+
+
+def maps_of(model: Decoder, found: Hypothesis) -> dict[str, AttentionMap]:
+    """{site: map `[heads, T, S]`} of one hypothesis, lazy and detached; empty where its state recorded no queries."""
+    return {site: whole.select(0, 0).frozen() for site, whole in model.maps(innermost(found.state)).items()}

@@ -1,0 +1,70 @@
+"""What every pipeline returns: a text, its tokens and scores, its alternatives, and where the model looked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from regard.attention.maps.map import AttentionMap
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """The output of one input.
+
+    Attributes:
+        text: the output.
+        source: the input as text: a text, a question, or the name of a file.
+        tokens: the output's tokens, without BOS, with the end token if it was produced.
+        ids: their ids.
+        score: the number that ranked the output.
+        log_prob: log-probability of the output, in nats.
+        alternatives: other outputs, best first.
+        attention: {site: map `[heads, T, S]`}, lazy; rows are output tokens.
+    """
+
+    text: str
+    source: str
+    tokens: list[str] = field(default_factory=list, repr=False)
+    ids: list[int] = field(default_factory=list, repr=False)
+    score: float = field(default=0.0, repr=False)
+    log_prob: float = 0.0
+    alternatives: "list[Any]" = field(default_factory=list, repr=False)
+    attention: dict[str, AttentionMap] = field(default_factory=dict, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that `--json` prints: the keys of all results, then those of the task."""
+        return {
+            "source": self.source,
+            "text": self.text,
+            "tokens": self.tokens,
+            "score": self.score,
+            "log_prob": self.log_prob,
+            "alternatives": [self.as_alternative(one) for one in self.alternatives],
+            **self.details(),
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The keys that only this task's results have."""
+        return {}
+
+    @staticmethod
+    def as_alternative(one: Any) -> dict[str, Any]:
+        """An alternative as it stands in the JSON of the result it belongs to."""
+        return {"text": one.text, "score": one.score, "log_prob": one.log_prob}
+
+
+def reading_site(alignment: dict[str, Any], attention: dict[str, AttentionMap]) -> tuple[str, list[int]]:
+    """The site and heads from which word attention is read.
+
+    Those chosen on development data when the model was trained; else all heads of the last site that attends to a
+    memory; ("", []) where no site does.
+    """
+    if alignment.get("site") in attention:
+        return str(alignment["site"]), list(alignment["heads"])
+    across = [site for site in attention if site.split(".")[-1] == "cross"]
+    return (across[-1], list(range(attention[across[-1]].shape[-3]))) if across else ("", [])
+
+
+def name_heads(heads: Sequence[int]) -> str:
+    """“head 3”, or “mean of heads 0, 2”."""
+    return f"head {heads[0]}" if len(heads) == 1 else f"mean of heads {', '.join(map(str, heads))}"

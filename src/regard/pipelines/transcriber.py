@@ -1,0 +1,126 @@
+"""Transcripts: from a recording of any length to a `Description`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from regard.data.sound import RATE, log_mel, pieces, sound_blocks
+from regard.errors import DataError
+from regard.pipelines.base import InputError
+from regard.pipelines.description import Describer, Description, MediaInput
+
+NOTHING = torch.zeros(0)
+LARGEST_STREAM = 2**30  # bytes read of what is no regular file
+
+
+class Transcriber(Describer):
+    """A transcriber ready to use: what `regard.load` returns for a run with task = "transcribe"."""
+
+    task = "transcribe"
+
+    def prepare(self, source: str | Path | Image.Image) -> Path:
+        """The file's path.
+
+        Raises:
+            InputError: it is not a path.
+        """
+        if isinstance(source, Image.Image):
+            raise InputError(f"{self.name} transcribes sound; got a picture")
+        return Path(source)
+
+    def run(self, prepared: Sequence[Path], **settings: Any) -> list[Description]:
+        """The transcripts of recordings; settings as in `describe`.
+
+        Raises:
+            InputError: a file that cannot be read.
+        """
+        return [self.hear(one, **settings) for one in prepared]
+
+    def each(self, sources: Sequence[str | Path], **settings: Any) -> list[Description | InputError]:
+        """The transcript of every recording, or the error in its place; a file may turn out damaged halfway."""
+        made: list[Description | InputError] = []
+        for one in sources:
+            try:
+                made.append(self.hear(one, **settings))
+            except InputError as error:
+                made.append(error)
+        return made
+
+    def hear(
+        self, source: str | Path | Image.Image, report: Callable[[float], None] = lambda _: None,
+        collect: Callable[[Description], None] | None = None, **settings: Any,
+    ) -> Description:  # fmt: skip
+        """One recording of any length: a long one is cut at quiet moments into segments of at most 15 seconds.
+
+        Args:
+            source: a file; a pipe or a device, such as /dev/stdin, is read to its end first.
+            report: called with the seconds read so far.
+            collect: called with the description of every segment of a long recording; its sound and attention are
+                not kept then, which would take gigabytes for a long one.
+            settings: as in `describe`; without `record` sound and attention are not kept, either.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        path = self.prepare(source)
+        found: list[Description] = []
+        given = 0
+        rest, start, end = torch.zeros(0), 0.0, False
+        try:
+            blocks = sound_blocks(_stream(path) if _is_stream(path) else path, str(path))
+        except (DataError, OSError) as error:
+            raise InputError(str(error)) from error
+        while not end:
+            try:
+                block = next(blocks, None)
+            except DataError as error:
+                raise InputError(str(error)) from error
+            end = block is None
+            rest = rest if block is None else torch.cat([rest, block])
+            cuts = pieces(rest) if end else pieces(rest)[:-1]
+            heard = [self.heard(str(path), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
+            found += self.describe(heard, **settings)
+            if len(found) > 1 and (collect or not settings.get("record", True)):
+                for n in range(given, len(found)):
+                    if collect:
+                        collect(found[n])
+                    found[n] = _light(found[n])
+                given = len(found)
+            if cuts:
+                rest, start = rest[cuts[-1][1] :], start + cuts[-1][1] / RATE
+            report(start)
+        if len(found) == 1:
+            return found[0]
+        return replace(
+            _light(found[0]), text=" ".join(one.text for one in found if one.text), pieces=found,
+            tokens=[token for one in found for token in one.tokens], ids=[i for one in found for i in one.ids],
+            log_prob=sum(one.log_prob for one in found), score=sum(one.score for one in found),
+        )  # fmt: skip
+
+    def heard(self, name: str, samples: Tensor, start: float = 0.0) -> MediaInput:
+        """Samples as the encoder takes them."""
+        return MediaInput(name, log_mel(samples, self.encoder_config.bands), samples=samples, start=start)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether the path is a pipe, a socket or a device, which cannot be sought in."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _stream(path: Path) -> bytes:
+    with path.open("rb") as file:
+        found = file.read(LARGEST_STREAM + 1)
+    if len(found) > LARGEST_STREAM:
+        raise DataError(f"{path}: more than {LARGEST_STREAM // 2**20:,} MiB: write it to a file first")
+    return found
+
+
+def _light(piece: Description) -> Description:
+    """A segment's description without its sound and its attention."""
+    media = replace(piece.media, features=NOTHING, samples=NOTHING)
+    return replace(piece, alternatives=[], attention={}, positions=torch.zeros(0, 1), media=media)
