@@ -192,7 +192,9 @@ def test_lines_show_what_was_found():
     shown, _, _ = traced(make(RECURRENT["bahdanau"]))
     text = lines(shown)
     step = shown.steps[0]
-    assert f"step 1: <s> → {step.token}   (s_{{t-1}} asks, |s_{{t-1}}| = {step.state_norm:.2f}; |c_t| = " in text
+    assert (
+        f"step 1: <s> → {step.token}   (s_{{t-1}} is the query, |s_{{t-1}}| = {step.state_norm:.2f}; |c_t| = " in text
+    )
     assert all(f"{e:.2f}" in text for e in step.scores)
     assert all(f"{a:.3f}" in text for a in step.weights)
     assert all(f"p = {p.probability:.3f}" in text for p in step.predictions)

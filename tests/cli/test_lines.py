@@ -1,0 +1,120 @@
+"""One line in, one line out: what comes of inputs, outputs and streams that are not as they should be."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from regard import cli
+from regard.cli.lines import check_output, inputs, targets_of
+from regard.errors import ConfigError, RegardError
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run the command in this process: arguments and standard input to (exit code, output, errors)."""
+
+    def run(*arguments: object, stdin: bytes | None = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.wav")
+SENTENCE = "not UTF-8 (byte 0xe9 at position 3)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("translate", NOT_UTF8), ("complete", NOT_UTF8), ("fill", NOT_UTF8), ("caption", NOT_UTF8),
+        ("transcribe", NOT_UTF8), ("trace", "fr-en-rnn", NOT_UTF8),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_not_utf8_gets_the_sentence_of_standard_input(talk, arguments) -> None:
+    assert talk(*arguments) == (1, "\n", f"regard: line 1: {SENTENCE}\n")
+
+
+@pytest.mark.parametrize("arguments", [("meaning", NOT_UTF8, "a bank"), ("meaning", "bank", NOT_UTF8)])
+def test_words_and_texts_too(talk, arguments) -> None:
+    assert talk(*arguments) == (2, "", f"regard: {SENTENCE}\n")
+
+
+def test_a_closed_standard_input_is_one_sentence(talk) -> None:
+    code, out, err = talk("translate", stdin=None)
+    assert (code, out, err) == (2, "", "regard: standard input is closed: give the inputs as arguments\n")
+
+
+def test_bytes_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\r\n\xff\nb\x0bc")))
+    first, second, third = inputs(None)
+    assert (first, third) == ("a", "b\x0bc")
+    assert isinstance(second, RegardError)
+
+
+def test_output_holds_the_lines_once_all_is_done(talk, tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    code, out, err = talk("translate", "le chat noir", "", "la maison", "--beam", 1, "--output", path)
+    assert (code, out, err) == (0, "", "")
+    assert path.read_text() == "the black cat\n\nthe house\n"
+    assert [one.name for one in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
+    for target, sentence in ((tmp_path / "no" / "x", "does not exist"), (tmp_path, "a folder; name a file in it")):
+        code, out, err = talk("translate", "x", "--model", "no-such-model", "--output", target)
+        assert (code, out) == (2, "")
+        assert "no-such-model" in err or sentence in err
+        with pytest.raises(ConfigError, match=sentence):
+            check_output(target, ())
+    reference = tmp_path / "reference.txt"
+    reference.write_text("kept")
+    with pytest.raises(ConfigError, match="this is one of the inputs"):
+        check_output(reference, [reference])
+    assert reference.read_text() == "kept"
+
+
+def test_look_never_destroys_a_file(talk, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"a photograph")
+    for arguments in (
+        ("translate", "le chat"), ("trace", "fr-en-rnn", "le chat"), ("meaning", "bank", "a bank"),
+    ):  # fmt: skip
+        code, out, err = talk(*arguments, "--look", photo)
+        assert (code, out) == (2, "")
+        assert "this file is there, and not drawn by regard" in err
+    assert photo.read_bytes() == b"a photograph"
+
+
+def test_drawings_are_numbered_where_there_are_several() -> None:
+    assert targets_of(["a.png", Path("b.svg")], "x", 3, True) == [Path("a-3.png"), Path("b-3.svg")]
+    assert targets_of(["NAME.look.png"], "folder/cat.jpg", 1, False) == [Path("cat.look.png")]
+
+
+def test_the_name_of_a_text_file_is_translated_and_the_way_is_shown(talk, tmp_path: Path) -> None:
+    path = tmp_path / "sentences.txt"
+    path.write_text("le chat noir\n")
+    code, out, err = talk("translate", path, "--beam", 1)
+    assert (code, out.count("\n")) == (0, 1)
+    assert f"to translate the file: regard translate < {path}" in err
+
+
+def test_a_recording_may_come_through_a_pipe(talk, tmp_path: Path) -> None:
+    tone = np.sin(np.arange(16_000) / 16_000 * 2764).astype("float32") * 0.1
+    soundfile.write(tmp_path / "tone.wav", tone, 16_000)
+    plain = talk("transcribe", tmp_path / "tone.wav", "--beam", 1)
+    assert plain[0] == 0
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if not (child := os.fork()):
+        pipe.write_bytes((tmp_path / "tone.wav").read_bytes())
+        os._exit(0)
+    assert talk("transcribe", pipe, "--beam", 1) == plain
+    os.waitpid(child, 0)

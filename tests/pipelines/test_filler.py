@@ -1,0 +1,19 @@
+"""Filling changes the gaps and nothing else."""
+
+import re
+
+import pytest
+
+import regard
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["naïve (50 %) [MASK] œuvre — ok", "she\t[MASK]  the door", "[MASK] and <mask>!", "Ünïcode [mask]\u00a0x"],
+)
+def test_only_the_gap_changes(text: str) -> None:
+    made = regard.load("english")(text)
+    best = iter(gap[0][0] for gap in made.gaps)
+    assert made.text == re.sub(r"\[MASK\]|<mask>|\[mask\]", lambda _: next(best), text)
+    assert made.source == text
+    assert next(best, None) is None
