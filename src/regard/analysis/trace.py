@@ -141,7 +141,7 @@ def trace(
 def _seen(
     model: Any, site: str, heads: list[int], state: Any, calls: list[Call]
 ) -> tuple[str, float, list[float], list[float], float]:
-    """(who asks, its norm, scores, weights, the context's norm) of the last step at the alignment's site."""
+    """(the query's name, its norm, scores, weights, the context's norm) of the last step at the alignment's site."""
     if site not in (state.asked or {}):
         return "", 0.0, [], [], _context_norm(model, state)
     query = state.asked[site][0, 0, :, -1]

@@ -33,7 +33,7 @@ def answer(
     seen = answerer.read(text_of(picture))
 
     def work(question: str, _: Segments) -> Any:
-        made = answerer.ask(seen, [question], top)[0]
+        made = answerer.run(seen, [question], top)[0]
         if made.unknown:
             complain(f"words that no training question had: {', '.join(made.unknown)}")
         return made

@@ -16,7 +16,7 @@ from regard.decoding.search import Hypothesis, SearchConfig, search
 
 
 @runtime_checkable
-class Decoder(Protocol):
+class StepModel(Protocol):
     """What generating needs of a model."""
 
     def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -29,7 +29,7 @@ class Decoder(Protocol):
 
 
 def generate(
-    model: Decoder, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int],
+    model: StepModel, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int],
     how: SearchConfig | SampleConfig, ends: Collection[int], *, constraints: Sequence[Constraint] = (),
     stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
@@ -58,13 +58,13 @@ def generate(
 
 
 def stream(
-    model: Decoder, state: Any, before: Sequence[int], limit: int, how: SampleConfig, ends: Collection[int],
+    model: StepModel, state: Any, before: Sequence[int], limit: int, how: SampleConfig, ends: Collection[int],
     *, stop: Stop = lambda _row, _tokens: False,
 ) -> Iterator[Drawn]:  # fmt: skip
     """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
     return sample(model.step, state, [before], [limit], how, ends, stop=stop)
 
 
-def maps_of(model: Decoder, found: Hypothesis) -> dict[str, AttentionMap]:
+def maps_of(model: StepModel, found: Hypothesis) -> dict[str, AttentionMap]:
     """{site: map `[heads, T, S]`} of one hypothesis, lazy and detached; empty where its state recorded no queries."""
     return {site: whole.select(0, 0).frozen() for site, whole in model.maps(innermost(found.state)).items()}

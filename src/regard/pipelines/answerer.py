@@ -124,18 +124,18 @@ class Answerer(Pipeline[Any, Answer]):
 
         Raises:
             ConfigError: top below 1.
-            Refused: a file that cannot be read; a question that is empty.
+            InputError: a file that cannot be read; a question that is empty.
         """
         seen = self.read(picture)
         if isinstance(question, str):
-            return self.ask(seen, [question], top)[0]
-        return self.ask(seen, list(question), top)
+            return self.run(seen, [question], top)[0]
+        return self.run(seen, list(question), top)
 
     def read(self, picture: str | Path | Image.Image) -> Image.Image:
         """A picture as the model sees it.
 
         Raises:
-            Refused: it cannot be read.
+            InputError: it cannot be read.
         """
         try:
             whole = picture if isinstance(picture, Image.Image) else read_picture(Path(picture))
@@ -144,7 +144,7 @@ class Answerer(Pipeline[Any, Answer]):
         config: Any = self.bundle.model_config
         return square(whole.convert("RGB"), config.source_encoder.size)
 
-    def ask(self, picture: Image.Image, questions: list[str], top: int = 5) -> list[Answer]:
+    def run(self, picture: Image.Image, questions: list[str], top: int = 5) -> list[Answer]:
         """`__call__` for a picture that has been read."""
         if top < 1:
             raise ConfigError(f"top must be at least 1; got {top}")
@@ -173,7 +173,7 @@ class Answerer(Pipeline[Any, Answer]):
         """A question's ids, without EOS, in small letters as the model learned them.
 
         Raises:
-            Refused: it is empty.
+            InputError: it is empty.
         """
         if not question.strip():
             raise InputError("an empty question: ask something about the picture")

@@ -239,7 +239,7 @@ class Describer(Pipeline[Any, Description]):
     def _search(
         self, sources: list[MediaInput], config: SearchConfig, record: bool
     ) -> list[tuple[Description, dict[str, AttentionMap]]]:
-        """The description of each input, and its encoder's maps where somebody observes."""
+        """The description of each input, and its encoder's maps while the model is observed."""
         tokenizer, listening = self.tokenizer, has_search_listeners()
         calls: list[Call] = []
         with watching(calls.append) if listening else nullcontext():

@@ -136,7 +136,7 @@ class Filler(Pipeline[str, Filling]):
         """A text's ids with the special tokens around it, and where each stands in it.
 
         Raises:
-            Refused: it is longer than the model knows places for.
+            InputError: it is longer than the model knows places for.
         """
         if hasattr(self.tokenizer, "marked"):
             ids, spans = self.tokenizer.marked(text)

@@ -233,7 +233,7 @@ class Translator(Pipeline[str, Generation]):
     def _search(
         self, sources: list[list[int]], config: SearchConfig, record: bool
     ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
-        """The encoder's calls, where somebody observes, and the hypotheses."""
+        """The encoder's calls by site, recorded while the model is observed, and the hypotheses."""
         tokenizer = self.tokenizer
         rows = [[*ids, tokenizer.eos] for ids in sources]
         calls: list[Call] = []

@@ -10,11 +10,11 @@ from regard.data.pictures import as_tensor, square
 from regard.pretrained.efficientnet import features
 
 
-def prepared(pictures: Sequence[Image.Image], reads: Any) -> list[Tensor]:
-    """Pictures of any size as the encoder with the settings `reads` takes them.
+def prepared(pictures: Sequence[Image.Image], encoder: Any) -> list[Tensor]:
+    """Pictures of any size as the encoder with the settings `encoder` takes them.
 
     Raises:
         BundleError: the network's package is not installed.
     """
-    points = [as_tensor(square(picture.convert("RGB"), reads.size)) for picture in pictures]
-    return features(points, reads.cell) if reads.kind == "features" else points
+    points = [as_tensor(square(picture.convert("RGB"), encoder.size)) for picture in pictures]
+    return features(points, encoder.cell) if encoder.kind == "features" else points
