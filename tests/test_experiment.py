@@ -70,6 +70,9 @@ def test_a_config_that_looks_at_nothing_trains_and_has_no_alignment(
     generation = model("le chat noir")
     assert generation.attention == {}
     assert generation.alignment.pairs == []
+    with pytest.raises(regard.ConfigError, match="does not attend to its source: there is no alignment to show"):
+        generation.alignment.plot(tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists()
     assert not generation.trace.steps[0].scores
 
 

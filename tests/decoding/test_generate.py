@@ -70,9 +70,7 @@ def test_constraints_meet_the_protocol_and_nest(model) -> None:
     words = Lexicon(spelling_table([[5, 6], [7]], 4, EOS, VOCABULARY), BOS)
     assert all(isinstance(one, Constraint) for one in (ctc, words, Suppressed((3,))))
     with torch.inference_mode():
-        found = generate(
-            model, state, [[BOS], [BOS]], [6, 6], SearchConfig(4, 0.0, 2), [EOS], constraints=[ctc, words]
-        )
+        found = generate(model, state, [[BOS], [BOS]], [6, 6], SearchConfig(4, 0.0, 2), [EOS], constraints=[ctc, words])
     for hypotheses in found:
         for one in hypotheses:
             assert set(one.tokens) <= {4, 5, 6, 7, EOS}

@@ -1,4 +1,4 @@
-"""May I believe this map? What the output really loses when attention is another, beside what the map shows.
+"""Is a map a faithful explanation? The change of the output when the attention is changed, beside the weights.
 
 Attention is not explanation: weights can often be changed without changing the answer (Jain and Wallace 2019), and
 whether that matters depends on the question (Wiegreffe and Pinter 2019). Here the question is put, and the answer
@@ -21,7 +21,7 @@ Output = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How far a map may be believed for one output.
+    """The faithfulness of a map for one output.
 
     Attributes:
         site: whose attention.
@@ -45,7 +45,7 @@ class Faithfulness:
 
     @property
     def agreement(self) -> float:
-        """Spearman's rank correlation between the weight on a key and what the output loses without it."""
+        """Spearman's rank correlation between the weight on a key and the drop of the output without it."""
         return spearman(self.attention, self.zeroed)
 
     @property
@@ -68,7 +68,7 @@ class Faithfulness:
 
 
 def faithfulness(model: Any, site: str, output: Output, draws: int = 8) -> Faithfulness:
-    """Put a map to the test for one output.
+    """Test a map for one output.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
@@ -109,7 +109,7 @@ def faithfulness(model: Any, site: str, output: Output, draws: int = 8) -> Faith
 
 
 def leave_one_out(score: Callable[[Sequence[Any]], float], parts: Sequence[Any]) -> list[float]:
-    """By how much a score falls without each part of the input (Li et al. 2016, "erasure").
+    """The drop of a score without each part of the input (Li et al. 2016, "erasure").
 
     Args:
         score: of an input with some of its parts missing, the log-probability of the same output, say.

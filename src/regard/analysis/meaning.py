@@ -20,7 +20,7 @@ NEAR = 60  # nearest words among which a word is said to move towards some
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Words, each read on its own.
+    """Words, each encoded on its own.
 
     Attributes:
         words: the words.
@@ -41,7 +41,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Contribution:
-    """How much a word moved another.
+    """The contribution of a word to the vector of another.
 
     Attributes:
         word: the word.
@@ -59,7 +59,7 @@ class Contribution:
 
 @dataclass(frozen=True, eq=False)
 class Meaning:
-    """One word in several texts.
+    """The vectors of one word in several texts.
 
     Attributes:
         word: the word.
@@ -212,7 +212,7 @@ def contributions(encoder: Any, text: str, word: str) -> list[Contribution]:
 
 
 def _place(encoder: Any, text: str, word: str) -> int:
-    """Which word of a text is meant: the first that is written so."""
+    """The index of the first occurrence of a word in a text."""
     listed = encoder.words(text)
     if word.lower() not in listed:
         close = ", ".join(nearest(word.lower(), listed)[:3])
@@ -244,7 +244,7 @@ def _other(after: Tensor, n: int, before: Tensor) -> Tensor:
 
 
 def _gain(after: Tensor, before: Tensor) -> Tensor:
-    """How much nearer each of the nearest words has come; -inf for words that are still far away."""
+    """The gain in cosine of each of the nearest words; -inf for words outside them."""
     near = after >= after.topk(min(NEAR, len(after))).values[-1]
     return (after - before).masked_fill(~near, -torch.inf)
 

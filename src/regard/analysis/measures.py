@@ -1,4 +1,4 @@
-"""Numbers about attention: what a head does, how surely, and what becomes of the model without it.
+"""Measures of attention: the role of a head, its certainty, and the loss of the model without it.
 
 Every measure takes maps (`AttentionMap`), so it works at any length and for any model that can be observed. A
 weight says where a layer looked, not what the output depends on: `importance` measures that.
@@ -24,12 +24,12 @@ Sieve = Callable[[int, int, Sequence[str]], Tensor]
 
 
 def effective_span(seen: AttentionMap) -> Float[Tensor, "*batch T"]:
-    """exp(H_i): as many keys, looked at equally, would be as undecided; 1 for a sure or dead row."""
+    """exp(H_i), the number of keys that equal weights of the same entropy would cover; 1 for a one-hot or dead row."""
     return seen.entropy().exp()
 
 
 def coverage_deviation(seen: AttentionMap) -> Float[Tensor, "*batch"]:
-    """-1/S Σ_j ln(1 + (1 - Σ_i α_ij)²): 0 if every key is looked at exactly once, below it the worse.
+    """-1/S Σ_j ln(1 + (1 - Σ_i α_ij)²): 0 if every key receives a total weight of 1, negative otherwise.
 
     Source: Rikters and Fishel 2017, equation 1.
     """
@@ -38,14 +38,14 @@ def coverage_deviation(seen: AttentionMap) -> Float[Tensor, "*batch"]:
 
 
 def share_on(seen: AttentionMap, keys: Sequence[int]) -> Float[Tensor, "*batch"]:
-    """The share of all weight that falls on some keys; on key 0 it is what a sink takes (Xiao et al. 2024)."""
+    """The share of all weight on some keys; for key 0, the weight of an attention sink (Xiao et al. 2024)."""
     received = seen.received()
     total = received.sum(-1)
     return received[..., list(keys)].sum(-1) / total.masked_fill(total == 0, 1)
 
 
 def mean_distance(seen: AttentionMap) -> Float[Tensor, "*batch"]:
-    """The mean distance between query and key, over the weight, in positions."""
+    """The mean distance between query and key, weighted by the attention, in positions."""
     profile = seen.distance()
     positions = torch.arange(profile.shape[-1], device=profile.device) - (seen.shape[-1] - 1)
     total = profile.sum(-1)
@@ -53,7 +53,7 @@ def mean_distance(seen: AttentionMap) -> Float[Tensor, "*batch"]:
 
 
 def monotonicity(seen: AttentionMap) -> Float[Tensor, "*batch"]:
-    """The share of successive queries whose most looked-at key does not go back; 1 reads from left to right."""
+    """The share of consecutive queries whose key of greatest weight does not move back; 1: left to right."""
     best = seen.argmax()
     before, after = best[..., :-1], best[..., 1:]
     both = (before >= 0) & (after >= 0)
@@ -65,7 +65,7 @@ def monotonicity(seen: AttentionMap) -> Float[Tensor, "*batch"]:
 def alignment_error(
     seen: Sequence[AttentionMap], sure: Sequence[set[Link]], possible: Sequence[set[Link]] | None = None
 ) -> Float[Tensor, "*batch"]:
-    """The alignment error rate of the keys that are looked at most, against gold links, for every head; 0 is best.
+    """The alignment error rate of the keys of greatest weight against gold links, for every head; 0 is best.
 
     Args:
         seen: a map `[*batch, T, S]` for each sentence, all with the same leading axes.
@@ -83,7 +83,7 @@ def alignment_error(
 
 
 def similarity(seen: AttentionMap) -> Float[Tensor, "*batch H H"]:
-    """1 - mean Jensen–Shannon divergence (in bits) between the rows of two heads: 1 where two heads are one.
+    """1 - mean Jensen–Shannon divergence (in bits) between the rows of two heads: 1 where two heads are identical.
 
     Source: Clark et al. 2019, section 6. Holds two heads' weights at a time.
     """
@@ -111,7 +111,7 @@ def _bits(p: Tensor) -> Tensor:
 
 
 def importance(model: Any, loss: Callable[[], float], heads: Mapping[str, int]) -> dict[str, list[float]]:
-    """What the loss loses without a head: {site: [Δloss of each head]}; larger is more important.
+    """The increase of the loss when a head is ablated: {site: [Δloss of each head]}; larger is more important.
 
     Source: Voita et al. 2019, section 4; Michel et al. 2019, section 3.2.
 
@@ -132,7 +132,7 @@ def importance(model: Any, loss: Callable[[], float], heads: Mapping[str, int]) 
 
 @dataclass(frozen=True)
 class Role:
-    """What a head was found to do over a corpus.
+    """The role that a head was found to have over a corpus.
 
     Attributes:
         site, head: which head.
@@ -159,7 +159,7 @@ def roles(
     sieves: Mapping[str, Sieve] | None = None,
     level: float = 0.05,
 ) -> list[Role]:
-    """Which heads play which roles, tested over a corpus; the surest first.
+    """The roles of heads, tested over a corpus; smallest p-value first.
 
     For each sentence the mean weight on a sieve's keys is compared with that of uniform attention over the keys the
     head looks at; a head plays the role if it is above in significantly many sentences and at least at twice
@@ -206,7 +206,7 @@ def _bootstrap(numbers: Sequence[float], draws: int = 1000) -> tuple[float, floa
 
 
 def _sign_test(pairs: Sequence[tuple[float, float]]) -> float:
-    """How likely so many of them are above chance if above and below were equally likely."""
+    """The probability of at least so many values above chance if above and below were equally likely (a sign test)."""
     differ = [share > chance for share, chance in pairs if share != chance]
     n, above = len(differ), sum(differ)
     return float(sum(comb(n, k) for k in range(above, n + 1)) / 2**n)

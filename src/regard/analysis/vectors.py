@@ -12,7 +12,7 @@ from regard.text.tokenizer import Span, word_of_each, words
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """What a model makes of each token.
+    """The vectors of each token.
 
     Attributes:
         text: the text.

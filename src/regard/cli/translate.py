@@ -9,6 +9,7 @@ import typer
 from regard.cli.lines import are_many, check_targets, complain, run_lines, targets_of
 from regard.cli.options import BatchTokens, Beam, Json, Look, Model, Output, Texts, Threads, load_for
 from regard.cli.progress import err
+from regard.errors import ConfigError
 
 
 def translate(
@@ -43,6 +44,8 @@ def translate(
             from regard.figures.terminal import grid as coloured
 
             alignment = generation.alignment
+            if alignment.target and not alignment.site:
+                raise ConfigError(f"{model} does not attend to its source: there is no alignment to show")
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
         for path in targets_of(look or [], "", number, many):
             generation.alignment.plot(path)

@@ -67,8 +67,15 @@ class Alignment:
         return [(i, int(row.argmax())) for i, row in enumerate(self.matrix) if float(row.sum()) > 0]
 
     def plot(self, path: str | Path) -> None:
-        """Draw the heatmap; the ending of `path` (.png, .svg, .pdf) gives the format."""
+        """Draw the heatmap; the ending of `path` (.png, .svg, .pdf) gives the format.
+
+        Raises:
+            ConfigError: the model does not attend to its source: there is nothing to draw.
+        """
         from regard.figures.heatmap import save_heatmap
+
+        if self.target and not self.site:
+            raise ConfigError("the model does not attend to its source: there is no alignment to show")
 
         save_heatmap(
             self.matrix.tolist(), self.target, self.source, path, title=f"{self.site}, {name_heads(self.heads)}"
@@ -106,17 +113,15 @@ class Generation(Result):
     def alignment(self) -> Alignment:
         """Word alignment, read from the site and heads chosen when the model was trained (`reading_site`).
 
+        Its matrix is zero, and there are no pairs, where the model does not attend to its source.
+
         Raises:
-            ConfigError: the attention was not kept, or the model has none to its source.
+            ConfigError: the attention was not kept.
         """
         source, target = self.source.split(), self.text.split()
         site, heads = reading_site(self.translator.bundle.alignment, self.attention)
-        if not site and self.ids:
-            raise ConfigError(
-                f"{self.translator.name} does not attend to its source: there is no alignment to show"
-                if self.recorded
-                else "the attention of this translation was not kept: translate with record=True"
-            )
+        if not self.recorded and self.ids:
+            raise ConfigError("the attention of this translation was not kept: translate with record=True")
         if not site:
             return Alignment(torch.zeros(len(target), len(source)), source, target, site, heads)
         from regard.analysis.alignment import join_words
@@ -137,11 +142,8 @@ class Generation(Result):
         return trace(self.translator.bundle, self.source, self.source_ids, self.ids, site, heads)
 
     def details(self) -> dict[str, Any]:
-        """The source's tokens and the word alignment; null where the model does not attend to its source."""
-        try:
-            alignment = self.alignment.as_json()
-        except ConfigError:
-            alignment = None
+        """The source's tokens and the word alignment; null where the attention was not kept."""
+        alignment = self.alignment.as_json() if self.recorded or not self.ids else None
         return {"source_tokens": self.source_tokens, "alignment": alignment}
 
 
