@@ -38,7 +38,7 @@ def test_a_bundle_written_now_has_the_new_names_and_the_same_weights(name: str, 
 
 
 def test_a_config_of_old_names_says_what_they_are_called_now() -> None:
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is called") as warned:
         settings = experiment.read_config(tiny("transformer"), OLD)
     assert (settings.training.word_dropout, settings.training.guided_alignment) == (0.1, 0.2)
     assert (settings.model.ffn_width, settings.model.ffn_biases) == (48, False)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from regard import nn as nn
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
-    from regard.attention.approximate.linear import Share as Share
     from regard.attention.approximate.low_rank import LowRank as LowRank
     from regard.attention.approximate.patterns import big_bird as big_bird
     from regard.attention.approximate.patterns import strided as strided
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from regard.attention.masks import window as window
     from regard.attention.normalizers import Entmax as Entmax
     from regard.attention.normalizers import Hard as Hard
+    from regard.attention.normalizers import Share as Share
     from regard.attention.normalizers import Sink as Sink
     from regard.attention.operator import Plan as Plan
     from regard.attention.operator import attend as attend
@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from regard.pipelines.translator import Generation as Generation
 
 _HOMES = {
-    "attention.approximate.linear": ("EluFeatures", "RandomFeatures", "Share"),
+    "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),
     "attention.maps.map": ("AttentionMap", "attention_map"),
     "attention.biases": ("RelativeBias", "alibi"),
     "attention.masks": ("allow", "blocks", "causal", "documents", "padding", "prefix", "window"),
-    "attention.normalizers": ("Entmax", "Hard", "Sink"),
+    "attention.normalizers": ("Entmax", "Hard", "Share", "Sink"),
     "attention.operator": ("Plan", "attend", "plan"),
     "attention.scores": ("Additive", "Concat", "Cosine", "Distance", "Dot", "General", "QueryAdaptive", "ScaledDot"),
     "errors": ("BundleError", "ChoiceError", "ConfigError", "DataError", "KernelError", "RegardError", "ShapeError"),

@@ -33,7 +33,7 @@ def started(model, record: bool = False):
 
 
 def outputs(model, how, ends=(EOS,), record=False, **settings):
-    memory, state = started(model, record)
+    _, state = started(model, record)
     with torch.inference_mode():
         return generate(model, state, [[BOS], [BOS]], [7, 4], how, ends, **settings)
 
@@ -98,7 +98,7 @@ def test_maps_are_those_of_a_forward_on_the_output(model, how) -> None:
 
 
 def test_a_stream_is_the_same_draws(model) -> None:
-    memory, state = started(model)
+    _, state = started(model)
     config = SampleConfig(seed=9)
     with torch.inference_mode():
         ((whole,), _) = generate(model, state, [[BOS], [BOS]], [6, 6], config, [EOS])

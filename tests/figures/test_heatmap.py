@@ -10,7 +10,7 @@ from PIL import Image
 from regard.analysis.trace import Prediction, Trace, TraceStep
 from regard.attention.maps.map import AttentionMap
 from regard.errors import DataError
-from regard.figures.heatmap import draw_map, heatmap, save_heatmap, save_trace
+from regard.figures.heatmap import heatmap, save_heatmap, save_trace
 
 ROWS, COLUMNS = ["the", "black", "cat"], ["le", "chat", "noir"]
 WEIGHTS = [[0.9, 0.06, 0.04], [0.1, 0.15, 0.75], [0.05, 0.8, 0.15]]
@@ -213,7 +213,7 @@ def test_a_trace_of_nothing(tmp_path):
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (5, 2, 3), (2, 9, 2, 3), (3, 0, 2), (0, 2, 3)])
 def test_maps(tmp_path, shape):
     weights = torch.rand(shape)
-    figure = draw_map(AttentionMap.from_weights(weights), tmp_path / "x.png")
+    figure = AttentionMap.from_weights(weights).plot(tmp_path / "x.png")
     check_opens(tmp_path / "x.png")
     panels = [axes for axes in figure.axes if axes.images and axes.get_label() != "<colorbar>"]
     matrices = weights.reshape(-1, *shape[-2:]) if weights.numel() else []
@@ -225,6 +225,6 @@ def test_maps(tmp_path, shape):
 
 def test_maps_with_tokens():
     heads = AttentionMap.from_weights(torch.rand(2, 3, 3), query_tokens=ROWS, key_tokens=COLUMNS)
-    for axes in draw_map(heads).axes[:2]:
+    for axes in heads.plot().axes[:2]:
         assert [label.get_text() for label in axes.get_yticklabels()] == ROWS
         assert [label.get_text() for label in axes.get_xticklabels()] == COLUMNS

@@ -186,6 +186,24 @@ class Sigmoid(Normalizer):
         return weights, weights.sum(-1)
 
 
+class Share(Normalizer):
+    """α_ij = max(0, e_ij) / Σ_j' max(0, e_ij'): each key's share of the row's scores; its row number is the sum.
+
+    Source: Katharopoulos et al. 2020, equation 4.
+    """
+
+    skips = True
+
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        numbers = numbers.to(scores.dtype)
+        return scores.relu() / numbers.masked_fill(numbers == 0, 1)
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        positive = scores.masked_fill(~allowed, 0).relu()
+        total = positive.sum(-1, keepdim=True)
+        return positive / total.masked_fill(total == 0, 1), total.squeeze(-1)
+
+
 class Hard(Normalizer):
     """One key for each query: the one with the highest score (the lower index on a tie), or one drawn by the softmax.
 

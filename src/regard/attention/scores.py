@@ -77,6 +77,10 @@ class Product(Score):
         return ProjectedProduct(self)
 
 
+class Positive(Product):
+    """A product score that is never negative: the base of those that linear attention takes."""
+
+
 class Projected(Score):
     """A score whose keys have been projected already (`Score.projected`)."""
 

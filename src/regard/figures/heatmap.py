@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from regard.attention.maps.map import AttentionMap
 from regard.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
     "Droid Sans Fallback", "IPAGothic", "Unifont", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari",
 )  # fmt: skip
 PANELS = 16
-LEGIBLE = 128  # tokens that still have names of their own
-CELLS = 256  # of a larger map
 SIDES = ("output (query) ↓", "source (key) →")
 SIDES_BRIEFLY = ("query ↓", "source (key) →")  # beside one or two rows
 MADE = b"drawn by regard"  # what a file says of who drew it
@@ -90,13 +87,21 @@ def heatmap(
     return figure
 
 
-def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure":
-    """A figure of a map, one panel per entry of its leading axes (the first 16), written to `path` if there is one."""
+def draw_panels(
+    weights: Tensor, rows: Sequence[str], columns: Sequence[str], cell: tuple[int, int], path: str | Path | None = None
+) -> "Figure":
+    """A figure of one heatmap per panel (the first 16), written to `path` if there is one.
+
+    Args:
+        weights: `[panels, rows, columns]`.
+        rows, columns: names of the rows and columns.
+        cell: how many queries and keys a point stands for; (1, 1) where every weight is a point of its own.
+        path: the file; its ending (.png, .svg, .pdf) gives the format.
+    """
     from matplotlib.colors import Normalize, PowerNorm
     from matplotlib.figure import Figure
 
-    weights, rows, columns = _legible(attention)
-    large = max(attention.shape[-2:]) > LEGIBLE
+    large = cell != (1, 1)
     if (len(weights) == 1 and not large) or not weights.numel():
         figure = heatmap(weights[0].tolist() if len(weights) else [], rows if len(weights) else [], columns)
     else:
@@ -115,9 +120,8 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
             _name_axes(axes, rows, columns)
             axes.set_title(f"head {number}", fontsize=9, color="#555")
             axes.tick_params(labelsize=7)
-        cells = [f"{ceil(n / CELLS):,}" for n in attention.shape[-2:]]
         what = (
-            f"; each point is the largest weight of {cells[0]} × {cells[1]}, each head to its own maximum"
+            f"; each point is the largest weight of {cell[0]:,} × {cell[1]:,}, each head to its own maximum"
             if large
             else ""
         )
@@ -127,10 +131,10 @@ def draw_map(attention: AttentionMap, path: str | Path | None = None) -> "Figure
     return figure
 
 
-def map_png(attention: AttentionMap) -> bytes:
-    """A map as a notebook shows it."""
+def as_png(figure: "Figure") -> bytes:
+    """A figure as a notebook shows it."""
     buffer = BytesIO()
-    draw_map(attention).savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return buffer.getvalue()
 
 
@@ -166,23 +170,6 @@ def draw_meaning(meaning: "Meaning", path: str | Path | None = None) -> "Figure"
     if path is not None:
         save_figure(figure, path)
     return figure
-
-
-def _legible(attention: AttentionMap) -> tuple[Tensor, list[str], list[str]]:
-    """What can be drawn: panels `[panel, rows, columns]` with names; a large map in cells, named by their places."""
-    large = max(attention.shape[-2:]) > LEGIBLE
-    weights = attention.pool(CELLS, CELLS).detach() if large else attention.full().detach()
-    weights = weights.flatten(0, -3) if weights.ndim > 2 else weights[None]
-    names = []
-    for n, shown, tokens in zip(
-        attention.shape[-2:], weights.shape[-2:], (attention.query_tokens, attention.key_tokens), strict=True
-    ):
-        if not large:
-            names.append(tokens or [str(i) for i in range(n)])
-            continue
-        cell, collect = ceil(n / CELLS), max(1, shown // 8)
-        names.append([f"{i * cell:,}" if i % collect == 0 else "" for i in range(shown)])  # places
-    return weights, names[0], names[1]
 
 
 def save_trace(trace: "Trace", path: str | Path) -> None:

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.attention.approximate.linear import Positive
 from regard.attention.kernels.linear import CHUNK, linear, refusal
 from regard.attention.kernels.reference import reference
+from regard.attention.scores import Positive
 from regard.attention.spec import make_spec
 
 B, H, T, S, D, D_V = 2, 3, 301, 307, 5, 3

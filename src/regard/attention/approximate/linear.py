@@ -12,13 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from regard.attention.normalizers import AllowedRows, Normalizer, RowNumbers, ScoreRows
-from regard.attention.scores import Answered, Asked, KeyTile, Product, QueryTile
+from regard.attention.scores import Answered, Asked, KeyTile, Positive, QueryTile
 from regard.errors import ShapeError
-
-
-class Positive(Product):
-    """A product score that is never negative: the base of those that linear attention takes."""
 
 
 class RandomFeatures(Positive):
@@ -79,24 +74,6 @@ class EluFeatures(Positive):
 
     def project_key(self, key: KeyTile) -> Answered:
         return elu(key) + 1
-
-
-class Share(Normalizer):
-    """α_ij = max(0, e_ij) / Σ_j' max(0, e_ij'): each key's share of the row's scores; its row number is the sum.
-
-    Source: Katharopoulos et al. 2020, equation 4.
-    """
-
-    skips = True
-
-    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
-        numbers = numbers.to(scores.dtype)
-        return scores.relu() / numbers.masked_fill(numbers == 0, 1)
-
-    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
-        positive = scores.masked_fill(~allowed, 0).relu()
-        total = positive.sum(-1, keepdim=True)
-        return positive / total.masked_fill(total == 0, 1), total.squeeze(-1)
 
 
 def _orthogonal(width: int, features: int, seed: int) -> Tensor:

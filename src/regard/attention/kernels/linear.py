@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.attention.approximate.linear import Positive, Share
 from regard.attention.masks import And, Causal, Mask
-from regard.attention.scores import Score
+from regard.attention.normalizers import Share
+from regard.attention.scores import Positive, Score
 from regard.attention.spec import Spec
 from regard.shapes import batch_shape, check_widths, score_dtype
 

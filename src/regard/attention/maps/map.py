@@ -7,9 +7,8 @@ row, tile or statistic by computing blocks. It is exact: the same numbers as the
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import wraps
-from importlib import import_module
 from itertools import product
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from regard.attention.biases import BiasLike
+from regard.attention.maps.saved import load_map, save_map
 from regard.attention.maps.sources import Asked, Block, Cropped, Given, Mean, Scaled, Source, Through
 from regard.attention.maps.statistics import Pool, Summary, statistics_of
 from regard.attention.masks import MaskLike
@@ -27,10 +27,12 @@ from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.errors import BundleError, ShapeError
-from regard.shapes import batch_shape, check, share_heads
+from regard.shapes import check
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
+LEGIBLE = 128  # queries or keys that are drawn one by one, with names
+CELLS = 256  # of a larger map, to a side
 ROWS = 256  # rows at a time, where they fit: fewer are slow, and more leave the caches
 OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
 KEPT = 16 * 2**20  # bytes of overview that are kept
@@ -91,8 +93,8 @@ class AttentionMap:
     def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: Tokens) -> "AttentionMap":
         """A map of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` under a spec."""
         check(query, key)
-        shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
-        return cls(shape, Asked(query, key, spec, shape), **tokens)
+        source = Asked.of(query, key, spec)
+        return cls(source.shape, source, **tokens)
 
     @exactly
     def full(self, force: bool = False) -> Tensor:
@@ -335,8 +337,9 @@ class AttentionMap:
         Returns:
             the matplotlib figure.
         """
-        # drawing lives upstairs and is looked up when it is asked for: the heart does not depend on it
-        return import_module("regard.figures.heatmap").draw_map(self, path)
+        from regard.figures.heatmap import draw_panels  # matplotlib is imported when something is drawn
+
+        return draw_panels(*self._legible(), path)
 
     def save(self, path: str | Path, half: bool = False) -> None:
         """Write the map as safetensors: queries, keys and row numbers where it is made of them, else the weights.
@@ -348,7 +351,8 @@ class AttentionMap:
         Raises:
             ShapeError: weights of more than 256 MiB.
         """
-        import_module("regard.attention.maps.saved").save_map(self, Path(path), half)
+        full = lambda source, shape: AttentionMap(shape, source).full()  # noqa: E731
+        save_map(self.source, self.shape, (self.query_tokens, self.key_tokens), full, Path(path), half)
 
     @classmethod
     def load(cls, path: str | Path) -> "AttentionMap":
@@ -358,17 +362,38 @@ class AttentionMap:
             BundleError: the file is missing or is not a saved map.
         """
         try:
-            loaded: AttentionMap = import_module("regard.attention.maps.saved").load_map(Path(path))
+            source, shape, (query_tokens, key_tokens) = load_map(Path(path))
         except Exception as error:  # safetensors raises bare OSError and its own error types
             raise BundleError(f"{path} is not a saved attention map: {error}") from error
-        return loaded
+        return cls(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
 
     def __repr__(self) -> str:
         return f"AttentionMap({' × '.join(map(str, self.shape))})"
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
-        return bytes(import_module("regard.figures.heatmap").map_png(self))
+        from regard.figures.heatmap import as_png
+
+        return as_png(self.plot())
+
+    def _legible(self) -> tuple[Tensor, list[str], list[str], tuple[int, int]]:
+        """What can be drawn: panels `[panel, rows, columns]`, their names, and the size of a cell.
+
+        A map with more than 128 queries or keys is pooled to at most 256 × 256 cells, named by their positions.
+        """
+        large = max(self.shape[-2:]) > LEGIBLE
+        weights = self.pool(CELLS, CELLS).detach() if large else self.full().detach()
+        weights = weights.flatten(0, -3) if weights.ndim > 2 else weights[None]
+        if not large:
+            queries, keys = self.shape[-2:]
+            rows = self.query_tokens or [str(i) for i in range(queries)]
+            return weights, rows, self.key_tokens or [str(i) for i in range(keys)], (1, 1)
+        cells = [ceil(n / CELLS) for n in self.shape[-2:]]
+        names = []
+        for cell, shown in zip(cells, weights.shape[-2:], strict=True):
+            spacing = max(1, shown // 8)
+            names.append([f"{i * cell:,}" if i % spacing == 0 else "" for i in range(shown)])
+        return weights, names[0], names[1], (cells[0], cells[1])
 
     def _derived(self, shape: Sequence[int], source: Source) -> "AttentionMap":
         return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)

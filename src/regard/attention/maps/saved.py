@@ -7,6 +7,7 @@ where that is exact. What has no such form (a callable) is written as weights.
 """
 
 import json
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from regard.attention.approximate.linear import Share
 from regard.attention.biases import Added, Diagonals
 from regard.attention.maps.compact import compact_bias, spans
-from regard.attention.maps.map import AttentionMap
-from regard.attention.maps.sources import Asked, Through
+from regard.attention.maps.sources import Asked, Given, Source, Through
 from regard.attention.masks import Allow, Spans
-from regard.attention.normalizers import Entmax, Normalizer, Sigmoid, Sink, Softmax, Uniform
+from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.spec import Spec
 from regard.storage import write_tensors
@@ -29,52 +28,57 @@ from regard.storage import write_tensors
 FORMAT = 1
 
 
-def save_map(seen: AttentionMap, path: Path, half: bool) -> None:
+Tokens = tuple[list[str] | None, list[str] | None]  # of the queries and of the keys
+Full = Callable[[Source, tuple[int, ...]], Tensor]  # the whole matrix of a source with this shape
+
+
+def save_map(source: Source, shape: tuple[int, ...], tokens: Tokens, full: Full, path: Path, half: bool) -> None:
     """Write a map; see `AttentionMap.save`."""
-    tensors, note = _take_apart(seen)
+    tensors, note = _take_apart(source, shape, full)
     if half:
         narrow = {"weights", "query", "key", "v", "through"}
         if note.get("normalizer") == "share":  # features reach beyond float16
             narrow -= {"query", "key"}
         tensors = {name: t.to(torch.float16) if name in narrow else t for name, t in tensors.items()}
-    dtype = str(seen.source.like.dtype).removeprefix("torch.")
-    note |= {"format": FORMAT, "dtype": dtype, "query_tokens": seen.query_tokens, "key_tokens": seen.key_tokens}
+    dtype = str(source.like.dtype).removeprefix("torch.")
+    note |= {"format": FORMAT, "dtype": dtype, "query_tokens": tokens[0], "key_tokens": tokens[1]}
     own = {name: t.detach().clone() for name, t in tensors.items()}  # queries and keys may be one tensor
     write_tensors(path, own, {"map": json.dumps(note)})
 
 
-def load_map(path: Path) -> AttentionMap:
-    """Read a map that `save_map` wrote."""
+def load_map(path: Path) -> tuple[Source, tuple[int, ...], Tokens]:
+    """Read what `save_map` wrote: the source, its shape, and the tokens."""
     with safe_open(str(path), framework="pt") as file:
         note = json.loads((file.metadata() or {})["map"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if note["format"] != FORMAT:
         raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
     dtype = getattr(torch, note["dtype"])
+    source: Source
     if "weights" in tensors:
-        seen = AttentionMap.from_weights(tensors["weights"].to(dtype))
+        weights = tensors["weights"].to(dtype)
+        source, shape = Given(weights if dtype == torch.float64 else weights.float()), tuple(weights.shape)
     else:
         spec = Spec(_score(note, tensors), _normalizer(note, tensors), _mask(tensors), _bias(tensors))
-        seen = AttentionMap.from_spec(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
+        source = Asked.of(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
+        shape = source.shape
     if "through" in tensors:
-        seen = seen.through(tensors["through"])
-    seen.query_tokens, seen.key_tokens = note["query_tokens"], note["key_tokens"]
-    return seen
+        source, shape = Through(source, tensors["through"], shape), (*shape[:-1], tensors["through"].shape[-1])
+    return source, shape, (note["query_tokens"], note["key_tokens"])
 
 
-def _take_apart(seen: AttentionMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _take_apart(source: Source, shape: tuple[int, ...], full: Full) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings from which the map can be made again."""
-    source = seen.source
     if isinstance(source, Through):
-        tensors, note = _take_apart(AttentionMap(source.whole, source.source))
+        tensors, note = _take_apart(source.source, source.whole, full)
         return tensors | {"through": source.matrix}, note
     if not isinstance(source, Asked):
-        return {"weights": seen.full()}, {}
+        return {"weights": full(source, shape)}, {}
     compared, normalized = _compared(source), _normalized(source.spec.normalizer)
     if compared is None or normalized is None:
-        return {"weights": seen.full()}, {}
+        return {"weights": full(source, shape)}, {}
     if type(source.spec.normalizer) is Share and prod(source.shape) < sum(t.numel() for t in compared[0].values()):
-        return {"weights": seen.full()}, {}  # there are more features than keys
+        return {"weights": full(source, shape)}, {}  # there are more features than keys
     tensors = compared[0] | normalized[0]
     device = source.query.device
     mask = None if source.spec.mask is None else spans(source.spec.mask, source.shape, device)

@@ -19,7 +19,7 @@ from regard.attention.normalizers import Softmax
 from regard.attention.scores import Product
 from regard.attention.spec import Spec
 from regard.attention.tiles import WIDTH
-from regard.shapes import check_widths, score_dtype, share_heads
+from regard.shapes import batch_shape, check_widths, score_dtype, share_heads
 
 Index = tuple[int | slice, ...]
 Span = tuple[int, int]
@@ -97,6 +97,11 @@ class Asked(Source):
     key: Tensor
     spec: Spec
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor, spec: Spec) -> "Asked":
+        """Of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` that have been checked."""
+        return cls(query, key, spec, (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2]))
 
     @cached_property
     def like(self) -> Tensor:  # type: ignore[override]
