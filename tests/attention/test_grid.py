@@ -16,7 +16,7 @@ import regard
 from regard.attention.biases import Diagonals
 from regard.attention.kernels import additive, blockwise, fused, linear, windowed
 from regard.attention.kernels.reference import reference
-from regard.attention.operator import KERNELS, REFUSALS
+from regard.attention.operator import KERNELS
 from regard.attention.spec import Spec, make_spec
 
 H, D = 3, 5
@@ -156,7 +156,7 @@ def test_a_cell_is_refused_if_and_only_if_the_list_says_so(kernel: str, score: s
         batch, t, s = SIZES[0]
         inputs = [torch.zeros(*batch, size, D) for size in (t, s, s)]
         spec = a_spec(cell, batch, t, s, torch.float32)[0]
-        reason = REFUSALS[kernel](*inputs, spec)
+        reason = KERNELS[kernel].refusal(*inputs, spec)
         assert (reason is not None) == is_refused(kernel, cell), (cell, reason)
 
 
@@ -230,7 +230,7 @@ def check_cells(kernel: str, score: str, chosen: list[dict[str, str]]) -> None:
         spec, learned = a_spec(cell, batch, t, s, dtype)
         where = f"{cell} {batch} {t} {s} {dtype}"
         near = {"rtol": 1e-9, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 5e-4, "atol": 5e-5}
-        got, want = KERNELS[kernel](*inputs, spec, 0), reference(*inputs, spec, 0)
+        got, want = KERNELS[kernel].run(*inputs, spec, 0), reference(*inputs, spec, 0)
         torch.testing.assert_close(got[0], want[0], **near, msg=lambda m, where=where: f"{where}: {m}")
         rows = [numbers.detach().to(dtype) for numbers in (got[1], want[1])]
         torch.testing.assert_close(*rows, **near, msg=lambda m, where=where: f"rows of {where}: {m}")
@@ -252,7 +252,7 @@ def test_dropout_drops_the_same_weights_on_every_kernel(kernel: str, covered: st
     batch, t, s = SIZES[3]
     inputs = [torch.randn(*batch, n, D, dtype=torch.float64, requires_grad=True) for n in (t, s, s)]
     spec = make_spec(regard.Additive(D, D, 7).double(), "softmax", mask(covered, batch, t, s), None, 0.4)
-    got, want = KERNELS[kernel](*inputs, spec, 19)[0], reference(*inputs, spec, 19)[0]
+    got, want = KERNELS[kernel].run(*inputs, spec, 19)[0], reference(*inputs, spec, 19)[0]
     torch.testing.assert_close(got, want)
     upstream = torch.randn_like(want)
     slopes = [torch.autograd.grad(output, inputs, upstream, allow_unused=True) for output in (got, want)]
@@ -285,6 +285,6 @@ def test_both_derivatives_through_blocks(
     spec, learned = a_spec(cell, batch, t, s, torch.float64)
     if added == "computed":  # before, and not anew for every small step of gradcheck
         learned = learned[1:]
-    attend = lambda *x: KERNELS[kernel](*x[:3], spec, 0)[0]  # noqa: E731
+    attend = lambda *x: KERNELS[kernel].run(*x[:3], spec, 0)[0]  # noqa: E731
     assert torch.autograd.gradcheck(attend, (*inputs, *learned), fast_mode=True)
     assert torch.autograd.gradgradcheck(attend, (*inputs, *learned), fast_mode=True)

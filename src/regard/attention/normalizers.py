@@ -73,34 +73,35 @@ class Sink(Normalizer):
     OpenAI 2025, gpt-oss model card, section 2.2).
 
     Args:
-        logits: z, a number or a tensor `[heads]` (axis -3 of the scores), learned or fixed.
+        logits: z, a number or a tensor `[heads]` (axis -3 of the scores), learned or fixed. A number stays a number:
+            it has no device, and nothing can move or initialise it.
     """
 
     skips = True
-    logits: Tensor
+    logits: Tensor | float
 
     def __init__(self, logits: Tensor | float = 0.0) -> None:
         super().__init__()
-        if isinstance(logits, nn.Parameter):
-            self.logits = logits
+        if isinstance(logits, Tensor) and not isinstance(logits, nn.Parameter):
+            self.register_buffer("logits", logits, persistent=False)
         else:
-            self.register_buffer("logits", torch.as_tensor(logits), persistent=False)
+            self.logits = logits
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Normalizer:
-        if self.logits.numel() == 1 or len(shape) < 3:
+        if not isinstance(self.logits, Tensor) or self.logits.numel() == 1 or len(shape) < 3:
             return self
         heads = torch.arange(shape[-3]).expand(shape[:-2])[index]
         whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim and heads.numel() else heads
         return Sink(self.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
 
     def frozen(self) -> Normalizer:
-        return Sink(self.logits.detach().clone())
+        return Sink(self.logits.detach().clone() if isinstance(self.logits, Tensor) else self.logits)
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
-        sink = self.logits.to(scores.dtype)
+        sink = torch.as_tensor(self.logits, dtype=scores.dtype, device=scores.device)
         if sink.ndim:
             if scores.ndim < 3 or sink.ndim > 1 or sink.shape[0] not in (1, scores.shape[-3]):
                 heads = scores.shape[-3] if scores.ndim > 2 else 1
@@ -172,18 +173,19 @@ class Entmax(Normalizer):
 class Sigmoid(Normalizer):
     """α_ij = 1 / (1 + exp(-e_ij)): every key for itself; rows sum to anything, and nothing competes.
 
-    Its row number is the row's sum. Source: Ramapuram et al. 2024, section 3 (without their bias -ln S: add it as
-    bias= where rows are long).
+    Its row number is the row's sum; a score of +inf or NaN makes the whole row NaN. Source: Ramapuram et al. 2024,
+    section 3 (without their bias -ln S: add it as bias= where rows are long).
     """
 
     skips = True
 
-    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:  # noqa: ARG002
-        return scores.sigmoid()
+    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        return scores.sigmoid() + 0 * numbers
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
-        weights = scores.sigmoid().masked_fill(~allowed, 0)
-        return weights, weights.sum(-1)
+        weights = scores.sigmoid().masked_fill(scores == torch.inf, torch.nan).masked_fill(~allowed, 0)
+        total = weights.sum(-1)
+        return weights + 0 * total.detach()[..., None], total
 
 
 class Share(Normalizer):

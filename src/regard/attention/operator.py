@@ -5,9 +5,10 @@
 What it means stands in `kernels/reference.py`; here the inputs are checked and a kernel is chosen.
 """
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,37 +16,22 @@ from torch import Tensor
 
 from regard.attention.biases import BiasLike
 from regard.attention.kernels import additive, blockwise, fused, linear, reference, windowed
-from regard.attention.kernels.reference import is_poisoned, only_seen
+from regard.attention.kernels.kernel import Kernel
+from regard.attention.kernels.nonfinite import guarded
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.tiles import BLOCK, empty_share
 from regard.attention.watch import computing, is_attended, notify
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, share_heads
 
 Some = Float[Tensor, "..."]
-Kernel = Callable[..., tuple[Tensor, Tensor]]
 
 # those that can do less stand before those that can do more
 KERNELS: dict[str, Kernel] = {
-    "windowed": windowed.windowed,
-    "fused": fused.fused,
-    "additive": additive.additive,
-    "linear": linear.linear,
-    "blockwise": blockwise.blockwise,
-    "reference": reference.reference,
+    module.KERNEL.name: module.KERNEL for module in (windowed, fused, additive, linear, blockwise, reference)
 }
-REFUSALS = {
-    "windowed": windowed.refusal,
-    "fused": fused.refusal,
-    "additive": additive.refusal,
-    "linear": linear.refusal,
-    "blockwise": blockwise.refusal,
-}
-LARGE = 2**20  # pairs from which on it pays to ask what a mask leaves empty
-EMPTY = 0.1  # the share of the pairs that must be empty for it
 
 
 @dataclass(frozen=True)
@@ -121,32 +107,19 @@ def attend(
 
 def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some:
     seed = int(torch.randint(2**31, ())) if spec.dropout else 0
-    inputs = (query, key, value)
-    if torch.is_autocast_enabled(query.device.type):
-        with torch.autocast(query.device.type, enabled=False):
-            return _checked(name, inputs, spec, seed)
-    return _checked(name, inputs, spec, seed)
+    with autocast_off(query.device.type):
+        if spec.mask is None or name == "reference":
+            return KERNELS[name].run(query, key, value, spec, seed)[0]
+
+        def exact(inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            return blockwise.blockwise(*inputs, spec, seed, poisoned=True)[0]
+
+        return guarded(KERNELS[name], (query, key, value), spec, seed, exact)
 
 
-def _checked(name: str, inputs: tuple[Tensor, Tensor, Tensor], spec: Spec, seed: int) -> Tensor:
-    """A kernel's output; under a mask, nothing of what a query may not look at reaches it."""
-    query, key, _ = inputs
-    if spec.mask is None or name == "reference":
-        return KERNELS[name](*inputs, spec, seed)[0]
-    # a gradient may be spoiled where the output is not; torch's kernels spoil the output where they spoil anything
-    early = name not in ("fused", "windowed") or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
-    if not (early and is_poisoned(*inputs)):
-        output = KERNELS[name](*inputs, spec, seed)[0]
-        # in torch's triangle the last query sees all that could spoil another; elsewhere a forbidden score may overflow
-        triangle = name == "fused" and fused.is_whole(spec, (query.shape[-2], key.shape[-2]))
-        if not is_poisoned(output[..., -1:, :] if triangle else output):
-            return output
-    inputs = only_seen(*inputs, spec.mask)
-    if not is_poisoned(*inputs):
-        output = KERNELS[name](*inputs, spec, seed)[0]
-        if not is_poisoned(output):
-            return output
-    return blockwise.blockwise(*inputs, spec, seed, poisoned=True)[0]
+def autocast_off(device: str) -> AbstractContextManager[Any]:
+    """Autocast ends at the operator's door: kernels compute scores in float32 themselves."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def plan(
@@ -172,23 +145,7 @@ def plan(
     name, why, refused = _choose(query, key, value, spec, kernel)
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
     flops = 2 * prod(shape) * (key.shape[-1] + value.shape[-1])
-    return Plan(name, why, refused, _extra_bytes(name, query, key, value, spec, shape), flops)
-
-
-def _extra_bytes(name: str, query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
-    """About what a kernel's forward needs beside inputs and output."""
-    wide = 8 if value.dtype == torch.float64 else 4
-    pairs = prod(shape)
-    if name == "reference":
-        return 3 * pairs * wide
-    if name == "linear":
-        return linear.extra_bytes(query, key, value, spec, shape)
-    if name in ("fused", "windowed"):
-        if name == "fused" and fused.is_whole(spec, shape):
-            return 0
-        tables = fused.spread(spec, shape, query.device)
-        return min(BLOCK, tables * shape[-2] * shape[-1]) * (wide + 1)
-    return (query.numel() + key.numel() + value.numel() + 3 * min(BLOCK, pairs)) * wide
+    return Plan(name, why, refused, KERNELS[name].extra_bytes(query, key, value, spec, shape), flops)
 
 
 def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
@@ -196,51 +153,18 @@ def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) 
     if kernel not in ("auto", *KERNELS):
         raise unknown("kernel", kernel, ("auto", *KERNELS))
     if kernel != "auto":
-        reason = REFUSALS[kernel](query, key, value, spec) if kernel in REFUSALS else None
+        reason = KERNELS[kernel].refusal(query, key, value, spec)
         if reason:
-            able = [name for name in KERNELS if name not in REFUSALS or not REFUSALS[name](query, key, value, spec)]
+            able = [name for name, one in KERNELS.items() if not one.refusal(query, key, value, spec)]
             raise KernelError(
                 f"kernel {kernel!r} cannot do this: {reason}; kernel='auto' or {' or '.join(map(repr, able))} can"
             )
         return kernel, "it was asked for", {}
     refused: dict[str, str] = {}
-    for name in KERNELS:
-        reason = REFUSALS[name](query, key, value, spec) if name in REFUSALS else None
-        reason = reason or _not_worth(name, query, key, value, spec)
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    for name, one in KERNELS.items():
+        reason = one.refusal(query, key, value, spec) or one.worth(query, key, value, spec, shape)
         if not reason:
-            return name, WHY[name], refused
+            return name, one.why, refused
         refused[name] = reason
     raise AssertionError("the reference kernel takes everything")
-
-
-WHY = {
-    "windowed": "softmax over a dot product, under a mask that leaves blocks empty: torch's fused kernel on the others",
-    "fused": "softmax over a dot product: torch's fused kernel is the fastest",
-    "additive": "a tanh of sums: tiles of it stay near the processor",
-    "linear": "shares of products of positive features: sums over the keys, and no table of scores",
-    "blockwise": "it takes every score, normalizer, mask and bias in the memory of one block",
-    "reference": "it takes every score, normalizer, mask and bias",
-}
-
-
-def _not_worth(name: str, query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
-    """Why a kernel that could do the work would not be faster."""
-    if name not in ("windowed", "additive", "linear", "blockwise"):
-        return None
-    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    pairs = prod(shape)
-    if name == "windowed":
-        assert spec.mask is not None  # or it has refused
-        if pairs < LARGE:
-            return f"{pairs:,} pairs are too few to look for empty blocks"
-        if fused.is_whole(spec, shape):
-            return "torch's kernel knows this mask by name"
-        empty = empty_share(spec.mask, shape, query.device)
-        return None if empty >= EMPTY else f"the mask leaves {empty:.0%} of the blocks empty"
-    if name == "additive":
-        return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
-    if name == "linear":
-        t, s = shape[-2:]
-        few = not linear.pays(shape, value.shape[-1], spec.mask)
-        return f"{t:,} queries and {s:,} keys are too few for sums over features" if few else None
-    return None if pairs > BLOCK else f"all {pairs:,} scores fit one block"

@@ -142,7 +142,7 @@ class ScaledDot(Product):
 
     def factor(self, width: int) -> float:
         """The factor for queries of this width."""
-        return 1 / sqrt(width) if self.scale is None else self.scale
+        return 1 / sqrt(max(1, width)) if self.scale is None else self.scale  # width 0: all scores are 0
 
     def project_query(self, query: QueryTile) -> Asked:
         return query * self.factor(query.shape[-1])

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.attention.operator import REFUSALS
+from regard.attention.operator import KERNELS as TABLE
 from regard.attention.spec import make_spec
 from regard.attention.watch import watching
 
 B, H, T, D = 3, 2, 13, 8
-KERNELS = ["reference", *REFUSALS]
+KERNELS = list(TABLE)
 
 
 def choices(kernel: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def tensors(length: int = T) -> list[Tensor]:
 def test_the_kernel_takes_what_it_is_tested_on(kernel: str) -> None:
     given = choices(kernel)
     spec = make_spec(given.get("score", "scaled_dot"), given.get("normalizer", "softmax"), given.get("mask"), None)
-    assert kernel == "reference" or REFUSALS[kernel](*tensors(), spec) is None
+    assert TABLE[kernel].refusal(*tensors(), spec) is None
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -5,7 +5,9 @@ from math import exp, inf, log, nan
 import pytest
 import torch
 
-from regard.attention.kernels.reference import is_poisoned, kept, reference
+from regard.attention.kernels.dropout import kept
+from regard.attention.kernels.nonfinite import is_poisoned
+from regard.attention.kernels.reference import reference
 from regard.attention.masks import causal, prefix
 from regard.attention.spec import make_spec
 

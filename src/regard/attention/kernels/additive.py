@@ -11,11 +11,13 @@ Where a projection is so large that its exponential would overflow, tiles are co
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from regard.attention.kernels.blockwise import blockwise
+from regard.attention.kernels.kernel import Kernel
 from regard.attention.scores import Additive, Compared, Concat, Projected, Score
 from regard.attention.spec import Spec
 
@@ -133,3 +135,11 @@ class _Tiled(torch.autograd.Function):
             found[1][entries, columns] += slope.sum(1)
         weight = 4 * v
         return found[0].mul_(weight), found[1].mul_(weight), upstream.sum() - 2 * found[2]
+
+
+def _worth(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec, shape: tuple[int, ...]) -> str | None:
+    pairs = prod(shape)
+    return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
+
+
+KERNEL = Kernel("additive", additive, "a tanh of sums, computed in cache-sized tiles", refusal, _worth)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.kernels.reference import kept, reference
+from regard.attention.kernels.dropout import kept
+from regard.attention.kernels.kernel import Kernel
+from regard.attention.kernels.reference import reference
 from regard.attention.spec import Spec
 from regard.attention.tiles import BLOCK, Piece, pieces
 from regard.shapes import batch_shape, output_batch, score_dtype
@@ -203,3 +205,17 @@ def _reached(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
             found.setdefault(id(node.variable), node.variable)
         nodes += [after for after, _ in node.next_functions]
     return list(found.values())
+
+
+def _worth(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec, shape: tuple[int, ...]) -> str | None:
+    pairs = prod(shape)
+    return None if pairs > BLOCK else f"all {pairs:,} scores fit one block"
+
+
+KERNEL = Kernel(
+    "blockwise",
+    blockwise,
+    "it takes every score, normalizer, mask and bias in the memory of one block",
+    refusal,
+    _worth,
+)

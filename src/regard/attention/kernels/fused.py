@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import ByDistance
+from regard.attention.kernels.kernel import Kernel, number_bytes
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import Product, ScaledDot
@@ -403,3 +404,21 @@ def _four_axes_of(mask: Tensor, batch: torch.Size) -> Tensor:
         mask = mask.expand(*batch, *mask.shape[-2:])
         return mask.reshape(-1, batch[-1], *mask.shape[-2:])
     return mask.reshape(*[1] * (4 - mask.ndim), *mask.shape)
+
+
+def extra_bytes(_query: Tensor, _key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
+    """A part of the mask as bools and as a bias; nothing where torch's kernel handles the mask natively."""
+    if is_whole(spec, shape):
+        return 0
+    return min(BLOCK, spread(spec, shape, value.device) * shape[-2] * shape[-1]) * (number_bytes(value) + 1)
+
+
+def _witness(output: Tensor, spec: Spec, shape: tuple[int, ...]) -> Tensor:
+    """In torch's triangle the last query attends to all keys that could spoil another; elsewhere, all rows."""
+    return output[..., -1:, :] if is_whole(spec, shape) else output
+
+
+KERNEL = Kernel(
+    "fused", fused, "softmax over a dot product: torch's fused kernel is the fastest", refusal,
+    extra_bytes=extra_bytes, witness=_witness,
+)  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from regard.attention.kernels.kernel import Kernel
 from regard.attention.masks import And, Causal, Mask
 from regard.attention.normalizers import Share
 from regard.attention.scores import Positive, Score
@@ -50,7 +51,7 @@ def pays(shape: tuple[int, ...], width: int, mask: Mask | None) -> bool:
     return prod(shape) >= LEAST and t * s >= for_each * (t + s)
 
 
-def extra_bytes(query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
+def _extra_bytes(query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
     """About what the forward needs beside inputs and output: the sums and a chunk, or all features for a gradient."""
     with torch.no_grad():
         features = spec.score.project_key(key[..., :0, :]).shape[-1]
@@ -156,3 +157,15 @@ def _parts(mask: Mask) -> tuple[Causal | None, Mask | None] | None:
         return None
     keys = [part[1] for part in known if part[1] is not None]
     return (causal[0] if causal else None), (keys[0] & keys[1] if len(keys) == 2 else keys[0])
+
+
+def _worth(_query: Tensor, _key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> str | None:
+    t, s = shape[-2:]
+    few = not pays(shape, value.shape[-1], spec.mask)
+    return f"{t:,} queries and {s:,} keys are too few for sums over features" if few else None
+
+
+KERNEL = Kernel(
+    "linear", linear, "shares of products of positive features: sums over the keys, and no table of scores", refusal,
+    _worth, _extra_bytes,
+)  # fmt: skip

@@ -5,17 +5,23 @@ block-sparse patterns are served by the same pieces. Memory is O(T + S) and one 
 """
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 from torch import Tensor
 
 from regard.attention.biases import ByDistance
 from regard.attention.kernels import fused as whole
+from regard.attention.kernels.kernel import Kernel, number_bytes
 from regard.attention.spec import Spec
-from regard.attention.tiles import Piece, outer_axes, pieces
+from regard.attention.tiles import BLOCK, Piece, empty_share, outer_axes, pieces
 
 AT_ONCE = 2**16  # keys of all pieces that go to torch's kernel as one batch
 AT_ONCE_BACKWARD = 2**13  # their gradients are as large
+
+
+LARGE = 2**20  # pairs from which on it pays to look for empty blocks
+EMPTY = 0.1  # the share of the pairs that must be empty for it
 
 
 def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
@@ -42,3 +48,28 @@ def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device, backw
     outer = max(outer_axes(spec.mask, shape, device), len(shape) - 3 if by_distance else 0)
     pairs = whole.most_pairs(spec, shape, device, backward)
     return pieces(spec.mask, shape, device, outer=outer, pairs=pairs, alike=alike)
+
+
+def _worth(query: Tensor, _key: Tensor, _value: Tensor, spec: Spec, shape: tuple[int, ...]) -> str | None:
+    assert spec.mask is not None  # or it has refused
+    if prod(shape) < LARGE:
+        return f"{prod(shape):,} pairs are too few to look for empty blocks"
+    if whole.is_whole(spec, shape):
+        return "torch's kernel handles this mask natively"
+    empty = empty_share(spec.mask, shape, query.device)
+    return None if empty >= EMPTY else f"the mask leaves {empty:.0%} of the blocks empty"
+
+
+def _extra_bytes(_query: Tensor, _key: Tensor, value: Tensor, spec: Spec, shape: tuple[int, ...]) -> int:
+    return min(BLOCK, whole.spread(spec, shape, value.device) * shape[-2] * shape[-1]) * (number_bytes(value) + 1)
+
+
+def _witness(output: Tensor, _spec: Spec, _shape: tuple[int, ...]) -> Tensor:
+    return output
+
+
+KERNEL = Kernel(
+    "windowed", windowed,
+    "softmax over a dot product, under a mask that leaves blocks empty: torch's fused kernel on the others", refusal,
+    _worth, _extra_bytes, _witness,
+)  # fmt: skip

@@ -26,7 +26,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.errors import BundleError, ShapeError
+from regard.errors import BundleError, RegardError, ShapeError
 from regard.shapes import check
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
@@ -56,6 +56,14 @@ def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
             return method(self, *args, **kwargs)
 
     return outside
+
+
+def _check_values_are_known() -> None:
+    if torch._C._are_functorch_transforms_active():
+        raise RegardError(
+            "statistics and draws of a map depend on the values of its weights, which a torch.func transform hides: "
+            "take full() or tile() inside the transform, or ask outside it"
+        )
 
 
 class AttentionMap:
@@ -144,7 +152,7 @@ class AttentionMap:
         pool = Pool(rows, columns, reduce)
         pooled = self._pools.get((torch.is_grad_enabled(), pool))
         if pooled is None:
-            pooled = self._survey(pool).pooled
+            pooled = self._statistics(pool).pooled
         assert pooled is not None
         return pooled
 
@@ -153,7 +161,7 @@ class AttentionMap:
 
         Ties go to the lower index.
         """
-        top = self._survey(top=k).top
+        top = self._statistics(top=k).top
         assert top is not None
         return top
 
@@ -165,7 +173,7 @@ class AttentionMap:
             top: k of the largest weights of each row.
             reduce: of the pooled view, "max", "mean" or "sum".
         """
-        return self._survey(Pool(*pool, reduce) if pool else None, top)
+        return self._statistics(Pool(*pool, reduce) if pool else None, top)
 
     def entropy(self) -> Tensor:
         """H_i = -Σ_j p_ij ln p_ij in nats `[*batch, T]`, of the row divided by its sum; 0 for a dead row.
@@ -207,6 +215,7 @@ class AttentionMap:
         Raises:
             ShapeError: the map has negative weights, which are no probabilities.
         """
+        _check_values_are_known()
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
         return drawn, logs
 
@@ -399,7 +408,13 @@ class AttentionMap:
         return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
 
     @exactly
-    def _survey(self, pool: Pool | None = None, top: int | None = None) -> Summary:
+    def _statistics(self, pool: Pool | None = None, top: int | None = None) -> Summary:
+        """One pass over all rows.
+
+        Raises:
+            RegardError: inside a torch.func transform.
+        """
+        _check_values_are_known()
         small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
         aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
         shape = torch.Size(self.shape[-2:])
@@ -414,7 +429,7 @@ class AttentionMap:
         return found if aside is pool else replace(found, pooled=None)
 
     def _kept(self) -> Summary:
-        return self._found.get(torch.is_grad_enabled()) or self._survey()
+        return self._found.get(torch.is_grad_enabled()) or self._statistics()
 
     def _blocks(self, source: Source, room: list[Tensor] | None = None) -> Iterator[Block]:
         return source.blocks(self._rows_of_a_block(source), self.shape[-2], room)

@@ -143,7 +143,7 @@ def _normalized(normalizer: Normalizer) -> tuple[dict[str, Tensor], dict[str, An
     if type(normalizer) is Entmax:
         return {}, {"normalizer": "entmax", "alpha": normalizer.alpha}
     if type(normalizer) is Sink:
-        return {"sink": normalizer.logits}, {"normalizer": "sink"}
+        return {"sink": torch.as_tensor(normalizer.logits)}, {"normalizer": "sink"}
     return None
 
 

@@ -12,7 +12,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from regard.attention.kernels.reference import is_poisoned
+from regard.attention.kernels.nonfinite import is_poisoned
 from regard.attention.maps.compact import freeze
 from regard.attention.masks import Grid
 from regard.attention.normalizers import Softmax

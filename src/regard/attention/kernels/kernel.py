@@ -1,0 +1,61 @@
+"""What a kernel is to the operator: how to run it, what it refuses, when it pays, and what it costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+
+from regard.attention.spec import Spec
+from regard.attention.tiles import BLOCK
+
+Shape = tuple[int, ...]
+Run = Callable[..., tuple[Tensor, Tensor]]  # (query, key, value, spec, seed) -> output and row statistic
+Refusal = Callable[[Tensor, Tensor, Tensor, Spec], str | None]
+Worth = Callable[[Tensor, Tensor, Tensor, Spec, Shape], str | None]
+Bytes = Callable[[Tensor, Tensor, Tensor, Spec, Shape], int]
+Witness = Callable[[Tensor, Spec, Shape], Tensor]
+
+
+def never(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec) -> str | None:
+    """A kernel that takes everything refuses nothing."""
+    return None
+
+
+def always(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec, _shape: Shape) -> str | None:
+    """A kernel that is the fastest of those that can do the work is always worth it."""
+    return None
+
+
+def a_block(query: Tensor, key: Tensor, value: Tensor, _spec: Spec, shape: Shape) -> int:
+    """Wide copies of the inputs, and one block of scores, weights and what lies between."""
+    return (query.numel() + key.numel() + value.numel() + 3 * min(BLOCK, prod(shape))) * number_bytes(value)
+
+
+def number_bytes(value: Tensor) -> int:
+    """Bytes of one score: scores are computed in float32, or in float64 for float64 values."""
+    return 8 if value.itemsize == 8 else 4
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute attention.
+
+    Attributes:
+        name: as in `attend(kernel=…)`.
+        run: computes the output.
+        why: one sentence on why it is chosen.
+        refusal: why it cannot do the work; None if it can.
+        worth: why it would not be faster than the next one; None if it would.
+        extra_bytes: memory that its forward needs beside inputs and output, about.
+        witness: the part of the output in which every non-finite number that matters shows; None where a gradient may
+            be spoiled while the output is not.
+    """
+
+    name: str
+    run: Run
+    why: str
+    refusal: Refusal = never
+    worth: Worth = always
+    extra_bytes: Bytes = a_block
+    witness: Witness | None = None
