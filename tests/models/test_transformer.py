@@ -15,7 +15,7 @@ from regard.nn.multihead import MultiHead
 V, B, S, T, WIDTH, HEADS, INNER = 17, 2, 7, 5, 12, 3, 19
 SMALL = {
     "kind": "transformer", "width": WIDTH, "encoder_layers": 2, "decoder_layers": 3, "heads": HEADS,
-    "inner": INNER, "length": 11,
+    "ffn_width": INNER, "length": 11,
 }  # fmt: skip
 
 

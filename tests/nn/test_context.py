@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.nn import Context, Convolution, Mixed, MultiHead, Recurrence, RunningMean
-from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward
+from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual
 
 T, D, HEADS = 7, 6, 3
 ALLOWED = torch.tensor(
@@ -50,6 +50,10 @@ def made(name: str) -> Context:
 def attention(context: Context | None = None, **more) -> MultiHead:
     torch.manual_seed(1)
     return MultiHead(D, HEADS, context=context, **more).double().eval()
+
+
+def residual() -> Residual:
+    return Residual(nn.LayerNorm(D), "before", 0.0)
 
 
 def draw(*shape: int) -> Tensor:
@@ -159,7 +163,7 @@ def test_padding_on_either_side_changes_nothing(name: str) -> None:
 
 @torch.no_grad()
 def test_an_encoder_layer_keeps_padding_out_of_its_queries() -> None:
-    layer = EncoderLayer(attention(made("both")), FeedForward(D, 11).double(), D, "before", 0.0).double().eval()
+    layer = EncoderLayer(attention(made("both")), FeedForward(D, 11), residual(), residual()).double().eval()
     x, lengths = draw(2, T, D), torch.tensor([7, 4])
     got = layer(x, regard.padding(lengths), torch.arange(T) < lengths[:, None])
     torch.testing.assert_close(got[1, :4], layer(x[1:, :4], None)[0])
@@ -237,7 +241,7 @@ def test_looking_ahead_is_refused_where_tokens_come_one_by_one(name: str) -> Non
     rest = rf"cannot use a context that looks ahead \({kind}\): take Convolution with right=0, RunningMean, or Rec"
     for pair in ((ahead, plain), (plain, ahead)):
         with pytest.raises(regard.ChoiceError, match=f"^a decoder, which goes token by token, {rest}"):
-            DecoderLayer(*pair, inner, D, "before", 0.0)
+            DecoderLayer(*pair, inner, residual(), residual(), residual())
     x = draw(2, T, D)
     with pytest.raises(regard.ChoiceError, match=f"^a query made step by step {rest}"):
         ahead.ask_next(x[:, 0], None)

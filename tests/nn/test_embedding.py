@@ -54,17 +54,17 @@ def test_positions_none_adds_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_positions_sinusoidal(dtype: torch.dtype) -> None:
     vectors, positions = torch.randn(2, 3, 5).to(dtype), torch.tensor([[0, 1, 2], [4, 4, 9]])
-    positions = Positions("sinusoidal", 5, 7)
-    assert list(positions.parameters()) == []
-    got = positions(vectors, positions)
+    layer = Positions("sinusoidal", 5, 7)
+    assert list(layer.parameters()) == []
+    got = layer(vectors, positions)
     assert got.dtype == dtype
     torch.testing.assert_close(got, vectors + sinusoidal(10, 5)[positions].to(dtype))
 
 
 def test_positions_learned_stay_at_the_last_one() -> None:
-    positions, vectors = Positions("learned", 5, 7), torch.randn(2, 3, 5)
-    got = positions(vectors, torch.tensor([[0, 6, 7], [2, 100, 3]]))
-    rows = positions.weight[torch.tensor([[0, 6, 6], [2, 6, 3]])]
+    layer, vectors = Positions("learned", 5, 7), torch.randn(2, 3, 5)
+    got = layer(vectors, torch.tensor([[0, 6, 7], [2, 100, 3]]))
+    rows = layer.weight[torch.tensor([[0, 6, 6], [2, 6, 3]])]
     torch.testing.assert_close(got, vectors + rows)
 
 

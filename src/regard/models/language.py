@@ -110,16 +110,19 @@ class DecoderLM(Embeds):
             sentence["seen"] = real[:, None]
         positions = count_positions(real)
         x, caches = self.embed(tokens, positions), {}
+        bias = self.decoder.score_bias()
         for i, layer in enumerate(self.decoder.layers):
-            site = f"decoder.layers.{i}.self"
-            y = layer.around_self.enter(x)
-            key, value = layer.self.remember(y, None, positions)
-            caches[f"{site}.key"], caches[f"{site}.value"] = (
-                part[:, None, :, self.decoder.first_kept(i, tokens.shape[1], record) :] for part in (key, value)
+            mask, first = (
+                self.decoder.mask(i, real if padded else None),
+                self.decoder.first_kept(i, tokens.shape[1], record),
             )
-            mask = self.decoder.mask(i, real if padded else None)
-            found = layer.self.look(layer.self.ask(y, real, positions), key, value, mask, self.decoder.score_bias())
-            x = layer.around_feed_forward(layer.around_self.leave(x, found), layer.feed_forward)
+
+            def attend(y, own=layer.self, mask=mask, first=first, site=f"decoder.layers.{i}.self"):  # type: ignore[no-untyped-def]
+                key, value = own.remember(y, None, positions)
+                caches[f"{site}.key"], caches[f"{site}.value"] = (part[:, None, :, first:] for part in (key, value))
+                return own.look(own.ask(y, real, positions), key, value, mask, bias)
+
+            x = layer.block(x, attend)
         return State(sentence, caches, {} if record else None)
 
     def _read_by_steps(self, tokens: Tensor, padded: bool, record: bool) -> State:

@@ -4,6 +4,7 @@ An encoder is a stack that looks everywhere, a decoder one that looks back, with
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,15 @@ from regard.attention.masks import Mask, allow, causal, window
 from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
 from regard.models.seq2seq import Memory
-from regard.nn.blocks import ConformerLayer, ConvolutionModule, DecoderLayer, EncoderLayer, FeedForward, make_norm
+from regard.nn.blocks import (
+    ConformerLayer,
+    ConvolutionModule,
+    DecoderLayer,
+    EncoderLayer,
+    FeedForward,
+    Residual,
+    make_norm,
+)
 from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding, Positions, Rotary
@@ -158,21 +167,7 @@ class Stack(nn.Module):
     def __init__(self, config: BlocksConfig, layers: int, direction: str, cross: bool = False, reach: int = 0) -> None:
         super().__init__()
         self.config, self.direction = config, direction
-        arguments = config.width, config.norm, config.dropout, config.normalization, config.epsilon
-        made: list[nn.Module] = []
-        for _ in range(layers):
-            own = _attention(config, direction)
-            if cross:
-                across = _attention(config, direction, across=True)
-                made.append(DecoderLayer(own, across, _feed_forward(config), *arguments))
-            elif reach:
-                halves = _feed_forward(config), _feed_forward(config)
-                made.append(
-                    ConformerLayer(own, ConvolutionModule(config.width, reach, config.dropout), halves, *arguments)
-                )
-            else:
-                made.append(EncoderLayer(own, _feed_forward(config), *arguments))
-        self.layers = nn.ModuleList(made)
+        self.layers = nn.ModuleList(_layer(config, direction, cross, reach) for _ in range(layers))
         before = config.norm == "before"
         self.norm = make_norm(config.normalization, config.width, config.epsilon) if before else nn.Identity()
         relative = config.positions == "relative"
@@ -258,10 +253,10 @@ class Stack(nn.Module):
         taken = _Step(state, positions[..., None])
         for i, layer in enumerate(self.layers):
             site = f"{name}.layers.{i}"
-            x = layer.around_self(x, lambda y, s=site, i=i, a=layer.self: taken.look_back(y, f"{s}.self", a, self, i))
+            calls = [partial(taken.look_back, site=f"{site}.self", attention=layer.self, stack=self, layer=i)]
             if isinstance(layer, DecoderLayer):
-                x = layer.around_cross(x, lambda y, s=site, a=layer.cross: taken.look_across(y, f"{s}.cross", a))
-            x = layer.around_feed_forward(x, layer.feed_forward)
+                calls.append(partial(taken.look_across, site=f"{site}.cross", attention=layer.cross))
+            x = layer.block(x, *calls)
         result: Tensor = self.norm(x)
         return result, state.advance(taken.caches, taken.queries)
 
@@ -342,6 +337,22 @@ def seen(state: State, keys: int) -> Mask | None:
 def may_look(allowed: Bool[Tensor, "B n"]) -> Mask:
     """Any query of a sentence at its real tokens."""
     return allow(allowed[:, None, None])
+
+
+def _layer(config: BlocksConfig, direction: str, cross: bool, reach: int) -> nn.Module:
+    def residual() -> Residual:
+        return Residual(make_norm(config.normalization, config.width, config.epsilon), config.norm, config.dropout)
+
+    own = _attention(config, direction)
+    if cross:
+        across = _attention(config, direction, across=True)
+        return DecoderLayer(own, across, _feed_forward(config), residual(), residual(), residual())
+    if reach:
+        halves = _feed_forward(config), _feed_forward(config)
+        convolution = ConvolutionModule(config.width, reach, config.dropout)
+        norm = make_norm(config.normalization, config.width, config.epsilon)
+        return ConformerLayer(own, convolution, halves, (residual(), residual(), residual(), residual()), norm)
+    return EncoderLayer(own, _feed_forward(config), residual(), residual())
 
 
 def _attention(config: BlocksConfig, direction: str, across: bool = False) -> MultiHead:
