@@ -129,10 +129,10 @@ def test_tied_weights_are_one_parameter() -> None:
 def test_grouped_heads_keep_a_smaller_cache() -> None:
     model = Transformer(V, TransformerConfig(**SMALL | {"heads": 6, "key_heads": 2}))
     state = model.start(model.encode(torch.randint(3, V, (B, S))))
-    assert state.sentence["decoder.layers.0.cross.key"].shape == (B, 1, 2, S, 2)
-    assert state.hypothesis["decoder.layers.0.self.key"].shape == (B, 1, 2, 0, 2)
+    assert state.blocks[0].cross_attention.key.shape == (B, 1, 2, S, 2)
+    assert state.blocks[0].self_attention.cache.key.shape == (B, 1, 2, 0, 2)
     state = model.step(torch.ones(B, 1, dtype=torch.long), state).state
-    assert state.hypothesis["decoder.layers.0.self.value"].shape == (B, 1, 2, 1, 2)
+    assert state.blocks[0].self_attention.cache.value.shape == (B, 1, 2, 1, 2)
 
 
 @pytest.mark.parametrize(("context", "both"), [("convolution", True), ("running_mean", False), ("recurrence", True)])

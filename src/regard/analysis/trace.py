@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from regard.attention.watch import Call, unwatched, watching
+from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.bundle import Bundle
 from regard.models.recurrent import Recurrent
 
@@ -134,14 +134,14 @@ def _seen(
     model: Any, site: str, heads: list[int], state: Any, calls: list[Call]
 ) -> tuple[str, float, list[float], list[float], float]:
     """(who asks, its norm, scores, weights, the context's norm) of the last step at the alignment's site."""
-    if site not in (state.asked or {}):
+    if not (found := calls_by_site(model, calls).get(site)):
         return "", 0.0, [], [], _context_norm(model, state)
-    query = state.asked[site][0, 0, :, -1]
+    query = found[0].query[0].flatten(0, -2)  # [heads, d] of a Transformer, [1, d] of a recurrent decoder
     weights = model.maps(state)[site].tile([-1], slice(None))[0, 0, :, 0]
     recurrent = isinstance(model, Recurrent)
     asks = "q_t" if not recurrent else "s_{t-1}" if model.config.asks == "previous" else "s_t"
     chosen = heads or list(range(len(weights)))
-    scores = _scores(calls[_call_of(model, site)], chosen)
+    scores = _scores(found[0], chosen)
     return (
         asks, float(query[chosen].norm(dim=-1).mean()), scores.tolist(), weights[chosen].mean(0).tolist(),
         _context_norm(model, state),
@@ -152,12 +152,7 @@ def _context_norm(model: Any, state: Any) -> float:
     """Of a recurrent step's context."""
     if not isinstance(model, Recurrent):
         return 0.0
-    return float(state.hypothesis["context"][..., : model.decoder.cross.memory_width].norm())
-
-
-def _call_of(model: Any, site: str) -> int:
-    """Which of a step's attentions the site's is: a decoder layer makes two, a recurrent step one."""
-    return 0 if isinstance(model, Recurrent) else 2 * int(site.split(".")[2]) + 1
+    return float(state.context[..., : model.decoder.cross.memory_width].norm())
 
 
 def _scores(call: Call, heads: list[int]) -> Tensor:
