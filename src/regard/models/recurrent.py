@@ -22,7 +22,7 @@ from regard.attention.scores import (
     Score,
 )
 from regard.attention.spec import make_spec
-from regard.attention.watch import Call
+from regard.attention.watch import Call, calls_by_site
 from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory, Seq2Seq, Source
@@ -212,17 +212,18 @@ class Recurrent(Seq2Seq[RecurrentState]):
         return {SITE: AttentionMap.from_spec(state.queries, state.key[:, :, None], spec)}
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
-        if not calls:
+        steps = calls_by_site(self, calls).get(SITE, [])
+        if not steps:
             raise ConfigError(
-                'training.guided_alignment needs an attention to guide: model.score = "none" has none; set guide = 0'
+                'training.guided_alignment needs an attention to guide: model.score = "none" has none; set it to 0'
             )
         if self.config.normalizer == "hard":  # asking a drawn map draws anew
             raise ConfigError(
                 "training.guided_alignment and training.coverage_loss need soft attention: model.normalizer is hard; "
                 "set both to 0"
             )
-        steps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in calls]
-        return torch.cat(steps, 1)
+        maps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in steps]
+        return torch.cat(maps, 1)
 
     def _first_state(self, memory: Memory) -> Tensor:
         assert memory.summary is not None

@@ -80,11 +80,15 @@ class Seq2Seq(nn.Module, Generic[StateT]):
         raise NotImplementedError
 
     def encoder_sites(self) -> list[str]:
-        """The encoder's attentions, in the order in which `encode` computes them."""
+        """Paths of the encoder's attentions."""
         return []
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
-        """The weights that guided alignment trains, from the attentions of one `hidden` in their order."""
+        """Weights of the attention that guided alignment trains.
+
+        Args:
+            calls: recorded while the model ran; those of other sites are ignored.
+        """
         raise NotImplementedError
 
     def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:

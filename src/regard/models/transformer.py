@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
-from regard.attention.watch import Call
+from regard.attention.watch import Call, calls_by_site
 from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory, Seq2Seq, Source
@@ -125,7 +125,8 @@ class Transformer(Embeds, Seq2Seq[DecoderState]):
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
         """Head 0 of the last layer but one, as Garg et al. 2019 do."""
-        call = calls[2 * max(0, self.config.decoder_layers - 2) + 1]
+        site = f"decoder.layers.{max(0, self.config.decoder_layers - 2)}.cross"
+        (call,) = calls_by_site(self, calls)[site]
         return AttentionMap.from_spec(call.query[:, :1], call.key[:, :1], call.spec).full(force=True)[:, 0]
 
     def _scaled(self, hidden: Tensor) -> Tensor:
