@@ -60,10 +60,10 @@ def states(bundle, source, ids):
     model = bundle.model
     with torch.inference_mode():
         state = model.start(model.encode(torch.tensor([source])))
-        found = [(state.hypothesis["state"][0, 0], None, None)]
+        found = [(state.hidden[0, 0], None, None)]
         for token in [BOS, *ids[:-1]]:
             logits, state = model.step(torch.tensor([[token]]), state)
-            found.append((state.hypothesis["state"][0, 0], state.hypothesis["context"][0, 0], logits[0, 0]))
+            found.append((state.hidden[0, 0], state.context[0, 0], logits[0, 0]))
     return found
 
 
@@ -169,7 +169,7 @@ def test_a_transformer(layer, heads, key_heads):
             if len(chosen) == 1:
                 assert torch.tensor(step.scores).softmax(-1).tolist() == pytest.approx(step.weights, abs=1e-5)
             assert step.predictions[0].logit == pytest.approx(float(logits.max()), abs=1e-4)
-            query = state.asked[site][0, 0, chosen, -1]
+            query = state.blocks[layer].cross_attention.queries[0, 0, chosen, -1]
             assert step.state_norm == pytest.approx(float(query.norm(dim=-1).mean()), abs=1e-5)
             assert (step.asks, step.context_norm, step.predictions[0].from_state) == ("q_t", 0.0, None)
     assert "state" not in lines(shown)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.decoding.constraints import Constraint, Suppressed, innermost
+from regard.decoding.constraints import Constraint, Ruled, innermost
 from regard.decoding.ctc import CTC
 from regard.decoding.generate import generate, maps_of, stream
 from regard.decoding.lexicon import Lexicon, spelling_table
@@ -11,6 +11,7 @@ from regard.decoding.sample import SampleConfig
 from regard.decoding.search import SearchConfig
 from regard.models.build import build
 from regard.models.transformer import TransformerConfig
+from regard.pretrained.rules import GenerationRules
 
 VOCABULARY, BOS, EOS, PAD = 13, 1, 2, 0
 LENGTHS = [5, 3]
@@ -55,12 +56,47 @@ def test_every_end_ends_a_text(model) -> None:
         assert found.tokens == plain[0][0].tokens[: place + 1]
 
 
-@pytest.mark.parametrize("how", [SearchConfig(3, 0.6, 3), SampleConfig(seed=1)])
-def test_suppressed_tokens_are_never_produced(model, how) -> None:
-    banned = tuple(range(3, 9))
-    found = outputs(model, how, constraints=[Suppressed(banned)])
-    assert all(not set(one.tokens) & set(banned) for hypotheses in found for one in hypotheses)
-    assert any(set(one.tokens) & set(banned) for hypotheses in outputs(model, how) for one in hypotheses)
+BEFORE, LIMITS = [[BOS], [BOS]], [7, 4]
+
+
+@pytest.mark.parametrize("how", [SearchConfig(3, 0.6, 3), SampleConfig(seed=1), SampleConfig(temperature=0.0)])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        GenerationRules(suppressed=tuple(range(3, 9))),
+        GenerationRules(suppressed_first=tuple(range(2, 10))),
+        GenerationRules(forced_first=5, suppressed_first=tuple(range(6, 13))),
+        GenerationRules(forced_last=4),
+        GenerationRules(bad_words=((3,), (9, 9), (BOS, 11), (12, 12, 10))),
+    ],
+)
+def test_rules_hold_in_every_output(model, how, rules: GenerationRules) -> None:
+    found = outputs(model, how, ends=(), constraints=[Ruled(rules, BEFORE, LIMITS)])
+    for limit, hypotheses in zip(LIMITS, found, strict=True):
+        for one in hypotheses:
+            tokens = one.tokens
+            assert not set(tokens) & set(rules.suppressed)
+            first = 0 if rules.forced_first is None else 1
+            assert tokens[first] not in rules.suppressed_first
+            assert rules.forced_first in (None, tokens[0])
+            assert len(tokens) == limit
+            assert rules.forced_last in (None, tokens[-1])
+            said = [BOS, *tokens]
+            for word in rules.bad_words:
+                assert all(tuple(said[n : n + len(word)]) != word for n in range(len(said)))
+
+
+def test_rules_change_nothing_else(model) -> None:
+    """Scores are those of the model where no rule applies; a forced token costs nothing."""
+    plain = outputs(model, SearchConfig(1, 0.0))
+    same = outputs(model, SearchConfig(1, 0.0), constraints=[Ruled(GenerationRules(), BEFORE, LIMITS)])
+    for (a,), (b,) in zip(plain, same, strict=True):
+        assert a.tokens == b.tokens
+        assert a.log_prob == pytest.approx(b.log_prob, abs=1e-6)
+    rules = GenerationRules(forced_first=plain[0][0].tokens[0])
+    (forced,), _ = outputs(model, SearchConfig(1, 0.0), constraints=[Ruled(rules, BEFORE, LIMITS)])
+    assert forced.tokens == plain[0][0].tokens
+    assert forced.log_prob > plain[0][0].log_prob
 
 
 def test_constraints_meet_the_protocol_and_nest(model) -> None:
@@ -68,7 +104,7 @@ def test_constraints_meet_the_protocol_and_nest(model) -> None:
     log_p = model.ctc_head(memory.states).log_softmax(-1)
     ctc = CTC(log_p, memory.allowed, 0.3, PAD, BOS, EOS)
     words = Lexicon(spelling_table([[5, 6], [7]], 4, EOS, VOCABULARY), BOS)
-    assert all(isinstance(one, Constraint) for one in (ctc, words, Suppressed((3,))))
+    assert all(isinstance(one, Constraint) for one in (ctc, words, Ruled(GenerationRules(), BEFORE, LIMITS)))
     with torch.inference_mode():
         found = generate(model, state, [[BOS], [BOS]], [6, 6], SearchConfig(4, 0.0, 2), [EOS], constraints=[ctc, words])
     for hypotheses in found:

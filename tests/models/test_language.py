@@ -106,7 +106,7 @@ def test_a_window_keeps_no_more_than_it_needs() -> None:
     state = model.read(rows)
     for _ in range(3):
         _, state = model.step(rows[:, :1], state)
-    assert {cache.shape[-2] for cache in state.hypothesis.values()} == {3}
+    assert {len(block.self_attention.cache) for block in state.blocks} == {3}
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def test_a_context_reads_by_steps() -> None:
         for t in range(4, T):
             logits, state = model.step(rows[:, t : t + 1], state)
             torch.testing.assert_close(logits[:, 0], want[:, t])
-        with pytest.raises(regard.ChoiceError, match="beginnings of one length"):
+        with pytest.raises(regard.ChoiceError, match="prompts of one length"):
             model.read(*padded(rows, 1, 0))
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 import regard
+from regard.attention.watch import Call, watching
 from regard.models.transformer import Transformer, TransformerConfig
 from regard.nn.embedding import sinusoidal
 from regard.nn.multihead import MultiHead
@@ -129,10 +130,10 @@ def test_tied_weights_are_one_parameter() -> None:
 def test_grouped_heads_keep_a_smaller_cache() -> None:
     model = Transformer(V, TransformerConfig(**SMALL | {"heads": 6, "key_heads": 2}))
     state = model.start(model.encode(torch.randint(3, V, (B, S))))
-    assert state.sentence["decoder.layers.0.cross.key"].shape == (B, 1, 2, S, 2)
-    assert state.hypothesis["decoder.layers.0.self.key"].shape == (B, 1, 2, 0, 2)
+    assert state.blocks[0].cross_attention.key.shape == (B, 1, 2, S, 2)
+    assert state.blocks[0].self_attention.cache.key.shape == (B, 1, 2, 0, 2)
     state = model.step(torch.ones(B, 1, dtype=torch.long), state).state
-    assert state.hypothesis["decoder.layers.0.self.value"].shape == (B, 1, 2, 1, 2)
+    assert state.blocks[0].self_attention.cache.value.shape == (B, 1, 2, 1, 2)
 
 
 @pytest.mark.parametrize(("context", "both"), [("convolution", True), ("running_mean", False), ("recurrence", True)])
@@ -160,3 +161,19 @@ def test_the_config_refuses_what_it_does_not_know() -> None:
             TransformerConfig(**SMALL | wrong)
     with pytest.raises(regard.ShapeError, match=r"heads must divide the width .* got width 12, heads 5"):
         made(heads=5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_guided_head_is_found_by_owner(layers: int) -> None:
+    """Head 0 of the last cross-attention but one, whatever else was recorded and in whatever order."""
+    model, other = made(decoder_layers=layers), made(decoder_layers=layers)
+    source, target, calls = torch.randint(3, V, (B, S)), torch.randint(3, V, (B, 4)), list[Call]()
+    with watching(calls.append):
+        other(source, target)
+        model(source, target)
+    with regard.observe(model) as seen:
+        model(source, target)
+    want = seen[f"decoder.layers.{max(0, layers - 2)}.cross"][0].full()[:, 0]
+    assert torch.equal(model.guided(calls), want)
+    assert torch.equal(model.guided(calls[::-1]), want)

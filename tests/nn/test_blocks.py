@@ -22,6 +22,10 @@ def copy_attention(ours: MultiHead, other: nn.MultiheadAttention) -> None:
     other.out_proj.load_state_dict(ours.output.state_dict())
 
 
+def residual(norm: str, dropout: float = 0.1) -> Residual:
+    return Residual(nn.LayerNorm(WIDTH), norm, dropout)
+
+
 def randomize(layer: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in layer.parameters():
@@ -33,7 +37,9 @@ def randomize(layer: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("norm", ["before", "after"])
 @torch.no_grad()
 def test_encoder_layer_is_torchs(activation: str, norm: str) -> None:
-    ours = randomize(EncoderLayer(MultiHead(WIDTH, HEADS), FeedForward(WIDTH, INNER, activation), WIDTH, norm, 0.1))
+    ours = randomize(
+        EncoderLayer(MultiHead(WIDTH, HEADS), FeedForward(WIDTH, INNER, activation), residual(norm), residual(norm))
+    )
     other = nn.TransformerEncoderLayer(
         WIDTH, HEADS, INNER, 0.0, activation, batch_first=True, norm_first=norm == "before"
     ).double()
@@ -51,7 +57,9 @@ def test_encoder_layer_is_torchs(activation: str, norm: str) -> None:
 @torch.no_grad()
 def test_decoder_layer_is_torchs(norm: str) -> None:
     attention = MultiHead(WIDTH, HEADS), MultiHead(WIDTH, HEADS)
-    ours = randomize(DecoderLayer(*attention, FeedForward(WIDTH, INNER), WIDTH, norm, 0.1))
+    ours = randomize(
+        DecoderLayer(*attention, FeedForward(WIDTH, INNER), residual(norm), residual(norm), residual(norm))
+    )
     other = nn.TransformerDecoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=norm == "before").double()
     copy_attention(ours.self, other.self_attn)
     copy_attention(ours.cross, other.multihead_attn)
@@ -78,7 +86,7 @@ def test_feed_forward_is_position_wise() -> None:
 
 @pytest.mark.parametrize("norm", ["before", "after"])
 def test_residual(norm: str) -> None:
-    around, x = Residual(WIDTH, norm, 0.0).double(), draw(B, T, WIDTH)
+    around, x = residual(norm, 0.0).double(), draw(B, T, WIDTH)
     normed = lambda y: nn.functional.layer_norm(y, (WIDTH,))  # noqa: E731
     want = x + normed(x).sin() if norm == "before" else normed(x + x.sin())
     torch.testing.assert_close(around(x, torch.sin), want)
@@ -86,13 +94,13 @@ def test_residual(norm: str) -> None:
 
 def test_a_residual_drops_the_part_and_never_the_path() -> None:
     torch.manual_seed(0)
-    around, x = Residual(WIDTH, "before", 0.5), torch.ones(B, T, WIDTH)
+    around, x = residual("before", 0.5), torch.ones(B, T, WIDTH)
     assert set((around(x, torch.ones_like) - x).unique().tolist()) == {0.0, 2.0}
 
 
 def test_unknown_choices() -> None:
     with pytest.raises(regard.ChoiceError, match="unknown norm 'befor': expected one of 'before', 'after'"):
-        Residual(WIDTH, "befor", 0.0)
+        residual("befor")
     with pytest.raises(regard.ChoiceError, match="unknown activation 'rleu': expected one of 'relu', 'silu', 'gelu'"):
         FeedForward(WIDTH, INNER, "rleu")
 
@@ -106,7 +114,10 @@ def norm_of(layer: nn.LayerNorm, x: Tensor) -> Tensor:
 def test_conformer_layer_is_its_equations() -> None:
     """Gulati et al. 2020: section 2.4, and figure 2 state by state in a plain loop."""
     halves = FeedForward(WIDTH, INNER, "silu"), FeedForward(WIDTH, INNER, "silu")
-    layer = ConformerLayer(MultiHead(WIDTH, HEADS), ConvolutionModule(WIDTH, 1), halves, WIDTH, "before", 0.1)
+    layer = ConformerLayer(
+        MultiHead(WIDTH, HEADS), ConvolutionModule(WIDTH, 1), halves, tuple(residual("before") for _ in range(4)),
+        nn.LayerNorm(WIDTH),
+    )  # fmt: skip
     x, mix = draw(B, T, WIDTH), randomize(layer).convolution
     allowed = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.nn import Context, Convolution, Mixed, MultiHead, Recurrence, RunningMean
-from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward
+from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual
 
 T, D, HEADS = 7, 6, 3
 ALLOWED = torch.tensor(
@@ -50,6 +50,10 @@ def made(name: str) -> Context:
 def attention(context: Context | None = None, **more) -> MultiHead:
     torch.manual_seed(1)
     return MultiHead(D, HEADS, context=context, **more).double().eval()
+
+
+def residual() -> Residual:
+    return Residual(nn.LayerNorm(D), "before", 0.0)
 
 
 def draw(*shape: int) -> Tensor:
@@ -159,7 +163,7 @@ def test_padding_on_either_side_changes_nothing(name: str) -> None:
 
 @torch.no_grad()
 def test_an_encoder_layer_keeps_padding_out_of_its_queries() -> None:
-    layer = EncoderLayer(attention(made("both")), FeedForward(D, 11).double(), D, "before", 0.0).double().eval()
+    layer = EncoderLayer(attention(made("both")), FeedForward(D, 11), residual(), residual()).double().eval()
     x, lengths = draw(2, T, D), torch.tensor([7, 4])
     got = layer(x, regard.padding(lengths), torch.arange(T) < lengths[:, None])
     torch.testing.assert_close(got[1, :4], layer(x[1:, :4], None)[0])
@@ -174,7 +178,7 @@ def test_a_later_state_changes_no_earlier_query(name: str) -> None:
     layer, x = attention(made(name)), draw(2, T, D)
     changed = x.clone()
     changed[:, 4] += 1.0
-    before, after = layer.ask(x), layer.ask(changed)
+    before, after = layer.queries(x), layer.queries(changed)
     torch.testing.assert_close(after[:, :, :4], before[:, :, :4], rtol=0, atol=0)
     assert not torch.allclose(after[:, :, 4], before[:, :, 4])
     out, new = layer(x, mask=regard.causal()), layer(changed, mask=regard.causal())
@@ -196,7 +200,7 @@ def test_an_earlier_state_changes_a_later_query(name: str) -> None:
     layer, x = attention(made(name)), draw(2, T, D)
     changed = x.clone()
     changed[:, 3] += 1.0
-    assert not torch.allclose(layer.ask(changed)[:, :, 4], layer.ask(x)[:, :, 4])
+    assert not torch.allclose(layer.queries(changed)[:, :, 4], layer.queries(x)[:, :, 4])
 
 
 @looking_back
@@ -206,9 +210,9 @@ def test_step_by_step_is_the_whole(name: str, batch: tuple[int, ...]) -> None:
     layer, x = attention(made(name)), draw(*batch, T, D)
     remembered, queries = None, []
     for state in x.unbind(-2):
-        query, remembered = layer.ask_next(state, remembered)
+        query, remembered = layer.next_query(state, remembered)
         queries.append(query)
-    torch.testing.assert_close(torch.cat(queries, -2), layer.ask(x))
+    torch.testing.assert_close(torch.cat(queries, -2), layer.queries(x))
 
 
 @looking_back
@@ -225,8 +229,8 @@ def test_a_step_changes_no_state_that_it_was_given(name: str) -> None:
 
 def test_without_a_context_a_step_is_a_query_and_remembers_nothing() -> None:
     layer, x = attention(), draw(2, T, D)
-    query, remembered = layer.ask_next(x[:, 3], None)
-    torch.testing.assert_close(query, layer.ask(x)[:, :, 3:4])
+    query, remembered = layer.next_query(x[:, 3], None)
+    torch.testing.assert_close(query, layer.queries(x)[:, :, 3:4])
     assert remembered is None
 
 
@@ -237,10 +241,10 @@ def test_looking_ahead_is_refused_where_tokens_come_one_by_one(name: str) -> Non
     rest = rf"cannot use a context that looks ahead \({kind}\): take Convolution with right=0, RunningMean, or Rec"
     for pair in ((ahead, plain), (plain, ahead)):
         with pytest.raises(regard.ChoiceError, match=f"^a decoder, which goes token by token, {rest}"):
-            DecoderLayer(*pair, inner, D, "before", 0.0)
+            DecoderLayer(*pair, inner, residual(), residual(), residual())
     x = draw(2, T, D)
     with pytest.raises(regard.ChoiceError, match=f"^a query made step by step {rest}"):
-        ahead.ask_next(x[:, 0], None)
+        ahead.next_query(x[:, 0], None)
     for mask in (regard.causal(), regard.causal() & regard.padding(torch.tensor([7, 5]))):
         with pytest.raises(regard.ChoiceError, match=f"^attention under a causal mask {rest}"):
             ahead(x, mask=mask)
@@ -320,9 +324,9 @@ def test_a_part_of_your_own() -> None:
     layer, x = attention(Previous()), draw(2, T, D)
     state, queries = None, []
     for one in x.unbind(1):
-        query, state = layer.ask_next(one, state)
+        query, state = layer.next_query(one, state)
         queries.append(query)
-    torch.testing.assert_close(torch.cat(queries, -2), layer.ask(x))
+    torch.testing.assert_close(torch.cat(queries, -2), layer.queries(x))
     with pytest.raises(regard.ChoiceError, match=r"a query made step by step cannot use .* ahead \(Context\): take"):
         Context().start(x[:, 0])
 

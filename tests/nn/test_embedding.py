@@ -62,9 +62,9 @@ def test_positions_sinusoidal(dtype: torch.dtype) -> None:
 
 
 def test_positions_learned_stay_at_the_last_one() -> None:
-    positions, vectors = Positions("learned", 5, 7), torch.randn(2, 3, 5)
-    got = positions(vectors, torch.tensor([[0, 6, 7], [2, 100, 3]]))
-    rows = positions.weight[torch.tensor([[0, 6, 6], [2, 6, 3]])]
+    layer, vectors = Positions("learned", 5, 7), torch.randn(2, 3, 5)
+    got = layer(vectors, torch.tensor([[0, 6, 7], [2, 100, 3]]))
+    rows = layer.weight[torch.tensor([[0, 6, 6], [2, 6, 3]])]
     torch.testing.assert_close(got, vectors + rows)
 
 

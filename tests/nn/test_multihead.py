@@ -82,19 +82,19 @@ def test_any_batch_axes(batch: tuple[int, ...]) -> None:
     torch.testing.assert_close(layer(x), want)
 
 
-def test_ask_remember_look_are_forward_in_parts() -> None:
+def test_queries_keys_values_and_attend_are_forward_in_parts() -> None:
     layer, x, memory = made(), draw(B, T, WIDTH), draw(B, S, WIDTH)
-    query, (key, value) = layer.ask(x), layer.remember(memory)
+    query, (key, value) = layer.queries(x), layer.keys_values(memory)
     assert query.shape == (B, HEADS, T, WIDTH // HEADS)
     assert key.shape == value.shape == (B, HEADS, S, WIDTH // HEADS)
-    torch.testing.assert_close(layer.look(query, key, value, None), layer(x, memory))
+    torch.testing.assert_close(layer.attend(query, key, value, None), layer(x, memory))
 
 
 @pytest.mark.parametrize("score", ["dot", "cosine", regard.Distance(), regard.Additive(4, 4, 7).double()])
 @pytest.mark.parametrize("normalizer", ["softmax", "uniform"])
 def test_takes_any_score_and_normalizer(score, normalizer: str) -> None:
     layer, x = made(score=score, normalizer=normalizer), draw(B, T, WIDTH)
-    query, (key, value) = layer.ask(x), layer.remember(x)
+    query, (key, value) = layer.queries(x), layer.keys_values(x)
     seen = regard.attention_map(query, key, score=score, normalizer=normalizer).full() @ value
     want = layer.output(torch.cat(seen.unbind(1), -1))
     torch.testing.assert_close(layer(x), want)

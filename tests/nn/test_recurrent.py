@@ -107,11 +107,11 @@ def test_one_step_follows_its_equations(cell: str, asks: str, feed: str) -> None
             torch.testing.assert_close([t[n, k] for t in got], [new.view(-1), new_inner.view(-1), context])
 
 
-def test_look_is_attention_with_keys_projected_once() -> None:
+def test_attend_is_attention_with_keys_projected_once() -> None:
     step = step_of("gru", "previous", "current")
     query, memory = torch.randn(N, K, D, dtype=torch.float64), torch.randn(N, S, M, dtype=torch.float64)
     mask = regard.padding(torch.tensor([4, 7]))
-    got = step.look(query, step.remember(memory), memory, mask)
+    got = step.attend(query, step.keys(memory), memory, mask)
     torch.testing.assert_close(got, regard.attend(query, memory, memory, score=step.score, mask=mask))
 
 
@@ -131,11 +131,11 @@ class Onward(Score):
 
 def word_attention(step: AttentionalStep, memory: Tensor, allowed: Tensor, times: int) -> list[Tensor]:
     """The contexts of as many steps, the weights behind each."""
-    key, context = step.remember(memory), step.first_context(memory, allowed)
+    key, context = step.keys(memory), step.first_context(memory, allowed)
     state, found = torch.zeros(len(memory), 1, D, dtype=memory.dtype), []
     for _ in range(times):
         query = step.query(state, context)
-        context = step.look(query, key, memory, regard.padding(allowed.sum(-1)))
+        context = step.attend(query, key, memory, regard.padding(allowed.sum(-1)))
         found.append(context)
     return found
 
@@ -164,7 +164,7 @@ def test_what_stands_behind_the_mask_never_reaches_a_location_aware_look() -> No
 
 def test_without_a_score_the_memory_is_remembered_as_it_is() -> None:
     memory = torch.randn(N, S, M)
-    assert AttentionalStep("gru", E, D, M, score=None).remember(memory) is memory
+    assert AttentionalStep("gru", E, D, M, score=None).keys(memory) is memory
 
 
 def test_the_new_state_cannot_be_fed_its_own_context() -> None:

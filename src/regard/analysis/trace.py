@@ -142,14 +142,14 @@ def _seen(
     model: Any, site: str, heads: list[int], state: Any, calls: list[Call]
 ) -> tuple[str, float, list[float], list[float], float]:
     """(the query's name, its norm, scores, weights, the context's norm) of the last step at the alignment's site."""
-    if site not in (state.asked or {}):
+    if not (found := calls_by_site(model, calls).get(site)):
         return "", 0.0, [], [], _context_norm(model, state)
-    query = state.asked[site][0, 0, :, -1]
+    query = found[0].query[0].flatten(0, -2)  # [heads, d] of a Transformer, [1, d] of a recurrent decoder
     weights = model.maps(state)[site].tile([-1], slice(None))[0, 0, :, 0]
     recurrent = isinstance(model, Recurrent)
     asks = "q_t" if not recurrent else "s_{t-1}" if model.config.asks == "previous" else "s_t"
     chosen = heads or list(range(len(weights)))
-    scores = _scores(calls_by_site(model, calls)[site][0], chosen)
+    scores = _scores(found[0], chosen)
     return (
         asks, float(query[chosen].norm(dim=-1).mean()), scores.tolist(), weights[chosen].mean(0).tolist(),
         _context_norm(model, state),
@@ -160,7 +160,7 @@ def _context_norm(model: Any, state: Any) -> float:
     """Of a recurrent step's context."""
     if not isinstance(model, Recurrent):
         return 0.0
-    return float(state.hypothesis["context"][..., : model.decoder.cross.memory_width].norm())
+    return float(state.context[..., : model.decoder.cross.memory_width].norm())
 
 
 def _scores(call: Call, heads: list[int]) -> Tensor:

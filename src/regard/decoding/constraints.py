@@ -5,12 +5,15 @@ A constraint is a pair of functions over a step: `begin(state, sentences) -> sta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from regard.nn.state import gather_hypotheses
+from regard.pretrained.rules import GenerationRules
 
 StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
@@ -35,31 +38,95 @@ class Constraint(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Suppressed:
-    """Tokens that are never produced: their logits are -inf.
+@dataclass(frozen=True, eq=False)
+class RuledState:
+    """A state beside the tokens that the rules look back on.
 
     Attributes:
-        tokens: their ids.
+        inner: the state.
+        tokens: `[N, K, t]`, all tokens so far, those before the output included; -1 at the padding of shorter ones.
+        limits: `[N]`, output tokens at most.
+        step: number of output tokens so far.
     """
 
-    tokens: tuple[int, ...]
-    scored: bool = False
+    inner: Any
+    tokens: Tensor
+    limits: Tensor
+    step: int
 
-    def begin(self, state: Any, sentences: int) -> Any:  # noqa: ARG002
-        """The state itself: nothing has to be remembered."""
-        return state
+    def select(self, parents: Tensor) -> "RuledState":
+        """The state in which hypothesis k of sentence n continues hypothesis `parents[n, k]`."""
+        return replace(self, inner=self.inner.select(parents), tokens=gather_hypotheses(self.tokens, parents))
+
+    def keep(self, sentences: Tensor) -> "RuledState":
+        """The state of some of the sentences."""
+        return replace(
+            self, inner=self.inner.keep(sentences), tokens=self.tokens[sentences], limits=self.limits[sentences]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Ruled:
+    """A step that follows rules on tokens: its scores are log-probabilities, -inf at what a rule forbids, 0 at a forced
+    token; like transformers' generate, it does not divide them anew.
+
+    Attributes:
+        rules: the rules.
+        before: tokens that precede each sentence's output; the last of them is the first that the step is given.
+        limits: output tokens of each sentence at most.
+    """
+
+    rules: GenerationRules
+    before: Sequence[Sequence[int]]
+    limits: Sequence[int]
+    scored: bool = True
+
+    def begin(self, state: Any, sentences: int) -> RuledState:
+        """The state before the first token."""
+        longest = max((len(row) for row in self.before), default=1) - 1
+        rows = [[-1] * (longest - len(row) + 1) + list(row[:-1]) for row in self.before]
+        tokens = torch.tensor(rows, dtype=torch.long).reshape(sentences, 1, longest)
+        return RuledState(state, tokens, torch.tensor(list(self.limits), dtype=torch.long), 0)
 
     def around(self, step: StepFunction) -> StepFunction:
-        """The step with these logits at -inf."""
+        """The step that follows the rules."""
+        rules = self.rules
 
-        def without(token: Tensor, state: Any) -> tuple[Tensor, Any]:
-            logits, state = step(token, state)
-            logits = logits.clone()
-            logits[..., list(self.tokens)] = -torch.inf
-            return logits, state
+        def ruled(token: Tensor, state: RuledState) -> tuple[Tensor, RuledState]:
+            logits, inner = step(token, state.inner)
+            scores = logits.float().log_softmax(-1)
+            before = state.tokens.expand(*token.shape, -1).to(token.device)
+            tokens = torch.cat([before, token[..., None]], -1)
+            banned = torch.zeros_like(scores, dtype=torch.bool)
+            banned[..., list(rules.suppressed)] = True
+            if state.step == (0 if rules.forced_first is None else 1):
+                banned[..., list(rules.suppressed_first)] = True
+            for *start, last in rules.bad_words:
+                banned[..., last] |= _ends_in(tokens, start)
+            scores = scores.masked_fill(banned, -torch.inf)
+            if state.step == 0 and rules.forced_first is not None:
+                scores = _only(scores, rules.forced_first)
+            if rules.forced_last is not None:
+                at_limit = (state.limits.to(token.device) == state.step + 1)[:, None, None]
+                scores = torch.where(at_limit, _only(scores, rules.forced_last), scores)
+            return scores, RuledState(inner, tokens, state.limits, state.step + 1)
 
-        return without
+        return ruled
+
+
+def _ends_in(tokens: Tensor, sequence: Sequence[int]) -> Tensor:
+    """`[N, K]`: whether the tokens `[N, K, t]` end in a sequence."""
+    if len(sequence) > tokens.shape[-1]:
+        return torch.zeros(tokens.shape[:-1], dtype=torch.bool, device=tokens.device)
+    wanted = torch.tensor(list(sequence), dtype=tokens.dtype, device=tokens.device)
+    return (tokens[..., tokens.shape[-1] - len(sequence) :] == wanted).all(-1)
+
+
+def _only(scores: Tensor, token: int) -> Tensor:
+    """0 at one token, -inf at all others."""
+    forced = torch.full_like(scores, -torch.inf)
+    forced[..., token] = 0.0
+    return forced
 
 
 def innermost(state: Any) -> Any:

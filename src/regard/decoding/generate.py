@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from regard.attention.maps.map import AttentionMap
-from regard.decoding.constraints import Constraint, innermost
+from regard.decoding.constraints import Constraint, StepFunction, innermost
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
 from regard.decoding.search import Hypothesis, SearchConfig, search
 
@@ -46,9 +46,7 @@ def generate(
         stop: (sentence, its tokens) -> whether it ends here; for draws.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default; for draws.
     """
-    step: Any = model.step
-    for constraint in constraints:
-        state, step = constraint.begin(state, len(limits)), constraint.around(step)
+    step, state = _constrained(model, state, constraints, len(limits))
     if isinstance(how, SampleConfig):
         steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices)
         return sampled(steps, len(limits))
@@ -59,10 +57,21 @@ def generate(
 
 def stream(
     model: StepModel, state: Any, before: Sequence[int], limit: int, how: SampleConfig, ends: Collection[int],
-    *, stop: Stop = lambda _row, _tokens: False,
+    *, constraints: Sequence[Constraint] = (), stop: Stop = lambda _row, _tokens: False,
 ) -> Iterator[Drawn]:  # fmt: skip
     """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
-    return sample(model.step, state, [before], [limit], how, ends, stop=stop)
+    step, state = _constrained(model, state, constraints, 1)
+    return sample(step, state, [before], [limit], how, ends, stop=stop)
+
+
+def _constrained(
+    model: StepModel, state: Any, constraints: Sequence[Constraint], sentences: int
+) -> tuple[StepFunction, Any]:
+    """The model's step and its state within the constraints, the first innermost."""
+    step: StepFunction = model.step
+    for constraint in constraints:
+        state, step = constraint.begin(state, sentences), constraint.around(step)
+    return step, state
 
 
 def maps_of(model: StepModel, found: Hypothesis) -> dict[str, AttentionMap]:

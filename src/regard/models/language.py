@@ -16,7 +16,7 @@ from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.models.transformer import Decoder
 from regard.nn.blocks import ACTIVATIONS, make_norm
 from regard.nn.embedding import count_positions
-from regard.nn.state import State
+from regard.nn.state import DecoderState
 
 
 class DecoderConfig(BlocksConfig):
@@ -93,8 +93,8 @@ class DecoderLM(Embeds):
 
     def read(
         self, tokens: Int[Tensor, "N P"], allowed: Bool[Tensor, "N P"] | None = None, record: bool = False
-    ) -> State:
-        """The state after N beginnings, in one pass: what `step` goes on from.
+    ) -> DecoderState:
+        """The state after N prompts, in one pass: what `step` goes on from.
 
         Args:
             tokens: `[N, P]`; P may be 0.
@@ -105,42 +105,29 @@ class DecoderLM(Embeds):
         padded = not bool(real.all())
         if self.config.context != "none":
             return self._read_by_steps(tokens, padded, record)
-        sentence = {"next": real.sum(-1, keepdim=True)}
-        if padded:
-            sentence["seen"] = real[:, None]
         positions = count_positions(real)
-        x, caches = self.embed(tokens, positions), {}
-        for i, layer in enumerate(self.decoder.layers):
-            site = f"decoder.layers.{i}.self"
-            y = layer.around_self.enter(x)
-            key, value = layer.self.remember(y, None, positions)
-            caches[f"{site}.key"], caches[f"{site}.value"] = (
-                part[:, None, :, self.decoder.first_kept(i, tokens.shape[1], record) :] for part in (key, value)
-            )
-            mask = self.decoder.mask(i, real if padded else None)
-            found = layer.self.look(layer.self.ask(y, real, positions), key, value, mask, self.decoder.score_bias())
-            x = layer.around_feed_forward(layer.around_self.leave(x, found), layer.feed_forward)
-        return State(sentence, caches, {} if record else None)
+        blocks = self.decoder.read(self.embed(tokens, positions), real, positions, padded, record)
+        prompt = real[:, None] if padded else None
+        first = real.sum(-1, keepdim=True)
+        return DecoderState(blocks, record=record, first_position=first, prompt_allowed=prompt)
 
-    def _read_by_steps(self, tokens: Tensor, padded: bool, record: bool) -> State:
+    def _read_by_steps(self, tokens: Tensor, padded: bool, record: bool) -> DecoderState:
         if padded:
-            raise ChoiceError("a decoder with a context reads beginnings of one length at a time")
-        _, hypothesis = self.decoder.start(self.embedding.weight.new_zeros(len(tokens), 0), "decoder")
-        state = State({"next": tokens.new_zeros(len(tokens), 1)}, hypothesis, {} if record else None)
+            raise ChoiceError("a decoder with a context reads prompts of one length at a time")
+        state = self.decoder.start(self.embedding.weight.new_zeros(len(tokens), 0), record=record)
         for token in tokens.T:
             _, state = self.step(token[:, None], state)
         return state
 
-    def step(self, token: Int[Tensor, "N K"], state: State) -> Step:
+    def step(self, token: Int[Tensor, "N K"], state: DecoderState) -> Step:
         """Logits `[N, K, V]` of the next token after `token`, and the state after it."""
-        positions = state.sentence["next"] + state.step
-        positions = positions.expand_as(token)
-        hidden, state = self.decoder.step(self.embed(token, positions), state, "decoder", positions)
+        positions = state.positions(token)
+        hidden, state = self.decoder.step(self.embed(token, positions), state, positions)
         return Step(self.project(hidden), state)
 
-    def maps(self, state: State) -> dict[str, AttentionMap]:
+    def maps(self, state: DecoderState) -> dict[str, AttentionMap]:
         """The maps of every site, `[N, K, heads, T, S]`, of a state that was read with `record`."""
-        return self.decoder.maps(state)
+        return self.decoder.maps(state, "decoder")
 
 
 def _positions_within(documents: Tensor) -> Tensor:

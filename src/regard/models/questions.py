@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
 from regard.attention.scores import Additive
-from regard.attention.spec import Spec, make_spec
-from regard.attention.watch import Call, owned, watching
+from regard.attention.spec import make_spec
+from regard.attention.watch import Call, calls_by_site, owned, watching
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory
 from regard.models.stack import BlocksConfig, Embeds, Stack
@@ -101,14 +101,10 @@ class Answering(nn.Module):
         with watching(calls.append):
             memory = self.source_encoder(pictures)
             logits = self.answer(self.state(memory, question, allowed))
-        return (
-            logits,
-            {site: AttentionMap.from_spec(*call) for site, call in self.sites(calls).items()},
-            memory.positions,
-        )
+        return logits, self.maps(calls), memory.positions
 
-    def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
-        """The attentions to the picture among those of one pass: (query, key, what is done with them)."""
+    def maps(self, calls: list[Call]) -> dict[str, AttentionMap]:
+        """{site: map `[B, heads, T, S]`} of the attentions to the picture among the calls of one pass."""
         raise NotImplementedError
 
 
@@ -141,7 +137,7 @@ class StackedAttention(Answering):
         found = memory.states.mean(1, keepdim=True)  # of one who does not look
         for score in self.scores:
             normalizer = as_weights(self.config.normalizer, draw=self.training)
-            with owned(self):
+            with owned(score):
                 found = attend(u, memory.states, memory.states, score=score, normalizer=normalizer)
             u = u + found
         product = self.asks(asked) * self.found(found[:, 0])
@@ -149,11 +145,11 @@ class StackedAttention(Answering):
         result: Tensor = self.dropout(torch.relu(self.join(both)))
         return result
 
-    def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
+    def maps(self, calls: list[Call]) -> dict[str, AttentionMap]:
         found = {}
-        for n, call in enumerate(calls):
-            spec = make_spec(self.scores[n], as_weights(self.config.normalizer), None, None)
-            found[f"scores.{n}"] = (call.query[:, None], call.key[:, None], spec)
+        for site, (call,) in calls_by_site(self, calls).items():
+            spec = make_spec(call.spec.score, as_weights(self.config.normalizer), None, None)
+            found[site] = AttentionMap.from_spec(call.query[:, None], call.key[:, None], spec)
         return found
 
 
@@ -180,6 +176,9 @@ class Questions(Answering, Embeds):
         result: Tensor = states[torch.arange(len(states), device=states.device), last]
         return result
 
-    def sites(self, calls: list[Call]) -> dict[str, tuple[Tensor, Tensor, Spec]]:
-        across = calls[1::2]
-        return {f"decoder.layers.{n}.cross": (call.query, call.key, call.spec) for n, call in enumerate(across)}
+    def maps(self, calls: list[Call]) -> dict[str, AttentionMap]:
+        return {
+            site: AttentionMap.from_spec(call.query, call.key, call.spec)
+            for site, (call,) in calls_by_site(self, calls).items()
+            if site.endswith(".cross")
+        }

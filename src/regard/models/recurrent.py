@@ -1,5 +1,6 @@
 """The recurrent encoder–decoder with attention (Bahdanau et al. 2015; Luong et al. 2015)."""
 
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,14 +22,14 @@ from regard.attention.scores import (
     Score,
 )
 from regard.attention.spec import make_spec
-from regard.attention.watch import Call
+from regard.attention.watch import Call, calls_by_site
 from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory, Seq2Seq, Source
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding
 from regard.nn.recurrent import AttentionalStep, RecurrentEncoder, as_weights
-from regard.nn.state import State
+from regard.nn.state import Change, State, record_query
 
 SITE = "decoder.cross"
 
@@ -76,6 +77,42 @@ class RecurrentConfig(BaseModel):
     """On token vectors and on [s; c] before the output layer."""
 
 
+@dataclass(frozen=True, eq=False)
+class RecurrentState(State):
+    """State of the recurrent decoder.
+
+    Attributes:
+        memory: states of the encoder `[N, 1, S, d_m]`.
+        key: the score's projection of them `[N, 1, S, h]`.
+        allowed: `[N, 1, S]`, True at real positions.
+        summary: of the whole source `[N, 1, d]`.
+        hidden: s_t, `[N, K, d]`.
+        cell: the LSTM's cell state, likewise; a GRU leaves it as it is.
+        context: c_t, `[N, K, c]`.
+        record: whether steps record their queries, which maps need.
+        queries: of all steps `[N, K, 1, t, q]`, where they are recorded.
+        step: number of steps taken.
+    """
+
+    memory: Float[Tensor, "N 1 S d_m"]
+    key: Float[Tensor, "N 1 S h"]
+    allowed: Bool[Tensor, "N 1 S"]
+    summary: Float[Tensor, "N 1 d_s"]
+    hidden: Float[Tensor, "N K d"]
+    cell: Float[Tensor, "N K d"]
+    context: Float[Tensor, "N K c"]
+    record: bool = False
+    queries: Float[Tensor, "N K 1 t q"] | None = None
+    step: int = 0
+
+    def map(self, sentence: Change, hypothesis: Change) -> "RecurrentState":
+        return replace(
+            self, memory=sentence(self.memory), key=sentence(self.key), allowed=sentence(self.allowed),
+            summary=sentence(self.summary), hidden=hypothesis(self.hidden), cell=hypothesis(self.cell),
+            context=hypothesis(self.context), queries=None if self.queries is None else hypothesis(self.queries),
+        )  # fmt: skip
+
+
 class RecurrentDecoder(nn.Module):
     """The decoder's parameters: embedding, step, start and o = W [s; c] + b."""
 
@@ -92,7 +129,7 @@ class RecurrentDecoder(nn.Module):
         self.output = nn.Linear(config.width + memory_width, vocabulary)
 
 
-class Recurrent(Seq2Seq):
+class Recurrent(Seq2Seq[RecurrentState]):
     """Recurrent encoder, recurrent decoder that looks at the encoder's states, o = W [s; c] + b.
 
     Args:
@@ -124,67 +161,69 @@ class Recurrent(Seq2Seq):
         states, summary = self.encoder(self.decoder.embedding(source), allowed)
         return Memory(states, allowed, summary)
 
-    def start(self, memory: Memory, record: bool = False) -> State:
+    def start(self, memory: Memory, record: bool = False) -> RecurrentState:
         first = self._first_state(memory)[:, None]
-        kept = {"memory": memory.states, "key": self.decoder.cross.remember(memory.states), "allowed": memory.allowed}
         assert memory.summary is not None
-        kept["summary"] = memory.summary
-        return State(
-            sentence={name: tensor[:, None] for name, tensor in kept.items()},
-            hypothesis={"state": first, "inner": torch.zeros_like(first), "context": self._first_context(memory)},
-            asked={} if record else None,
-        )
+        return RecurrentState(
+            memory.states[:, None], self.decoder.cross.keys(memory.states)[:, None], memory.allowed[:, None],
+            memory.summary[:, None], first, torch.zeros_like(first), self._first_context(memory), record,
+        )  # fmt: skip
 
     def hidden(self, memory: Memory, target: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
         embedded = self.decoder.embedding(target)
         state, context = self._first_state(memory)[:, None], self._first_context(memory)
-        inner, look, steps = torch.zeros_like(state), self._look(memory, self.decoder.cross.remember(memory.states)), []
+        cell, attend, steps = (
+            torch.zeros_like(state),
+            self._attention(memory, self.decoder.cross.keys(memory.states)),
+            [],
+        )
         for vector in embedded.split(1, 1):
-            state, inner, context = self.decoder.cross(vector, state, inner, context, look)
-            steps.append(self._seen(state, context))
+            state, cell, context = self.decoder.cross(vector, state, cell, context, attend)
+            steps.append(self._features(state, context))
         result: Tensor = self.decoder.dropout(torch.cat(steps, 1))
         return result
 
-    def step_hidden(self, token: Int[Tensor, "N K"], state: State) -> tuple[Float[Tensor, "N K h"], State]:
-        kept = {name: tensor[:, 0] for name, tensor in state.sentence.items()}
-        memory = Memory(kept["memory"], kept["allowed"], kept["summary"])
-        before = state.hypothesis
-        s, inner, c = self.decoder.cross(
-            self.decoder.embedding(token),
-            before["state"],
-            before["inner"],
-            before["context"],
-            self._look(memory, kept["key"]),
-        )
-        asking = self.decoder.cross.query(before["state"] if self.config.asks == "previous" else s, before["context"])
-        queries = {} if self.config.score == "none" else {SITE: asking[:, :, None, None]}
-        hidden: Tensor = self.decoder.dropout(self._seen(s, c))
-        return hidden, state.advance({"state": s, "inner": inner, "context": c}, queries)
+    def step_hidden(
+        self, token: Int[Tensor, "N K"], state: RecurrentState
+    ) -> tuple[Float[Tensor, "N K h"], RecurrentState]:
+        cross = self.decoder.cross
+        memory = Memory(state.memory[:, 0], state.allowed[:, 0], state.summary[:, 0])
+        s, cell, c = cross(
+            self.decoder.embedding(token), state.hidden, state.cell, state.context,
+            self._attention(memory, state.key[:, 0]),
+        )  # fmt: skip
+        queries = state.queries
+        if state.record and cross.score is not None:
+            query = cross.query(state.hidden if self.config.asks == "previous" else s, state.context)
+            queries = record_query(queries, query[:, :, None, None])
+        hidden: Tensor = self.decoder.dropout(self._features(s, c))
+        return hidden, replace(state, hidden=s, cell=cell, context=c, queries=queries, step=state.step + 1)
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
         return self.decoder.output.weight, self.decoder.output.bias
 
-    def maps(self, state: State) -> dict[str, AttentionMap]:
-        if not state.asked:
+    def maps(self, state: RecurrentState) -> dict[str, AttentionMap]:
+        if state.queries is None:
             return {}
         score = self.decoder.cross.score
         assert score is not None
-        key, allowed = state.sentence["key"], state.sentence["allowed"]
-        spec = make_spec(score.projected(), as_weights(self.config.normalizer), allow(allowed[:, :, None, None]), None)
-        return {SITE: AttentionMap.from_spec(state.asked[SITE], key[:, :, None], spec)}
+        mask = allow(state.allowed[:, :, None, None])
+        spec = make_spec(score.projected(), as_weights(self.config.normalizer), mask, None)
+        return {SITE: AttentionMap.from_spec(state.queries, state.key[:, :, None], spec)}
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
-        if not calls:
+        steps = calls_by_site(self, calls).get(SITE, [])
+        if not steps:
             raise ConfigError(
-                'training.guided_alignment needs an attention to guide: model.score = "none" has none; set guide = 0'
+                'training.guided_alignment needs an attention to guide: model.score = "none" has none; set it to 0'
             )
         if self.config.normalizer == "hard":  # asking a drawn map draws anew
             raise ConfigError(
                 "training.guided_alignment and training.coverage_loss need soft attention: model.normalizer is hard; "
                 "set both to 0"
             )
-        steps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in calls]
-        return torch.cat(steps, 1)
+        maps = [AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True) for call in steps]
+        return torch.cat(maps, 1)
 
     def _first_state(self, memory: Memory) -> Tensor:
         assert memory.summary is not None
@@ -195,18 +234,18 @@ class Recurrent(Seq2Seq):
     def _first_context(self, memory: Memory) -> Tensor:
         return self.decoder.cross.first_context(memory.states, memory.allowed)
 
-    def _seen(self, state: Tensor, context: Tensor) -> Tensor:
-        """[s; c]; weights that come behind the context are for the next look alone."""
+    def _features(self, state: Tensor, context: Tensor) -> Tensor:
+        """[s; c]; weights behind the context are for the next step's score alone."""
         return torch.cat([state, context[..., : self.decoder.cross.memory_width].to(state.dtype)], -1)
 
-    def _look(self, memory: Memory, key: Tensor):  # type: ignore[no-untyped-def]
+    def _attention(self, memory: Memory, key: Tensor):  # type: ignore[no-untyped-def]
         """From queries `[N, K, q]` to their contexts `[N, K, c]`."""
         summary = memory.summary
         if self.decoder.cross.score is None:  # no attention: the fixed vector is all there is (Sutskever et al. 2014)
             assert summary is not None
             return lambda query: summary[:, None].expand(-1, query.shape[1], -1)
         mask = allow(memory.allowed[:, None])
-        return lambda query: self.decoder.cross.look(query, key, memory.states, mask)
+        return lambda query: self.decoder.cross.attend(query, key, memory.states, mask)
 
 
 def make_score(config: RecurrentConfig, memory_width: int) -> Score | None:

@@ -9,16 +9,18 @@
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from typing_extensions import TypeVar
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.nn.state import State
 
+StateT = TypeVar("StateT", bound=State, default=Any)
 Source = Int[Tensor, "B S"] | Float[Tensor, "B C H W"] | Float[Tensor, "B F C H W"] | Float[Tensor, "B bands frames"]
 
 
@@ -45,10 +47,10 @@ class Step(NamedTuple):
     """One decoder step: logits `[N, K, V]` of the next token, and the state after it."""
 
     logits: Tensor
-    state: State
+    state: Any
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(nn.Module, Generic[StateT]):
     """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout`, `spec_of`."""
 
     ctc_head: nn.Linear | None  # reads tokens off the memory's states, for CTC
@@ -57,7 +59,7 @@ class Seq2Seq(nn.Module):
         """Read the source: token ids, pictures or spectrograms; `allowed` is True at real ones (all, if None)."""
         raise NotImplementedError
 
-    def start(self, memory: Memory, record: bool = False) -> State:
+    def start(self, memory: Memory, record: bool = False) -> StateT:
         """The state before the first token, one hypothesis per sentence; `record` keeps every site's queries."""
         raise NotImplementedError
 
@@ -65,7 +67,7 @@ class Seq2Seq(nn.Module):
         """What `project` turns into logits, for every position of a target that begins with BOS."""
         raise NotImplementedError
 
-    def step_hidden(self, token: Int[Tensor, "N K"], state: State) -> tuple[Float[Tensor, "N K h"], State]:
+    def step_hidden(self, token: Int[Tensor, "N K"], state: StateT) -> tuple[Float[Tensor, "N K h"], StateT]:
         """The same for one more token of every hypothesis."""
         raise NotImplementedError
 
@@ -73,16 +75,20 @@ class Seq2Seq(nn.Module):
         """Weight and bias of o = W h + b."""
         raise NotImplementedError
 
-    def maps(self, state: State) -> dict[str, AttentionMap]:
+    def maps(self, state: StateT) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         raise NotImplementedError
 
     def encoder_sites(self) -> list[str]:
-        """The encoder's attentions, in the order in which `encode` computes them."""
+        """Paths of the encoder's attentions."""
         return []
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
-        """The weights that guided alignment trains, from the attentions of one `hidden` in their order."""
+        """Weights of the attention that guided alignment trains.
+
+        Args:
+            calls: recorded while the model ran; those of other sites are ignored.
+        """
         raise NotImplementedError
 
     def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
@@ -90,7 +96,7 @@ class Seq2Seq(nn.Module):
         weight, bias = self.readout()
         return linear(hidden, weight, bias)
 
-    def step(self, token: Int[Tensor, "N K"], state: State) -> Step:
+    def step(self, token: Int[Tensor, "N K"], state: StateT) -> Step:
         """Logits of the next token after `token` `[N, K]`, and the state after it."""
         hidden, state = self.step_hidden(token, state)
         return Step(self.project(hidden), state)

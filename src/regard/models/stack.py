@@ -17,16 +17,24 @@ from regard.attention.masks import Mask, allow, causal, window
 from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
 from regard.models.seq2seq import Memory
-from regard.nn.blocks import ConformerLayer, ConvolutionModule, DecoderLayer, EncoderLayer, FeedForward, make_norm
+from regard.nn.blocks import (
+    Attend,
+    ConformerLayer,
+    ConvolutionModule,
+    DecoderLayer,
+    EncoderLayer,
+    FeedForward,
+    Residual,
+    make_norm,
+)
 from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding, Positions, Rotary
-from regard.nn.kv_cache import append
+from regard.nn.kv_cache import KVCache
 from regard.nn.multihead import MultiHead
-from regard.nn.state import State
+from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState, record_query
 
 Projection = Literal["query", "key", "value", "output"]
-Tensors = dict[str, Tensor]
 
 
 class BlocksConfig(BaseModel):
@@ -158,21 +166,7 @@ class Stack(nn.Module):
     def __init__(self, config: BlocksConfig, layers: int, direction: str, cross: bool = False, reach: int = 0) -> None:
         super().__init__()
         self.config, self.direction = config, direction
-        arguments = config.width, config.norm, config.dropout, config.normalization, config.epsilon
-        made: list[nn.Module] = []
-        for _ in range(layers):
-            own = _attention(config, direction)
-            if cross:
-                across = _attention(config, direction, across=True)
-                made.append(DecoderLayer(own, across, _feed_forward(config), *arguments))
-            elif reach:
-                halves = _feed_forward(config), _feed_forward(config)
-                made.append(
-                    ConformerLayer(own, ConvolutionModule(config.width, reach, config.dropout), halves, *arguments)
-                )
-            else:
-                made.append(EncoderLayer(own, _feed_forward(config), *arguments))
-        self.layers = nn.ModuleList(made)
+        self.layers = nn.ModuleList(_layer(config, direction, cross, reach) for _ in range(layers))
         before = config.norm == "before"
         self.norm = make_norm(config.normalization, config.width, config.epsilon) if before else nn.Identity()
         relative = config.positions == "relative"
@@ -231,39 +225,65 @@ class Stack(nn.Module):
         """What places add to the scores."""
         return self.relative if self.config.positions != "alibi" else alibi(self.config.heads)
 
-    def start(self, states: Tensor, name: str, memory: Memory | None = None) -> tuple[Tensors, Tensors]:
-        """What belongs to each sentence, and empty caches of one hypothesis each; `states` gives dtype and device."""
-        sentence: dict[str, Tensor] = {}
-        hypothesis: dict[str, Tensor] = {}
-        for i, layer in enumerate(self.layers):
-            site = f"{name}.layers.{i}"
-            if memory is not None:
-                parts = layer.cross.remember(memory.states)
-                sentence[f"{site}.cross.key"], sentence[f"{site}.cross.value"] = parts
-            empty = states.new_zeros(len(states), 1, layer.self.key_heads, 0, layer.self.head_width)
-            hypothesis[f"{site}.self.key"] = hypothesis[f"{site}.self.value"] = empty
-        if memory is not None:
-            sentence["allowed"] = memory.allowed
-        return {key: tensor[:, None] for key, tensor in sentence.items()}, hypothesis
+    def start(self, like: Tensor, memory: Memory | None = None, record: bool = False) -> DecoderState:
+        """The state before the first token, one hypothesis per sentence.
 
-    def step(self, x: Tensor, state: State, name: str, positions: Tensor) -> tuple[Tensor, State]:
-        """The states `[N, K, d]` of one more token per hypothesis, and the state after it.
+        Args:
+            like: a tensor of one row per sentence, whose dtype and device the caches get.
+            memory: what the blocks attend to besides, where they do.
+            record: keep every step's queries, for `maps`.
+        """
+        blocks = []
+        for layer in self.layers:
+            cross = None
+            if memory is not None:
+                cross = CrossAttentionState(*(part[:, None] for part in layer.cross.keys_values(memory.states)))
+            empty = like.new_zeros(len(like), 1, layer.self.key_heads, 0, layer.self.head_width)
+            blocks.append(BlockState(SelfAttentionState(KVCache(empty, empty)), cross))
+        allowed = None if memory is None else memory.allowed[:, None]
+        return DecoderState(tuple(blocks), record=record, memory_allowed=allowed)
+
+    def read(
+        self, x: Tensor, allowed: Tensor, positions: Tensor, padded: bool, record: bool = False
+    ) -> tuple[BlockState, ...]:
+        """The state of every block after a prompt, in one pass.
+
+        Args:
+            x: `[N, P, d]`, the embedded tokens.
+            allowed: `[N, P]`, True at real tokens.
+            positions: `[N, P]`.
+            padded: whether some are not real.
+            record: later maps need the keys that a window would drop.
+        """
+        caches: list[KVCache] = []
+        for i, layer in enumerate(self.layers):
+            mask = self.mask(i, allowed if padded else None)
+
+            def attend(y: Tensor, own: MultiHead = layer.self, mask: Mask | None = mask) -> Tensor:
+                key, value = own.keys_values(y, None, positions)
+                caches.append(KVCache(key[:, None], value[:, None]))
+                return own.attend(own.queries(y, allowed, positions), key, value, mask, self.score_bias())
+
+            x = layer.block(x, attend)
+        length = x.shape[1]
+        kept = (cache.drop(self.first_kept(i, length, record)) for i, cache in enumerate(caches))
+        return tuple(BlockState(SelfAttentionState(cache)) for cache in kept)
+
+    def step(self, x: Tensor, state: DecoderState, positions: Tensor) -> tuple[Tensor, DecoderState]:
+        """The states `[N, K, d]` of one more token per hypothesis, and the decoder's state after it.
 
         Args:
             x: the embedded tokens.
-            state: made by `start`, or after another step.
-            name: of this stack within its model, as in the state.
-            places: `[N, K]`, where the tokens stand.
+            state: made by `start` or `read`, or returned by another step.
+            positions: `[N, K]`, of the tokens.
         """
-        taken = _Step(state, positions[..., None])
+        blocks = []
         for i, layer in enumerate(self.layers):
-            site = f"{name}.layers.{i}"
-            x = layer.around_self(x, lambda y, s=site, i=i, a=layer.self: taken.look_back(y, f"{s}.self", a, self, i))
-            if isinstance(layer, DecoderLayer):
-                x = layer.around_cross(x, lambda y, s=site, a=layer.cross: taken.look_across(y, f"{s}.cross", a))
-            x = layer.around_feed_forward(x, layer.feed_forward)
+            step = _BlockStep(self, i, state, positions[..., None])
+            x = layer.block(x, *step.attentions())
+            blocks.append(step.after)
         result: Tensor = self.norm(x)
-        return result, state.advance(taken.caches, taken.queries)
+        return result, replace(state, blocks=tuple(blocks), step=state.step + 1)
 
     def first_kept(self, layer: int, keys: int, record: bool) -> int:
         """The first of so many keys that a block's later tokens may look at; a recorded map needs them all."""
@@ -271,77 +291,102 @@ class Stack(nn.Module):
             return 0
         return max(0, keys + 1 - self.config.window)
 
-    def maps(self, state: State) -> dict[str, AttentionMap]:
-        """The maps of every site, `[N, K, heads, T, S]`, of a state that recorded its queries."""
+    def step_mask(self, layer: int, state: DecoderState, keys: int) -> Mask | None:
+        """Which of the last `keys` keys the next token may attend to in a block's self-attention."""
+        real = state.real_keys(keys, state.step + 1)
+        mask = None if real is None else allow(real[:, :, None, None])
+        if not self.has_window(layer):
+            return mask
+        return self._window() if mask is None else mask & self._window()
+
+    def maps(self, state: DecoderState, name: str) -> dict[str, AttentionMap]:
+        """The maps of every site, `[N, K, heads, T, S]`, of a state that recorded its queries.
+
+        Args:
+            state: after some steps.
+            name: path of this stack within its model.
+        """
         found = {}
-        for site, query in (state.asked or {}).items():
-            layer = self.layers[int(site.split(".")[-2])]
-            own = site.endswith(".self")
-            attention = layer.self if own else layer.cross
-            key = (state.hypothesis if own else state.sentence)[f"{site}.key"]
-            mask = causal() if own else allow(state.sentence["allowed"][:, :, None, None])
-            real = seen(replace(state, step=state.step - 1), key.shape[-2]) if own else None
-            mask = mask if real is None else mask & real
-            if own and self.has_window(int(site.split(".")[-2])):
-                mask = mask & window(self.config.window - 1, 0)  # type: ignore[operator]
-            spec = make_spec(attention.score, attention.normalizer, mask, self.score_bias() if own else None)
-            found[site] = AttentionMap.from_spec(query, key, spec)
+        for i, (layer, block) in enumerate(zip(self.layers, state.blocks, strict=True)):
+            own, cross = block.self_attention, block.cross_attention
+            if own.queries is not None:
+                mask: Mask = causal()
+                real = state.real_keys(len(own.cache), state.step)
+                mask = mask if real is None else mask & allow(real[:, :, None, None])
+                mask = mask & self._window() if self.has_window(i) else mask
+                spec = make_spec(layer.self.score, layer.self.normalizer, mask, self.score_bias())
+                found[f"{name}.layers.{i}.self"] = AttentionMap.from_spec(own.queries, own.cache.key, spec)
+            if cross is not None and cross.queries is not None:
+                assert state.memory_allowed is not None
+                mask = allow(state.memory_allowed[:, :, None, None])
+                spec = make_spec(layer.cross.score, layer.cross.normalizer, mask, None)
+                found[f"{name}.layers.{i}.cross"] = AttentionMap.from_spec(cross.queries, cross.key, spec)
         return found
 
+    def _window(self) -> Mask:
+        assert self.config.window is not None
+        return window(self.config.window - 1, 0)
 
-class _Step:
-    """One token of every hypothesis on its way through the blocks."""
 
-    def __init__(self, state: State, positions: Tensor) -> None:
-        self.state, self.positions = state, positions
-        self.caches: dict[str, Tensor] = {}
-        self.queries: dict[str, Tensor] = {}
+class _BlockStep:
+    """The attention calls of one block for one more token of every hypothesis, and the block's state after them."""
 
-    def look_back(self, x: Tensor, site: str, attention: MultiHead, stack: Stack, layer: int) -> Tensor:
-        """Self-attention; the token's key and value join the cache."""
-        query = self._ask(x, site, attention)
-        new = attention.remember(x[:, :, None], None, self.positions)
-        key, value = (
-            append(self.state.hypothesis[f"{site}.{part}"], n) for part, n in zip(("key", "value"), new, strict=True)
-        )
-        mask = seen(self.state, key.shape[-2])
-        if stack.has_window(layer):
-            near = window(stack.config.window - 1, 0)  # type: ignore[operator]
-            mask = near if mask is None else mask & near
-        first = stack.first_kept(layer, key.shape[-2], self.state.asked is not None)
-        kept = (key, value) if not first else (key[..., first:, :], value[..., first:, :])
-        self.caches[f"{site}.key"], self.caches[f"{site}.value"] = kept
-        return attention.look(query, key, value, mask, stack.score_bias())[:, :, 0]
+    def __init__(self, stack: Stack, number: int, state: DecoderState, positions: Tensor) -> None:
+        self.stack, self.number, self.state, self.positions = stack, number, state, positions
+        self.layer = stack.layers[number]
+        self.after = state.blocks[number]
 
-    def look_across(self, x: Tensor, site: str, attention: MultiHead) -> Tensor:
+    def attentions(self) -> list[Attend]:
+        """The calls that the layer's `block` takes."""
+        return [self.attend] if self.after.cross_attention is None else [self.attend, self.attend_memory]
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Self-attention of states `[N, K, d]`; the token's key and value join the cache."""
+        own, before, stack = self.layer.self, self.after.self_attention, self.stack
+        query, context = own.next_query(x, before.context, self.positions)
+        cache = before.cache.append(*own.keys_values(x[:, :, None], None, self.positions))
+        mask = stack.step_mask(self.number, self.state, len(cache))
+        found: Tensor = own.attend(query, cache.key, cache.value, mask, stack.score_bias())[:, :, 0]
+        kept = cache.drop(stack.first_kept(self.number, len(cache), self.state.record))
+        after = SelfAttentionState(kept, context, self._recorded(before.queries, query))
+        self.after = replace(self.after, self_attention=after)
+        return found
+
+    def attend_memory(self, x: Tensor) -> Tensor:
         """Attention to the memory: the hypotheses of a sentence are its queries, so no key is copied."""
-        query = self._ask(x, site, attention).squeeze(-2).transpose(1, 2)  # [N, heads, K, d]
-        sentence = self.state.sentence
-        key, value, allowed = (sentence[n][:, 0] for n in (f"{site}.key", f"{site}.value", "allowed"))
-        return attention.look(query, key, value, may_look(allowed))
+        cross, before, allowed = self.layer.cross, self.after.cross_attention, self.state.memory_allowed
+        assert before is not None
+        assert allowed is not None
+        query, context = cross.next_query(x, before.context, self.positions)
+        after = replace(before, context=context, queries=self._recorded(before.queries, query))
+        self.after = replace(self.after, cross_attention=after)
+        together = query.squeeze(-2).transpose(1, 2)  # [N, heads, K, d_head]
+        found: Tensor = cross.attend(together, before.key[:, 0], before.value[:, 0], may_look(allowed[:, 0]))
+        return found
 
-    def _ask(self, x: Tensor, site: str, attention: MultiHead) -> Tensor:
-        """The query `[N, K, heads, 1, d]`; what its context remembers joins the cache."""
-        query, remembered = attention.ask_next(x, self.state.hypothesis.get(f"{site}.context"), self.positions)
-        if remembered is not None:
-            self.caches[f"{site}.context"] = remembered
-        self.queries[site] = query
-        return query
-
-
-def seen(state: State, keys: int) -> Mask | None:
-    """Which of the last `keys` keys of a cache are real: a beginning may be padded, what came later is not."""
-    beginning = state.sentence.get("seen")
-    if beginning is None:
-        return None
-    later = max(0, state.step + 1)
-    real = torch.cat([beginning, beginning.new_ones(*beginning.shape[:-1], later)], -1)
-    return allow(real[..., -keys:][:, :, None, None])
+    def _recorded(self, queries: Tensor | None, query: Tensor) -> Tensor | None:
+        return record_query(queries, query) if self.state.record else None
 
 
 def may_look(allowed: Bool[Tensor, "B n"]) -> Mask:
     """Any query of a sentence at its real tokens."""
     return allow(allowed[:, None, None])
+
+
+def _layer(config: BlocksConfig, direction: str, cross: bool, reach: int) -> nn.Module:
+    def residual() -> Residual:
+        return Residual(make_norm(config.normalization, config.width, config.epsilon), config.norm, config.dropout)
+
+    own = _attention(config, direction)
+    if cross:
+        across = _attention(config, direction, across=True)
+        return DecoderLayer(own, across, _feed_forward(config), residual(), residual(), residual())
+    if reach:
+        halves = _feed_forward(config), _feed_forward(config)
+        convolution = ConvolutionModule(config.width, reach, config.dropout)
+        norm = make_norm(config.normalization, config.width, config.epsilon)
+        return ConformerLayer(own, convolution, halves, (residual(), residual(), residual(), residual()), norm)
+    return EncoderLayer(own, _feed_forward(config), residual(), residual())
 
 
 def _attention(config: BlocksConfig, direction: str, across: bool = False) -> MultiHead:

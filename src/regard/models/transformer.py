@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
-from regard.attention.watch import Call
+from regard.attention.watch import Call, calls_by_site
 from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory, Seq2Seq, Source
 from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.nn.embedding import count_positions
-from regard.nn.state import State
+from regard.nn.state import DecoderState
 
 
 class PairConfig(BlocksConfig):
@@ -60,7 +60,7 @@ class Decoder(Stack):
         return weight, weight.new_zeros(len(weight)) if self.bias is None else self.bias
 
 
-class Transformer(Embeds, Seq2Seq):
+class Transformer(Embeds, Seq2Seq[DecoderState]):
     """Encoder and decoder of attention blocks; 6 + 6 layers by default, every size a setting.
 
     Args:
@@ -97,8 +97,8 @@ class Transformer(Embeds, Seq2Seq):
         halfway = self.encoder.norm(between[len(self.encoder.layers) // 2]) if self.ctc_head is not None else None
         return Memory(states, allowed, None, grid, halfway)
 
-    def start(self, memory: Memory, record: bool = False) -> State:
-        return State(*self.decoder.start(memory.states, "decoder", memory), {} if record else None)
+    def start(self, memory: Memory, record: bool = False) -> DecoderState:
+        return self.decoder.start(memory.states, memory, record)
 
     def hidden(
         self, memory: Memory, target: Int[Tensor, "B T"], collect: list[Tensor] | None = None
@@ -107,23 +107,26 @@ class Transformer(Embeds, Seq2Seq):
         x = self.embed(target, positions.expand_as(target))
         return self._scaled(self.decoder(x, None, memory=memory, collect=collect))
 
-    def step_hidden(self, token: Int[Tensor, "N K"], state: State) -> tuple[Float[Tensor, "N K h"], State]:
-        positions = torch.full_like(token, state.step)
-        hidden, state = self.decoder.step(self.embed(token, positions), state, "decoder", positions)
+    def step_hidden(
+        self, token: Int[Tensor, "N K"], state: DecoderState
+    ) -> tuple[Float[Tensor, "N K h"], DecoderState]:
+        positions = state.positions(token)
+        hidden, state = self.decoder.step(self.embed(token, positions), state, positions)
         return self._scaled(hidden), state
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
         return self.decoder.readout(self.embedding.weight)
 
-    def maps(self, state: State) -> dict[str, AttentionMap]:
-        return self.decoder.maps(state)
+    def maps(self, state: DecoderState) -> dict[str, AttentionMap]:
+        return self.decoder.maps(state, "decoder")
 
     def encoder_sites(self) -> list[str]:
         return [f"encoder.layers.{i}.self" for i in range(self.config.encoder_layers)]
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:
         """Head 0 of the last layer but one, as Garg et al. 2019 do."""
-        call = calls[2 * max(0, self.config.decoder_layers - 2) + 1]
+        site = f"decoder.layers.{max(0, self.config.decoder_layers - 2)}.cross"
+        (call,) = calls_by_site(self, calls)[site]
         return AttentionMap.from_spec(call.query[:, :1], call.key[:, :1], call.spec).full(force=True)[:, 0]
 
     def _scaled(self, hidden: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from regard.nn.dropout import Dropout
 from regard.nn.multihead import MultiHead
 
 States = Float[Tensor, "*batch n d"]
+Attend = Callable[[States], States]  # the attention of a block, from normed states to its output
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -100,66 +101,69 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual and norm around a part.
+    """Residual connection and norm around one part f of a block.
 
     norm "before": x + dropout(f(norm(x))) (Xiong et al. 2020);
     norm "after": norm(x + dropout(f(x))) (Vaswani et al. 2017).
+
+    Args:
+        norm: LayerNorm, RMSNorm or any other module on states.
+        place: "before" or "after".
+        dropout: on the output of f.
+
+    Raises:
+        ChoiceError: an unknown place.
     """
 
-    def __init__(
-        self, width: int, norm: str, dropout: float, normalization: str = "layer", epsilon: float = 1e-5
-    ) -> None:
+    def __init__(self, norm: nn.Module, place: str, dropout: float) -> None:
         super().__init__()
-        if norm not in ("before", "after"):
-            raise unknown("norm", norm, ("before", "after"))
-        self.norm = make_norm(normalization, width, epsilon)
-        self.before = norm == "before"
+        if place not in ("before", "after"):
+            raise unknown("norm", place, ("before", "after"))
+        self.norm = norm
+        self.before = place == "before"
         self.dropout = Dropout(dropout)
 
-    def enter(self, x: States) -> States:
-        """What the part gets to see."""
-        entered: Tensor = self.norm(x) if self.before else x
-        return entered
-
-    def leave(self, x: States, found: States) -> States:
-        """What goes on after the part has found something."""
-        joined = x + self.dropout(found)
-        left: Tensor = joined if self.before else self.norm(joined)
-        return left
-
     def forward(self, x: States, part: Callable[[States], States]) -> States:
-        """The part with residual and norm around it."""
-        return self.leave(x, part(self.enter(x)))
+        """Output of `part` on states x, with the residual connection and the norm around it."""
+        joined: Tensor = x + self.dropout(part(self.norm(x) if self.before else x))
+        return joined if self.before else self.norm(joined)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward."""
+    """Self-attention, then feed-forward.
+
+    Args:
+        attention: the self-attention.
+        feed_forward: applied to every state separately.
+        around_self, around_feed_forward: the residual connection and norm of each.
+    """
 
     def __init__(
-        self, attention: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float,
-        normalization: str = "layer", epsilon: float = 1e-5,
-    ) -> None:  # fmt: skip
+        self, attention: MultiHead, feed_forward: FeedForward, around_self: Residual, around_feed_forward: Residual
+    ) -> None:
         super().__init__()
         self.self = attention
         self.feed_forward = feed_forward
-        self.around_self = Residual(width, norm, dropout, normalization, epsilon)
-        self.around_feed_forward = Residual(width, norm, dropout, normalization, epsilon)
+        self.around_self, self.around_feed_forward = around_self, around_feed_forward
 
     def forward(
         self, x: States, mask: MaskLike | None, allowed: Bool[Tensor, "*batch n"] | None = None,
         bias: BiasLike | None = None, positions: Int[Tensor, "*batch n"] | None = None,
     ) -> States:  # fmt: skip
-        """States `[*batch, n, d]`; every state looks at the states that `mask` allows.
+        """States `[*batch, n, d]`, each attending to the states that `mask` allows.
 
         Args:
             x: the states.
-            mask: which states each may look at.
-            allowed: where the attention has a context, keeps padding out of it.
+            mask: which states each may attend to.
+            allowed: True at real tokens; keeps padding out of an attention's context.
             bias: added to the scores.
-            places: where the states stand, for rotary positions; 0 … n-1 by default.
+            positions: of the states, for rotary embeddings; 0 … n-1 by default.
         """
-        x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, positions=positions))
-        return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]
+        return self.block(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, positions=positions))
+
+    def block(self, x: States, attend: Attend) -> States:
+        """The block with its self-attention given as a call: over whole sequences, or one token with its cache."""
+        return self.around_feed_forward(self.around_self(x, attend), self.feed_forward)  # type: ignore[no-any-return]
 
 
 class ConvolutionModule(nn.Module):
@@ -195,29 +199,30 @@ class ConformerLayer(nn.Module):
     """Half a feed-forward, self-attention, a convolution, the other half, a norm (Gulati et al. 2020, section 2.4).
 
     Args:
-        attention: looks everywhere.
-        convolution: each state with its neighbours.
-        halves: two feed-forwards, of each of which half is added.
-        width, norm, dropout, normalization, epsilon: as in `Residual`.
+        attention: the self-attention.
+        convolution: mixes each state with its neighbours.
+        halves: two feed-forwards; half of each one's output is added.
+        residuals: the residual connection and norm around the first feed-forward, the attention, the convolution and
+            the second feed-forward.
+        norm: of the layer's output.
     """
 
     def __init__(
         self, attention: MultiHead, convolution: ConvolutionModule, halves: tuple[FeedForward, FeedForward],
-        width: int, norm: str, dropout: float, normalization: str = "layer", epsilon: float = 1e-5,
+        residuals: tuple[Residual, Residual, Residual, Residual], norm: nn.Module,
     ) -> None:  # fmt: skip
         super().__init__()
         self.self = attention
         self.convolution = convolution
         self.first, self.feed_forward = halves
-        around = [Residual(width, norm, dropout, normalization, epsilon) for _ in range(4)]
-        self.around_first, self.around_self, self.around_convolution, self.around_feed_forward = around
-        self.norm = make_norm(normalization, width, epsilon)
+        self.around_first, self.around_self, self.around_convolution, self.around_feed_forward = residuals
+        self.norm = norm
 
     def forward(
         self, x: Float[Tensor, "B n d"], mask: MaskLike | None, allowed: Bool[Tensor, "B n"] | None = None,
         bias: BiasLike | None = None, positions: Int[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n d"]:  # fmt: skip
-        """States `[B, n, d]`; arguments as in `EncoderLayer`, and `allowed` keeps padding out of the convolution."""
+        """States `[B, n, d]`; arguments as in `EncoderLayer`; `allowed` also keeps padding out of the convolution."""
         x = self.around_first(x, lambda y: 0.5 * self.first(y))
         x = self.around_self(x, lambda y: self.self(y, mask=mask, allowed=allowed, bias=bias, positions=positions))
         x = self.around_convolution(x, lambda y: self.convolution(y, allowed))
@@ -228,13 +233,19 @@ class ConformerLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Masked self-attention, attention to the memory, feed-forward.
 
+    Args:
+        attention: the self-attention.
+        cross: the attention to the memory.
+        feed_forward: applied to every state separately.
+        around_self, around_cross, around_feed_forward: the residual connection and norm of each.
+
     Raises:
         ChoiceError: an attention whose context looks ahead.
     """
 
     def __init__(
-        self, attention: MultiHead, cross: MultiHead, feed_forward: FeedForward, width: int, norm: str, dropout: float,
-        normalization: str = "layer", epsilon: float = 1e-5,
+        self, attention: MultiHead, cross: MultiHead, feed_forward: FeedForward,
+        around_self: Residual, around_cross: Residual, around_feed_forward: Residual,
     ) -> None:  # fmt: skip
         super().__init__()
         for part in (attention, cross):
@@ -242,24 +253,30 @@ class DecoderLayer(nn.Module):
         self.self = attention
         self.cross = cross
         self.feed_forward = feed_forward
-        self.around_self = Residual(width, norm, dropout, normalization, epsilon)
-        self.around_cross = Residual(width, norm, dropout, normalization, epsilon)
-        self.around_feed_forward = Residual(width, norm, dropout, normalization, epsilon)
+        self.around_self, self.around_cross = around_self, around_cross
+        self.around_feed_forward = around_feed_forward
 
     def forward(
         self, x: States, memory: Float[Tensor, "*batch s d_m"], memory_mask: MaskLike,
         mask: MaskLike | None = None, bias: BiasLike | None = None, positions: Int[Tensor, "*batch n"] | None = None,
     ) -> States:  # fmt: skip
-        """States `[*batch, n, d]` of a whole target, each looking at those before it and at the memory.
+        """States `[*batch, n, d]` of a whole target, each attending to itself and earlier ones, and to the memory.
 
         Args:
             x: the states.
-            memory: what an encoder made.
-            memory_mask: which of its states may be looked at.
-            mask: which of the states before it each may look at; all by default.
-            bias, places: of the self-attention, as in `EncoderLayer`.
+            memory: states of an encoder.
+            memory_mask: which of them may be attended to.
+            mask: which of itself and the earlier states each may attend to; all by default.
+            bias, positions: of the self-attention, as in `EncoderLayer`.
         """
         back = causal() if mask is None else causal() & mask
-        x = self.around_self(x, lambda y: self.self(y, mask=back, bias=bias, positions=positions))
-        x = self.around_cross(x, lambda y: self.cross(y, memory, mask=memory_mask))
+        return self.block(
+            x,
+            lambda y: self.self(y, mask=back, bias=bias, positions=positions),
+            lambda y: self.cross(y, memory, mask=memory_mask),
+        )
+
+    def block(self, x: States, attend: Attend, attend_memory: Attend) -> States:
+        """The block with its attentions given as calls: over whole sequences, or one token with its cache."""
+        x = self.around_cross(self.around_self(x, attend), attend_memory)
         return self.around_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]

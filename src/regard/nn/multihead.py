@@ -86,7 +86,7 @@ class MultiHead(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def ask(
+    def queries(
         self,
         x: Float[Tensor, "*batch n d"],
         allowed: Allowed | None = None,
@@ -96,7 +96,7 @@ class MultiHead(nn.Module):
         query = _split(self.query(x if self.context is None else self.context(x, allowed)), self.heads)
         return self._placed(query, self.query_norm, positions)
 
-    def ask_next(
+    def next_query(
         self,
         x: Float[Tensor, "*batch d"],
         before: Float[Tensor, "..."] | None,
@@ -110,11 +110,11 @@ class MultiHead(nn.Module):
             places: where it stands, for rotary positions.
         """
         if self.context is None:
-            return self.ask(x[..., None, :], None, positions), None
+            return self.queries(x[..., None, :], None, positions), None
         x, after = self.context.step(x, self.context.start(x) if before is None else before)
         return self._placed(_split(self.query(x[..., None, :]), self.heads), self.query_norm, positions), after
 
-    def remember(
+    def keys_values(
         self,
         memory: Float[Tensor, "*batch s d_m"],
         values: Float[Tensor, "*batch s d_n"] | None = None,
@@ -133,7 +133,7 @@ class MultiHead(nn.Module):
         turned: Tensor = self.rotary(vectors, None if positions is None else positions[..., None, :])
         return turned
 
-    def look(
+    def attend(
         self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
     ) -> Float[Tensor, "*batch n d"]:
         """What the queries find: attend in every head, join, project."""
@@ -172,8 +172,8 @@ class MultiHead(nn.Module):
         """
         if _looks_back(mask):
             check_looks_back("attention under a causal mask", self.context)
-        key, value = self.remember(x if memory is None else memory, values, positions if memory is None else None)
-        return self.look(self.ask(x, allowed, positions), key, value, mask, bias)
+        key, value = self.keys_values(x if memory is None else memory, values, positions if memory is None else None)
+        return self.attend(self.queries(x, allowed, positions), key, value, mask, bias)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -124,7 +124,7 @@ class AttentionalStep(nn.Module):
         self.gate = nn.Linear(width, 1) if gate else None
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
 
-    def remember(self, memory: Float[Tensor, "N S d_m"]) -> Float[Tensor, "N S h"]:
+    def keys(self, memory: Float[Tensor, "N S d_m"]) -> Float[Tensor, "N S h"]:
         """The memory's side of the score, computed once."""
         return memory if self.score is None else self.score.project_key(memory)
 
@@ -142,7 +142,7 @@ class AttentionalStep(nn.Module):
             return state
         return torch.cat([state, context[..., self.memory_width :].to(state.dtype)], -1)
 
-    def look(
+    def attend(
         self,
         query: Float[Tensor, "N K q"],
         key: Float[Tensor, "N S h"],
@@ -170,7 +170,7 @@ class AttentionalStep(nn.Module):
         state: Float[Tensor, "N K d"],
         inner: Float[Tensor, "N K d"],
         context: Float[Tensor, "N K c"],
-        look: Callable[[Tensor], Tensor],
+        attend: Callable[[Tensor], Tensor],
     ) -> tuple[Float[Tensor, "N K d"], Float[Tensor, "N K d"], Float[Tensor, "N K c"]]:
         """The next (state s_t, inner state of an LSTM, context c_t).
 
@@ -179,14 +179,14 @@ class AttentionalStep(nn.Module):
             state: s_{t-1}.
             inner: the LSTM's cell state; a GRU passes it through.
             context: c_{t-1}.
-            look: from a query to its context.
+            attend: from a query to its context.
         """
         if self.asks == "previous":
-            found = look(self.query(state, context))
+            found = attend(self.query(state, context))
             state, inner = self._move(embedded, state, inner, found if self.feed == "current" else context)
             return state, inner, found
         state, inner = self._move(embedded, state, inner, context)
-        return state, inner, look(self.query(state, context))
+        return state, inner, attend(self.query(state, context))
 
     def _move(self, embedded: Tensor, state: Tensor, inner: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         read = context[..., : self.memory_width].to(embedded.dtype)

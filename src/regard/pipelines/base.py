@@ -1,10 +1,13 @@
 """What every loaded model has, whatever its task: one input in, one result out; a list in, a list out."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from regard.bundle import Bundle
+from regard.decoding.constraints import Constraint, Ruled
 from regard.errors import ChoiceError, RegardError
+from regard.pretrained.rules import GenerationRules
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -78,6 +81,22 @@ class Pipeline(Generic[Given, Made]):
     def run(self, *prepared: Any, **settings: Any) -> list[Made]:
         """The results of a list of prepared inputs, in their order."""
         raise NotImplementedError
+
+
+    def ends(self) -> list[int]:
+        """Tokens that end an output."""
+        own = self.tokenizer.eos
+        return list(self.bundle.rules.ends) or ([] if own is None else [own])
+
+    def rule_constraints(self, before: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Constraint]:
+        """The rules of the model's folder as a constraint; none where it states none.
+
+        Args:
+            before: tokens that precede each output.
+            limits: output tokens at most.
+        """
+        rules = replace(self.bundle.rules, ends=())
+        return [] if rules == GenerationRules() else [Ruled(rules, before, limits)]
 
 
 class ModelOnly(Pipeline[Any, Any]):

@@ -83,10 +83,10 @@ class Completer(Pipeline[str, Completion]):
         with torch.inference_mode(), unwatched():
             for group in self._groups(prepared, batch_tokens):
                 rows = [prepared[i].ids for i in group]
-                longest = max(map(len, rows))
+                longest, own = max(map(len, rows)), [limits[i] for i in group]
                 outputs = generate(
-                    self.model, self._read(rows, recorded), rows, [limits[i] for i in group], how, self._ends(),
-                    stop=self._stop(rows, stop), indices=[first_index + i for i in group],
+                    self.model, self._read(rows, recorded), rows, own, how, self.ends(),
+                    constraints=self.rule_constraints(rows, own), stop=self._stop(rows, stop), indices=[first_index + i for i in group],
                 )  # fmt: skip
                 found |= dict(zip(group, outputs, strict=True))
                 padding |= {i: longest - len(prepared[i].ids) for i in group}
@@ -102,10 +102,11 @@ class Completer(Pipeline[str, Completion]):
         shown, added = "", []
         longest = max(map(len, stop), default=0)
         with torch.inference_mode(), unwatched():
-            state = self._read([ids], False)
+            state, limit = self._read([ids], False), self._limit(ids, length)
             for one in stream(
-                self.model, state, ids, self._limit(ids, length), config, self._ends(), stop=self._stop([ids], stop)
-            ):
+                self.model, state, ids, limit, config, self.ends(), stop=self._stop([ids], stop),
+                constraints=self.rule_constraints([ids], [limit]),
+            ):  # fmt: skip
                 added.append(one.tokens[0])
                 text = _cut(self._added(ids, added), stop)
                 # a character may be incomplete, and a stop string too
@@ -165,9 +166,6 @@ class Completer(Pipeline[str, Completion]):
         tokens = tokens.reshape(len(rows), longest - 1)
         allowed = torch.arange(longest - 1) >= torch.tensor([[longest - len(row)] for row in rows])
         return self.model.read(tokens, allowed, record=record)
-
-    def _ends(self) -> list[int]:
-        return [] if self.tokenizer.eos is None else [self.tokenizer.eos]
 
     def _stop(self, rows: Sequence[list[int]], stop: Sequence[str]) -> Stop:
         """Whether a text holds a stop string."""

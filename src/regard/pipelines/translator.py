@@ -243,7 +243,9 @@ class Translator(Pipeline[str, Generation]):
             memory = self.model.encode(pad(rows, tokenizer.pad), lengths_mask(rows))
         state = self.model.start(memory, record=record)
         limits = [self.limit(len(row)) for row in rows]
-        found = generate(self.model, state, [[tokenizer.bos]] * len(rows), limits, config, [tokenizer.eos])
+        before = [[tokenizer.bos]] * len(rows)
+        rules = self.rule_constraints(before, limits)
+        found = generate(self.model, state, before, limits, config, self.ends(), constraints=rules)
         return calls_by_site(self.model, calls), found
 
     def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:

@@ -52,7 +52,7 @@ class Pass:
     @cached_property
     def weights(self) -> Tensor:
         """`[B, T, S]`, of the attention that is guided."""
-        found: Tensor = self.model.guided(self.calls[len(self.model.encoder_sites()) :])
+        found: Tensor = self.model.guided(self.calls)
         return found
 
 
