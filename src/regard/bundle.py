@@ -19,6 +19,7 @@ from torch import Tensor
 from regard.config import with_current_names
 from regard.errors import BundleError
 from regard.models.build import ModelConfig, build
+from regard.pretrained.rules import GenerationRules
 from regard.storage import write_tensors
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
@@ -39,6 +40,7 @@ class Bundle:
         model_config: what the model was built from.
         decoding: default settings of the search.
         alignment: {"site": …, "heads": […]}: where to read a word alignment, chosen on development data.
+        rules: which tokens end a text, are suppressed or are forced, where a folder of others says so.
     """
 
     task: str
@@ -48,6 +50,7 @@ class Bundle:
     tokenizer: Any
     decoding: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
+    rules: GenerationRules = field(default_factory=GenerationRules)
 
 
 def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") -> None:

@@ -280,7 +280,9 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
     tokenizer = bundle.tokenizer
     named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
     ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
-    save_pretrained(into, bundle.model, bundle.model_config, {name: i for name, i in ids.items() if i is not None})
+    save_pretrained(
+        into, bundle.model, bundle.model_config, {name: i for name, i in ids.items() if i is not None}, bundle.rules
+    )
     if not isinstance(tokenizer, Nothing):
         tokenizer.save(into / "tokenizer.json")
 

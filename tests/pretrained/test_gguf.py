@@ -16,15 +16,20 @@ V, WIDTH, HEADS, KEYS, INNER, LAYERS = 96, 64, 4, 2, 96, 2
 NAMES = [chr(0x100 + n) for n in range(V - 3)]  # GPT-2's spelling of bytes begins there
 
 
-def write(path: Path, change: dict[str, Any] | None = None, tied: bool = True, extra: str | None = None) -> None:
+def write(
+    path: Path, change: dict[str, Any] | None = None, tied: bool = True, extra: str | None = None,
+    merges: list[str] | None = None, without: str = "", heads: int = HEADS,
+) -> None:  # fmt: skip
     """A Llama with random weights, some of them quantised, as llama.cpp's converter writes it."""
     draw = torch.Generator().manual_seed(0)
     file = gguf.GGUFWriter(str(path), "llama")
-    file.add_block_count(LAYERS)
     file.add_context_length(64)
-    file.add_embedding_length(WIDTH)
-    file.add_feed_forward_length(INNER)
-    file.add_head_count(HEADS)
+    sizes = {
+        "block_count": LAYERS, "embedding_length": WIDTH, "feed_forward_length": INNER, "head_count": heads,
+    }  # fmt: skip
+    for name, size in sizes.items():
+        if name != without:
+            getattr(file, f"add_{name}")(size)
     file.add_head_count_kv(KEYS)
     file.add_rope_freq_base(500.0)
     file.add_layer_norm_rms_eps(1e-3)
@@ -33,7 +38,7 @@ def write(path: Path, change: dict[str, Any] | None = None, tied: bool = True, e
     file.add_tokenizer_pre("gpt-2")
     file.add_token_list(["<end>", *NAMES, NAMES[0] + NAMES[1], "<begin>"])
     file.add_token_types([3, *[1] * (V - 2), 3])
-    file.add_token_merges([f"{NAMES[0]} {NAMES[1]}"])
+    file.add_token_merges([f"{NAMES[0]} {NAMES[1]}"] if merges is None else merges)
     file.add_bos_token_id(V - 1)
     file.add_eos_token_id(0)
     for name, value in (change or {}).items():
@@ -92,6 +97,32 @@ def test_what_is_not_known_is_refused(change: dict[str, int], extra: str | None,
     write(tmp_path / "small.gguf", change, extra=extra)
     with pytest.raises(regard.BundleError, match=message):
         regard.load(tmp_path / "small.gguf")
+
+
+@pytest.mark.parametrize("merges", [[f"{NAMES[0]} nowhere"], ["onepiece"], [f"{NAMES[1]} {NAMES[0]}"]])
+def test_merges_that_do_not_fit_the_tokens_are_refused(merges: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "small.gguf", merges=merges)
+    with pytest.raises(regard.BundleError, match=r"small\.gguf: its tokenizer cannot be read: the merges do not fit"):
+        regard.load(tmp_path / "small.gguf")
+
+
+@pytest.mark.parametrize("missing", ["embedding_length", "head_count", "block_count", "feed_forward_length"])
+def test_a_missing_setting_is_named(missing: str, tmp_path: Path) -> None:
+    write(tmp_path / "small.gguf", without=missing)
+    with pytest.raises(regard.BundleError, match=rf"no llama\..*{missing}: it is needed to build the model"):
+        regard.load(tmp_path / "small.gguf")
+
+
+def test_sizes_that_do_not_fit_the_weights_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "small.gguf", heads=2 * WIDTH + 1)
+    with pytest.raises(regard.BundleError, match=r"small\.gguf"):
+        regard.load(tmp_path / "small.gguf")
+
+
+def test_the_end_of_a_turn_ends_a_text_too(tmp_path: Path) -> None:
+    write(tmp_path / "small.gguf", {"tokenizer.ggml.eot_token_id": 4})
+    found = load_pretrained(tmp_path / "small.gguf")
+    assert (found.rules.ends, found.ids["eos"]) == ((0, 4), 0)
 
 
 def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:

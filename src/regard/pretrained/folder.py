@@ -1,7 +1,7 @@
 """A folder in the Hugging Face layout: `config.json`, `model.safetensors` (sharded too), tokenizer files. No pickle."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from regard.pretrained.gguf import read_gguf
 from regard.pretrained.gpt2 import GPT2
 from regard.pretrained.llama import LLAMA
 from regard.pretrained.marian import MARIAN
+from regard.pretrained.rules import GenerationRules, read_rules
 from regard.pretrained.t5 import T5
 from regard.pretrained.vit import VIT
 from regard.pretrained.whisper import WHISPER
@@ -35,15 +36,17 @@ TASKS = {"encoder": "fill", "decoder": "complete", "transformer": "translate", "
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a folder holds.
+    """Contents of a folder or a .gguf file.
 
     Attributes:
-        model: ours, with their weights.
-        config: what it was built from.
-        task: "fill", "complete" or "translate".
+        model: our model with the folder's weights.
+        config: the settings it was built from.
+        task: "fill", "complete", "translate", "see" or "transcribe".
         family: its `model_type`.
-        ids: special tokens: "pad", "bos", "eos", "start" (a decoder's first), where the folder names them.
-        tokenizer: what a .gguf file holds; a folder's stands in files of its own.
+        ids: special tokens: "pad", "bos", "eos" (the first of `rules.ends`), "start" (a decoder's first), where the
+            folder names them.
+        tokenizer: of a .gguf file; a folder keeps its tokenizer in files of their own.
+        rules: which tokens end a text, are suppressed or are forced.
     """
 
     model: Any
@@ -52,6 +55,7 @@ class Pretrained:
     family: str
     ids: dict[str, int]
     tokenizer: tokenizers.Tokenizer | None = None
+    rules: GenerationRules = field(default_factory=GenerationRules)
 
 
 def is_pretrained(folder: Path) -> bool:
@@ -91,11 +95,23 @@ def load_pretrained(folder: Path) -> Pretrained:
             raise
         raise BundleError(f"{where}: describes no model: {_first_line(error)}") from error
     family.fill(model, config, tensors, str(folder))
-    return Pretrained(model.eval(), config, TASKS[config.kind], kind, _ids(values, folder), tokenizer)
+    generation = _json(folder / GENERATION) if (folder / GENERATION).exists() else {}
+    rules = read_rules(values, generation, values.get("vocab_size") or 0, str(folder))
+    ids = _ids(values | generation) | ({"eos": rules.ends[0]} if rules.ends else {})
+    return Pretrained(model.eval(), config, TASKS[config.kind], kind, ids, tokenizer, rules)
 
 
-def save_pretrained(folder: Path, model: Any, config: ModelConfig, ids: dict[str, int]) -> str:
+def save_pretrained(
+    folder: Path, model: Any, config: ModelConfig, ids: dict[str, int], rules: GenerationRules | None = None
+) -> str:
     """Write a model in this layout, so that transformers loads it; returns its family.
+
+    Args:
+        folder: made where it is missing.
+        model: the model.
+        config: the settings it was built from.
+        ids: special tokens, as in `Pretrained`.
+        rules: written to `generation_config.json`, where there are any.
 
     Raises:
         BundleError: no family has just these parts.
@@ -110,6 +126,9 @@ def save_pretrained(folder: Path, model: Any, config: ModelConfig, ids: dict[str
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / WEIGHTS, family.name_all(model, config), {"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        if rules is not None and (said := rules.as_json()):
+            special = {name: values[name] for name in names.values() if name in values}
+            (folder / GENERATION).write_text(json.dumps(special | said, indent=2) + "\n", "utf-8")
         return str(values["model_type"]) or name
     raise BundleError(
         "no family of the Hugging Face layout has this model's parts: a BERT, RoBERTa, GPT-2, Llama, Mistral, Qwen, "
@@ -164,13 +183,12 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _ids(values: dict[str, Any], folder: Path) -> dict[str, int]:
-    """The special tokens that config.json and generation_config.json name; the latter, being newer, is believed."""
-    later = _json(folder / GENERATION) if (folder / GENERATION).exists() else {}
+def _ids(values: dict[str, Any]) -> dict[str, int]:
+    """The special tokens that config.json and generation_config.json name."""
     names = {"pad": "pad_token_id", "bos": "bos_token_id", "eos": "eos_token_id", "start": "decoder_start_token_id"}
     found = {}
     for key, name in names.items():
-        value = later.get(name, values.get(name))
+        value = values.get(name)
         value = value[0] if isinstance(value, list) and value else value
         if isinstance(value, int):
             found[key] = value

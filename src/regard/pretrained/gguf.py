@@ -56,6 +56,17 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tokenizers
         raise BundleError(
             f"{path}: its architecture is {fields.get('general.architecture')!r}; only 'llama' can be read"
         )
+    try:
+        return _read(path, gguf, reader, fields)
+    except BundleError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise BundleError(f"{path}: damaged, or its parts do not fit together: {_said(error)}") from error
+
+
+def _read(
+    path: Path, gguf: Any, reader: Any, fields: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor], tokenizers.Tokenizer | None]:
     config = _config(path, fields)
     tensors = {}
     for tensor in reader.tensors:
@@ -69,7 +80,11 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tokenizers
                 weight = weight.unflatten(0, (config[count], -1, 2)).transpose(1, 2).flatten(0, 2)
         tensors[name] = weight.contiguous()
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
-    return config, tensors, _tokenizer(fields)
+    return config, tensors, _tokenizer(path, fields)
+
+
+def _said(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def _config(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +97,15 @@ def _config(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
             raise BundleError(
                 f"{path}: llama.{name} = {value!r} is not known: regard loads nothing rather than something else"
             )
+    for name, ours in READ.items():
+        if ours not in config and ours in (
+            "hidden_size",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "intermediate_size",
+        ):
+            raise BundleError(f"{path}: no llama.{name}: it is needed to build the model")
+    config.setdefault("num_key_value_heads", config["num_attention_heads"])
     width = config["hidden_size"] // config["num_attention_heads"]
     for name in SAME:
         if own.get(name, width) != width:
@@ -91,6 +115,10 @@ def _config(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         value = fields.get(f"tokenizer.ggml.{name}_token_id")
         if value is not None:
             config[f"{'pad' if name == 'padding' else name}_token_id"] = int(value)
+    turns = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))  # each ends a text
+    ends = list(dict.fromkeys(int(value) for value in turns if value is not None))
+    if len(ends) > 1:
+        config["eos_token_id"] = ends
     return config
 
 
@@ -104,14 +132,17 @@ def _name(path: Path, name: str) -> str:
     raise BundleError(f"{path}: a Llama has no weight {name}")
 
 
-def _tokenizer(fields: dict[str, Any]) -> tokenizers.Tokenizer | None:
+def _tokenizer(path: Path, fields: dict[str, Any]) -> tokenizers.Tokenizer | None:
     """Byte pairs, as GPT-2 joins them; None where the file holds another kind."""
     kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or split not in SPLIT:
         return None
     names = list(fields["tokenizer.ggml.tokens"])
     merges = [tuple(line.split(" ", 1)) for line in fields["tokenizer.ggml.merges"]]
-    inner = tokenizers.Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
+    try:
+        inner = tokenizers.Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise BundleError(f"{path}: its tokenizer cannot be read: the merges do not fit the tokens: {error}") from error
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = [pre_tokenizers.Digits(individual_digits=True)] if SPLIT[split] == "digits" else []
     inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, bytes_])

@@ -17,7 +17,12 @@ def read(keys: Keys) -> SpeechConfig:
     ):  # fmt: skip
         keys.expect(name, value)
     same_on_both_sides(keys)
-    for name in ("activation_dropout", "median_filter_width", *(n for n in keys.values if n.startswith("mask_"))):
+    for name in (
+        "activation_dropout",
+        "median_filter_width",
+        "forced_decoder_ids",
+        *(n for n in keys.values if n.startswith("mask_")),
+    ):
         keys.take(name, None)  # of training with noise, and of reading times off the maps
     keys.take("vocab_size")
     return SpeechConfig(
