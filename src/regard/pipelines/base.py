@@ -82,7 +82,6 @@ class Pipeline(Generic[Given, Made]):
         """The results of a list of prepared inputs, in their order."""
         raise NotImplementedError
 
-
     def ends(self) -> list[int]:
         """Tokens that end an output."""
         own = self.tokenizer.eos

@@ -86,7 +86,8 @@ class Completer(Pipeline[str, Completion]):
                 longest, own = max(map(len, rows)), [limits[i] for i in group]
                 outputs = generate(
                     self.model, self._read(rows, recorded), rows, own, how, self.ends(),
-                    constraints=self.rule_constraints(rows, own), stop=self._stop(rows, stop), indices=[first_index + i for i in group],
+                    constraints=self.rule_constraints(rows, own), stop=self._stop(rows, stop),
+                    indices=[first_index + i for i in group],
                 )  # fmt: skip
                 found |= dict(zip(group, outputs, strict=True))
                 padding |= {i: longest - len(prepared[i].ids) for i in group}
