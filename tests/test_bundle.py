@@ -155,8 +155,8 @@ def test_a_changed_file_is_named(folder, name, damage):
 
 
 def test_a_newer_format_is_refused(folder):
-    change(folder, lambda info: info.update(format=2))
-    with pytest.raises(BundleError, match=r"format 2 is newer than this regard reads \(1\): update regard"):
+    change(folder, lambda info: info.update(format=3))
+    with pytest.raises(BundleError, match=r"format 3 is newer than this regard reads \(2\): update regard"):
         load_bundle(folder)
 
 
@@ -208,7 +208,7 @@ def test_a_half_written_bundle_is_not_mistaken_for_a_whole(folder, monkeypatch):
 
 def test_bundle_json_is_readable(folder):
     info = json.loads((folder / INFO).read_text("utf-8"))
-    assert info["format"] == 1
+    assert info["format"] == 2
     assert info["model"]["width"] == 16
     assert set(info["files"]) == {WEIGHTS, TOKENIZER}
     assert "日本" in (folder / INFO).read_text("utf-8")

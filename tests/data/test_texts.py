@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import regard
-from regard.data.texts import Masked, TextConfig, Windows, read_texts
+from regard.data.texts import Masked, TextConfig, Windows, read_texts, units_of
 
 BOS, EOS, PAD, MASK = 1, 2, 0, 4
 
@@ -95,8 +95,9 @@ def test_documents_stand_apart() -> None:
 
 
 def masked(**more: object) -> Masked:
-    sentences = [[int(i) for i in torch.randint(5, 50, (n % 13 + 1,))] for n in range(300)]
-    return Masked(sentences, None, 0.15, 50, 5, MASK, 200, BOS, EOS, PAD, **more)
+    sentences = [[BOS, *(int(i) for i in torch.randint(5, 50, (n % 13 + 1,))), EOS] for n in range(300)]
+    units = [units_of(None, len(one) - 2) for one in sentences]
+    return Masked(sentences, units, 0.15, range(5, 50), MASK, 200, PAD, **more)
 
 
 def test_hidden_tokens_have_the_papers_shares() -> None:
@@ -132,7 +133,9 @@ def test_epochs_hide_other_tokens_and_may_begin_in_the_middle() -> None:
 
 def test_whole_words_are_hidden_together() -> None:
     words = [[0, 0, 1, None, 2, 2, 2]] * 50
-    examples = Masked([[10, 11, 12, 13, 14, 15, 16]] * 50, words, 0.15, 50, 5, MASK, 90, BOS, EOS, PAD)
+    sentences = [[BOS, 10, 11, 12, 13, 14, 15, 16, EOS]] * 50
+    units = [units_of(some, 7) for some in words]
+    examples = Masked(sentences, units, 0.15, range(5, 50), MASK, 90, PAD)
     found = set()
     for batch in examples.epoch(0):
         found |= {tuple((row != PAD).nonzero().flatten().tolist()) for row in batch.target}

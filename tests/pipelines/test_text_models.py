@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import regard
 from regard.cli.main import app, run
-from regard.experiment import Run, export_bundle
+from regard.experiment import Run
+from regard.export.folder import export_bundle
 from regard.pipelines.base import InputError
 from regard.pipelines.completer import Completer, Completion
 from regard.pipelines.filler import Filler

@@ -13,8 +13,9 @@ import torch
 
 from conftest import tiny
 from regard.config import to_toml, validate
-from regard.experiment import ExperimentConfig, train
+from regard.experiment import train
 from regard.pipelines.load import load
+from regard.tasks.config import ExperimentConfig
 from regard.training.checkpoint import load_checkpoint
 from regard.training.loop import LAST
 

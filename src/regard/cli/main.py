@@ -326,33 +326,30 @@ def train(
 @app.command()
 def evaluate(
     model: ModelName,
-    source: Annotated[Path, typer.Option(help="A translator's source sentences, one a line; else a text (.gz too).")],
+    source: Annotated[
+        Path, typer.Option(help="Sentences, one a line; a text; or a table (.csv, .tsv, .jsonl) of files and texts.")
+    ],
     reference: Annotated[Path | None, typer.Option(help="A translator's references, one a line.")] = None,
     beam: Beam = None,
     output: Annotated[Path | None, typer.Option(help="Write the translations to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: loss and perplexity; a translator's BLEU and chrF with signature."""
-    from regard.tasks.language import TASKS, evaluate_texts
-    from regard.tasks.translation import evaluate_files
+    """Measure a model on files: loss and perplexity, and its task's own measures."""
+    from regard.tasks.table import evaluate as measure
 
-    ready = _load(model)
-    if ready.bundle.task in TASKS:
-        numbers = evaluate_texts(ready.bundle, source)
-        typer.echo(json.dumps(numbers) if as_json else "\n".join(f"{name:<20} {n:.6g}" for name, n in numbers.items()))
-        return
-    if reference is None:
-        raise ConfigError("a translator is measured against --reference, one line for each of --source")
-    numbers, outputs = evaluate_files(_load_as(model, "translate"), source, reference, beam)
+    numbers, outputs = measure(_load(model), source, reference, beam)
     if output:
         output.write_text("".join(line + "\n" for line in outputs), "utf-8")
-    if as_json:
-        typer.echo(json.dumps(numbers))
-        return
-    typer.echo(f"BLEU        {numbers['bleu']:.2f}   {numbers['bleu_signature']}")
-    typer.echo(f"chrF        {numbers['chrf']:.2f}   {numbers['chrf_signature']}")
-    typer.echo(f"loss        {numbers['loss']:.4f} nats a token, {numbers['tokens']} tokens")
-    typer.echo(f"perplexity  {numbers['perplexity']:.2f}")
+    typer.echo(json.dumps(numbers) if as_json else "\n".join(_measured(numbers)))
+
+
+def _measured(numbers: dict[str, Any]) -> Iterator[str]:
+    """One line a measure, with its signature where it has one; counts and settings of the search are left out."""
+    names = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER %", "exact": "exact %", "accuracy": "accuracy %"}
+    for name, value in numbers.items():
+        if isinstance(value, float):
+            more = {"loss": f"nats a token, {numbers['tokens']} tokens"}.get(name, numbers.get(f"{name}_signature", ""))
+            yield f"{names.get(name, name):<20}{value:.4f}   {more}".rstrip()
 
 
 @app.command()
@@ -406,7 +403,7 @@ def export(
     ] = "regard",
 ) -> None:
     """Write a model as a small folder: weights in float16 or int8, no checkpoints."""
-    from regard.experiment import export_bundle
+    from regard.export.folder import export_bundle
 
     export_bundle(_load(model), into, precision, layout)
     typer.echo(str(into))

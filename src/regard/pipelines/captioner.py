@@ -16,7 +16,7 @@ from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
 from regard.data.media import stacked
 from regard.data.pictures import as_tensor, read_frames, read_picture, square, thinned
-from regard.data.sound import RATE, log_mel, pieces, sound_blocks
+from regard.data.sound import RATE, log_mel, segments, sound_blocks
 from regard.decoding.ctc import begin, joined
 from regard.decoding.lexicon import begin_spelling, spelling_table, within
 from regard.decoding.search import Hypothesis, SearchConfig, search
@@ -263,7 +263,7 @@ class Captioner(Pipeline[str | Path | Image.Image, Description]):
                 raise InputError(str(error)) from error
             end = block is None
             rest = rest if block is None else torch.cat([rest, block])
-            cuts = pieces(rest) if end else pieces(rest)[:-1]
+            cuts = segments(rest) if end else segments(rest)[:-1]
             heard = [self.heard(str(source), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
             found += self.describe(heard, **settings)
             if len(found) > 1 and (each or not settings.get("record", True)):
