@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sacrebleu
 import torch
@@ -218,12 +219,12 @@ def scores(outputs: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
-def pair_batches(tokenizer: Tokenizer, pairs: Pairs, tokens: int) -> Batches:
+def pair_batches(tokenizer: Any, pairs: Pairs, tokens: int) -> Batches:
     """Pairs as batches of at most `tokens` positions a side, in the tokeniser's own ids."""
     return Batches(encode(tokenizer, pairs), tokens, tokenizer.bos, tokenizer.eos, tokenizer.pad)
 
 
-def encode(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
+def encode(tokenizer: Any, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
     """(source ids, target ids) of every pair, without BOS and EOS; each by its own side's tokeniser."""
     sides = tokenizer.encode_batch(pairs.source), tokenizer.encode_target_batch(pairs.target)
     return list(zip(*sides, strict=True))
