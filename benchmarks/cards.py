@@ -21,10 +21,12 @@ from senses import measure_scenes, measure_sounds
 
 from regard.data.parallel import Pairs
 from regard.data.texts import read_texts
-from regard.experiment import average_run, export_bundle, read_config
+from regard.experiment import average_run, read_config
+from regard.export.folder import export_bundle
 from regard.pipelines.load import SHIPPED, load
 from regard.tasks import language
-from regard.tasks.translation import evaluate_files, read_data
+from regard.tasks.table import evaluate
+from regard.tasks.translation import read_data
 from regard.training.journal import Journal
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +40,7 @@ def measure(name: str, pairs: Pairs) -> dict[str, Any]:
         files = [Path(folder) / side for side in ("source", "reference")]
         for path, lines in zip(files, (pairs.source, pairs.target), strict=True):
             path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-        return evaluate_files(load(name), *files)[0]
+        return evaluate(load(name), *files)[0]
 
 
 def ship(name: str, run: Path, other: str) -> None:
@@ -77,7 +79,7 @@ def text_card(name: str, settings: Any, run: Path) -> str:
     bundle, texts = load(name).bundle, read_texts(settings.texts)
     dev = language.examples(texts.dev, settings.task, bundle.tokenizer, settings.texts, settings.training, moves=False)
     with torch.inference_mode():
-        loss, tokens = language.mean_loss(bundle.model, dev, settings.training)
+        loss, tokens = language.mean_loss(bundle.model, dev)
     entries = [e for e in Journal(run / "journal.jsonl").entries() if e["event"] == "evaluation"]
     weights = sum(p.numel() for p in bundle.model.parameters())
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6

@@ -72,7 +72,7 @@ def main() -> None:
     hidden = torch.cat([batch.target[batch.target != 0] for batch in dev.epoch(0)])
     unigram = -float(share[hidden].mean())
     with torch.inference_mode():
-        ours, tokens = language.mean_loss(bundle.model, dev, training)
+        ours, tokens = language.mean_loss(bundle.model, dev)
     torch.manual_seed(0)
     gru = BiGRU(len(tokenizer))
     optimizer = torch.optim.AdamW(gru.parameters(), 1e-3, fused=True)

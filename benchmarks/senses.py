@@ -18,13 +18,14 @@ from PIL import Image
 
 import regard
 from regard.data.media import scene_points
-from regard.data.questions import Open, asked_parts, read_asked
+from regard.data.questions import Open, question_parts, read_questions
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.questions import Asked
+from regard.data.scenes.questions import PictureQuestion
 from regard.data.scenes.scenes import SceneConfig, scenes
 from regard.data.sound import RATE
 from regard.data.tables import Files, Row, read_table, split_rows
-from regard.experiment import read_config, tuned
+from regard.experiment import read_config
+from regard.process import tuned
 from regard.tasks import description, questions
 
 GRID = {"kind": "grid", "size": 96, "first": 32, "channels": [64, 128], "width": 192}
@@ -32,8 +33,8 @@ SMALL_GRID = {"kind": "grid", "size": 64, "first": 16, "channels": [32, 64], "wi
 SCENE_GRID = {"kind": "grid", "size": 64, "first": 24, "channels": [48], "width": 96, "norm": "batch"}
 FEATURES = {"kind": "features", "size": 224, "width": 256, "dropout": 0.3}
 HARD = {"model.normalizer": "hard"}
-FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.alone": 2, "scenes.scenes": 12_800, "training.max_steps": 900,
-       "training.evaluate_every": 150}  # fmt: skip
+FEW = {"scenes.first": 40, "scenes.most": 2, "scenes.single_epochs": 2, "scenes.scenes": 12_800,
+       "training.max_steps": 900, "training.evaluate_every": 150}  # fmt: skip
 STACKED = {
     "kind": "stacked", "embedding": 192, "hops": 2, "score_width": 192, "dropout": 0.3,
     "source_encoder": FEATURES | {"cell": 16, "width": 320},
@@ -194,22 +195,22 @@ def _plain(text: str) -> str:
 
 def measure_questions(ready: Any, settings: Any) -> dict[str, float]:
     """Right answers on the development part; of those to questions that one thing answers, too."""
-    _, dev, opened = asked_parts(settings.asked)
+    _, dev, opened = question_parts(settings.questions)
     row = {"right, development %": _right(ready, settings, dev, opened)}
     single = [one for one in dev if "," not in one.answer]
     return row | ({"of one thing %": _right(ready, settings, single, opened)} if len(single) < len(dev) else {})
 
 
-def _right(ready: Any, settings: Any, asked: list[Asked], opened: Open) -> float:
+def _right(ready: Any, settings: Any, asked: list[PictureQuestion], opened: Open) -> float:
     made = questions.batches(
-        asked, opened, ready.answers, ready.tokenizer, settings.model, settings.training, moves=False
+        asked, opened, ready.answers, ready.tokenizer, settings.model, settings.training.batch_tokens
     )
     return questions.accuracy(ready.model, made)
 
 
 def measure_shapes(ready: Any, settings: Any) -> dict[str, float]:
     """Right answers on development and on the package's own test part; how often the shape is what is looked at."""
-    asked, opened = read_asked(settings.asked, "test")
+    asked, opened = read_questions(settings.questions, "test")
     row = measure_questions(ready, settings) | {"right, test %": _right(ready, settings, asked, opened)}
     hits = []
     for one in asked[::40]:
@@ -224,7 +225,7 @@ def measure_shapes(ready: Any, settings: Any) -> dict[str, float]:
 
 def measure_scene_questions(ready: Any, settings: Any) -> dict[str, float]:
     """Right answers on development scenes, all and by kind; how often the last look is at the thing in question."""
-    _, dev, opened = asked_parts(settings.asked)
+    _, dev, opened = question_parts(settings.questions)
     row = {"right %": _right(ready, settings, dev, opened)}
     for name, begins in KINDS.items():
         row[f"{name} %"] = _right(ready, settings, [one for one in dev if one.question.startswith(begins)], opened)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from regard.config import apply, parse_setting, read_toml, to_toml, validate
 from regard.errors import ConfigError
-from regard.experiment import ExperimentConfig
+from regard.tasks.config import ExperimentConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 MODELS = {

@@ -7,10 +7,11 @@ import torch
 
 import regard
 from conftest import made_pairs, tiny
-from regard.experiment import export_bundle, read_config, train
+from regard.experiment import read_config, train
+from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
-from regard.tasks.translation import evaluate_files
+from regard.tasks.table import evaluate
 from regard.text.tokenizer import BOS, EOS
 
 
@@ -98,12 +99,12 @@ def test_a_run_goes_on_from_another(tiny_run: Path, data_folder: Path, tmp_path:
         train(tiny(kind), {**still, "start": "fr-ne"}, run=tmp_path / "fourth")
 
 
-def test_evaluate_files(model: Translator, tmp_path: Path) -> None:
+def test_evaluate(model: Translator, tmp_path: Path) -> None:
     pairs = made_pairs()[:7]
     source, reference = tmp_path / "source", tmp_path / "reference"
     source.write_text("".join(f"{s}\n" for s, _ in pairs))
     reference.write_text("".join(f"{t}\n" for _, t in pairs))
-    numbers, outputs = evaluate_files(model, source, reference)
+    numbers, outputs = evaluate(model, source, reference)
     assert outputs == [g.text for g in model([s for s, _ in pairs])]
     assert "nrefs:1|case:mixed|eff:no|tok:13a" in numbers["bleu_signature"]
     assert numbers["perplexity"] == pytest.approx(2.718281828 ** numbers["loss"], rel=1e-6)
@@ -124,11 +125,11 @@ def test_evaluate_refuses_crooked_files(model: Translator, tmp_path: Path) -> No
     with pytest.raises(
         regard.DataError, match=r"two has 2 lines and .*one has 1: every source line needs one reference"
     ):
-        evaluate_files(model, tmp_path / "two", tmp_path / "one")
+        evaluate(model, tmp_path / "two", tmp_path / "one")
     with pytest.raises(regard.DataError, match=r"none: there is nothing to translate"):
-        evaluate_files(model, tmp_path / "none", tmp_path / "none")
+        evaluate(model, tmp_path / "none", tmp_path / "none")
     with pytest.raises(regard.DataError, match=r"long:2: a text of 400 tokens is too long"):
-        evaluate_files(model, tmp_path / "long", tmp_path / "two")
+        evaluate(model, tmp_path / "long", tmp_path / "two")
 
 
 def test_export(model: Translator, tmp_path: Path) -> None:

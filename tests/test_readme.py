@@ -32,7 +32,7 @@ MORE = {
     "emoji": [*SCENES, "training.batch_tokens=600"],
     "moving": [*SCENES, "training.batch_tokens=2000", "scenes.first=7"],
     "an4": ["files.files=sounds", "files.dev_share=0.3", "training.batch_tokens=600"],
-    "shapes": ["asked.dev_share=0.01"],
+    "shapes": ["questions.dev_share=0.01"],
 }  # fmt: skip
 
 

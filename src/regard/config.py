@@ -2,7 +2,9 @@
 
 import json
 import tomllib
+from collections.abc import Iterator
 from copy import deepcopy
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,28 +14,33 @@ from regard.errors import ConfigError, nearest
 
 T = TypeVar("T", bound=BaseModel)
 
-# settings of format 1 and their current names: what was written with the old names still loads
+# settings and sections of format 1 with their current names, in the order in which they are replaced: a setting of a
+# renamed section stands here under the section's current name
 RENAMED = {
+    "asked": "questions",
     "model.reads": "model.source_encoder",
     "model.aligned": "model.ctc_head",
     "model.inner": "model.ffn_width",
     "model.inner_biases": "model.ffn_biases",
     "model.first_place": "model.first_position",
+    "scenes.alone": "scenes.single_epochs",
+    "questions.scenes.alone": "questions.scenes.single_epochs",
     "training.forget": "training.word_dropout",
     "training.cover": "training.coverage_loss",
     "training.guide": "training.guided_alignment",
     "training.join": "training.concat_pairs",
 }
+SIMILAR = 0.8  # of two spellings, for a suggestion from another section
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The contents of a TOML file.
+    """The contents of a TOML file; a byte order mark is dropped.
 
     Raises:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: a folder, not a config file") from error
     except FileNotFoundError as error:
@@ -61,10 +68,15 @@ def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     """Settings with every name of format 1 replaced by its current one, and the replacements made, old to new."""
     result, replaced = deepcopy(settings), {}
     for old, new in RENAMED.items():
-        (section, before), after = old.split("."), new.split(".")[1]
-        part = result.get(section)
-        if isinstance(part, dict) and before in part:
-            result[section] = {after if name == before else name: value for name, value in part.items()}
+        *path, before = old.split(".")
+        after = new.split(".")[-1]
+        section: Any = result
+        for part in path:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and before in section:
+            renamed = {after if name == before else name: value for name, value in section.items()}
+            section.clear()
+            section.update(renamed)
             replaced[old] = new
     return result, replaced
 
@@ -73,7 +85,7 @@ def current_name(dotted: str) -> str:
     """A dotted setting under its current name: "model.inner" is "model.ffn_width"."""
     for old, new in RENAMED.items():
         if dotted == old or dotted.startswith(f"{old}."):
-            return new + dotted[len(old) :]
+            dotted = new + dotted[len(old) :]
     return dotted
 
 
@@ -92,7 +104,7 @@ def apply(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def validate(kind: type[T], settings: dict[str, Any], where: str) -> T:
-    """A config object, or one `ConfigError` that lists everything that is wrong."""
+    """A config object, or one `ConfigError` that lists every fault."""
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
@@ -104,12 +116,37 @@ def _fault(kind: type[BaseModel], settings: dict[str, Any], fault: Any) -> str:
     path, fields = _walk(kind, settings, [str(part) for part in fault["loc"]])
     if fault["type"] == "extra_forbidden":
         known = nearest(path[-1], fields)
-        return f"unknown setting {'.'.join(path)}: did you mean {known[0]}? (known: {', '.join(known)})"
+        meant = _elsewhere(kind, settings, path[-1], known) or known[0]
+        return f"unknown setting {'.'.join(path)}: did you mean {meant}? (known: {', '.join(known)})"
     return f"{'.'.join(path) or 'config'}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {_short(fault['input'])}"
 
 
+def _elsewhere(kind: type[BaseModel], settings: dict[str, Any], name: str, known: list[str]) -> str | None:
+    """The dotted name of a setting in any section whose spelling is nearer to `name` than that of every known one."""
+
+    def likeness(word: str) -> float:
+        return SequenceMatcher(None, name, word).ratio()
+
+    best = max(map(likeness, known), default=0.0)
+    found = [(likeness(dotted.split(".")[-1]), dotted) for dotted in _dotted(kind, settings)]
+    found = [(ratio, dotted) for ratio, dotted in found if ratio >= SIMILAR and ratio > best]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _dotted(kind: type[BaseModel], settings: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings in the sections of a config, those sections first that `settings` has."""
+    given = settings if isinstance(settings, dict) else {}
+    for name in sorted(kind.model_fields, key=lambda name: name not in given):
+        if prefix:
+            yield prefix + name
+        for member in _members(kind.model_fields[name].annotation):
+            inside = given.get(name, {})
+            if isinstance(member, type) and issubclass(member, BaseModel) and _is_of_kind(member, inside):
+                yield from _dotted(member, inside, f"{prefix}{name}.")
+
+
 def _walk(kind: type[BaseModel], settings: Any, loc: list[str]) -> tuple[list[str], list[str]]:
-    """An error's place without the names of union members, and the settings known there."""
+    """An error's path without the names of union members, and the settings known there."""
     path, fields = [], list(kind.model_fields)
     for part in loc:
         if isinstance(settings, dict) and part == settings.get("kind"):
@@ -124,7 +161,7 @@ def _walk(kind: type[BaseModel], settings: Any, loc: list[str]) -> tuple[list[st
 
 
 def _members(annotation: Any) -> list[Any]:
-    """A type and, where it is a union or annotated, those within it."""
+    """A type and, if it is a union or annotated, the types within it."""
     return [annotation, *(inner for part in get_args(annotation) for inner in _members(part))]
 
 
@@ -139,12 +176,12 @@ def _short(value: object) -> str:
 
 
 def to_toml(config: BaseModel) -> str:
-    """A config as TOML with every setting's meaning beside it; reading it gives the same config."""
+    """A config as TOML with a comment on every setting; reading it gives the same config."""
     return "\n".join(_section(config, "")).strip() + "\n"
 
 
 def _section(config: BaseModel, name: str) -> list[str]:
-    """A config's own settings, then those of its parts under their names."""
+    """A config's own settings, then its sections under their names."""
     parts = [key for key, value in config if isinstance(value, BaseModel)]
     lines = [_line(config, key) for key in type(config).model_fields if key not in parts]
     for key in parts:

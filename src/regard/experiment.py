@@ -1,137 +1,33 @@
-"""The one place that joins everything: the settings of a run, `train`, and what is done with its folder."""
+"""The one place that joins everything: `train`, and averaging the checkpoints of a run."""
 
-import ctypes
-import signal
-import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel
 
-from regard.bundle import INFO, Bundle, Precision, load_bundle, save_bundle
-from regard.config import apply, read_toml, to_toml, validate, with_current_names
-from regard.data.parallel import DataConfig
-from regard.data.questions import AskedConfig
-from regard.data.scenes.scenes import SceneConfig
-from regard.data.tables import TableConfig
-from regard.data.texts import TextConfig
-from regard.errors import BundleError, ConfigError, unknown
-from regard.models.build import ModelConfig, build
-from regard.pipelines.answerer import Answerer
-from regard.pipelines.completer import Completer
-from regard.pipelines.description import Describer, DescribingConfig
-from regard.pipelines.filler import Filler
+from regard.bundle import INFO, Bundle, load_bundle, save_bundle
+from regard.config import apply, current_name, read_toml, to_toml, validate, with_current_names
+from regard.errors import BundleError, ConfigError
+from regard.export.folder import check_empty, export_bundle
+from regard.models.build import build
 from regard.pipelines.load import load
-from regard.pipelines.translator import DecodingConfig, Translator
-from regard.pretrained.folder import save_pretrained
-from regard.tasks import description, language, questions, translation
-from regard.tasks.base import TaskData
-from regard.text.pretrained import Nothing
-from regard.text.tokenizer import TokenizerConfig
+from regard.process import stop_on_signal, tuned
+from regard.tasks.base import RunFolder
+from regard.tasks.config import ExperimentConfig, check_sizes
+from regard.tasks.table import TASKS, evaluate
+from regard.text.tokenizer import Tokenizer
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
-from regard.training.loop import LAST, Report, TrainingConfig, used_precision
+from regard.training.loop import LAST, Report
 from regard.training.loop import train as run_loop
+from regard.training.objective import used_precision
 
-LAYOUTS = ("regard", "hf")
+__all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "read_config", "train"]
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a task goes with.
-
-    Attributes:
-        prepare: from a run's folder, its settings and the model it goes on from to what the task brings.
-        data: sections of which it needs one.
-        models: kinds.
-        reads: kinds of encoder, for what is no text.
-        metrics: that it measures.
-    """
-
-    prepare: Callable[[Path, Any, Bundle | None], TaskData]
-    data: tuple[str, ...]
-    models: tuple[str, ...]
-    reads: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("loss",)
-
-
-PAIRS = ("transformer", "recurrent")
-SIGHT = ("grid", "patches", "features")
-SAID = ("loss", "exact", "wer", "bleu")
-TASKS = {
-    "translate": Task(translation.prepare, ("data",), PAIRS, metrics=("bleu", "chrf", "loss")),
-    "complete": Task(language.prepare, ("texts",), ("decoder",)),
-    "fill": Task(language.prepare, ("texts",), ("encoder",)),
-    "caption": Task(description.prepare, ("scenes", "files"), PAIRS, (*SIGHT, "frames"), SAID),
-    "transcribe": Task(description.prepare, ("files",), PAIRS, ("sound", "pyramid"), SAID),
-    "answer": Task(questions.prepare, ("asked",), ("stacked", "questions"), SIGHT, ("exact", "loss")),
-}
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(f'"{name}"' for name in names)
-
-
-class ExperimentConfig(BaseModel):
-    """A training run: data, tokeniser, model, training, decoding."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    task: Literal["translate", "complete", "fill", "caption", "transcribe", "answer"] = "translate"
-    """What the model learns: to translate, to go on with a text, to find hidden words, to say what is in a picture,
-    to write down what is said, to answer questions about pictures."""
-    languages: tuple[str, str] = ("fr", "en")
-    """Of source and target, for figures and the model card."""
-    start: str | None = None
-    """A run, a bundle's folder or a shipped model to go on from: its tokeniser and weights; settings must agree."""
-    dev_sentences: int = Field(500, gt=0)
-    """Development sentences translated (greedily) at each evaluation during training."""
-    data: DataConfig | None = None
-    """Pairs, for translating."""
-    texts: TextConfig | None = None
-    """Texts, to go on with or to find hidden words in."""
-    scenes: SceneConfig | None = None
-    """Scenes of emoji, for captions."""
-    files: TableConfig | None = None
-    """Pictures or recordings with their texts, for captions and transcripts."""
-    asked: AskedConfig | None = None
-    """Pictures with questions and answers."""
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    model: ModelConfig
-    training: TrainingConfig = TrainingConfig()
-    decoding: DecodingConfig = DecodingConfig()
-    describing: DescribingConfig = DescribingConfig()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "ExperimentConfig":
-        task = TASKS[self.task]
-        if sum(getattr(self, name) is not None for name in task.data) != 1:
-            raise ValueError(f'task = "{self.task}" needs {" or ".join(f"[{name}]" for name in task.data)}')
-        if self.model.kind not in task.models:
-            raise ValueError(f'task = "{self.task}" needs model.kind = {_or(task.models)}')
-        if self.training.metric not in task.metrics:
-            raise ValueError(f'task = "{self.task}" needs training.metric = {_or(task.metrics)}')
-        reads = getattr(self.model, "source_encoder", None)
-        if bool(task.reads) != (reads is not None):
-            raise ValueError(f'task = "{self.task}" needs {"" if task.reads else "no "}[model.source_encoder]')
-        if reads is not None and reads.kind not in task.reads:
-            raise ValueError(f'task = "{self.task}" cannot read by model.source_encoder.kind = "{reads.kind}"')
-        if self.scenes is not None and reads is not None and reads.size != self.scenes.size:
-            raise ValueError(f"scenes.size = {self.scenes.size} must be model.source_encoder.size = {reads.size}")
-        if self.describing.ctc and not self.training.ctc:
-            raise ValueError("describing.ctc needs training.ctc: the layer that it reads would not have been trained")
-        if self.training.hard == "reinforce" and getattr(self.model, "normalizer", None) != "hard":
-            raise ValueError('training.hard = "reinforce" needs model.kind = "recurrent" and model.normalizer = "hard"')
-        frames = getattr(reads, "frames", 1)
-        if self.task == "caption" and (self.scenes.frames if self.scenes else 1) != frames:
-            raise ValueError(f"scenes.frames must be model.source_encoder.frames = {frames}")
-        return self
+CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -139,13 +35,13 @@ class Run:
     """A finished training run.
 
     Attributes:
-        path: its folder; `regard.load(path)` loads it.
+        path: its folder, which `regard.load(path)` loads.
         model: the trained model, ready to use.
         journal: every evaluation.
     """
 
     path: Path
-    model: Translator | Completer | Filler | Describer | Answerer
+    model: Any
     journal: list[dict[str, Any]]
 
 
@@ -153,14 +49,20 @@ def read_config(config: str | Path | dict[str, Any], overrides: dict[str, Any] |
     """An experiment's settings from a TOML file (or its contents as a dict), some of them replaced.
 
     Raises:
-        ConfigError: an unknown or senseless setting, nearest spelling first.
+        ConfigError: an unknown or invalid setting, nearest spelling first; sizes of which no model can be built.
     """
     where = "config" if isinstance(config, dict) else str(config)
     given = config if isinstance(config, dict) else read_toml(Path(config))
-    settings, renamed = with_current_names(apply(given, overrides or {}))
+    settings, renamed = with_current_names(given)
     for old, new in renamed.items():
         warnings.warn(f"{where}: {old} is called {new} now", stacklevel=2)
-    return validate(ExperimentConfig, settings, where)
+    current = {current_name(dotted): value for dotted, value in (overrides or {}).items()}
+    for old in overrides or {}:
+        if current_name(old) != old:
+            warnings.warn(f"{old} is called {current_name(old)} now", stacklevel=2)
+    checked = validate(ExperimentConfig, apply(settings, current), where)
+    check_sizes(checked)
+    return checked
 
 
 def train(
@@ -171,33 +73,33 @@ def train(
     resume: bool = False,
     report: Report = lambda _: None,
 ) -> Run:
-    """Train what a config describes; what `regard train` does.
+    """Train what a config describes, as `regard train` does.
 
     Args:
         config: a TOML file, or the same as a dict.
         overrides: dotted settings to replace, {"model.width": 192}.
         run: the run's folder; runs/NAME-OF-THE-CONFIG by default.
-        resume: go on with the run in that folder.
-        report: told of every step and evaluation.
+        resume: continue the run in that folder.
+        report: called with every step and evaluation.
 
     Raises:
-        ConfigError: a bad setting; a folder that holds a run already (without resume), or none (with it).
-        DataError: the data cannot be read, by file and line.
-        Interrupted: stopped by Ctrl-C, and saved.
+        ConfigError: an invalid setting; a folder that holds a run already (without resume), or none (with it).
+        DataError: the data cannot be read; with file and line.
+        Diverged: the loss is no longer finite.
+        Interrupted: stopped by a signal, and saved.
     """
     settings = read_config(config, overrides)
-    folder = Path(run) if run else Path("runs") / (Path(config).stem if not isinstance(config, dict) else "run")
+    folder = Path(run) if run else _default_folder(config)
     _prepare_folder(folder, settings, resume)
-    begun = None if resume else _start(settings)
-    work = TASKS[settings.task].prepare(folder, settings, begun)
-    tokenizer, batches = work.tokenizer, work.batches
+    start = None if resume else _start(settings)
+    work = TASKS[settings.task].prepare(RunFolder(folder, start, resume), settings)
     report(
         {
             "event": "start",
             "training": work.training,
             "development": work.development,
-            "vocabulary": len(tokenizer),
-            "padding": batches.padding_share(),
+            "vocabulary": len(work.tokenizer),
+            "padding": work.batches.padding_share(),
             "precision": used_precision(settings.training, "cpu"),
             "run": str(folder),
             "max_steps": settings.training.max_steps,
@@ -205,15 +107,20 @@ def train(
         }
     )
     torch.manual_seed(settings.training.seed)
-    model: Any = build(len(tokenizer), work.model or settings.model)
-    if begun:
-        model.load_state_dict(begun.model.state_dict())
-    with tuned(), _asked_to_stop() as should_stop:
+    model: Any = build(len(work.tokenizer), work.model or settings.model)
+    if start:
+        model.load_state_dict(start.model.state_dict())
+    with tuned(), stop_on_signal() as should_stop:
         weights = run_loop(
-            model, batches, settings.training, folder,
-            evaluate=work.evaluate, report=report,
-            should_stop=should_stop, resume=resume,
-        )  # fmt: skip
+            model,
+            work.batches,
+            settings.training,
+            folder,
+            evaluate=work.evaluate,
+            report=report,
+            should_stop=should_stop,
+            resume=resume,
+        )
         model.load_state_dict(weights)
         work.finish(model.eval())
     return Run(folder, load(folder.resolve()), Journal(folder / "journal.jsonl").entries())
@@ -224,14 +131,15 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
 
     Args:
         folder: the run's.
-        into: the new model's folder.
-        other: a model from which the run started, or that started from the same one (Wortsman et al. 2022).
+        into: the new model's folder, which must be empty or missing.
+        other: a model that the run started from, or that started from the same one (Wortsman et al. 2022).
 
     Raises:
         BundleError: the folder holds no finished run, or a checkpoint is damaged.
-        ConfigError: the other model has other settings or other tokens.
+        ConfigError: `into` is not empty; the other model has other settings or other tokens.
     """
     bundle = load_bundle(folder)
+    check_empty(into)
     best = sorted(folder.glob("best-*.safetensors"))
     if other is not None:
         beside: Bundle = load(other).bundle
@@ -241,7 +149,8 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
         ]
         if names[0] != names[1]:
             raise ConfigError(
-                f"average: {other} has other tokens or answers than {folder}: average a run with what it started from"
+                f"average: {other} has other tokens or answers than {folder}: average a run with the model it "
+                "started from"
             )
         weights = [bundle.model.state_dict(), beside.model.state_dict()]
     elif best:
@@ -253,38 +162,12 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
     return into
 
 
-def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard") -> None:
-    """Write a model as a folder of its own.
-
-    Args:
-        ready: what `load` gives.
-        into: the folder.
-        precision: of the weights, "float32", "float16" or "int8".
-        layout: "regard", or "hf": float32 in the Hugging Face layout, which transformers loads.
-
-    Raises:
-        ChoiceError: an unknown precision or layout.
-        ConfigError: the folder holds something already.
-        BundleError: no family of the Hugging Face layout has the model's parts.
-    """
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
-    if precision not in get_args(Precision):
-        raise unknown("precision", precision, get_args(Precision))
-    if into.exists() and any(into.iterdir()):
-        raise ConfigError(f"{into} is not empty: choose another folder")
-    bundle: Bundle = ready.bundle
-    if layout == "regard":
-        save_bundle(into, bundle, precision)  # type: ignore[arg-type]
-        return
-    tokenizer = bundle.tokenizer
-    named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
-    ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
-    save_pretrained(
-        into, bundle.model, bundle.model_config, {name: i for name, i in ids.items() if i is not None}, bundle.rules
-    )
-    if not isinstance(tokenizer, Nothing):
-        tokenizer.save(into / "tokenizer.json")
+def _default_folder(config: str | Path | dict[str, Any]) -> Path:
+    """runs/NAME-OF-THE-CONFIG; the run's own folder for the config.toml inside it."""
+    if isinstance(config, dict):
+        return Path("runs") / "run"
+    path = Path(config)
+    return path.parent if path.name == CONFIG and (path.parent / LAST).exists() else Path("runs") / path.stem
 
 
 def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
@@ -295,74 +178,68 @@ def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> N
         raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --run")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file; a run needs a folder of its own, --run")
-    if resume and (before := (folder / "config.toml").read_text("utf-8")) != to_toml(settings):
-        known = set(before.splitlines())
-        others = [line.split("  #")[0].strip() for line in to_toml(settings).splitlines() if line not in known]
-        raise ConfigError(
-            f"{folder}: its run had other settings (config.toml), not {'; '.join(others[:3]) or 'these'}: resume with "
-            "the same ones, or choose another folder"
-        )
+    if resume:
+        _same_settings(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume:  # what a run left that ended before its first checkpoint
+    if not resume:  # files of a run that ended before its first checkpoint
         for path in (folder / "journal.jsonl", *folder.glob("best-*.safetensors")):
             path.unlink(missing_ok=True)
-    (folder / "config.toml").write_text(to_toml(settings), "utf-8")
+    (folder / CONFIG).write_text(to_toml(settings), "utf-8")
+
+
+def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
+    """Refuse to resume a run with other settings; values are compared, not the text of the config.
+
+    Raises:
+        ConfigError: a setting differs, or the run's config cannot be read.
+    """
+    before = validate(ExperimentConfig, with_current_names(read_toml(folder / CONFIG))[0], str(folder / CONFIG))
+    theirs, ours = _flat(before), _flat(settings)
+    changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if changed:
+        shown = "; ".join(f"{name} = {_shown(ours, name)} (was {_shown(theirs, name)})" for name in changed[:3])
+        raise ConfigError(
+            f"{folder}: its run had other settings ({CONFIG}): {shown}: resume with the same ones, or choose another "
+            "folder"
+        )
+
+
+def _flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """All settings of a config under their dotted names; a section that is not set has none."""
+    found: dict[str, Any] = {}
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[prefix + name] = value
+    return found
+
+
+def _shown(settings: dict[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "not set"
 
 
 def _start(settings: ExperimentConfig) -> Bundle | None:
-    """The model that a run goes on from."""
+    """The model that training starts from."""
     if settings.start is None:
         return None
     bundle: Bundle = load(settings.start).bundle
+    if not isinstance(bundle.tokenizer, Tokenizer):
+        raise ConfigError(f"start: {settings.start} is not of regard's own layout: start from a run or a bundle")
     _must_agree(f"start: {settings.start}", bundle, "config", settings.model, settings.tokenizer)
     return bundle
 
 
-def _must_agree(who: str, bundle: Bundle, side: str, model: Any, tokenizer: Any) -> None:
-    """A model's settings are those that are wanted, but for what a run may choose anew."""
+def _must_agree(name_of: str, bundle: Bundle, side: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a model whose settings differ from those of a run, apart from those that a run may change."""
     for name, theirs, ours in (
         ("model", bundle.model_config, model),
         ("tokenizer", bundle.tokenizer.config, tokenizer),
     ):
         wanted = ours.model_dump()
         for key, value in theirs.model_dump().items():
-            if value != wanted.get(key) and key not in ("dropout", "answers"):  # a run counts the answers
+            if value != wanted.get(key) and key not in ("dropout", "answers"):  # counted by every run
                 raise ConfigError(
-                    f"{who} has {name}.{key} = {value!r} and the {side} has {wanted.get(key)!r}: "
-                    "a run goes on with the model it starts from"
+                    f"{name_of} has {name}.{key} = {value!r} and the {side} has {wanted.get(key)!r}: "
+                    "a run continues the model that it starts from"
                 )
-
-
-@contextmanager
-def tuned() -> Iterator[None]:
-    """The process made fit for training: no denormal numbers, and freed memory kept for the next step."""
-    torch.set_flush_denormal(True)
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    # glibc: give nothing back below 1 GiB; page faults cost a fifth of a step
-    if libc is not None and hasattr(libc, "mallopt"):
-        libc.mallopt(-3, 1 << 30)
-        libc.mallopt(-1, (1 << 31) - 1)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question that the loop asks between steps; the second one interrupts at once."""
-    asked = threading.Event()
-
-    def ask(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

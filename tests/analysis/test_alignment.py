@@ -129,14 +129,14 @@ def test_teacher_forced_weights_do_not_depend_on_batch_mates(name):
         together = dict(teacher_forced(m, t, pairs))
         assert sorted(together) == [0, 1, 2]
         for n, (source, target) in enumerate(pairs):
-            ((_, suppress),) = teacher_forced(m, t, Pairs([source], [target]))
+            ((_, alone),) = teacher_forced(m, t, Pairs([source], [target]))
             state = m.start(m.encode(torch.tensor([[*t.encode(source), EOS]])), record=True)
             for token in [BOS, *t.encode(target)]:
                 state = m.step(torch.tensor([[token]]), state).state
-            assert set(together[n]) == set(suppress) == {site for site in m.maps(state) if not site.endswith(".self")}
+            assert set(together[n]) == set(alone) == {site for site in m.maps(state) if not site.endswith(".self")}
             for site, weights in together[n].items():
                 torch.testing.assert_close(weights, m.maps(state)[site].full()[0, 0])
-                torch.testing.assert_close(weights, suppress[site])
+                torch.testing.assert_close(weights, alone[site])
                 torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 

@@ -248,8 +248,8 @@ def test_documents_see_their_own() -> None:
     square = (B, H, T, T)
     same = loop(lambda batch, i, j: asking[batch[0], i] == asking[batch[0], j] >= 0, square)
     assert torch.equal(whole(regard.documents(asking), square), same)
-    suppress = loop(lambda _, i, j: asking[0, i] == asking[0, j] >= 0, square)
-    assert torch.equal(whole(regard.documents(asking[0]), square), suppress)
+    alone = loop(lambda _, i, j: asking[0, i] == asking[0, j] >= 0, square)
+    assert torch.equal(whole(regard.documents(asking[0]), square), alone)
     heads = loop(lambda batch, i, j: asking[batch[0], i] == asked[batch[0], j] >= 0, (B, 1, T, S))
     assert torch.equal(whole(regard.documents(asking[:, None], asked[:, None]), (B, 1, T, S)), heads)
 

@@ -470,8 +470,8 @@ def test_scores_of_minus_infinity_give_finite_gradients(kernel: str, masked: boo
     mask = regard.prefix(6) if masked else None
     output = regard.attend(*inputs, bias=bias, mask=mask, kernel=kernel)
     got = gradients(output.square().sum(), *inputs)
-    reweight = regard.attend(*inputs, mask=table(mask) & (bias == 0), kernel="reference")
-    torch.testing.assert_close(got, gradients(reweight.square().sum(), *inputs))
+    again = regard.attend(*inputs, mask=table(mask) & (bias == 0), kernel="reference")
+    torch.testing.assert_close(got, gradients(again.square().sum(), *inputs))
 
 
 @on_every_kernel

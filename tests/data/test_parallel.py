@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.data.parallel import DataConfig, Pairs, augment, expand, read_lines, read_pairs, split, split_lines
+from regard.data.files import expand, read_lines, split_lines
+from regard.data.parallel import DataConfig, Pairs, augment, read_pairs, split
 from regard.errors import DataError
 
 PAIRS = [("le chat", "the cat"), ("là\u202f?", "there?"), ("a\u2028b\x85c\x0bd", "一 二")]
@@ -87,7 +88,7 @@ def test_different_lengths_are_refused(tmp_path):
     ("name", "text", "message"),
     [
         ("x.tsv", "a\tb\nonly one\n", r"x\.tsv:2: expected at least 2 columns divided by tabs; got 1"),
-        ("x.tsv.gz", "a\tb\nc\td\n\n", r"x\.tsv\.gz:3: expected at least 2 columns"),
+        ("x.tsv.gz", "a\tb\nc\td\n\ne\tf\n", r"x\.tsv\.gz:3: the source is empty"),
         ("x.jsonl", '{"source": "a", "target": "b"}\n{"source"', r"x\.jsonl:2: not a JSON object"),
         ("x.jsonl", '["a", "b"]\n', r"x\.jsonl:1: expected a JSON object with strings under 'source' and 'target'"),
         ("x.jsonl.gz", '{"source": "a"}\n', r"x\.jsonl\.gz:1: expected a JSON object with strings"),
@@ -212,9 +213,9 @@ def test_a_place_depends_on_the_sentence_alone(by):
     def positions(pairs):
         return {pair: n for n, part in enumerate(split(Pairs.of(pairs), chosen)) for pair in part}
 
-    suppress = {pair: positions([pair])[pair] for pair in made()}
-    assert positions(made()) == suppress
-    assert positions(made()[::-3]) == {pair: suppress[pair] for pair in made()[::-3]}
+    alone = {pair: positions([pair])[pair] for pair in made()}
+    assert positions(made()) == alone
+    assert positions(made()[::-3]) == {pair: alone[pair] for pair in made()[::-3]}
 
 
 def test_pairs_keep_their_order():

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from regard.data.media import MediaBatches
-from regard.data.sound import RATE, faster, log_mel, pieces, read_sound, seconds, sound_blocks
+from regard.data.sound import RATE, faster, log_mel, read_sound, seconds, segments, sound_blocks
 from regard.data.tables import Row
 from regard.errors import DataError
 from regard.tasks import description
@@ -79,13 +79,13 @@ def test_another_tract_moves_a_tone_and_keeps_the_ends() -> None:
 def test_cuts_are_at_quiet_moments() -> None:
     samples = torch.from_numpy(sine(200, RATE, 40.0))
     samples[11 * RATE : 12 * RATE] = 0
-    cuts = pieces(samples)
+    cuts = segments(samples)
     assert cuts[0][0] == 0
     assert cuts[-1][1] == len(samples)
     assert all(a[1] == b[0] for a, b in pairwise(cuts))
     assert all(b - a <= 15 * RATE for a, b in cuts)
     assert 11 * RATE <= cuts[0][1] <= 12 * RATE
-    assert pieces(samples[:100]) == [(0, 100)]
+    assert segments(samples[:100]) == [(0, 100)]
 
 
 def test_faster_is_shorter() -> None:

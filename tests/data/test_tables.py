@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from made import made_sounds, made_table
-from regard.data.tables import Files, TableConfig, read_table, split_rows
+from regard.data.archive import Files
+from regard.data.tables import TableConfig, read_table, split_rows
 from regard.errors import DataError
 
 

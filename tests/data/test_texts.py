@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import regard
-from regard.data.texts import Masked, TextConfig, Windows, read_texts
+from regard.data.texts import Masked, TextConfig, Windows, read_texts, units_of
 
 BOS, EOS, PAD, MASK = 1, 2, 0, 4
 
@@ -72,8 +72,8 @@ def test_a_window_predicts_the_token_after_each(epoch: int, length: int) -> None
 
 def test_epochs_cut_elsewhere_and_may_begin_in_the_middle() -> None:
     windows = Windows([list(range(5, 205))], 10, 30, BOS, EOS, PAD)
-    first, reweight, second = (list(windows.epoch(n)) for n in (0, 0, 1))
-    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, reweight, strict=True))
+    first, again, second = (list(windows.epoch(n)) for n in (0, 0, 1))
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, again, strict=True))
     assert {b.tokens[0, 0].item() % 10 for b in first} != {b.tokens[0, 0].item() % 10 for b in second}
     rest = list(windows.epoch(0, 2))
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(rest, first[2:], strict=True))
@@ -95,8 +95,9 @@ def test_documents_stand_apart() -> None:
 
 
 def masked(**more: object) -> Masked:
-    sentences = [[int(i) for i in torch.randint(5, 50, (n % 13 + 1,))] for n in range(300)]
-    return Masked(sentences, None, 0.15, 50, 5, MASK, 200, BOS, EOS, PAD, **more)
+    sentences = [[BOS, *(int(i) for i in torch.randint(5, 50, (n % 13 + 1,))), EOS] for n in range(300)]
+    units = [units_of(None, len(one) - 2) for one in sentences]
+    return Masked(sentences, units, 0.15, range(5, 50), MASK, 200, PAD, **more)
 
 
 def test_hidden_tokens_have_the_papers_shares() -> None:
@@ -121,8 +122,8 @@ def test_hidden_tokens_have_the_papers_shares() -> None:
 
 def test_epochs_hide_other_tokens_and_may_begin_in_the_middle() -> None:
     examples = masked()
-    first, reweight = list(examples.epoch(0)), list(examples.epoch(0))
-    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, reweight, strict=True))
+    first, again = list(examples.epoch(0)), list(examples.epoch(0))
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, again, strict=True))
     assert any(
         a.tokens.shape != b.tokens.shape or not torch.equal(a.tokens, b.tokens)
         for a, b in zip(first, examples.epoch(1), strict=False)
@@ -132,7 +133,9 @@ def test_epochs_hide_other_tokens_and_may_begin_in_the_middle() -> None:
 
 def test_whole_words_are_hidden_together() -> None:
     words = [[0, 0, 1, None, 2, 2, 2]] * 50
-    examples = Masked([[10, 11, 12, 13, 14, 15, 16]] * 50, words, 0.15, 50, 5, MASK, 90, BOS, EOS, PAD)
+    sentences = [[BOS, 10, 11, 12, 13, 14, 15, 16, EOS]] * 50
+    units = [units_of(some, 7) for some in words]
+    examples = Masked(sentences, units, 0.15, range(5, 50), MASK, 90, PAD)
     found = set()
     for batch in examples.epoch(0):
         found |= {tuple((row != PAD).nonzero().flatten().tolist()) for row in batch.target}

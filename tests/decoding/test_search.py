@@ -129,9 +129,9 @@ def test_batch_mates_and_their_limits_change_nothing(width: int) -> None:
     limits = [3, 7, 1, 5, 2]
     together = run(5, limits, beam=width, n_best=width)
     for n, limit in enumerate(limits):
-        suppress = run([n], [limit], beam=width, n_best=width)[0]
+        alone = run([n], [limit], beam=width, n_best=width)[0]
         assert [(h.tokens, h.score, h.log_prob) for h in together[n]] == [
-            (h.tokens, h.score, h.log_prob) for h in suppress
+            (h.tokens, h.score, h.log_prob) for h in alone
         ]
 
 

@@ -17,7 +17,7 @@ def made(cell: str, direction: str, layers: int = 2, dropout: float = 0.0) -> Re
     return RecurrentEncoder(cell, E, W, layers, direction, dropout).double()
 
 
-def suppress(encoder: RecurrentEncoder, cell: str, direction: str, x: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+def alone(encoder: RecurrentEncoder, cell: str, direction: str, x: Tensor, layers: int) -> tuple[Tensor, Tensor]:
     """torch's layer on one unpadded sentence `[n, e]`: states and the last layer's final state."""
     other = CELLS[cell](E, W, layers, batch_first=True, bidirectional=direction == "both").double()
     other.load_state_dict(encoder.rnn.state_dict())
@@ -43,7 +43,7 @@ def test_every_sentence_is_read_as_if_alone_and_unpadded(cell: str, direction: s
     states, summary = encoder(x, ALLOWED)
     assert states.shape == (len(ALLOWED), S, encoder.output_width)
     for n, allowed in enumerate(ALLOWED):
-        want_states, want_summary = suppress(encoder, cell, direction, x[n, allowed], layers)
+        want_states, want_summary = alone(encoder, cell, direction, x[n, allowed], layers)
         torch.testing.assert_close(states[n, allowed], want_states)
         torch.testing.assert_close(summary[n], want_summary)
         assert not states[n, ~allowed].any()
@@ -63,7 +63,7 @@ def test_an_empty_sentence_is_all_zeros(cell: str, direction: str) -> None:
     states, summary = encoder(x, allowed)
     assert not states[0].any()
     assert not summary[0].any()
-    torch.testing.assert_close(states[1], suppress(encoder, cell, direction, x[1], 2)[0])
+    torch.testing.assert_close(states[1], alone(encoder, cell, direction, x[1], 2)[0])
 
 
 def test_dropout_lies_between_layers_only() -> None:

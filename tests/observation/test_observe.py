@@ -122,9 +122,9 @@ def test_a_search_gives_one_map_per_returned_hypothesis(tiny_run: Path) -> None:
         n = [len(g.source_tokens) for g in returned]
         assert [one.shape[-2:] for one in seen[site]] == [(k, k) for k in n]
         memory_of = model.model.encode  # the encoder's map of a sentence alone is its map in the batch
-        with regard.observe(model) as suppress:
+        with regard.observe(model) as alone:
             memory_of(torch.tensor([returned[0].source_ids]))
-        torch.testing.assert_close(seen[site][0].full(), suppress[site][0].full()[0])
+        torch.testing.assert_close(seen[site][0].full(), alone[site][0].full()[0])
 
 
 def test_a_trace_is_not_told_of(tiny_run: Path) -> None:

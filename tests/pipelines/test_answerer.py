@@ -12,7 +12,7 @@ from PIL import Image
 
 import regard
 from regard import cli, experiment
-from regard.data.questions import AskedConfig, read_asked
+from regard.data.questions import PictureQuestionsConfig, read_questions
 from regard.errors import ConfigError, DataError
 from regard.models.build import build
 from regard.models.questions import QuestionsConfig, StackedAttentionConfig
@@ -45,7 +45,7 @@ def made_questions(folder: Path) -> Path:
 def config(folder: Path, model: str, **training: Any) -> dict[str, Any]:
     return {
         "task": "answer",
-        "asked": {
+        "questions": {
             "table": str(folder / "asked.csv"), "files": str(folder / "images"), "file": "image", "ending": ".png",
             "dev_share": 0.2,
         },
@@ -101,7 +101,7 @@ def test_a_run_goes_on_from_another(run: Path, asked: Path, tmp_path: Path) -> N
     turned = asked / "turned.csv"
     first, *rows = (asked / "asked.csv").read_text().splitlines()
     turned.write_text("\n".join([first, *(row for row in reversed(rows) if not row.endswith("left"))]))
-    still["asked"]["table"] = str(turned)
+    still["questions"]["table"] = str(turned)
     after = experiment.train(still, run=tmp_path / "run").model
     before = regard.load(run)
     assert after.answers == before.answers
@@ -116,10 +116,10 @@ def test_a_run_goes_on_from_another(run: Path, asked: Path, tmp_path: Path) -> N
 def test_what_names_the_picture_is_dropped(asked: Path) -> None:
     named = asked / "named.csv"
     named.write_text("image,question,answer\n12,What is in the image12 ?,red\n")
-    settings: Any = config(asked, "stacked")["asked"] | {"table": str(named), "drop": " in the image[0-9]+"}
-    assert read_asked(AskedConfig(**settings))[0][0].question == "What is ?"
+    settings: Any = config(asked, "stacked")["questions"] | {"table": str(named), "drop": " in the image[0-9]+"}
+    assert read_questions(PictureQuestionsConfig(**settings))[0][0].question == "What is ?"
     with pytest.raises(ValueError, match="'\\(' is no regular expression"):
-        AskedConfig(**settings | {"drop": "("})
+        PictureQuestionsConfig(**settings | {"drop": "("})
 
 
 @pytest.mark.parametrize("kind", ["stacked", "questions"])
@@ -181,16 +181,16 @@ def test_refusals(asked: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="top must be at least 1"):
         model(Image.new("RGB", (4, 4)), "what?", top=0)
     with pytest.raises(ConfigError, match="needs both"):
-        experiment.read_config(config(asked, "stacked") | {"asked": {"table": "x"}})
+        experiment.read_config(config(asked, "stacked") | {"questions": {"table": "x"}})
     with pytest.raises(ConfigError, match=r"asked.scenes: layout"):
-        experiment.read_config(config(asked, "stacked") | {"asked": {"layout": "scenes"}})
+        experiment.read_config(config(asked, "stacked") | {"questions": {"layout": "scenes"}})
     with pytest.raises(DataError, match="no column 'reply'"):
-        read_asked(AskedConfig(**config(asked, "stacked")["asked"] | {"answer": "reply"}))
+        read_questions(PictureQuestionsConfig(**config(asked, "stacked")["questions"] | {"answer": "reply"}))
 
 
 def test_the_package_s_questions() -> None:
     pytest.importorskip("easy_vqa")
-    asked, where = read_asked(AskedConfig(layout="easy_vqa"))
+    asked, where = read_questions(PictureQuestionsConfig(layout="easy_vqa"))
     assert len(asked) == 38_575
     assert where(asked[0].file).size == (64, 64)
 

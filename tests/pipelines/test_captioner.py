@@ -208,9 +208,9 @@ def test_batch_mates_change_no_text(captioner: Path, glyphs: Path) -> None:
     model = regard.load(captioner)
     together = model(pictures, beam=3)
     for picture, said in zip(pictures, together, strict=True):
-        suppress = model(picture, beam=3)
-        assert suppress.text == said.text
-        assert suppress.log_prob == pytest.approx(said.log_prob, abs=1e-4)
+        alone = model(picture, beam=3)
+        assert alone.text == said.text
+        assert alone.log_prob == pytest.approx(said.log_prob, abs=1e-4)
 
 
 def test_asking_to_see_changes_nothing(captioner: Path) -> None:

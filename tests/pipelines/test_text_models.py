@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import regard
 from regard.cli.main import app, run
-from regard.experiment import Run, export_bundle
+from regard.experiment import Run
+from regard.export.folder import export_bundle
 from regard.pipelines.base import InputError
 from regard.pipelines.completer import Completer, Completion
 from regard.pipelines.filler import Filler
@@ -84,8 +85,8 @@ def test_a_run_that_was_interrupted_ends_the_same(task: str, runs, tmp_path: Pat
 
     with pytest.raises(Stopped):
         regard.train(settings, run=tmp_path / "again", report=stop)
-    reweight = regard.train(settings, run=tmp_path / "again", resume=True)
-    for a, b in zip(whole.model.model.parameters(), reweight.model.model.parameters(), strict=True):
+    again = regard.train(settings, run=tmp_path / "again", resume=True)
+    for a, b in zip(whole.model.model.parameters(), again.model.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

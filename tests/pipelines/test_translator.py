@@ -34,9 +34,9 @@ def test_a_text_in_a_generation_out(model: Translator) -> None:
 def test_a_list_in_a_list_out_in_order_and_alone_or_together_the_same(model: Translator) -> None:
     together = model(SOURCES)
     assert [g.source for g in together] == SOURCES
-    suppress = [model(source) for source in SOURCES]
-    assert [g.text for g in together] == [g.text for g in suppress]
-    for a, b in zip(together, suppress, strict=True):
+    alone = [model(source) for source in SOURCES]
+    assert [g.text for g in together] == [g.text for g in alone]
+    for a, b in zip(together, alone, strict=True):
         assert a.log_prob == pytest.approx(b.log_prob, abs=1e-4)
 
 

@@ -13,8 +13,9 @@ import torch
 
 from conftest import tiny
 from regard.config import to_toml, validate
-from regard.experiment import ExperimentConfig, train
+from regard.experiment import train
 from regard.pipelines.load import load
+from regard.tasks.config import ExperimentConfig
 from regard.training.checkpoint import load_checkpoint
 from regard.training.loop import LAST
 
@@ -75,6 +76,6 @@ def test_ctrl_c_saves_and_exits_with_130(config: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted; everything is saved" in errors
     load_checkpoint(tmp_path / "run" / LAST)
-    reweight = start(config, tmp_path / "run", "--resume")
-    _, errors = reweight.communicate()
-    assert reweight.returncode == 0, errors
+    again = start(config, tmp_path / "run", "--resume")
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors

@@ -32,10 +32,10 @@ MORE: dict[str, dict[str, Any]] = {
     "prompts": {"training.batch_tokens": 600, "files.dev_share": 0.3},
     "fsdd": {"files.dev_groups": ("1",)},
     "flickr": {"training.batch_tokens": 100, "files.dev_share": 0.5, "tokenizer.vocabulary": 60},
-    "daquar": {"asked.dev_share": 0.5, "tokenizer.vocabulary": 60},
-    "shapes": {"asked.dev_share": 0.02},
+    "daquar": {"questions.dev_share": 0.5, "tokenizer.vocabulary": 60},
+    "shapes": {"questions.dev_share": 0.02},
     "scenes": {
-        f"asked.{key}": value
+        f"questions.{key}": value
         for key, value in (SCENES | {"scenes.scenes": 30, "scenes.dev_scenes": 9, "scenes.first": 7}).items()
     },
 }
@@ -84,7 +84,9 @@ def test_every_config_trains(name: str, data: Path, tmp_path: Path, monkeypatch:
     torch.manual_seed(0)
     network = EfficientNet().eval()
     monkeypatch.setattr(efficientnet, "_network", lambda: network)
-    where = dict.fromkeys(("emoji", "emoji-styles", "moving"), "scenes.pictures") | {"scenes": "asked.scenes.pictures"}
+    where = dict.fromkeys(("emoji", "emoji-styles", "moving"), "scenes.pictures") | {
+        "scenes": "questions.scenes.pictures"
+    }
     pictures: dict[str, Any] = {where[name]: str(data / "glyphs")} if name in where else {}
     if name in SECOND:
         before = SECOND[name]

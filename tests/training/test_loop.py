@@ -13,20 +13,14 @@ from regard.errors import BundleError, ConfigError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
-from regard.training import loop
+from regard.training import objective
+from regard.training.best import best_path, measure
 from regard.training.checkpoint import load_checkpoint
+from regard.training.config import TrainingConfig
 from regard.training.journal import Journal
-from regard.training.loop import (
-    LAST,
-    Interrupted,
-    TrainingConfig,
-    batch_loss,
-    best_path,
-    make_optimizer,
-    measure,
-    train,
-    update,
-)
+from regard.training.loop import LAST, Interrupted, train, update
+from regard.training.objective import Objective, batch_loss
+from regard.training.optimizer import make_optimizer
 from regard.training.schedule import factor
 
 VOCABULARY, PAD, BOS, EOS = 23, 0, 1, 2
@@ -347,7 +341,7 @@ def test_update_is_adamw_on_the_mean_clipped_gradient(kind, clip):
     config = settings(clip=clip, weight_decay=0.3, learning_rate=1e-2)
     ours, theirs = make_model(kind).eval(), make_model(kind).eval()
     batch = make_batches().collate([0, 7, 13])
-    numbers = update(ours, batch, make_optimizer(ours, config), config, PAD)
+    numbers = update(Objective(ours, config, PAD), batch, make_optimizer(ours, config))
     loss, norm = plain_step(theirs, batch, config)
     assert numbers["smoothed_loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert numbers["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
@@ -376,17 +370,17 @@ def test_loss_counts_real_tokens_only(kind):
 @pytest.fixture(autouse=True)
 def bfloat16_everywhere(monkeypatch):
     """What is tested in bfloat16 is computed in it, on any processor."""
-    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(objective, "computes_bfloat16", lambda device: True)
 
 
 def test_a_processor_without_bfloat16_computes_float32(monkeypatch):
     batch, model = make_batches().collate(range(5)), make_model("transformer").eval()
     wide, narrow = (batch_loss(model, batch, settings(precision=p), PAD)[0] for p in ("float32", "bfloat16"))
-    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: device != "cpu")
-    reweight = batch_loss(model, batch, settings(precision="bfloat16"), PAD)[0]
-    assert reweight == wide != narrow
-    assert loop.used_precision(settings(precision="bfloat16"), "cpu") == "float32"
-    assert loop.used_precision(settings(precision="bfloat16"), "cuda") == "bfloat16"
+    monkeypatch.setattr(objective, "computes_bfloat16", lambda device: device != "cpu")
+    again = batch_loss(model, batch, settings(precision="bfloat16"), PAD)[0]
+    assert again == wide != narrow
+    assert objective.used_precision(settings(precision="bfloat16"), "cpu") == "float32"
+    assert objective.used_precision(settings(precision="bfloat16"), "cuda") == "bfloat16"
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -449,18 +443,18 @@ def test_guided_alignment_turns_the_attention(kind, tmp_path):
 def test_an_infinite_gradient_skips_the_update(bad):
     config, batch = settings(), make_batches().collate(range(5))
     model = make_model("transformer")
-    optimizer = make_optimizer(model, config)
-    update(model, batch, optimizer, config, PAD)
+    optimizer, objective = make_optimizer(model, config), Objective(model, config, PAD)
+    update(objective, batch, optimizer)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     moments = {i: {n: t.clone() for n, t in s.items()} for i, s in optimizer.state_dict()["state"].items()}
     spoiled = model.embedding.weight.register_hook(lambda gradient: gradient * bad)
-    numbers = update(model, batch, optimizer, config, PAD)
+    numbers = update(objective, batch, optimizer)
     spoiled.remove()
     assert not torch.isfinite(torch.tensor(numbers["gradient_norm"]))  # and the report says so
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     for i, state in optimizer.state_dict()["state"].items():
         same_bits(state, moments[i])
-    assert torch.isfinite(torch.tensor(update(model, batch, optimizer, config, PAD)["gradient_norm"]))
+    assert torch.isfinite(torch.tensor(update(objective, batch, optimizer)["gradient_norm"]))
     assert any(not torch.equal(p, weights[name]) for name, p in model.named_parameters())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 import regard
 from made import made_glyphs
 from regard import experiment
-from regard.data.media import sensed_batch
+from regard.data.media import media_batch
 from regard.data.texts import TextBatch
 from regard.errors import ConfigError
 from regard.models.build import build
@@ -17,7 +17,10 @@ from regard.models.encoders import GridConfig, SoundConfig
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.training.checkpoint import load_checkpoint
-from regard.training.loop import LAST, Interrupted, TrainingConfig, batch_loss, make_optimizer, update
+from regard.training.config import TrainingConfig
+from regard.training.loop import LAST, Interrupted, update
+from regard.training.objective import Objective, batch_loss
+from regard.training.optimizer import make_optimizer
 
 ENDS = (1, 2, 0)
 
@@ -33,7 +36,7 @@ def sight(**changes: object) -> Tensor:
 def test_coverage_is_the_doubly_stochastic_term() -> None:
     """λ Σ_i (1 - Σ_t α_ti)² over the real steps alone, by hand from repeated steps."""
     model = sight()
-    batch = sensed_batch([torch.rand(3, 16, 16) for _ in range(2)], [[4, 5, 6], [7]], ENDS)
+    batch = media_batch([torch.rand(3, 16, 16) for _ in range(2)], [[4, 5, 6], [7]], ENDS)
     config = TrainingConfig(label_smoothing=0.0)
     plain, nll, _ = batch_loss(model, batch, config, 0)
     covered, same, _ = batch_loss(model, batch, config.model_copy(update={"coverage_loss": 0.3}), 0)
@@ -48,7 +51,7 @@ def test_coverage_is_the_doubly_stochastic_term() -> None:
     assert float(covered - plain) == pytest.approx(0.3 * expected, rel=1e-4)
 
 
-SOUNDS = sensed_batch([torch.randn(8, 40), torch.randn(8, 31)], [[4, 5, 5], [7]], ENDS)
+SOUNDS = media_batch([torch.randn(8, 40), torch.randn(8, 31)], [[4, 5, 5], [7]], ENDS)
 
 
 def torch_ctc(log_p: Tensor, allowed: Tensor) -> float:
@@ -116,7 +119,7 @@ def test_ctc_halfway_reads_the_states_behind_half_of_the_blocks() -> None:
 
 def test_a_forgetful_batch_hides_previous_tokens_alone() -> None:
     torch.manual_seed(0)
-    batch = sensed_batch([torch.randn(8, 40)] * 50, [[4, 5, 6, 7] * 10] * 50, ENDS)
+    batch = media_batch([torch.randn(8, 40)] * 50, [[4, 5, 6, 7] * 10] * 50, ENDS)
     hidden = batch.with_word_dropout(0.3, 0)
     gone = hidden.previous != batch.previous
     assert (hidden.previous[gone] == 0).all()
@@ -128,13 +131,13 @@ def test_a_forgetful_batch_hides_previous_tokens_alone() -> None:
 
 def test_what_has_no_source_cannot_forget() -> None:
     model, settings = torch.nn.Linear(1, 1), TrainingConfig(word_dropout=0.2)
-    batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]))
+    batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]), torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ConfigError, match=r"training\.word_dropout needs"):
-        update(model, batch, make_optimizer(model, settings), settings, 0)
+        update(Objective(model, settings, 0), batch, make_optimizer(model, settings))
 
 
 def test_hard_attention_has_no_coverage() -> None:
-    batch = sensed_batch([torch.rand(3, 16, 16)], [[4, 5]], ENDS)
+    batch = media_batch([torch.rand(3, 16, 16)], [[4, 5]], ENDS)
     with pytest.raises(ConfigError, match="coverage_loss"):
         batch_loss(sight(normalizer="hard"), batch, TrainingConfig(coverage_loss=0.1), 0)
 
@@ -144,7 +147,7 @@ def test_reinforce_resumes_with_its_baseline(tmp_path: Path) -> None:
         "task": "caption", "dev_sentences": 4,
         "scenes": {
             "pictures": str(made_glyphs(tmp_path / "glyphs")), "size": 32, "scenes": 12, "dev_scenes": 4,
-            "dev_share": 0.3, "alone": 1,
+            "dev_share": 0.3, "single_epochs": 1,
         },
         "tokenizer": {"kind": "words", "vocabulary": 60},
         "model": {
@@ -158,7 +161,7 @@ def test_reinforce_resumes_with_its_baseline(tmp_path: Path) -> None:
     }  # fmt: skip
     experiment.train(config, run=tmp_path / "whole")
     stops = iter(range(99))
-    original = experiment._asked_to_stop
+    original = experiment.stop_on_signal
 
     class Stop:
         def __enter__(self):  # type: ignore[no-untyped-def]
@@ -167,12 +170,12 @@ def test_reinforce_resumes_with_its_baseline(tmp_path: Path) -> None:
         def __exit__(self, *_: object) -> None:
             return None
 
-    experiment._asked_to_stop = Stop  # type: ignore[assignment]
+    experiment.stop_on_signal = Stop  # type: ignore[assignment]
     try:
         with pytest.raises(Interrupted):
             experiment.train(config, run=tmp_path / "halved")
     finally:
-        experiment._asked_to_stop = original
+        experiment.stop_on_signal = original
     experiment.train(config, run=tmp_path / "halved", resume=True)
     whole, halved = (load_checkpoint(tmp_path / name / LAST)[0] for name in ("whole", "halved"))
     assert all(torch.equal(whole[name], halved[name]) for name in whole)

@@ -17,7 +17,7 @@ def export(
     ] = "regard",
 ) -> None:
     """Write a model as a small folder: weights in float16 or int8, no checkpoints."""
-    from regard.experiment import export_bundle
+    from regard.export.folder import export_bundle
 
     export_bundle(load(model), into, precision, layout)
     typer.echo(str(into))

@@ -1,8 +1,8 @@
-"""Batches by token count, of sentences that are about equally long."""
+"""Batches of sentences of about equal length, sized by tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,18 +14,22 @@ Links = Float[Tensor, "B T S"]
 
 @runtime_checkable
 class Batch(Protocol):
-    """A batch, of whatever kind."""
+    """A batch of any kind of data."""
 
     @property
     def target(self) -> Tensor:
-        """`[B, T]`, what is to be predicted; PAD where nothing is."""
+        """`[B, T]`, the ids to predict."""
+
+    @property
+    def target_allowed(self) -> Tensor:
+        """`[B, T]`, True where `target` holds an id to predict, whatever that id is."""
 
     @property
     def links(self) -> Links | None:
-        """`[B, T, S]`, where each target token should look, if known."""
+        """`[B, T, S]`, the source positions that each target token is aligned with, if known."""
 
     def hidden(self, model: Any) -> tuple[Tensor, Any]:
-        """What the model's `project` turns into logits, at every place of the target; and the memory, if any."""
+        """The input of the model's output layer at every position of the target; and the memory, if there is one."""
 
 
 @runtime_checkable
@@ -36,47 +40,82 @@ class BatchSource(Protocol):
     def pad(self) -> int:
         """The id of PAD."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of examples."""
 
     def padding_share(self) -> float:
-        """Share of the places in a batch that hold nothing."""
+        """Share of padding among the positions of all batches."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of one epoch, from the `start`-th on; the same epoch always has the same ones."""
+        """The batches of one epoch from number `start` on; the same epoch always has the same batches."""
+
+
+AnyBatch = TypeVar("AnyBatch")
+
+
+def move(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """A batch (any dataclass) with its tensors on `device`."""
+    changed = {
+        field.name: value.to(device)
+        for field in fields(batch)  # type: ignore[arg-type]
+        if isinstance(value := getattr(batch, field.name), Tensor) and value.device != device
+    }
+    return replace(batch, **changed) if changed else batch  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Padded sentences, or pictures or spectrograms with their texts.
+    """Padded sentence pairs, or pictures or spectrograms with their texts.
 
     Attributes:
-        source: `[B, S]`, ending in EOS; or `[B, …]` numbers.
+        source: `[B, S]` ids ending in EOS, or pictures or spectrograms `[B, …]`.
         source_allowed: `[B, S]`, True at real tokens or frames; None for pictures.
         previous: `[B, T]`, the target shifted right: BOS first.
-        target: `[B, T]`, what is to be predicted, EOS last; PAD where there is nothing.
-        links: `[B, T, S]`, where each target token should look (rows sum to 1, or to 0 where nobody knows), if given.
+        target: `[B, T]`, the ids to predict, EOS last.
+        target_allowed: `[B, T]`, True at real target tokens.
+        links: `[B, T, S]`, target tokens aligned with source tokens (a row sums to 1, or to 0 where no link is known).
     """
 
     source: Int[Tensor, "B S"] | Float[Tensor, "B ..."]
     source_allowed: Bool[Tensor, "B S"] | None
     previous: Int[Tensor, "B T"]
     target: Int[Tensor, "B T"]
+    target_allowed: Bool[Tensor, "B T"]
     links: Links | None = None
 
     def hidden(self, model: Any) -> tuple[Tensor, Any]:
-        """What the model's `project` turns into logits, at every place of the target; and the memory."""
+        """The input of the output layer at every position of the target; and the memory."""
         memory = model.encode(self.source, self.source_allowed)
         return model.hidden(memory, self.previous), memory
 
     def with_word_dropout(self, share: float, filler: int) -> "Batch":
-        """The batch with `filler` in place of a share of the previous tokens, drawn at random; BOS stays."""
-        forgotten = torch.rand(self.previous.shape) < share
-        forgotten[:, 0] = False
-        return replace(self, previous=self.previous.masked_fill(forgotten.to(self.previous.device), filler))
+        """The batch with a random share of the previous tokens replaced by `filler`; BOS stays."""
+        dropped = torch.rand(self.previous.shape) < share
+        dropped[:, 0] = False
+        return replace(self, previous=self.previous.masked_fill(dropped.to(self.previous.device), filler))
+
+
+def pair_batch(
+    source: Tensor, source_allowed: Tensor | None, targets: Sequence[Ids], ends: tuple[int, int, int],
+    links: Links | None = None,
+) -> PairBatch:  # fmt: skip
+    """A batch of sources with their targets.
+
+    Args:
+        source: `[B, …]`, collated.
+        source_allowed: True at the source's real positions.
+        targets: ids, without BOS and EOS.
+        ends: ids of BOS, EOS and PAD.
+        links: `[B, T, S]`, if known.
+    """
+    bos, eos, filler = ends
+    rows = [[*row, eos] for row in targets]
+    previous = pad([[bos, *row] for row in targets], filler)
+    return PairBatch(source, source_allowed, previous, pad(rows, filler), lengths_mask(rows), links)
 
 
 def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:
-    """Rows of ids as one tensor, filled up on the right."""
+    """Rows of ids as one tensor, padded on the right with `filler`."""
     width = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.long).reshape(
         len(rows), width
@@ -84,9 +123,16 @@ def pad(rows: Sequence[Ids], filler: int) -> Int[Tensor, "B n"]:
 
 
 def lengths_mask(rows: Sequence[Ids]) -> Bool[Tensor, "B n"]:
-    """True where `pad` put a real token."""
+    """True at the real tokens of what `pad` returns."""
     lengths = torch.tensor([len(row) for row in rows])
     return torch.arange(int(lengths.max()) if len(rows) else 0) < lengths[:, None]
+
+
+def seeded(seed: int, *numbers: int) -> torch.Generator:
+    """A CPU generator for one epoch (or one batch of it): other numbers, another sequence."""
+    for number in numbers:
+        seed = seed * 1_000_003 + number
+    return torch.Generator().manual_seed(seed % 2**63)
 
 
 @dataclass(frozen=True)
@@ -95,7 +141,7 @@ class Batches:
 
     Args:
         pairs: (source ids, target ids), without BOS and EOS.
-        tokens: the most places a batch may have on either side; a longer pair is a batch of its own.
+        tokens: largest number of positions of a batch on either side; a longer pair is a batch of its own.
         bos, eos, pad: ids of the special tokens.
         seed: of the order.
         links: for each pair, (target token, source token) links for guided alignment.
@@ -114,7 +160,7 @@ class Batches:
 
     def order(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch as indices; the same epoch always has the same order."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = seeded(self.seed, epoch)
         noise = torch.rand(len(self.pairs), generator=generator).tolist()
         by_length = sorted(
             range(len(self.pairs)), key=lambda i: (len(self.pairs[i][1]), len(self.pairs[i][0]), noise[i])
@@ -138,21 +184,17 @@ class Batches:
         """The batch of some pairs."""
         sources = [[*self.pairs[i][0], self.eos] for i in indices]
         targets = [self.pairs[i][1] for i in indices]
-        return PairBatch(
-            pad(sources, self.pad),
-            lengths_mask(sources),
-            pad([[self.bos, *row] for row in targets], self.pad),
-            pad([[*row, self.eos] for row in targets], self.pad),
-            None if self.links is None else _link_tensor([self.links[i] for i in indices], sources, targets),
-        )
+        links = None if self.links is None else _link_tensor([self.links[i] for i in indices], sources, targets)
+        ends = (self.bos, self.eos, self.pad)
+        return pair_batch(pad(sources, self.pad), lengths_mask(sources), targets, ends, links)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
-        """The batches of one epoch, from the `start`-th on."""
+        """The batches of one epoch from number `start` on."""
         for indices in self.order(epoch)[start:]:
             yield self.collate(indices)
 
     def padding_share(self) -> float:
-        """Share of the places in a batch that hold nothing, both sides together."""
+        """Share of padding among the positions of all batches, both sides together."""
         real = padded = 0
         for indices in self.order(0):
             for side in (0, 1):
@@ -164,7 +206,7 @@ class Batches:
 def _link_tensor(
     links: Sequence[list[tuple[int, int]]], sources: Sequence[Ids], targets: Sequence[Ids]
 ) -> Float[Tensor, "B T S"]:
-    """Links as rows of weights: a target token shares its unit among the source tokens that it is linked to."""
+    """Links as rows of weights: a target token's weight of 1 is shared among the source tokens it is linked to."""
     table = torch.zeros(len(links), 1 + max(map(len, targets)), max(map(len, sources)))
     positions = [(n, t, s) for n, some in enumerate(links) for t, s in some]
     if positions:

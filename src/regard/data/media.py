@@ -1,4 +1,4 @@
-"""Batches of pictures or sounds with their texts."""
+"""Batches of pictures or recordings with their texts."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regard.data.batching import PairBatch, pad
+from regard.data.batching import PairBatch, pair_batch
 from regard.data.pictures import as_tensor
 from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.scenes import Scene, SceneConfig, scenes
@@ -15,23 +15,19 @@ from regard.data.scenes.scenes import Scene, SceneConfig, scenes
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
 
-def sensed_batch(sources: Sequence[Tensor], targets: Sequence[list[int]], ends: tuple[int, int, int]) -> PairBatch:
-    """Pictures `[C, H, W]` of one size, or spectrograms `[bands, frames]` filled up on the right, with their texts.
+def media_batch(sources: Sequence[Tensor], targets: Sequence[list[int]], ends: tuple[int, int, int]) -> PairBatch:
+    """A batch of pictures `[C, H, W]` of one size, or of spectrograms `[bands, frames]` padded on the right.
 
     Args:
-        sources: what the encoder reads.
-        targets: ids, without BOS and EOS.
+        sources: the encoder's inputs.
+        targets: ids of the texts, without BOS and EOS.
         ends: ids of BOS, EOS and PAD.
     """
-    bos, eos, filler = ends
-    source, allowed = stacked(sources)
-    return PairBatch(
-        source, allowed, pad([[bos, *row] for row in targets], filler), pad([[*row, eos] for row in targets], filler)
-    )
+    return pair_batch(*stacked(sources), targets, ends)
 
 
 def stacked(sources: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Sources as one tensor, and where spectrograms have frames `[B, frames]`."""
+    """Sources as one tensor, and for spectrograms the mask of their real frames, `[B, frames]`."""
     if sources[0].ndim > 2:
         return torch.stack(list(sources)), None
     lengths = torch.tensor([one.shape[1] for one in sources])
@@ -40,21 +36,21 @@ def stacked(sources: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 def scene_points(scene: Scene) -> Tensor:
-    """A scene `[3, size, size]`, or a moving one `[frames, 3, size, size]`, as the encoder takes it."""
+    """The encoder's input for a scene: `[3, size, size]`, or `[frames, 3, size, size]` for a moving one."""
     return torch.stack([as_tensor(one) for one in scene.frames]) if scene.frames else as_tensor(scene.picture)
 
 
 @dataclass(frozen=True)
 class SceneBatches:
-    """Scenes of emoji, other ones in every epoch.
+    """Batches of emoji scenes, generated anew for every epoch.
 
     Attributes:
-        sprites, config: what scenes are made of.
+        sprites, config: glyphs and settings that scenes are made from.
         encode: from texts to ids.
-        batch: pictures at a time.
+        batch: pictures of a batch.
         ends: ids of BOS, EOS and PAD.
         seed: of the scenes.
-        dev: development scenes, the same ones in every epoch.
+        dev: development scenes, the same in every epoch.
     """
 
     sprites: Glyphs
@@ -71,21 +67,22 @@ class SceneBatches:
         return self.ends[2]
 
     def __len__(self) -> int:
+        """Number of scenes of an epoch."""
         return self.config.dev_scenes if self.dev else self.config.scenes
 
     def padding_share(self) -> float:
-        """Pictures have no padding."""
+        """0: pictures have one size."""
         return 0.0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
-        """The batches of one epoch, from the `start`-th on."""
+        """The batches of one epoch from number `start` on."""
         seed = self.seed if self.dev else self.seed * 1_000_003 + epoch
-        count = 1 if not self.dev and epoch < self.config.alone else None
+        count = 1 if not self.dev and epoch < self.config.single_epochs else None
         for n in range(start * self.batch, len(self), self.batch):
             numbers = range(n, min(n + self.batch, len(self)))
             made = list(scenes(self.sprites, self.config, numbers, seed, self.dev, count))
             pictures = [scene_points(scene) for scene in made]
-            yield sensed_batch(pictures, self.encode([scene.caption for scene in made]), self.ends)
+            yield media_batch(pictures, self.encode([scene.caption for scene in made]), self.ends)
 
 
 Change = Callable[[Tensor, random.Random], Tensor]
@@ -93,19 +90,19 @@ Change = Callable[[Tensor, random.Random], Tensor]
 
 @dataclass(frozen=True)
 class MediaBatches:
-    """Pictures or sounds of files, with their texts, in batches of about equal length.
+    """Pictures or recordings from files, with their texts, in batches of about equal length.
 
     Attributes:
-        sources: `[C, H, W]`, `[bands, frames]`, or samples that `change` makes a spectrogram of.
-        targets: ids, without BOS and EOS; several for one source where it has several texts.
-        of: which source each target is of.
-        sizes: of each target's source, in frames; 1 for pictures.
-        batch: largest size of a batch times its number.
+        sources: `[C, H, W]`, `[bands, frames]`, or samples that `change` turns into a spectrogram.
+        targets: ids of the texts, without BOS and EOS; a source may have several texts.
+        of: index of each target's source.
+        sizes: frames of each target's source; states, for pictures.
+        batch: largest size of a batch: its largest source times its number of sources.
         ends: ids of BOS, EOS and PAD.
-        change: what a source becomes in training, another in every epoch; as it is, if None.
-        seed: of order and changes.
-        join: share of the batches whose sounds are joined two by two, each with one of about its length.
-        between: ids of what stands between their texts.
+        change: augmentation of a source, drawn anew in every epoch; None for no change.
+        seed: of order and augmentation.
+        join: share of the batches whose recordings are concatenated two by two, with one of about equal length.
+        between: ids inserted between the texts of concatenated recordings.
     """
 
     sources: Sequence[Tensor]
@@ -125,10 +122,11 @@ class MediaBatches:
         return self.ends[2]
 
     def __len__(self) -> int:
+        """Number of texts."""
         return len(self.targets)
 
     def padding_share(self) -> float:
-        """Share of the sources' places in a batch that hold nothing."""
+        """Share of padding among the sources' positions of all batches."""
         real = padded = 0
         for group in self._order(0):
             real += sum(self.sizes[n] for n in group)
@@ -136,7 +134,7 @@ class MediaBatches:
         return 1 - real / padded if padded else 0.0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
-        """The batches of one epoch, from the `start`-th on."""
+        """The batches of one epoch from number `start` on."""
         for number, group in enumerate(self._order(epoch)):
             if number < start:
                 continue
@@ -149,7 +147,7 @@ class MediaBatches:
                 targets = [_between([targets[i] for i in pair], self.between) for pair in pairs]
             if self.change is not None:
                 sources = [self.change(one, dice) for one in sources]
-            yield sensed_batch(sources, targets, self.ends)
+            yield media_batch(sources, targets, self.ends)
 
     def _order(self, epoch: int) -> list[list[int]]:
         dice = random.Random(f"{self.seed} {epoch}")
@@ -164,5 +162,5 @@ class MediaBatches:
 
 
 def _between(rows: Sequence[list[int]], ids: Sequence[int]) -> list[int]:
-    """Rows as one, with ids between them."""
+    """Rows concatenated, with `ids` between them."""
     return [i for n, row in enumerate(rows) for i in ([*ids, *row] if n else row)]

@@ -1,32 +1,27 @@
-"""Parallel text: reading it, refusing what is crooked by file and line, and splitting it."""
+"""Parallel text: reading, refusing malformed lines by file and line, splitting, augmenting."""
 
-import codecs
-import gzip
-import hashlib
 import json
-import os
 import random
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.data.align import Link, phrase_links, phrases
+from regard.data.files import expand, plain_name, read_lines, share_of
 from regard.errors import DataError
 
 
 class DataConfig(BaseModel):
-    """Where the pairs are and what is done with them."""
+    """Settings of parallel text: files, split, augmentation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     train: str | tuple[str, str]
-    """A .tsv or .jsonl file of pairs, or two parallel text files [source, target]; each may end in .gz.
+    """A .tsv or .jsonl file of pairs, or two parallel text files [source, target]; each may be compressed (.gz, .zip).
 
     $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
@@ -36,34 +31,41 @@ class DataConfig(BaseModel):
     target: int | str = 1
     """The target's column, or key."""
     split_by: Literal["source", "target"] = "source"
-    """Pairs that share this side stay on one side of the split."""
+    """Pairs with the same sentence on this side go to the same part of the split."""
     dev_share: float = Field(0.015, ge=0, lt=1)
     """Share of the sentences that become development data."""
     test_share: float = Field(0.0, ge=0, lt=1)
-    """Share of the sentences kept apart for one last test."""
+    """Share of the sentences held out for a final test."""
     on_empty: Literal["skip", "error"] = "error"
-    """What to do with a pair of which a side is empty."""
+    """Treatment of a pair with an empty side."""
     fragments: float = Field(0.0, ge=0, le=1)
-    """Share of the training pairs shown again without final full stop and initial capital, as people type."""
+    """Share of the training pairs that are repeated without final full stop and initial capital, as users type."""
     loose_spacing: float = Field(0.0, ge=0, le=1)
-    """Share of the training sources whose narrow spaces before ? ! : ; become plain ones or vanish."""
+    """Share of the training sources whose no-break spaces before ? ! : ; are replaced by a space or removed."""
     phrases: float = Field(0.0, ge=0)
-    """How many phrases that translate word by word are shown on their own, per training pair on average, at most."""
+    """Average number of phrases per training pair that are added as pairs of their own: phrases whose words are aligned
+    one to one."""
     turned: bool = False
-    """Show phrases whose words change their order ("chat noir", "black cat") rather than others of the same pair."""
+    """Prefer phrases whose words change their order ("chat noir", "black cat")."""
     crossed: int = Field(0, ge=0)
-    """How many times every phrase whose words change their order is shown besides, in small letters, once for all
-    the pairs it stands in: a rare adjective is seen before or after its noun as often as a frequent one."""
+    """Number of copies of every distinct phrase whose words change their order, in lower case: a rare adjective is
+    then reordered as often in training as a frequent one."""
     longest: int = Field(100, gt=0)
-    """Training pairs with more tokens than this on a side are left out, and counted."""
+    """Training pairs with more tokens than this on either side are left out, and their number is reported."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Parallel sentences."""
+    """Parallel sentences.
+
+    Attributes:
+        source, target: the sentences.
+        where: file and line of each pair, for messages; empty where the pairs were not read from files.
+    """
 
     source: list[str]
     target: list[str]
+    where: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -73,59 +75,31 @@ class Pairs:
 
     def sample(self, count: int) -> "Pairs":
         """At most `count` pairs, evenly spaced: corpora are often sorted by length."""
-        positions = [n * len(self) // count for n in range(count)] if len(self) > count else range(len(self))
-        return Pairs([self.source[n] for n in positions], [self.target[n] for n in positions])
+        return self.at([n * len(self) // count for n in range(count)]) if len(self) > count else self
+
+    def at(self, positions: Sequence[int]) -> "Pairs":
+        """The pairs at these positions."""
+        where = [self.where[n] for n in positions] if self.where else []
+        return Pairs([self.source[n] for n in positions], [self.target[n] for n in positions], where)
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]]) -> "Pairs":
+    def of(cls, pairs: Iterable[tuple[str, str]], where: Iterable[str] = ()) -> "Pairs":
         """Pairs from (source, target) tuples."""
         both = list(pairs)
-        return cls([s for s, _ in both], [t for _, t in both])
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, plain or .gz; a line ends at \\n and nowhere else. A byte order mark is no text.
-
-    Raises:
-        DataError: the file is missing, damaged, or not UTF-8 (with the line's number).
-    """
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    lines = split_lines(raw.removeprefix(codecs.BOM_UTF8))
-    return [_utf8(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
-
-
-def split_lines(raw: bytes) -> list[bytes]:
-    """Lines that end at \\n only; a last line without one counts, an end after it does not; \\r\\n loses its \\r."""
-    lines = raw.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    return [line.removesuffix(b"\r") for line in lines]
-
-
-def _utf8(line: bytes, where: str) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start}): convert the file first, "
-            "for example with iconv -t utf-8"
-        ) from error
+        return cls([s for s, _ in both], [t for _, t in both], list(where))
 
 
 def read_pairs(where: str | tuple[str, str], config: DataConfig) -> Pairs:
-    """Pairs from two parallel files, a TSV or a JSONL file.
+    """Pairs from two parallel files, a TSV or a JSONL file. Blank lines at the end of a file are ignored.
 
     Raises:
-        DataError: sides of different length, a bad line, or an empty side under on_empty = "error"; with file:line.
+        DataError: sides of different length, a malformed line, or an empty side under on_empty = "error"; with file
+            and line.
     """
     if isinstance(where, tuple):
         paths = [expand(name) for name in where]
         sides = [read_lines(path) for path in paths]
+        _drop_blank_end(*sides)
         if len(sides[0]) != len(sides[1]):
             raise DataError(
                 f"{paths[0]} has {len(sides[0])} lines and {paths[1]} has {len(sides[1])}: "
@@ -136,25 +110,25 @@ def read_pairs(where: str | tuple[str, str], config: DataConfig) -> Pairs:
     else:
         path = expand(where)
         lines = read_lines(path)
+        _drop_blank_end(lines)
         names = [f"{path}:{n}" for n in range(1, len(lines) + 1)]
-        parse = _from_json if ".jsonl" in path.suffixes[-2:] else _from_tsv
-        pairs = [parse(line, config, name) for line, name in zip(lines, names, strict=True)]
-    return Pairs.of(_without_empty(pairs, names, config.on_empty))
+        parse = _from_json if plain_name(path).endswith(".jsonl") else _from_tsv
+        pairs = [
+            parse(line, config, name) if line.strip() else ("", "") for line, name in zip(lines, names, strict=True)
+        ]
+    kept = list(_filled(pairs, names, config.on_empty))
+    return Pairs.of([pairs[n] for n in kept], [names[n] for n in kept])
 
 
-def expand(name: str) -> Path:
-    """A path with $NAME taken from the environment.
-
-    Raises:
-        DataError: the variable is not set.
-    """
-    full = os.path.expandvars(os.path.expanduser(name))
-    missing = re.search(r"\$\{?(\w+)", full)
-    if missing:
-        raise DataError(
-            f"{name}: the environment variable {missing[1]} is not set: set it to the folder that holds the data"
-        )
-    return Path(full)
+def _drop_blank_end(*sides: list[str]) -> None:
+    """Remove blank lines from the end of parallel sides: those that all sides have, and those without a partner."""
+    while any(sides):
+        longest = max(map(len, sides))
+        ends = [side for side in sides if len(side) == longest]
+        if any(side[-1].strip() for side in ends):
+            return
+        for side in ends:
+            side.pop()
 
 
 def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
@@ -184,43 +158,40 @@ def _from_json(line: str, config: DataConfig, where: str) -> tuple[str, str]:
     return pair
 
 
-def _without_empty(pairs: list[tuple[str, str]], names: list[str], on_empty: str) -> Iterator[tuple[str, str]]:
-    for pair, name in zip(pairs, names, strict=True):
+def _filled(pairs: list[tuple[str, str]], names: list[str], on_empty: str) -> Iterator[int]:
+    """The indices of pairs without an empty side."""
+    for number, pair in enumerate(pairs):
         if all(side.strip() for side in pair):
-            yield pair
+            yield number
         elif on_empty == "error":
             side = "source" if not pair[0].strip() else "target"
-            raise DataError(f'{name}: the {side} is empty: remove the pair, or set on_empty = "skip"')
+            raise DataError(f'{names[number]}: the {side} is empty: remove the pair, or set on_empty = "skip"')
 
 
 def split(pairs: Pairs, config: DataConfig) -> tuple[Pairs, Pairs, Pairs]:
-    """Training, development and test pairs; a sentence's place depends on nothing but the sentence itself."""
-    parts: tuple[list[tuple[str, str]], ...] = ([], [], [])
-    for source, target in pairs:
-        own = place(source if config.split_by == "source" else target)
-        part = 1 if own < config.dev_share else 2 if own < config.dev_share + config.test_share else 0
-        parts[part].append((source, target))
-    train, dev, test = (Pairs.of(part) for part in parts)
+    """Training, development and test pairs; the part of a pair depends on its sentence (`split_by`) alone."""
+    parts: tuple[list[int], ...] = ([], [], [])
+    for number, sentence in enumerate(pairs.source if config.split_by == "source" else pairs.target):
+        own = share_of(sentence)
+        parts[1 if own < config.dev_share else 2 if own < config.dev_share + config.test_share else 0].append(number)
+    train, dev, test = map(pairs.at, parts)
     return train, dev, test
 
 
-def place(sentence: str) -> float:
-    """A number in [0, 1) that is the sentence's own."""
-    return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:8], "big") / 2**64
-
-
 def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
-    """Training pairs as people type them too: fragments without full stop and capital, phrases, loose spacing.
+    """Training pairs, and variants of them as users type: fragments without full stop and capital, phrases, loose
+    spacing.
 
-    A first word loses its capital only if the training text writes it small more often than not
-    inside sentences, so that I, Tom and Paris keep theirs.
+    A first word is put in lower case only if it occurs in lower case more often than not inside the training
+    sentences, so that I, Tom and Paris keep their capital.
     """
     dice = random.Random(seed)
     usual = [_usual_case(side) for side in (pairs.source, pairs.target)]
     aligned = config.phrases or config.crossed
     links = phrase_links(list(pairs)) if aligned else [set()] * len(pairs)
-    result = []
-    for (source, target), known in zip(pairs, links, strict=True):
+    result: list[tuple[str, str]] = []
+    where: list[str] = []
+    for number, ((source, target), known) in enumerate(zip(pairs, links, strict=True)):
         shown = [(source, target)]
         if dice.random() < config.fragments:
             shown.append((source, target))
@@ -231,11 +202,13 @@ def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
         for s, t in shown:
             loose = dice.random() < config.loose_spacing
             result.append((re.sub("[\u00a0\u202f](?=[?!:;»])", dice.choice(["", " "]), s) if loose else s, t))
-    return Pairs.of(result + _crossed(pairs, links) * config.crossed)
+            where.append(pairs.where[number] if pairs.where else "")
+    crossed = _crossed(pairs, links) * config.crossed
+    return Pairs.of(result + crossed, where + [""] * len(crossed))
 
 
 def _crossed(pairs: Pairs, links: Sequence[set[Link]]) -> list[tuple[str, str]]:
-    """Every phrase whose words change their order, in small letters, each once."""
+    """Every phrase whose words change their order, in lower case, each once."""
     found = {
         (here.lower(), there.lower())
         for (source, target), known in zip(pairs, links, strict=True)
@@ -245,7 +218,7 @@ def _crossed(pairs: Pairs, links: Sequence[set[Link]]) -> list[tuple[str, str]]:
 
 
 def _usual_case(sentences: list[str]) -> Counter[str]:
-    """How often each word stands inside sentences, not at their start."""
+    """Counts of words inside sentences, their first words left out."""
     return Counter(word for sentence in sentences for word in re.findall(r"\w+", sentence)[1:])
 
 

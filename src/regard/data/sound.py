@@ -27,6 +27,10 @@ LOUDEST = 1e6  # of a sample; full scale is 1
 Samples = Float[Tensor, "samples"]
 
 
+class TooLong(DataError):
+    """A recording that is longer than the limit."""
+
+
 def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Samples:
     """A whole recording as 16 kHz mono, -1 … 1.
 
@@ -44,7 +48,7 @@ def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Sa
         blocks.append(block)
         read += len(block)
         if read > longest * RATE:
-            raise DataError(f"{name}: expected at most {longest:g} seconds; got more: cut it into shorter ones")
+            raise TooLong(f"{name}: expected at most {longest:g} seconds; got more: cut it into shorter ones")
     return torch.cat(blocks)
 
 
@@ -136,8 +140,8 @@ def _mel(hertz: float) -> float:
     return 2595 * log10(1 + hertz / 700)
 
 
-def pieces(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
-    """Where to cut a recording (first and last sample) so that no piece is longer: at the quietest moments."""
+def segments(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
+    """Where to cut a recording (first and last sample) so that no segment is longer: at the quietest moments."""
     most = int(longest * RATE)
     cuts, start = [], 0
     while len(samples) - start > most:

@@ -1,7 +1,5 @@
-"""Running text: windows of it for a decoder alone, sentences with hidden words for an encoder alone."""
+"""Running text: windows of it for a decoder-only model, sentences with masked tokens for an encoder-only model."""
 
-import csv
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,32 +11,32 @@ from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from regard.data.batching import Ids, Links, lengths_mask, pad
-from regard.data.parallel import expand, read_lines
+from regard.data.batching import Ids, Links, lengths_mask, pad, seeded
+from regard.data.files import expand, read_lines, share_of
 from regard.errors import DataError
 
 
 class TextConfig(BaseModel):
-    """Where the texts are and how they are cut."""
+    """Settings of running text: files, split, windows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     train: str | tuple[str, ...]
-    """Text files; each may end in .gz. $NAME is taken from the environment."""
+    """Text files; each may be compressed (.gz, .zip). $NAME is taken from the environment."""
     dev: str | tuple[str, ...] | None = None
     """Development texts; taken from `train` by `dev_share` unless given."""
     documents: Literal["files", "lines"] = "files"
-    """What a document is. Documents do not see each other."""
+    """Unit of text: no token attends to a token of another document."""
     column: int | None = Field(None, ge=0)
     """The column of a TSV file that holds the text (from 0); the whole line unless set."""
     dev_share: float = Field(0.1, ge=0, lt=1)
-    """Share that becomes development data: the end of a single document, else some of the documents."""
+    """Share that becomes development data: the end of a single document, or some of several documents."""
     length: int = Field(256, gt=0)
-    """Tokens of a window, or of a sentence at most."""
+    """Tokens of a window; largest number of tokens of a sentence, special tokens included."""
     masked: float = Field(0.15, gt=0, lt=1)
-    """Share of the tokens that an encoder must find."""
+    """Share of the tokens that an encoder must predict."""
     whole_words: bool = False
-    """Hide whole words rather than tokens."""
+    """Mask all tokens of a word together."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,21 @@ class Texts:
 def read_texts(config: TextConfig) -> Texts:
     """Training and development documents.
 
+    A single document gives its end to development, and so does each of several files none of which was chosen.
+
     Raises:
         DataError: a file is missing, damaged, not UTF-8, or has too few columns; with file and line.
     """
     documents = _documents(config.train, config)
     if config.dev is not None:
         return Texts(documents, _documents(config.dev, config))
-    if len(documents) == 1:
-        end = len(documents[0]) - round(config.dev_share * len(documents[0]))
-        return Texts([documents[0][:end]], [documents[0][end:]] if end < len(documents[0]) else [])
-    chosen = [_place(text) < config.dev_share for text in documents]
+    chosen = [share_of(text) < config.dev_share for text in documents]
+    if len(documents) == 1 or (config.documents == "files" and not any(chosen)):
+        ends = [len(text) - round(config.dev_share * len(text)) for text in documents]
+        return Texts(
+            [text[:end] for text, end in zip(documents, ends, strict=True) if end],
+            [text[end:] for text, end in zip(documents, ends, strict=True) if end < len(text)],
+        )
     return Texts(
         [text for text, dev in zip(documents, chosen, strict=True) if not dev],
         [text for text, dev in zip(documents, chosen, strict=True) if dev],
@@ -73,60 +76,57 @@ def _documents(where: str | tuple[str, ...], config: TextConfig) -> list[str]:
     for path in [expand(name) for name in ([where] if isinstance(where, str) else where)]:
         lines = read_lines(path)
         if config.column is not None:
-            lines = [_column(line, config.column, f"{path}:{n}") for n, line in enumerate(lines, 1)]
+            lines = [_column(line, config.column, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
         texts = lines if config.documents == "lines" else ["\n".join(lines) + "\n" if lines else ""]
         found += [text for text in texts if text.strip()]
     return list(dict.fromkeys(found)) if config.documents == "lines" else found
 
 
 def _column(line: str, column: int, where: str) -> str:
-    cells = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE), [])
+    cells = line.split("\t")
     if column >= len(cells):
         raise DataError(f"{where}: {len(cells)} columns, and texts.column is {column} (counted from 0)")
     return cells[column]
 
 
-def _place(text: str) -> float:
-    """A number in [0, 1) that is the text's own."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
 @dataclass(frozen=True, eq=False)
 class TextBatch:
-    """Tokens and what is to be predicted.
+    """Input tokens with the ids to predict.
 
     Attributes:
-        tokens: `[B, T]`.
-        target: `[B, T]`, what is to be predicted at each place; PAD where nothing is.
-        allowed: `[B, T]`, True at real tokens; None: all are.
-        documents: `[B, T]`, which document a token is of, where they are several.
+        tokens: `[B, T]`, the input.
+        target: `[B, T]`, the id to predict at each position.
+        target_allowed: `[B, T]`, True where `target` holds an id to predict.
+        allowed: `[B, T]`, True at real input tokens; None: all are.
+        documents: `[B, T]`, the number of each token's document, where there are several.
     """
 
     tokens: Int[Tensor, "B T"]
     target: Int[Tensor, "B T"]
+    target_allowed: Bool[Tensor, "B T"]
     allowed: Bool[Tensor, "B T"] | None = None
     documents: Int[Tensor, "B T"] | None = None
     links: Links | None = None
 
     def hidden(self, model: Any) -> tuple[Tensor, None]:
-        """What the model's `project` turns into logits, at every place; there is no memory."""
+        """The input of the output layer at every position; there is no memory."""
         more = {} if self.documents is None else {"documents": self.documents}
         return model.hidden(self.tokens, self.allowed, **more), None
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of documents that stand one after the other, for predicting every token from those before it.
+    """Windows of concatenated documents, for predicting every token from those before it.
 
-    Each epoch cuts at other places; a window may hold several documents, which do not see each other.
+    Every epoch draws another offset for the windows. A window may hold several documents; attention stays within one.
 
     Args:
-        documents: their ids. Where there are several, each begins with `bos` and ends with `eos`.
+        documents: their ids. If there are several, each gets `bos` in front and `eos` behind.
         length: tokens of a window.
-        tokens: places of a batch, at most; one window at least.
+        tokens: largest number of positions of a batch; a batch has at least one window.
         bos, eos, pad: special tokens.
-        seed: of the places and the order.
-        moves: whether each epoch cuts at other places; else always from the first token on.
+        seed: of offsets and order.
+        moves: draw an offset and an order for every epoch; if False, windows begin at the first token, in order.
     """
 
     documents: Sequence[Ids]
@@ -139,6 +139,7 @@ class Windows:
     moves: bool = True
 
     def __len__(self) -> int:
+        """Number of windows."""
         return ceil(max(0, self._total() - 1) / self.length)
 
     def _total(self) -> int:
@@ -146,17 +147,19 @@ class Windows:
         return sum(map(len, self.documents)) + ends
 
     def padding_share(self) -> float:
-        """Share of the places in a batch that hold nothing."""
+        """Share of padding among the positions of all windows."""
         positions = len(self) * self.length
         return 1 - max(0, self._total() - 1) / positions if positions else 0.0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TextBatch]:
-        """The batches of one epoch, from the `start`-th on."""
+        """The batches of one epoch from number `start` on."""
         several = len(self.documents) > 1
         rows = [[self.bos, *row, self.eos] if several else row for row in self.documents]
         stream = torch.tensor([i for row in rows for i in row], dtype=torch.long)
+        if len(stream) < 2:
+            return
         ids = torch.tensor([n for n, row in enumerate(rows) for _ in row]) if several else None
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = seeded(self.seed, epoch)
         first = int(torch.randint(self.length, (1,), generator=generator)) if self.moves else 0
         first = min(first, max(0, len(stream) - 1 - self.length))
         starts = torch.arange(first, max(1, len(stream) - 1), self.length)
@@ -168,94 +171,101 @@ class Windows:
             positions = positions.clamp(max=len(stream) - 2)
             target = stream[positions + 1]
             documents = None if ids is None else ids[positions]
-            if ids is not None:  # what follows a document's end is nobody's to know
-                target = target.masked_fill(ids[positions] != ids[positions + 1], self.pad)
-            yield TextBatch(stream[positions], target.masked_fill(~inside, self.pad), None, documents)
+            if ids is not None:  # the first token of a document is not predicted from the end of the previous one
+                inside = inside & (ids[positions] == ids[positions + 1])
+            yield TextBatch(stream[positions], target.masked_fill(~inside, self.pad), inside, None, documents)
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Sentences in which some tokens are hidden and must be found (Devlin et al. 2019, section 3.1).
+    """Sentences in which some tokens are masked and must be predicted (Devlin et al. 2019, section 3.1).
 
-    Of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay.
+    Of the chosen tokens 80 % are replaced by the mask token, 10 % by a random one, 10 % stay.
 
     Args:
-        sentences: their ids, without BOS and EOS, which are added.
-        words: for each sentence, which word each token is of (None: no word); None: every token is chosen on its own.
-        share: of the tokens that are chosen, one at least.
-        vocabulary: number of tokens; random ones are none of the special ones.
-        specials: number of special tokens, which come first.
+        sentences: their ids, with the special tokens that the tokeniser puts around them.
+        units: for each sentence, groups of positions that are chosen together: single tokens, or whole words.
+        share: of the tokens that are chosen; at least one unit of every sentence.
+        ordinary: ids from which random tokens are drawn: all but special ones.
         mask: the mask token.
-        tokens: places of a batch, at most.
-        bos, eos, pad: special tokens.
+        tokens: largest number of positions of a batch.
+        pad: the padding token.
         seed: of order and choice.
-        moves: whether each epoch has another order and other hidden tokens.
+        moves: draw another order and other tokens in every epoch.
     """
 
     sentences: Sequence[Ids]
-    words: Sequence[Sequence[int | None]] | None
+    units: Sequence[Sequence[Sequence[int]]]
     share: float
-    vocabulary: int
-    specials: int
+    ordinary: Sequence[int]
     mask: int
     tokens: int
-    bos: int
-    eos: int
     pad: int
     seed: int = 0
     moves: bool = True
 
     def __len__(self) -> int:
+        """Number of sentences."""
         return len(self.sentences)
 
     def padding_share(self) -> float:
-        """Share of the places in a batch that hold nothing."""
+        """Share of padding among the positions of all batches."""
         real = padded = 0
         for some in self._order(0):
-            lengths = [len(self.sentences[n]) + 2 for n in some]
+            lengths = [len(self.sentences[n]) for n in some]
             real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
         return 1 - real / padded if padded else 0.0
 
     def _order(self, epoch: int) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = seeded(self.seed, epoch)
         noise = torch.rand(len(self.sentences), generator=generator).tolist()
         by_length = sorted(range(len(self.sentences)), key=lambda n: (len(self.sentences[n]), noise[n]))
         batches: list[list[int]] = [[]]
         for n in by_length:  # the last is the longest
-            if batches[-1] and (len(self.sentences[n]) + 2) * (len(batches[-1]) + 1) > self.tokens:
+            if batches[-1] and len(self.sentences[n]) * (len(batches[-1]) + 1) > self.tokens:
                 batches.append([])
             batches[-1].append(n)
         shuffled = torch.randperm(len(batches), generator=generator).tolist() if batches[-1] else []
         return [batches[i] for i in shuffled]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TextBatch]:
-        """The batches of one epoch, from the `start`-th on."""
+        """The batches of one epoch from number `start` on."""
         epoch = epoch if self.moves else 0
+        ordinary = torch.tensor(self.ordinary, dtype=torch.long)
         for number, some in list(enumerate(self._order(epoch)))[start:]:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) * 1_000_003 + number)
-            rows = [[self.bos, *self.sentences[n], self.eos] for n in some]
+            generator = seeded(self.seed, epoch, number)
+            rows = [self.sentences[n] for n in some]
             tokens, allowed = pad(rows, self.pad), lengths_mask(rows)
             chosen = torch.zeros_like(allowed)
             for row, n in enumerate(some):
                 chosen[row, self._choose(n, generator)] = True
             how = torch.rand(tokens.shape, generator=generator)
-            other = torch.randint(self.specials, self.vocabulary, tokens.shape, generator=generator)
+            other = ordinary[torch.randint(len(ordinary), tokens.shape, generator=generator)]
             shown = torch.where(chosen & (how < 0.8), self.mask, tokens)
             shown = torch.where(chosen & (how >= 0.9), other, shown)
-            yield TextBatch(shown, tokens.masked_fill(~chosen, self.pad), allowed)
+            yield TextBatch(shown, tokens.masked_fill(~chosen, self.pad), chosen, allowed)
 
     def _choose(self, n: int, generator: torch.Generator) -> Tensor:
-        """The places, BOS counted, of the tokens of one sentence that must be found."""
-        length = len(self.sentences[n])
-        if self.words is None:
-            units = [[place] for place in range(length)]
-        else:
-            known = [(word, place) for place, word in enumerate(self.words[n]) if word is not None]
-            units = [[place for _, place in group] for _, group in groupby(known, key=lambda pair: pair[0])]
-        wanted = max(1, round(self.share * length))
+        """The positions of the tokens of one sentence that must be predicted."""
+        units = self.units[n]
+        wanted = max(1, round(self.share * sum(map(len, units))))
         found: list[int] = []
         for unit in torch.randperm(len(units), generator=generator).tolist():
             if len(found) >= wanted:
                 break
             found += units[unit]
-        return torch.tensor(found, dtype=torch.long) + 1
+        return torch.tensor(found, dtype=torch.long)
+
+
+def units_of(words: Sequence[int | None] | None, length: int, first: int = 1) -> list[list[int]]:
+    """The positions of a sentence's tokens in groups that are masked together.
+
+    Args:
+        words: the number of each token's word, None for a token of no word; None: every token is a group of its own.
+        length: number of tokens, special ones not counted.
+        first: position of the first token, behind the special tokens before it.
+    """
+    if words is None:
+        return [[first + place] for place in range(length)]
+    known = [(word, first + place) for place, word in enumerate(words) if word is not None]
+    return [[place for _, place in group] for _, group in groupby(known, key=lambda pair: pair[0])]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regard.data.sound import RATE, log_mel, pieces, sound_blocks
+from regard.data.sound import RATE, log_mel, segments, sound_blocks
 from regard.errors import DataError
 from regard.pipelines.base import InputError
 from regard.pipelines.description import Describer, Description, MediaInput
@@ -82,7 +82,7 @@ class Transcriber(Describer):
                 raise InputError(str(error)) from error
             end = block is None
             rest = rest if block is None else torch.cat([rest, block])
-            cuts = pieces(rest) if end else pieces(rest)[:-1]
+            cuts = segments(rest) if end else segments(rest)[:-1]
             heard = [self.heard(str(path), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
             found += self.describe(heard, **settings)
             if len(found) > 1 and (collect or not settings.get("record", True)):

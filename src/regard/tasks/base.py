@@ -1,28 +1,36 @@
-"""What a task brings to a training run."""
+"""What all tasks share: the data of a run, and the measures of a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from regard.bundle import Bundle
-from regard.data.batching import BatchSource
+from regard.data.batching import BatchSource, move
+from regard.errors import ConfigError
 from regard.models.build import ModelConfig
-from regard.text.tokenizer import PAD, Tokenizer
-from regard.training.loop import LAST, TrainingConfig, batch_loss
+from regard.tasks.config import ExperimentConfig
+from regard.text.tokenizer import Tokenizer
+from regard.training.objective import token_nll
+
+EVALUATION_TOKENS = 4096  # positions of a batch when files are measured
+Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a task brings to a run.
+    """The data of a training run.
 
     Attributes:
         tokenizer: learned, or the run's own.
-        batches: to train on.
-        training, development: how much there is of either, in words.
-        evaluate: from a model to its numbers on development data.
+        batches: training data.
+        training, development: the amount of either, in words.
+        evaluate: from a model to its measures on development data.
         finish: writes the bundle of a trained model.
-        model: its settings, where the data says more than the config.
+        model: the model's settings, where they depend on the data.
     """
 
     tokenizer: Tokenizer
@@ -34,33 +42,84 @@ class TaskData:
     model: ModelConfig | None = None
 
 
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run and how the run begins.
+
+    Attributes:
+        path: the folder.
+        start: the model that training starts from, if any.
+        resumed: the run continues from its own checkpoint.
+    """
+
+    path: Path
+    start: Bundle | None = None
+    resumed: bool = False
+
+    def tokenizer(self, settings: ExperimentConfig, learn: Callable[[], Tokenizer]) -> Tokenizer:
+        """The run's tokeniser, learned on training data only; a resumed run reads its own."""
+        path = self.path / "tokenizer.json"
+        if self.resumed:
+            return Tokenizer.load(path, settings.tokenizer)
+        tokenizer: Tokenizer = self.start.tokenizer if self.start else learn()
+        tokenizer.save(path)
+        return tokenizer
+
+
 Row = TypeVar("Row")
 
 
-def for_development(parts: tuple[list[Row], list[Row]], setting: str, most: int) -> tuple[list[Row], str]:
-    """Development data and how much it is, in words; where a setting left nothing, some of what is trained on, whose
-    figures say nothing of what a model has not seen."""
+def for_development(parts: tuple[Sequence[Row], Sequence[Row]], setting: str, most: int) -> tuple[list[Row], str]:
+    """Development data and their amount in words; if there are none, some training data, whose measures tell nothing
+    about unseen data.
+
+    Args:
+        parts: training and development data.
+        setting: the setting that left no development data.
+        most: number of training examples to use.
+
+    Raises:
+        ConfigError: there are no training data either.
+    """
     training, development = parts
     if development:
-        return development, f"{len(development):,} for development"
-    some = training[:most]
-    return some, f"{setting} leaves none for development: {len(some):,} of them choose the best checkpoint"
+        return list(development), f"{len(development):,} for development"
+    some = list(training[:most])
+    if not some:
+        raise ConfigError(f"there is nothing to train on, and {setting} leaves none for development")
+    return some, no_development(setting, len(some))
 
 
-def run_tokenizer(folder: Path, settings: Any, begun: Bundle | None, learn: Callable[[], Tokenizer]) -> Tokenizer:
-    """The run's tokeniser, learned on the training side only; a resumed run reads its own back."""
-    path = folder / "tokenizer.json"
-    if (folder / LAST).exists() and path.exists():
-        return Tokenizer.load(path, settings.tokenizer)
-    tokenizer = begun.tokenizer if begun else learn()
-    tokenizer.save(path)
-    return tokenizer
+def no_development(setting: str, count: int) -> str:
+    """The sentence about a run whose checkpoints are compared on training data."""
+    return f"{setting} leaves none for development: {count:,} of the training data choose the best checkpoint"
 
 
-def mean_loss(model: Any, batches: BatchSource, training: TrainingConfig) -> tuple[float, int]:
+def left_out(names: Sequence[str], reason: str) -> str:
+    """The number of examples left out, the reason and the first one, in parentheses; nothing if there are none."""
+    if not names:
+        return ""
+    first = f", the first {names[0]}" if names[0] else ""
+    return f" ({len(names):,} left out: {reason}{first})"
+
+
+def mean_loss(model: Any, batches: BatchSource, precision: str = "float32") -> tuple[float, int]:
     """Negative log-likelihood per target token in nats, EOS counted; and the number of tokens."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     total, tokens = 0.0, 0
     for batch in batches.epoch(0):
-        _, nll, n = batch_loss(model, batch, training, PAD)
+        nll, n = token_nll(model, move(batch, device), precision)
         total, tokens = total + float(nll), tokens + n
     return total / max(1, tokens), tokens
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where it would overflow."""
+    return exp(loss) if loss < 700 else inf
+
+
+def loss_numbers(loss: float, decode: Callable[[], dict[str, float]] = dict) -> dict[str, float]:
+    """Loss and perplexity, and the measures of decoded outputs unless the loss is not finite: a search over NaN
+    fails."""
+    numbers = {"loss": loss, "perplexity": perplexity(loss)}
+    return numbers | decode() if isfinite(loss) else numbers

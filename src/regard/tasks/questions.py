@@ -1,4 +1,4 @@
-"""Training on questions about pictures."""
+"""Questions about pictures: one of the learned answers is chosen."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,78 +7,184 @@ from typing import Any
 import torch
 
 from regard.bundle import Bundle, save_bundle
-from regard.data.batching import BatchSource
-from regard.data.questions import Open, QuestionBatches, asked_parts, count_answers
-from regard.data.scenes.questions import Asked
-from regard.errors import ConfigError
+from regard.data.batching import BatchSource, move
+from regard.data.questions import Open, QuestionBatches, count_answers, open_from, question_parts
+from regard.data.scenes.questions import PictureQuestion
+from regard.data.tables import read_cells
+from regard.errors import ConfigError, DataError
+from regard.pipelines.answerer import Answerer
+from regard.pipelines.base import InputError
 from regard.pretrained.features import prepared
-from regard.tasks.base import TaskData, for_development, run_tokenizer
+from regard.tasks.base import EVALUATION_TOKENS, Numbers, RunFolder, TaskData, for_development, loss_numbers, perplexity
+from regard.tasks.config import ExperimentConfig, source_encoder
 from regard.text.tokenizer import Tokenizer
-from regard.training.loop import TrainingConfig, batch_loss
+from regard.training.objective import token_nll
+
+COLUMNS = ("file", "question", "answer")
 
 
 def batches(
-    asked: Sequence[Asked], opened: Open, answers: Sequence[str], tokenizer: Tokenizer, model: Any,
-    training: TrainingConfig, moves: bool,
+    questions: Sequence[PictureQuestion], opened: Open, answers: Sequence[str], tokenizer: Tokenizer, model: Any,
+    tokens: int, seed: int = 0, moves: bool = False,
 ) -> QuestionBatches:  # fmt: skip
-    """Questions in batches of `training.batch_tokens` question tokens, end included."""
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(one.file for one in asked))}
-    pictures = [prepared([opened(name)], model.source_encoder)[0] for name in numbers]
-    questions = tokenizer.encode_batch([one.question.lower() for one in asked])
+    """Questions in batches.
+
+    Args:
+        questions: with their answers.
+        opened: from a picture's name to the picture.
+        answers: the learned answers; class n + 1 is answers[n].
+        tokenizer: of the questions.
+        model: its settings.
+        tokens: question tokens of a batch, EOS included.
+        seed: of the order.
+        moves: shuffle in every epoch.
+    """
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(one.file for one in questions))}
+    pictures = [prepared([opened(name)], source_encoder(model))[0] for name in numbers]
+    encoded = tokenizer.encode_batch([one.question.lower() for one in questions])
     classes = {answer: n for n, answer in enumerate(answers, 1)}
-    longest = max((len(one) + 1 for one in questions), default=1)
+    longest = max((len(one) + 1 for one in encoded), default=1)
     return QuestionBatches(
-        pictures, [numbers[one.file] for one in asked], questions, [classes.get(one.answer, 0) for one in asked],
-        max(1, training.batch_tokens // longest), tokenizer.eos, tokenizer.pad, moves, training.seed,
-    )  # fmt: skip
+        pictures,
+        [numbers[one.file] for one in questions],
+        encoded,
+        [classes.get(one.answer, 0) for one in questions],
+        max(1, tokens // longest),
+        tokenizer.eos,
+        tokenizer.pad,
+        moves,
+        seed,
+    )
 
 
-def make_evaluate(dev: BatchSource, training: TrainingConfig) -> Callable[[Any], dict[str, float]]:
-    """From a model to its loss and its share of right answers, in percent; an answer it does not know is wrong."""
+def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
+    """Training and development data of a model that answers questions.
+
+    Raises:
+        ConfigError: there is nothing to train on.
+    """
+    assert settings.questions is not None  # the settings have been checked
+    training = settings.training
+    train, dev, opened = question_parts(settings.questions)
+    if not train:
+        raise ConfigError("there is nothing to train on: check questions.table and questions.dev_share")
+    dev, amount = for_development((train, dev), "questions.dev_share", settings.dev_sentences)
+    tokenizer = run.tokenizer(
+        settings, lambda: Tokenizer.learn([one.question.lower() for one in train], settings.tokenizer)
+    )
+    answers = run.start.decoding["answers"] if run.start else count_answers(train, settings.questions.most)
+    config: Any = settings.model.model_copy(update={"answers": len(answers)})
+    train_batches, dev_batches = (
+        batches(part, opened, answers, tokenizer, config, training.batch_tokens, training.seed, moves)
+        for part, moves in ((train, True), (dev, False))
+    )
+
+    def finish(model: Any) -> Bundle:
+        bundle = Bundle("answer", settings.languages, model, config, tokenizer, {"answers": answers})
+        save_bundle(run.path, bundle)
+        return bundle
+
+    return TaskData(
+        tokenizer,
+        train_batches,
+        f"{len(train_batches):,} training questions with {len(answers):,} answers",
+        amount,
+        make_evaluate(dev_batches, training.precision),
+        finish,
+        config,
+    )
+
+
+def make_evaluate(dev: BatchSource, precision: str = "float32") -> Callable[[Any], dict[str, float]]:
+    """From a model to its loss and its accuracy in percent; an answer outside the learned ones counts as wrong."""
 
     def evaluate(model: Any) -> dict[str, float]:
+        device = next(model.parameters()).device
         total, known, right, asked = 0.0, 0, 0, 0
         for batch in dev.epoch(0):
-            _, nll, n = batch_loss(model, batch, training, 0)
+            batch = move(batch, device)
+            nll, n = token_nll(model, batch, precision)
             total, known = total + float(nll), known + n
             best = 1 + model(batch.pictures, batch.question, batch.allowed)[:, 1:].argmax(-1)
             right, asked = right + int((best == batch.target[:, 0]).sum()), asked + len(best)
-        return {"loss": total / max(1, known), "exact": 100 * right / max(1, asked)} | {
-            "unknown": 100 * (asked - known) / max(1, asked)
-        }
+        shares = {"exact": 100 * right / max(1, asked), "unknown": 100 * (asked - known) / max(1, asked)}
+        return loss_numbers(total / max(1, known), lambda: shares)
 
     return evaluate
 
 
 def accuracy(model: Any, dev: QuestionBatches) -> float:
-    """The share of right answers, in percent."""
+    """The share of correct answers, in percent."""
     with torch.inference_mode():
-        return make_evaluate(dev, TrainingConfig())(model)["exact"]
+        return make_evaluate(dev)(model)["exact"]
 
 
-def prepare(folder: Path, settings: Any, begun: Bundle | None) -> TaskData:
-    assert settings.asked is not None  # the settings have been checked
-    first, second, opened = asked_parts(settings.asked)
-    if not first:
-        raise ConfigError("there is nothing to train on: check asked.table and asked.dev_share")
-    second, amount = for_development((first, second), "asked.dev_share", settings.dev_sentences)
-    tokenizer = run_tokenizer(
-        folder, settings, begun,
-        lambda: Tokenizer.learn([one.question.lower() for one in first], settings.tokenizer),
-    )  # fmt: skip
-    answers = begun.decoding["answers"] if begun else count_answers(first, settings.asked.most)
-    config: Any = settings.model.model_copy(update={"answers": len(answers)})
-    training, dev = (
-        batches(part, opened, answers, tokenizer, config, settings.training, moves)
-        for part, moves in ((first, True), (second, False))
-    )
+def evaluate(
+    answerer: Answerer, source: Path, reference: Path | None = None, beam: int | None = None
+) -> tuple[Numbers, list[str]]:
+    """Measures of a model on a table of questions, and its answers.
 
-    def finish(model: Any) -> Bundle:
-        bundle = Bundle("answer", settings.languages, model, config, tokenizer, {"answers": answers})
-        save_bundle(folder, bundle)
-        return bundle
+    Args:
+        answerer: the model.
+        source: a table (.csv, .tsv, .jsonl) with columns file, question and answer, files relative to its folder.
+        reference, beam: refused.
 
-    return TaskData(
-        tokenizer, training, f"{len(training):,} training questions with {len(answers):,} answers",
-        amount, make_evaluate(dev, settings.training), finish, config,
-    )  # fmt: skip
+    Returns:
+        loss in nats per question whose answer the model knows, tokens (the number of those), perplexity, accuracy in
+        percent of all questions, unknown: questions in percent whose answer the model does not know; the answers.
+
+    Raises:
+        ConfigError: there is a reference or a beam.
+        DataError: the table or a picture cannot be read, or there is nothing to measure.
+    """
+    if reference is not None or beam is not None:
+        given = "--reference" if reference is not None else "--beam"
+        raise ConfigError(f"{answerer.name} is measured on --source alone, a table of questions: no {given}")
+    questions = read_table_of_questions(source)
+    opened = open_from(str(source.parent))
+    tokenizer, config = answerer.tokenizer, answerer.bundle.model_config
+    outputs: list[str] = []
+    total, known, right = 0.0, 0, 0
+    pictures: dict[str, Any] = {}
+    for where, one in questions:
+        try:
+            if one.file not in pictures:
+                pictures = {one.file: answerer.read(opened(one.file))}  # questions about a picture stand together
+            outputs.append(answerer.run(pictures[one.file], [one.question], 1)[0].text)
+        except InputError as error:
+            raise DataError(f"{where}: {error}") from error
+        right += outputs[-1] == one.answer
+    rows = [one for _, one in questions]
+    with torch.inference_mode():
+        for batch in batches(rows, opened, answerer.answers, tokenizer, config, EVALUATION_TOKENS).epoch(0):
+            nll, n = token_nll(answerer.model, batch)
+            total, known = total + float(nll), known + n
+    loss = total / max(1, known)
+    numbers: Numbers = {"loss": loss, "perplexity": perplexity(loss), "tokens": known}
+    count = len(rows)
+    numbers |= {"accuracy": 100 * right / count, "unknown": 100 * (count - known) / count, "examples": count}
+    return numbers, outputs
+
+
+def read_table_of_questions(source: Path) -> list[tuple[str, PictureQuestion]]:
+    """The rows of a table with columns file, question, answer, each with file and line.
+
+    Raises:
+        DataError: there is no such file, no row, an empty cell, or a column is missing.
+    """
+    if source.is_dir():
+        raise DataError(f"{source}: a folder: name a table with columns {', '.join(COLUMNS)}")
+    found = []
+    for where, cells in read_cells(source):
+        missing = [name for name in COLUMNS if name not in cells]
+        if missing:
+            raise DataError(f"{where}: no column {missing[0]!r}: there are {', '.join(cells) or 'none'}")
+        empty = [name for name in COLUMNS if not cells[name].strip()]
+        if empty:
+            raise DataError(f"{where}: the {empty[0]} is empty")
+        found.append(
+            (where, PictureQuestion(cells["file"].strip(), cells["question"].strip(), cells["answer"].strip()))
+        )
+    if not found:
+        raise DataError(f"{source}: there is nothing to measure: the table has no rows")
+    return found

@@ -58,6 +58,14 @@ class _Spelled:
         """Ids of many texts, without special tokens."""
         return [self.encode(text) for text in texts]
 
+    def encode_target(self, text: str) -> list[int]:
+        """Ids of a target text, without special tokens; those of a source, where both sides share one model."""
+        return self.encode(text)
+
+    def encode_target_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_target` of many texts."""
+        return [self.encode_target(text) for text in texts]
+
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
         """Where in `decode(ids)` each token stands, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
@@ -120,6 +128,9 @@ class Pieces(_Spelled):
 
     def encode(self, text: str) -> list[int]:
         return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._source.encode(text, out_type=str)]
+
+    def encode_target(self, text: str) -> list[int]:
+        return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._target.encode(text, out_type=str)]
 
     def marked(self, text: str) -> tuple[list[int], list[Span]]:
         return [*self.encode(text), self._ids["</s>"]], [*self.source_spans(text), (len(text), len(text))]

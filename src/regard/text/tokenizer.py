@@ -78,6 +78,8 @@ class Tokenizer:
         """Ids of many texts, without BOS and EOS."""
         return [list(e.ids) for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    encode_target, encode_target_batch = encode, encode_batch  # one vocabulary for both sides
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens vanish."""
         return str(self._inner.decode([i for i in ids if i > UNK], skip_special_tokens=True))

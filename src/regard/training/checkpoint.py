@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and JSON in one safetensors file, written aside and renamed, with a digest. No pickle."""
+"""Checkpoints: tensors and JSON in one safetensors file with a digest, written to a temporary file and renamed."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None
     """Write a checkpoint; a crash or a full disk at any moment leaves the previous file as it was.
 
     Raises:
-        BundleError: it could not be written (a full disk, a missing right); what was written aside is removed.
+        BundleError: it could not be written (a full disk, missing permission); the temporary file is removed.
     """
     note = json.dumps(state)
-    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     try:
         write_tensors(path, tensors, {"state": note, "digest": digest(tensors, note)})
     except Exception as error:  # safetensors has error types of its own
@@ -70,7 +70,7 @@ def average(checkpoints: list[Tensors]) -> Tensors:
 
 
 def flatten_optimizer(optimizer: Any) -> Tensors:
-    """An optimizer's moments and counters under plain names."""
+    """An optimizer's moments and counters as tensors under flat names."""
     state = optimizer.state_dict()["state"]
     return {
         f"optimizer.{i}.{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()
@@ -78,7 +78,7 @@ def flatten_optimizer(optimizer: Any) -> Tensors:
 
 
 def restore_optimizer(optimizer: Any, tensors: Tensors) -> None:
-    """Put back what `flatten_optimizer` took out."""
+    """Load what `flatten_optimizer` returned into an optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

@@ -11,19 +11,19 @@ class Journal:
     """JSON lines in a file.
 
     Args:
-        path: of the file; made when the first entry is written.
+        path: of the file; created with the first entry.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, entry: Entry) -> None:
-        """Append one entry; it is on the disk's way when this returns."""
+        """Append one entry; it has been handed to the operating system when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def entries(self) -> list[Entry]:
-        """All entries; a last line that a crash cut short is left out."""
+        """All entries; a line that a crash truncated is left out."""
         if not self.path.exists():
             return []
         found = []
@@ -35,7 +35,7 @@ class Journal:
         return found
 
     def rewind(self, step: int, but: str = "") -> None:
-        """Forget what was written after `step`, and all events `but`: a resumed run goes on from there."""
+        """Remove entries after `step`, and all events named `but`, before a run is resumed from that step."""
         kept = [entry for entry in self.entries() if entry.get("step", 0) <= step and entry.get("event") != but]
         aside = self.path.with_name(self.path.name + ".aside")
         aside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept), "utf-8")

@@ -1,77 +1,107 @@
-"""What a loss may have beside cross-entropy, a function each: from one pass of a model over a batch to a number.
+"""The training objective: one forward pass of a model over a batch, and a weighted sum of loss terms.
 
-`TERMS` says which of them a setting turns on; `regard.training.loop.batch_loss` adds them up.
+`TERMS` is the whole loss: every term with its weight, the condition under which it applies and its function.
+`token_nll` is the measure of evaluations: negative log-likelihood alone.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from regard.attention.watch import Call
+from regard.attention.watch import Call, changing, watching
 from regard.data.batching import Batch
 from regard.errors import ConfigError
+from regard.training.config import TrainingConfig
+from regard.training.loss import cross_entropy, smoothing
 from regard.training.reinforce import Draws, estimator, move_baseline
 
-if TYPE_CHECKING:
-    from regard.training.loop import TrainingConfig
+
+class Loss(NamedTuple):
+    """The objective of one batch, summed over its target tokens.
+
+    Attributes:
+        loss: the weighted sum of all terms, differentiable.
+        nll: negative log-likelihood of the target tokens in nats, without gradient.
+        tokens: number of target tokens.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
-    """One pass of a model over a batch.
+class ForwardPass:
+    """One forward pass of a model over a batch.
 
     Attributes:
-        model: that went over it.
-        batch: what it was given.
-        config: the settings, with every term's weight.
+        model: the model.
+        batch: its input.
+        config: the settings, with the weight of every term.
         pad: the id of PAD.
-        hidden: `[B, T, h]`, what the logits are read from.
-        memory: what its encoder made, if it has one.
-        calls: its attentions, where a term asks for them.
-        draws: of a hard attention that learns by REINFORCE.
+        half: matrix products are computed in bfloat16.
+        hidden: `[B, T, h]`, the input of the output layer.
+        memory: the encoder's output, if the model has an encoder.
+        calls: the attention calls of the pass, recorded if a term needs them.
+        draws: the sampled positions of hard attention trained by REINFORCE.
     """
 
     model: Any
     batch: Batch
-    config: "TrainingConfig"
+    config: TrainingConfig
     pad: int
+    half: bool
     hidden: Tensor
     memory: Any
     calls: list[Call]
     draws: Draws | None
 
-    @cached_property
+    @property
     def real(self) -> Tensor:
-        """`[B, T]`, where there is something to predict."""
-        return self.batch.target != self.pad
+        """`[B, T]`, True where there is a target token."""
+        return self.batch.target_allowed
+
+    @cached_property
+    def token_losses(self) -> tuple[Tensor, Tensor]:
+        """Label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed."""
+        weight, bias = self.model.readout()
+        smooth = smoothing(self.config.smoothing, self.config.label_smoothing, len(bias), self.pad)
+        dtype = torch.bfloat16 if self.half else None
+        return cross_entropy(self.hidden[self.real], weight, bias, self.batch.target[self.real], smooth, dtype)
 
     @cached_property
     def weights(self) -> Tensor:
-        """`[B, T, S]`, of the attention that is guided."""
+        """`[B, T, S]`, the weights of the attention that guided alignment supervises."""
         found: Tensor = self.model.guided(self.calls)
         return found
 
 
-def guided_alignment(one: Pass) -> Tensor:
-    """-Σ a_ts log α_ts, the cross-entropy of the links where words are known to belong together (Garg et al. 2019)."""
+def token_loss(one: ForwardPass) -> Tensor:
+    """Cross-entropy with label smoothing."""
+    return one.token_losses[0]
+
+
+def guided_alignment(one: ForwardPass) -> Tensor:
+    """-Σ a_ts log α_ts, the cross-entropy between word links a and attention weights α (Garg et al. 2019)."""
     links = one.batch.links
-    assert links is not None
-    return -one.config.guided_alignment * (links * one.weights.clamp(min=1e-6).log()).sum()
+    assert links is not None  # the term applies only where there are links
+    return -(links * one.weights.clamp(min=1e-6).log()).sum()
 
 
-def coverage_loss(one: Pass) -> Tensor:
-    """λ Σ_i (1 - Σ_t α_ti)² (Xu et al. 2015, equation 14)."""
-    seen = one.weights.masked_fill(~one.real[..., None], 0.0).sum(1)
-    return one.config.coverage_loss * (1 - seen).masked_fill(~one.memory.allowed, 0.0).square().sum()
+def coverage_loss(one: ForwardPass) -> Tensor:
+    """Σ_i (1 - Σ_t α_ti)² over the memory's real positions i (Xu et al. 2015, equation 14)."""
+    received = one.weights.masked_fill(~one.real[..., None], 0.0).sum(1)
+    return (1 - received).masked_fill(~one.memory.allowed, 0.0).square().sum()
 
 
-def reinforce(one: Pass) -> Tensor:
-    """What `regard.training.reinforce` says of the draws, and their entropy; the model's baseline moves on."""
-    assert one.draws is not None
+def reinforce(one: ForwardPass) -> Tensor:
+    """The surrogate loss of `regard.training.reinforce` and its entropy bonus; updates the model's baseline."""
+    assert one.draws is not None  # the term applies only where positions are sampled
     with torch.no_grad():
         logits = one.model.project(one.hidden).float()
         log_p = logits.log_softmax(-1).gather(-1, one.batch.target[..., None])[..., 0]
@@ -80,17 +110,17 @@ def reinforce(one: Pass) -> Tensor:
     return -gained - one.config.entropy * entropy
 
 
-def ctc(one: Pass) -> Tensor:
-    """Σ -log p(y | memory states, each of which says one token or nothing) (Graves et al. 2006), without EOS.
+def ctc(one: ForwardPass) -> Tensor:
+    """-Σ log p(y | memory) under CTC (Graves et al. 2006), the target without EOS; PAD is the blank.
 
-    With `ctc_halfway` = w: (1 - w) of it, and w of the same for the states behind half of the encoder's blocks
-    (Lee and Watanabe 2021, intermediate CTC). A sound too short for its text counts nothing.
+    With `ctc_halfway` = w: (1 - w) of it, and w of the same loss computed from the states after half of the encoder's
+    blocks (Lee and Watanabe 2021, intermediate CTC). A recording with fewer states than its text needs counts 0.
 
     Raises:
-        ConfigError: the model reads no tokens off its memory, or has no blocks of which half are some.
+        ConfigError: the model has no `ctc_head`, or no blocks after half of which states could be read.
     """
     if one.model.ctc_head is None:
-        raise ConfigError("training.ctc needs model.ctc_head = true: a layer that reads tokens off the memory")
+        raise ConfigError("training.ctc needs model.ctc_head = true: a linear layer from memory states to tokens")
     share, memory = one.config.ctc_halfway, one.memory
     if not share:
         return _ctc(one, memory.states)
@@ -99,7 +129,7 @@ def ctc(one: Pass) -> Tensor:
     return (1 - share) * _ctc(one, memory.states) + share * _ctc(one, memory.halfway)
 
 
-def _ctc(one: Pass, states: Tensor) -> Tensor:
+def _ctc(one: ForwardPass, states: Tensor) -> Tensor:
     log_p = one.model.ctc_head(states.float()).log_softmax(-1).transpose(0, 1)
     lengths = one.memory.allowed.sum(1), one.real.sum(1) - 1
     loss: Tensor = nn.functional.ctc_loss(
@@ -108,8 +138,96 @@ def _ctc(one: Pass, states: Tensor) -> Tensor:
     return loss
 
 
-TERMS: tuple[tuple[Callable[[Pass], bool], Callable[[Pass], Tensor]], ...] = (
-    (lambda one: one.batch.links is not None, guided_alignment),
-    (lambda one: one.config.coverage_loss > 0, coverage_loss),
-    (lambda one: one.draws is not None, reinforce),
+class Term(NamedTuple):
+    """One term of the loss: its weight, whether it applies to a pass, and its value, summed over target tokens."""
+
+    weight: Callable[[TrainingConfig], float]
+    applies: Callable[[ForwardPass], bool]
+    value: Callable[[ForwardPass], Tensor]
+
+
+TERMS = (
+    Term(lambda c: 1 - c.ctc, lambda _: True, token_loss),
+    Term(lambda c: (1 - c.ctc) * c.guided_alignment, lambda one: one.batch.links is not None, guided_alignment),
+    Term(lambda c: (1 - c.ctc) * c.coverage_loss, lambda one: one.config.coverage_loss > 0, coverage_loss),
+    Term(lambda c: 1 - c.ctc, lambda one: one.draws is not None, reinforce),
+    Term(lambda c: c.ctc, lambda one: one.config.ctc > 0, ctc),
 )
+
+
+class Objective(nn.Module):
+    """A model and its training loss as one module, whose forward is the loss.
+
+    DistributedDataParallel prepares its reducer and FSDP gathers weights in the wrapped module's forward, so the loss
+    must be computed inside it.
+
+    Args:
+        model: the model that is trained.
+        config: the settings.
+        pad: the id of PAD.
+    """
+
+    def __init__(self, model: Any, config: TrainingConfig, pad: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.pad = pad
+
+    def forward(self, batch: Batch) -> Loss:
+        """The loss of a batch; word dropout is applied to it in training mode."""
+        if self.training and self.config.word_dropout:
+            batch = _with_word_dropout(batch, self.config.word_dropout, self.pad)
+        return batch_loss(self.model, batch, self.config, self.pad)
+
+
+def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Loss:
+    """The weighted sum of all terms that apply to a batch."""
+    half = used_precision(config, batch.target.device.type) == "bfloat16"
+    calls: list[Call] = []
+    draws = Draws() if model.training and config.hard == "reinforce" and hasattr(model, "baseline") else None
+    with (
+        _autocast(batch, half),
+        watching(calls.append) if batch.links is not None or config.coverage_loss else nullcontext(),
+        changing(draws) if draws else nullcontext(),
+    ):
+        hidden, memory = batch.hidden(model)
+    one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws)
+    terms = [term.weight(config) * term.value(one) for term in TERMS if term.applies(one)]
+    return Loss(sum(terms[1:], terms[0]), one.token_losses[1], int(one.real.sum()))
+
+
+@torch.no_grad()
+def token_nll(model: Any, batch: Batch, precision: str = "float32") -> tuple[Tensor, int]:
+    """Negative log-likelihood of a batch's target tokens in nats, summed; and their number."""
+    half = precision == "bfloat16" and computes_bfloat16(batch.target.device.type)
+    with _autocast(batch, half):
+        hidden, _ = batch.hidden(model)
+    weight, bias = model.readout()
+    real = batch.target_allowed
+    none = smoothing("torch", 0.0, len(bias), 0)
+    _, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], none, torch.bfloat16 if half else None)
+    return nll, int(real.sum())
+
+
+def _autocast(batch: Batch, half: bool) -> Any:
+    return torch.autocast(batch.target.device.type, torch.bfloat16) if half else nullcontext()
+
+
+def _with_word_dropout(batch: Any, share: float, pad: int) -> Batch:
+    if not hasattr(batch, "with_word_dropout"):
+        raise ConfigError("training.word_dropout needs an encoder-decoder: its decoder reads the previous tokens")
+    dropped: Batch = batch.with_word_dropout(share, pad)
+    return dropped
+
+
+def used_precision(config: TrainingConfig, device: str) -> str:
+    """The precision of matrix products on a kind of device: the requested one where the device computes it."""
+    return config.precision if computes_bfloat16(device) else "float32"
+
+
+@cache
+def computes_bfloat16(device: str) -> bool:
+    """Whether a kind of device has bfloat16 arithmetic; emulated on a CPU with AVX2 alone it was 17 times slower."""
+    return device != "cpu" or (
+        torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )

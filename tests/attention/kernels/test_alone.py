@@ -65,8 +65,8 @@ def test_batch_mates_change_nothing(kernel: str) -> None:
         given["score"].double()
     together = regard.attend(query, key, value, kernel=kernel, **given)
     for n in range(B):
-        suppress = regard.attend(*(t[n : n + 1] for t in (query, key, value)), kernel=kernel, **given)
-        torch.testing.assert_close(together[n : n + 1], suppress, rtol=1e-12, atol=1e-12)
+        alone = regard.attend(*(t[n : n + 1] for t in (query, key, value)), kernel=kernel, **given)
+        torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -85,8 +85,8 @@ def test_padding_changes_nothing(kernel: str) -> None:
     together = regard.attend(query, key, value, mask=mask, kernel=kernel, **given)
     for n, length in enumerate(lengths.tolist()):
         parts = query[n : n + 1, :, :length], key[n : n + 1, :, :length], value[n : n + 1, :, :length]
-        suppress = regard.attend(*parts, mask=own, kernel=kernel if own is not None else "auto", **given)
-        torch.testing.assert_close(together[n : n + 1, :, :length], suppress, rtol=1e-10, atol=1e-12)
+        alone = regard.attend(*parts, mask=own, kernel=kernel if own is not None else "auto", **given)
+        torch.testing.assert_close(together[n : n + 1, :, :length], alone, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -42,7 +42,7 @@ def names(path: Path) -> set[str]:
         return set(file.keys())
 
 
-def reweight(seen: AttentionMap, path: Path, half: bool = False) -> AttentionMap:
+def again(seen: AttentionMap, path: Path, half: bool = False) -> AttentionMap:
     seen.save(path, half)
     return AttentionMap.load(path)
 
@@ -104,7 +104,7 @@ def test_the_same_map_comes_back_in_its_smallest_form(
     chosen = SCORES[score], NORMALIZERS[normalizer], MASKS[mask], BIASES[bias]
     made = dict(zip(("score", "normalizer", "mask", "bias"), (part for part, _ in chosen), strict=True))
     seen = regard.attention_map(*inputs(), **made)
-    got = reweight(seen, path)
+    got = again(seen, path)
     assert got.shape == seen.shape
     assert not got.full().requires_grad
     torch.testing.assert_close(got.full(), seen.full().detach(), rtol=1e-13, atol=1e-15)
@@ -117,7 +117,7 @@ def test_features_are_written_where_they_are_fewer_than_weights(half: bool, path
     query, key = (torch.randn(H, 50, D, dtype=torch.float64) * 3 for _ in range(2))
     asked = {"score": regard.RandomFeatures(D, 16), "normalizer": regard.Share(), "mask": regard.causal()}
     seen = regard.attention_map(query, key, **asked)
-    got = reweight(seen, path, half)  # features reach beyond float16, and are not written in it
+    got = again(seen, path, half)  # features reach beyond float16, and are not written in it
     torch.testing.assert_close(got.full(), seen.full(), rtol=1e-13, atol=1e-15)
     assert names(path) == {"query", "key", "mask.start", "mask.end"}
 
@@ -126,16 +126,16 @@ def test_features_are_written_where_they_are_fewer_than_weights(half: bool, path
 def test_scores_of_projected_keys_come_back(name: str, path: Path) -> None:
     spec, (query, key) = make_spec(SCORES[name][0], "softmax", None, None), inputs()
     seen = regard.attention_map(query, spec.score.project_key(key), score=spec.score.projected())
-    torch.testing.assert_close(reweight(seen, path).full(), seen.full().detach(), rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(again(seen, path).full(), seen.full().detach(), rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_frozen_maps_come_back_and_may_be_written_again(name: str, path: Path) -> None:
     spec = make_spec(SCORES[name][0], "softmax", regard.causal(), None)
     seen = AttentionMap.from_spec(*freeze(*inputs(), spec))
-    first = reweight(seen, path)
+    first = again(seen, path)
     written = names(path)
-    torch.testing.assert_close(reweight(first, path).full(), seen.full().detach(), rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(again(first, path).full(), seen.full().detach(), rtol=1e-13, atol=1e-15)
     assert names(path) == written
 
 
@@ -143,13 +143,13 @@ def test_frozen_maps_come_back_and_may_be_written_again(name: str, path: Path) -
 def test_queries_and_keys_may_be_one_tensor(score: str, path: Path) -> None:
     states = inputs()[0]
     seen = regard.attention_map(states, states, score=SCORES[score][0])
-    assert torch.equal(reweight(seen, path).full(), seen.full())
+    assert torch.equal(again(seen, path).full(), seen.full())
 
 
 def test_grouped_and_shared_heads_stay_few(path: Path) -> None:
     query, key = torch.randn(B, 6, T, D), torch.randn(1, 2, S, D)
     seen = regard.attention_map(query, key)
-    got = reweight(seen, path)
+    got = again(seen, path)
     assert got.source.key.shape == key.shape
     assert torch.equal(got.full(), seen.full())
 
@@ -157,7 +157,7 @@ def test_grouped_and_shared_heads_stay_few(path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_precision_comes_back(dtype: torch.dtype, path: Path) -> None:
     for seen in (regard.attention_map(*inputs(dtype)), AttentionMap.from_weights(torch.rand(T, S).to(dtype))):
-        got = reweight(seen, path).full()
+        got = again(seen, path).full()
         assert got.dtype == seen.full().dtype
         assert torch.equal(got, seen.full())
 
@@ -165,9 +165,9 @@ def test_the_precision_comes_back(dtype: torch.dtype, path: Path) -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_tokens_come_back(half: bool, path: Path) -> None:
     tokens = {"query_tokens": ["a", "é", "日", "", "\n"], "key_tokens": [str(j) for j in range(S)]}
-    got = reweight(AttentionMap.from_weights(torch.rand(T, S), **tokens), path, half)
+    got = again(AttentionMap.from_weights(torch.rand(T, S), **tokens), path, half)
     assert (got.query_tokens, got.key_tokens) == (tokens["query_tokens"], tokens["key_tokens"])
-    got = reweight(regard.attention_map(*inputs()), path, half)
+    got = again(regard.attention_map(*inputs()), path, half)
     assert (got.query_tokens, got.key_tokens) == (None, None)
 
 
@@ -176,7 +176,7 @@ def test_half_is_about_a_thousandth_of_a_weight_away(score: str, path: Path) -> 
     seen = regard.attention_map(
         *inputs(), score=SCORES[score][0], normalizer="softmax1", bias=ROW, mask=regard.causal()
     )
-    got = reweight(seen, path, half=True)
+    got = again(seen, path, half=True)
     with safe_open(str(path), framework="pt") as file:
         kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 (not a dict)
     assert {kinds[name] for name in SCORES[score][1]} == {torch.float16}
@@ -198,13 +198,13 @@ def test_queries_and_keys_are_smaller_than_weights(mask, path: Path) -> None:
 
 def test_derived_maps_are_written_as_weights(path: Path) -> None:
     seen = regard.attention_map(*inputs()).mean_heads()
-    assert torch.equal(reweight(seen, path).full(), seen.full())
+    assert torch.equal(again(seen, path).full(), seen.full())
     assert names(path) == {"weights"}
 
 
 def test_a_map_with_gradients_is_written_without(path: Path) -> None:
     query, key = (tensor.requires_grad_() for tensor in inputs())
-    got = reweight(regard.attention_map(query, key, score="dot"), path)
+    got = again(regard.attention_map(query, key, score="dot"), path)
     assert not got.full().requires_grad
     torch.testing.assert_close(got.full(), (query @ key.mT).softmax(-1).detach())
 
@@ -213,7 +213,7 @@ def test_a_map_with_gradients_is_written_without(path: Path) -> None:
 def test_maps_of_nothing(shape: tuple[int, int], path: Path) -> None:
     query, key = (torch.randn(B, n, D) for n in shape)
     for mask in (None, regard.causal(), regard.padding(torch.tensor([1, 0]))):
-        assert reweight(regard.attention_map(query, key, mask=mask), path).full().shape == (B, *shape)
+        assert again(regard.attention_map(query, key, mask=mask), path).full().shape == (B, *shape)
 
 
 def test_weights_that_are_too_large_are_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,12 +101,12 @@ def test_nothing_is_pooled_or_ranked_unasked() -> None:
 def test_blocks_are_looked_at_once_and_in_their_order() -> None:
     asked: list[list[int]] = []
 
-    def notify():
+    def tell():
         for block in blocks(weights(), (1, 4)):
             asked.append(list(range(block.start, block.start + block.weights.shape[-2])))
             yield block
 
-    statistics_of(notify(), SHAPE, Pool(1, 1), 2)
+    statistics_of(tell(), SHAPE, Pool(1, 1), 2)
     assert asked == [[0], [1, 2, 3], [4]]
 
 

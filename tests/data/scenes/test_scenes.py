@@ -27,9 +27,9 @@ def test_names_are_those_of_the_package(config: SceneConfig) -> None:
 
 def test_the_same_seed_gives_the_same_scenes(config: SceneConfig) -> None:
     sprites = Glyphs(config)
-    first, reweight = (list(scenes(sprites, config, range(5), 3, False)) for _ in range(2))
+    first, again = (list(scenes(sprites, config, range(5), 3, False)) for _ in range(2))
     assert all(
-        np.array_equal(a.picture, b.picture) and a.caption == b.caption for a, b in zip(first, reweight, strict=True)
+        np.array_equal(a.picture, b.picture) and a.caption == b.caption for a, b in zip(first, again, strict=True)
     )
     assert [s.caption for s in scenes(sprites, config, range(5), 4, False)] != [s.caption for s in first]
 
@@ -103,8 +103,8 @@ def test_things_are_dyed_and_called_so(config: SceneConfig) -> None:
 def test_questions_have_true_answers_and_places(config: SceneConfig) -> None:
     """Every answer again, from the scene itself."""
     made = SceneQuestions(config.model_copy(update={"dyes": DYES, "most": 2, "scenes": 60, "dev_scenes": 20}))
-    asked = made.asked(False) + made.asked(True)
-    assert asked == made.asked(False) + made.asked(True)
+    asked = made.questions(False) + made.questions(True)
+    assert asked == made.questions(False) + made.questions(True)
     kinds = set()
     for one in asked:
         scene = made._scene(one.file)
@@ -134,7 +134,8 @@ def test_questions_have_true_answers_and_places(config: SceneConfig) -> None:
     assert kinds >= {"what color is", "where is", "do you see", "what is left", "what is above", "what is below"}
     assert np.array_equal(np.asarray(made.open("dev 3")), made._scene("dev 3").picture)
     pairs = [
-        {frozenset(t.name for t in made._scene(one.file).things) for one in made.asked(dev)} for dev in (False, True)
+        {frozenset(t.name for t in made._scene(one.file).things) for one in made.questions(dev)}
+        for dev in (False, True)
     ]
     assert not {pair for pair in pairs[0] if len(pair) == 2} & pairs[1]
 

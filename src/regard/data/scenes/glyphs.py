@@ -15,7 +15,7 @@ from typing import Literal
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
-from regard.data.parallel import expand
+from regard.data.files import expand
 from regard.errors import DataError
 
 FONTS = (

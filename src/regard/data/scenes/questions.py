@@ -1,4 +1,4 @@
-"""Questions about scenes of emoji: the answer is known, and so is where one must look for it."""
+"""Questions about scenes of emoji, with the answer and the box of the thing that it depends on."""
 
 import random
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.scenes import Scene, SceneConfig, Thing, scenes
 
 PER_SCENE = 4
-MIDDLE = 0.1  # what is nearer to the middle, as a share of the picture, is in no corner
+MIDDLE = 0.1  # distance from the middle, as a share of the picture, below which a thing is in no corner
 NUMBERS = ("no", "one", "two", "three")
 
 
 @dataclass(frozen=True)
-class Asked:
+class PictureQuestion:
     """One question about one picture.
 
     Attributes:
         file: the picture's name.
-        question, answer: as they are asked and expected.
-        box: where one must look, where that is known: left, upper, right, lower edge, as shares of the picture.
+        question, answer: the texts.
+        box: the region that the answer depends on, if known: left, upper, right, lower edge, as shares of the picture.
     """
 
     file: str
@@ -31,7 +31,7 @@ class Asked:
 
 
 class SceneQuestions:
-    """Questions about scenes; development scenes put things together that training never does.
+    """Questions about scenes; no development scene combines things that a training scene combines.
 
     Args:
         config: of the scenes.
@@ -40,8 +40,8 @@ class SceneQuestions:
     def __init__(self, config: SceneConfig) -> None:
         self.config, self.sprites = config, Glyphs(config)
 
-    def asked(self, dev: bool) -> list[Asked]:
-        """The questions about all training or development scenes, each scene's of different kinds."""
+    def questions(self, dev: bool) -> list[PictureQuestion]:
+        """The questions about all training or development scenes; those about one scene are of different kinds."""
         found = []
         for number in range(self.config.dev_scenes if dev else self.config.scenes):
             name = f"{'dev' if dev else 'train'} {number}"
@@ -58,26 +58,30 @@ class SceneQuestions:
         part, number = name.split()
         return next(scenes(self.sprites, self.config, [int(number)], "asked", part == "dev"))
 
-    def _about(self, file: str, scene: Scene, dice: random.Random) -> Iterator[list[Asked]]:
-        """Questions of one kind after the other."""
+    def _about(self, file: str, scene: Scene, dice: random.Random) -> Iterator[list[PictureQuestion]]:
+        """Lists of questions of one kind each."""
         names = {thing.name for thing in scene.things}
         other = dice.choice([name for name in self.sprites.names if name not in names])
         yield [
-            Asked(file, f"what color is the {thing.name}?", thing.colour, thing.box)
+            PictureQuestion(file, f"what color is the {thing.name}?", thing.colour, thing.box)
             for thing in scene.things if thing.colour
         ]  # fmt: skip
         corners = [(thing, _corner(thing)) for thing in scene.things]
-        yield [Asked(file, f"where is the {thing.name}?", corner, thing.box) for thing, corner in corners if corner]
-        yield [Asked(file, f"do you see a {thing.name}?", "yes", thing.box) for thing in scene.things]
-        yield [Asked(file, f"do you see a {other}?", "no")]
-        yield [Asked(file, "how many things are there?", NUMBERS[len(scene.things)])]
+        yield [
+            PictureQuestion(file, f"where is the {thing.name}?", corner, thing.box)
+            for thing, corner in corners
+            if corner
+        ]
+        yield [PictureQuestion(file, f"do you see a {thing.name}?", "yes", thing.box) for thing in scene.things]
+        yield [PictureQuestion(file, f"do you see a {other}?", "no")]
+        yield [PictureQuestion(file, "how many things are there?", NUMBERS[len(scene.things)])]
         if len(scene.things) == 2:
             first, second = scene.things  # the left or the upper one is named first
             beside = f" {self.config.beside} " in scene.caption
             before, behind = (self.config.beside, "right of") if beside else (self.config.above, "below")
             yield [
-                Asked(file, f"what is {before} the {second.name}?", first.name, first.box),
-                Asked(file, f"what is {behind} the {first.name}?", second.name, second.box),
+                PictureQuestion(file, f"what is {before} the {second.name}?", first.name, first.box),
+                PictureQuestion(file, f"what is {behind} the {first.name}?", second.name, second.box),
             ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import Field
 
-from regard.data.parallel import place
+from regard.data.files import share_of
 from regard.data.scenes.glyphs import Glyphs, SpriteConfig, dyed, varied
 from regard.errors import DataError
 
@@ -46,8 +46,9 @@ class SceneConfig(SpriteConfig):
     """What stands behind the name of a thing that moves."""
     scenes: int = Field(20_000, gt=0)
     """Training scenes of an epoch; every epoch has others."""
-    alone: int = Field(0, ge=0)
-    """Epochs at the beginning whose scenes have one thing each: who knows the things learns to look for them faster."""
+    single_epochs: int = Field(0, ge=0)
+    """Epochs at the beginning whose scenes have one thing each: attention is learned faster once the things are
+    known."""
     dev_scenes: int = Field(1000, gt=0)
     """Development scenes: what stands together in one never does in a training scene."""
     dev_share: float = Field(0.1, gt=0, lt=1)
@@ -99,7 +100,7 @@ def make_scene(sprites: Glyphs, config: SceneConfig, dice: random.Random, dev: b
     while True:
         chosen = dice.sample(range(len(sprites)), count)
         key = " + ".join(sorted(sprites.names[i] for i in chosen))
-        if count == 1 or (place(key) < config.dev_share) == dev:
+        if count == 1 or (share_of(key) < config.dev_share) == dev:
             break
     boxes = _arrange(config.size, count, dice)
     colours = [dice.choice(sorted(config.dyes)) if config.dyes else None for _ in chosen]
@@ -121,7 +122,7 @@ def _make_moving(sprites: Glyphs, config: SceneConfig, dice: random.Random, dev:
     """One thing that moves; a thing and a way that are kept for development are in no training scene."""
     while True:
         chosen, way = dice.randrange(len(sprites)), dice.choice(sorted(config.moves))
-        if (place(f"{sprites.names[chosen]} + {way}") < config.dev_share) == dev:
+        if (share_of(f"{sprites.names[chosen]} + {way}") < config.dev_share) == dev:
             break
     boxes = _path(config.size, config.frames, way, dice)
     ground, picture = _background(config.size, dice), sprites.draw(chosen, dice)

@@ -1,0 +1,53 @@
+"""Files of a folder or a .tar archive, by name."""
+
+import tarfile
+from functools import cached_property
+
+from regard.data.files import expand
+from regard.errors import DataError
+
+Cells = tuple[str, dict[str, str]]  # file and line of a table's row, and its values by column
+
+
+class Files:
+    """The files of a folder or a .tar archive, by their names."""
+
+    def __init__(self, where: str) -> None:
+        self.path = expand(where)
+        if not self.path.exists():
+            raise DataError(f"{self.path}: no such folder or archive")
+
+    def names(self) -> list[str]:
+        """The names of all files, sorted."""
+        if self._members is None:
+            return sorted(str(path.relative_to(self.path)) for path in self.path.rglob("*") if path.is_file())
+        return sorted(self._members)
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[int, int]] | None:
+        """Offset and size of each file of an archive; None for a folder."""
+        if self.path.is_dir():
+            return None
+        try:
+            with tarfile.open(self.path, "r:") as archive:
+                return {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if m.isfile()}
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{self.path}: neither a folder nor a .tar archive: {error}") from error
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        if self._members is None:
+            path = self.path / name
+            if not path.is_file():
+                raise DataError(f"{path}: no such file")
+            return path.read_bytes()
+        if name not in self._members:
+            raise DataError(f"{self.path}: holds no {name}")
+        offset, size = self._members[name]
+        with self.path.open("rb") as archive:
+            archive.seek(offset)
+            return archive.read(size)

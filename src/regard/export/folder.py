@@ -1,0 +1,48 @@
+"""A trained model as a folder of its own, in one of several layouts."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from regard.bundle import Bundle, Precision, save_bundle
+from regard.errors import ConfigError, unknown
+from regard.export import hf
+
+LAYOUTS = ("regard", "hf")
+
+
+def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard") -> None:
+    """Write a model as a folder of its own.
+
+    Args:
+        ready: what `load` returns, or a Bundle.
+        into: the folder.
+        precision: of the weights, "float32", "float16" or "int8".
+        layout: "regard", or "hf": float32 in the Hugging Face layout, which transformers loads.
+
+    Raises:
+        ChoiceError: an unknown precision or layout.
+        ConfigError: the folder is not empty.
+        BundleError: no family of the Hugging Face layout has the model's parts.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    if precision not in get_args(Precision):
+        raise unknown("precision", precision, get_args(Precision))
+    check_empty(into)
+    bundle: Bundle = getattr(ready, "bundle", ready)
+    if layout == "hf":
+        hf.write(bundle, into)
+    else:
+        save_bundle(into, bundle, precision)  # type: ignore[arg-type]
+
+
+def check_empty(into: Path) -> None:
+    """Refuse to write a model over anything that exists.
+
+    Raises:
+        ConfigError: the path is a file, or a folder that is not empty.
+    """
+    if into.exists() and not into.is_dir():
+        raise ConfigError(f"{into} is a file: choose a folder")
+    if into.exists() and any(into.iterdir()):
+        raise ConfigError(f"{into} is not empty: choose another folder")

@@ -1,0 +1,21 @@
+"""The Hugging Face layout: `config.json` and `model.safetensors` in float32, which transformers loads."""
+
+from pathlib import Path
+
+from regard.bundle import Bundle
+from regard.pretrained.folder import save_pretrained
+from regard.text.pretrained import Nothing
+
+
+def write(bundle: Bundle, into: Path) -> None:
+    """Write a model in this layout, with its tokeniser if it has one.
+
+    Raises:
+        BundleError: no family of the layout has the model's parts.
+    """
+    tokenizer = bundle.tokenizer
+    named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
+    ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
+    save_pretrained(into, bundle.model, bundle.model_config, {name: i for name, i in ids.items() if i is not None})
+    if not isinstance(tokenizer, Nothing):
+        tokenizer.save(into / "tokenizer.json")

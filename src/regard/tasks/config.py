@@ -1,0 +1,135 @@
+"""The settings of a training run: data, tokeniser, model, training, decoding; and what each task requires of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from regard.data.parallel import DataConfig
+from regard.data.questions import PictureQuestionsConfig
+from regard.data.scenes.scenes import SceneConfig
+from regard.data.tables import TableConfig
+from regard.data.texts import TextConfig
+from regard.errors import ConfigError
+from regard.models.build import ModelConfig, build
+from regard.pipelines.description import DescribingConfig
+from regard.pipelines.translator import DecodingConfig
+from regard.text.tokenizer import TokenizerConfig
+from regard.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Settings that a task can be combined with.
+
+    Attributes:
+        data: sections, exactly one of which must be given.
+        models: kinds of model.
+        encoders: kinds of `model.source_encoder`; none for tasks whose source is text.
+        metrics: measures of development data.
+    """
+
+    data: tuple[str, ...]
+    models: tuple[str, ...]
+    encoders: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("loss",)
+
+
+PAIRS = ("transformer", "recurrent")
+PICTURES = ("grid", "patches", "features")
+TEXT_METRICS = ("loss", "exact", "wer", "bleu")
+REQUIREMENTS = {
+    "translate": Requirements(("data",), PAIRS, metrics=("bleu", "chrf", "loss")),
+    "complete": Requirements(("texts",), ("decoder",)),
+    "fill": Requirements(("texts",), ("encoder",)),
+    "caption": Requirements(("scenes", "files"), PAIRS, (*PICTURES, "frames"), TEXT_METRICS),
+    "transcribe": Requirements(("files",), PAIRS, ("sound", "pyramid"), TEXT_METRICS),
+    "answer": Requirements(("questions",), ("stacked", "questions"), PICTURES, ("exact", "loss")),
+}
+
+
+class ExperimentConfig(BaseModel):
+    """A training run: data, tokeniser, model, training, decoding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    task: Literal["translate", "complete", "fill", "caption", "transcribe", "answer"] = "translate"
+    """What the model learns: translation, continuing a text, filling masked words, captions of pictures, transcripts of
+    recordings, answers to questions about pictures."""
+    languages: tuple[str, str] = ("fr", "en")
+    """Of source and target, for figures and the model card."""
+    start: str | None = None
+    """A run, a bundle's folder or a shipped model whose tokeniser and weights training starts from; settings must
+    agree."""
+    dev_sentences: int = Field(500, gt=0)
+    """Development examples that are decoded (greedily) at each evaluation during training."""
+    data: DataConfig | None = None
+    """Sentence pairs, for translation."""
+    texts: TextConfig | None = None
+    """Running text, for models that complete or fill."""
+    scenes: SceneConfig | None = None
+    """Generated scenes of emoji, for captions."""
+    files: TableConfig | None = None
+    """Pictures or recordings with their texts, for captions and transcripts."""
+    questions: PictureQuestionsConfig | None = None
+    """Pictures with questions and answers."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    describing: DescribingConfig = DescribingConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ExperimentConfig":
+        required = REQUIREMENTS[self.task]
+        if sum(getattr(self, name) is not None for name in required.data) != 1:
+            raise ValueError(f'task = "{self.task}" needs {" or ".join(f"[{name}]" for name in required.data)}')
+        if self.model.kind not in required.models:
+            raise ValueError(f'task = "{self.task}" needs model.kind = {_or(required.models)}')
+        if self.training.metric not in required.metrics:
+            raise ValueError(f'task = "{self.task}" needs training.metric = {_or(required.metrics)}')
+        encoder = source_encoder(self.model)
+        if bool(required.encoders) != (encoder is not None):
+            raise ValueError(f'task = "{self.task}" needs {"" if required.encoders else "no "}[model.source_encoder]')
+        if encoder is not None and encoder.kind not in required.encoders:
+            raise ValueError(f'task = "{self.task}" cannot have model.source_encoder.kind = "{encoder.kind}"')
+        if self.scenes is not None and encoder is not None and encoder.size != self.scenes.size:
+            raise ValueError(f"scenes.size = {self.scenes.size} must be model.source_encoder.size = {encoder.size}")
+        if self.describing.ctc and not self.training.ctc:
+            raise ValueError("describing.ctc needs training.ctc: the output layer that it reads would not be trained")
+        if self.training.hard == "reinforce" and getattr(self.model, "normalizer", None) != "hard":
+            raise ValueError('training.hard = "reinforce" needs model.kind = "recurrent" and model.normalizer = "hard"')
+        frames = getattr(encoder, "frames", 1)
+        if self.task == "caption" and (self.scenes.frames if self.scenes else 1) != frames:
+            raise ValueError(f"scenes.frames must be model.source_encoder.frames = {frames}")
+        return self
+
+
+def source_encoder(model: ModelConfig) -> Any:
+    """The settings of the encoder of pictures or sound, or None where the source is text."""
+    return getattr(model, "source_encoder", None)
+
+
+def positions_of(model: ModelConfig) -> int | None:
+    """Number of positions that a model has vectors for; None where there is no limit."""
+    return int(model.length) if getattr(model, "positions", None) == "learned" else None  # type: ignore[union-attr]
+
+
+def check_sizes(config: ExperimentConfig) -> None:
+    """Refuse sizes of which no model can be built, before any data are read.
+
+    Raises:
+        ConfigError: widths, heads or other sizes do not fit together.
+    """
+    try:
+        with torch.device("meta"):
+            build(config.tokenizer.vocabulary, config.model)
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"config: model: no {config.model.kind} model of these sizes: {reason}") from error
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)

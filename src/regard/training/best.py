@@ -1,0 +1,75 @@
+"""The best checkpoints of a run: which ones are kept, and what becomes of them at the end."""
+
+from collections.abc import Callable
+from math import inf, isfinite, isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regard.training.checkpoint import Tensors, average, load_checkpoint, save_checkpoint
+from regard.training.config import TrainingConfig
+from regard.training.journal import Journal
+
+Evaluate = Callable[[Any], dict[str, float]]
+Ranked = list[tuple[float, int]]  # (rank, step), best first
+SMALL_IS_BETTER = ("loss", "wer")
+
+
+def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
+    """Evaluate in inference mode; the random state of training is left as it was."""
+    state = torch.get_rng_state()
+    model.eval()
+    with torch.inference_mode():
+        numbers = evaluate(model)
+    model.train()
+    torch.set_rng_state(state)
+    return {f"dev_{name}": value for name, value in numbers.items()}
+
+
+def rank(numbers: dict[str, Any], config: TrainingConfig) -> float:
+    """The metric of an evaluation, larger is better; -inf where the model or the metric is not finite."""
+    if not isfinite(numbers.get("dev_loss", 0.0)):
+        return -inf
+    value = float(numbers[f"dev_{config.metric}"])
+    return -inf if isnan(value) else -value if config.metric in SMALL_IS_BETTER else value
+
+
+def keep_if_best(best: Ranked, score: float, step: int, model: Any, config: TrainingConfig, folder: Path) -> Ranked:
+    """The best evaluations so far, this one included if it is among them; saves its weights, and removes those that
+    drop out."""
+    if score == -inf:
+        return best
+    ranked = sorted([*best, (score, step)], reverse=True)
+    for _, dropped in ranked[config.keep_best :]:
+        best_path(folder, dropped).unlink(missing_ok=True)
+    kept = ranked[: config.keep_best]
+    if (score, step) in kept:
+        save_checkpoint(best_path(folder, step), dict(model.state_dict()), {"step": step})
+    return kept
+
+
+def best_weights(
+    model: Any, evaluate: Evaluate, best: Ranked, step: int, config: TrainingConfig, folder: Path, journal: Journal
+) -> Tensors:
+    """The best checkpoint's weights, or the average of the best ones if it is better on development data."""
+    candidates = [load_checkpoint(best_path(folder, kept))[0] for _, kept in best]
+    single, mean = candidates[0], average(candidates)
+    model.load_state_dict(mean)
+    numbers = measure(model, evaluate)
+    better = rank(numbers, config) >= best[0][0]
+    journal.write({"event": "average", "step": step, "of": [kept for _, kept in best], "chosen": better, **numbers})
+    model.load_state_dict(mean if better else single)
+    return mean if better else single
+
+
+def remove_later(folder: Path, best: Ranked) -> None:
+    """Remove best checkpoints that are newer than the last full one: the resumed run writes them again."""
+    known = {best_path(folder, step) for _, step in best}
+    for path in set(folder.glob("best-*.safetensors")) - known:
+        path.unlink()
+
+
+def best_path(folder: Path, step: int) -> Path:
+    """The file that holds the weights of a step while they are among the best."""
+    return folder / f"best-{step:06d}.safetensors"

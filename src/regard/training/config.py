@@ -1,0 +1,69 @@
+"""Settings of a training run."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class TrainingConfig(BaseModel):
+    """Settings of a training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_steps: int = Field(10_000, gt=0)
+    """Updates at most."""
+    batch_tokens: int = Field(4096, gt=0)
+    """Positions of a batch on either side, padding included."""
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    """The peak learning rate."""
+    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"
+    """Schedule of the learning rate after the warm-up."""
+    warmup: int = Field(1000, ge=0)
+    """Updates of linear warm-up."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all parameters, or Muon (Jordan 2024) for the blocks' matrices and AdamW for the rest."""
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """AdamW's decay rates of the first and the second moment, below 1."""
+    weight_decay: Weight = 0.01
+    """Decoupled weight decay of matrices; vectors (norms, biases) are not decayed."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """ε of the smoothed target."""
+    smoothing: Literal["torch", "fairseq", "joeynmt", "mxnet"] = "torch"
+    """Definition of label smoothing."""
+    guided_alignment: Weight = 0.0
+    """Weight of guided alignment (Garg et al. 2019): one head is supervised by IBM Model 1's links; 0 is off."""
+    coverage_loss: Weight = 0.0
+    """λ of Σ_i (1 - Σ_t α_ti)², doubly stochastic attention (Xu et al. 2015, equation 14); 0 is off."""
+    ctc: float = Field(0.0, ge=0, lt=1)
+    """Weight of CTC in the loss, beside attention (Watanabe et al. 2017); needs model.ctc_head."""
+    ctc_halfway: float = Field(0.0, ge=0, lt=1)
+    """Share of the CTC loss computed from the states after half of the encoder's blocks (Lee and Watanabe 2021,
+    intermediate CTC)."""
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the decoder's previous tokens that are replaced by PAD (Bowman et al. 2016, word dropout)."""
+    concat_pairs: float = Field(0.0, ge=0, le=1)
+    """Share of the batches of recordings that are concatenated two by two, for generalisation to longer recordings."""
+    hard: Literal["straight_through", "reinforce"] = "straight_through"
+    """Gradient estimator of hard attention."""
+    entropy: Weight = 0.01
+    """Weight of the entropy bonus of the sampled positions, for reinforce."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights, updates, softmax and norms stay in float32. A CPU without bfloat16 instructions
+    computes everything in float32, which is many times faster there."""
+    evaluate_every: int = Field(500, gt=0)
+    """Updates between evaluations."""
+    checkpoint_seconds: float = Field(120, gt=0)
+    """Seconds between checkpoints; one is also written at every evaluation."""
+    metric: Literal["bleu", "chrf", "loss", "exact", "wer"] = "bleu"
+    """Decides which checkpoint is best: loss and wer (word error rate) are better small, the others large."""
+    patience: int = Field(0, ge=0)
+    """Evaluations without improvement before the run stops; 0 never stops early."""
+    keep_best: int = Field(3, gt=0)
+    """How many best checkpoints are kept; their average competes with the single best at the end."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of weights, order, dropout and augmentation."""
