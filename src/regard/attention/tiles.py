@@ -131,10 +131,10 @@ def _merged(bands: Iterable[Band], pairs: int) -> Iterator[Band]:
         if held is not None and isinstance(columns, slice) and isinstance(held[1], slice):
             joint = slice(min(held[1].start, columns.start), max(held[1].stop, columns.stop))
             together = (rows.stop - held[0].start) * (joint.stop - joint.start)
-            suppress = own + (rows.stop - rows.start) * (columns.stop - columns.start)
+            alone = own + (rows.stop - rows.start) * (columns.stop - columns.start)
             tall = rows.stop - held[0].start > TALLEST
-            if rows.start == held[0].stop and not tall and together <= min(pairs, WASTE * suppress):
-                held, own = (slice(held[0].start, rows.stop), joint, False), suppress
+            if rows.start == held[0].stop and not tall and together <= min(pairs, WASTE * alone):
+                held, own = (slice(held[0].start, rows.stop), joint, False), alone
                 continue
         if held is not None:
             yield held

@@ -143,12 +143,12 @@ def _as(family: Family, config: ModelConfig, vocabulary: int, parameters: list[s
     try:
         values = family.write(config, vocabulary)
         tensors = [w.theirs for w in family.weights(config)]
-        reweight = family.read(Keys(values, "", tensors))
+        back = family.read(Keys(values, "", tensors))
         covered = {name for w in family.weights(config) for name in w.ours}
     except (AttributeError, KeyError, ValueError):
         return None
     own = config.model_dump(exclude={"dropout", "attention_dropout"})
-    read = reweight.model_dump(exclude={"dropout", "attention_dropout"})
+    read = back.model_dump(exclude={"dropout", "attention_dropout"})
     for one in (own, read):  # the same model, said in two ways
         if one.get("heads"):
             one["key_heads"] = one.get("key_heads") or one["heads"]

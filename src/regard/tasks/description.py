@@ -353,7 +353,7 @@ def evaluate(
             if describer.hears:
                 features = [log_mel(read_sound(files.read(row.file), place, LONGEST), encoder.bands)]
             elif encoder.kind == "frames":
-                features = [describer.read(files.path / row.file).features]
+                features = [describer.prepare(files.path / row.file).features]
             else:
                 features = prepared([read_picture(files.read(row.file), place)], encoder)
         except TooLong:

@@ -354,8 +354,8 @@ def _flash_backward(
         mask = None if mask is None else mask.to(q.dtype)
         with torch.enable_grad():
             q4, k4, v4 = (_four_axes(t).detach().requires_grad_() for t in (q, k, v))
-            reweight = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
-        found = torch.autograd.grad(reweight, (q4, k4, v4), _four_axes(g))
+            again = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
+        found = torch.autograd.grad(again, (q4, k4, v4), _four_axes(g))
     return [part.reshape(t.shape) for part, t in zip(found, (q, k, v), strict=True)]
 
 
