@@ -126,8 +126,8 @@ def softmax_row(scores: list[float], allowed: list[bool]) -> list[float]:
 def by_hand(scores: Tensor, allowed: Tensor, value: Tensor) -> Tensor:
     """The equation, row by row in plain Python; scores are tested in test_scores.py."""
     output = torch.zeros(*scores.shape[:-1], value.shape[-1], dtype=value.dtype)
-    places = torch.cartesian_prod(*(torch.arange(n) for n in scores.shape[:-1])).tolist()
-    for place in (tuple(p) if isinstance(p, list) else (p,) for p in places):
+    positions = torch.cartesian_prod(*(torch.arange(n) for n in scores.shape[:-1])).tolist()
+    for place in (tuple(p) if isinstance(p, list) else (p,) for p in positions):
         weights = softmax_row(scores[place].tolist(), allowed[place].tolist())
         for j, weight in enumerate(weights):
             if weight:

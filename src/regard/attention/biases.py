@@ -6,7 +6,7 @@ from math import floor, log, log2
 import torch
 from torch import Tensor, nn
 
-from regard.attention.masks import Index, Offset, chosen, cut, first_place, follow
+from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
 
@@ -136,7 +136,7 @@ class Alibi(ByDistance):
 
     def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
         _check_heads("alibi", len(self.slopes), shape)
-        offset = first_place(shape, self.offset, distance.device)
+        offset = first_position(shape, self.offset, distance.device)
         if isinstance(offset, Tensor) and offset.ndim:
             offset = offset.squeeze(-1)
         return -self.slopes.to(distance.device)[:, None] * (distance - offset).abs()
@@ -173,7 +173,7 @@ class RelativeBias(nn.Module, ByDistance):
 
     def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
         _check_heads("RelativeBias", self.weight.shape[1], shape)
-        return self.weight[self.bucket(distance - first_place(shape, None, distance.device))].T
+        return self.weight[self.bucket(distance - first_position(shape, None, distance.device))].T
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Which bucket a key falls into that stands `distance` places after the query."""

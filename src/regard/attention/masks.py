@@ -11,66 +11,22 @@ from operator import and_, or_
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
+from regard.attention.tiles import (
+    Coverage,
+    Index,
+    Offset,
+    Positions,
+    Tile,
+    TileGrid,
+    along_batch,
+    chosen,
+    cut,
+    query_positions,
+)
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
-
-Places = Int[Tensor, "_"]
-Tile = Bool[Tensor, "..."]
-Offset = int | Tensor | None
-
-
-Index = tuple[int | slice, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Coverage:
-    """What a mask allows in the R × C tiles of a grid.
-
-    Attributes:
-        some: False where nothing in the tile is allowed, bool `[*batch, R, C]`; True where something may be.
-        every: True where everything in the tile is allowed; False where something may not be.
-    """
-
-    some: Tensor
-    collect: Tensor
-
-    def __and__(self, other: "Coverage") -> "Coverage":
-        return Coverage(self.some & other.some, self.collect & other.collect)
-
-    def __or__(self, other: "Coverage") -> "Coverage":
-        return Coverage(self.some | other.some, self.collect | other.collect)
-
-    def __invert__(self) -> "Coverage":
-        return Coverage(~self.collect, ~self.some)
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Tiles of a score matrix `shape`: rows[r] … rows[r + 1] - 1 by columns[c] … columns[c + 1] - 1.
-
-    Attributes:
-        rows, columns: where tiles begin and, last, where the last one ends.
-    """
-
-    rows: Places
-    columns: Places
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], height: int, width: int, device: torch.device) -> "Grid":
-        """Tiles of `height` × `width`; the last ones may be short."""
-        edges = [
-            torch.tensor([*range(0, n, size), n] if n else [0], device=device)
-            for n, size in zip(shape[-2:], (height, width), strict=True)
-        ]
-        return cls(edges[0], edges[1], shape)
-
-    def ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The first and last row of each tile `[R]`, the first and last column `[C]`."""
-        return self.rows[:-1], self.rows[1:] - 1, self.columns[:-1], self.columns[1:] - 1
 
 
 class Mask:
@@ -84,7 +40,7 @@ class Mask:
         """Whether it asks only how far the key is from the query: tiles along a diagonal are all the same."""
         return False
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         """Whether query `rows[i]` may look at key `columns[j]`.
 
         Args:
@@ -107,7 +63,7 @@ class Mask:
         first, columns = torch.zeros(1, dtype=torch.long, device=device), torch.arange(shape[-1], device=device)
         return self.tile(first, columns, (*shape[:-2], max(1, shape[-2]), shape[-1])).transpose(-2, -1)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         """Which tiles are empty and which are full, `[*batch, R, C]`, broadcastable; unless a mask knows, neither."""
         sizes = len(grid.rows) - 1, len(grid.columns) - 1
         nothing = torch.zeros(sizes, dtype=torch.bool, device=grid.rows.device)
@@ -128,7 +84,7 @@ class Mask:
 
 
 @dataclass(frozen=True, eq=False)
-class Joined(Mask):
+class Combined(Mask):
     """Two masks as one; `join` takes their tiles, or what they say of a grid."""
 
     left: Mask
@@ -139,11 +95,11 @@ class Joined(Mask):
         """Both as one."""
         raise NotImplementedError
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         tile: Tile = self.join(self.left.tile(rows, columns, shape), self.right.tile(rows, columns, shape))
         return tile
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         coverage: Coverage = self.join(self.left.coverage(grid), self.right.coverage(grid))
         return coverage
 
@@ -157,13 +113,13 @@ class Joined(Mask):
         return type(self)(self.left.select(index, shape), self.right.select(index, shape))
 
 
-class And(Joined):
+class And(Combined):
     """Both allow it."""
 
     join = staticmethod(and_)  # type: ignore[assignment]
 
 
-class Or(Joined):
+class Or(Combined):
     """At least one allows it."""
 
     join = staticmethod(or_)  # type: ignore[assignment]
@@ -175,10 +131,10 @@ class Not(Mask):
 
     mask: Mask
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         return ~self.mask.tile(rows, columns, shape)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         return ~self.mask.coverage(grid)
 
     def is_by_key(self) -> bool:
@@ -197,12 +153,15 @@ class Causal(Mask):
 
     offset: Offset = None
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
-        return columns <= places(rows, shape, self.offset)
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
+        return columns <= query_positions(rows, shape, self.offset)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         top, bottom, first, last = grid.ends()
-        return Coverage(first <= places(bottom, grid.shape, self.offset), last <= places(top, grid.shape, self.offset))
+        return Coverage(
+            first <= query_positions(bottom, grid.shape, self.offset),
+            last <= query_positions(top, grid.shape, self.offset),
+        )
 
     def is_by_distance(self) -> bool:
         return not _differs(self.offset)
@@ -226,25 +185,25 @@ class Padding(Mask):
     def is_by_key(self) -> bool:
         return self.query_lengths is None
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
-        allowed = columns < _along_batch(self.lengths, shape, "padding lengths")
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
+        allowed = columns < along_batch(self.lengths, shape, "padding lengths")
         if self.query_lengths is None:
             return allowed
-        asking = rows[:, None] < _along_batch(self.query_lengths, shape, "padding query_lengths")
+        asking = rows[:, None] < along_batch(self.query_lengths, shape, "padding query_lengths")
         return allowed & asking
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         top, bottom, first, last = grid.ends()
-        lengths = _along_batch(self.lengths, grid.shape, "padding lengths")
+        lengths = along_batch(self.lengths, grid.shape, "padding lengths")
         keys = Coverage(first < lengths, last < lengths)
         if self.query_lengths is None:
             return keys
-        lengths = _along_batch(self.query_lengths, grid.shape, "padding query_lengths")
+        lengths = along_batch(self.query_lengths, grid.shape, "padding query_lengths")
         return keys & Coverage(top[:, None] < lengths, bottom[:, None] < lengths)
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         parts = [
-            None if part is None else chosen(_along_batch(part, shape, "padding lengths"), index, shape)[..., 0, 0]
+            None if part is None else chosen(along_batch(part, shape, "padding lengths"), index, shape)[..., 0, 0]
             for part in (self.lengths, self.query_lengths)
         ]
         return Padding(parts[0], parts[1])  # type: ignore[arg-type]
@@ -259,10 +218,10 @@ class Prefix(Mask):
     def is_by_key(self) -> bool:
         return True
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
         return (columns < self.n).expand(len(rows), len(columns))
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         top, _, first, last = grid.ends()
         return Coverage(*((ends < self.n).expand(len(top), len(first)) for ends in (first, last)))
 
@@ -278,14 +237,14 @@ class Window(Mask):
     right: int
     offset: Offset = None
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
-        distance = columns - places(rows, shape, self.offset)
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
+        distance = columns - query_positions(rows, shape, self.offset)
         return (distance >= -self.left) & (distance <= self.right)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         top, bottom, first, last = grid.ends()
-        nearest = first - places(bottom, grid.shape, self.offset)  # of all distances in the tile, the smallest
-        farthest = last - places(top, grid.shape, self.offset)
+        nearest = first - query_positions(bottom, grid.shape, self.offset)  # of all distances in the tile, the smallest
+        farthest = last - query_positions(top, grid.shape, self.offset)
         return Coverage(
             (farthest >= -self.left) & (nearest <= self.right), (nearest >= -self.left) & (farthest <= self.right)
         )
@@ -304,12 +263,12 @@ class Documents(Mask):
     query_ids: Tensor
     key_ids: Tensor
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         asking = self._of(self.query_ids, "query_ids", shape, shape[-2])[..., rows, None]
         asked = self._of(self.key_ids, "key_ids", shape, shape[-1])[..., None, columns]
         return (asking == asked) & (asking >= 0)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         asking = self._of(self.query_ids, "query_ids", grid.shape, grid.shape[-2])
         asked = self._of(self.key_ids, "key_ids", grid.shape, grid.shape[-1])
         low, high = (part[..., :, None] for part in _extremes(asking, grid.rows))
@@ -321,7 +280,7 @@ class Documents(Mask):
         """The numbers `[*leading, 1 …, n]`, aligned with the leading batch axes."""
         if not ids.ndim or ids.shape[-1] != size:
             raise ShapeError(f"documents {name} have shape {list(ids.shape)} and the scores {list(shape)}: give {size}")
-        spread = _along_batch(ids[..., 0], shape, f"documents {name}").shape[:-2]
+        spread = along_batch(ids[..., 0], shape, f"documents {name}").shape[:-2]
         return ids.reshape(*spread, size)
 
 
@@ -332,7 +291,7 @@ class Blocks(Mask):
     layout: Tensor
     size: int
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         wanted = [-(-n // self.size) for n in shape[-2:]]
         if list(self.layout.shape[-2:]) != wanted:
             raise ShapeError(
@@ -342,7 +301,7 @@ class Blocks(Mask):
         broadcast_to_scores(self.layout[..., :1, :1], shape, "blocks layout")
         return self.layout[..., (rows // self.size)[:, None], columns // self.size]
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         top, bottom, first, last = (ends // self.size for ends in grid.ends())
         return _reduced(self.layout, _slices(top, bottom), _slices(first, last))
 
@@ -358,13 +317,13 @@ class Spans(Mask):
     start: Tensor
     end: Tensor
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         start, end = (
             part.expand(*part.shape[:-1], shape[-2])[..., rows.to(part.device), None] for part in (self.start, self.end)
         )
         return (columns >= start) & (columns < end)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         _, _, first, last = grid.ends()
         starts, ends = (
             [extreme[..., None] for extreme in _extremes(part.expand(*part.shape[:-1], grid.shape[-2]), grid.rows)]
@@ -383,11 +342,11 @@ class Allow(Mask):
     def is_by_key(self) -> bool:
         return self.tensor.ndim < 2 or self.tensor.shape[-2] == 1
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         whole = broadcast_to_scores(self.tensor, shape, "mask")
         return cut(whole.to(rows.device), rows, columns)
 
-    def coverage(self, grid: Grid) -> Coverage:
+    def coverage(self, grid: TileGrid) -> Coverage:
         whole = broadcast_to_scores(self.tensor, grid.shape, "mask")
         top, bottom, first, last = grid.ends()
         return _reduced(whole, _slices(top, bottom), _slices(first, last))
@@ -408,12 +367,12 @@ class ChosenMask(Mask):
     def is_by_key(self) -> bool:
         return self.mask.is_by_key()
 
-    def tile(self, rows: Places, columns: Places, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
         return chosen(self.mask.tile(rows, columns, self.whole), self.index, self.whole)
 
-    def coverage(self, grid: Grid) -> Coverage:
-        whole = self.mask.coverage(Grid(grid.rows, grid.columns, self.whole))
-        return Coverage(*(chosen(part, self.index, self.whole) for part in (whole.some, whole.collect)))
+    def coverage(self, grid: TileGrid) -> Coverage:
+        whole = self.mask.coverage(TileGrid(grid.rows, grid.columns, self.whole))
+        return Coverage(*(chosen(part, self.index, self.whole) for part in (whole.some, whole.full)))
 
 
 MaskLike = Mask | Tensor
@@ -510,20 +469,6 @@ def as_mask(mask: MaskLike) -> Mask:
     raise ChoiceError(f"mask must be a regard mask or a bool tensor; got {type(mask).__name__}")
 
 
-def places(rows: Places, shape: tuple[int, ...], offset: Offset) -> Tensor:
-    """Where each query stands among the keys, `[..., t, 1]`: i + S - T, or i + offset."""
-    return rows[:, None] + first_place(shape, offset, rows.device)
-
-
-def first_place(shape: tuple[int, ...], offset: Offset, device: torch.device) -> int | Tensor:
-    """Where query 0 stands: S - T, or the offset; a tensor of offsets as `[*leading, 1 …, 1, 1]`."""
-    if offset is None:
-        return shape[-1] - shape[-2]
-    if isinstance(offset, Tensor) and offset.ndim:
-        return _along_batch(offset.to(device), shape, "offset")
-    return offset
-
-
 def _with_offset(mask: Any, index: Index, shape: tuple[int, ...]) -> Mask:
     """A mask of places for some of the batch axes: it stays as it is unless its offset differs among them."""
     return ChosenMask(mask, shape, index) if _differs(mask.offset) else mask
@@ -533,28 +478,7 @@ def _differs(offset: Offset) -> bool:
     return isinstance(offset, Tensor) and offset.ndim > 0
 
 
-def chosen(tile: Tensor, index: Index, shape: tuple[int, ...]) -> Tensor:
-    """Some of the batch axes of a tile that broadcasts to `[*batch, t, s]`; the axes that are left stay as small."""
-    tile = tile.reshape(*[1] * (len(shape) - tile.ndim), *tile.shape)
-    return tile.expand(*shape[: len(index)], *tile.shape[len(index) :])[index]
-
-
-def cut(whole: Tensor, rows: Places, columns: Places) -> Tensor:
-    """`whole[..., rows, columns]`: a view where both follow each other without a gap."""
-    for axis, places in ((-2, rows), (-1, columns)):
-        gapless = len(places) and follow(places)
-        whole = whole.narrow(axis, int(places[0]), len(places)) if gapless else whole.index_select(axis, places)
-    return whole
-
-
-def follow(places: Places) -> bool:
-    """Whether each place is the next after the one before it."""
-    if len(places) == 1:
-        return True
-    return int(places[-1] - places[0]) == len(places) - 1 and bool((places.diff() == 1).all())
-
-
-def _extremes(numbers: Tensor, edges: Places) -> tuple[Tensor, Tensor]:
+def _extremes(numbers: Tensor, edges: Positions) -> tuple[Tensor, Tensor]:
     """The lowest and the highest number between one edge and the next, both `[..., len(edges) - 1]`."""
     parts = numbers.split(edges.diff().tolist(), -1)
     if not parts:
@@ -581,15 +505,3 @@ def _whole(numbers: Tensor, name: str, mask: str = "padding") -> Tensor:
     if numbers.is_floating_point() or numbers.dtype == torch.bool:
         raise ShapeError(f"{mask} {name} must be whole numbers; got {numbers.dtype}")
     return numbers
-
-
-def _along_batch(numbers: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Numbers of the leading batch axes, shaped `[*leading, 1 …, 1, 1]` to meet a tile."""
-    batch = shape[:-2]
-    fits = numbers.ndim <= len(batch) and all(n in (1, b) for n, b in zip(numbers.shape, batch, strict=False))
-    if not fits:
-        raise ShapeError(
-            f"{name} have shape {list(numbers.shape)} and the batch axes are {list(batch)}: "
-            "they are aligned with the leading batch axes, [B] or [B, …]"
-        )
-    return numbers.reshape(*numbers.shape, *[1] * (len(shape) - numbers.ndim))

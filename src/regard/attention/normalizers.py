@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention.entmax import entmax, power
-from regard.attention.masks import Index
+from regard.attention.tiles import Index
 from regard.errors import ShapeError, unknown
 
 ScoreRows = Float[Tensor, "*batch T S"]

@@ -20,8 +20,8 @@ from regard.shapes import check_widths
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
-Asked = Float[Tensor, "*q_batch T h_q"]
-Answered = Float[Tensor, "*k_batch S h_k"]
+ProjectedQuery = Float[Tensor, "*q_batch T h_q"]
+ProjectedKey = Float[Tensor, "*k_batch S h_k"]
 ScoreTile = Float[Tensor, "*batch T S"]
 
 
@@ -34,15 +34,15 @@ class Score(nn.Module):
 
     follows: bool = False
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         """The query's side, computed alone."""
         return query
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         """The key's side, computed alone: once per memory."""
         return key
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         """Scores `[*batch, T, S]` of projected queries and keys."""
         raise NotImplementedError
 
@@ -64,12 +64,12 @@ class Product(Score):
 
     softcap: float | None = None
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         check_widths(query, key)
         product = query @ key.transpose(-2, -1)
         return product if self.softcap is None else self.softcap * torch.tanh(product / self.softcap)
 
-    def as_dot(self, query: QueryTile, key: KeyTile) -> tuple[Asked, Answered]:
+    def as_dot(self, query: QueryTile, key: KeyTile) -> tuple[ProjectedQuery, ProjectedKey]:
         """Queries and keys whose plain dot product is this score."""
         return self.project_query(query), self.project_key(key)
 
@@ -88,10 +88,10 @@ class Projected(Score):
         super().__init__()
         self.score = score
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return self.score.project_query(query)
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         return self.score.compare(query, key)
 
 
@@ -103,7 +103,7 @@ class ProjectedProduct(Product):
         self.score = score
         self.softcap = score.softcap
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return self.score.project_query(query)
 
 
@@ -114,7 +114,7 @@ class Compared(Score):
         super().__init__()
         self.score = score
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         return self.score.compare(query, key)
 
 
@@ -144,7 +144,7 @@ class ScaledDot(Product):
         """The factor for queries of this width."""
         return 1 / sqrt(max(1, width)) if self.scale is None else self.scale  # width 0: all scores are 0
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return query * self.factor(query.shape[-1])
 
 
@@ -168,10 +168,10 @@ class Cosine(Product):
         zero = square == 0  # 0/0 has no answer and no gradient: divide by one instead
         return vectors * square.masked_fill(zero, 1).pow(-self.power / 2)
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return self._shrink(query) * self.scale
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         return self._shrink(key)
 
 
@@ -188,7 +188,7 @@ class Distance(Score):
         super().__init__()
         self.width = width
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         check_widths(query, key)
         lengths = query.square().sum(-1)[..., :, None], key.square().sum(-1)[..., None, :]
         if self._are_short(*lengths):
@@ -227,7 +227,7 @@ class QueryAdaptive(Product):
         self.gate = nn.Linear(query_dim, aspects, bias=False)
         self.aspects = nn.Parameter(torch.empty(aspects, query_dim, key_dim).normal_() / sqrt(query_dim))
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         share = torch.softmax(_linear(self.gate, query), -1)
         turned = torch.einsum("...q,aqk->...ak", query, self.aspects.to(query.dtype))
         return (share[..., None] * turned).sum(-2) / sqrt(self.aspects.shape[-1])
@@ -245,7 +245,7 @@ class General(Product):
         super().__init__()
         self.key = nn.Linear(key_dim, query_dim, bias=False)
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         return _linear(self.key, key)
 
 
@@ -266,13 +266,13 @@ class Additive(Score):
         self.key = nn.Linear(key_dim, hidden_dim, bias=False)
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return _linear(self.query, query)
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         return _linear(self.key, key)
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
 
 
@@ -293,13 +293,13 @@ class Concat(Score):
         self.weight = nn.Parameter(nn.Linear(query_dim + key_dim, hidden_dim, bias=False).weight.detach())
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return query @ self.weight[:, : self.query_dim].to(query.dtype).T
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         return key @ self.weight[:, self.query_dim :].to(key.dtype).T
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
 
 
@@ -326,15 +326,15 @@ class LocationAware(Score):
         self.filters = nn.Conv1d(1, filters, 2 * reach + 1, padding=reach, bias=False)
         self.location = nn.Linear(filters, hidden_dim, bias=False)
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         content, looked = query.split([self.query_dim, query.shape[-1] - self.query_dim], -1)
         return torch.cat([self.content.project_query(content), looked], -1)
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         place = torch.arange(key.shape[-2], device=key.device, dtype=torch.float32)
         return torch.cat([self.content.project_key(key), place.expand(key.shape[:-1])[..., None]], -1)
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         asked, looked = query.split([self.hidden_dim, query.shape[-1] - self.hidden_dim], -1)
         answered, place = key[..., : self.hidden_dim].to(query.dtype), key[..., None, :, -1:].long()
         flat = looked.reshape(-1, 1, looked.shape[-1])
@@ -352,7 +352,7 @@ class Function(Score):
         super().__init__()
         self.function = function
 
-    def compare(self, query: Asked, key: Answered) -> ScoreTile:
+    def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         scores = self.function(query, key)
         if scores.shape[-2:] != (query.shape[-2], key.shape[-2]):
             raise ShapeError(

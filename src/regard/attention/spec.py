@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from regard.attention.biases import Bias, BiasLike, as_bias
-from regard.attention.masks import Index, Mask, MaskLike, as_mask
+from regard.attention.masks import Mask, MaskLike, as_mask
 from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
 from regard.attention.scores import Score, ScoreLike, as_score
+from regard.attention.tiles import Index
 from regard.errors import ShapeError
 
 

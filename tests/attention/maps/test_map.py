@@ -14,7 +14,7 @@ from torch import Tensor
 import regard
 from regard.attention.maps import map as map_module
 from regard.attention.maps.map import AttentionMap
-from regard.attention.maps.sources import Given
+from regard.attention.maps.sources import GivenWeights
 from regard.attention.normalizers import NAMED
 
 B, H, T, S, D = 2, 3, 5, 7, 11
@@ -197,7 +197,7 @@ def test_statistics_are_differentiable(statistic, mask) -> None:
     assert torch.autograd.gradcheck(lambda q, k: statistic(regard.attention_map(q, k, mask=mask)), (query, key))
 
 
-class Counted(Given):
+class Counted(GivenWeights):
     """Given weights that count how many are asked for, in all of their parts together."""
 
     def __init__(self, weights: Tensor, asked: list[int]) -> None:
@@ -208,7 +208,7 @@ class Counted(Given):
         self.asked.append(len(rows) * self.row)
         return super().weigh(rows)
 
-    def select(self, index) -> Given:
+    def select(self, index) -> GivenWeights:
         return Counted(self.weights[index], self.asked)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 import regard
 from regard.attention.maps import map as map_module
 from regard.attention.maps.map import AttentionMap
-from regard.attention.maps.sources import Asked
+from regard.attention.maps.sources import ComputedWeights
 
 B, H, T, S, D = 2, 4, 9, 600, 8
 
@@ -165,7 +165,7 @@ def test_entries_are_taken_one_at_a_time_where_a_block_would_have_few_rows() -> 
     assert seen._outer() == (3, 2)
     small = regard.attention_map(query[..., :10, :], key[..., :10, :])
     assert small._outer() == ()
-    assert isinstance(small._entries()[0], Asked)
+    assert isinstance(small._entries()[0], ComputedWeights)
 
 
 def test_the_overview_is_kept_with_the_first_statistic() -> None:

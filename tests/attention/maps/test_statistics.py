@@ -11,7 +11,7 @@ from torch import Tensor
 
 import regard
 from regard.attention.maps import statistics as survey_module
-from regard.attention.maps.sources import Block
+from regard.attention.maps.sources import RowBlock
 from regard.attention.maps.statistics import Pool, statistics_of
 
 B, T, S = 2, 5, 7
@@ -26,10 +26,10 @@ def weights(dtype: torch.dtype = torch.float64) -> Tensor:
     return table
 
 
-def blocks(table: Tensor, cuts: tuple[int, ...] = ()) -> list[Block]:
+def blocks(table: Tensor, cuts: tuple[int, ...] = ()) -> list[RowBlock]:
     """The rows of a table in blocks that begin at 0 and at each cut."""
     ends = [0, *sorted(cuts), table.shape[-2]]
-    return [Block(a, table[..., a:b, :]) for a, b in pairwise(ends)]
+    return [RowBlock(a, table[..., a:b, :]) for a, b in pairwise(ends)]
 
 
 def rows_of(table: Tensor) -> list[list[float]]:
@@ -190,11 +190,11 @@ def test_an_entropy_from_scores_is_that_of_the_weights(size: float) -> None:
     scores[:, :5] = torch.finfo(torch.float32).min
     weights = scores.softmax(-1)
     assert (size > survey_module.LARGE) == (float(scores[:, 5:].max()) > survey_module.LARGE)
-    want = statistics_of([Block(0, weights)], weights.shape)
-    found = statistics_of([Block(0, weights, scores=scores.clone())], weights.shape)
+    want = statistics_of([RowBlock(0, weights)], weights.shape)
+    found = statistics_of([RowBlock(0, weights, scores=scores.clone())], weights.shape)
     torch.testing.assert_close(found.entropy, want.entropy, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(found.numbers, scores.double().logsumexp(-1), rtol=1e-6, atol=1e-6)
     holes = scores.clone().masked_fill_(scores < 0, -torch.inf)
     weights = holes.softmax(-1)
-    found = statistics_of([Block(0, weights, scores=holes)], weights.shape)
-    torch.testing.assert_close(found.entropy, statistics_of([Block(0, weights)], weights.shape).entropy)
+    found = statistics_of([RowBlock(0, weights, scores=holes)], weights.shape)
+    torch.testing.assert_close(found.entropy, statistics_of([RowBlock(0, weights)], weights.shape).entropy)

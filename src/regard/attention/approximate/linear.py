@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from regard.attention.scores import Answered, Asked, KeyTile, Positive, QueryTile
+from regard.attention.scores import KeyTile, Positive, ProjectedKey, ProjectedQuery, QueryTile
 from regard.errors import ShapeError
 
 
@@ -53,13 +53,13 @@ class RandomFeatures(Positive):
         x = vectors * sqrt(self.scale)
         return x @ self.weight.to(x.dtype).T - x.square().sum(-1, keepdim=True) / 2
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         exponents = self._exponents(query)
         # a factor of the whole row, which its sum takes away again
         largest = exponents.amax(-1, keepdim=True)
         return (exponents - largest.masked_fill(largest == -torch.inf, 0)).exp() / sqrt(self.weight.shape[0])
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         return self._exponents(key).exp() / sqrt(self.weight.shape[0])
 
 
@@ -69,10 +69,10 @@ class EluFeatures(Positive):
     Source: Katharopoulos et al. 2020, equation 7.
     """
 
-    def project_query(self, query: QueryTile) -> Asked:
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
         return elu(query) + 1
 
-    def project_key(self, key: KeyTile) -> Answered:
+    def project_key(self, key: KeyTile) -> ProjectedKey:
         return elu(key) + 1
 
 

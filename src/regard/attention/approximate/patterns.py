@@ -22,8 +22,8 @@ def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed:
     Source: Zaheer et al. 2020, section 2.
     """
     _check(blocks)
-    places = torch.arange(blocks)
-    layout = (places[:, None] - places).abs() <= local
+    positions = torch.arange(blocks)
+    layout = (positions[:, None] - positions).abs() <= local
     layout[:first], layout[:, :first] = True, True
     if random:
         draw = torch.Generator().manual_seed(seed)
@@ -41,8 +41,8 @@ def strided(blocks: int, local: int = 1, stride: int = 4) -> Tensor:
     _check(blocks)
     if stride < 1:
         raise ShapeError(f"a layout needs a stride of at least 1; got {stride}")
-    places = torch.arange(blocks)
-    return ((places[:, None] - places).abs() <= local) | ((places + 1) % stride == 0)
+    positions = torch.arange(blocks)
+    return ((positions[:, None] - positions).abs() <= local) | ((positions + 1) % stride == 0)
 
 
 def _check(blocks: int) -> None:

@@ -77,7 +77,7 @@ class Tiles:
             return cls(query, key, True, buffer)
         return cls((2 * query).exp_(), (2 * key).exp_(), False, buffer)
 
-    def places(self) -> Iterator[tuple[slice, slice, slice]]:
+    def positions(self) -> Iterator[tuple[slice, slice, slice]]:
         """Entries of the batch, queries and keys of every tile."""
         n, t, h = self.query.shape
         s = self.key.shape[-2]
@@ -112,7 +112,7 @@ class _Tiled(torch.autograd.Function):
         tiles = Tiles.of(query, key)
         scores = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
         weight = -2 * v
-        for place in tiles.places():
+        for place in tiles.positions():
             scores[place] = tiles.tile(*place) @ weight
         return scores.add_(v.sum())
 
@@ -125,7 +125,7 @@ class _Tiled(torch.autograd.Function):
         tiles = Tiles.of(query, key)
         found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, v)]
         other = torch.empty_like(tiles.buffer)
-        for entries, rows, columns in tiles.places():
+        for entries, rows, columns in tiles.positions():
             r = tiles.tile(entries, rows, columns)
             g = upstream[entries, rows, columns].contiguous()
             slope = torch.addcmul(r, r, r, value=-1, out=other[: r.numel()].view(r.shape))

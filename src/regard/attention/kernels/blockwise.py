@@ -16,8 +16,8 @@ from torch import Tensor
 from regard.attention.kernels.dropout import kept
 from regard.attention.kernels.kernel import Kernel
 from regard.attention.kernels.reference import reference
+from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
-from regard.attention.tiles import BLOCK, Piece, pieces
 from regard.shapes import batch_shape, output_batch, score_dtype
 
 PART = 2**20  # pairs that are computed at a time, if they are more than one block
@@ -52,7 +52,7 @@ def blockwise(
     wide = score_dtype(query, key, value)
     q, k = spec.score.project_query(query.to(wide)), spec.score.project_key(key.to(wide))
     q, k, v = (t.expand(*batch, *t.shape[-2:]) for t in (q, k, value.to(wide)))
-    work = Work(spec, compare or spec.score.compare, shape, seed, poisoned)
+    work = BlockwiseProblem(spec, compare or spec.score.compare, shape, seed, poisoned)
     learned = work.learned(q, k) if torch.is_grad_enabled() else []
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned))
     if wanted and not work.is_small:
@@ -63,7 +63,7 @@ def blockwise(
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class BlockwiseProblem:
     """The attention of projected queries and keys, in pieces."""
 
     spec: Spec
@@ -165,7 +165,12 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _add_gradients(
-    totals: Sequence[Tensor], work: Work, piece: Piece, inputs: Sequence[Tensor], learned: Sequence[Tensor], g: Tensor
+    totals: Sequence[Tensor],
+    work: BlockwiseProblem,
+    piece: Piece,
+    inputs: Sequence[Tensor],
+    learned: Sequence[Tensor],
+    g: Tensor,
 ) -> None:
     """Add one piece's share of the gradients of queries, keys, values and what is learned."""
     q, k, v = inputs
@@ -184,7 +189,7 @@ def _add_gradients(
             total += part
 
 
-def _plainly(work: Work, inputs: Sequence[Tensor], learned: Sequence[Tensor], upstream: Tensor) -> Any:
+def _plainly(work: BlockwiseProblem, inputs: Sequence[Tensor], learned: Sequence[Tensor], upstream: Tensor) -> Any:
     """The gradients by the reference's formula, which can be differentiated again."""
     with torch.enable_grad():
         output, _ = replace(work, compare=work.spec.score.compare).whole(*inputs)

@@ -17,9 +17,9 @@ from regard.attention.biases import ByDistance
 from regard.attention.kernels.kernel import Kernel, number_bytes
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
+from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
-from regard.attention.tiles import BLOCK, Piece, pieces
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
@@ -74,7 +74,7 @@ def fused(
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again
     width = max(k.shape[-1], value.shape[-1])
     q, k, v = (_prepared(t, dtype, width, batch) for t in (q, k, value))
-    work = Work(spec, shape, scale, cut or _by_rows)
+    work = FusedProblem(spec, shape, scale, cut or _by_rows)
     learned = [] if spec.bias is None else [t for t in spec.bias.tensors() if t.requires_grad]
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
         output, rows = _Differentiable.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
@@ -118,7 +118,7 @@ def spread(spec: Spec, shape: tuple[int, ...], device: torch.device) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class FusedProblem:
     """What torch's kernel has to do: softmax(scale · q kᵀ + bias, mask) · v, in pieces."""
 
     spec: Spec
@@ -306,14 +306,14 @@ class _Differentiable(torch.autograd.Function):
         return None, *gradients
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, work: Work) -> Tensor:
+def _plain(q: Tensor, k: Tensor, v: Tensor, work: FusedProblem) -> Tensor:
     """The formula that torch's kernel computes, in operations that can be differentiated twice."""
-    places = torch.arange(work.shape[-2], device=q.device)
+    positions = torch.arange(work.shape[-2], device=q.device)
     scores = q @ k.transpose(-2, -1) * work.scale
     if work.spec.bias is not None:
         columns = torch.arange(work.shape[-1], device=q.device)
-        scores = scores + work.spec.bias.tile(places, columns, work.shape).to(scores.dtype)
-    weights: Tensor = Softmax()(scores, work.spec.allowed(places, work.shape).expand_as(scores))[0]
+        scores = scores + work.spec.bias.tile(positions, columns, work.shape).to(scores.dtype)
+    weights: Tensor = Softmax()(scores, work.spec.allowed(positions, work.shape).expand_as(scores))[0]
     return weights @ v
 
 

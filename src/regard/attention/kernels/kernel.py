@@ -6,8 +6,8 @@ from math import prod
 
 from torch import Tensor
 
+from regard.attention.pieces import BLOCK
 from regard.attention.spec import Spec
-from regard.attention.tiles import BLOCK
 
 Shape = tuple[int, ...]
 Run = Callable[..., tuple[Tensor, Tensor]]  # (query, key, value, spec, seed) -> output and row statistic

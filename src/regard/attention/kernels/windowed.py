@@ -13,8 +13,8 @@ from torch import Tensor
 from regard.attention.biases import ByDistance
 from regard.attention.kernels import fused as whole
 from regard.attention.kernels.kernel import Kernel, number_bytes
+from regard.attention.pieces import BLOCK, Piece, empty_share, outer_axes, pieces
 from regard.attention.spec import Spec
-from regard.attention.tiles import BLOCK, Piece, empty_share, outer_axes, pieces
 
 AT_ONCE = 2**16  # keys of all pieces that go to torch's kernel as one batch
 AT_ONCE_BACKWARD = 2**13  # their gradients are as large

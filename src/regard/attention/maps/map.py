@@ -20,7 +20,16 @@ from torch.nn.functional import pad
 
 from regard.attention.biases import BiasLike
 from regard.attention.maps.saved import load_map, save_map
-from regard.attention.maps.sources import Asked, Block, Cropped, Given, Mean, Scaled, Source, Through
+from regard.attention.maps.sources import (
+    ComputedWeights,
+    Cropped,
+    GivenWeights,
+    Mean,
+    RowBlock,
+    Scaled,
+    Through,
+    WeightSource,
+)
 from regard.attention.maps.statistics import Pool, Summary, statistics_of
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
@@ -79,7 +88,7 @@ class AttentionMap:
     """
 
     def __init__(
-        self, shape: Sequence[int], source: "Source", *, query_tokens: Tokens = None, key_tokens: Tokens = None
+        self, shape: Sequence[int], source: "WeightSource", *, query_tokens: Tokens = None, key_tokens: Tokens = None
     ) -> None:
         self.shape = torch.Size(shape)
         self.source = source
@@ -95,13 +104,13 @@ class AttentionMap:
         if weights.ndim < 2:
             raise ShapeError(f"weights need at least 2 axes [T, S]; got shape {list(weights.shape)}")
         wide = weights if weights.dtype == torch.float64 else weights.float()
-        return cls(wide.shape, Given(wide), **tokens)
+        return cls(wide.shape, GivenWeights(wide), **tokens)
 
     @classmethod
     def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: Tokens) -> "AttentionMap":
         """A map of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` under a spec."""
         check(query, key)
-        source = Asked.of(query, key, spec)
+        source = ComputedWeights.of(query, key, spec)
         return cls(source.shape, source, **tokens)
 
     @exactly
@@ -126,7 +135,7 @@ class AttentionMap:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
         chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
         found = self._found.get(torch.is_grad_enabled())
-        if found is not None and found.numbers is not None and isinstance(self.source, Asked):
+        if found is not None and found.numbers is not None and isinstance(self.source, ComputedWeights):
             tile = self.source.reweight(chosen[0], chosen[1], found.numbers)
             if tile is not None:
                 return tile
@@ -137,7 +146,7 @@ class AttentionMap:
 
     def column(self, j: int) -> Tensor:
         """How much every query looks at key j `[*batch, T]`."""
-        if isinstance(self.source, Asked):
+        if isinstance(self.source, ComputedWeights):
             self._kept()  # a pass as long as this one's, and all later ones are short
         return self.tile(slice(None), [j])[..., 0]
 
@@ -404,7 +413,7 @@ class AttentionMap:
             names.append([f"{i * cell:,}" if i % spacing == 0 else "" for i in range(shown)])
         return weights, names[0], names[1], (cells[0], cells[1])
 
-    def _derived(self, shape: Sequence[int], source: Source) -> "AttentionMap":
+    def _derived(self, shape: Sequence[int], source: WeightSource) -> "AttentionMap":
         return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
 
     @exactly
@@ -431,10 +440,10 @@ class AttentionMap:
     def _kept(self) -> Summary:
         return self._found.get(torch.is_grad_enabled()) or self._statistics()
 
-    def _blocks(self, source: Source, room: list[Tensor] | None = None) -> Iterator[Block]:
+    def _blocks(self, source: WeightSource, room: list[Tensor] | None = None) -> Iterator[RowBlock]:
         return source.blocks(self._rows_of_a_block(source), self.shape[-2], room)
 
-    def _rows_of_a_block(self, source: Source) -> int:
+    def _rows_of_a_block(self, source: WeightSource) -> int:
         row = max(1, 4 * source.row)
         return max(1, BLOCK // 32 // row, min(ROWS, BLOCK // row))
 
@@ -447,7 +456,7 @@ class AttentionMap:
                 return tuple(batch[:n])
         return tuple(batch)
 
-    def _entries(self) -> list[Source]:
+    def _entries(self) -> list[WeightSource]:
         """The source in parts, one for each entry of the outer axes."""
         outer = self._outer()
         return [self.source.select(index) for index in product(*map(range, outer))] if outer else [self.source]
@@ -489,7 +498,7 @@ def attention_map(
     return AttentionMap.from_spec(query, key, spec, query_tokens=query_tokens, key_tokens=key_tokens)
 
 
-def _distance(blocks: Iterable[Block], t: int, s: int) -> Tensor:
+def _distance(blocks: Iterable[RowBlock], t: int, s: int) -> Tensor:
     """Sums along the diagonals of rows that come in blocks `[*batch, T + S - 1]`."""
     profile: Tensor | None = None
     for block in blocks:
@@ -503,7 +512,7 @@ def _distance(blocks: Iterable[Block], t: int, s: int) -> Tensor:
     return profile
 
 
-def _sample(blocks: Iterable[Block]) -> tuple[Tensor, Tensor]:
+def _sample(blocks: Iterable[RowBlock]) -> tuple[Tensor, Tensor]:
     """One key drawn for every row, and the logarithm of its share."""
     drawn, logs = [], []
     for block in blocks:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from regard.attention.biases import Added, Diagonals
 from regard.attention.maps.compact import compact_bias, spans
-from regard.attention.maps.sources import Asked, Given, Source, Through
+from regard.attention.maps.sources import ComputedWeights, GivenWeights, Through, WeightSource
 from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
@@ -29,10 +29,10 @@ FORMAT = 1
 
 
 Tokens = tuple[list[str] | None, list[str] | None]  # of the queries and of the keys
-Full = Callable[[Source, tuple[int, ...]], Tensor]  # the whole matrix of a source with this shape
+Full = Callable[[WeightSource, tuple[int, ...]], Tensor]  # the whole matrix of a source with this shape
 
 
-def save_map(source: Source, shape: tuple[int, ...], tokens: Tokens, full: Full, path: Path, half: bool) -> None:
+def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full: Full, path: Path, half: bool) -> None:
     """Write a map; see `AttentionMap.save`."""
     tensors, note = _take_apart(source, shape, full)
     if half:
@@ -46,7 +46,7 @@ def save_map(source: Source, shape: tuple[int, ...], tokens: Tokens, full: Full,
     write_tensors(path, own, {"map": json.dumps(note)})
 
 
-def load_map(path: Path) -> tuple[Source, tuple[int, ...], Tokens]:
+def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
     with safe_open(str(path), framework="pt") as file:
         note = json.loads((file.metadata() or {})["map"])
@@ -54,25 +54,25 @@ def load_map(path: Path) -> tuple[Source, tuple[int, ...], Tokens]:
     if note["format"] != FORMAT:
         raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
     dtype = getattr(torch, note["dtype"])
-    source: Source
+    source: WeightSource
     if "weights" in tensors:
         weights = tensors["weights"].to(dtype)
-        source, shape = Given(weights if dtype == torch.float64 else weights.float()), tuple(weights.shape)
+        source, shape = GivenWeights(weights if dtype == torch.float64 else weights.float()), tuple(weights.shape)
     else:
         spec = Spec(_score(note, tensors), _normalizer(note, tensors), _mask(tensors), _bias(tensors))
-        source = Asked.of(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
+        source = ComputedWeights.of(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
         shape = source.shape
     if "through" in tensors:
         source, shape = Through(source, tensors["through"], shape), (*shape[:-1], tensors["through"].shape[-1])
     return source, shape, (note["query_tokens"], note["key_tokens"])
 
 
-def _take_apart(source: Source, shape: tuple[int, ...], full: Full) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _take_apart(source: WeightSource, shape: tuple[int, ...], full: Full) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings from which the map can be made again."""
     if isinstance(source, Through):
         tensors, note = _take_apart(source.source, source.whole, full)
         return tensors | {"through": source.matrix}, note
-    if not isinstance(source, Asked):
+    if not isinstance(source, ComputedWeights):
         return {"weights": full(source, shape)}, {}
     compared, normalized = _compared(source), _normalized(source.spec.normalizer)
     if compared is None or normalized is None:
@@ -97,7 +97,7 @@ def _take_apart(source: Source, shape: tuple[int, ...], full: Full) -> tuple[dic
     return tensors, compared[1] | normalized[1]
 
 
-def _compared(source: Asked) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _compared(source: ComputedWeights) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Projected queries and keys, and how they are compared."""
     score, wide = source.spec.score, source.like.dtype
     query, key = source.query.to(wide), source.key.to(wide)

@@ -1,7 +1,7 @@
 """Where a map's rows come from: given weights, queries and keys under a spec, or another map's rows, changed.
 
 A source answers for chosen rows (`weigh`) and for all rows block by block (`blocks`); queries and keys, with one number
-per row, also for a tile without the rest of its rows (`Asked.again`).
+per row, also for a tile without the rest of its rows (`ComputedWeights.again`).
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from regard.attention.kernels.nonfinite import is_poisoned
 from regard.attention.maps.compact import freeze
-from regard.attention.masks import Grid
 from regard.attention.normalizers import Softmax
+from regard.attention.pieces import WIDTH
 from regard.attention.scores import Product
 from regard.attention.spec import Spec
-from regard.attention.tiles import WIDTH
+from regard.attention.tiles import TileGrid
 from regard.shapes import batch_shape, check_widths, score_dtype, share_heads
 
 Index = tuple[int | slice, ...]
@@ -26,7 +26,7 @@ Span = tuple[int, int]
 
 
 @dataclass(eq=False)
-class Block:
+class RowBlock:
     """Some rows that follow each other; the next block may be written over it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Block:
     first: int = 0
 
 
-class Source:
+class WeightSource:
     """What a map's rows are computed from.
 
     Attributes:
@@ -60,21 +60,21 @@ class Source:
         """The weights of the queries `rows` [t], `[*batch, t, S]`."""
         raise NotImplementedError
 
-    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[Block]:  # noqa: ARG002
+    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[RowBlock]:  # noqa: ARG002
         """The rows 0 … t-1, `size` at a time; `room` is memory to use, or where it is left for the next."""
         for rows in torch.arange(t, device=self.like.device).split(size):
-            yield Block(int(rows[0]) if len(rows) else 0, self.weigh(rows))
+            yield RowBlock(int(rows[0]) if len(rows) else 0, self.weigh(rows))
 
-    def select(self, index: Index) -> "Source":
+    def select(self, index: Index) -> "WeightSource":
         """The same for some of the batch axes."""
         raise NotImplementedError
 
-    def frozen(self) -> "Source":
+    def frozen(self) -> "WeightSource":
         """The same without anything that training changes."""
         return self
 
 
-class Given(Source):
+class GivenWeights(WeightSource):
     """Weights that somebody else has computed."""
 
     def __init__(self, weights: Tensor) -> None:
@@ -85,12 +85,12 @@ class Given(Source):
     def weigh(self, rows: Tensor) -> Tensor:
         return self.weights[..., rows, :]
 
-    def select(self, index: Index) -> Source:
-        return Given(self.weights[index])
+    def select(self, index: Index) -> WeightSource:
+        return GivenWeights(self.weights[index])
 
 
 @dataclass(frozen=True, eq=False)
-class Asked(Source):
+class ComputedWeights(WeightSource):
     """Queries, keys and a spec: rows are computed as the reference kernel does."""
 
     query: Tensor
@@ -99,7 +99,7 @@ class Asked(Source):
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, query: Tensor, key: Tensor, spec: Spec) -> "Asked":
+    def of(cls, query: Tensor, key: Tensor, spec: Spec) -> "ComputedWeights":
         """Of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` that have been checked."""
         return cls(query, key, spec, (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2]))
 
@@ -111,12 +111,12 @@ class Asked(Source):
     def row(self) -> int:  # type: ignore[override]
         return prod(self.shape[:-2]) * self.shape[-1]
 
-    def select(self, index: Index) -> Source:
+    def select(self, index: Index) -> WeightSource:
         batch = self.shape[:-2]
         query = self.query.expand(*batch, *self.query.shape[-2:])[index]
         key = self._keys(index)
         shape = (*query.shape[:-1], self.shape[-1])
-        return Asked(query, key, self.spec.select(index, self.shape), shape)
+        return ComputedWeights(query, key, self.spec.select(index, self.shape), shape)
 
     def _keys(self, index: Index) -> Tensor:
         """The keys of some of the batch axes; grouped heads are repeated after they are selected."""
@@ -132,8 +132,8 @@ class Asked(Source):
             return key[(*index[:-1], head % batch[-1] // group)]
         return key[index[:-1]].repeat_interleave(group, -3)[..., head, :, :]
 
-    def frozen(self) -> Source:
-        return Asked(*freeze(self.query.detach(), self.key.detach(), self.spec), self.shape)
+    def frozen(self) -> WeightSource:
+        return ComputedWeights(*freeze(self.query.detach(), self.key.detach(), self.spec), self.shape)
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self._normalized(rows)[0]
@@ -154,13 +154,13 @@ class Asked(Source):
             return weights
         return weights.masked_fill(~spec.mask.tile(rows, columns, self.shape), 0)
 
-    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[Block]:
+    def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[RowBlock]:
         product = self._product()
         if product is not None:
             yield from self._softmax_blocks(*product, size, room)
             return
         for rows in torch.arange(t, device=self.like.device).split(size):
-            yield Block(int(rows[0]) if len(rows) else 0, *self._normalized(rows))
+            yield RowBlock(int(rows[0]) if len(rows) else 0, *self._normalized(rows))
 
     @cached_property
     def _poisoned(self) -> bool:
@@ -195,7 +195,7 @@ class Asked(Source):
         learned = spec.bias is not None and spec.bias.is_learned()
         return None if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or learned) else (q, k)
 
-    def _softmax_blocks(self, query: Tensor, key: Tensor, size: int, room: list[Tensor] | None) -> Iterator[Block]:
+    def _softmax_blocks(self, query: Tensor, key: Tensor, size: int, room: list[Tensor] | None) -> Iterator[RowBlock]:
         """Blocks in two buffers: fresh memory for every block would take longer than the work."""
         spec, shape = self.spec, self.shape
         lowest = torch.finfo(query.dtype).min
@@ -221,7 +221,7 @@ class Asked(Source):
                 torch.softmax(scores.clamp_min_(lowest), -1, out=weights)
             if overflown or spec.bias is not None or (left, right) == (first, end):
                 weights.masked_fill_(scores.amax(-1, keepdim=True) == lowest, 0)
-            yield Block(start, weights, scores=scores, first=first)
+            yield RowBlock(start, weights, scores=scores, first=first)
 
     def _seen(self, size: int) -> list[tuple[Span, Span]]:
         """For each `size` queries the keys that any of them may look at, and among these the ones that not all may.
@@ -231,11 +231,11 @@ class Asked(Source):
         t, s = self.shape[-2:]
         if self.spec.mask is None:
             return [((0, s), (0, 0))] * ceil(t / size)
-        grid = Grid.of(self.shape, size, WIDTH, self.query.device)
+        grid = TileGrid.of(self.shape, size, WIDTH, self.query.device)
         tiles = len(grid.rows) - 1, len(grid.columns) - 1
         coverage = self.spec.mask.coverage(grid)
         some, collect = (
-            one.expand(*one.shape[:-2], *tiles).reshape(-1, *tiles) for one in (coverage.some, coverage.collect)
+            one.expand(*one.shape[:-2], *tiles).reshape(-1, *tiles) for one in (coverage.some, coverage.full)
         )
         found = []
         for seen, full in zip(some.any(0), collect.all(0), strict=True):
@@ -248,45 +248,45 @@ class Asked(Source):
 
 def _ends(used: Tensor) -> tuple[int, int] | None:
     """From the first used place to behind the last."""
-    places = used.nonzero().flatten().tolist()
-    return (places[0], places[-1] + 1) if places else None
+    positions = used.nonzero().flatten().tolist()
+    return (positions[0], positions[-1] + 1) if positions else None
 
 
-class Mean(Source):
+class Mean(WeightSource):
     """The mean over the heads (axis -3)."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self.source, self.like, self.row = source, source.like, source.row
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self.source.weigh(rows).mean(-3)
 
-    def select(self, index: Index) -> Source:
+    def select(self, index: Index) -> WeightSource:
         return Mean(self.source.select(index))
 
 
-class Scaled(Source):
+class Scaled(WeightSource):
     """Every key's weights times a number `[*batch, S]`."""
 
-    def __init__(self, source: Source, factor: Tensor) -> None:
+    def __init__(self, source: WeightSource, factor: Tensor) -> None:
         self.source, self.like, self.row = source, source.like, source.row
         self.factor = factor
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self.source.weigh(rows) * self.factor[..., None, :]
 
-    def select(self, index: Index) -> Source:
+    def select(self, index: Index) -> WeightSource:
         return Scaled(self.source.select(index), self.factor[index])
 
 
-class Through(Source):
+class Through(WeightSource):
     """A map's weights times a matrix `[..., S, N]`.
 
     Attributes:
         whole: the map's own shape `(*batch, T, S)`.
     """
 
-    def __init__(self, source: Source, matrix: Tensor, whole: tuple[int, ...]) -> None:
+    def __init__(self, source: WeightSource, matrix: Tensor, whole: tuple[int, ...]) -> None:
         self.source, self.like, self.whole = source, source.like, whole
         self.matrix = matrix.to(source.like.dtype)
         self.row = source.row + prod(whole[:-2]) * matrix.shape[-1]
@@ -294,24 +294,24 @@ class Through(Source):
     def weigh(self, rows: Tensor) -> Tensor:
         return self.source.weigh(rows) @ self.matrix
 
-    def select(self, index: Index) -> Source:
+    def select(self, index: Index) -> WeightSource:
         matrix = self.matrix.expand(*self.whole[:-2], *self.matrix.shape[-2:])[index]
         own = torch.empty(self.whole[:-2], device="meta")[index].shape
         return Through(self.source.select(index), matrix, (*own, *self.whole[-2:]))
 
 
-class Cropped(Source):
+class Cropped(WeightSource):
     """Some keys that follow each other, of another source; what the others have is left out, rows stay as they are."""
 
-    def __init__(self, source: Source, first: int, end: int) -> None:
+    def __init__(self, source: WeightSource, first: int, end: int) -> None:
         self.source, self.first, self.end = source, first, end
         self.like, self.row = source.like, source.row
 
     def weigh(self, rows: Tensor) -> Tensor:
         return self.source.weigh(rows)[..., self.first : self.end]
 
-    def select(self, index: Index) -> Source:
+    def select(self, index: Index) -> WeightSource:
         return Cropped(self.source.select(index), self.first, self.end)
 
-    def frozen(self) -> Source:
+    def frozen(self) -> WeightSource:
         return Cropped(self.source.frozen(), self.first, self.end)

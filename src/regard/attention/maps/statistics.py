@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.attention.maps.sources import Block
+from regard.attention.maps.sources import RowBlock
 from regard.errors import ChoiceError, ShapeError
 
 LARGE = 16  # scores of this size lose a 500,000th when they are added up
@@ -65,7 +65,7 @@ class Summary:
 
 
 def statistics_of(
-    blocks: Iterable[Block], shape: torch.Size, pool: Pool | None = None, top: int | None = None
+    blocks: Iterable[RowBlock], shape: torch.Size, pool: Pool | None = None, top: int | None = None
 ) -> Summary:
     """Look once at every block, which together are the rows 0 … T-1 in their order."""
     if top is not None and top < 1:
@@ -106,13 +106,13 @@ def _cat(parts: tuple[Any, ...]) -> Any:
     return None if parts[0] is None else torch.cat(parts, -1)
 
 
-def _of_weights(block: Block) -> tuple[Tensor, Tensor, Tensor | None]:
+def _of_weights(block: RowBlock) -> tuple[Tensor, Tensor, Tensor | None]:
     """Each row's sum, entropy and, where the source knows it, row number."""
     total = block.weights.sum(-1)
     return total, _entropy(block.weights, total), block.numbers
 
 
-def _of_scores(block: Block, best: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def _of_scores(block: RowBlock, best: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """The score of each row's largest weight, and Σ_j p_ij (e_ij - that score): no logarithm for every weight."""
     assert block.scores is not None
     highest = block.scores.gather(-1, key[..., None])
@@ -158,9 +158,9 @@ def _top(weights: Tensor, cells: Tensor, width: int, inside: int, k: int) -> tup
     s = weights.shape[-1]
     wanted = min(k, s)
     if width > 1 and wanted < cells.shape[-1]:
-        most, places = cells.detach().topk(wanted + 1, -1)
+        most, positions = cells.detach().topk(wanted + 1, -1)
         left_out = most[..., wanted:]
-        keys = _members(places[..., :wanted].sort(-1).values, width, inside, s)
+        keys = _members(positions[..., :wanted].sort(-1).values, width, inside, s)
         candidates = weights.gather(-1, keys)
         if inside or (inside + s) % width:  # in a short cell one key stands more than once
             candidates = candidates.masked_fill(pad(keys[..., 1:] == keys[..., :-1], (0, 1)), -torch.inf)
@@ -182,18 +182,18 @@ def _top(weights: Tensor, cells: Tensor, width: int, inside: int, k: int) -> tup
     return pad(values, (0, short)), pad(found.masked_fill(values == 0, -1), (0, short), value=-1)
 
 
-def _in_order(values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _in_order(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Falling values, equal ones by rising place."""
-    by = places.argsort(-1)
-    values, places = values.gather(-1, by), places.gather(-1, by)
+    by = positions.argsort(-1)
+    values, positions = values.gather(-1, by), positions.gather(-1, by)
     values, by = values.sort(dim=-1, descending=True, stable=True)
-    return values, places.gather(-1, by)
+    return values, positions.gather(-1, by)
 
 
 def _members(cells: Tensor, width: int, inside: int, s: int) -> Tensor:
     """The keys of some cells of each row `[*batch, t, n · width]`; a short cell repeats its first or its last."""
-    places = torch.arange(-inside, width - inside, device=cells.device)
-    return (cells[..., None] * width + places).flatten(-2).clamp_(0, s - 1)
+    positions = torch.arange(-inside, width - inside, device=cells.device)
+    return (cells[..., None] * width + positions).flatten(-2).clamp_(0, s - 1)
 
 
 def cut(weights: Tensor, width: int, reduce: str = "max", inside: int = 0) -> Tensor:

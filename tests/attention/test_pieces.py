@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.attention import tiles as room
-from regard.attention.masks import Grid, Mask, Spans, as_mask
-from regard.attention.tiles import empty_share, outer_axes, pieces
+from regard.attention import pieces as room
+from regard.attention.masks import Mask, Spans, as_mask
+from regard.attention.pieces import empty_share, outer_axes, pieces
+from regard.attention.tiles import TileGrid
 
 CPU = torch.device("cpu")
 B, H, T, S = 2, 3, 23, 31
@@ -54,10 +55,10 @@ def table(mask: Mask) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 4), (7, 31), (23, 3), (50, 60)])
 def test_coverage_says_nothing_wrong(name: str, height: int, width: int) -> None:
     mask, whole = MASKS[name], table(MASKS[name])
-    grid = Grid.of(SHAPE, height, width, CPU)
+    grid = TileGrid.of(SHAPE, height, width, CPU)
     coverage = mask.coverage(grid)
     rows, columns = grid.rows.tolist(), grid.columns.tolist()
-    some, collect = (p.expand(B, H, len(rows) - 1, len(columns) - 1) for p in (coverage.some, coverage.collect))
+    some, collect = (p.expand(B, H, len(rows) - 1, len(columns) - 1) for p in (coverage.some, coverage.full))
     for r in range(len(rows) - 1):
         for c in range(len(columns) - 1):
             tile = whole[..., rows[r] : rows[r + 1], columns[c] : columns[c + 1]].flatten(-2)
@@ -99,7 +100,7 @@ def test_a_mask_of_some_entries_is_those_entries_of_the_mask(name: str) -> None:
         one = mask.select(index, SHAPE)
         shape = tuple(want.shape)
         assert torch.equal(one.full(shape, CPU).expand(shape), want)
-        some = one.coverage(Grid.of(shape, 5, 4, CPU)).some
+        some = one.coverage(TileGrid.of(shape, 5, 4, CPU)).some
         assert some.expand(*shape[:-2], *some.shape[-2:]).shape[:-2] == shape[:-2]
 
 
