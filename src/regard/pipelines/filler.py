@@ -107,11 +107,7 @@ class Filler(Pipeline[str, Filling]):
         Raises:
             Refused: it is longer than the model knows places for.
         """
-        if hasattr(self.tokenizer, "marked"):
-            ids, spans = self.tokenizer.marked(text)
-        else:
-            ids = [self.tokenizer.bos, *self.tokenizer.encode(text), self.tokenizer.eos]
-            spans = [(0, 0), *self.tokenizer.source_spans(text), (0, 0)]
+        ids, spans = self.tokenizer.marked(text)
         config: Any = self.bundle.model_config
         if config.positions == "learned" and len(ids) > config.length:
             raise InputError(f"a text of {len(ids):,} tokens is too long: this model knows {config.length:,} places")
@@ -156,7 +152,7 @@ class Filler(Pipeline[str, Filling]):
         return [text[a:b].strip(".,;:!?\"'()[]").lower() for a, b in words(text)]
 
     def _with_gaps(self, source: str, mask: int) -> list[int]:
-        if hasattr(self.tokenizer, "marked"):
+        if self.tokenizer.parses_specials:
             (name,) = self.tokenizer.tokens([mask])
             return self.encode(GAP.sub(name, source))[0]
         # a word stands in the gap while the text is cut, so that what is around it is cut as it always is
