@@ -15,7 +15,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError, RegardError
-from regard.text.protocol import Span, TextTokenizer
+from regard.text.protocol import Span
 
 
 class Nothing:
@@ -145,8 +145,8 @@ class Pieces(_Spelled):
         return spans
 
 
-def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> TextTokenizer:
-    """The tokenizer of a folder in the Hugging Face layout; one that only refuses where there is none.
+def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> Any:
+    """The `TextTokenizer` of a folder in the Hugging Face layout; where it has no files, one that only refuses.
 
     Raises:
         BundleError: its files are damaged.
@@ -159,8 +159,7 @@ def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> TextTokeni
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise BundleError(f"{folder}: its tokenizer files cannot be read: {error}") from error
-    nothing: Any = Nothing(folder, ids)
-    return nothing if inner is None else Fast(inner, ids)
+    return Nothing(folder, ids) if inner is None else Fast(inner, ids)
 
 
 def _inner(folder: Path, family: str) -> tokenizers.Tokenizer | None:
