@@ -36,7 +36,7 @@ class Bundle:
         task: what it does, "translate".
         languages: of source and target.
         model: ready to use; what class it is, its config says.
-        tokenizer: text to ids and back; one of ours, or what was read from others.
+        tokenizer: a `regard.text.protocol.TextTokenizer`: one of ours, or of a folder of others.
         model_config: what the model was built from.
         decoding: default settings of the search.
         alignment: {"site": …, "heads": […]}: where to read a word alignment, chosen on development data.

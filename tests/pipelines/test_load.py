@@ -142,3 +142,14 @@ def test_a_transcriber_announces_its_encoder_too(tmp_path: Path) -> None:
     for site in seen:
         assert seen[site][0].shape[-2:] == (states, states)
         torch.testing.assert_close(seen[site][0].full().sum(-1), torch.ones(4, states))
+
+
+@pytest.mark.parametrize("mark", ["\u00a0", "\t", " \u00ad", " \u200b", "\u200e ", "\u2009"])
+def test_white_space_and_invisible_characters_of_a_source_change_nothing(mark: str) -> None:
+    translator = regard.load("fr-en")
+    plain, marked = translator(["le chat noir dort", f"le{mark}chat{mark}noir dort"])
+    assert (marked.text, marked.tokens) == (plain.text, plain.tokens)
+    assert marked.source == f"le{mark}chat{mark}noir dort"
+    assert marked.alignment.source == ["le", "chat", "noir", "dort"]
+    assert marked.alignment.pairs == plain.alignment.pairs
+    assert translator("le chat\u00adnoir").read == "le chatnoir"

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regard.errors import ShapeError
+from regard.errors import ConfigError, ShapeError
 from regard.models.seq2seq import Memory
 from regard.nn.dropout import Dropout
 from regard.nn.embedding import sinusoids
@@ -28,7 +28,7 @@ class GridConfig(BaseModel):
     """Height and width of a picture, in points."""
     first: int = Field(32, gt=0)
     """Channels of the first layer, which halves the picture."""
-    channels: tuple[int, ...] = (64, 128)
+    channels: tuple[PositiveInt, ...] = (64, 128)
     """Channels of the residual blocks that halve it again, one each."""
     width: int = Field(192, gt=0)
     """Width of a state: the last block's channels."""
@@ -105,8 +105,8 @@ class PyramidConfig(BaseModel):
     """Bands of the mel spectrogram."""
     layers: int = Field(3, gt=0)
     """Layers, each of which reads two moments of what is below as one."""
-    width: int = Field(256, gt=0)
-    """Width of a state, both directions together."""
+    width: int = Field(256, gt=0, multiple_of=2)
+    """Width of a state, both directions together: an even number."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Between the layers."""
 
@@ -115,6 +115,7 @@ EncoderParts = Annotated[
     GridConfig | FramesConfig | PatchesConfig | FeaturesConfig | SoundConfig | PyramidConfig,
     Field(discriminator="kind"),
 ]
+GROUPS = 8  # of channels, in a group norm
 Pictures = Float[Tensor, "B C H W"]
 
 
@@ -123,10 +124,15 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int, norm: str = "group") -> None:
         super().__init__()
+        if norm == "group" and after % GROUPS:
+            raise ConfigError(
+                f'norm = "group" needs channels and width that are multiples of {GROUPS}; got {after}: '
+                'choose another number, or norm = "batch"'
+            )
         self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.norms = nn.ModuleList(
-            nn.GroupNorm(8, after) if norm == "group" else nn.BatchNorm2d(after) for _ in range(2)
+            nn.GroupNorm(GROUPS, after) if norm == "group" else nn.BatchNorm2d(after) for _ in range(2)
         )
         same = before == after and stride == 1
         self.passed = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)

@@ -141,6 +141,10 @@ class Recurrent(Seq2Seq[RecurrentState]):
         super().__init__()
         self.config = config
         embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
+        if config.source_encoder is None and config.direction == "both" and config.width < 2:
+            raise ConfigError(
+                f'model.width = {config.width} must be at least 2: model.direction = "both" gives each direction half'
+            )
         width = config.width // 2 if config.direction == "both" else config.width
         self.encoder: Any = (
             RecurrentEncoder(
@@ -249,7 +253,16 @@ class Recurrent(Seq2Seq[RecurrentState]):
 
 
 def make_score(config: RecurrentConfig, memory_width: int) -> Score | None:
-    """The score that a config names, between states of `config.width` and memory states."""
+    """The score that a config names, between states of `config.width` and memory states.
+
+    Raises:
+        ConfigError: a score that compares equal widths, where they differ.
+    """
+    if config.score in ("dot", "scaled_dot", "cosine", "distance") and memory_width != config.width:
+        raise ConfigError(
+            f"model.score = {config.score!r} needs encoder states as wide as the decoder's, model.width = "
+            f'{config.width}; they have width {memory_width}: take an even width, or "general", "additive" or "concat"'
+        )
     match config.score:
         case "additive":
             return Additive(config.width, memory_width, config.score_width)

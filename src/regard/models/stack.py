@@ -16,6 +16,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import Mask, allow, causal, window
 from regard.attention.scores import Additive, Concat, Distance, General, Score
 from regard.attention.spec import make_spec
+from regard.errors import ConfigError
 from regard.models.seq2seq import Memory
 from regard.nn.blocks import (
     Attend,
@@ -166,6 +167,7 @@ class Stack(nn.Module):
     def __init__(self, config: BlocksConfig, layers: int, direction: str, cross: bool = False, reach: int = 0) -> None:
         super().__init__()
         self.config, self.direction = config, direction
+        _check_windows(config, layers if direction == "forward" else None)
         self.layers = nn.ModuleList(_layer(config, direction, cross, reach) for _ in range(layers))
         before = config.norm == "before"
         self.norm = make_norm(config.normalization, config.width, config.epsilon) if before else nn.Identity()
@@ -371,6 +373,20 @@ class _BlockStep:
 def may_look(allowed: Bool[Tensor, "B n"]) -> Mask:
     """Any query of a sentence at its real tokens."""
     return allow(allowed[:, None, None])
+
+
+def _check_windows(config: BlocksConfig, layers: int | None) -> None:
+    """Refuse window_layers that are no layers, or that have no window; `layers` is None for an encoder's stack."""
+    chosen = config.window_layers
+    if chosen is None:
+        return
+    if config.window is None:
+        raise ConfigError(f"model.window_layers = {list(chosen)} needs model.window: the number of tokens seen")
+    if layers is not None and any(not 0 <= layer < layers for layer in chosen):
+        raise ConfigError(
+            f"model.window_layers = {list(chosen)} names layers that are not there: the decoder has layers "
+            f"0 … {layers - 1}"
+        )
 
 
 def _layer(config: BlocksConfig, direction: str, cross: bool, reach: int) -> nn.Module:

@@ -73,6 +73,8 @@ class MultiHead(nn.Module):
             )
         self.heads, self.key_heads = heads, key_heads
         self.head_width = own = width // heads if head_width is None else head_width
+        if rotary is not None and rotary.dim > own:
+            raise ShapeError(f"rotary positions turn {rotary.dim} coordinates and a head is {own} wide")
         self.query = nn.Linear(width, heads * own, "query" in biases)
         self.key = nn.Linear(key_width, key_heads * own, "key" in biases)
         self.value = nn.Linear(value_width, key_heads * own, "value" in biases)

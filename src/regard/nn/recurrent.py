@@ -12,7 +12,7 @@ from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score
 from regard.attention.watch import owned
-from regard.errors import ConfigError, unknown
+from regard.errors import ConfigError, ShapeError, unknown
 
 CELLS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
     "gru": (nn.GRU, nn.GRUCell),
@@ -42,6 +42,11 @@ class RecurrentEncoder(nn.Module):
             raise unknown("cell", cell, CELLS)
         if direction not in ("both", "forward", "backward"):
             raise unknown("direction", direction, ("both", "forward", "backward"))
+        if min(input_width, width, layers) < 1:
+            raise ShapeError(
+                "a recurrent encoder needs input_width, width and layers of at least 1; "
+                f"got input_width {input_width}, width {width}, layers {layers}"
+            )
         self.direction = direction
         self.output_width = 2 * width if direction == "both" else width
         self.rnn = CELLS[cell][0](

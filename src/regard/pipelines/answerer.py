@@ -17,6 +17,7 @@ from regard.errors import ConfigError, DataError
 from regard.pipelines.base import InputError, Pipeline
 from regard.pipelines.result import Result
 from regard.pretrained.features import prepared
+from regard.text.normalize import clean
 from regard.text.tokenizer import UNK, word_of_each
 
 
@@ -177,4 +178,4 @@ class Answerer(Pipeline[Any, Answer]):
         """
         if not question.strip():
             raise InputError("an empty question: ask something about the picture")
-        return list(self.tokenizer.encode(question.lower()))
+        return list(self.tokenizer.encode(clean(question).lower()))

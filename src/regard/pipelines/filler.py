@@ -15,6 +15,7 @@ from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
 from regard.pipelines.base import InputError, Pipeline
 from regard.pipelines.result import Result
+from regard.text.normalize import clean
 from regard.text.tokenizer import Span, words
 
 GAP = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
@@ -71,7 +72,7 @@ class Filler(Pipeline[str, Filling]):
         gaps = [match.span() for match in GAP.finditer(source)]
         if not gaps:
             raise InputError("there is no gap: write [MASK] where a word is missing")
-        return Gapped(source, self._with_gaps(source, mask), gaps)
+        return Gapped(source, self._with_gaps(clean(source), mask), gaps)
 
     def run(self, prepared: Sequence[Gapped], *, top: int = 5) -> list[Filling]:
         """The most probable tokens for each [MASK] (or <mask>) of each text.
@@ -138,11 +139,7 @@ class Filler(Pipeline[str, Filling]):
         Raises:
             InputError: it is longer than the model knows places for.
         """
-        if hasattr(self.tokenizer, "marked"):
-            ids, spans = self.tokenizer.marked(text)
-        else:
-            ids = [self.tokenizer.bos, *self.tokenizer.encode(text), self.tokenizer.eos]
-            spans = [(0, 0), *self.tokenizer.source_spans(text), (0, 0)]
+        ids, spans = self.tokenizer.marked(text)
         config: Any = self.bundle.model_config
         if config.positions == "learned" and len(ids) > config.length:
             raise InputError(f"a text of {len(ids):,} tokens is too long: this model knows {config.length:,} places")
@@ -187,7 +184,7 @@ class Filler(Pipeline[str, Filling]):
         return [text[a:b].strip(".,;:!?\"'()[]").lower() for a, b in words(text)]
 
     def _with_gaps(self, source: str, mask: int) -> list[int]:
-        if hasattr(self.tokenizer, "marked"):
+        if self.tokenizer.parses_specials:
             (name,) = self.tokenizer.tokens([mask])
             return self.encode(GAP.sub(name, source))[0]
         # a word stands in the gap while the text is cut, so that what is around it is cut as it always is

@@ -19,6 +19,7 @@ from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import InputError, Pipeline, length_groups
 from regard.pipelines.result import Result, name_heads, reading_site
+from regard.text.normalize import clean
 
 BATCH_TOKENS = 4096  # source tokens searched at a time
 
@@ -100,12 +101,14 @@ class Generation(Result):
     Attributes:
         source_tokens: the input's tokens, with EOS.
         source_ids: their ids.
+        read: the source as the tokenizer was given it: uniform white space, no invisible characters.
         recorded: whether the attention was kept.
         translator: the pipeline it came from.
     """
 
     source_tokens: list[str] = field(default_factory=list, repr=False)
     source_ids: list[int] = field(default_factory=list, repr=False)
+    read: str = field(default="", repr=False)
     recorded: bool = field(default=True, repr=False)
     translator: "Translator" = field(repr=False)
 
@@ -118,7 +121,7 @@ class Generation(Result):
         Raises:
             ConfigError: the attention was not kept.
         """
-        source, target = self.source.split(), self.text.split()
+        source, target = self.read.split(), self.text.split()
         site, heads = reading_site(self.translator.bundle.alignment, self.attention)
         if not self.recorded and self.ids:
             raise ConfigError("the attention of this translation was not kept: translate with record=True")
@@ -129,7 +132,7 @@ class Generation(Result):
         weights = self.attention[site].full(force=True)[heads].mean(0)
         tokenizer = self.translator.tokenizer
         matrix = join_words(
-            weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.source), self.source
+            weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.read), self.read
         )
         return Alignment(matrix, source, target, site, heads)
 
@@ -148,10 +151,11 @@ class Generation(Result):
 
 
 class Encoded(NamedTuple):
-    """A text and its ids, without EOS."""
+    """A text, its ids without EOS, and the text that the tokenizer was given (`regard.text.normalize.clean`)."""
 
     text: str
     ids: list[int]
+    read: str = ""
 
 
 class Translator(Pipeline[str, Generation]):
@@ -169,10 +173,11 @@ class Translator(Pipeline[str, Generation]):
         Raises:
             InputError: it has more tokens than the model takes.
         """
-        return Encoded(source, self.encode(source))
+        read = clean(source)
+        return Encoded(source, self.encode(read), read)
 
     def encode(self, source: str) -> list[int]:
-        """The source's ids without EOS; none for an empty text.
+        """A cleaned source's ids without EOS; none for an empty text.
 
         Raises:
             InputError: it has more tokens than the model takes.
@@ -266,7 +271,7 @@ class Translator(Pipeline[str, Generation]):
         source_tokens, tokens = tokenizer.tokens(ids), tokenizer.tokens(found.tokens)
         return Generation(
             text=str(tokenizer.decode(found.tokens)).strip(), source=source.text, tokens=tokens, ids=found.tokens,
-            score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids,
+            score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=decoder_maps(self.model, found, tokenizer, source_tokens), recorded=recorded, translator=self,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError, RegardError
-from regard.text.tokenizer import Span
+from regard.text.protocol import Span
 
 
 class Nothing:
@@ -40,11 +40,12 @@ class _Spelled:
     """What the tokenisers that can do something share."""
 
     mask: int | None = None
+    parses_specials = False
 
     def __init__(self, ids: dict[str, int]) -> None:
-        self.pad = ids.get("pad", 0)
-        self.bos = ids.get("start", ids.get("bos"))
-        self.eos = ids.get("eos")
+        self.pad: int = ids.get("pad", 0)
+        self.bos: int | None = ids.get("start", ids.get("bos"))
+        self.eos: int | None = ids.get("eos")
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
@@ -73,7 +74,9 @@ class _Spelled:
 
 
 class Fast(_Spelled):
-    """What the tokenizers library reads."""
+    """A tokenizer of the tokenizers library."""
+
+    parses_specials = True
 
     def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int]) -> None:
         super().__init__(ids)
@@ -154,7 +157,7 @@ class Pieces(_Spelled):
 
 
 def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> Any:
-    """The tokenizer of a folder in the Hugging Face layout; one that only refuses where there is none.
+    """The `TextTokenizer` of a folder in the Hugging Face layout; where it has no files, one that only refuses.
 
     Raises:
         BundleError: its files are damaged.

@@ -22,12 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from regard.errors import BundleError, ConfigError
+from regard.text.protocol import Span as Span
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
 MASK = "<mask>"  # one more, for an encoder that finds hidden words
-
-Span = tuple[int, int]
 
 
 class TokenizerConfig(BaseModel):
@@ -60,6 +59,7 @@ class Tokenizer:
         self.loses = self.loses.strip()
 
     pad, bos, eos = PAD, BOS, EOS
+    parses_specials = False
 
     @property
     def mask(self) -> int | None:
@@ -80,8 +80,13 @@ class Tokenizer:
 
     encode_target, encode_target_batch = encode, encode_batch  # one vocabulary for both sides
 
+    def marked(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids of a text between BOS and EOS, and the span of each in the text."""
+        found = self._inner.encode(text, add_special_tokens=False)
+        return [BOS, *found.ids, EOS], [(0, 0), *found.offsets, (0, 0)]
+
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens vanish."""
+        """The text of ids; special tokens are left out."""
         return str(self._inner.decode([i for i in ids if i > UNK], skip_special_tokens=True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:

@@ -1,0 +1,62 @@
+"""What every tokenizer offers to pipelines, tasks and analysis; ours and those read from folders of others."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+Span = tuple[int, int]  # first character, and the one behind the last
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """Text to token ids and back.
+
+    Attributes:
+        pad: id of padding.
+        bos: id that a decoder is given first; None where there is none.
+        eos: id that ends a text; None where there is none.
+        mask: id that hides a word; None where there is none.
+        parses_specials: whether the name of a special token within a text is read as that token.
+    """
+
+    @property
+    def pad(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int | None: ...
+    @property
+    def mask(self) -> int | None: ...
+    @property
+    def parses_specials(self) -> bool: ...
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens around it."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts."""
+        ...
+
+    def marked(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids of a text with the special tokens an encoder expects around it, and the span of each in the text."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens are left out."""
+        ...
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The tokens' own strings."""
+        ...
+
+    def source_spans(self, text: str) -> list[Span]:
+        """Span in `text` of each token of `encode(text)`, in characters."""
+        ...
+
+    def target_spans(self, ids: Sequence[int]) -> list[Span]:
+        """Span in `decode(ids)` of each token, in characters."""
+        ...
