@@ -140,6 +140,11 @@ def is_attended() -> bool:
     return bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
+def is_changing() -> bool:
+    """Whether any changer is asked for outputs here."""
+    return bool(_callbacks(_changers))
+
+
 def notify(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tensor | None = None) -> Tensor | None:
     """Pass one attention on to whoever is watching or changing; an answer is the output."""
     if not is_attended():
