@@ -1,4 +1,4 @@
-"""swap: another attention in somebody else's model, and the old one back, to the bit."""
+"""swap: another attention in any model, and the old one back, to the bit."""
 
 from functools import wraps
 
@@ -62,7 +62,7 @@ def test_swapping_what_is_swapped() -> None:
 
 
 class Calls(nn.Module):
-    """Somebody's attention that calls torch's function, with a mask, causal or grouped, as told."""
+    """An attention that calls torch's function, with a mask, causal or grouped, as given."""
 
     def __init__(self, **told: object) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ CONFIGS = {
 
 
 class Plain(nn.Module):
-    """Somebody's own attention, by torch's function."""
+    """An attention that calls torch's function."""
 
     def __init__(self, **settings) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_a_search_gives_one_map_per_returned_hypothesis(tiny_run: Path) -> None:
         torch.testing.assert_close(seen[site][0].full(), suppress[site][0].full()[0])
 
 
-def test_a_trace_is_not_told_of(tiny_run: Path) -> None:
+def test_a_trace_is_not_recorded(tiny_run: Path) -> None:
     model = load(tiny_run)
     generation = model("le chat noir")
     with regard.observe(model) as seen:
@@ -737,3 +737,55 @@ def test_a_model_is_exported_inside_the_block_as_outside() -> None:
         model(x)
     assert len(seen["0"]) == 1
     torch.testing.assert_close(exported.module()(x), model(x))
+
+
+class Mixer(nn.Module):
+    """Attention written by hand, under a name that does not say so."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.project, self.how = nn.Linear(D, D), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.project(x)
+        if self.how == "operators":
+            scores = (q @ x.transpose(-2, -1)) / D**0.5
+            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -1e9)
+            return F.dropout(scores.softmax(-1), 0.0) @ x
+        if self.how == "einsum":
+            scores = torch.einsum("btd,bsd->bts", q, x) * 0.3 + torch.zeros(T, T)
+            return torch.einsum("bts,bsd->btd", [torch.softmax(scores.float(), -1).to(x.dtype), x])
+        scores = torch.baddbmm(torch.zeros(B, T, T), q, x.mT)
+        scores += 1
+        return torch.bmm(nn.Softmax(-1)(scores), x)
+
+
+@pytest.mark.parametrize("how", ["operators", "einsum", "functions"])
+def test_attention_by_hand_is_refused_whatever_its_name(how: str) -> None:
+    model = nn.Sequential(Mixer(how), Plain())
+    with pytest.raises(regard.RegardError, match=r"1 attention modules ran.*'0' \(Mixer\)"), regard.observe(model):
+        model(draw(B, T, D))
+    with regard.observe(model, sites=["1"]) as seen:
+        model(draw(B, T, D))
+    assert list(seen) == ["1"]
+
+
+def test_a_softmax_that_is_no_attention_is_not_refused() -> None:
+    class Router(nn.Module):
+        """A mixture of experts, gated outputs, and a distribution over a vocabulary."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.attend = nn.Parameter(torch.randn(D, 3)), Plain()
+            self.experts = nn.ModuleList(nn.Linear(D, D) for _ in range(3))
+            self.vocabulary = nn.Embedding(17, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gates = (x @ self.gate).softmax(-1)
+            mixed = torch.einsum("bte,bted->btd", gates, torch.stack([expert(x) for expert in self.experts], -2))
+            expected = (mixed @ self.vocabulary.weight.t()).softmax(-1) @ self.vocabulary.weight
+            return self.attend(expected * (x * x).softmax(-1))
+
+    with regard.observe(model := Router()) as seen:
+        model(draw(B, T, D))
+    assert list(seen) == ["attend"]

@@ -22,6 +22,7 @@ from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, on_search_result, watching
 from regard.errors import ChoiceError, RegardError, nearest
+from regard.observation.hand_written import on_hand_written
 from regard.observation.sites import Tracker, is_torchs_own
 from regard.observation.torch_calls import forget_masks, is_tracing, layer_call, module_call, refuse_mapped
 from regard.observation.transformers_calls import interface_notified
@@ -58,6 +59,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         self._lock = threading.Lock()
         self._ran: set[nn.Module] = set()
         self._attended: set[nn.Module] = set()
+        self._by_hand: set[nn.Module] = set()  # modules that multiplied softmaxed products by values themselves
         self._searched = False  # a search of this model has announced its result
 
     def __getitem__(self, site: str) -> list[AttentionMap]:
@@ -137,6 +139,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         with ExitStack() as stack:
             stack.enter_context(interface_notified())
             stack.enter_context(self._tracker.tracking())
+            stack.enter_context(on_hand_written(self._found_by_hand))
             stack.enter_context(on_search_result(self._announced))
             stack.enter_context(watching(self._called))
             yield self
@@ -168,6 +171,11 @@ class Observation(Mapping[str, list[AttentionMap]]):
             run.copies.clear()
         else:
             run.pending.setdefault(site, []).append(kept)
+
+    def _found_by_hand(self) -> None:
+        module = self._tracker.module()
+        if module is not None and is_watching(self._called) and not _in_backward():
+            self._by_hand.add(module)
 
     def _announced(self, model: nn.Module, maps: Mapping[str, AttentionMap]) -> None:
         path = self._tracker.names.get(model)
@@ -294,12 +302,10 @@ class Observation(Mapping[str, list[AttentionMap]]):
         """
         names = self._tracker.names
         inside = {module for parent in self._attended if _looks(parent) for module in parent.modules()}
+        by_name = {module for module in self._ran if _looks(module) and module not in inside}
         silent = [
-            module for module in self._ran
-            if _looks(module)
-            and module not in inside
-            and not any(part in self._attended for part in module.modules())
-            and self._chosen(module)
+            module for module in by_name | self._by_hand
+            if not any(part in self._attended for part in module.modules()) and self._chosen(module)
         ]  # fmt: skip
         if silent:
             example = min(silent, key=names.__getitem__)
@@ -316,7 +322,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
                 known = nearest(pattern, [names[module] for module in self._attended])[:3]
                 raise RegardError(
                     f"sites={pattern!r} recorded nothing: the model ran, and no module of that path attended; "
-                    f"attended: {', '.join(map(repr, known))}"
+                    f"attended: {', '.join(map(repr, known)) or 'nothing'}"
                 )
 
 
@@ -361,7 +367,7 @@ class _Run:
     def forward(self, stack: list[nn.Module]) -> Forward | None:
         """The forward that is running: of the outermost module that generates, else of the outermost one."""
         outermost = next(filter(_generates, stack), stack[0] if stack else None)
-        return None if outermost is None else Forward(outermost, self.numbers[outermost])
+        return None if outermost is None else Forward(outermost, self.numbers.get(outermost, 0))
 
 
 class Shelf:
@@ -384,9 +390,7 @@ class Shelf:
         return tensor
 
     def _on_disk(self, tensor: Tensor) -> Tensor:
-        with tempfile.NamedTemporaryFile(
-            prefix="regard-"
-        ) as file:  # a mapped file stays readable after its name is gone
+        with tempfile.NamedTemporaryFile(prefix="regard-") as file:  # its mapping outlives its name
             mapped = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
             mapped.copy_(tensor.flatten())
         return mapped.view(tensor.shape)

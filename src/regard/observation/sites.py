@@ -24,6 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from regard.attention.watch import is_computing
+from regard.observation.hand_written import follow
 from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
@@ -145,12 +146,17 @@ def is_torchs_own(module: nn.Module) -> bool:
 
 
 class _Mode(TorchFunctionMode):
-    """Passes torch's attention functions to `report`."""
+    """Passes torch's attention functions to `report`, and what every other one gives to `follow`."""
 
     report = staticmethod(report)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.report(func, args, kwargs or {}) if func in ATTENTIONS else func(*args, **(kwargs or {}))
+        if func in ATTENTIONS:
+            return self.report(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        if not torch.compiler.is_dynamo_compiling() and not is_computing():
+            follow(func, args, result)
+        return result
 
 
 _MODE = _Mode()
