@@ -1,4 +1,4 @@
-"""swap: another attention in somebody else's model, and the old one back, to the bit."""
+"""swap: another attention in any model, and the old one back, to the bit."""
 
 from functools import wraps
 
@@ -62,28 +62,30 @@ def test_swapping_what_is_swapped() -> None:
 
 
 class Calls(nn.Module):
-    """Somebody's attention that calls torch's function, with a mask, causal or grouped, as told."""
+    """An attention that calls torch's function, with a mask, causal or grouped, as given."""
 
-    def __init__(self, **told: object) -> None:
+    def __init__(self, **settings: object) -> None:
         super().__init__()
         self.mix = nn.Linear(D, 3 * D)
-        self.told = told
+        self.settings = settings
 
     def forward(self, states: Tensor) -> Tensor:
         q, k, v = self.mix(states).unflatten(-1, (3, 2, -1)).unbind(-3)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return nn.functional.scaled_dot_product_attention(q, k, v, **self.told).transpose(1, 2).flatten(-2)
+        return nn.functional.scaled_dot_product_attention(q, k, v, **self.settings).transpose(1, 2).flatten(-2)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "told", [{}, {"is_causal": True}, {"attn_mask": torch.randn(T, T), "scale": 0.3}], ids=["plain", "causal", "bias"]
+    "settings",
+    [{}, {"is_causal": True}, {"attn_mask": torch.randn(T, T), "scale": 0.3}],
+    ids=["plain", "causal", "bias"],
 )
-def test_modules_that_call_torchs_function(told) -> None:
+def test_modules_that_call_torchs_function(settings) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(Calls(**told), nn.ReLU(), Calls(**told))
+    model = nn.Sequential(Calls(**settings), nn.ReLU(), Calls(**settings))
     before, keys = model(x()), list(model.state_dict())
-    with regard.swap(model, score="scaled_dot" if "scale" not in told else regard.ScaledDot(0.3)) as done:
+    with regard.swap(model, score="scaled_dot" if "scale" not in settings else regard.ScaledDot(0.3)) as done:
         assert done.sites == ["0", "2"]
         torch.testing.assert_close(model(x()), before)
     with regard.swap(model, normalizer="uniform", sites=["2"]) as done, regard.observe(model) as seen:
@@ -92,7 +94,7 @@ def test_modules_that_call_torchs_function(told) -> None:
             assert not torch.equal(model(x()), changed)
         assert torch.equal(model(x()), changed)
     row = seen["2"][0].full()[0, 0, 1]
-    torch.testing.assert_close(row, torch.tensor([0.5] * 2 + [0.0] * 3 if "is_causal" in told else [0.2] * T))
+    torch.testing.assert_close(row, torch.tensor([0.5] * 2 + [0.0] * 3 if "is_causal" in settings else [0.2] * T))
     assert not torch.allclose(seen["0"][0].full()[0, 0, 1], row)
     assert torch.equal(model(x()), before)
     assert list(model.state_dict()) == keys

@@ -1,5 +1,8 @@
 """attn_implementation="regard": equal to eager, trains, and takes another score or normaliser."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -16,7 +19,7 @@ def test_equal_to_eager(name: str) -> None:
     with torch.no_grad():
         want = make(name)(**given)[0]
         got = make(name, "regard")(**given)[0]
-    real = 0 if name in (*PAIRS, "ViT") else 3  # what padding computes is nobody's business
+    real = 0 if name in (*PAIRS, "ViT") else 3  # outputs at padding are not compared
     torch.testing.assert_close(got[:, real:], want[:, real:], atol=2e-5, rtol=1e-4)
 
 
@@ -45,3 +48,25 @@ def test_swap_chooses_for_a_model_of_transformers() -> None:
     rows = torch.tril(torch.ones(11, 11)) / torch.arange(1, 12)[:, None]
     torch.testing.assert_close(seen["layers.1.self_attn"][0].full(), rows.expand(2, 4, 11, 11))
     assert float((seen["layers.0.self_attn"][0].full()[0, 0] - rows).abs().max()) > 1e-3
+
+
+def test_registering_waits_until_it_is_asked_for() -> None:
+    check = """
+import sys
+import regard.interop.swap, regard.interop.registration, regard.observation.observe
+assert "transformers" not in sys.modules
+from transformers import AttentionInterface, AttentionMaskInterface
+assert "regard" not in AttentionInterface()
+regard.interop.registration.register()
+regard.interop.registration.register()
+assert AttentionInterface()["regard"] is regard.interop.registration.regard_attention
+assert "regard" in AttentionMaskInterface()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", check], check=True)
+
+
+def test_a_swapped_site_is_named_by_any_of_its_paths() -> None:
+    shared = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    model = torch.nn.ModuleDict({"one": shared, "two": shared})
+    with regard.swap(model, normalizer="uniform", sites=["two"]) as done:
+        assert done.sites == ["one"]

@@ -55,16 +55,16 @@ def test_the_same_weights_give_the_same_output_and_others_another(kind: str, gra
 def test_by_hand() -> None:
     model, x = nn.Sequential(Plain()), draw(B, T, D)
     heads = x.unflatten(-1, (2, D // 2)).transpose(1, 2)
-    told = []
+    given = []
 
     def change(weights: Tensor) -> Tensor:
-        told.append(weights)
+        given.append(weights)
         return weights.square()
 
     with regard.intervene(model, "0", change):
         got = model(x)
     scores = (heads @ heads.mT / (D // 2) ** 0.5).masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
-    torch.testing.assert_close(told[0], scores.softmax(-1))
+    torch.testing.assert_close(given[0], scores.softmax(-1))
     torch.testing.assert_close(got, scores.softmax(-1).square() @ heads)
 
 
@@ -87,13 +87,16 @@ def test_in_a_search(tiny_run) -> None:
     assert model("le chat noir").log_prob == before.log_prob
 
 
-def test_watching_an_intervention_shows_what_the_model_would_have_done() -> None:
+def test_observing_an_intervention_gives_the_weights_before_the_change() -> None:
     model = nn.Sequential(Plain())
     with regard.observe(model) as plain:
         run(model)
     with regard.observe(model) as seen, regard.intervene(model, "0", uniform):
         run(model)
-    torch.testing.assert_close(seen["0"][0].full(), plain["0"][0].full())
+    with regard.intervene(model, "0", uniform), regard.observe(model) as inside:
+        run(model)
+    for one in (seen, inside):
+        torch.testing.assert_close(one["0"][0].full(), plain["0"][0].full())
 
 
 def test_a_change_must_keep_the_shape_and_the_site_must_exist() -> None:

@@ -30,7 +30,7 @@ CONFIGS = {
 
 
 class Plain(nn.Module):
-    """Somebody's own attention, by torch's function."""
+    """An attention that calls torch's function."""
 
     def __init__(self, **settings) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_a_search_gives_one_map_per_returned_hypothesis(tiny_run: Path) -> None:
         torch.testing.assert_close(seen[site][0].full(), alone[site][0].full()[0])
 
 
-def test_a_trace_is_not_told_of(tiny_run: Path) -> None:
+def test_a_trace_is_not_recorded(tiny_run: Path) -> None:
     model = load(tiny_run)
     generation = model("le chat noir")
     with regard.observe(model) as seen:
@@ -570,3 +570,222 @@ def test_a_recurrent_decoders_steps_are_one_map_in_inference_mode_too(kind: str)
     with torch.inference_mode(), regard.observe(model) as seen:
         model(tokens(S), tokens(T))
     assert [one.shape for one in seen["decoder.cross"]] == [(B, T, S)]
+
+
+class AttentionBlock(nn.Module):
+    """A residual block around an attention of torch, which several blocks may share."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x, x, x, need_weights=False)[0]
+
+
+def test_one_attention_in_two_layers_is_one_site_with_two_maps() -> None:
+    torch.manual_seed(0)
+    shared = nn.MultiheadAttention(D, 2, batch_first=True)
+    model = nn.Sequential(AttentionBlock(shared), AttentionBlock(shared)).eval()
+    x = draw(B, T, D)
+    with torch.no_grad():
+        between = model[0](x)
+        wants = [shared(y, y, y, average_attn_weights=False)[1] for y in (x, between)]
+        with regard.observe(model) as seen:
+            model(x)
+        assert list(seen) == ["0.inner"]
+        for one, want in zip(seen["0.inner"], wants, strict=True):
+            torch.testing.assert_close(one.full(), want)
+        assert seen["1.inner"] is seen["0.inner"]
+        for pattern in ("1.inner", "1.*"):
+            with regard.observe(model, sites=[pattern]) as seen:
+                model(x)
+            assert len(seen["0.inner"]) == 2
+        with regard.intervene(model, "1.inner", torch.zeros_like):
+            assert not torch.equal(model(x), between)
+
+
+def test_a_pattern_that_records_nothing_is_named() -> None:
+    model = nn.ModuleDict({"one": Plain(), "two": Plain()})
+    sentence = r"^sites='two\.project' recorded nothing: the model ran, .* attended: 'two'"
+    with pytest.raises(regard.RegardError, match=sentence), regard.observe(model, sites=["*", "two.project"]):
+        model["two"](draw(B, T, D))
+    with regard.observe(model, sites=["one", "two"]) as seen:  # two did not run
+        model["one"](draw(B, T, D))
+    assert list(seen) == ["one"]
+
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = Plain(), Plain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x)
+
+    either = Either()
+    with pytest.raises(regard.RegardError, match="sites='two' recorded nothing"), regard.observe(either, sites="two"):
+        either(draw(B, T, D))
+    with pytest.raises(regard.ChoiceError, match="sites is empty: name a site or a pattern, or leave sites out"):
+        regard.observe(model, sites=[])
+
+
+def test_a_search_that_gives_no_map_of_a_chosen_site_says_so(tiny_run: Path) -> None:
+    model = load(tiny_run)
+    with (
+        pytest.raises(regard.RegardError, match=r"sites='encoder' recorded nothing"),
+        regard.observe(model, sites=["encoder"]),
+    ):
+        model("le chat noir")
+
+
+def test_torchs_modules_outside_the_module_tree_belong_to_the_module_that_calls_them() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = [nn.MultiheadAttention(D, 2, batch_first=True).eval() for _ in range(2)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for attention in self.hidden:
+                x = attention(x, x, x, need_weights=False)[0]
+            return x
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Hidden()), draw(B, T, D)
+    with torch.no_grad():
+        before = model(x)
+        want = model[0].hidden[0](x, x, x, average_attn_weights=False)[1]
+        with regard.observe(model) as seen:
+            assert torch.equal(model(x), before)
+    assert list(seen) == ["0"]
+    assert len(seen["0"]) == 2
+    torch.testing.assert_close(seen["0"][0].full(), want)
+
+
+def test_a_mode_that_a_forward_enters_around_torchs_modules_is_left_in_order() -> None:
+    class Enters(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(D, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.device("cpu"):
+                x = self.inner(x, x, x)[0]
+            return F.scaled_dot_product_attention(x, x, x)
+
+    model = Enters()
+    for _ in range(2):
+        with regard.observe(model) as seen:
+            model(draw(B, T, D))
+        assert list(seen) == ["inner", "."]
+        assert _get_current_function_mode() is None
+
+
+def test_a_change_may_run_modules_of_its_own() -> None:
+    mix, model = nn.Linear(T, T), nn.Sequential(Plain())
+    with regard.intervene(model, "0", mix), regard.observe(model) as seen:
+        model(draw(B, T, D))
+    assert len(seen["0"]) == 1
+    assert _get_current_function_mode() is None
+
+
+def double(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x) + 1
+
+
+def triple(x: Tensor) -> Tensor:
+    return 3 * F.gelu(x)
+
+
+def runs_while_compiling(graph: nn.Module, inputs: list[Tensor]) -> nn.Module:
+    graph(*inputs)
+    return graph
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["eager", runs_while_compiling])
+@pytest.mark.parametrize("inner", [double, triple])
+@pytest.mark.parametrize("step_in", [False, True])
+def test_functions_that_compile_inside_the_forward(backend, inner, step_in: bool) -> None:
+    torch._dynamo.reset()
+
+    class Compiles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.compile(inner, backend=backend)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(self.inner(x), x, x)
+
+    model, x = Compiles(), draw(B, T, D)
+    with torch.no_grad():
+        if step_in:
+            with regard.intervene(model, ".", lambda weights: weights):
+                got = model(x)
+        else:
+            with regard.observe(model) as seen:
+                got = model(x)
+            assert len(seen["."]) == (2 if inner is double else 1)
+        torch.testing.assert_close(got, model(x))
+    assert _get_current_function_mode() is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_is_exported_inside_the_block_as_outside() -> None:
+    model, x = nn.Sequential(Plain()), draw(B, T, D)
+    with regard.observe(model) as seen:
+        exported = torch.export.export(model, (x,))
+        model(x)
+    assert len(seen["0"]) == 1
+    torch.testing.assert_close(exported.module()(x), model(x))
+
+
+class Mixer(nn.Module):
+    """Attention written by hand, under a name that does not say so."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.project, self.how = nn.Linear(D, D), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.project(x)
+        if self.how == "operators":
+            scores = (q @ x.transpose(-2, -1)) / D**0.5
+            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -1e9)
+            return F.dropout(scores.softmax(-1), 0.0) @ x
+        if self.how == "einsum":
+            scores = torch.einsum("btd,bsd->bts", q, x) * 0.3 + torch.zeros(T, T)
+            return torch.einsum("bts,bsd->btd", [torch.softmax(scores.float(), -1).to(x.dtype), x])
+        scores = torch.baddbmm(torch.zeros(B, T, T), q, x.mT)
+        scores += 1
+        return torch.bmm(nn.Softmax(-1)(scores), x)
+
+
+@pytest.mark.parametrize("how", ["operators", "einsum", "functions"])
+def test_attention_by_hand_is_refused_whatever_its_name(how: str) -> None:
+    model = nn.Sequential(Mixer(how), Plain())
+    with pytest.raises(regard.RegardError, match=r"1 attention modules ran.*'0' \(Mixer\)"), regard.observe(model):
+        model(draw(B, T, D))
+    with regard.observe(model, sites=["1"]) as seen:
+        model(draw(B, T, D))
+    assert list(seen) == ["1"]
+
+
+def test_a_softmax_that_is_no_attention_is_not_refused() -> None:
+    class Router(nn.Module):
+        """A mixture of experts, gated outputs, and a distribution over a vocabulary."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.attend = nn.Parameter(torch.randn(D, 3)), Plain()
+            self.experts = nn.ModuleList(nn.Linear(D, D) for _ in range(3))
+            self.vocabulary = nn.Embedding(17, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gates = (x @ self.gate).softmax(-1)
+            mixed = torch.einsum("bte,bted->btd", gates, torch.stack([expert(x) for expert in self.experts], -2))
+            expected = (mixed @ self.vocabulary.weight.t()).softmax(-1) @ self.vocabulary.weight
+            return self.attend(expected * (x * x).softmax(-1))
+
+    with regard.observe(model := Router()) as seen:
+        model(draw(B, T, D))
+    assert list(seen) == ["attend"]

@@ -163,17 +163,157 @@ def test_the_interface_is_its_own_again_after_the_block() -> None:
 def test_steps_that_do_not_follow_each_other_are_not_joined() -> None:
     torch.manual_seed(0)
     ids = torch.randint(3, 100, (1, S))
-    window = transformers.MistralForCausalLM(transformers.MistralConfig(**GROUPED, sliding_window=3, eos_token_id=None))
-    with regard.observe(window.eval()) as seen:
-        window.generate(ids, max_new_tokens=4)
     plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED, eos_token_id=None)).eval()
     with regard.observe(plain) as twice:
         plain.generate(ids, max_new_tokens=4)
         plain.generate(ids, max_new_tokens=4)
     with regard.observe(plain) as uncached:
         plain.generate(ids, max_new_tokens=4, use_cache=False)
-    for one in (seen, twice, uncached):
+    for one in (twice, uncached):
         with pytest.raises(
             regard.RegardError, match=r"the steps at 'model\.layers\.0\.self_attn' do not follow each other"
         ):
             one.along()
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("prompt", [2, S])
+def test_a_sliding_layers_keys_stand_at_their_positions(prompt: int, cache: str | None) -> None:
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(**ARCHITECTURES["Gemma3Text"], eos_token_id=None)
+    model = transformers.Gemma3ForCausalLM(config).eval()
+    ids = torch.randint(3, 100, (1, prompt))
+    with regard.observe(model) as seen:
+        out = model.generate(
+            ids, max_new_tokens=7, num_beams=2, cache_implementation=cache, disable_compile=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    with torch.no_grad(), regard.observe(model) as forced:
+        model(out.sequences)
+    joined = seen.along(out.beam_indices)
+    assert list(joined) == list(forced)
+    for site, one in joined.items():
+        rows, columns = one.shape[-2:]
+        assert rows == prompt + 6
+        want = torch.nn.functional.pad(forced[site][0].full(), (0, max(0, columns - prompt - 7)))
+        torch.testing.assert_close(one.full(), want[..., :rows, :columns], atol=1e-6, rtol=1e-4)
+
+
+def tiny_t5() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, vocab_size=99, decoder_start_token_id=0,
+        eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("ends_at_once", [False, True])
+def test_one_step_is_a_generation_too(ends_at_once: bool) -> None:
+    model, ids = tiny_t5(), torch.randint(3, 99, (2, 6))
+
+    def only_the_end(_: Tensor, scores: Tensor) -> Tensor:
+        return torch.full_like(scores, -torch.inf).index_fill(-1, torch.tensor([1]), 0.0)
+
+    more = {"logits_processor": [only_the_end], "max_new_tokens": 5} if ends_at_once else {"max_new_tokens": 1}
+    with regard.observe(model) as seen:
+        out = model.generate(ids, num_beams=3, return_dict_in_generate=True, **more)
+    joined = seen.along(out.beam_indices)
+    own, cross = "decoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.1.EncDecAttention"
+    assert list(joined) == [own, cross]
+    assert [one.shape[-1] for one in joined.values()] == [joined[own].shape[-2], 6]
+    with pytest.raises(regard.RegardError, match=r"beam_indices name beam 6, and step 0 at '.*' has 6: give the"):
+        seen.along(torch.tensor([[6]]))
+    with regard.observe(model) as twice:
+        for _ in range(2):
+            model.generate(ids, max_new_tokens=1)
+    with pytest.raises(regard.RegardError, match="do not follow each other"):
+        twice.along()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_vision_tower_takes_no_part_in_a_generation(images: int, steps: int) -> None:
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+        "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, "max_position_embeddings": 64,
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 2,
+        "spatial_merge_size": 1, "temporal_patch_size": 1, "in_channels": 3,
+    }  # fmt: skip
+    special = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
+    config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **special)
+    model = transformers.Qwen2VLForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id = None
+    ids = torch.tensor([[9, *[7, 5, 5, 5, 5, 8] * images, 11]])
+    with regard.observe(model) as seen:
+        model.generate(
+            ids, pixel_values=torch.randn(4 * images, 12), image_grid_thw=torch.tensor([[1, 2, 2]] * images),
+            mm_token_type_ids=(ids == 5).int(), max_new_tokens=steps,
+        )  # fmt: skip
+    assert len(seen["model.visual.blocks.0.attn"]) == images
+    joined = seen.along()
+    assert list(joined) == ["model.language_model.layers.0.self_attn"]
+    rows = ids.shape[1] + steps - 1
+    assert next(iter(joined.values())).shape == (1, 4, rows, rows)
+
+
+def test_a_model_that_a_wrapper_lets_generate() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_t5()
+
+        def forward(self, ids: Tensor, steps: int) -> Tensor:
+            return self.inner.generate(ids, max_new_tokens=steps, min_new_tokens=steps)
+
+    model, ids = Wrapper(), torch.randint(3, 99, (2, 6))
+    with regard.observe(model) as outside:
+        model(ids, 3)
+    with regard.observe(model.inner) as inside:
+        model(ids, 3)
+    want = inside.along()
+    for site, one in outside.along().items():
+        assert torch.equal(one.full(), want[site.removeprefix("inner.")].full())
+    assert len(want) == len(outside.along()) == 2
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_is_refused_as_everywhere() -> None:
+    model, ids = make("Bert"), torch.randint(3, 100, (3, 2, 5))
+    sentence = r"^attention inside torch\.func\.vmap cannot be seen: write the batch axis out$"
+    with pytest.raises(regard.RegardError, match=sentence), torch.no_grad(), regard.observe(model):
+        torch.func.vmap(lambda one: model(inputs_embeds=one)[0])(torch.randn(3, 2, 5, 32))
+    with torch.no_grad(), regard.observe(make("Bert")) as seen:
+        model(input_ids=ids[0])
+    assert not seen
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
+def test_flex_attention_compiles_inside_the_block_and_is_not_compiled_anew(monkeypatch) -> None:
+    import torch._functorch.config
+    import torch._inductor.config
+    from torch._dynamo.callback import callback_handler
+
+    monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)  # as where nothing has been compiled yet
+    monkeypatch.setattr(torch._functorch.config, "enable_autograd_cache", False)
+    torch._dynamo.reset()
+    compiled: list[Any] = []
+    callback_handler.register_start_callback(compiled.append)
+    model, given = make("Llama", "flex_attention"), inputs("Llama", padded=False)
+    try:
+        with torch.no_grad():
+            with regard.observe(model) as seen:
+                observed = model(**given)[0]
+            assert [len(maps) for maps in seen.values()] == [1, 1]
+            assert len(compiled) == 2  # the mask and the attention
+            assert torch.equal(model(**given)[0], observed)
+            assert len(compiled) == 3  # the mask: it was made while the mode was active
+    finally:
+        callback_handler.remove_start_callback(compiled.append)
+    assert torch._C._len_torch_function_stack() == 0

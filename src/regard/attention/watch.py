@@ -140,14 +140,19 @@ def is_attended() -> bool:
     return bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
+def is_changing() -> bool:
+    """Whether any changer is asked for outputs here."""
+    return bool(_callbacks(_changers))
+
+
 def notify(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tensor | None = None) -> Tensor | None:
     """Pass one attention on to whoever is watching or changing; an answer is the output."""
     if not is_attended():
         return None
-    return ask(Call(query, key, value, spec, _owner.get(), through))
+    return query_changers(Call(query, key, value, spec, _owner.get(), through))
 
 
-def ask(call: Call) -> Tensor | None:
+def query_changers(call: Call) -> Tensor | None:
     """Tell the watchers of a call; what the innermost changer that cares answers."""
     for watcher in _callbacks(_watchers):
         watcher(call)

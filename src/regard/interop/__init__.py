@@ -1,1 +1,1 @@
-"""regard's attention in models that others wrote."""
+"""regard's attention inside torch modules and models of transformers."""

@@ -1,33 +1,27 @@
-"""swap: another score or normaliser in a model that somebody else wrote, and back again."""
+"""swap: another score or normaliser in any model, in place and reversibly."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
-from fnmatch import fnmatchcase
-from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from regard.attention.normalizers import NormalizerLike, as_normalizer
-from regard.attention.operator import attend
 from regard.attention.scores import ScoreLike, as_score
-from regard.attention.watch import Call
 from regard.errors import ChoiceError
+from regard.interop.registration import CHOICE, NAME, attend_as, register
 from regard.interop.torch_attention import MultiheadAttention
 from regard.nn.multihead import MultiHead
-from regard.observation.observe import known_sites, module_of
+from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.torch_calls import sdpa_call
-
-CHOICE = "regard_choice"  # what `regard.swap` leaves on a module: {"score": …, "normalizer": …}
 
 
 class Swap:
-    """A change that can be taken back: `undo()`, or the end of a `with` block.
+    """A replacement that can be undone: by `undo()`, or at the end of a `with` block.
 
     Attributes:
         sites: the paths of the attentions that were replaced.
@@ -38,7 +32,7 @@ class Swap:
         self._back: list[Any] = []
 
     def undo(self) -> None:
-        """Give the model its own attention back."""
+        """Restore the model's own attention; a second call changes nothing."""
         while self._back:
             self._back.pop()()
         self.sites = []
@@ -73,13 +67,15 @@ def swap(
         sites: which attentions, by path or pattern; all by default.
 
     Returns:
-        a `Swap`: `undo()` takes it back, as does the end of `with regard.swap(...)`.
+        a `Swap`: `undo()` restores the model, as does the end of `with regard.swap(...)`.
 
     Raises:
         ChoiceError: an unknown name or site, nearest spelling first; a model without an attention to replace.
     """
     module = module_of(model)
-    paths = [path or "." for path, _ in module.named_modules()]
+    paths: dict[nn.Module, list[str]] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        paths.setdefault(part, []).append(path or ".")
     patterns = ["*"] if sites is None else known_sites(sites, paths)
     choice = {} if score is None else {"score": as_score(score)}
     choice |= {} if normalizer is None else {"normalizer": as_normalizer(normalizer)}  # type: ignore[dict-item]
@@ -87,23 +83,23 @@ def swap(
     hugging = _is_of_transformers(module)
     if hugging:
         _use_regard(module, done)
-    for path, part in module.named_modules():
-        if not any(fnmatchcase(path or ".", pattern) for pattern in patterns):
+    for part, own in paths.items():
+        if not any(matches(own, pattern) for pattern in patterns):
             continue
         if isinstance(part, nn.MultiheadAttention):
             if type(part).forward not in (nn.MultiheadAttention.forward, MultiheadAttention.forward):
-                continue  # it computes something of its own
+                continue  # a subclass with a forward of its own
             _swap_torch(part, choice, done)
         elif isinstance(part, MultiHead):
             _swap_own(part, choice, done)
         elif hugging and _calls(part, "get_interface") and "Attention" in type(part).__name__:
-            _leave(part, choice, done)
+            _store(part, choice, done)
         elif _calls(part, "scaled_dot_product_attention"):
-            _leave(part, choice, done)
+            _store(part, choice, done)
             _swap_calls(part, done)
         else:
             continue
-        done.sites.append(path or ".")
+        done.sites.append(own[0])
     if not done.sites:
         done.undo()
         raise ChoiceError(
@@ -141,7 +137,7 @@ def _swap_own(part: Any, choice: dict[str, Any], done: Swap) -> None:
 
 def _replace(part: Any, name: str, value: Any) -> None:
     with suppress(AttributeError):
-        delattr(part, name)  # a name may give way to a module, and back
+        delattr(part, name)  # setattr refuses to put a module where a plain attribute is, and the other way round
     setattr(part, name, value)
 
 
@@ -151,13 +147,13 @@ def _is_of_transformers(module: nn.Module) -> bool:
 
 def _use_regard(module: nn.Module, done: Swap) -> None:
     """`attn_implementation="regard"` for every model of transformers inside."""
-    import_module("regard.interop.transformers")
+    register()
     models: list[Any] = [part for part in module.modules() if hasattr(part, "set_attn_implementation")]
     before = [part.config._attn_implementation for part in models]
     for part in models:
-        part.set_attn_implementation("regard")
+        part.set_attn_implementation(NAME)
 
-    def undo() -> None:  # a model sets those inside it: from the outside in
+    def undo() -> None:  # setting a model sets those inside it too: outer ones first
         for part, name in zip(models, before, strict=True):
             part.set_attn_implementation(name)
 
@@ -165,13 +161,13 @@ def _use_regard(module: nn.Module, done: Swap) -> None:
 
 
 def _calls(part: nn.Module, name: str) -> bool:
-    """Whether a module's own forward speaks of a function."""
-    code = getattr(inspect.unwrap(type(part).forward), "__code__", None)  # a decorator has other names than its forward
+    """Whether the code of a module's forward names a function."""
+    code = getattr(inspect.unwrap(type(part).forward), "__code__", None)  # behind decorators
     return code is not None and name in code.co_names
 
 
-def _leave(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
-    """Leave the choice on a module, where whoever computes its attention finds it."""
+def _store(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
+    """Store the choice on a module, for the function that computes its attention."""
     before = getattr(part, CHOICE, None)
 
     def undo() -> None:
@@ -184,9 +180,9 @@ def _leave(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
 
 
 def _swap_calls(part: nn.Module, done: Swap) -> None:
-    """Put regard's attention where a module's forward calls torch's."""
+    """Replace torch's attention function by regard's inside a module's forward."""
     if isinstance(part.forward, _Attending):
-        return  # the choice it reads has been left already
+        return  # replaced already; it reads the new choice
     own = part.__dict__.get("forward")
 
     def undo() -> None:
@@ -218,12 +214,3 @@ class _Calls(TorchFunctionMode):
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         return attend_as(sdpa_call(*args, **(kwargs or {})), self.choice)
-
-
-def attend_as(call: Call, choice: Mapping[str, Any]) -> Tensor:
-    """The attention that somebody asked for, with another score or normaliser."""
-    spec = replace(call.spec, **choice)
-    return attend(
-        call.query, call.key, call.value,
-        score=spec.score, normalizer=spec.normalizer, mask=spec.mask, bias=spec.bias, dropout=spec.dropout,
-    )  # fmt: skip

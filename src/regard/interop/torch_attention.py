@@ -1,4 +1,4 @@
-"""`torch.nn.MultiheadAttention` with attention of your choice: the same arguments, the same state dict."""
+"""`torch.nn.MultiheadAttention` with any score, normaliser, mask and bias: same arguments, same state dict."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     """Concat(head_1 … head_h) W_O, head_i = attend(q W_Q^i, k W_K^i, v W_V^i) (Vaswani et al. 2017, section 3.2.2).
 
     Takes the arguments of `torch.nn.MultiheadAttention`, loads and gives its state dict, and by default computes
-    what it computes. What differs: a query that may look nowhere gets 0 and not NaN; the returned weights are those
+    the same function. What differs: a query that may look nowhere gives 0, not NaN; the returned weights are those
     before dropout.
 
     Args:
@@ -58,7 +58,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         self.normalizer: Normalizer = as_normalizer(normalizer)
         self.mask = None if mask is None else as_mask(mask)
         self.score_bias = None if score_bias is None else as_bias(score_bias)
-        # torch's encoder layer would otherwise take a fast path that never asks this module
+        # otherwise torch's encoder layer takes a fast path that never calls this module
         self._qkv_same_embed_dim = False
 
     def forward(
@@ -75,8 +75,8 @@ class MultiheadAttention(nn.MultiheadAttention):
         """The output and, where `need_weights`, the weights; see `torch.nn.MultiheadAttention.forward`."""
         if is_causal and attn_mask is None:
             raise ConfigError("is_causal says that attn_mask is causal: give it too, or choose mask=regard.causal()")
-        more = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask, "is_causal": is_causal}
-        call = module_call(self, (query, key, value), more)
+        more = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
+        call = module_call(self, (query, key, value), more | {"is_causal": is_causal, "need_weights": need_weights})
         spec = call.spec
         mask = spec.mask if self.mask is None else self.mask if spec.mask is None else spec.mask & self.mask
         bias = spec.bias if self.score_bias is None else self.score_bias + spec.bias

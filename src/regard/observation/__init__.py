@@ -1,1 +1,1 @@
-"""Seeing into any model, and stepping in: regard's own, torch's, transformers'."""
+"""Recording and replacing the attention of any model: regard's own, torch modules, models of transformers."""

@@ -1,8 +1,7 @@
-"""intervene: what becomes of a model when its attention is another."""
+"""intervene: replace the attention weights of a site, to measure what the model's output owes to them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, changing
 from regard.errors import RegardError, ShapeError
-from regard.observation.observe import known_sites, module_of
+from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.sites import Tracker
+from regard.observation.torch_calls import is_tracing, refuse_mapped
 from regard.observation.transformers_calls import interface_notified
 from regard.shapes import share_heads
 
@@ -21,9 +21,14 @@ Change = Callable[[Tensor], Tensor]
 def intervene(model: Any, site: str, change: Change) -> AbstractContextManager[None]:
     """Inside the block, `site` uses change(weights) instead of its weights: output_i = Σ_j change(α)_ij v_j.
 
-    Works wherever `observe` sees. Gradients flow through the change. An intervened site drops no weights, and
-    computes the whole map, and returns no weights where the model asks for them. With gradient checkpointing,
-    the backward pass belongs into the block too: it computes the forward again.
+    Works at every site that `observe` records. Gradients flow through the change. An intervened site applies no
+    dropout and computes the whole map; `nn.MultiheadAttention` returns the changed weights where it is asked for
+    them, transformers' models none. With gradient checkpointing, the backward pass belongs inside the block too: it
+    repeats the forward.
+
+    An observation of the same model records what the site's own score and normaliser gave: the weights before the
+    change, whichever of the two blocks is entered first; so does `generation.attention`. Of nested interventions at
+    one site, the innermost acts.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
@@ -38,7 +43,7 @@ def intervene(model: Any, site: str, change: Change) -> AbstractContextManager[N
     """
     module = module_of(model)
     tracker = Tracker(module, discreet=False)
-    known_sites([site], tracker.names.values())
+    known_sites([site], tracker.paths)
     return _intervening(tracker, site, change)
 
 
@@ -52,10 +57,11 @@ def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
 
     def changed(call: Call) -> Tensor | None:
         nonlocal applied
-        here = tracker.path(call.owner)
-        if here is None or not fnmatchcase(here, site):
+        attending = tracker.module(call.owner)
+        if attending is None or is_tracing() or not matches(tracker.paths[attending], site):
             return None
-        applied = True
+        refuse_mapped()
+        applied, here = True, tracker.names[attending]
         seen = AttentionMap.from_spec(call.query, call.key, call.spec)
         weights = (seen if call.through is None else seen.through(call.through)).full(force=True)
         new = change(weights)
@@ -76,7 +82,7 @@ def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
 
 
 def ablate(*heads: int) -> Change:
-    """A change that takes some heads' weights away (all heads, if none is named): they contribute nothing."""
+    """A change that sets the weights of some heads (of all, if none is named) to 0: they contribute nothing."""
 
     def change(weights: Tensor) -> Tensor:
         if not heads:
@@ -89,7 +95,7 @@ def ablate(*heads: int) -> Change:
 
 
 def uniform(weights: Tensor) -> Tensor:
-    """A change that looks at every key with any weight equally (Jain and Wallace 2019; Wiegreffe and Pinter 2019)."""
+    """A change that gives every key that has any weight the same (Jain and Wallace 2019; Wiegreffe and Pinter 2019)."""
     some = (weights > 0).to(weights.dtype)
     return some * (weights.sum(-1, keepdim=True) / some.sum(-1, keepdim=True).clamp(min=1))
 
@@ -108,5 +114,5 @@ def permute(weights: Tensor) -> Tensor:
 
 
 def force(rows: Tensor) -> Change:
-    """A change that puts given weights in the place of the model's; broadcast to them."""
+    """A change that replaces the model's weights by `rows`, broadcast to their shape."""
     return lambda weights: rows.to(weights).expand_as(weights)

@@ -1,15 +1,16 @@
-"""observe: where any model looks, without changing a bit of what it computes."""
+"""observe: the attention of any model, recorded without changing a bit of what it computes."""
 
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import accumulate
+from itertools import accumulate, count, pairwise
 from math import prod
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,14 @@ from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, on_search_result, watching
 from regard.errors import ChoiceError, RegardError, nearest
+from regard.observation.hand_written import on_hand_written
 from regard.observation.sites import Tracker, is_torchs_own
-from regard.observation.torch_calls import forget_masks, layer_call, module_call
+from regard.observation.torch_calls import forget_masks, is_tracing, layer_call, module_call, refuse_mapped
 from regard.observation.transformers_calls import interface_notified
 from regard.shapes import batch_shape, share_heads
 
-BUDGET = 2 * 2**30  # bytes that an observation holds in memory unless told otherwise
+BUDGET = 2 * 2**30  # bytes that an observation holds in memory by default
+_OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states", "cross_attention_states", "memory")
 
 
 class UnseenSite(ChoiceError, KeyError):
@@ -36,22 +39,32 @@ class UnseenSite(ChoiceError, KeyError):
 
 
 class Observation(Mapping[str, list[AttentionMap]]):
-    """What was seen: site -> maps, sites in the order of their first call; readable after the block, detached.
+    """What was recorded: site -> maps, sites in the order of their first call; readable after the block, detached.
 
-    A site is the path of the module in which the attention happened, "." is the observed module itself.
+    A site is the path of the module in which the attention happened, "." is the observed module itself. A module that
+    is registered under several paths is one site, its first path; any of its paths finds its maps.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[str] | None, budget: int) -> None:
         self._tracker = Tracker(model, started=self._started, finished=self._finished)
-        self._sites = None if sites is None else known_sites(sites, self._tracker.names.values())
+        self._sites = None if sites is None else known_sites(sites, self._tracker.paths)
+        self._modules = {path: module for module, paths in self._tracker.paths.items() for path in paths}
         self._shelf = Shelf(budget)
         self._maps: dict[str, list[AttentionMap]] = {}
+        self._forwards: dict[str, list[Forward | None]] = {}  # of which forward each map is
+        self._caches: dict[tuple[nn.Module, Forward | None], int] = {}  # the cache that a site was given in a forward
+        self._numbers: MutableMapping[Any, int] = WeakKeyDictionary()  # a number for every cache
+        self._crossing: set[nn.Module] = set()  # modules that were given another sequence to attend to
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._met: set[nn.Module] = set()  # modules that ran
-        self._told: set[str] = set()  # sites that attended
+        self._ran: set[nn.Module] = set()
+        self._attended: set[nn.Module] = set()
+        self._by_hand: set[nn.Module] = set()  # modules that multiplied softmaxed products by values themselves
+        self._searched = False  # a search of this model has announced its result
 
     def __getitem__(self, site: str) -> list[AttentionMap]:
+        module = self._modules.get(site)
+        site = self._tracker.names[module] if module is not None else site
         if site not in self._maps:
             known = ", ".join(map(repr, nearest(str(site), list(self._maps))[:6])) or "nothing: no attention happened"
             raise UnseenSite(f"no attention was seen at {site!r}; seen: {known}")
@@ -70,78 +83,131 @@ class Observation(Mapping[str, list[AttentionMap]]):
     def along(self, beam_indices: Tensor | None = None) -> dict[str, AttentionMap]:
         """The steps of transformers' `generate` joined: one map per site `[sequences, heads, T, S]`, detached.
 
+        A step is one forward of the module that generates. A site takes part if it attended once in every step;
+        encoders and vision towers, which do not attend over the generated sequence, do not. A key's column is its
+        position in the sequence, also where a sliding window has dropped earlier keys from the cache.
+
         Args:
             beam_indices: `generate`'s own (`return_dict_in_generate=True`), `[sequences, steps]`, -1 beyond a
                 sequence's end; None where nothing was reordered (greedy search and sampling).
 
         Returns:
-            {site: map} of the sites that were seen at every step; row t belongs to the t-th step, after the rows
-            of a decoder-only model's prompt; keys that do not exist yet have weight 0.
+            {site: map}; row t belongs to the t-th step, after the rows of a decoder-only model's prompt; keys that
+            do not exist yet, or no longer, have weight 0.
+
+        Raises:
+            RegardError: steps that are not one generation with a cache; beams that the maps do not have.
         """
-        steps = max(map(len, self._maps.values()), default=0)
-        return {site: _along(site, maps, beam_indices) for site, maps in self._maps.items() if len(maps) == steps}
+        steps = self._steps()
+        taking_part = {}
+        for site, forwards in self._forwards.items():
+            if [forward for forward in forwards if forward in steps] == steps:  # once in each, in order
+                found = zip(self._maps[site], forwards, strict=True)
+                taking_part[site] = [one for one, forward in found if forward in steps]
+        for site in self._aside(taking_part, steps):
+            del taking_part[site]
+        joined = {}
+        for site, maps in taking_part.items():
+            module = self._modules[site]
+            caches = {self._caches.get((module, step)) for step in steps}
+            joined[site] = _along(site, maps, beam_indices, caches, module in self._crossing)
+        return joined
+
+    def _steps(self) -> "list[Forward]":
+        """The forwards of the module that generated, in order: of the outermost one that ran on its own."""
+        forwards = sorted(
+            {one for found in self._forwards.values() for one in found if one}, key=lambda one: one.number
+        )
+        if not forwards:
+            return []
+        size = {one.module: sum(1 for _ in one.module.modules()) for one in forwards}
+        generating = max(size, key=lambda module: (_generates(module), size[module]))
+        return [one for one in forwards if one.module is generating]
+
+    def _aside(self, maps: dict[str, list[AttentionMap]], steps: "list[Forward]") -> list[str]:
+        """Sites that attended within an input of their own: a vision tower inside the one step that there was."""
+        modules = {site: self._modules[site] for site in maps}
+        within = [site for site, found in maps.items() if any(one.shape[-2] == one.shape[-1] > 1 for one in found)]
+        cached = {site for site, module in modules.items() if any((module, step) in self._caches for step in steps)}
+        if cached:
+            return [site for site in within if site not in cached]
+        causal = {site: getattr(module, "is_causal", None) for site, module in modules.items()}
+        return [site for site in within if causal[site] is False] if True in causal.values() else []
 
     @contextmanager
     def _watching(self) -> Iterator["Observation"]:
         with ExitStack() as stack:
             stack.enter_context(interface_notified())
             stack.enter_context(self._tracker.tracking())
+            stack.enter_context(on_hand_written(self._found_by_hand))
             stack.enter_context(on_search_result(self._announced))
             stack.enter_context(watching(self._called))
             yield self
         self._refuse_silence()
 
-    def _chosen(self, site: str | None) -> bool:
-        return site is not None and (self._sites is None or any(fnmatchcase(site, s) for s in self._sites))
+    def _chosen(self, module: nn.Module) -> bool:
+        return self._sites is None or any(matches(self._tracker.paths[module], pattern) for pattern in self._sites)
 
     @property
     def _run(self) -> "_Run":
-        """What happens in this thread."""
+        """The state of the forward that is running in this thread."""
         run: _Run = self._local.__dict__.setdefault("run", _Run())
         return run
 
     def _called(self, call: Call) -> None:
-        site, run = self._tracker.path(call.owner), self._run
-        if site is None or _in_backward():
+        module, run = self._tracker.module(call.owner), self._run
+        if module is None or _in_backward() or is_tracing():
             return
-        self._told.add(site)
-        run.answered.add(site)
-        if not self._chosen(site):
+        refuse_mapped()
+        self._attended.add(module)
+        run.answered.add(module)
+        if not self._chosen(module):
             return
+        site = self._tracker.names[module]
         with torch.no_grad():
-            kept = Kept(self._keep(call, site), call)
+            kept = Kept(self._keep(call, site), call, run.forward(self._tracker.stack))
         if run.pending is None:
-            self._add(site, [self._finish([kept])])
+            self._add(site, [self._finish([kept])], kept.forward)
             run.copies.clear()
         else:
             run.pending.setdefault(site, []).append(kept)
+
+    def _found_by_hand(self) -> None:
+        module = self._tracker.module()
+        if module is not None and is_watching(self._called) and not _in_backward():
+            self._by_hand.add(module)
 
     def _announced(self, model: nn.Module, maps: Mapping[str, AttentionMap]) -> None:
         path = self._tracker.names.get(model)
         if path is None:
             return
+        self._searched = True
         for site, found in maps.items():
             whole = site if path == "." else f"{path}.{site}"
-            self._told.add(whole)
-            if self._chosen(whole):
-                self._add(whole, [found])
+            module = self._modules.get(whole)
+            if module is not None:
+                self._attended.add(module)
+            if self._sites is None or any(fnmatchcase(whole, pattern) for pattern in self._sites):
+                self._add(whole, [found], None)
 
-    def _add(self, site: str, maps: list[AttentionMap]) -> None:
+    def _add(self, site: str, maps: list[AttentionMap], forward: "Forward | None") -> None:
         with self._lock:
             self._maps.setdefault(site, []).extend(maps)
+            self._forwards.setdefault(site, []).extend([forward] * len(maps))
 
     def _started(self, module: nn.Module) -> None:
         if _in_backward():
             return
         run = self._run
         run.ran.add(module)
+        run.numbers[module] = next(_count)
         if module is self._tracker.model:
             run.depth += 1
             if run.depth == 1:
-                run.pending, run.trouble = {}, sys.exc_info()[1]
+                run.pending, run.error = {}, sys.exc_info()[1]
                 forget_masks()
         if isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer):
-            run.answered.discard(self._tracker.names.get(_attention_of(module), ""))
+            run.answered.discard(self._tracker.module(_attention_of(module)))
         if isinstance(module, nn.TransformerEncoderLayer):
             run.ran.discard(module.self_attn)
 
@@ -151,36 +217,55 @@ class Observation(Mapping[str, list[AttentionMap]]):
         run = self._run
         if output is not None and is_watching(self._called):
             if module in self._tracker.names:
-                self._met.add(module)
-            with torch.no_grad():
-                self._understand(module, args, kwargs)
+                self._ran.add(module)
+            self._understand(module, args, kwargs)
+            if module in self._attended:
+                self._note(module, kwargs)
         if module is self._tracker.model and run.depth:
             run.depth -= 1
             if not run.depth:
                 pending, run.pending = run.pending or {}, None
-                if sys.exc_info()[1] is run.trouble:  # a forward that failed is no forward
+                if sys.exc_info()[1] is run.error:  # a forward that raised is not recorded
                     for site, calls in pending.items():
-                        self._add(site, [self._finish(group) for group in _groups(calls)])
+                        for group in _groups(calls):
+                            self._add(site, [self._finish(group)], group[0].forward)
                 self._local.run = _Run()
 
     def _understand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Torch's own modules, which are not looked into but understood from what they were given."""
+        """Record the attention of torch's own modules from their arguments: the mode is off while they run."""
         if not isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) or not is_torchs_own(module):
             return
         attention = _attention_of(module)
-        site = self._tracker.names.get(attention)
-        if site is None or site in self._run.answered:
+        where = self._tracker.module(attention)
+        if where is None or where in self._run.answered:
             return
-        if module is attention:
-            self._called(_of(attention, module_call(attention, args, kwargs)))  # type: ignore[arg-type]
-        elif attention not in self._run.ran:  # the layer took the fast path, on which no module runs
-            self._called(_of(attention, layer_call(module, args, kwargs)))  # type: ignore[arg-type]
+        if module is attention or attention not in self._run.ran:  # a layer's fast path runs no module
+            refuse_mapped()
+            grad = torch.is_grad_enabled()
+            with torch.no_grad():
+                call = (
+                    module_call(module, args, kwargs, grad)
+                    if isinstance(module, nn.MultiheadAttention)
+                    else layer_call(module, args, kwargs)
+                )
+            self._called(replace(call, owner=attention))
+
+    def _note(self, module: nn.Module, kwargs: dict[str, Any]) -> None:
+        """Note which cache a site was given, and whether it attends to another sequence."""
+        given = [name for name, value in kwargs.items() if value is not None]
+        if any(name in _OTHER_SEQUENCE for name in given):
+            self._crossing.add(module)
+        for name in given:
+            if "past_key_value" in name or "cache" in name.split("_"):
+                with suppress(TypeError):  # a tuple of tensors: no object of its own
+                    number = self._numbers.setdefault(kwargs[name], next(_count))
+                    self._caches[module, self._run.forward([*self._tracker.stack, module])] = number
 
     def _keep(self, call: Call, site: str | None) -> Call:
-        """A copy that nobody else can change, in the smallest exact form."""
+        """A copy that shares no memory with the model's tensors, in the smallest exact form."""
         query, key, spec = freeze(call.query.detach(), call.key.detach(), call.spec)
         shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
-        # of what several calls share (a decoder's memory, a model's mask) there is one copy
+        # what several calls share (a decoder's memory, a model's mask) is copied once
         k = self._once(call.key, site, lambda: _clone(key))
         mask = self._once(spec.mask, shape[-2:], lambda: compact_mask(spec.mask, shape, query.device))
         bias = self._once(_identity(spec.bias), shape[-2:], lambda: _own(compact_bias(spec.bias, shape, query.device)))
@@ -190,11 +275,11 @@ class Observation(Mapping[str, list[AttentionMap]]):
     def _once(self, thing: Any, kind: Any, make: Any) -> Any:
         if thing is None:
             return None
-        uncounted = isinstance(thing, Tensor) and thing.is_inference()  # nobody counts its changes: compare
+        uncounted = isinstance(thing, Tensor) and thing.is_inference()  # without a version counter: compare values
         tag = id(thing), kind, thing._version if isinstance(thing, Tensor) and not uncounted else 0
         copies = self._run.copies
         if tag not in copies or (uncounted and not torch.equal(copies[tag][2], thing)):
-            # the thing is held, so that its id stays its own
+            # holding the tensor keeps its id from being reused
             copies[tag] = thing, make(), thing.clone() if uncounted else None
         return copies[tag][1]
 
@@ -210,23 +295,35 @@ class Observation(Mapping[str, list[AttentionMap]]):
         return AttentionMap.from_spec(self._shelf.put(query), self._shelf.put(first.key), first.spec)
 
     def _refuse_silence(self) -> None:
-        """A module that looks as if it attended, and was not seen to, is named."""
+        """Refuse attention modules that ran unrecorded, and patterns in `sites` that recorded nothing.
+
+        Raises:
+            RegardError: naming one of them.
+        """
         names = self._tracker.names
-        looks = [module for module in self._met if _looks(module)]
+        inside = {module for parent in self._attended if _looks(parent) for module in parent.modules()}
+        by_name = {module for module in self._ran if _looks(module) and module not in inside}
         silent = [
-            names[module] for module in looks
-            if not any(_within(site, names[module]) for site in self._told)
-            and not any(_looks(parent) and names[parent] in self._told for parent in _around(names, module))
-            and self._chosen(names[module])
+            module for module in by_name | self._by_hand
+            if not any(part in self._attended for part in module.modules()) and self._chosen(module)
         ]  # fmt: skip
         if silent:
-            example = min(silent)
-            kind = next(type(module).__name__ for module, name in names.items() if name == example)
+            example = min(silent, key=names.__getitem__)
             raise RegardError(
-                f"{len(silent)} attention modules ran and cannot be seen, {example!r} ({kind}) among them: {_BY_HAND}"
+                f"{len(silent)} attention modules ran and cannot be seen, {names[example]!r} "
+                f"({type(example).__name__}) among them: {_BY_HAND}"
             )
-        if self._tracker.model in self._met and not self._told:
+        if self._tracker.model in self._ran and not self._attended:
             raise RegardError(f"the model ran, and no attention was seen: it has none, or {_BY_HAND}")
+        for pattern in self._sites or ():
+            matched = [module for module, paths in self._tracker.paths.items() if matches(paths, pattern)]
+            ran = self._searched or self._tracker.model in self._ran or any(module in self._ran for module in matched)
+            if ran and not any(fnmatchcase(site, pattern) for site in self._maps) and not self._attended & {*matched}:
+                known = nearest(pattern, [names[module] for module in self._attended])[:3]
+                raise RegardError(
+                    f"sites={pattern!r} recorded nothing: the model ran, and no module of that path attended; "
+                    f"attended: {', '.join(map(repr, known)) or 'nothing'}"
+                )
 
 
 _BY_HAND = (
@@ -237,26 +334,44 @@ _BY_HAND = (
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A call's copy, and the call."""
+    """A recorded call: its copy, the call itself, and the forward that it belongs to."""
 
     call: Call
     made_of: Call
+    forward: "Forward | None"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One run of a module that no module of the model encloses, or that generates; numbered in their order."""
+
+    module: nn.Module
+    number: int
+
+
+_count = count()
 
 
 class _Run:
-    """What happens in one thread while the observed module runs."""
+    """The state of one thread while the observed module runs."""
 
     def __init__(self) -> None:
         self.pending: dict[str, list[Kept]] | None = None  # calls of the forward that is running
         self.depth = 0
-        self.trouble: BaseException | None = None  # that was there before it began
+        self.error: BaseException | None = None  # that was being handled before the forward began
         self.copies: dict[Any, tuple[Any, Any, Any]] = {}
-        self.answered: set[str] = set()
+        self.answered: set[nn.Module | None] = set()  # modules whose attention has been recorded
         self.ran: set[nn.Module] = set()
+        self.numbers: dict[nn.Module, int] = {}  # of each module's latest forward
+
+    def forward(self, stack: list[nn.Module]) -> Forward | None:
+        """The forward that is running: of the outermost module that generates, else of the outermost one."""
+        outermost = next(filter(_generates, stack), stack[0] if stack else None)
+        return None if outermost is None else Forward(outermost, self.numbers.get(outermost, 0))
 
 
 class Shelf:
-    """Where tensors are kept: in memory up to a budget, on disk beyond it."""
+    """Holds tensors in memory up to a budget of bytes, and in temporary files beyond it."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -264,7 +379,7 @@ class Shelf:
         self.used = 0
 
     def put(self, tensor: Tensor) -> Tensor:
-        """The same tensor, or its like on disk."""
+        """The same tensor, or a copy of it in a file that is mapped into memory."""
         if id(tensor) in self.held:
             return self.held[id(tensor)]
         size = tensor.numel() * tensor.element_size()
@@ -275,7 +390,7 @@ class Shelf:
         return tensor
 
     def _on_disk(self, tensor: Tensor) -> Tensor:
-        with tempfile.NamedTemporaryFile(prefix="regard-") as file:  # a mapped file lives on without its name
+        with tempfile.NamedTemporaryFile(prefix="regard-") as file:  # its mapping outlives its name
             mapped = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
             mapped.copy_(tensor.flatten())
         return mapped.view(tensor.shape)
@@ -291,24 +406,26 @@ def observe(
     transformers, whatever backend it was loaded with. No output changes by a bit, and no kernel is replaced.
     One forward of the observed module is one map per site (a recurrent decoder's steps are joined); in a search of
     ours, one map `[heads, T, S]` per returned hypothesis; transformers' `generate` gives one per step (`along`).
+    A map is what the model's own score and normaliser gave: under `intervene`, the weights before the change.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
         sites: which sites to keep, by path or pattern ("decoder.layers.*.cross"); all by default.
-        budget: bytes of queries and keys to hold in memory; what comes after them goes to a temporary file.
+        budget: bytes of queries and keys to hold in memory; further ones go to temporary files.
 
     Returns:
         a context manager that gives the `Observation`, a mapping site -> list of AttentionMap.
 
     Raises:
         ChoiceError: a site that the model has not, nearest spelling first; no module.
-        RegardError: a compiled or scripted module; at the end of the block, attention that could not be seen.
+        RegardError: a compiled or scripted module; attention inside `torch.func.vmap`; at the end of the block,
+            attention that could not be seen, or a pattern in `sites` that recorded nothing although the model ran.
     """
     return Observation(module_of(model), sites, budget)._watching()
 
 
 def module_of(model: Any) -> nn.Module:
-    """The nn.Module of what a person wants to look at.
+    """The nn.Module to observe: a module itself, or the `.model` of what `regard.load` returns.
 
     Raises:
         ChoiceError: there is none.
@@ -327,21 +444,33 @@ def module_of(model: Any) -> nn.Module:
     return module
 
 
-def known_sites(sites: Sequence[str], paths: Any) -> Sequence[str]:
+def known_sites(sites: Sequence[str], paths: Mapping[nn.Module, Sequence[str]]) -> Sequence[str]:
     """The patterns, each of which names a module.
 
+    Args:
+        sites: paths or patterns.
+        paths: every path of each module.
+
     Raises:
-        ChoiceError: one that names none, nearest spelling first.
+        ChoiceError: a pattern that names none, nearest spelling first; no pattern at all.
     """
-    paths = list(paths)
-    for site in [sites] if isinstance(sites, str) else sites:
-        if not any(fnmatchcase(path, site) for path in paths):
-            raise ChoiceError(f"the model has no module {site!r}: did you mean {nearest(site, paths)[0]!r}?")
-    return [sites] if isinstance(sites, str) else sites
+    patterns = [sites] if isinstance(sites, str) else list(sites)
+    if not patterns:
+        raise ChoiceError("sites is empty: name a site or a pattern, or leave sites out for all")
+    for pattern in patterns:
+        if not any(matches(own, pattern) for own in paths.values()):
+            known = [path for own in paths.values() for path in own]
+            raise ChoiceError(f"the model has no module {pattern!r}: did you mean {nearest(pattern, known)[0]!r}?")
+    return patterns
+
+
+def matches(paths: Sequence[str], pattern: str) -> bool:
+    """Whether a module of these paths is named by a path or pattern."""
+    return any(fnmatchcase(path, pattern) for path in paths)
 
 
 def _groups(calls: list[Kept]) -> Iterator[list[Kept]]:
-    """Calls of one site in one forward: single steps that ask the same keys under the same spec belong together."""
+    """Calls of one site in one forward; single queries over the same keys under the same spec are one map."""
     group: list[Kept] = []
     for kept in calls:
         if group and not _follows(group[0], kept):
@@ -358,11 +487,12 @@ def _follows(first: Kept, kept: Kept) -> bool:
         first.made_of.spec.normalizer, kept.made_of.spec.normalizer
     )
     single = a.query.shape == b.query.shape and a.query.shape[-2] == 1
-    return alike and single and a.key is b.key and a.spec.mask is b.spec.mask and b.spec.bias is None
+    same = kept.forward == first.forward and a.key is b.key and a.spec.mask is b.spec.mask
+    return alike and single and same and b.spec.bias is None
 
 
 def _alike(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two scores, or two normalisers, are one."""
+    """Whether two scores, or two normalisers, compute the same."""
     while isinstance(a, Projected | ProjectedProduct) and isinstance(b, Projected | ProjectedProduct):
         a, b = a.score, b.score
     if a is b:
@@ -373,19 +503,18 @@ def _alike(a: nn.Module, b: nn.Module) -> bool:
 
 
 def _in_backward() -> bool:
-    """In a backward pass a forward is only done again (checkpointing)."""
+    """Whether a backward pass runs: checkpointing repeats forwards there, which have been recorded."""
     return torch._C._current_graph_task_id() != -1
 
 
 def _looks(module: nn.Module) -> bool:
-    """Whether a module looks as if it attended."""
+    """Whether a module's class is named as an attention."""
     name = type(module).__name__.lower()
     return "attention" in name or name.endswith(("attn", "attn2d"))
 
 
-def _around(names: Mapping[nn.Module, str], module: nn.Module) -> list[nn.Module]:
-    """The modules that a module is inside of."""
-    return [other for other, path in names.items() if other is not module and _within(names[module], path)]
+def _generates(module: nn.Module) -> bool:
+    return callable(getattr(module, "generate", None))
 
 
 def _clone(tensor: Tensor) -> Tensor:
@@ -407,33 +536,50 @@ def _attention_of(module: nn.Module) -> nn.Module:
     return module.self_attn if isinstance(module, nn.TransformerEncoderLayer) else module
 
 
-def _of(module: nn.Module, call: Call) -> Call:
-    return Call(call.query, call.key, call.value, call.spec, module)
-
-
-def _within(site: str, path: str) -> bool:
-    return path == "." or site == path or site.startswith(path + ".")
-
-
-def _along(site: str, maps: list[AttentionMap], beam_indices: Tensor | None) -> AttentionMap:
+def _along(
+    site: str, maps: list[AttentionMap], beam_indices: Tensor | None, caches: set[int | None], crossing: bool
+) -> AttentionMap:
+    """The maps of one site's steps as one; `crossing`: its keys are another sequence than its queries."""
     sizes = [(one.shape[-2], one.shape[-1]) for one in maps]
-    widths, asked = [width for _, width in sizes], accumulate(rows for rows, _ in sizes)
-    # every step finds the keys of all before it, at their places: a cache that grows, or one that is long enough
-    keeps = widths == sorted(widths) and all(width >= rows for width, rows in zip(widths, asked, strict=True))
-    if not keeps and len(set(widths)) > 1:
+    starts = _starts(sizes, caches != {None}, crossing)
+    if starts is None or len(caches) > 1:
         raise RegardError(
             f"the steps at {site!r} do not follow each other (queries × keys: "
             f"{', '.join(f'{t} × {s}' for t, s in sizes[:6])} …): along joins one generate per block, with a cache "
-            "that keeps every key; the maps of the steps themselves are in seen[site]"
+            "that keeps every key or the latest ones; the maps of the steps themselves are in seen[site]"
         )
-    width = max(one.shape[-1] for one in maps)
+    width = max(start + keys for start, (_, keys) in zip(starts, sizes, strict=True))
     rows = []
-    for step, one in enumerate(maps):
-        weights = torch.nn.functional.pad(one.full(force=True), (0, width - one.shape[-1]))
+    for step, (one, start) in enumerate(zip(maps, starts, strict=True)):
+        weights = torch.nn.functional.pad(one.full(force=True), (start, width - start - one.shape[-1]))
         if beam_indices is not None:
             if step >= beam_indices.shape[1]:
                 break
             which = beam_indices[:, step].to(weights.device)
+            if int(which.max()) >= len(weights):
+                raise RegardError(
+                    f"beam_indices name beam {int(which.max())}, and step {step} at {site!r} has {len(weights)}: "
+                    "give the beam_indices of the generate that was observed"
+                )
             weights = weights[which.clamp(min=0)] * (which >= 0).reshape(-1, *[1] * (weights.ndim - 1))
         rows.append(weights)
     return AttentionMap.from_weights(torch.cat(rows, -2))
+
+
+def _starts(sizes: list[tuple[int, int]], cached: bool, crossing: bool) -> list[int] | None:
+    """The position of each step's first key, from (queries, keys) of the steps; None if they are not one sequence.
+
+    Keys are positions of the generated sequence itself (the cache keeps all, has room for more, or keeps the latest
+    ones of a window), or, where the number of keys never changes, of another sequence.
+    """
+    widths = [keys for _, keys in sizes]
+    seen = list(accumulate(rows for rows, _ in sizes))
+    if len(set(widths)) == 1 and (crossing or not cached or widths[0] == 1):
+        return [0] * len(sizes)
+    if crossing:
+        return None
+    starts = [max(0, total - keys) for total, keys in zip(seen, widths, strict=True)]
+    # a window drops keys only at single new queries, and never has fewer keys than a step before
+    growing = all(a <= b for a, b in pairwise(widths[1:]))
+    windowed = all(start == 0 or rows == 1 for start, (rows, _) in zip(starts, sizes, strict=True))
+    return starts if growing and windowed else None

@@ -1,16 +1,19 @@
 """Where in a model something happens: module paths, by hooks that the model itself never notices.
 
-Torch chooses other kernels for modules that carry hooks, or while a torch-function mode is active. So the hooks
-here are the process-wide ones, which no fast path looks at, and the mode that sees `scaled_dot_product_attention`
-is taken away while torch's own attention modules run: those are understood from their arguments instead.
+Torch chooses other kernels for modules that carry hooks, or while a torch-function mode is active. Therefore the hooks
+here are the process-wide ones, which no fast path looks at, and the mode that sees `scaled_dot_product_attention` is
+removed while torch's own attention modules run: their attention is read from their arguments instead. While dynamo
+compiles or `torch.export` traces, hooks and mode do nothing.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.module import (
     _global_forward_hooks_with_kwargs,
@@ -20,7 +23,9 @@ from torch.nn.modules.module import (
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
-from regard.observation.torch_calls import seen
+from regard.attention.watch import is_computing
+from regard.observation.hand_written import follow
+from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
@@ -32,12 +37,13 @@ class Tracker:
 
     Args:
         model: the observed module.
-        discreet: whether torch's own attention modules must not notice.
-        started: called with a module before it runs.
-        finished: called with (module, args, kwargs, output) after it ran; the output is None if it failed.
+        discreet: whether torch's own attention modules keep their fast paths.
+        started: called with a module before its forward.
+        finished: called with (module, args, kwargs, output) after its forward; the output is None if it raised.
 
     Attributes:
-        names: {module: path}, "." is the model itself; of shared modules the first path.
+        paths: {module: paths}, "." is the model itself; a module that is registered twice has two.
+        names: {module: the first of its paths}, which is its site.
     """
 
     def __init__(
@@ -50,10 +56,11 @@ class Tracker:
     ) -> None:
         self.model, self.discreet = model, discreet
         self.started, self.finished = started, finished
-        self.names: dict[nn.Module, str] = {}
-        for path, module in model.named_modules():
-            self.names.setdefault(module, path or ".")
-        self._local = threading.local()  # a context that is copied into a thread runs beside its original
+        self.paths: dict[nn.Module, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self.paths.setdefault(module, []).append(path or ".")
+        self.names = {module: paths[0] for module, paths in self.paths.items()}
+        self._local = threading.local()  # a copied context may run in another thread beside its original
         self._alive = False
 
     @property
@@ -64,52 +71,70 @@ class Tracker:
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
-        """Follow the model inside the block; nothing stays behind."""
+        """Follow the model inside the block; hooks and mode are removed at its end."""
         _busy.set((*_busy.get(), self))
         self._alive = True
         hooks = [
-            register_module_forward_pre_hook(self._before),
-            register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
+            register_module_forward_pre_hook(_outside_dynamo(self._before)),
+            register_module_forward_hook(_outside_dynamo(self._after), with_kwargs=True, always_call=True),
         ]
+        _MODE.report = _outside_dynamo(report)
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-                _global_forward_hooks_with_kwargs.pop(hook.id, None)  # which torch forgets
+                _global_forward_hooks_with_kwargs.pop(hook.id, None)  # hook.remove() leaves this entry behind
             self._alive = False
             self.stack.clear()
             _busy.set(tuple(other for other in _busy.get() if other is not self))
             _switch()
 
+    def module(self, owner: nn.Module | None = None) -> nn.Module | None:
+        """The owner if it is a module of this model, else the innermost one that is running; None outside of it."""
+        return next((module for module in (owner, *reversed(self.stack)) if module in self.names), None)
+
     def path(self, owner: nn.Module | None = None) -> str | None:
-        """The path of a module of this model, or of the innermost one that is running; None outside of it."""
-        for module in (owner, *reversed(self.stack)):
-            if module in self.names:
-                return self.names[module]
-        return None
+        """The site of `module(owner)`."""
+        module = self.module(owner)
+        return None if module is None else self.names[module]
+
+    def _follows(self, module: nn.Module) -> bool:
+        """Whether a module's run matters: the model's own, and torch's attention modules that run inside it."""
+        if module in self.names:
+            return True
+        inside_foreign = bool(self.stack) and self.stack[-1] not in self.names
+        return bool(self.stack) and (inside_foreign or is_torchs_own(module))
 
     def _before(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
-        if not self._alive or self not in _busy.get() or not (self.stack or module in self.names):
+        if not self._alive or self not in _busy.get() or is_tracing() or not self._follows(module):
             return
         self.stack.append(module)
         _switch()
         self.started(module)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-        if not self._alive or self not in _busy.get() or module not in self.stack:
+        if not self._alive or self not in _busy.get() or is_tracing() or module not in self.stack:
             return
         kwargs, output = rest if len(rest) == 2 else ({}, None)  # torch passes no kwargs after an exception
-        while self.stack.pop() is not module:  # what an exception has left above this module goes too
+        while self.stack.pop() is not module:  # modules that an exception left above this one go too
             pass
         _switch()
         self.finished(module, args, kwargs, output)
 
 
-def is_torchs_own(module: nn.Module) -> bool:
-    """Whether this is one of torch's modules that look for torch-function modes before they choose a kernel.
+def _outside_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which dynamo, if it is loaded, neither traces nor compiles: it breaks the graph there."""
+    if "torch._dynamo" not in sys.modules:
+        return function
+    outside: Callable[..., Any] = torch._dynamo.disable(function, reason="regard records attention here")
+    return outside
 
-    A subclass with a forward of its own is not, nor is one whose weights are computed: to read them is to run them.
+
+def is_torchs_own(module: nn.Module) -> bool:
+    """Whether this is one of torch's modules that check for torch-function modes before they choose a kernel.
+
+    A subclass that overrides forward is not, nor is one with parametrized weights: reading those computes them.
     """
     kind: Any = type(module)
     if isinstance(module, nn.MultiheadAttention):
@@ -121,29 +146,68 @@ def is_torchs_own(module: nn.Module) -> bool:
 
 
 class _Mode(TorchFunctionMode):
-    """Shows every torch function to `seen`; what it answers instead of None is the result."""
+    """Passes torch's attention functions to `report`, and what every other one gives to `follow`."""
+
+    report = staticmethod(report)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        answer = seen(func, args, kwargs)
-        return func(*args, **kwargs) if answer is None else answer
+        if func in ATTENTIONS:
+            return self.report(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        if not torch.compiler.is_dynamo_compiling() and not is_computing():
+            follow(func, args, result)
+        return result
 
 
 _MODE = _Mode()
+_place = threading.local()  # .index: the place of the mode in the stack of modes
 
 
 def _switch() -> None:
-    """The mode is on inside the models of all who are busy, and off where it would be noticed."""
+    """Push the mode inside the tracked models; remove it where torch's own modules would notice it."""
+    if is_computing():  # the attention has been reported; the mode stays as it is until it is computed
+        return
     busy = [tracker for tracker in _busy.get() if tracker._alive and tracker.stack]
     inside = max(busy, key=lambda tracker: len(tracker.stack)).stack[-1] if busy else None
     discreet = all(tracker.discreet for tracker in busy)
     wanted = inside is not None and not (discreet and is_torchs_own(inside))
+    if wanted:
+        _insert_mode()
+    else:
+        _remove_mode()
+    if inside is None:
+        _place.__dict__.clear()
+
+
+def _insert_mode() -> None:
+    """Put the mode where it was in the stack of modes: a forward may have entered modes of its own since."""
     on = _get_current_function_mode_stack()
-    if wanted and _MODE not in on:
-        _push_mode(_MODE)
-    elif _MODE in on and not wanted:
-        above = []
-        while (mode := _pop_mode()) is not _MODE:  # somebody has left a mode of their own on ours
-            above.append(mode)
-        for mode in reversed(above):
-            _push_mode(mode)
+    if _MODE in on:
+        return
+    place: int = _place.__dict__.setdefault("index", len(on))
+    above = [_pop_mode() for _ in on[place:]]
+    for mode in (_MODE, *reversed(above)):
+        _push_mode(mode)
+
+
+def _remove_mode() -> bool:
+    """Take the mode out of the stack of modes, from below those that a forward has entered; whether it was there."""
+    if _MODE not in _get_current_function_mode_stack():
+        return False
+    above = []
+    while (mode := _pop_mode()) is not _MODE:
+        above.append(mode)
+    for mode in reversed(above):
+        _push_mode(mode)
+    return True
+
+
+@contextmanager
+def without_mode() -> Iterator[None]:
+    """Remove the mode for the block, inside `computing()`: a compiled kernel guards on the modes that are active."""
+    was_on = _remove_mode()
+    try:
+        yield
+    finally:
+        if was_on:
+            _insert_mode()

@@ -1,10 +1,13 @@
-"""What torch's own attention functions and modules are asked to do, as regard's queries, keys, values and specs."""
+"""Calls of torch's own attention functions and modules as regard's queries, keys, values and specs."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch._guards import CompileContext
 from torch.nn import functional as F
 from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -15,28 +18,73 @@ from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import ScaledDot
 from regard.attention.spec import Spec
-from regard.attention.watch import Call, ask, computing, is_computing
+from regard.attention.watch import Call, computing, is_changing, is_computing, query_changers
 from regard.errors import RegardError
 
-_SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _understood: Any = WeakTensorKeyDictionary()
 _MHA = inspect.signature(F.multi_head_attention_forward)
 
 
-def seen(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Tell of a torch function if it is an attention, and do it; None if it is none, or has been told of."""
-    if func not in (F.scaled_dot_product_attention, F.multi_head_attention_forward) or is_computing():
-        return None
-    if func is F.scaled_dot_product_attention:
-        answer: Any = ask(sdpa_call(*args, **kwargs))
-    else:
-        given = _MHA.bind(*args, **kwargs)
-        given.apply_defaults()
-        answer = _join(given.arguments, ask(mha_call(**given.arguments)))
-    if answer is not None:
-        return answer
-    with computing():
+ATTENTIONS = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+
+
+def is_tracing() -> bool:
+    """Whether dynamo compiles in this thread, or `torch.export` traces: what runs then computes on stand-ins."""
+    return CompileContext.try_get() is not None or torch.compiler.is_exporting()
+
+
+def report(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute one of `ATTENTIONS`, and report it unless it is part of a reported attention."""
+    if is_computing() or is_tracing():
         return func(*args, **kwargs)
+    with computing():
+        if func is F.scaled_dot_product_attention:
+            answer: Any = query_changers(unread_call(*args, **kwargs) if is_mapped() else sdpa_call(*args, **kwargs))
+        else:
+            given = _MHA.bind(*args, **kwargs)
+            given.apply_defaults()
+            answer = _multi_head_answer(given.arguments)
+        return func(*args, **kwargs) if answer is None else answer
+
+
+def is_mapped() -> bool:
+    """Whether `torch.func.vmap` is running: tensors there lack the axes that are mapped."""
+    return any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
+
+
+def unread_call(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Call:
+    """A call inside `torch.func.vmap`, whose masks cannot be read; `refuse_mapped` names it if it is observed."""
+    return Call(query, key, value, Spec(ScaledDot(), Softmax()))
+
+
+def refuse_mapped() -> None:
+    """Refuse an observed attention inside `torch.func.vmap`.
+
+    Raises:
+        RegardError: always there.
+    """
+    if is_mapped():
+        raise RegardError("attention inside torch.func.vmap cannot be seen: write the batch axis out")
+
+
+def _multi_head_answer(given: dict[str, Any]) -> tuple[Tensor, Tensor | None] | None:
+    """What a changer makes of `multi_head_attention_forward`, the changed weights included where they are asked for."""
+    if is_mapped():
+        query_changers(unread_call(given["query"], given["key"], given["value"]))
+        return None
+    call = mha_call(**given)
+    if not (given["need_weights"] and is_changing()):
+        return _join(given, query_changers(call))
+    # values beside an identity matrix: weights @ [values, I] = [heads' outputs, weights]
+    width, keys = call.value.shape[-1], call.key.shape[-2]
+    identity = torch.eye(keys, dtype=call.value.dtype, device=call.value.device)
+    values = torch.cat([call.value, identity.expand(*call.value.shape[:-1], keys)], -1)
+    answer = query_changers(replace(call, value=values))
+    if answer is None:
+        return None
+    output, _ = _join(given, answer[..., :width])  # type: ignore[misc]
+    weights = answer[..., width:]
+    return output, weights.mean(-3) if given["average_attn_weights"] else weights
 
 
 def sdpa_call(
@@ -50,7 +98,7 @@ def sdpa_call(
     enable_gqa: bool = False,
 ) -> Call:
     """`scaled_dot_product_attention`: softmax(q k / √d + mask), causal from the upper left corner."""
-    _refuse_unreadable(query, key, value)
+    _refuse_nested(query, key, value)
     if enable_gqa and query.ndim == 3:
         key, value = (t.repeat_interleave(query.shape[0] // t.shape[0], 0) for t in (key, value))
     axes = max(query.ndim, key.ndim, value.ndim, attn_mask.ndim if attn_mask is not None else 0)
@@ -62,7 +110,7 @@ def sdpa_call(
 
 
 def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
-    """A mask (bool, True = may look) and a bias from what torch adds or allows."""
+    """The mask (bool, True = may look) and the bias that torch's `attn_mask` amounts to."""
     if attn_mask is None:
         return None, None
     if isinstance(attn_mask, CausalBias):
@@ -71,7 +119,7 @@ def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
         raise RegardError(f"a mask of type {type(attn_mask).__name__} is not understood; use a bool or float tensor")
     if attn_mask.is_inference() or attn_mask.requires_grad:
         return _split(attn_mask)
-    known = _understood.get(attn_mask)  # the layers of a model share one mask
+    known = _understood.get(attn_mask)  # layers of a model share one mask: it is split once
     if known is None or known[0] != attn_mask._version:
         known = _understood[attn_mask] = attn_mask._version, _split(attn_mask.detach())
     found: tuple[Mask | None, Bias | None] = known[1]
@@ -83,7 +131,7 @@ def _split(attn_mask: Tensor) -> tuple[Mask | None, Bias | None]:
 
 
 def forget_masks() -> None:
-    """Look at every mask anew: a forward begins."""
+    """Read every mask anew: a forward begins, and masks may have been changed where torch counts no versions."""
     _understood.clear()
 
 
@@ -106,15 +154,24 @@ def mha_call(
     static_v: Tensor | None = None,
     training: bool = True,
     dropout_p: float = 0.0,
+    need_weights: bool = True,
+    use_separate_proj_weight: bool = False,
+    is_causal: bool = False,
     **_: Any,
 ) -> Call:
-    """`multi_head_attention_forward`, inputs `[n, B, d]` or `[n, d]`: projected, split into heads, masked."""
-    _refuse_unreadable(query, key, value)
-    suppress = query.ndim == 2
-    if suppress:
+    """`multi_head_attention_forward`, inputs `[n, B, d]` or `[n, d]`: projected, split into heads, masked.
+
+    As there, `is_causal` takes the place of `attn_mask` if no weights are asked for and no key is padding; else it is
+    a hint without effect. What is left out of the signature has none on the weights (`embed_dim_to_check`, the output
+    projection, `average_attn_weights`).
+    """
+    _refuse_nested(query, key, value)
+    unbatched = query.ndim == 2
+    if unbatched:
         query, key, value = (t[:, None] for t in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
-    weights = in_proj_weight.chunk(3) if in_proj_weight is not None else (q_proj_weight, k_proj_weight, v_proj_weight)
+    packed = None if use_separate_proj_weight else in_proj_weight
+    weights = (q_proj_weight, k_proj_weight, v_proj_weight) if packed is None else packed.chunk(3)
     biases = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
     q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))  # type: ignore[arg-type]
     batch = q.shape[1]
@@ -131,10 +188,12 @@ def mha_call(
         key_padding_mask = key_padding_mask[:, None, None]
     mask: Mask | None = None
     added: Tensor | None = None
+    if is_causal and attn_mask is not None and key_padding_mask is None and not need_weights:
+        attn_mask, mask = None, Causal(0)
     for one in (attn_mask, key_padding_mask):
         if one is None:
             continue
-        more = k.shape[-2] - one.shape[-1]  # the appended keys are for everybody
+        more = k.shape[-2] - one.shape[-1]  # every query may look at the appended keys
         if one.dtype == torch.bool:  # torch's True is "ignore" here
             allowed = Allow(F.pad(~one, (0, more), value=True))
             mask = allowed if mask is None else mask & allowed
@@ -144,7 +203,7 @@ def mha_call(
     allowed_too, bias = masks_of(added)
     mask = allowed_too if mask is None else mask if allowed_too is None else mask & allowed_too
     spec = Spec(ScaledDot(), Softmax(), mask, bias, dropout_p if training else 0.0)
-    if suppress:
+    if unbatched:
         q, k, v = q[0], k[0], v[0]
         own = Added(bias.tensor[0]) if isinstance(bias, Added) and bias.tensor.ndim == 4 else bias
         spec = Spec(spec.score, spec.normalizer, _without_batch(mask, q, k), own, spec.dropout)
@@ -158,13 +217,16 @@ def _without_batch(mask: Mask | None, query: Tensor, key: Tensor) -> Mask | None
     return Allow(whole[0] if whole.ndim == 4 else whole)
 
 
-def module_call(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """What an `nn.MultiheadAttention` was asked."""
+def module_call(
+    module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], grad: bool = False
+) -> Call:
+    """The attention of an `nn.MultiheadAttention`, from the arguments of its forward; `grad`: was grad mode on."""
     given = _MODULE.bind(module, *args, **kwargs)
     given.apply_defaults()
     a = given.arguments
     query, key, value = a["query"], a["key"], a["value"]
     padding_mask = a["key_padding_mask"]
+    is_causal = a["is_causal"] and not _takes_fast_path(module, a, grad)  # the fast path reads the mask alone
     lengths: Tensor | None = None
     if query.is_nested:  # only self-attention takes nested tensors
         lengths = query._nested_tensor_size()[:, 0]
@@ -178,6 +240,7 @@ def module_call(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: di
         key_padding_mask=padding_mask, attn_mask=a["attn_mask"], q_proj_weight=module.q_proj_weight,
         k_proj_weight=module.k_proj_weight, v_proj_weight=module.v_proj_weight,
         training=module.training, dropout_p=module.dropout,
+        need_weights=a["need_weights"], is_causal=is_causal,
     )  # fmt: skip
     if lengths is None:
         return call
@@ -185,8 +248,29 @@ def module_call(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: di
     return Call(call.query, call.key, call.value, spec)
 
 
+def _takes_fast_path(module: nn.MultiheadAttention, given: dict[str, Any], grad: bool) -> bool:
+    """Whether `nn.MultiheadAttention.forward` calls torch's native kernel, by the conditions that it checks."""
+    query = given["query"]
+    masks = [given[name] for name in ("attn_mask", "key_padding_mask") if given[name] is not None]
+    weights = (module.in_proj_weight, module.in_proj_bias, module.out_proj.weight, module.out_proj.bias)
+    return (
+        torch.backends.mha.get_fastpath_enabled()
+        and query.dim() == 3
+        and query is given["key"] is given["value"]
+        and module._qkv_same_embed_dim
+        and all(weight is not None and weight.dtype == query.dtype for weight in weights[:2])
+        and not any(torch.is_floating_point(mask) for mask in masks)
+        and module.batch_first
+        and module.num_heads % 2 == 0
+        and module.bias_k is None
+        and module.bias_v is None
+        and not (module.training or module.add_zero_attn or torch.is_autocast_enabled())
+        and not (grad and any(t is not None and t.requires_grad for t in (query, *weights)))
+    )
+
+
 def layer_call(layer: nn.TransformerEncoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """The self-attention of an `nn.TransformerEncoderLayer` that took its fast path, where no module is called."""
+    """The self-attention of an `nn.TransformerEncoderLayer` on its fast path, where no module is called."""
     given = _LAYER.bind(layer, *args, **kwargs)
     given.apply_defaults()
     a = given.arguments
@@ -211,12 +295,9 @@ def _join(given: dict[str, Any], heads: Tensor | None) -> tuple[Tensor, Tensor |
     return (output.transpose(0, 1) if output.ndim == 3 else output), None
 
 
-def _refuse_unreadable(*tensors: Tensor) -> None:
-    for tensor in tensors:
-        if tensor.is_nested:
-            raise RegardError("attention over nested tensors cannot be seen: pad them, and mask the padding")
-        if torch._C._functorch.is_batchedtensor(tensor):
-            raise RegardError("attention inside torch.func.vmap cannot be seen: write the batch axis out")
+def _refuse_nested(*tensors: Tensor) -> None:
+    if any(tensor.is_nested for tensor in tensors):
+        raise RegardError("attention over nested tensors cannot be seen: pad them, and mask the padding")
 
 
 def _axes(tensor: Tensor, axes: int) -> Tensor:
@@ -224,7 +305,7 @@ def _axes(tensor: Tensor, axes: int) -> Tensor:
 
 
 def _cast(tensor: Tensor) -> Tensor:
-    """As autocast makes it before the kernel sees it."""
+    """The tensor in the dtype that autocast gives the kernel."""
     kind = tensor.device.type
     if torch.is_autocast_enabled(kind) and tensor.dtype == torch.float32:
         return tensor.to(torch.get_autocast_dtype(kind))

@@ -1,14 +1,16 @@
-"""What transformers' attention interface is asked to do, whatever backend a model was loaded with.
+"""Calls of transformers' attention interface as regard's queries, keys, values and specs, for every backend.
 
-Every model of transformers 5 fetches its attention from `AttentionInterface.get_interface` and calls it with
-(module, query, key, value, attention_mask, scaling, softcap, sinks, position_bias …). While somebody looks, what
-is fetched is the same function behind a door that tells of the call first. Nothing else is touched.
+Every model of transformers 5 fetches its attention function from `AttentionInterface.get_interface` and calls it with
+(module, query, key, value, attention_mask, scaling, softcap, sinks, position_bias …). While an observation or an
+intervention is active, the fetched function is wrapped: the wrapper reports the call and then calls the function.
+Nothing else is changed.
 """
 
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -20,8 +22,9 @@ from regard.attention.masks import Causal, Mask
 from regard.attention.normalizers import Normalizer, Sink, Softmax
 from regard.attention.scores import ScaledDot
 from regard.attention.spec import Spec
-from regard.attention.watch import Call, ask, computing, is_attended
-from regard.observation.torch_calls import masks_of
+from regard.attention.watch import Call, computing, is_attended, query_changers
+from regard.observation.sites import without_mode
+from regard.observation.torch_calls import is_mapped, is_tracing, masks_of, unread_call
 
 _lock = threading.Lock()
 _users = 0
@@ -30,17 +33,17 @@ _original: Any = None
 
 @contextmanager
 def interface_notified() -> Iterator[None]:
-    """Tell of every attention that transformers computes inside the block, in this thread or task."""
+    """Report every attention that transformers computes inside the block, in this thread or task."""
     global _users, _original
     module = sys.modules.get("transformers.modeling_utils")
-    if module is None:  # nobody has loaded a model of transformers
+    if module is None:  # no model of transformers has been loaded
         yield
         return
     interface = module.AttentionInterface
     with _lock:
         if not _users:
             _original = interface.get_interface
-            interface.get_interface = _telling(_original)
+            interface.get_interface = _reporting_interface(_original)
         _users += 1
     try:
         yield
@@ -51,25 +54,30 @@ def interface_notified() -> Iterator[None]:
                 interface.get_interface = _original
 
 
-def _telling(get_interface: Callable[..., Any]) -> Callable[..., Any]:
+def _reporting_interface(get_interface: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(get_interface)
     def get(self: Any, name: str, default: Any) -> Any:
         function = get_interface(self, name, default)
-        # "regard" is regard.attend, which tells of itself
-        return _told(function, name) if is_attended() and name != "regard" else function
+        # "regard" is regard.attend, which reports its own calls
+        return _reporting(function, name) if is_attended() and name != "regard" else function
 
     return get
 
 
-def _told(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _reporting(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     @wraps(function)
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        answer = ask(interface_call(name, module, query, key, value, attention_mask, *args, **kwargs))
+        if is_tracing():
+            return function(module, query, key, value, attention_mask, *args, **kwargs)
+        if is_mapped():
+            answer = query_changers(replace(unread_call(query, key, value), owner=module))
+        else:
+            answer = query_changers(interface_call(name, module, query, key, value, attention_mask, *args, **kwargs))
         if answer is not None:
             return answer.transpose(1, 2).contiguous(), None
-        with computing():
+        with computing(), without_mode():
             return function(module, query, key, value, attention_mask, *args, **kwargs)
 
     return attention
@@ -91,7 +99,7 @@ def interface_call(
     if attention_mask is None and name != "eager" and query.shape[2] > 1:
         causal = kwargs.get("is_causal")
         if getattr(module, "is_causal", True) if causal is None else causal:
-            if "flash" not in name:  # as torch's kernel: a longer cache has nothing behind the queries yet
+            if "flash" not in name:  # as torch's kernel: keys of a longer cache beyond the queries are not filled yet
                 key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
             mask = Causal()
     position_bias = kwargs.get("position_bias")
@@ -109,11 +117,11 @@ def _mask(attention_mask: Any) -> tuple[Mask | None, Bias | None]:
         if attention_mask is not None and attention_mask.ndim == 2:  # flash attention's: True = a real token
             attention_mask = attention_mask.bool()[:, None, None]
         return masks_of(attention_mask)
-    return Blocks(attention_mask), None
+    return FlexMask(attention_mask), None
 
 
-class Blocks(Mask):
-    """A `BlockMask` of flex attention, by the function that it was made from."""
+class FlexMask(Mask):
+    """A `BlockMask` of flex attention, by its `mask_mod`."""
 
     def __init__(self, block_mask: Any) -> None:
         self.block_mask = block_mask
@@ -121,7 +129,8 @@ class Blocks(Mask):
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         batch, heads = self.block_mask.shape[:2]
         places = (
-            torch.arange(batch)[:, None, None, None], torch.arange(heads)[:, None, None],
+            torch.arange(batch, device=rows.device)[:, None, None, None],
+            torch.arange(heads, device=rows.device)[:, None, None],
             rows[:, None], columns,
         )  # fmt: skip
         allowed: Tensor = self.block_mask.mask_mod(*places)
