@@ -1,4 +1,4 @@
-"""Masks: which query may look at which key. True means *may look*, everywhere.
+"""Masks: which query may attend to which key. True means *may attend*, everywhere.
 
 A mask is a small value. It answers for any tile of the score matrix and is combined with
 `&`, `|` and `~`. It also says of every tile of a grid whether it is empty or full (`coverage`), without looking
@@ -258,7 +258,7 @@ class Window(Mask):
 
 @dataclass(frozen=True, eq=False)
 class Documents(Mask):
-    """Queries and keys with the same number; -1 sees nobody and is seen by nobody."""
+    """Queries and keys with the same number; -1 neither attends nor is attended to."""
 
     query_ids: Tensor
     key_ids: Tensor
@@ -422,7 +422,7 @@ def window(left: int, right: int | None = None, offset: Offset = None) -> Mask:
 
 
 def documents(query_ids: Tensor, key_ids: Tensor | None = None) -> Mask:
-    """Packed texts that do not see each other: equal numbers see each other, -1 sees nobody.
+    """Packed documents: queries and keys with equal ids attend to each other; id -1 attends to no key.
 
     Args:
         query_ids: int `[B, T]` (or more leading batch axes, or none), repeated over the heads.

@@ -1,6 +1,6 @@
-"""A score matrix in pieces: some queries beside the keys that any of them may look at.
+"""A score matrix in pieces: some consecutive queries beside the keys that any of them may attend to.
 
-What a mask leaves empty is in no piece, so kernels and maps skip it; what it fills needs no mask.
+Tiles that a mask leaves empty are in no piece, so kernels and maps skip them; tiles that it fills need no mask.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,9 +30,8 @@ class Piece:
         index: the entry.
         rows: queries that follow each other.
         columns: keys; a slice if they follow each other, else their indices.
-        allowed: who may look at whom, bool, broadcastable to `[*inner, r, c]`; None: everybody at everything.
-        times: so many pieces, each as many queries and keys after the one before it as it has queries, and all alike.
-            Their tensors have one more axis, in front.
+        allowed: True at pairs that may attend, bool, broadcastable to `[*inner, r, c]`; None: all pairs.
+        times: number of identical pieces along a diagonal, batched on a leading axis; piece i is offset by i · rows.
     """
 
     index: tuple[int, ...]
@@ -99,7 +98,7 @@ def pieces(
     """The pieces of a score matrix, each made when its turn comes.
 
     Args:
-        mask: who may look at whom.
+        mask: the pairs that may attend.
         shape: `(*batch, T, S)`.
         device: where the mask's tiles are made.
         outer: how many leading batch axes are taken one entry at a time.

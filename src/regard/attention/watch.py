@@ -1,6 +1,6 @@
-"""Who is watching, and who intervenes: callables that are told of every attention, in this thread or task.
+"""Watchers and changers: callbacks that receive every attention computed in this thread or task.
 
-Watching never changes what is computed, nor which kernel computes it. A changer may answer with another output.
+Watching never changes what is computed, nor which kernel computes it. A changer may return another output.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,10 +16,10 @@ from regard.attention.spec import Spec
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One attention: queries `[*batch, T, d_k]`, keys `[*batch, S, d_k]`, values, and what is done with them.
+    """One attention: queries `[*batch, T, d_k]`, keys `[*batch, S, d_k]`, values, and the spec that joins them.
 
     Attributes:
-        owner: the layer it belongs to, where the layer said so (`owned`).
+        owner: the module that computes it, where that module declares itself (`owned`).
         through: `[..., S, N]` where the weights over these keys are only on the way to N values: the map is theirs
             times this.
     """
@@ -38,7 +38,7 @@ Changer = Callable[[Call], Tensor | None]
 
 
 class Entry:
-    """A callback for as long as its block lasts."""
+    """A callback, alive while its block lasts."""
 
     def __init__(self, callback: Callable[..., Any]) -> None:
         self.callback = callback
@@ -53,45 +53,45 @@ _computing: ContextVar[bool] = ContextVar("computing", default=False)
 
 
 def watching(watcher: Watcher) -> AbstractContextManager[None]:
-    """Tell `watcher` of every attention computed inside the block."""
+    """Call `watcher` with every attention computed inside the block."""
     return _with(_watchers, watcher)
 
 
 def unwatched() -> AbstractContextManager[None]:
-    """Tell nobody inside the block: what happens there is announced in another way, or is nobody's business."""
+    """Call no watcher inside the block: its attentions are announced in another way, or not at all."""
     return _set(_watchers, ())
 
 
 @contextmanager
 def suppress() -> Iterator[None]:
-    """Nobody watches and nobody changes inside the block: who called has told them already."""
+    """Call neither watchers nor changers inside the block: the caller has called them already."""
     with _set(_watchers, ()), _set(_changers, ()):
         yield
 
 
 def on_search_result(listener: Listener) -> AbstractContextManager[None]:
-    """Tell `listener` of maps that are announced inside the block: a search's, which come when it is over."""
+    """Call `listener` with the maps announced inside the block: those of a search, when it has ended."""
     return _with(_listeners, listener)
 
 
 def announce(model: nn.Module, maps: Mapping[str, Any]) -> None:
-    """Tell the listeners of the maps {site: AttentionMap} of one hypothesis that `model` has returned."""
+    """Call the listeners with the maps {site: AttentionMap} of one hypothesis that `model` has returned."""
     for listener in _callbacks(_listeners):
         listener(model, maps)
 
 
 def has_search_listeners() -> bool:
-    """Whether anybody listens to announcements."""
+    """Whether there is a listener for announcements."""
     return bool(_callbacks(_listeners))
 
 
 def changing(changer: Changer) -> AbstractContextManager[None]:
-    """Ask `changer` for the output of every attention inside the block; None leaves it as it is."""
+    """Call `changer` for the output of every attention inside the block; None leaves it as it is."""
     return _with(_changers, changer)
 
 
 def owned(owner: nn.Module) -> AbstractContextManager[None]:
-    """Say whose the attentions inside the block are."""
+    """Declare the module that the attentions inside the block belong to."""
     return _set(_owner, owner)
 
 
@@ -106,7 +106,7 @@ def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 @contextmanager
 def _with(variable: "ContextVar[tuple[Entry, ...]]", callback: Callable[..., Any]) -> Iterator[None]:
-    """Add a callback for the block. Blocks may close in any order; a task that outlives its block is not told."""
+    """Add a callback for the block. Blocks may close in any order; a task that outlives its block no longer calls it."""
     entry = Entry(callback)
     variable.set((*variable.get(), entry))
     try:
@@ -121,22 +121,22 @@ def _callbacks(variable: "ContextVar[tuple[Entry, ...]]") -> list[Callable[..., 
 
 
 def computing() -> AbstractContextManager[None]:
-    """Say that an attention that was told of is now being computed: what its kernel calls is not another one."""
+    """Suppress nested notifications: SDPA calls made by this kernel belong to the attention already reported."""
     return _set(_computing, True)
 
 
 def is_computing() -> bool:
-    """Whether an attention that was told of is being computed."""
+    """Whether an attention that has been reported is being computed."""
     return _computing.get()
 
 
 def is_watching(watcher: Watcher) -> bool:
-    """Whether this watcher is being told of attentions here."""
+    """Whether this watcher is called with attentions here."""
     return watcher in _callbacks(_watchers)
 
 
 def is_attended() -> bool:
-    """Whether anybody watches or changes."""
+    """Whether there is a watcher or a changer."""
     return bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
@@ -146,14 +146,14 @@ def is_changing() -> bool:
 
 
 def notify(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tensor | None = None) -> Tensor | None:
-    """Pass one attention on to whoever is watching or changing; an answer is the output."""
+    """Report one attention to all watchers and changers; the output of a changer, where one returns an output."""
     if not is_attended():
         return None
     return query_changers(Call(query, key, value, spec, _owner.get(), through))
 
 
 def query_changers(call: Call) -> Tensor | None:
-    """Tell the watchers of a call; what the innermost changer that cares answers."""
+    """Call the watchers; then the output of the innermost changer that returns one."""
     for watcher in _callbacks(_watchers):
         watcher(call)
     for changer in reversed(_callbacks(_changers)):

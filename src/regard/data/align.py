@@ -17,7 +17,7 @@ def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> li
     """IBM Model 1's most probable source word for each target word of `test` (Brown et al. 1993).
 
     t(target word | source word) is learned by expectation maximisation over `pairs` and `test` together,
-    with a null word that takes what belongs to nobody. Words are lower-cased and cut at punctuation.
+    with a null word for words without a counterpart. Words are lower-cased and cut at punctuation.
 
     Args:
         pairs: (source, target) sentences to learn from.

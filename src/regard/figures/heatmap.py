@@ -30,7 +30,7 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
 PANELS = 16
 SIDES = ("output (query) ↓", "source (key) →")
 SIDES_BRIEFLY = ("query ↓", "source (key) →")  # beside one or two rows
-MADE = b"drawn by regard"  # what a file says of who drew it
+MADE = b"drawn by regard"  # marks a file as drawn by regard
 NUMBERS_UP_TO = 144  # cells: beyond that, numbers inside them would be too small to read
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS = 6  # panels side by side
-DARK = 0.18  # of a cell at which nobody looked
+DARK = 0.18  # brightness of a cell without weight
 WORDS = 48  # of a strip at most
 SIDE = 384  # points of a panel's picture
 SHADES = 24  # of grey in the terminal
@@ -63,9 +63,11 @@ def draw_strip(
     kind = "smoothed" if smooth else "exact cells"
     more = f"; the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
     between = " " if across > 2 else "\n"  # a narrow figure has no room for one line
-    who = "the model" if heading else "the word"
+    attending = "the model" if heading else "the word"
     said = (
-        f"light: where {who} looked{between}({kind}; the number: its largest weight){more}" if words else "nothing said"
+        f"light: attention of {attending}{between}({kind}; the number: its largest weight){more}"
+        if words
+        else "nothing said"
     )
     above = "\n".join([*wrap(heading, max(24, 20 * across)), said])
     figure.suptitle(above.replace("$", r"\$"), fontsize=8, color="#555")

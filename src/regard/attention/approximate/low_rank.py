@@ -1,4 +1,4 @@
-"""Low-rank attention (Linformer): the keys of a sentence are mixed into a few before anybody asks."""
+"""Low-rank attention (Linformer): the keys of a sequence are projected to a few before the scores are computed."""
 
 from math import sqrt
 
@@ -63,7 +63,7 @@ class LowRank(nn.Module):
         return AttentionMap.from_spec(query, mixed, spec).through(through)
 
     def _mixed(self, key: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Spec]:
-        """E k, F without the keys that nobody may look at, and what is done with them."""
+        """E k and F without the keys that are masked for all queries, and their spec."""
         s = key.shape[-2]
         if s > self.of_keys.shape[1]:
             raise ShapeError(

@@ -148,7 +148,7 @@ class FusedProblem:
                 output, rows = torch.zeros_like(q), sums.new_full(q.shape[:-1], -torch.inf)
             piece.of_queries(output).copy_(found)
             piece.of_rows(rows).copy_(sums)
-        if output is None or rows is None:  # nobody looks anywhere
+        if output is None or rows is None:  # every row is dead
             wide = torch.promote_types(q.dtype, torch.float32)
             return torch.zeros_like(q), q.new_full(q.shape[:-1], -torch.inf, dtype=wide)
         return output, rows
@@ -209,7 +209,7 @@ class FusedProblem:
         ]
 
     def added(self, piece: Piece, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What is added to the piece's scores: the bias, and -inf where nobody may look.
+        """What is added to the piece's scores: the bias, and -inf at forbidden pairs.
 
         Returns:
             the table, broadcastable to `[*inner, r, c]`; and, where it depends on the distance alone, the r + c - 1

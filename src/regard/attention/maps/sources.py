@@ -34,7 +34,7 @@ class RowBlock:
         weights: `[*batch, t, n]` of n keys that follow each other; all others have none.
         numbers: the normaliser's row numbers `[*batch, t]`, where the source has them.
         scores: where the weights are the softmax of something, that, with the most negative number for what may
-            not be looked at; whoever has the block may write over it.
+            not be looked at; the consumer of the block may write over it.
         first: the first key's index.
     """
 
@@ -75,7 +75,7 @@ class WeightSource:
 
 
 class GivenWeights(WeightSource):
-    """Weights that somebody else has computed."""
+    """Weights given as a tensor."""
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
@@ -171,7 +171,7 @@ class ComputedWeights(WeightSource):
         dtype, spec, shape = self.like.dtype, self.spec, self.shape
         q, k = self.query[..., rows, :].to(dtype), share_heads(self.query, self.key).to(dtype)
         allowed = spec.allowed(rows, shape)
-        # as in the reference kernel: what nobody of these rows may see becomes harmless first
+        # as in the reference kernel: keys forbidden to all these rows become 0 first
         if self._poisoned:
             seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
             q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
@@ -184,7 +184,7 @@ class ComputedWeights(WeightSource):
         return normalized
 
     def _product(self) -> tuple[Tensor, Tensor] | None:
-        """Queries and keys whose product is softmaxed and nothing else, where nobody wants a gradient."""
+        """Queries and keys where the map is a plain softmax of their products and no gradient is needed; else None."""
         spec = self.spec
         plain = isinstance(spec.score, Product) and spec.score.softcap is None and type(spec.normalizer) is Softmax
         if not plain or not prod(self.shape) or torch._C._are_functorch_transforms_active() or self._poisoned:
