@@ -106,7 +106,7 @@ def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 @contextmanager
 def _with(variable: "ContextVar[tuple[Entry, ...]]", callback: Callable[..., Any]) -> Iterator[None]:
-    """Add a callback for the block. Blocks may close in any order; a task that outlives its block no longer calls it."""
+    """Add a callback for the block. Blocks may close in any order; after its own, it is not called."""
     entry = Entry(callback)
     variable.set((*variable.get(), entry))
     try:
