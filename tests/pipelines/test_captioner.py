@@ -335,7 +335,7 @@ def test_transcribe_on_the_command_line(talk, transcriber: Path, tmp_path: Path)
         ({"model": SMALL}, r"needs \[model.source_encoder\]"),
         (
             {"model": SMALL | {"source_encoder": {"kind": "sound"}}},
-            'cannot read by model.source_encoder.kind = "sound"',
+            'cannot have model.source_encoder.kind = "sound"',
         ),
         ({"scenes": {"size": 48}}, "scenes.size = 48 must be model.source_encoder.size = 40"),
         ({"model": SMALL | {"source_encoder": GRID | {"sise": 3}}}, "did you mean size"),
@@ -376,7 +376,7 @@ def test_pointing_counts_words_in_their_things(captioner: Path, glyphs: Path) ->
         weights = torch.zeros(len(scene.caption.split()), 100)
         weights[:, cell] = 1.0
         made = object.__new__(type(said))
-        made.__dict__.update(vars(said) | {"text": scene.caption, "looks": (scene.caption.split(), weights)})
+        made.__dict__.update(vars(said) | {"text": scene.caption, "word_attention": (scene.caption.split(), weights)})
         assert description.pointing([made], [scene]) == (wanted, len(scene.caption.split()))
 
 
