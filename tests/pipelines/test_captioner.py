@@ -18,7 +18,8 @@ import regard
 from made import made_glyphs, made_sounds, made_table, tone
 from regard import cli, experiment
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, Thing, scenes
+from regard.data.scenes.scene import Scene, SceneConfig, Thing
+from regard.data.scenes.scenes import scenes
 from regard.errors import ConfigError, DataError, RegardError
 from regard.pipelines.base import InputError
 from regard.pipelines.captioner import Captioner, Description
