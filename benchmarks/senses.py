@@ -21,7 +21,8 @@ from regard.data.media import scene_points
 from regard.data.questions import Open, question_parts, read_questions
 from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.questions import PictureQuestion
-from regard.data.scenes.scenes import SceneConfig, scenes
+from regard.data.scenes.scene import SceneConfig
+from regard.data.scenes.scenes import scenes
 from regard.data.sound import RATE
 from regard.data.tables import Files, Row, read_table, split_rows
 from regard.experiment import read_config

@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 import regard
 from regard.data.media import scene_points
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, scenes
+from regard.data.scenes.scene import Scene, SceneConfig
+from regard.data.scenes.scenes import scenes
 from regard.figures.overlay import draw_strip
 from regard.models.encoders import Grid, GridConfig
 

@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy, normalize
 import regard
 from regard.data.pictures import as_tensor
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, make_scene
+from regard.data.scenes.scene import Scene, SceneConfig
+from regard.data.scenes.scenes import make_scene
 from regard.figures.overlay import draw_strip
 from regard.models.encoders import Grid, GridConfig
 from regard.nn.recurrent import RecurrentEncoder

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from made import made_glyphs
 from observation_models import inputs, make
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import SceneConfig
+from regard.data.scenes.scene import SceneConfig
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,18 +1,22 @@
 """Training from Python, and what is done with a run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import regard
 from conftest import made_pairs, tiny
-from regard.experiment import read_config, train
+from regard.config import to_toml
+from regard.experiment import average_run, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
 from regard.tasks.table import evaluate
 from regard.text.tokenizer import BOS, EOS
+from regard.training.journal import Journal
+from regard.training.loop import Diverged
 
 
 @pytest.fixture
@@ -47,12 +51,179 @@ def test_nothing_to_train_on_is_refused(data_folder: Path, tmp_path: Path, monke
         train(tiny("recurrent"), {"data.dev_share": 0.9999}, run=tmp_path / "run")
 
 
-def test_without_development_data_the_last_model_is_kept(
+def test_without_development_pairs_training_pairs_choose_the_best(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
-    run = train(tiny("recurrent"), {"data.dev_share": 0.0, "training.metric": "loss"}, run=tmp_path / "run")
-    assert run.model("le chat").tokens
+    (tmp_path / "empty.tsv").write_text("\n")
+    for name, changes in (("data.dev_share", {"data.dev_share": 0.0}), ("data.dev", {"data.dev": "$HERE/empty.tsv"})):
+        monkeypatch.setenv("HERE", str(tmp_path))
+        events: list[dict[str, Any]] = []
+        run = train(tiny("recurrent"), changes, run=tmp_path / name, report=events.append)
+        assert events[0]["development"] == f"{name} leaves none for development: 8 of them choose the best checkpoint"
+        assert 0 < run.journal[0]["dev_loss"] < 10
+        assert run.model("le chat").tokens
+
+
+def language_model(tmp_path: Path, task: str, **texts: Any) -> dict[str, Any]:
+    blocks = {"width": 16, "layers": 1, "heads": 2, "ffn_width": 16}
+    return {
+        "task": task, "dev_sentences": 5,
+        "texts": {"length": 12, "documents": "files" if task == "complete" else "lines"} | texts,
+        "tokenizer": {"kind": "characters"},
+        "model": {"kind": "decoder" if task == "complete" else "encoder", **blocks},
+        "training": {"max_steps": 2, "evaluate_every": 1, "warmup": 1, "batch_tokens": 64, "metric": "loss"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["complete", "fill"])
+def test_language_models_without_development_text(task: str, tmp_path: Path) -> None:
+    for name, text in (("a", "the cat\nran far\n" * 9), ("b", "a dog\nsat\n" * 9), ("empty", "\n"), ("one", "x")):
+        (tmp_path / name).write_text(text)
+    a, b, empty, one = (str(tmp_path / name) for name in ("a", "b", "empty", "one"))
+    cases: dict[str, dict[str, Any]] = {
+        "two files": {"train": (a, b), "dev_share": 0.01},
+        "no share": {"train": a, "dev_share": 0.0},
+        "empty": {"train": a, "dev": empty},
+        "one token": {"train": a, "dev": one},
+    }
+    for name, texts in cases.items():
+        events: list[dict[str, Any]] = []
+        run = train(language_model(tmp_path, task, **texts), run=tmp_path / "runs" / name, report=events.append)
+        assert all(0 < entry["dev_loss"] < 10 for entry in run.journal)
+        if name in ("no share", "empty"):
+            setting = "texts.dev" if name == "empty" else "texts.dev_share"
+            assert events[0]["development"].startswith(f"{setting} leaves none for development: ")
+
+
+@pytest.mark.parametrize("task", ["complete", "fill"])
+def test_language_models_without_training_text(task: str, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("" if task == "complete" else "x" * 99)
+    with pytest.raises(regard.ConfigError, match="there is nothing to train on"):
+        train(language_model(tmp_path, task, train=str(tmp_path / "one"), dev_share=0.0), run=tmp_path / "run")
+    settings = language_model(tmp_path, task, train=str(tmp_path / "one"))
+    with pytest.raises(regard.ConfigError, match=r"texts.length = 12 must be at most model.length = 7"):
+        train(settings, {"model.positions": "learned", "model.length": 7}, run=tmp_path / "other")
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_development_pair_that_is_too_long_is_left_out(
+    side: int, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    long = ["the cat", "le chat"]
+    long[side] = " ".join([long[side]] * 500)
+    (tmp_path / "dev.tsv").write_text("the dog\tle chien\n" + "\t".join(long) + "\nthe cat\tle chat\n")
+    events: list[dict[str, Any]] = []
+    run = train(
+        tiny("transformer"), {"data.dev": str(tmp_path / "dev.tsv")}, run=tmp_path / "run", report=events.append
+    )
+    assert events[0]["development"].startswith("2 for development (1 left out: longer than the model takes, 300 tokens")
+    assert events[0]["development"].endswith(f"the first {tmp_path / 'dev.tsv'}:2)")
+    assert run.journal[-1]["dev_loss"] > 0
+
+
+def test_training_pairs_that_are_too_long_are_counted(tmp_path: Path) -> None:
+    pairs = ["le chat\tthe cat", "\t".join(["le chat " * 60, "the cat " * 60]), "le chien\tthe dog"] * 2
+    (tmp_path / "t.tsv").write_text("\n".join(pairs))
+    events: list[dict[str, Any]] = []
+    data = {"train": str(tmp_path / "t.tsv"), "dev_share": 0.0}
+    train(tiny("transformer") | {"data": data}, run=tmp_path / "run", report=events.append)
+    note = f"(2 left out: longer than data.longest = 100 tokens, the first {tmp_path / 't.tsv'}:2)"
+    assert events[0]["training"] == f"4 training pairs {note}"
+    with pytest.raises(regard.ConfigError, match=r"all 6 training pairs are longer than data.longest = 1 tokens"):
+        train(tiny("transformer") | {"data": data}, {"data.longest": 1}, run=tmp_path / "none")
+
+
+def test_resuming_compares_values(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own config.toml, what --print-config prints, and a config whose comments were rewritten, all resume."""
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = tmp_path / "run"
+    train(tiny("recurrent"), run=run)
+    written = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(written.replace("# Updates at most.", "# Reworded since."))
+    (tmp_path / "printed.toml").write_text(to_toml(read_config(tiny("recurrent"))))
+    train(tmp_path / "printed.toml", run=run, resume=True)
+    (run / "config.toml").write_text(written.replace("batch_tokens = 256", "batch_tokens = 2_56"))
+    train(run / "config.toml", resume=True)  # of its own, in its own folder
+    (run / "config.toml").write_text(written.replace("ffn_width", "inner").replace("word_dropout", "forget"))
+    train(tiny("recurrent"), run=run, resume=True)
+    with pytest.raises(
+        regard.ConfigError, match=r"not training.max_steps = 9 \(it was 6\); training.seed = 3 \(it was 0\): resume"
+    ):
+        train(tiny("recurrent"), {"training.max_steps": 9, "training.seed": 3}, run=run, resume=True)
+
+
+def test_divergence_is_one_sentence(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    wild = {"training.learning_rate": 1e30, "training.clip": 1e30, "training.warmup": 0}
+    with pytest.raises(Diverged, match=r"training diverged: .*: lower training.learning_rate"):
+        train(tiny("transformer", max_steps=40, evaluate_every=20), wild, run=tmp_path / "run")
+    assert not (tmp_path / "run" / "bundle.json").exists()
+    skipped = [e for e in Journal(tmp_path / "run" / "journal.jsonl").entries() if e["event"] == "skipped"]
+    assert len(skipped) == 10
+    with pytest.raises(Diverged, match="no evaluation had a finite loss"):  # ends before ten updates were skipped
+        train(tiny("transformer"), wild, run=tmp_path / "short")
+
+
+def test_averages_go_into_an_empty_folder(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, reason in (("full", "is not empty"), ("file", "is a file")):
+        with pytest.raises(regard.ConfigError, match=reason):
+            average_run(tiny_run, tmp_path / name)
+    with pytest.raises(regard.BundleError, match="is not a trained model"):
+        average_run(tmp_path / "full", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["notes.txt"]
+    assert average_run(tiny_run, tmp_path / "new") == tmp_path / "new"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.width": 1}, r"model.width = 1 must be even: with model.direction = \"both\""),
+        ({"model.width": 5}, r"model.width = 5 must be even"),
+        ({"training.betas": [0.9, 1.0]}, r"training.betas.1: input should be less than 1"),
+        ({"training.betas": [-0.1, 0.9]}, r"training.betas.0: "),
+        ({"training.seed": 10**30}, r"training.seed: input should be less than"),
+        ({"training.seed": -1}, r"training.seed: "),
+        ({"training.learning_rate": float("inf")}, r"training.learning_rate: input should be a finite number"),
+        ({"training.coverage_loss": float("inf")}, r"training.coverage_loss: input should be a finite number"),
+        ({"model": {"kind": "transformer", "width": 10, "heads": 3}}, r"model: no transformer .* width 10, heads 3"),
+        ({"width": 3}, r"unknown setting width: did you mean model.width\?"),
+        ({"max_step": 3}, r"unknown setting max_step: did you mean training.max_steps\?"),
+        ({"model.fragments": 3}, r"unknown setting model.fragments: did you mean data.fragments\?"),
+        ({"tokeniser.kind": "bpe"}, r"unknown setting tokeniser: did you mean tokenizer\?"),
+    ],
+)
+def test_senseless_settings_are_refused_by_name(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(regard.ConfigError, match=message):
+        read_config(tiny("recurrent"), overrides)
+
+
+def test_large_seeds_train(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    train(tiny("recurrent", max_steps=1), {"training.seed": 2**63 - 1}, run=tmp_path / "run")
+
+
+def test_renamed_settings_and_sections_still_read() -> None:
+    config = {
+        "task": "answer", "asked": {"layout": "scenes", "scenes": {"alone": 2}}, "training": {"metric": "exact"},
+        "model": {"kind": "stacked", "reads": {"kind": "grid", "size": 96}},
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match="is called"):
+        settings = read_config(config, {"asked.scenes.most": 2, "training.forget": 0.1})
+    assert settings.questions is not None
+    assert settings.questions.scenes is not None
+    assert (settings.questions.scenes.single_epochs, settings.questions.scenes.most) == (2, 2)
+    assert settings.training.word_dropout == 0.1
+
+
+def test_a_byte_order_mark_in_a_config(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbf" + to_toml(read_config(tiny("recurrent"))).encode())
+    assert read_config(tmp_path / "x.toml") == read_config(tiny("recurrent"))
 
 
 def test_development_pairs_of_their_own(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

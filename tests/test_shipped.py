@@ -9,7 +9,7 @@ from PIL import Image
 
 import regard
 from regard.data.scenes.glyphs import FONTS, Glyphs
-from regard.data.scenes.scenes import SceneConfig
+from regard.data.scenes.scene import SceneConfig
 from regard.pipelines.load import SHIPPED, shipped
 
 NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-rnn"]

@@ -30,17 +30,17 @@ Precision = Literal["float32", "float16", "int8"]
 
 @dataclass
 class Bundle:
-    """Everything that using a trained model needs.
+    """A trained model with everything needed to use it.
 
     Attributes:
-        task: what it does, "translate".
+        task: "translate", "complete", …
         languages: of source and target.
-        model: ready to use; what class it is, its config says.
-        tokenizer: a `regard.text.protocol.TextTokenizer`: one of ours, or of a folder of others.
-        model_config: what the model was built from.
+        model: the module, in evaluation mode; `model_config` determines its class.
+        tokenizer: text to ids and back; a `regard.text.protocol.TextTokenizer`: regard's own, or one of a folder of others.
+        model_config: the settings the model was built from.
         decoding: default settings of the search.
-        alignment: {"site": …, "heads": […]}: where to read a word alignment, chosen on development data.
-        rules: which tokens end a text, are suppressed or are forced, where a folder of others says so.
+        alignment: {"site": …, "heads": […]}, where word alignments are read, chosen on development data.
+        rules: tokens that end a text, are suppressed or are forced, where a folder of others states them.
     """
 
     task: str
@@ -54,9 +54,9 @@ class Bundle:
 
 
 def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") -> None:
-    """Write a bundle into `folder`; `bundle.json` last, so a half-written one is never mistaken for whole."""
+    """Write a bundle into `folder`; `bundle.json` last, so that an incomplete one is never taken for complete."""
     if not isinstance(bundle.tokenizer, Tokenizer):
-        raise BundleError("a model that was read from others is written in their layout: --layout hf")
+        raise BundleError("a model that was read from another library's layout is written in that layout: --layout hf")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
     write_tensors(folder / WEIGHTS, pack(dict(bundle.model.state_dict()), precision))
@@ -112,7 +112,7 @@ def pack(tensors: dict[str, Tensor], precision: Precision) -> dict[str, Tensor]:
 
 
 def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `pack` stored, as float32."""
+    """Restore what `pack` returned, in float32."""
     plain = {}
     for name, tensor in tensors.items():
         if not name.endswith(_SCALE):
@@ -126,7 +126,7 @@ _RENAMED_WEIGHTS = {"reads.": "source_encoder.", "aligned.": "ctc_head."}  # of 
 
 
 def current_weight(name: str) -> str:
-    """The current name of a weight that format 1 may have called otherwise."""
+    """The current name of a weight of format 1."""
     for old, new in _RENAMED_WEIGHTS.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

@@ -197,10 +197,10 @@ def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
     theirs, ours = _flat(before), _flat(settings)
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     if changed:
-        shown = "; ".join(f"{name} = {_shown(ours, name)} (was {_shown(theirs, name)})" for name in changed[:3])
+        shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])
         raise ConfigError(
-            f"{folder}: its run had other settings ({CONFIG}): {shown}: resume with the same ones, or choose another "
-            "folder"
+            f"{folder}: its run had other settings ({CONFIG}), not {shown}: resume with the same ones, or choose "
+            "another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors, written aside, flushed and renamed. No pickle."""
+"""Tensors on disk: safetensors, written to a temporary file, flushed and renamed. No pickle."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     safetensors' own `save_file` makes a file that only its owner may read.
 
     Raises:
-        OSError: it could not be written; what was written aside is removed.
+        OSError: it could not be written; the temporary file is removed.
     """
     aside = path.with_name(path.name + ".aside")
     try:

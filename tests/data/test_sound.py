@@ -128,7 +128,7 @@ def test_a_sample_that_is_no_number_is_refused(tmp_path: Path, bad: float) -> No
     samples = np.zeros(1000)
     samples[700] = bad
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="DOUBLE")
-    with pytest.raises(DataError, match=r"a.wav: a sample that is infinite or no number"):
+    with pytest.raises(DataError, match=r"a.wav: a sample is infinite or NaN"):
         read_sound(tmp_path / "a.wav")
 
 

@@ -107,9 +107,9 @@ def test_a_run_goes_on_from_another(run: Path, asked: Path, tmp_path: Path) -> N
     assert after.answers == before.answers
     picture = asked / "images" / "3.png"
     assert after(picture, "where is it?").text == before(picture, "where is it?").text
-    deeper = {"channels": [20]}
+    deeper = {"channels": [24]}
     still["model"] = still["model"] | {"source_encoder": still["model"]["source_encoder"] | deeper}
-    with pytest.raises(ConfigError, match=r"has model.source_encoder = .* and the config has .*\(20,\)"):
+    with pytest.raises(ConfigError, match=r"has model.source_encoder = .* and the config has .*\(24,\)"):
         experiment.train(still, run=tmp_path / "other")
 
 
@@ -182,7 +182,7 @@ def test_refusals(asked: Path, run: Path, tmp_path: Path) -> None:
         model(Image.new("RGB", (4, 4)), "what?", top=0)
     with pytest.raises(ConfigError, match="needs both"):
         experiment.read_config(config(asked, "stacked") | {"questions": {"table": "x"}})
-    with pytest.raises(ConfigError, match=r"asked.scenes: layout"):
+    with pytest.raises(ConfigError, match=r"questions.scenes: layout"):
         experiment.read_config(config(asked, "stacked") | {"questions": {"layout": "scenes"}})
     with pytest.raises(DataError, match="no column 'reply'"):
         read_questions(PictureQuestionsConfig(**config(asked, "stacked")["questions"] | {"answer": "reply"}))

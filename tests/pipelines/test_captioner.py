@@ -18,7 +18,8 @@ import regard
 from made import made_glyphs, made_sounds, made_table, tone
 from regard import cli, experiment
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, Thing, scenes
+from regard.data.scenes.scene import Scene, SceneConfig, Thing
+from regard.data.scenes.scenes import scenes
 from regard.errors import ConfigError, DataError, RegardError
 from regard.pipelines.base import InputError
 from regard.pipelines.captioner import Captioner
@@ -336,7 +337,7 @@ def test_transcribe_on_the_command_line(talk, transcriber: Path, tmp_path: Path)
         ({"model": SMALL}, r"needs \[model.source_encoder\]"),
         (
             {"model": SMALL | {"source_encoder": {"kind": "sound"}}},
-            'cannot read by model.source_encoder.kind = "sound"',
+            'cannot have model.source_encoder.kind = "sound"',
         ),
         ({"scenes": {"size": 48}}, "scenes.size = 48 must be model.source_encoder.size = 40"),
         ({"model": SMALL | {"source_encoder": GRID | {"sise": 3}}}, "did you mean size"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from regard.data.batching import Batches
+from regard.data.batching import Batches, move
 from regard.errors import BundleError, ConfigError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
@@ -18,7 +18,7 @@ from regard.training.best import best_path, measure
 from regard.training.checkpoint import load_checkpoint
 from regard.training.config import TrainingConfig
 from regard.training.journal import Journal
-from regard.training.loop import LAST, Interrupted, train, update
+from regard.training.loop import LAST, Diverged, Interrupted, train, update
 from regard.training.objective import Objective, batch_loss
 from regard.training.optimizer import make_optimizer
 from regard.training.schedule import factor
@@ -476,3 +476,101 @@ def test_a_tiny_model_learns_to_copy(tmp_path):
         tmp_path, evaluate=lambda m: {"loss": 0.0}, report=lambda e: losses.append(e.get("loss")),
     )  # fmt: skip
     assert losses[59] < 0.7 * losses[0]
+
+
+def spoiled(model, *calls):
+    """A model whose gradient is infinite at these updates (counted from 1)."""
+    number = count(1)
+    model.embedding.weight.register_hook(lambda gradient: gradient * (float("inf") if next(number) in calls else 1))
+    return model
+
+
+def train_spoiled(folder, *calls, evaluate=dev_loss, **changes):
+    return train(
+        spoiled(make_model("transformer"), *calls), make_batches(), settings(**changes), folder,
+        evaluate=evaluate, report=lambda _: None,
+    )  # fmt: skip
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path):
+    with pytest.raises(Diverged, match=r"10 times in a row, up to step 17 \(epoch \d+, batch \d+\)\. Last.safetensors"):
+        train_spoiled(tmp_path, *range(8, 99))
+    assert load_checkpoint(tmp_path / LAST)[1]["step"] == EVERY  # step 10 and 15 were in the bad stretch
+    skipped = [entry for entry in Journal(tmp_path / "journal.jsonl").entries() if entry["event"] == "skipped"]
+    assert [entry["step"] for entry in skipped] == list(range(8, 18))
+
+
+def test_skipped_updates_are_reported_and_do_not_stop_a_run(tmp_path):
+    weights = train_spoiled(tmp_path, 2, 3, 9)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    entries = Journal(tmp_path / "journal.jsonl").entries()
+    assert [entry["step"] for entry in entries if entry["event"] == "skipped"] == [2, 3, 9]
+    assert [entry["skipped"] for entry in entries if entry["event"] == "evaluation"] == [2, 3, 3, 3]
+
+
+def test_a_run_without_a_finite_evaluation_has_no_model(tmp_path):
+    with pytest.raises(Diverged, match="no evaluation had a finite loss"):
+        train_spoiled(tmp_path, evaluate=lambda model: {"loss": float("nan"), "bleu": 3.0}, metric="bleu")
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_tokens_with_the_id_of_padding_count(kind):
+    """Half of the tokens have the padding's id, as where another tokeniser puts a word there."""
+    model = make_model(kind).eval()
+    pairs = [([5, 6], [PAD, 7, PAD]), ([8], [PAD])]
+    _, nll, tokens = batch_loss(model, Batches(pairs, 99, BOS, EOS, PAD).collate([0, 1]), settings(), PAD)
+    assert tokens == 6
+    total = 0.0
+    for source, target in pairs:
+        logits = model(torch.tensor([[*source, EOS]]), torch.tensor([[BOS, *target]]))
+        total += cross_entropy(logits[0], torch.tensor([*target, EOS]), reduction="sum").item()
+    assert float(nll) == pytest.approx(total, rel=1e-5)
+
+
+def test_the_objective_is_a_module_whose_forward_is_the_loss():
+    model, batch = make_model("transformer").eval(), make_batches().collate([0, 7, 13])
+    ours = Objective(model, settings(), PAD)
+    made = ours(batch)
+    assert {name.removeprefix("model.") for name, _ in ours.named_parameters()} == {
+        n for n, _ in model.named_parameters()
+    }
+    assert torch.equal(made.loss, batch_loss(model, batch, settings(), PAD).loss)
+    nll, tokens = objective.token_nll(model, batch)
+    assert (float(nll), tokens) == (pytest.approx(float(made.nll)), made.tokens)
+    assert not nll.requires_grad
+    dropped = Objective(model.train(), settings(word_dropout=0.9), PAD)
+    seen = []
+    model.embedding.register_forward_hook(lambda _module, given, _output: seen.append(given[0]))
+    dropped(batch)
+    assert (seen[-1][:, 1:] == PAD).float().mean() > (batch.previous[:, 1:] == PAD).float().mean()
+
+
+def test_batches_move_to_the_models_device():
+    batch = make_batches().collate([0, 1])
+    moved = move(batch, torch.device("meta"))
+    assert moved.source.device.type == moved.target_allowed.device.type == "meta"
+    assert moved.links is None
+    assert move(batch, torch.device("cpu")) is batch
+
+
+def test_data_without_a_batch_are_refused(tmp_path):
+    class Nothing:
+        pad = PAD
+
+        def __len__(self):
+            return 1
+
+        def padding_share(self):
+            return 0.0
+
+        def epoch(self, epoch, start=0):
+            return iter(())
+
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        train(make_model("transformer"), Nothing(), settings(), tmp_path, evaluate=dev_loss, report=lambda _: None)
+
+
+def test_muon_without_matrices_of_blocks_is_adamw():
+    model = make_model("recurrent")
+    assert isinstance(make_optimizer(model, settings(optimizer="muon")), torch.optim.AdamW)

@@ -1,4 +1,4 @@
-"""Word alignment from parallel text alone: IBM Model 1, agreement, and phrases that translate word by word."""
+"""Word alignment from parallel text: IBM Model 1, agreement of both directions, and phrases aligned word by word."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 Link = tuple[int, int]
 Sentences = Sequence[tuple[str, str]]
 
-_EDGES = ' .,!?;:…«»"()\u00a0\u202f'  # what a phrase loses at its ends
+_EDGES = ' .,!?;:…«»"()\u00a0\u202f'  # stripped from both ends of a phrase
 
 
 def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> list[set[Link]]:
     """IBM Model 1's most probable source word for each target word of `test` (Brown et al. 1993).
 
     t(target word | source word) is learned by expectation maximisation over `pairs` and `test` together,
-    with a null word for words without a counterpart. Words are lower-cased and cut at punctuation.
+    with a null word for target words without a counterpart. Words are lower-cased and stripped of punctuation.
 
     Args:
         pairs: (source, target) sentences to learn from.
@@ -39,7 +39,7 @@ def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> li
     probability = np.ones(len(cells))
     for _ in range(iterations):
         p = probability[where]
-        share = p / np.bincount(row, p)[row]  # each target word's one unit of mass, over its source words
+        share = p / np.bincount(row, p)[row]  # a target word's mass of 1, distributed over its source words
         counts = np.bincount(where, share, len(cells))
         probability = counts / np.bincount(cells // size, counts)[cells // size]
     p = probability[where]
@@ -95,12 +95,12 @@ def scores(
     a_s = sum(len(a & s) for a, s in zip(found, sure, strict=True))
     a_p = sum(len(a & p) for a, p in zip(found, allowed, strict=True))
     a, s = sum(map(len, found)), sum(map(len, sure))
-    error = 1 - (a_s + a_p) / (a + s) if a + s else 0.0  # nothing was wanted and nothing found
+    error = 1 - (a_s + a_p) / (a + s) if a + s else 0.0  # no links expected, none found
     return {"precision": a_p / max(1, a), "recall": a_s / max(1, s), "aer": error}
 
 
 def phrase_links(pairs: Sentences) -> list[set[Link]]:
-    """Links on which Model 1 agrees in both directions: one word with one word."""
+    """Links between single words on which both directions of Model 1 agree."""
     there = model_one(pairs)
     back = model_one([(target, source) for source, target in pairs])
     return [a & {(i, j) for j, i in b} for a, b in zip(there, back, strict=True)]
@@ -114,7 +114,7 @@ def phrases(
     turned: bool = False,
     crossed: bool = False,
 ) -> list[tuple[str, str]]:
-    """Runs of 2 … `longest` words that translate a run of as many words one by one, in any order.
+    """Runs of 2 … `longest` words aligned one to one with a run of as many words, in any order.
 
     A special case of Och and Ney 2004, section 4: consistent with the alignment, and nothing left over.
     A phrase loses the punctuation at its ends; one that has nothing else is none. With `turned`, only phrases

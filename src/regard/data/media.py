@@ -10,7 +10,8 @@ from torch import Tensor
 from regard.data.batching import PairBatch, pair_batch
 from regard.data.pictures import as_tensor
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, scenes
+from regard.data.scenes.scene import Scene, SceneConfig
+from regard.data.scenes.scenes import scenes
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 

@@ -1,4 +1,4 @@
-"""Pictures: reading what people bring, and making it the size a model takes."""
+"""Pictures: reading files of any kind, and resizing them to a model's input."""
 
 import io
 import warnings
@@ -14,26 +14,26 @@ from torch import Tensor
 
 from regard.errors import DataError
 
-POINTS = 100_000_000  # a larger picture is refused before its points exist
+POINTS = 100_000_000  # pixels; a larger picture is refused before it is decoded
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".sph")
-DRAFT = 1024  # a JPEG is read at about this size at least, which saves time and memory
-WHOLE = 2**24  # points that are worked on at once
-BAND = 2**22  # points of a large picture that are made smaller at a time
-DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # more than 8 bits a point
-FRAMES = 64  # of a moving picture, at most: more are thinned out evenly
+DRAFT = 1024  # smallest size at which a JPEG is decoded, which saves time and memory
+WHOLE = 2**24  # pixels that are converted at once
+BAND = 2**22  # pixels of a large picture that are reduced at a time
+DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # modes of more than 8 bits a pixel
+FRAMES = 64  # of a moving picture at most; longer ones are subsampled evenly
 
 
 def read_picture(source: Path | bytes, name: str = "") -> Image.Image:
-    """A picture of any kind as RGB: turned as its camera says, transparent parts white, a moving one's first frame.
+    """A picture of any kind as RGB: rotated by its EXIF tag, transparency white, the first frame of a moving one.
 
     Raises:
-        DataError: the file is missing, no picture, damaged, or has more than 100 million points.
+        DataError: the file is missing, damaged or no picture, or has more than 100 million pixels.
     """
     return read_frames(source, name, 1)[0]
 
 
 def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> list[Image.Image]:
-    """The frames of a moving picture, evenly thinned out to `most`; the one of a still one.
+    """The frames of a moving picture, evenly subsampled to `most`; one frame of a still picture.
 
     Raises:
         DataError: as `read_picture`.
@@ -70,7 +70,7 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
-    """A picture as RGB, a large one made smaller band by band, so that hardly more than its own points is in memory."""
+    """A picture as RGB; a large one is reduced band by band to bound the memory."""
     picture.load()
     span = _span(picture)
     wide, high = picture.size
@@ -87,7 +87,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _span(picture: Image.Image) -> float:
-    """The largest value of a point that a picture of more than 8 bits means."""
+    """The pixel value that means white in a picture of more than 8 bits."""
     if picture.mode not in DEEP:
         return 255.0
     most = float(picture.getextrema()[1])  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ def _span(picture: Image.Image) -> float:
 
 
 def _flat(picture: Image.Image, span: float, info: dict[Any, Any]) -> Image.Image:
-    """Some rows of a picture as RGB, transparent parts white."""
+    """Some rows of a picture as RGB, transparency white."""
     if picture.mode in DEEP:
         values = np.asarray(picture, dtype=np.float32) / span * 255
         picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
@@ -109,17 +109,17 @@ def _flat(picture: Image.Image, span: float, info: dict[Any, Any]) -> Image.Imag
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:
-    """The whole picture in the middle of a white square of `size` points."""
+    """The whole picture centred in a white square of `size` pixels."""
     return ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, color=(255, 255, 255))
 
 
 def as_tensor(picture: Image.Image | np.ndarray) -> Float[Tensor, "3 H W"]:
-    """A picture's points, 0 … 1, colours first."""
+    """A picture's pixels as `[3, H, W]`, 0 … 1."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def thinned(frames: list[Image.Image], count: int) -> list[Image.Image]:
-    """`count` frames, evenly chosen; a picture that stands still, so often."""
+    """`count` frames, evenly chosen; a still picture is repeated."""
     return [frames[n * len(frames) // count] for n in range(count)]
 
 

@@ -19,7 +19,7 @@ from regard.data.datasets import easy_vqa
 from regard.data.files import share_of
 from regard.data.pictures import read_picture
 from regard.data.scenes.questions import PictureQuestion, SceneQuestions
-from regard.data.scenes.scenes import SceneConfig
+from regard.data.scenes.scene import SceneConfig
 from regard.data.tables import Row, TableConfig, read_table
 
 

@@ -1,4 +1,4 @@
-"""Sound: reading what people bring, and its spectrogram."""
+"""Sound: reading recordings of any kind, and their log-mel spectrograms."""
 
 import io
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from regard.errors import DataError
 
-RATE = 16_000  # samples a second that models hear
+RATE = 16_000  # samples a second of a model's input
 WINDOW, HOP = 400, 160  # samples of a window (25 ms), and between two (10 ms)
-TRANSFORM = 512  # samples of a Fourier transform, with the window in their middle
+TRANSFORM = 512  # samples of a Fourier transform, the window centred in them
 BLOCK = 30  # seconds read at a time
-FLOOR = 1e-5  # of a band's energy, before the logarithm
-SLOWEST = 1000  # samples a second: a file that says fewer is damaged, and would become hours
+FLOOR = 1e-5  # added to a band's energy before the logarithm
+SLOWEST = 1000  # samples a second; a header with a lower rate is damaged, and would give hours of sound
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-LOUDEST = 1e6  # of a sample; full scale is 1
+LOUDEST = 1e6  # largest absolute sample; full scale is 1
 Samples = Float[Tensor, "samples"]
 
 
@@ -36,7 +36,7 @@ def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Sa
 
     Args:
         source: a file, or its bytes.
-        name: for complaints.
+        name: for messages.
         longest: seconds; a longer one is refused before it is all in memory.
 
     Raises:
@@ -53,10 +53,10 @@ def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Sa
 
 
 def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
-    """A recording in blocks of 30 seconds, as 16 kHz mono; however long it is, one block is in memory.
+    """A recording in blocks of 30 seconds, as 16 kHz mono; only one block is in memory.
 
     Raises:
-        DataError: the file is missing, no sound, or damaged.
+        DataError: the file is missing, damaged or no sound.
     """
     name = name or str(source)
     try:
@@ -71,8 +71,8 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
                 block = file.read(size, dtype="float32", always_2d=True)
                 last = len(block) < size
                 mono = block.mean(1)
-                if not (np.abs(mono) <= LOUDEST).all():  # NaN is not, either
-                    raise DataError(f"{name}: a sample that is infinite or no number: expected -1 … 1")
+                if not (np.abs(mono) <= LOUDEST).all():  # False for NaN too
+                    raise DataError(f"{name}: a sample is infinite or NaN: expected -1 … 1")
                 yield torch.from_numpy(np.array(resampler.resample_chunk(mono, last=last), dtype=np.float32)).flatten()
                 if last:
                     return
@@ -82,7 +82,7 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
 
 
 def seconds(path: Path) -> float:
-    """How long a recording is.
+    """The duration of a recording.
 
     Raises:
         DataError: it cannot be read.
@@ -95,7 +95,7 @@ def seconds(path: Path) -> float:
 
 
 def frames(samples: int) -> int:
-    """Frames of the spectrogram of so many samples."""
+    """Number of spectrogram frames of `samples` samples."""
     return 1 + max(0, samples - TRANSFORM) // HOP
 
 
@@ -107,7 +107,7 @@ def log_mel(samples: Samples, bands: int = 80, tract: float = 1.0) -> Float[Tens
     Args:
         samples: at 16 kHz.
         bands: how many.
-        tract: how much longer or shorter a voice's tract sounds: frequencies times it (Jaitly and Hinton 2013).
+        tract: factor of all frequencies, vocal tract length perturbation (Jaitly and Hinton 2013).
     """
     if len(samples) < TRANSFORM:
         samples = torch.nn.functional.pad(samples, (0, TRANSFORM - len(samples)))
@@ -141,11 +141,11 @@ def _mel(hertz: float) -> float:
 
 
 def segments(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
-    """Where to cut a recording (first and last sample) so that no segment is longer: at the quietest moments."""
+    """First and last sample of segments of at most `longest` seconds, cut at the quietest moments."""
     most = int(longest * RATE)
     cuts, start = [], 0
     while len(samples) - start > most:
-        # the quietest tenth of a second in the piece's later half
+        # the quietest tenth of a second in the segment's later half
         window = samples[start + most // 2 : start + most].square()
         energy = window[: len(window) // 1600 * 1600].reshape(-1, 1600).mean(1)
         cut = start + most // 2 + int(energy.argmin()) * 1600 + 800
@@ -155,7 +155,7 @@ def segments(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
 
 
 def faster(samples: Samples, factor: float) -> Float[Tensor, "_"]:
-    """The recording at another speed, pitch included (Ko et al. 2015)."""
+    """The recording at another speed and pitch (Ko et al. 2015)."""
     if factor == 1.0:
         return samples
     return torch.from_numpy(soxr.resample(samples.numpy(), RATE, ceil(RATE / factor)).astype(np.float32))

@@ -92,7 +92,7 @@ def for_development(parts: tuple[Sequence[Row], Sequence[Row]], setting: str, mo
 
 def no_development(setting: str, count: int) -> str:
     """The sentence about a run whose checkpoints are compared on training data."""
-    return f"{setting} leaves none for development: {count:,} of the training data choose the best checkpoint"
+    return f"{setting} leaves none for development: {count:,} of them choose the best checkpoint"
 
 
 def left_out(names: Sequence[str], reason: str) -> str:

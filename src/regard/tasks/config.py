@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regard.data.parallel import DataConfig
 from regard.data.questions import PictureQuestionsConfig
-from regard.data.scenes.scenes import SceneConfig
+from regard.data.scenes.scene import SceneConfig
 from regard.data.tables import TableConfig
 from regard.data.texts import TextConfig
 from regard.errors import ConfigError

@@ -20,7 +20,8 @@ from regard.data.files import plain_name, read_lines
 from regard.data.media import MediaBatches, SceneBatches, media_batch, scene_points
 from regard.data.pictures import read_picture
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, scenes
+from regard.data.scenes.scene import Scene, SceneConfig
+from regard.data.scenes.scenes import scenes
 from regard.data.sound import TooLong, faster, frames, log_mel, read_sound
 from regard.data.tables import Row, named, read_cells, read_table, split_rows
 from regard.errors import ConfigError, DataError

@@ -109,7 +109,6 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         some = _some(texts.train, settings)
         dev = examples(some, task, tokenizer, settings.texts, training, moves=False)
         amount = no_development("texts.dev_share" if settings.texts.dev is None else "texts.dev", len(dev))
-        amount = amount.replace("the training data", f"the training {name}")
 
     def evaluate(model: Any) -> dict[str, float]:
         return loss_numbers(mean_loss(model, dev, training.precision)[0])

@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing whose flavour is named, without a dense target and without all logits at once.
+"""Cross-entropy with label smoothing in four definitions, without dense targets and in chunks of logits.
 
 A smoothed target of true class y gives weight a + b to y and b to every other smoothed class:
 
@@ -28,7 +28,7 @@ CHUNK = 512  # tokens whose logits exist at one time
 
 @dataclass(frozen=True)
 class Smoothing:
-    """A smoothed target: `a` more on the true class, `b` on every class but the left-out one."""
+    """A smoothed target: `a` + `b` on the true class, `b` on every other class except the left-out one."""
 
     a: float
     b: float
@@ -121,7 +121,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _towards(log_p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:
-    """∂loss/∂logits = p - q where the target q has mass 1."""
+    """∂loss/∂logits = p - q, for a target q of mass 1."""
     change = log_p.exp_().sub_(smooth.b)
     if smooth.left_out is not None:
         change[:, smooth.left_out] += smooth.b

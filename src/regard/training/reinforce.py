@@ -1,4 +1,4 @@
-"""Hard attention by REINFORCE: every look is at one place that is drawn, and the draw is rewarded by what followed.
+"""Hard attention by REINFORCE: each query attends to one sampled position, rewarded by the log-likelihood that follows.
 
     L = E_s[log p(y | s)],   ∇L = E_s[∇ log p(y | s) + Σ_t (R_t - b_t) ∇ log p(s_t)],   R_t = Σ_{t' ≥ t} log p(y_t' | s)
 
@@ -16,16 +16,16 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.normalizers import Softmax
 from regard.attention.watch import Call
 
-FORGETS = 0.9  # how much of the moving average stays (Xu et al. 2015, section 4.1)
+DECAY = 0.9  # of the moving average of the baseline (Xu et al. 2015, section 4.1)
 
 
 @dataclass
 class Draws:
-    """A changer (`regard.attention.watch.changing`) that lets every query look at one key, drawn by the softmax.
+    """A change of attention (`regard.attention.watch.changing`): each query attends to one sampled key.
 
     Attributes:
-        log_probs: of the draws, one `[B]` per look.
-        entropies: of what they were drawn from, in nats, one `[B]` per look.
+        log_probs: of the sampled keys, one `[B]` per query.
+        entropies: of the distributions in nats, one `[B]` per query.
     """
 
     log_probs: list[Tensor] = field(default_factory=list)
@@ -44,13 +44,13 @@ class Draws:
 def estimator(
     draws: Draws, log_p: Float[Tensor, "B T"], real: Bool[Tensor, "B T"], baseline: Tensor
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Σ (R_t - b_t) log p(s_t), whose gradient is the second half of ∇L, and the draws' entropy; both summed.
+    """Σ (R_t - b_t) log p(s_t), whose gradient is the second term of ∇L, and the entropy of the samples; both summed.
 
     Args:
-        draws: of T looks.
-        log_p: of every target token, given the draws.
-        real: where there is a target token.
-        baseline: log-likelihood of a token, on average; b_t is that times the tokens that are still to come.
+        draws: of T queries.
+        log_p: of every target token, given the samples.
+        real: True at target tokens.
+        baseline: average log-likelihood of a token; b_t is the baseline times the number of remaining tokens.
     """
     reward = log_p.detach().masked_fill(~real, 0.0)
     to_come = reward.flip(1).cumsum(1).flip(1)
@@ -62,6 +62,6 @@ def estimator(
 
 
 def move_baseline(baseline: Tensor, log_p: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> None:
-    """The moving average after one more batch, in place."""
+    """Update the moving average by one batch, in place."""
     now = log_p.detach().masked_fill(~real, 0.0).sum() / real.sum()
-    baseline.mul_(FORGETS).add_((1 - FORGETS) * now.to(baseline.dtype))
+    baseline.mul_(DECAY).add_((1 - DECAY) * now.to(baseline.dtype))

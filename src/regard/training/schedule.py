@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor of the peak rate for every step, with a linear warm-up first."""
+"""Learning-rate schedules: a factor of the peak rate for every step, after a linear warm-up."""
 
 from math import cos, pi, sqrt
 

@@ -10,7 +10,8 @@ from PIL import Image
 from made import made_glyphs
 from regard.data.scenes.glyphs import FONTS, Glyphs, varied
 from regard.data.scenes.questions import SceneQuestions
-from regard.data.scenes.scenes import SceneConfig, make_scene, scenes
+from regard.data.scenes.scene import SceneConfig
+from regard.data.scenes.scenes import make_scene, scenes
 from regard.errors import DataError
 
 
@@ -211,7 +212,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the wanted pictures"):
         Glyphs(SceneConfig(pictures=str(tmp_path / "empty")))
     few = SceneConfig(pictures=str(made_glyphs(tmp_path / "glyphs")), first=2)
-    with pytest.raises(DataError, match=r"scenes.most = 3, and only 2 of the wanted pictures are there"):
+    with pytest.raises(DataError, match=r"scenes.most = 3, and there are only 2 things"):
         make_scene(Glyphs(few), few, random.Random(0), False)
     broken = next((tmp_path / "glyphs").iterdir())
     broken.write_bytes(b"no picture")

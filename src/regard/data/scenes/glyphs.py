@@ -1,4 +1,4 @@
-"""Single pictures of things with their names: from a colour font, or from folders of drawings.
+"""Pictures of single things with their names: from a colour font, or from folders of drawings.
 
 The pictures come from a colour font (Debian's fonts-noto-color-emoji), or from a folder of pictures named by their
 code points as OpenMoji's are (1F408-200D-2B1B.png); the names from the package `emoji`, in 14 languages.
@@ -31,7 +31,7 @@ NOT_THINGS = (
 
 
 class SpriteConfig(BaseModel):
-    """Settings of the single pictures: which things there are, what they are called and how they are drawn."""
+    """Settings of the glyphs: which things there are, their names and their drawings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -40,26 +40,26 @@ class SpriteConfig(BaseModel):
 
     $NAME is taken from the environment."""
     styles: tuple[str, ...] = ()
-    """More folders of pictures, or fonts: a thing is drawn in one of the styles that have it, by chance."""
+    """Further folders of pictures or fonts; every drawing of a thing is sampled from the styles that have it."""
     own: float | None = Field(None, ge=0, le=1)
-    """How often a thing that has other styles is drawn in its first one; as often as in each other, unless given."""
+    """Probability of the first style for things that other styles have too; uniform over the styles unless set."""
     varied: float = Field(0.0, ge=0, le=1)
-    """Share of the training scenes whose things are drawn another way: mirrored, squeezed, in other hues, in few
-    colours, blurred, outlined."""
+    """Share of the training scenes whose things are augmented: mirrored, squeezed, in other hues, in few colours,
+    blurred, outlined."""
     language: Literal["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"] = "en"
-    """Of the names."""
+    """Language of the names."""
     longest: int = Field(3, gt=0)
-    """Names of more words are left out."""
+    """Largest number of words of a name; things with longer names are left out."""
     without: tuple[str, ...] = tuple(" ".join(NOT_THINGS).split())
-    """What has one of these words in its English name is left out: faces and hands and signs differ by a hair."""
+    """Things with one of these words in their English name are left out: faces, hands, signs are nearly identical."""
     ranges: tuple[str, ...] = ()
-    """Only emoji whose first code point lies in one of these ranges of Unicode, "1F400-1F43E"; all, unless given."""
+    """Only emoji whose first code point lies in one of these ranges of Unicode, "1F400-1F43E"; all unless set."""
     first: int | None = Field(None, gt=0)
-    """Only so many things, evenly chosen; all, unless given."""
+    """Number of things, evenly chosen; all unless set."""
 
 
 class Glyphs:
-    """The single pictures with their names.
+    """Pictures of single things, with their names.
 
     Args:
         config: the settings.
@@ -84,16 +84,17 @@ class Glyphs:
         self.pictures = [[picture, *(o[name] for o in others if name in o)] for name, picture in found]
 
     def __len__(self) -> int:
+        """Number of things."""
         return len(self.names)
 
     def only(self, numbers: Sequence[int]) -> "Glyphs":
-        """Some of them, as all there are."""
+        """A subset, by index."""
         some = copy(self)
         some.names, some.pictures = [self.names[n] for n in numbers], [self.pictures[n] for n in numbers]
         return some
 
     def draw(self, number: int, dice: random.Random) -> Image.Image:
-        """A thing in one of its styles."""
+        """A thing in a sampled style."""
         drawn = self.pictures[number]
         if len(drawn) == 1:
             return drawn[0]
@@ -110,7 +111,7 @@ def dyed(picture: Image.Image, colour: str) -> Image.Image:
 
 
 def varied(picture: Image.Image, dice: random.Random) -> Image.Image:
-    """The drawing as somebody else might have drawn it, in some of these ways; of the same size."""
+    """A drawing with random changes of hue, colours, outline and shape; of the same size."""
     alpha, plain = picture.getchannel("A"), picture.convert("RGB")
     if dice.random() < 0.4:  # other hues, stronger or paler
         hue, saturation, value = plain.convert("HSV").split()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scenes import Scene, SceneConfig, Thing, scenes
+from regard.data.scenes.scene import Scene, SceneConfig, Thing
+from regard.data.scenes.scenes import scenes
 
 PER_SCENE = 4
 MIDDLE = 0.1  # distance from the middle, as a share of the picture, below which a thing is in no corner

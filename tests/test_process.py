@@ -1,0 +1,48 @@
+"""Switches of the process: set where they are asked for, and put back."""
+
+import signal
+import threading
+
+import pytest
+import torch
+
+from regard.process import stop_on_signal, threads, tuned
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_flag_and_the_second_interrupts(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signal() as stopped:
+        assert not stopped()
+        signal.raise_signal(number)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_other_threads_have_no_signals() -> None:
+    seen = []
+
+    def work() -> None:
+        with stop_on_signal() as stopped:
+            seen.append(stopped())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_denormals_are_zero_while_tuned() -> None:
+    tiny = torch.tensor([1e-40])
+    with tuned():
+        assert float((tiny * 1.0)[0]) == 0
+    assert float((tiny * 1.0)[0]) > 0
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with threads(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
