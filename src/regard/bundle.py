@@ -36,7 +36,7 @@ class Bundle:
         task: "translate", "complete", …
         languages: of source and target.
         model: the module, in evaluation mode; `model_config` determines its class.
-        tokenizer: text to ids and back; a `regard.text.protocol.TextTokenizer`: regard's own, or one of a folder of others.
+        tokenizer: text to ids and back; a `regard.text.protocol.TextTokenizer`: ours, or that of a folder of others.
         model_config: the settings the model was built from.
         decoding: default settings of the search.
         alignment: {"site": …, "heads": […]}, where word alignments are read, chosen on development data.
