@@ -110,8 +110,8 @@ def test_padding_and_batch_mates_change_nothing(name: str) -> None:
     for model in models(name):
         together = model(noisy, target.expand(3, -1), allowed)
         for n, length in enumerate(frames):
-            suppress = model(one[n : n + 1, :, :length], target)
-            assert torch.allclose(together[n : n + 1], suppress, atol=2e-5), (name, n)
+            alone = model(one[n : n + 1, :, :length], target)
+            assert torch.allclose(together[n : n + 1], alone, atol=2e-5), (name, n)
         memory = model.encode(noisy, allowed)
         short = model.encode(one[1:2, :, :17])
         assert memory.allowed[1].sum() == short.states.shape[1]

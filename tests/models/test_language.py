@@ -96,8 +96,8 @@ def test_beginnings_of_different_length_go_on_as_if_alone(variant: str) -> None:
     for t in range(7):
         logits, state = model.step(more[:, t : t + 1], state)
         for n, row in enumerate(rows):
-            suppress = model(torch.cat([row, more[n : n + 1, : t + 1]], 1))
-            torch.testing.assert_close(logits[n, 0], suppress[0, -1])
+            alone = model(torch.cat([row, more[n : n + 1, : t + 1]], 1))
+            torch.testing.assert_close(logits[n, 0], alone[0, -1])
 
 
 @torch.no_grad()
@@ -164,12 +164,12 @@ def reader(variant: str, **more: object) -> MaskedLM:
 def test_an_encoder_reads_the_same_inside_padding(variant: str, before: int, after: int) -> None:
     model, rows = reader(variant, kinds=2, pooler=True), tokens()
     wide, allowed = padded(rows, before, after)
-    suppress, inside = model.encode(rows), model.encode(wide, allowed)
-    torch.testing.assert_close(inside.states[:, before : before + T], suppress.states)
-    torch.testing.assert_close(inside.summary, suppress.summary)
+    alone, inside = model.encode(rows), model.encode(wide, allowed)
+    torch.testing.assert_close(inside.states[:, before : before + T], alone.states)
+    torch.testing.assert_close(inside.summary, alone.summary)
     torch.testing.assert_close(model(wide, allowed)[:, before : before + T], model(rows))
     kinds = torch.ones_like(rows)
-    assert not torch.allclose(model.encode(rows, kinds=kinds).states, suppress.states)
+    assert not torch.allclose(model.encode(rows, kinds=kinds).states, alone.states)
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def test_every_layer_is_given(variant: str) -> None:
 
 
 def test_an_encoder_without_a_head_predicts_nothing() -> None:
-    with pytest.raises(regard.ChoiceError, match=r"no head that predicts words: encode\(\) gives its states"):
+    with pytest.raises(regard.ChoiceError, match=r"no output layer that predicts tokens: encode\(\) gives its states"):
         reader("plain", head="none")(tokens())
 
 

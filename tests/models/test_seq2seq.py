@@ -165,8 +165,8 @@ def test_batch_mates_change_nothing(name: str) -> None:
     model, (source, target, allowed) = made(name), data()
     together = model(source, target, allowed)
     for n in range(B):
-        suppress = model(source[n : n + 1, allowed[n]], target[n : n + 1])
-        torch.testing.assert_close(suppress[0], together[n])
+        alone = model(source[n : n + 1, allowed[n]], target[n : n + 1])
+        torch.testing.assert_close(alone[0], together[n])
 
 
 @every_setting
@@ -273,10 +273,10 @@ def test_limits_and_batch_mates_in_search(name: str) -> None:
     limits = [4, 7, 5]
     together = found(model, source, allowed, limits, beam=3, n_best=3)
     for n in range(B):
-        suppress = found(model, source[n : n + 1, allowed[n]], None, limits[n : n + 1], beam=3, n_best=3)[0]
-        assert [h.tokens for h in together[n]] == [h.tokens for h in suppress]
-        assert [h.log_prob for h in together[n]] == pytest.approx([h.log_prob for h in suppress])
-        assert all(len(h.tokens) <= limits[n] for h in suppress)
+        alone = found(model, source[n : n + 1, allowed[n]], None, limits[n : n + 1], beam=3, n_best=3)[0]
+        assert [h.tokens for h in together[n]] == [h.tokens for h in alone]
+        assert [h.log_prob for h in together[n]] == pytest.approx([h.log_prob for h in alone])
+        assert all(len(h.tokens) <= limits[n] for h in alone)
 
 
 @some_settings

@@ -69,8 +69,8 @@ def test_smollm_gives_transformers_logits_and_ids() -> None:
     want = theirs.eval()(torch.tensor([ids])).logits
     torch.testing.assert_close(model.model(torch.tensor([ids])), want, rtol=1e-4, atol=1e-3)
     made = model("The capital of France is", length=12, temperature=0)
-    reweight = theirs.generate(
+    again = theirs.generate(
         torch.tensor([model.encode("The capital of France is")]), max_new_tokens=12, do_sample=False
     )
-    assert made.ids == reweight[0, -len(made.ids) :].tolist()
+    assert made.ids == again[0, -len(made.ids) :].tolist()
     assert "Paris" in made.text
