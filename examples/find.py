@@ -22,7 +22,7 @@ from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.scene import Scene, SceneConfig
 from regard.data.scenes.scenes import scenes
 from regard.figures.overlay import draw_strip
-from regard.models.encoders import Grid, GridConfig
+from regard.models.encoders import GridConfig, GridEncoder
 
 THINGS = SceneConfig(size=64, first=12, longest=2, ranges=("1F400-1F43E", "1F32D-1F37F"))
 QUERIES, WIDTH, HEADS, LAYERS = 6, 96, 4, 2
@@ -54,7 +54,7 @@ class Find(nn.Module):
 
     def __init__(self, names: int) -> None:
         super().__init__()
-        self.grid = Grid(GridConfig(kind="grid", size=THINGS.size, first=24, channels=(48,), width=WIDTH))
+        self.grid = GridEncoder(GridConfig(kind="grid", size=THINGS.size, first=24, channels=(48,), width=WIDTH))
         self.queries = nn.Parameter(torch.randn(QUERIES, WIDTH) * 0.5)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.name = nn.Linear(WIDTH, 1 + names)

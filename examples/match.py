@@ -23,7 +23,7 @@ from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.scene import Scene, SceneConfig
 from regard.data.scenes.scenes import make_scene
 from regard.figures.overlay import draw_strip
-from regard.models.encoders import Grid, GridConfig
+from regard.models.encoders import GridConfig, GridEncoder
 from regard.nn.recurrent import RecurrentEncoder
 
 THINGS = SceneConfig(size=64, most=1, longest=2, first=120, ranges=("1F400-1F43E", "1F980-1F9AE", "1F32D-1F37F"))
@@ -50,7 +50,7 @@ class Match(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.grid = Grid(GridConfig(kind="grid", size=THINGS.size, first=24, channels=(48,), width=WIDTH))
+        self.grid = GridEncoder(GridConfig(kind="grid", size=THINGS.size, first=24, channels=(48,), width=WIDTH))
         self.letters = nn.Embedding(LETTERS, 32)
         self.reader = RecurrentEncoder("gru", 32, WIDTH // 2)
         self.picture_pool, self.name_pool = Pool(), Pool()

@@ -183,7 +183,7 @@ def test_every_layer_is_given(variant: str) -> None:
 
 
 def test_an_encoder_without_a_head_predicts_nothing() -> None:
-    with pytest.raises(regard.ChoiceError, match=r"no head that predicts words: encode\(\) gives its states"):
+    with pytest.raises(regard.ChoiceError, match=r"no output layer that predicts tokens: encode\(\) gives its states"):
         reader("plain", head="none")(tokens())
 
 

@@ -358,7 +358,7 @@ def test_a_context_lets_attention_answer_what_was_asked_one_step_before() -> Non
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(regard.ShapeError, match="at least 0 states to each side; got left 2 and right -1"):
+    with pytest.raises(regard.ShapeError, match="at least 0 states on each side; got left 2 and right -1"):
         Convolution(D, 2, -1)
     with pytest.raises(regard.ShapeError, match="groups must divide the width; got width 6 and groups 4"):
         Convolution(D, 2, groups=4)
@@ -377,7 +377,7 @@ def test_states_of_another_width_are_refused(name: str) -> None:
 @every_part
 @pytest.mark.parametrize("shape", [(2, 5), (3, T), (T,), (2, 1, T)])
 def test_an_allowed_of_another_shape_is_refused(name: str, shape: tuple[int, ...]) -> None:
-    message = rf"allowed has shape .* and the states have \[2, {T}, {D}\]: it says for each of \[2, {T}\]"
+    message = rf"allowed has shape .* and the states have \[2, {T}, {D}\]: expected \[2, {T}\]"
     with pytest.raises(regard.ShapeError, match=message):
         made(name)(draw(2, T, D), torch.ones(shape, dtype=torch.bool))
 

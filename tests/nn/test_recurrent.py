@@ -129,7 +129,7 @@ class Onward(Score):
         return -50 * (key.transpose(-2, -1) - place - 1).abs()
 
 
-def word_attention(step: AttentionalStep, memory: Tensor, allowed: Tensor, times: int) -> list[Tensor]:
+def contexts_of(step: AttentionalStep, memory: Tensor, allowed: Tensor, times: int) -> list[Tensor]:
     """The contexts of as many steps, the weights behind each."""
     key, context = step.keys(memory), step.first_context(memory, allowed)
     state, found = torch.zeros(len(memory), 1, D, dtype=memory.dtype), []
@@ -143,7 +143,7 @@ def word_attention(step: AttentionalStep, memory: Tensor, allowed: Tensor, times
 def test_a_score_of_one_s_own_may_follow_the_last_look() -> None:
     step = AttentionalStep("gru", E, D, M, score=Onward()).double()
     memory = torch.randn(N, S, M, dtype=torch.float64)
-    found = word_attention(
+    found = contexts_of(
         step, memory, torch.ones(N, S, dtype=torch.bool), 3
     )  # the first look is from the middle, place 3
     for at, context in zip((4, 5, 6), found, strict=True):
@@ -155,10 +155,10 @@ def test_what_stands_behind_the_mask_never_reaches_a_location_aware_look() -> No
     step = AttentionalStep("gru", E, D, M, score=LocationAware(D, M, 5, reach=2), gate=True).double()
     allowed = torch.arange(S) < torch.tensor([4, S])[:, None]
     memory = torch.randn(N, S, M, dtype=torch.float64)
-    want = word_attention(step, memory, allowed, 3)
+    want = contexts_of(step, memory, allowed, 3)
     poisoned = memory.clone()
     poisoned[0, 4:] = float("nan")
-    got = word_attention(step, poisoned, allowed, 3)
+    got = contexts_of(step, poisoned, allowed, 3)
     torch.testing.assert_close(torch.cat(got), torch.cat(want))
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode
 
 import regard
-from regard.attention.maps.sources import Asked, Given
+from regard.attention.maps.sources import ComputedWeights, GivenWeights
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
@@ -317,14 +317,14 @@ def test_what_is_changed_in_place_later_was_seen_as_it_was() -> None:
         model(query, key)
     query.zero_()
     key.zero_()
-    assert isinstance(seen["."][0].source, Asked)
+    assert isinstance(seen["."][0].source, ComputedWeights)
     torch.testing.assert_close(seen["."][0].full(), want)
 
 
 def test_one_row_is_kept_as_weights() -> None:
     with regard.observe(model := Plain()) as seen:
         model(draw(B, 2, D))
-    assert isinstance(seen["."][0].source, Given)
+    assert isinstance(seen["."][0].source, GivenWeights)
 
 
 def test_beyond_the_budget_maps_live_on_disk() -> None:
@@ -335,7 +335,7 @@ def test_beyond_the_budget_maps_live_on_disk() -> None:
     with regard.observe(model, budget=0) as spilled:
         model(x)
     source = spilled["."][0].source
-    assert isinstance(source, Asked)
+    assert isinstance(source, ComputedWeights)
     assert source.query.untyped_storage().filename is not None
     assert torch.equal(spilled["."][0].full(), seen["."][0].full())
 

@@ -242,8 +242,8 @@ def test_exported_back_transformers_loads_the_same(case: str, folder: Path, tmp_
     assert family == found.family or {family, found.family} == {"mistral", "llama"}
     written, first = load_file(tmp_path / "ours" / "model.safetensors"), load_file(folder / "model.safetensors")
     assert {n for n in first if "position_ids" not in n} == set(written)
-    again = getattr(transformers, f"{name}{kind}") if family == found.family else transformers.LlamaForCausalLM
-    model, report = again.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    theirs_again = getattr(transformers, f"{name}{kind}") if family == found.family else transformers.LlamaForCausalLM
+    model, report = theirs_again.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     tokens = ids(B, S)

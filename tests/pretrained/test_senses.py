@@ -109,7 +109,7 @@ def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
 @on_every_case
 def test_observe_sees_what_their_eager_attention_says(case: str, folder: Path) -> None:
     their, found = theirs(case), load_pretrained(folder)
-    with regard.observe(found.model) as word_attention:
+    with regard.observe(found.model) as observed:
         if "vit" in case:
             found.model.encode(seen(case))
             maps = list(their(seen(case), output_attentions=True).attentions)
@@ -117,11 +117,9 @@ def test_observe_sees_what_their_eager_attention_says(case: str, folder: Path) -
             found.model(seen(case), target())
             want = their(seen(case), decoder_input_ids=target(), output_attentions=True)
             maps = [*want.encoder_attentions, *want.decoder_attentions, *want.cross_attentions]
-    assert len(word_attention) == len(maps)
+    assert len(observed) == len(maps)
     for one in maps:
-        assert (
-            min(float((s.full() - one).abs().max()) for (s,) in word_attention.values() if s.shape == one.shape) < 1e-5
-        )
+        assert min(float((s.full() - one).abs().max()) for (s,) in observed.values() if s.shape == one.shape) < 1e-5
 
 
 @torch.no_grad()
@@ -144,7 +142,7 @@ def test_sizes_that_do_not_fit(case: str, folder: Path) -> None:
     with pytest.raises(regard.ShapeError, match=wanted):
         model.encode(given)
     if case == "vit":
-        with pytest.raises(regard.ChoiceError, match="no head that tells classes"):
+        with pytest.raises(regard.ChoiceError, match="no classifier"):
             model(seen(case))
         with pytest.raises(regard.ChoiceError, match="`regard see`, which is not there yet"):
             regard.load(folder)(seen(case))

@@ -1,6 +1,6 @@
-"""What reads a source that is no text: from a picture or a sound to a memory of states with places.
+"""Encoders of sources that are not text: from a picture or a sound to a memory of states with positions.
 
-A modality is one of these; the decoders that look at the memory are those of text.
+A modality is one encoder; the decoders that attend to the memory are those of text.
 """
 
 from typing import Annotated, Any, Literal
@@ -37,7 +37,7 @@ class GridConfig(BaseModel):
 
 
 class PatchesConfig(BaseModel):
-    """Settings of plain patches (Dosovitskiy et al. 2021): what looks from one to another stands behind them."""
+    """Settings of plain patches (Dosovitskiy et al. 2021), which an encoder's blocks relate to each other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -51,17 +51,17 @@ class PatchesConfig(BaseModel):
 
 
 class FeaturesConfig(BaseModel):
-    """Settings of a grid of ready features, of a network that is not trained here (EfficientNet-lite0)."""
+    """Settings of a grid of features from a pretrained network that stays as it is (EfficientNet-lite0)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["features"]
     network: Literal["efficientnet-lite0"] = "efficientnet-lite0"
-    """Whose features they are."""
+    """The network that gives the features."""
     size: int = Field(224, gt=0)
     """Height and width of a picture, in points."""
     cell: Literal[16, 32] = 32
-    """Height and width of the grid's cells, in points: 32, or 16 with what the network's fifth stage knows of them."""
+    """Height and width of the grid's cells, in points: 32, or 16 with features of the network's fifth stage added."""
     width: int = Field(256, gt=0)
     """Width of a state."""
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -78,11 +78,11 @@ class FramesConfig(GridConfig):
 
     kind: Literal["frames"]  # type: ignore[assignment]
     frames: int = Field(6, gt=1)
-    """Frames of a moving picture; one that has more is thinned out evenly, one that has fewer stands still."""
+    """Frames of a moving picture; of more, evenly spaced ones are taken; of fewer, some are repeated."""
 
 
 class SoundConfig(BaseModel):
-    """Settings of two convolutions over a spectrogram that leave every fourth moment (Dong et al. 2018)."""
+    """Settings of two convolutions over a spectrogram that leave a quarter of its frames (Dong et al. 2018)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -104,7 +104,7 @@ class PyramidConfig(BaseModel):
     bands: int = Field(80, gt=0)
     """Bands of the mel spectrogram."""
     layers: int = Field(3, gt=0)
-    """Layers, each of which reads two moments of what is below as one."""
+    """Layers, each of which joins two states of the layer below into one input."""
     width: int = Field(256, gt=0, multiple_of=2)
     """Width of a state, both directions together: an even number."""
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -119,7 +119,7 @@ GROUPS = 8  # of channels, in a group norm
 Pictures = Float[Tensor, "B C H W"]
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """y = relu(conv(relu(conv(x))) + x), each convolution normed; a stride halves both axes."""
 
     def __init__(self, before: int, after: int, stride: int, norm: str = "group") -> None:
@@ -144,7 +144,7 @@ class Residual(nn.Module):
 
 
 class OnGrid(nn.Module):
-    """A grid of vectors as a memory: row by row, each with its row's and its column's own vector added.
+    """A grid of vectors as a memory, row by row, with learned row and column embeddings added.
 
     Args:
         rows, columns: of the grid.
@@ -164,7 +164,7 @@ class OnGrid(nn.Module):
         )  # fmt: skip
 
 
-class Grid(nn.Module):
+class GridEncoder(nn.Module):
     """A picture `[B, 3, size, size]` (0 … 1) through convolutions to a grid of states."""
 
     def __init__(self, config: GridConfig) -> None:
@@ -173,8 +173,8 @@ class Grid(nn.Module):
         self.stem = nn.Conv2d(3, config.first, 5, 2, 2)
         wide = [config.first, *config.channels]
         self.blocks = nn.Sequential(
-            *(Residual(a, b, 2, config.norm) for a, b in zip(wide, config.channels, strict=False)),
-            Residual(wide[-1], config.width, 1, config.norm),
+            *(ResidualBlock(a, b, 2, config.norm) for a, b in zip(wide, config.channels, strict=False)),
+            ResidualBlock(wide[-1], config.width, 1, config.norm),
         )
         side = -(-config.size // 2 ** (1 + len(config.channels)))
         self.grid = OnGrid(side, side, config.width)
@@ -189,17 +189,17 @@ class Grid(nn.Module):
         return self.grid(self.blocks(torch.relu(self.stem(source - 0.5))))  # type: ignore[no-any-return]
 
 
-class Frames(nn.Module):
-    """A moving picture `[B, frames, 3, size, size]`: every frame's grid, with its frame's own vector added."""
+class FramesEncoder(nn.Module):
+    """A moving picture `[B, frames, 3, size, size]`: every frame's grid, with a learned frame embedding added."""
 
     def __init__(self, config: FramesConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
-        self.each = Grid(config)
+        self.each = GridEncoder(config)
         self.times = nn.Parameter(torch.randn(config.frames, 1, config.width) * 0.1)
 
     def forward(self, source: Float[Tensor, "B F C H W"], _allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
-        """The memory of moving pictures; places are (frame, row, column), all as shares.
+        """The memory of moving pictures; positions are (frame, row, column), each from 0 to 1.
 
         Raises:
             ShapeError: another number of frames, or frames of another size.
@@ -219,7 +219,7 @@ class Frames(nn.Module):
         )  # fmt: skip
 
 
-class Patches(nn.Module):
+class PatchesEncoder(nn.Module):
     """A picture `[B, 3, size, size]` in patches, one linear layer over each.
 
     Raises:
@@ -244,8 +244,8 @@ class Patches(nn.Module):
         return self.grid(self.patches(source - 0.5))  # type: ignore[no-any-return]
 
 
-class Features(nn.Module):
-    """A grid of ready features `[B, depth, rows, columns]` through one linear layer."""
+class FeaturesEncoder(nn.Module):
+    """A grid of pretrained features `[B, depth, rows, columns]` through one linear layer."""
 
     def __init__(self, config: FeaturesConfig) -> None:
         super().__init__()
@@ -271,8 +271,8 @@ class Features(nn.Module):
         return self.grid(states.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 
-class Sound(nn.Module):
-    """A log-mel spectrogram `[B, bands, frames]` through two convolutions of stride 2; sinusoidal places added."""
+class SoundEncoder(nn.Module):
+    """A log-mel spectrogram `[B, bands, frames]` through two convolutions of stride 2, plus sinusoidal positions."""
 
     def __init__(self, config: SoundConfig) -> None:
         super().__init__()
@@ -300,8 +300,8 @@ class Sound(nn.Module):
         return Memory(states, real, _mean(states, real), time_positions(real, 4))
 
 
-class Pyramid(nn.Module):
-    """A log-mel spectrogram `[B, bands, frames]` through bidirectional LSTMs; each reads two moments as one."""
+class PyramidEncoder(nn.Module):
+    """A log-mel spectrogram `[B, bands, frames]` through bidirectional LSTMs; each joins two states into one input."""
 
     def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
@@ -332,27 +332,27 @@ def make_encoder(config: EncoderParts) -> Any:
     """The encoder that a config describes."""
     match config:
         case FramesConfig():
-            return Frames(config)
+            return FramesEncoder(config)
         case GridConfig():
-            return Grid(config)
+            return GridEncoder(config)
         case PatchesConfig():
-            return Patches(config)
+            return PatchesEncoder(config)
         case FeaturesConfig():
-            return Features(config)
+            return FeaturesEncoder(config)
         case SoundConfig():
-            return Sound(config)
+            return SoundEncoder(config)
         case PyramidConfig():
-            return Pyramid(config)
+            return PyramidEncoder(config)
 
 
 def grid_positions(rows: int, columns: int, batch: int) -> Float[Tensor, "B S 2"]:
-    """Centres (row, column) of a grid's cells, row by row, as shares of the picture."""
+    """Centres (row, column) of a grid's cells, row by row, each from 0 to 1."""
     down, across = ((torch.arange(n) + 0.5) / n for n in (rows, columns))
     return torch.cartesian_prod(down, across).expand(batch, -1, -1)
 
 
 def time_positions(real: Bool[Tensor, "B S"], frames: int) -> Float[Tensor, "B S 1"]:
-    """Where each state stands, in frames of the spectrogram."""
+    """Centre of each state, in frames of the spectrogram."""
     positions = (torch.arange(real.shape[1], device=real.device) + 0.5) * frames
     return positions[None, :, None].expand(len(real), -1, -1)
 
@@ -379,7 +379,7 @@ def _mean(states: Tensor, real: Tensor) -> Tensor:
 
 
 def _join_two(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Two moments side by side as one; an odd last one beside nothing."""
+    """Neighbouring states `[B, n, d]` joined in pairs to `[B, ⌈n/2⌉, 2d]`; an odd last one is joined with zeros."""
     x = x.masked_fill(~real[..., None], 0.0)
     if x.shape[1] % 2:
         x, real = pad(x, (0, 0, 0, 1)), pad(real, (0, 1))

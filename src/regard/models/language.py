@@ -1,4 +1,4 @@
-"""Transformers of one stack: a decoder that goes on with a text, an encoder that reads one."""
+"""Transformers of one stack: a decoder that continues a text, an encoder of a text."""
 
 from typing import Literal
 
@@ -36,13 +36,13 @@ class EncoderConfig(BlocksConfig):
     kinds: int = Field(0, ge=0)
     """Token types, for sentences A and B; 0 for none."""
     head: Literal["words", "none"] = "words"
-    """What stands on the states: logits of the word at every place, or nothing."""
+    """Output layer: logits of the token at every position, or none."""
     pooler: bool = False
-    """A layer over the first state, tanh(W h_0 + b), as BERT's next-sentence task has."""
+    """A layer over the first state, tanh(W h_0 + b), as in BERT's next-sentence task."""
 
 
 class DecoderLM(Embeds):
-    """A decoder alone: every token looks at those before it, and the next one is predicted.
+    """A decoder alone: every token attends to itself and earlier ones, and the next one is predicted.
 
     Args:
         vocabulary: number of tokens.
@@ -59,14 +59,14 @@ class DecoderLM(Embeds):
         self, tokens: Int[Tensor, "B T"], allowed: Bool[Tensor, "B T"] | None = None,
         collect: list[Tensor] | None = None, documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T h"]:  # fmt: skip
-        """The states that `project` turns into logits.
+        """Input of `project`.
 
         Args:
             tokens: `[B, T]`.
             allowed: True at real tokens; padding on either side changes nothing for these.
-            every: gets the states before each block, and what this returns.
-            documents: which document each token is of, where they are several: they do not see each other, and
-                each begins at place 0.
+            collect: receives the input of every block, and the output.
+            documents: index of each token's document, where a row holds several: tokens attend within their own
+                document, whose positions begin at 0.
         """
         if documents is not None:
             positions = _positions_within(documents)
@@ -94,7 +94,7 @@ class DecoderLM(Embeds):
     def read(
         self, tokens: Int[Tensor, "N P"], allowed: Bool[Tensor, "N P"] | None = None, record: bool = False
     ) -> DecoderState:
-        """The state after N prompts, in one pass: what `step` goes on from.
+        """The state after N prompts, in one pass; `step` continues from it.
 
         Args:
             tokens: `[N, P]`; P may be 0.
@@ -131,7 +131,7 @@ class DecoderLM(Embeds):
 
 
 def _positions_within(documents: Tensor) -> Tensor:
-    """Each token's place in its own document."""
+    """Position of each token in its own document."""
     positions = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
@@ -139,7 +139,7 @@ def _positions_within(documents: Tensor) -> Tensor:
 
 
 class WordHead(nn.Module):
-    """Logits of the word at each place: a layer, an activation, a norm, then the embedding's weights (BERT)."""
+    """Logits of the token at each position: a layer, an activation, a norm, then the embedding's weights (BERT)."""
 
     def __init__(self, vocabulary: int, config: EncoderConfig) -> None:
         super().__init__()
@@ -150,13 +150,13 @@ class WordHead(nn.Module):
         self.output = None if config.tied else nn.Parameter(torch.randn(vocabulary, config.width) * config.width**-0.5)
 
     def forward(self, states: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """What the output's weights turn into logits."""
+        """States before the output's weights."""
         result: Tensor = self.norm(self.activation(self.inner(states)))
         return result
 
 
 class MaskedLM(Embeds):
-    """An encoder alone: every token looks at all others.
+    """An encoder alone: every token attends to all others.
 
     Args:
         vocabulary: number of tokens.
@@ -181,7 +181,7 @@ class MaskedLM(Embeds):
             tokens: `[B, S]`.
             allowed: True at real tokens; all, if None.
             kinds: token types; 0 unless given.
-            every: gets the states before each block, and the last ones.
+            collect: receives the input of every block, and the output.
 
         Returns:
             states `[B, S, d]`, and the pooled first one as `summary` where there is a pooler.
@@ -195,15 +195,15 @@ class MaskedLM(Embeds):
         self, tokens: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
         kinds: Int[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S d"]:  # fmt: skip
-        """What `project` turns into logits."""
+        """Input of `project`."""
         if self.head is None:
-            raise ChoiceError("this encoder has no head that predicts words: encode() gives its states")
+            raise ChoiceError("this encoder has no output layer that predicts tokens: encode() gives its states")
         found: Tensor = self.head(self.encode(tokens, allowed, kinds).states)
         return found
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
         """Weight and bias of o = W h + b."""
-        assert self.head is not None  # hidden() has looked
+        assert self.head is not None  # hidden() refuses before
         weight = self.embedding.weight if self.head.output is None else self.head.output
         return weight, weight.new_zeros(len(weight)) if self.head.bias is None else self.head.bias
 
@@ -215,7 +215,7 @@ class MaskedLM(Embeds):
         self, tokens: Int[Tensor, "B S"], allowed: Bool[Tensor, "B S"] | None = None,
         kinds: Int[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B S V"]:  # fmt: skip
-        """Logits `[B, S, V]` of the word at each place."""
+        """Logits `[B, S, V]` of the token at each position."""
         return self.project(self.hidden(tokens, allowed, kinds))
 
     def _pool(self, states: Tensor, real: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Questions about pictures: the question looks at the picture's grid, and one of the known answers is chosen."""
+"""Questions about pictures: the question attends to the picture's grid, and one of the known answers is chosen."""
 
 from typing import Literal
 
@@ -27,13 +27,13 @@ class StackedAttentionConfig(BaseModel):
 
     kind: Literal["stacked"]
     source_encoder: EncoderParts
-    """What reads the picture."""
+    """Encoder of the picture."""
     answers: int = Field(1, gt=0)
-    """How many answers are known; a run counts those of its data."""
+    """Number of known answers; training counts those of its data."""
     embedding: int = Field(128, gt=0)
     """Width of a question token's vector."""
     hops: int = Field(2, ge=0)
-    """How often the picture is looked at; 0 sees its mean alone, the ladder's lowest rung."""
+    """Number of attentions to the picture, one after the other; with 0 the answer sees the mean of its states alone."""
     score_width: int = Field(128, gt=0)
     """Width inside the tanh of the score."""
     normalizer: Literal["softmax", "hard"] = "softmax"
@@ -43,19 +43,19 @@ class StackedAttentionConfig(BaseModel):
 
 
 class QuestionsConfig(BlocksConfig):
-    """Settings of a question whose words look at the picture through a decoder's blocks."""
+    """Settings of a question whose tokens attend to the picture in a decoder's blocks."""
 
     kind: Literal["questions"]
     source_encoder: EncoderParts
-    """What reads the picture."""
+    """Encoder of the picture."""
     answers: int = Field(1, gt=0)
-    """How many answers are known; a run counts those of its data."""
+    """Number of known answers; training counts those of its data."""
     layers: int = Field(2, gt=0)
     """Blocks."""
 
 
 class Answering(nn.Module):
-    """Picture and question in, logits of the answers out. Class 0 is none: an answer that training never saw.
+    """Logits of answers from a picture and a question. Class 0 is "none": an answer that training never saw.
 
     Subclasses give `state`.
     """
@@ -67,21 +67,21 @@ class Answering(nn.Module):
         self.answer = nn.Linear(width, 1 + config.answers)
 
     def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
-        """What the answer is read from."""
+        """Input of the answer's layer."""
         raise NotImplementedError
 
     def forward(
         self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"],
         allowed: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B A"]:  # fmt: skip
-        """Logits of the answers, of which the first is none."""
+        """Logits of the answers; class 0 is "none"."""
         return self.answer(self.hidden(pictures, question, allowed))  # type: ignore[no-any-return]
 
     def hidden(
         self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"],
         allowed: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B h"]:  # fmt: skip
-        """What the answer is read from; `allowed` is True at real tokens (all, if None)."""
+        """Input of the answer's layer; `allowed` is True at real tokens (None: all)."""
         real = torch.ones_like(question, dtype=torch.bool) if allowed is None else allowed
         return self.state(self.source_encoder(pictures), question, real)
 
@@ -90,13 +90,13 @@ class Answering(nn.Module):
         return self.answer.weight, self.answer.bias
 
     def encoder_sites(self) -> list[str]:
-        """What reads the picture has no attention of its own."""
+        """Paths of the encoder's attentions: none."""
         return []
 
     def looking(
         self, pictures: Float[Tensor, "B C H W"], question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]
     ) -> tuple[Float[Tensor, "B A"], dict[str, AttentionMap], Float[Tensor, "B S c"] | None]:
-        """Logits; {site: map `[B, heads, T, S]`} of the attentions to the picture; and the places of its cells."""
+        """Logits; {site: map `[B, heads, T, S]`} of the attentions to the picture; positions of its cells."""
         calls: list[Call] = []
         with watching(calls.append):
             memory = self.source_encoder(pictures)
@@ -109,9 +109,9 @@ class Answering(nn.Module):
 
 
 class StackedAttention(Answering):
-    """The question's state looks at the grid, adds what it found, and looks again: u_k = u_{k-1} + c_k.
+    """The question's state attends to the grid and adds the context found, several times: u_k = u_{k-1} + c_k.
 
-    The answer is read from [u_K; W q ⊙ V c_K]: the product compares both, as "is there a …?" asks (Antol et al. 2015).
+    The answer's layer takes [u_K; W q ⊙ V c_K]; the product compares question and context (Antol et al. 2015).
 
     Args:
         vocabulary: number of question tokens.
@@ -126,7 +126,7 @@ class StackedAttention(Answering):
         self.embedding = Embedding(vocabulary, config.embedding, dropout=config.dropout)
         self.question = RecurrentEncoder("gru", config.embedding, width, direction="forward")
         self.scores = nn.ModuleList(Additive(width, width, config.score_width) for _ in range(config.hops))
-        # normed, for a product of two small numbers teaches nothing at first
+        # normed: a product of two small vectors has hardly any gradient at first
         self.asks, self.found = (nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(2))
         self.join = nn.Linear(2 * width, 2 * width)
         self.dropout = Dropout(config.dropout)
@@ -134,7 +134,7 @@ class StackedAttention(Answering):
     def state(self, memory: Memory, question: Int[Tensor, "B n"], allowed: Bool[Tensor, "B n"]) -> Float[Tensor, "B h"]:
         _, asked = self.question(self.embedding(question), allowed)
         u = asked[:, None]
-        found = memory.states.mean(1, keepdim=True)  # of one who does not look
+        found = memory.states.mean(1, keepdim=True)  # without attention
         for score in self.scores:
             normalizer = as_weights(self.config.normalizer, draw=self.training)
             with owned(score):
@@ -154,7 +154,7 @@ class StackedAttention(Answering):
 
 
 class Questions(Answering, Embeds):
-    """A question's words, each of which looks at those before it and at the grid; the last one's state answers.
+    """A question's tokens attend to earlier ones and to the grid; the last one's state gives the answer.
 
     Args:
         vocabulary: number of question tokens.

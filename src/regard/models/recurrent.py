@@ -41,7 +41,7 @@ class RecurrentConfig(BaseModel):
 
     kind: Literal["recurrent"]
     source_encoder: EncoderParts | None = None
-    """What reads the source, where it is a picture or a sound; a recurrent encoder of text unless set."""
+    """Encoder of pictures or sounds; a recurrent encoder of text unless set."""
     width: int = Field(256, gt=0)
     """Width of the decoder's state, of the context, and of both encoder directions together."""
     embedding: int = Field(256, gt=0)
@@ -49,30 +49,30 @@ class RecurrentConfig(BaseModel):
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent unit."""
     encoder_layers: int = Field(1, gt=0)
-    """Encoder layers on top of each other."""
+    """Number of encoder layers."""
     direction: Literal["both", "forward", "backward"] = "both"
-    """How the encoder reads; "both" gives each direction half the width."""
+    """Directions of the encoder; "both" gives each half the width."""
     score: Literal["additive", "location", "concat", "general", "dot", "scaled_dot", "cosine", "distance", "none"] = (
         "additive"
     )
-    """How a decoder state is compared with an encoder state; "location" knows where the last step looked (Chorowski
-    et al. 2015), for sounds; "none" is the ladder's lowest rung, no attention."""
+    """How a decoder state is compared with an encoder state; "location" also takes the weights of the last step
+    (Chorowski et al. 2015), for sounds; "none" is no attention."""
     normalizer: Literal["softmax", "uniform", "hard"] = "softmax"
-    """How scores become weights; "hard" looks at one place: one drawn in training, the best one afterwards."""
+    """How scores become weights; "hard" attends to one state: sampled in training, the best one otherwise."""
     gate: bool = False
     """The context is multiplied by β = σ(w s_{t-1}) (Xu et al. 2015, section 4.2.1)."""
     score_width: int = Field(256, gt=0)
     """Width inside the tanh of the additive, location and concat scores."""
     location_reach: int = Field(20, ge=0)
-    """How many states to a side the location score's filters see."""
+    """Number of states on each side in the location score's filters."""
     asks: Literal["previous", "new"] = "previous"
-    """Which state asks: s_{t-1} (Bahdanau) or s_t (Luong)."""
+    """Which state is the query: the previous one, s_{t-1} (Bahdanau), or the new one, s_t (Luong)."""
     feed: Literal["current", "previous", "none"] = "current"
-    """Which context the cell reads besides the previous token."""
+    """Which context is an input of the cell beside the previous token."""
     start: Literal["encoder", "zeros"] = "encoder"
     """Where s_0 comes from: tanh(W · summary of the source), or zeros."""
     ctc_head: bool = False
-    """A layer that reads tokens off the memory's states, for CTC beside attention."""
+    """A layer from states of the memory to logits of tokens, for CTC beside attention."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On token vectors and on [s; c] before the output layer."""
 
@@ -138,7 +138,7 @@ class RecurrentDecoder(nn.Module):
 
 
 class Recurrent(Seq2Seq[RecurrentState]):
-    """Recurrent encoder, recurrent decoder that looks at the encoder's states, o = W [s; c] + b.
+    """Recurrent encoder, recurrent decoder with attention to the encoder's states, o = W [s; c] + b.
 
     Args:
         vocabulary: number of tokens, source and target together.
@@ -229,7 +229,7 @@ class Recurrent(Seq2Seq[RecurrentState]):
             raise ConfigError(
                 'training.guided_alignment needs an attention to guide: model.score = "none" has none; set it to 0'
             )
-        if self.config.normalizer == "hard":  # asking a drawn map draws anew
+        if self.config.normalizer == "hard":  # a map of sampled weights would sample again
             raise ConfigError(
                 "training.guided_alignment and training.coverage_loss need soft attention: model.normalizer is hard; "
                 "set both to 0"
@@ -251,9 +251,9 @@ class Recurrent(Seq2Seq[RecurrentState]):
         return torch.cat([state, context[..., : self.decoder.cross.memory_width].to(state.dtype)], -1)
 
     def _attention(self, memory: Memory, key: Tensor):  # type: ignore[no-untyped-def]
-        """From queries `[N, K, q]` to their contexts `[N, K, c]`."""
+        """A function from queries `[N, K, q]` to their contexts `[N, K, c]`."""
         summary = memory.summary
-        if self.decoder.cross.score is None:  # no attention: the fixed vector is all there is (Sutskever et al. 2014)
+        if self.decoder.cross.score is None:  # no attention: the context is the fixed vector (Sutskever et al. 2014)
             assert summary is not None
             return lambda query: summary[:, None].expand(-1, query.shape[1], -1)
         mask = allow(memory.allowed[:, None])

@@ -26,14 +26,14 @@ Source = Int[Tensor, "B S"] | Float[Tensor, "B C H W"] | Float[Tensor, "B F C H 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What an encoder hands a decoder.
+    """Output of an encoder, input of a decoder.
 
     Attributes:
         states: `[B, S, d]`.
         allowed: `[B, S]`, True = a real position.
-        summary: `[B, d]`, one vector of the whole source, where the encoder has one.
-        places: coordinates of the states, for memories that are grids or time lines.
-        halfway: `[B, S, d]`, the states behind half of the encoder's blocks, where tokens are read off it.
+        summary: `[B, d]`, one vector of the whole source, where the encoder gives one.
+        positions: `[B, S, c]`, coordinates of the states, for memories that are grids or time lines.
+        halfway: `[B, S, d]`, the states after half of the encoder's blocks, for a CTC loss there.
     """
 
     states: Float[Tensor, "B S d"]
@@ -51,12 +51,12 @@ class Step(NamedTuple):
 
 
 class Seq2Seq(nn.Module, Generic[StateT]):
-    """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout`, `spec_of`."""
+    """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout` and `maps`."""
 
-    ctc_head: nn.Linear | None  # reads tokens off the memory's states, for CTC
+    ctc_head: nn.Linear | None  # from states of the memory to logits of tokens, for CTC
 
     def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
-        """Read the source: token ids, pictures or spectrograms; `allowed` is True at real ones (all, if None)."""
+        """The memory of a source: token ids, pictures or spectrograms; `allowed` is True at real positions."""
         raise NotImplementedError
 
     def start(self, memory: Memory, record: bool = False) -> StateT:
@@ -64,11 +64,11 @@ class Seq2Seq(nn.Module, Generic[StateT]):
         raise NotImplementedError
 
     def hidden(self, memory: Memory, target: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
-        """What `project` turns into logits, for every position of a target that begins with BOS."""
+        """Input of `project` at every position of a target that begins with BOS."""
         raise NotImplementedError
 
     def step_hidden(self, token: Int[Tensor, "N K"], state: StateT) -> tuple[Float[Tensor, "N K h"], StateT]:
-        """The same for one more token of every hypothesis."""
+        """Input of `project` for one more token of every hypothesis, and the state after it."""
         raise NotImplementedError
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:

@@ -14,17 +14,17 @@ from regard.models.transformer import PairConfig, Transformer
 
 
 class SpeechConfig(PairConfig):
-    """Settings of a transcriber of sound (Radford et al. 2022)."""
+    """Settings of a speech Transformer (Radford et al. 2022)."""
 
     kind: Literal["speech"]
     bands: int = Field(80, gt=0)
     """Bands of the mel spectrogram."""
     moments: int = Field(1500, gt=0)
-    """Moments that the encoder tells apart, two frames of the spectrogram each."""
+    """Number of positions of the encoder, two frames of the spectrogram each."""
 
 
 class SpeechTransformer(Transformer):
-    """A spectrogram's frames, two and two, read by an encoder; a decoder writes the text.
+    """An encoder of a spectrogram, two frames to a state, and a decoder of text.
 
     Args:
         vocabulary: number of tokens.
@@ -45,11 +45,11 @@ class SpeechTransformer(Transformer):
 
         Args:
             source: `[B, bands, frames]`.
-            allowed: which moments are real; all, if None.
-            every: gets the states before each block, and the last ones.
+            allowed: `[B, ceil(frames / 2)]`, True at real states; None: all.
+            collect: receives the input of every block, and the output.
 
         Raises:
-            ShapeError: more frames than the model tells apart.
+            ShapeError: more frames than the model has positions for.
         """
         x = gelu(self.second(gelu(self.first(source)))).transpose(1, 2)
         if x.shape[1] > len(self.moments):

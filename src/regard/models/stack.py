@@ -1,6 +1,6 @@
-"""The blocks of every Transformer: their settings, a stack of them, and one more token through it.
+"""The blocks of every Transformer: their settings, a stack of them, and a decoding step through the stack.
 
-An encoder is a stack that looks everywhere, a decoder one that looks back, with attention to a memory or without.
+In an encoder every token attends to all others; in a decoder to earlier ones, and to a memory where there is one.
 """
 
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor, nn
 
 from regard.attention.biases import Bias, RelativeBias, alibi
@@ -39,7 +39,7 @@ Projection = Literal["query", "key", "value", "output"]
 
 
 class BlocksConfig(BaseModel):
-    """Settings that every Transformer has."""
+    """Settings of every Transformer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -72,22 +72,22 @@ class BlocksConfig(BaseModel):
     positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "alibi", "relative", "none"] = (
         "sinusoidal"
     )
-    """How places enter: added (first three), by turning queries and keys, or in the scores (alibi, relative: T5's)."""
+    """Positions: added (first three), as a rotation of queries and keys, or in the scores (alibi, relative: T5's)."""
     length: int = Field(1024, gt=0)
-    """How many places learned positions know."""
+    """Number of learned positions; later tokens take the last one."""
     first_position: int = Field(0, ge=0)
-    """Where the first token stands, for learned positions."""
+    """Position of the first token, for learned positions."""
     rotary_base: float = Field(10000.0, gt=0)
     """The base of rotary positions."""
     rotary_width: int | None = Field(None, gt=0)
-    """How many coordinates of a head turn; all unless set."""
+    """Number of coordinates of a head that are rotated; all unless set."""
     buckets: int = Field(32, gt=0)
     """Buckets of relative positions."""
     max_distance: int = Field(128, gt=0)
     """The distance from which on relative positions are one bucket."""
     window: int | None = Field(None, gt=0)
-    """A decoder's token looks at so many tokens at most, itself among them; at all before it unless set."""
-    window_layers: tuple[int, ...] | None = None
+    """Number of tokens, itself included, that a decoder's token may attend to; all earlier ones unless set."""
+    window_layers: tuple[NonNegativeInt, ...] | None = None
     """The layers that have the window; all unless set."""
     scaled: bool = True
     """Embeddings are multiplied by √width, as in the paper."""
@@ -104,11 +104,11 @@ class BlocksConfig(BaseModel):
     normalizer: Literal["softmax", "uniform", "sparsemax", "entmax15", "sigmoid", "softmax1"] = "softmax"
     """How scores become weights, at every site."""
     context: Literal["none", "convolution", "running_mean", "recurrence"] = "none"
-    """What makes each query from its surroundings, at every site; only an encoder's may look ahead."""
+    """The context that makes each query from its surroundings, at every site; only an encoder's looks ahead."""
     context_reach: int = Field(2, ge=0)
-    """How many states to a side a convolution sees."""
+    """Number of states on each side in a convolution."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """On embeddings, inside the feed-forward, and on what each part adds."""
+    """On embeddings, inside the feed-forward, and on the output of each part."""
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     """On the attention weights."""
 
@@ -119,7 +119,7 @@ class BlocksConfig(BaseModel):
 
 
 class Embeds(nn.Module):
-    """A model that begins with tokens: their vectors, places and kinds added up, normed where that is wanted.
+    """A model whose input is tokens: the sum of token, position and type embeddings, with a norm where set.
 
     Args:
         vocabulary: number of tokens.
@@ -142,7 +142,7 @@ class Embeds(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def embed(self, tokens: Tensor, positions: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """Vectors `[*n, d]` of token ids, places and kinds (0 unless given), `[*n]` each."""
+        """Vectors `[*n, d]` of token ids, positions and token types (0 unless given), `[*n]` each."""
         x = self.positions(self.embedding(tokens), positions + self.config.first_position)
         if self.kinds is not None:
             x = x + (self.kinds[0] if kinds is None else self.kinds[kinds])
@@ -152,14 +152,14 @@ class Embeds(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks on top of each other, and the norm behind them where norms stand before the parts.
+    """A sequence of blocks, and a final norm where norms stand before the parts.
 
     Args:
         config: the settings.
         layers: how many blocks.
-        direction: "both", or "forward" for one that may only look back.
-        cross: each block looks at a memory too.
-        reach: blocks of an encoder mix each state with so many to a side (Conformer's); 0: they do not.
+        direction: "both", or "forward" for a decoder, whose tokens attend to earlier ones only.
+        cross: each block attends to a memory too.
+        reach: number of states on each side in the convolution of a Conformer's blocks; 0 for a Transformer's.
     """
 
     layers: Any  # a list of EncoderLayer, ConformerLayer or DecoderLayer
@@ -167,7 +167,10 @@ class Stack(nn.Module):
     def __init__(self, config: BlocksConfig, layers: int, direction: str, cross: bool = False, reach: int = 0) -> None:
         super().__init__()
         self.config, self.direction = config, direction
-        _check_windows(config, layers if direction == "forward" else None)
+        if config.window_layers is not None and config.window is None:
+            raise ConfigError(
+                f"model.window_layers = {list(config.window_layers)} needs model.window: the number of tokens seen"
+            )
         self.layers = nn.ModuleList(_layer(config, direction, cross, reach) for _ in range(layers))
         before = config.norm == "before"
         self.norm = make_norm(config.normalization, config.width, config.epsilon) if before else nn.Identity()
@@ -180,15 +183,15 @@ class Stack(nn.Module):
         self, x: Tensor, allowed: Tensor | None, positions: Tensor | None = None, memory: Memory | None = None,
         collect: list[Tensor] | None = None, within: Mask | None = None,
     ) -> Tensor:  # fmt: skip
-        """States `[B, n, d]` behind all blocks.
+        """States `[B, n, d]` after all blocks.
 
         Args:
             x: embedded tokens.
             allowed: `[B, n]`, True = a real token; None: all are.
-            places: where they stand, for rotary positions; 0 … n-1 by default.
-            memory: what the blocks look at besides, where they do.
-            every: gets the states before every block, and what this returns.
-            within: one more mask for every block's self-attention.
+            positions: of the tokens, for rotary embeddings; 0 … n-1 by default.
+            memory: attended to besides, where the stack has cross-attention.
+            collect: receives the input of every block, and the output of the stack.
+            within: a further mask of every block's self-attention.
         """
         for i, layer in enumerate(self.layers):
             if collect is not None:
@@ -199,19 +202,19 @@ class Stack(nn.Module):
             if memory is None:
                 x = layer(x, mask, allowed, self.score_bias(), positions)
             else:
-                x = layer(x, memory.states, may_look(memory.allowed), mask, self.score_bias(), positions)
+                x = layer(x, memory.states, key_mask(memory.allowed), mask, self.score_bias(), positions)
         x = self.norm(x)
         if collect is not None:
             collect.append(x)
         return x
 
     def mask(self, layer: int, allowed: Tensor | None) -> Mask | None:
-        """Who may look at whom in a block's self-attention, beside what a decoder layer says of itself."""
-        parts = [] if allowed is None else [may_look(allowed)]
+        """The mask of a block's self-attention: padding, earlier tokens only, and the window."""
+        parts = [] if allowed is None else [key_mask(allowed)]
         if self.direction == "forward":
             parts.append(causal())
             if self.has_window(layer):
-                assert self.config.window is not None  # has_window() has looked
+                assert self.config.window is not None  # as has_window() says
                 parts.append(window(self.config.window - 1, 0))
         mask: Mask | None = None
         for part in parts:
@@ -219,12 +222,12 @@ class Stack(nn.Module):
         return mask
 
     def has_window(self, layer: int) -> bool:
-        """Whether a block's self-attention looks back so far only."""
+        """Whether a block's self-attention has the window."""
         chosen = self.config.window_layers
         return self.config.window is not None and (chosen is None or layer in chosen)
 
     def score_bias(self) -> Bias | None:
-        """What places add to the scores."""
+        """The bias that positions add to the scores."""
         return self.relative if self.config.positions != "alibi" else alibi(self.config.heads)
 
     def start(self, like: Tensor, memory: Memory | None = None, record: bool = False) -> DecoderState:
@@ -232,7 +235,7 @@ class Stack(nn.Module):
 
         Args:
             like: a tensor of one row per sentence, whose dtype and device the caches get.
-            memory: what the blocks attend to besides, where they do.
+            memory: attended to besides, where the stack has cross-attention.
             record: keep every step's queries, for `maps`.
         """
         blocks = []
@@ -288,7 +291,7 @@ class Stack(nn.Module):
         return result, replace(state, blocks=tuple(blocks), step=state.step + 1)
 
     def first_kept(self, layer: int, keys: int, record: bool) -> int:
-        """The first of so many keys that a block's later tokens may look at; a recorded map needs them all."""
+        """Index of the first of `keys` keys that later tokens may attend to; a recorded map needs them all."""
         if record or self.config.window is None or not self.has_window(layer):
             return 0
         return max(0, keys + 1 - self.config.window)
@@ -363,30 +366,16 @@ class _BlockStep:
         after = replace(before, context=context, queries=self._recorded(before.queries, query))
         self.after = replace(self.after, cross_attention=after)
         together = query.squeeze(-2).transpose(1, 2)  # [N, heads, K, d_head]
-        found: Tensor = cross.attend(together, before.key[:, 0], before.value[:, 0], may_look(allowed[:, 0]))
+        found: Tensor = cross.attend(together, before.key[:, 0], before.value[:, 0], key_mask(allowed[:, 0]))
         return found
 
     def _recorded(self, queries: Tensor | None, query: Tensor) -> Tensor | None:
         return record_query(queries, query) if self.state.record else None
 
 
-def may_look(allowed: Bool[Tensor, "B n"]) -> Mask:
-    """Any query of a sentence at its real tokens."""
+def key_mask(allowed: Bool[Tensor, "B n"]) -> Mask:
+    """The mask that lets every query of a sentence attend to its real tokens."""
     return allow(allowed[:, None, None])
-
-
-def _check_windows(config: BlocksConfig, layers: int | None) -> None:
-    """Refuse window_layers that are no layers, or that have no window; `layers` is None for an encoder's stack."""
-    chosen = config.window_layers
-    if chosen is None:
-        return
-    if config.window is None:
-        raise ConfigError(f"model.window_layers = {list(chosen)} needs model.window: the number of tokens seen")
-    if layers is not None and any(not 0 <= layer < layers for layer in chosen):
-        raise ConfigError(
-            f"model.window_layers = {list(chosen)} names layers that are not there: the decoder has layers "
-            f"0 … {layers - 1}"
-        )
 
 
 def _layer(config: BlocksConfig, direction: str, cross: bool, reach: int) -> nn.Module:

@@ -25,7 +25,7 @@ class PairConfig(BlocksConfig):
     decoder_layers: int = Field(6, gt=0)
     """Blocks in the decoder."""
     scaled_output: bool = False
-    """What becomes logits is divided by √width first (T5 with tied embeddings)."""
+    """States are divided by √width before the output layer (T5 with tied embeddings)."""
 
 
 class TransformerConfig(PairConfig):
@@ -33,16 +33,16 @@ class TransformerConfig(PairConfig):
 
     kind: Literal["transformer"]
     source_encoder: EncoderParts | None = None
-    """What reads the source before the encoder's blocks, where it is a picture or a sound; tokens unless set."""
+    """Encoder of pictures or sounds in front of the blocks; the source is tokens unless set."""
     convolution: int = Field(0, ge=0)
-    """The encoder's blocks are a Conformer's: each state is mixed with so many to a side, between two half
-    feed-forwards (Gulati et al. 2020); 0: a Transformer's."""
+    """Number of states on each side in the convolutions of a Conformer encoder (Gulati et al. 2020); 0 for a
+    Transformer encoder."""
     ctc_head: bool = False
-    """A layer that reads tokens off the memory's states, for CTC beside attention."""
+    """A layer from states of the memory to logits of tokens, for CTC beside attention."""
 
 
 class Decoder(Stack):
-    """A stack that looks back, and what turns its states into logits.
+    """A stack whose tokens attend to earlier ones, and its output layer.
 
     Attributes:
         bias: of the output, where there is one.

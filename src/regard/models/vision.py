@@ -26,13 +26,13 @@ class VisionConfig(BlocksConfig):
     channels: int = Field(3, gt=0)
     """Colours."""
     classes: int = Field(0, ge=0)
-    """How many classes a picture may be of; 0 for no such head."""
+    """Number of classes; 0 for no classifier."""
     pooler: bool = False
     """A layer over the first state, tanh(W h_0 + b)."""
 
 
 class VisionTransformer(nn.Module):
-    """A picture's patches and one state more, which stands for the whole; each looks at all others.
+    """A picture's patches and one further state for the whole picture; each attends to all others.
 
     Args:
         config: the sizes and choices.
@@ -73,9 +73,9 @@ class VisionTransformer(nn.Module):
         """Logits of the classes, from the whole picture's state.
 
         Raises:
-            ChoiceError: the model has no such head.
+            ChoiceError: the model has no classifier.
         """
         if self.head is None:
-            raise ChoiceError("this encoder has no head that tells classes: encode() gives its states")
+            raise ChoiceError("this encoder has no classifier: encode() gives its states")
         logits: Tensor = self.head(self.encode(pictures).states[:, 0])
         return logits

@@ -1,4 +1,4 @@
-"""Layers with parameters: embedding, attention of several heads, what makes its queries, blocks, recurrence, state."""
+"""Layers with parameters: embeddings, multi-head attention, contexts of its queries, blocks, recurrence; and state."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

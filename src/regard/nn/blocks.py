@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, in the weight's precision: under autocast, where a layer may have left bfloat16, as LayerNorm does."""
+    """torch's RMSNorm, computed in at least the weight's precision: under autocast as LayerNorm, not in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         """States of any shape `[*batch, d]`."""
@@ -41,7 +41,7 @@ NORMS: dict[str, Callable[[int, float], nn.Module]] = {
 
 
 def make_norm(kind: str, width: int, epsilon: float = 1e-5) -> nn.Module:
-    """What keeps states at one scale.
+    """A norm of states.
 
     Args:
         kind: "layer", (x - mean) / √(variance + ε) · g + b (Ba et al. 2016), or "rms", x / √(mean of x² + ε) · g
@@ -58,17 +58,17 @@ def make_norm(kind: str, width: int, epsilon: float = 1e-5) -> nn.Module:
 
 
 class FeedForward(nn.Module):
-    """FFN(x) = act(x W_1 + b_1) W_2 + b_2, at every position alone (Vaswani et al. 2017, equation 2).
+    """FFN(x) = act(x W_1 + b_1) W_2 + b_2, at every position separately (Vaswani et al. 2017, equation 2).
 
     Gated: (act(x W_g + b_g) · (x W_1 + b_1)) W_2 + b_2 (Shazeer 2020, equation 6; with silu: SwiGLU).
 
     Args:
         width: of the states.
-        inner: width inside.
+        inner: width of the hidden layer.
         activation: "relu", "gelu", "gelu_tanh" (its approximation) or "silu".
-        dropout: on the inside.
-        gated: with a gate.
-        bias: with the vectors b.
+        dropout: on the hidden layer.
+        gated: whether there is a gate.
+        bias: whether the layers add the vectors b.
 
     Raises:
         ChoiceError: an unknown activation.
@@ -167,14 +167,14 @@ class EncoderLayer(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """W_2 silu(norm(depthwise(glu(W_1 x)))): each state with its neighbours (Gulati et al. 2020, figure 2).
+    """W_2 silu(norm(depthwise(glu(W_1 x)))): mixes each state with its neighbours (Gulati et al. 2020, figure 2).
 
-    The norm is over a state's channels; the paper's is over the batch, where it would count padding.
+    The norm is over a state's channels; the paper's batch norm would count padding.
 
     Args:
         width: of the states.
-        reach: how many states to a side the depth-wise convolution sees.
-        dropout: on what comes out.
+        reach: number of states on each side in the depth-wise convolution.
+        dropout: on the output.
     """
 
     def __init__(self, width: int, reach: int, dropout: float = 0.0) -> None:
@@ -186,7 +186,7 @@ class ConvolutionModule(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B n d"], allowed: Bool[Tensor, "B n"] | None = None) -> Float[Tensor, "B n d"]:
-        """States of the same shape; where `allowed` is False they influence nothing."""
+        """States of the same shape; states where `allowed` is False influence no output."""
         inside = nn.functional.glu(self.inner(x), -1)
         if allowed is not None:
             inside = inside.masked_fill(~allowed[..., None], 0.0)

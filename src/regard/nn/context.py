@@ -1,10 +1,10 @@
-"""Context in the query: q_i = W_Q f(x_1 … x_n), a query that knows its surroundings.
+"""Context in the query: q_i = W_Q f(x_1 … x_n), a query made from a state and its surroundings.
 
-A context is f, a part that `MultiHead(context=...)` is given; without one q_i = W_Q x_i. Keys and values stay as they
+A context is f, a module given as `MultiHead(context=...)`; without one q_i = W_Q x_i. Keys and values stay as they
 are (Li et al. 2019, section 4.1, and Yang et al. 2019 put context into queries and keys).
 
-A context that looks back only also goes step by step, with its state in and out: `start`, then `step` for every
-state. One that looks ahead is refused wherever tokens come one by one.
+A context that depends on earlier states alone also runs step by step, with its own state in and out: `start`, then
+`step` for each state. A context that looks ahead is refused in a decoder and under a causal mask.
 """
 
 from math import prod
@@ -18,7 +18,7 @@ from regard.nn.recurrent import RecurrentEncoder
 from regard.shapes import Allowed
 
 States = Float[Tensor, "*batch T d"]
-Remembered = Float[Tensor, "..."]  # [*batch, …], what a context keeps of the states before
+Remembered = Float[Tensor, "..."]  # [*batch, …], a context's state after the states so far
 
 
 class Context(nn.Module):
@@ -37,8 +37,8 @@ class Context(nn.Module):
 
         Args:
             x: `[*batch, T, d]`.
-            allowed: `[*batch, T]`, True = a real token; all by default. What stands elsewhere influences nothing,
-                and 0 comes out there.
+            allowed: `[*batch, T]`, True = a real token; all by default. Other positions influence no
+                output, and their own output is 0.
 
         Raises:
             ShapeError: another width, or an `allowed` of another shape.
@@ -46,7 +46,7 @@ class Context(nn.Module):
         raise NotImplementedError
 
     def start(self, like: Float[Tensor, "*batch d"]) -> Remembered:
-        """What is remembered before the first state, for rows like these.
+        """The context's state before the first step, for inputs shaped like these.
 
         Raises:
             ChoiceError: the context looks ahead.
@@ -55,11 +55,11 @@ class Context(nn.Module):
         return self.nothing_yet(like)
 
     def nothing_yet(self, like: Float[Tensor, "*batch d"]) -> Remembered:
-        """The memory of no state, `[*batch, …]`."""
+        """The context's state before the first step, `[*batch, …]`."""
         raise NotImplementedError
 
     def step(self, x: Float[Tensor, "*batch d"], before: Remembered) -> tuple[Float[Tensor, "*batch d"], Remembered]:
-        """The next state made from its surroundings, and what is remembered after it."""
+        """The output for the next state, and the context's state after it."""
         raise NotImplementedError
 
 
@@ -70,8 +70,8 @@ class Convolution(Context):
 
     Args:
         width: d.
-        left: how many states before i are seen.
-        right: how many after it; with 0 it looks back only.
+        left: number of states before i in the sum.
+        right: number of states after i; with 0 the context does not look ahead.
         groups: C_o joins coordinates inside each of so many groups; 1 is a full matrix, `width` is depthwise.
 
     Raises:
@@ -83,7 +83,7 @@ class Convolution(Context):
     def __init__(self, width: int, left: int, right: int = 0, groups: int = 1) -> None:
         super().__init__()
         if left < 0 or right < 0:
-            raise ShapeError(f"Convolution sees at least 0 states to each side; got left {left} and right {right}")
+            raise ShapeError(f"Convolution takes at least 0 states on each side; got left {left} and right {right}")
         if groups < 1 or width % groups:
             raise ShapeError(f"groups must divide the width; got width {width} and groups {groups}")
         self.width, self.left, self.right = width, left, right
@@ -112,17 +112,17 @@ class Convolution(Context):
 
 
 class RunningMean(Context):
-    """f(x)_i = mean of x_j over the real j ≤ i: all that was, no parameters (Zhang et al. 2018, equation 1).
+    """f(x)_i = mean of x_j over the real j ≤ i: no parameters (Zhang et al. 2018, equation 1).
 
-    It forgets which state is its own; `Mixed(width, RunningMean())` does not.
+    The mean does not tell state i from the others; `Mixed(width, RunningMean())` does.
     """
 
     looks_ahead = False
 
     def forward(self, x: States, allowed: Allowed | None = None) -> States:
         real = _silence(x, allowed)
-        collect = torch.ones(x.shape[-2], dtype=torch.bool, device=x.device) if allowed is None else allowed
-        count = collect.long().cumsum(-1).clamp(min=1)[..., None]
+        tokens = torch.ones(x.shape[-2], dtype=torch.bool, device=x.device) if allowed is None else allowed
+        count = tokens.long().cumsum(-1).clamp(min=1)[..., None]
         # half precision cannot count: bfloat16 adds no 1 to 256
         mean = real.to(_wide(x)).cumsum(-2) / count
         return _silence(mean.to(x.dtype), allowed)
@@ -141,7 +141,7 @@ class Recurrence(Context):
 
     Args:
         width: d.
-        direction: "forward" looks back only; "backward", "both".
+        direction: "forward", which does not look ahead; "backward" or "both", which do.
 
     Raises:
         ShapeError: an odd width with both directions.
@@ -160,10 +160,10 @@ class Recurrence(Context):
 
     def forward(self, x: States, allowed: Allowed | None = None) -> States:
         real = _silence(x, allowed, self.width)
-        collect = torch.ones(1, dtype=torch.bool, device=x.device) if allowed is None else allowed
+        tokens = torch.ones(1, dtype=torch.bool, device=x.device) if allowed is None else allowed
         rows = prod(x.shape[:-2])
         states, _ = self.reader(
-            real.reshape(rows, *x.shape[-2:]), collect.expand(x.shape[:-1]).reshape(rows, x.shape[-2])
+            real.reshape(rows, *x.shape[-2:]), tokens.expand(x.shape[:-1]).reshape(rows, x.shape[-2])
         )
         return states.reshape(x.shape)  # type: ignore[no-any-return]
 
@@ -203,7 +203,7 @@ class Mixed(Context):
 
 
 def check_looks_back(where: str, context: Context | None) -> None:
-    """Refuse a context that looks ahead where the states after this one do not exist yet.
+    """Refuse a context that looks ahead where later states do not exist yet.
 
     Raises:
         ChoiceError: it does.
@@ -216,7 +216,7 @@ def check_looks_back(where: str, context: Context | None) -> None:
 
 
 def _silence(x: Tensor, allowed: Tensor | None, width: int | None = None) -> Tensor:
-    """`x` with 0 wherever no real token stands, refused where the sizes do not fit."""
+    """`x` with 0 at padding; sizes that do not fit are refused."""
     if width is not None and x.shape[-1] != width:
         raise ShapeError(f"the context has width {width} and the states have {x.shape[-1]} on axis -1")
     if allowed is None:
@@ -224,7 +224,7 @@ def _silence(x: Tensor, allowed: Tensor | None, width: int | None = None) -> Ten
     if allowed.ndim != x.ndim - 1 or any(a not in (1, n) for a, n in zip(allowed.shape, x.shape[:-1], strict=True)):
         raise ShapeError(
             f"allowed has shape {list(allowed.shape)} and the states have {list(x.shape)}: "
-            f"it says for each of {list(x.shape[:-1])} whether a real token stands there"
+            f"expected {list(x.shape[:-1])}, True at real tokens"
         )
     return x.masked_fill(~allowed[..., None], 0.0)
 

@@ -1,11 +1,11 @@
-"""Dropout of states, drawn from sixteen random bits a number: a third of the time of torch's on a CPU."""
+"""Dropout drawn from sixteen random bits per element: a third of the time of torch's on a CPU."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Each number is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014); nothing in evaluation.
+    """Each element is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014); nothing in evaluation.
 
     Args:
         p: probability of dropping, kept to a multiple of 2⁻¹⁶.
@@ -16,7 +16,7 @@ class Dropout(nn.Module):
         self.threshold = round(p * 2**16)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with some numbers dropped."""
+        """`x` with dropped elements, in training; else `x`."""
         if not self.training or not self.threshold:
             return x
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)

@@ -1,4 +1,4 @@
-"""Tokens and places as vectors."""
+"""Embeddings of tokens and of positions."""
 
 from math import log, sqrt
 
@@ -16,7 +16,7 @@ def sinusoidal(length: int, dim: int) -> Float[Tensor, "length dim"]:
 
 
 def sinusoids(positions: Int[Tensor, "*n"], dim: int) -> Float[Tensor, "*n dim"]:
-    """The sinusoidal encoding of given places."""
+    """The sinusoidal encoding of given positions."""
     frequencies = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-log(10000.0) / dim))
     angles = positions[..., None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :dim]
@@ -45,13 +45,13 @@ class Embedding(nn.Module):
 
 
 class Positions(nn.Module):
-    """Vectors of places, added to the tokens': sinusoidal (no parameters) or learned.
+    """Position embeddings, added to the tokens': sinusoidal (no parameters) or learned.
 
     Args:
         kind: "sinusoidal" (sine and cosine by turns, as the paper), "sinusoidal_halves" (all sines, then all cosines),
             "learned" or "none".
         width: d.
-        length: the largest number of places that learned positions know.
+        length: number of learned positions.
     """
 
     def __init__(self, kind: str, width: int, length: int) -> None:
@@ -61,7 +61,7 @@ class Positions(nn.Module):
         self.weight = nn.Parameter(torch.randn(length, width) * width**-0.5) if kind == "learned" else None
 
     def forward(self, vectors: Float[Tensor, "*n d"], positions: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
-        """`vectors` with their places added; learned places beyond the last are the last one's."""
+        """`vectors` with their positions' added; positions beyond the last learned one take its vector."""
         if self.kind == "none":
             return vectors
         if self.weight is None:
@@ -73,14 +73,14 @@ class Positions(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotary positions: pairs of coordinates of a query or key turn with its place p, by p · base^(-2i/dim).
+    """Rotary positions: pair i of a query's or key's coordinates is rotated by p · base^(-2i/dim) at position p.
 
-    The product of a turned query and a turned key depends on their distance alone.
+    The dot product of a rotated query and a rotated key depends on their distance alone.
 
     Args:
-        dim: how many coordinates turn, an even number; those after it stay as they are.
-        base: the larger, the slower the slowest pair.
-        interleaved: pairs are neighbours (2i, 2i+1), as the paper; else i and i + dim/2, as Llama.
+        dim: number of coordinates that are rotated, an even number; the others stay as they are.
+        base: the larger, the lower the lowest frequency.
+        interleaved: pairs are (2i, 2i+1), as in the paper; else (i, i + dim/2), as in Llama.
 
     Raises:
         ShapeError: an odd dim; vectors narrower than dim.
@@ -95,14 +95,14 @@ class Rotary(nn.Module):
         self.dim, self.base, self.interleaved = dim, base, interleaved
 
     def forward(
-        self, vectors: Float[Tensor, "*batch T d"], positions: Int[Tensor, "*places"] | None = None
+        self, vectors: Float[Tensor, "*batch T d"], positions: Int[Tensor, "*positions"] | None = None
     ) -> Float[Tensor, "*batch T d"]:
-        """Turned vectors, in their own dtype.
+        """Rotated vectors, in their own dtype.
 
         Args:
             vectors: queries or keys.
-            places: where each stands, `[T]` or broadcastable to `[*batch, T]`; 0 … T-1 by default. With a cache,
-                the last query stands at the last key.
+            positions: of each, `[T]` or broadcastable to `[*batch, T]`; 0 … T-1 by default. With a cache, the
+                position of a query is that of its own key.
         """
         if vectors.shape[-1] < self.dim:
             raise ShapeError(f"Rotary turns {self.dim} coordinates and the vectors have {vectors.shape[-1]}")
@@ -119,5 +119,5 @@ class Rotary(nn.Module):
 
 
 def count_positions(allowed: Tensor) -> Tensor:
-    """The place of each real token among the real ones: padding on either side changes nothing."""
+    """Position of each real token, counted among the real ones: padding on either side changes nothing."""
     return (allowed.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Attention of several heads: project, split, attend, join (Vaswani et al. 2017, section 3.2.2)."""
+"""Multi-head attention: project, split, attend, join (Vaswani et al. 2017, section 3.2.2)."""
 
 from collections.abc import Callable, Collection
 
@@ -26,7 +26,7 @@ class MultiHead(nn.Module):
     """Concat(head_1 … head_h) W_O, head_i = attend(f(x) W_Q^i, m W_K^i, m W_V^i); f(x) = x without a context.
 
     Args:
-        width: of the queries' side and of the output.
+        width: of the input states and of the output.
         heads: number of query heads; divides `width`.
         key_width: width of the memory that keys are made from; `width` by default.
         value_width: width of the memory that values are made from; `key_width` by default.
@@ -34,11 +34,11 @@ class MultiHead(nn.Module):
         score: a name or a `Score` over one head's width.
         normalizer: a name or a `Normalizer`.
         dropout: on the weights.
-        context: f, what makes a query from its surroundings; None makes it from its own state alone.
+        context: f, which makes queries from states and their surroundings; None is the identity.
         head_width: of one head's queries, keys and values; width / heads by default.
         biases: which of the four projections add a vector.
-        rotary: turns queries and keys with their places.
-        head_norm: makes what is applied to every head's queries, and another for its keys, before they turn.
+        rotary: rotates queries and keys by their positions.
+        head_norm: from a head's width to a norm; one is made for queries and one for keys, applied before rotation.
 
     Raises:
         ShapeError: heads that do not divide.
@@ -96,7 +96,7 @@ class MultiHead(nn.Module):
     ) -> Heads:
         """The queries of states `[*batch, n, d]`, by heads; `allowed` and `positions` as in `forward`."""
         query = _split(self.query(x if self.context is None else self.context(x, allowed)), self.heads)
-        return self._placed(query, self.query_norm, positions)
+        return self._positioned(query, self.query_norm, positions)
 
     def next_query(
         self,
@@ -104,17 +104,17 @@ class MultiHead(nn.Module):
         before: Float[Tensor, "..."] | None,
         positions: Int[Tensor, "*batch 1"] | None = None,
     ) -> tuple[Heads, Float[Tensor, "..."] | None]:
-        """The query `[*batch, heads, 1, d_head]` of one more state, and what the context remembers after it.
+        """The query `[*batch, heads, 1, d_head]` of one more state, and the context's state after it.
 
         Args:
             x: `[*batch, d]`, the next state of each sequence.
-            before: what the context remembers; None before the first state, and without a context.
-            places: where it stands, for rotary positions.
+            before: the context's state; None before the first step, and without a context.
+            positions: of the state, for rotary embeddings.
         """
         if self.context is None:
             return self.queries(x[..., None, :], None, positions), None
         x, after = self.context.step(x, self.context.start(x) if before is None else before)
-        return self._placed(_split(self.query(x[..., None, :]), self.heads), self.query_norm, positions), after
+        return self._positioned(_split(self.query(x[..., None, :]), self.heads), self.query_norm, positions), after
 
     def keys_values(
         self,
@@ -125,10 +125,10 @@ class MultiHead(nn.Module):
         """Keys and values of a memory, by heads; `values` is the memory itself unless given."""
         key = _split(self.key(memory), self.key_heads)
         value = _split(self.value(memory if values is None else values), self.key_heads)
-        return self._placed(key, self.key_norm, positions), value
+        return self._positioned(key, self.key_norm, positions), value
 
-    def _placed(self, vectors: Tensor, norm: nn.Module | None, positions: Tensor | None) -> Tensor:
-        """Queries or keys by heads, normed and turned, where that is wanted."""
+    def _positioned(self, vectors: Tensor, norm: nn.Module | None, positions: Tensor | None) -> Tensor:
+        """Queries or keys by heads, with head norm and rotation where the layer has them."""
         vectors = vectors if norm is None else norm(vectors)
         if self.rotary is None:
             return vectors
@@ -138,7 +138,7 @@ class MultiHead(nn.Module):
     def attend(
         self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
     ) -> Float[Tensor, "*batch n d"]:
-        """What the queries find: attend in every head, join, project."""
+        """Attend in every head, join the heads, project."""
         with owned(self):
             found = attend(
                 query, key, value,
@@ -159,18 +159,17 @@ class MultiHead(nn.Module):
         bias: BiasLike | None = None,
         positions: Int[Tensor, "*batch n"] | None = None,
     ) -> Float[Tensor, "*batch n d"]:
-        """States `x` look at `memory` (self-attention: at themselves) under `mask`.
-
-        A mask speaks of keys. That a query's context must not see padding among the states `x` is said by
-        `allowed`, bool `[*batch, n]`, True = a real token; all by default.
+        """States `x` attend to `memory` (in self-attention, to `x`) under `mask`.
 
         Args:
             x: the states.
-            memory, values: what keys and values are made from; `x` by default.
-            mask: which key each query may look at.
-            allowed: see above.
+            memory: states that keys are made from; `x` by default.
+            values: states that values are made from; `memory` by default.
+            mask: which keys each query may attend to.
+            allowed: `[*batch, n]`, True at real tokens; keeps padding among `x` out of the queries' context. All by
+                default.
             bias: added to the scores.
-            places: where the states x stand, for rotary positions; 0 … n-1 by default.
+            positions: of the states `x`, for rotary embeddings; 0 … n-1 by default.
         """
         if _looks_back(mask):
             check_looks_back("attention under a causal mask", self.context)
@@ -183,7 +182,7 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 
 def _looks_back(mask: MaskLike | None) -> bool:
-    """Whether a mask is made to hide what comes later."""
+    """Whether a mask is causal."""
     if isinstance(mask, And):
         return _looks_back(mask.left) or _looks_back(mask.right)
     return isinstance(mask, Causal)

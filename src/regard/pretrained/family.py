@@ -1,6 +1,6 @@
-"""What a family of models says of itself: how its settings and its weights are called, there and here.
+"""A family of models: the names of its settings and weights in the Hugging Face layout and in ours.
 
-A table of weights is read both ways: from a folder in the Hugging Face layout into our model, and back.
+A table of weights is used both ways: from a folder in the Hugging Face layout into our model, and back.
 """
 
 import re
@@ -17,7 +17,7 @@ from regard.models.build import ModelConfig
 
 REQUIRED = object()
 
-# what a config.json may hold that changes nothing of what a model computes from given tokens
+# keys of a config.json that change no logits of given tokens; rules of generating are read in rules.py
 _EFFECTLESS = """
     _name_or_path _attn_implementation architectures model_type transformers_version torch_dtype dtype auto_map
     use_cache output_attentions output_hidden_states return_dict return_dict_in_generate output_scores torchscript
@@ -36,7 +36,7 @@ WITHOUT_EFFECT = frozenset(_EFFECTLESS.split())
 
 
 class Keys:
-    """A config.json: every key is read, known to be without effect, or refused by name.
+    """A config.json in which every key is read, is known to have no effect, or is refused by name.
 
     Args:
         values: the file's contents.
@@ -49,7 +49,7 @@ class Keys:
         self._read: set[str] = set()
 
     def take(self, name: str, default: Any = REQUIRED) -> Any:
-        """A setting; its absence is refused unless there is a default. Null is the default."""
+        """A setting; a missing one is refused unless there is a default, which also replaces null."""
         self._read.add(name)
         value = self.values.get(name)
         if value is not None:
@@ -67,22 +67,22 @@ class Keys:
             )
 
     def choose(self, name: str, choices: Mapping[str, str], default: str | None = None) -> str:
-        """A setting by our name for it."""
+        """A setting, translated to our name for its value."""
         value = self.take(name, REQUIRED if default is None else default)
         if value not in choices:
             raise self.refusal(name, f"known are {', '.join(map(repr, choices))}")
         return choices[value]
 
     def refusal(self, name: str, reason: str) -> BundleError:
-        """What to raise about a setting."""
+        """The error that refuses a setting by name."""
         return BundleError(f"{self.where}: {name} = {self.values.get(name)!r} cannot be read: {reason}")
 
     def has(self, start: str) -> bool:
-        """Whether there is a weight whose name begins so."""
+        """Whether the name of a weight starts with `start`."""
         return any(name.startswith(start) for name in self.tensors)
 
     def done(self) -> None:
-        """Refuse what nobody has read."""
+        """Refuse settings that were not read and are not known to have no effect."""
         unknown = sorted(set(self.values) - self._read - WITHOUT_EFFECT)
         if unknown:
             raise BundleError(
@@ -100,7 +100,7 @@ class Weight:
         ours: names of our parameters, joined along their first axis.
         transposed: theirs is stored `[in, out]`.
         row: theirs has one more axis of size 1 in front.
-        unread: theirs is there and used by nobody; it is only written.
+        unread: theirs exists and no model uses it; it is only written.
     """
 
     theirs: str
@@ -111,7 +111,7 @@ class Weight:
 
 
 def weight(theirs: str, *ours: str) -> Weight:
-    """A tensor that is called differently."""
+    """A tensor under another name."""
     return Weight(theirs, ours)
 
 
@@ -132,10 +132,10 @@ class Family:
         read: from a config.json to our settings.
         weights: the table of weights of a model with such settings.
         write: from our settings and the vocabulary's size to a config.json.
-        prefix: what stands before the names where the file holds a model with a head.
-        heads: beginnings of names that never have the prefix.
-        copies: patterns of names under which a tensor may be written a second time, and ours that it must equal.
-        ignored: a pattern of names that hold no weights of the model: places, masks, the head of another task.
+        prefix: of the names, where the file holds a model with an output layer.
+        heads: starts of names that never have the prefix.
+        copies: patterns of names of tied copies, and the parameter of ours that each must equal.
+        ignored: a pattern of names that are no weights of the model: position ids, masks, heads of other tasks.
     """
 
     types: tuple[str, ...]

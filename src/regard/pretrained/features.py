@@ -1,4 +1,4 @@
-"""What an encoder takes of pictures: their points, or the features of a network that is not trained here."""
+"""Input of a picture encoder: pixels, or features of a pretrained network that stays as it is."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from regard.pretrained.efficientnet import features
 
 
 def prepared(pictures: Sequence[Image.Image], encoder: Any) -> list[Tensor]:
-    """Pictures of any size as the encoder with the settings `encoder` takes them.
+    """Pictures of any size as input of the encoder with the settings `encoder`.
 
     Raises:
         BundleError: the network's package is not installed.

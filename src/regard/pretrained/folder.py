@@ -69,7 +69,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def load_pretrained(folder: Path) -> Pretrained:
-    """Build the model that a folder or a .gguf file describes, and put every weight in its place.
+    """Build the model that a folder or a .gguf file describes, and load every weight.
 
     Raises:
         BundleError: a file is missing or damaged, a setting is unknown, a weight is missing or left over.
@@ -131,7 +131,7 @@ def save_pretrained(
             (folder / GENERATION).write_text(json.dumps(special | said, indent=2) + "\n", "utf-8")
         return str(values["model_type"]) or name
     raise BundleError(
-        "no family of the Hugging Face layout has this model's parts: a BERT, RoBERTa, GPT-2, Llama, Mistral, Qwen, "
+        "no family of the Hugging Face layout has these parts: a BERT, RoBERTa, GPT-2, Llama, Mistral, Qwen, "
         "Marian, T5, ViT or Whisper with the same settings can be exported"
     )
 
@@ -143,13 +143,13 @@ def _as(family: Family, config: ModelConfig, vocabulary: int, parameters: list[s
     try:
         values = family.write(config, vocabulary)
         tensors = [w.theirs for w in family.weights(config)]
-        back = family.read(Keys(values, "", tensors))
+        reread = family.read(Keys(values, "", tensors))
         covered = {name for w in family.weights(config) for name in w.ours}
     except (AttributeError, KeyError, ValueError):
         return None
     own = config.model_dump(exclude={"dropout", "attention_dropout"})
-    read = back.model_dump(exclude={"dropout", "attention_dropout"})
-    for one in (own, read):  # the same model, said in two ways
+    read = reread.model_dump(exclude={"dropout", "attention_dropout"})
+    for one in (own, read):  # two spellings of the same model
         if one.get("heads"):
             one["key_heads"] = one.get("key_heads") or one["heads"]
             one["head_width"] = one.get("head_width") or one["width"] // one["heads"]

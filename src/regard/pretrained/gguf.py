@@ -1,7 +1,7 @@
-"""A .gguf file (llama.cpp's) as the folder it was made from: settings, weights, tokeniser. Llama's family only.
+"""A .gguf file (of llama.cpp) as the folder it was made from: settings, weights, tokenizer. Llamas only.
 
-The file's numbers are unpacked by the `gguf` package. Queries and keys are stored with their rows in the order in which
-llama.cpp turns pairs; they are put back.
+The `gguf` package dequantises the weights. The rows of query and key projections are stored in llama.cpp's order of
+rotary pairs; they are reordered.
 """
 
 from importlib import import_module
@@ -32,13 +32,13 @@ READ = {  # settings of a Llama, and their names in a config.json
     "rope.freq_base": "rope_theta", "vocab_size": "vocab_size",
 }  # fmt: skip
 SAME = ("rope.dimension_count", "attention.key_length", "attention.value_length")  # a head's width
-SPLIT = {  # how a text is cut before bytes are joined
+SPLIT = {  # how a text is split before byte pairs are merged
     "gpt-2": "gpt2", "smollm": "digits", "default": "gpt2",
 }  # fmt: skip
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], tokenizers.Tokenizer | None]:
-    """What would stand in config.json, the weights under their names in a safetensors file, and the tokeniser.
+    """Contents of an equivalent config.json, weights under their safetensors names, and the tokenizer.
 
     Raises:
         BundleError: the gguf package is missing; the file is damaged, or is of another family.
@@ -133,7 +133,7 @@ def _name(path: Path, name: str) -> str:
 
 
 def _tokenizer(path: Path, fields: dict[str, Any]) -> tokenizers.Tokenizer | None:
-    """Byte pairs, as GPT-2 joins them; None where the file holds another kind."""
+    """The byte-pair tokenizer, as GPT-2's; None where the file holds another kind."""
     kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or split not in SPLIT:
         return None

@@ -32,7 +32,7 @@ def read(keys: Keys) -> DecoderConfig:
 
 
 def _base(keys: Keys) -> float:
-    """The base of the rotary positions, in the old place or the new; no scaling of them is known here."""
+    """The base of the rotary positions, under its old key or its new one; scaling is refused."""
     given = keys.take("rope_parameters", keys.take("rope_scaling", {}))
     kind = given.get("rope_type", given.get("type", "default"))
     if kind != "default" or set(given) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
@@ -54,7 +54,7 @@ def _windows(keys: Keys, layers: int) -> dict[str, Any]:
         window = None
     if window is None:
         if kinds is not None and set(kinds) != {"full_attention"}:
-            raise keys.refusal("layer_types", "some layers slide and there is no sliding_window")
+            raise keys.refusal("layer_types", "some layers have a sliding window and there is no sliding_window")
         return {}
     if kinds is None:
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]

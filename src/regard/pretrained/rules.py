@@ -1,4 +1,4 @@
-"""What a folder says about generating: tokens that end a text, tokens that are never said, tokens that are forced.
+"""A folder's rules of generating: tokens that end a text, that are suppressed, and that are forced.
 
 The keys are those of transformers' `generation_config.json`; `config.json` may hold them too.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from regard.errors import BundleError
 
-# rules that no search of ours follows, and the values that change nothing
+# rules that our search cannot follow, and their values without effect
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "sequence_bias": (None, {}, []),
     "force_words_ids": (None, []),
@@ -22,15 +22,15 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class GenerationRules:
-    """Which tokens a model may say, and when.
+    """Which tokens may be generated, and when.
 
     Attributes:
         ends: tokens that end a text; the first one is the tokenizer's `eos`.
-        suppressed: tokens that are never said.
-        suppressed_first: tokens that are not said first (after `forced_first`, where there is one).
+        suppressed: tokens that are never generated.
+        suppressed_first: tokens that are not generated first (after `forced_first`, where there is one).
         forced_first: the first token of every output.
-        forced_last: the token that is said at the length limit.
-        bad_words: token sequences of which the last token is not said after the others.
+        forced_last: the token generated at the length limit.
+        bad_words: sequences that are never generated: the last token is suppressed after the others.
     """
 
     ends: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class GenerationRules:
     bad_words: tuple[tuple[int, ...], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of a `generation_config.json`; those that say nothing are left out."""
+        """The keys of a `generation_config.json`; those without effect are left out."""
         ends: Any = list(self.ends)
         values = {
             "eos_token_id": ends[0] if len(ends) == 1 else ends,
@@ -57,17 +57,17 @@ class GenerationRules:
 def read_rules(
     config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: int, where: str
 ) -> GenerationRules:
-    """The rules in a config.json and a generation_config.json; of a key in both, the latter's value holds.
+    """The rules in a config.json and a generation_config.json; where both have a key, the latter's value is taken.
 
     Args:
         config: contents of config.json.
         generation: contents of generation_config.json; empty where there is none.
-        vocabulary: number of tokens; 0 for a model that says none.
+        vocabulary: number of tokens; 0 for a model without tokens.
         where: the folder, for messages.
 
     Raises:
         BundleError: a value that is not of the key's type, a forced token that the model does not have, or a rule
-            that no search of ours follows.
+            that our search cannot follow.
     """
     if not vocabulary:
         return GenerationRules()
@@ -80,7 +80,7 @@ def read_rules(
         suppressed_first=keys.some("begin_suppress_tokens"),
         forced_first=keys.one("forced_bos_token_id"),
         forced_last=keys.one("forced_eos_token_id"),
-        # a bad word that is an end alone would forbid ending; transformers leaves it out too
+        # an end alone as a bad word would forbid ending; transformers drops it too
         bad_words=tuple(word for word in keys.words("bad_words_ids") if len(word) > 1 or word[0] not in ends),
     )
 
@@ -92,7 +92,7 @@ class _Keys:
     where: str
 
     def some(self, name: str) -> tuple[int, ...]:
-        """Ids, one or a list; doubles and ids beyond the vocabulary, which are never said, are left out."""
+        """Ids, one or a list; repeated ids and ids beyond the vocabulary are left out."""
         given = self.values.get(name)
         listed = given if isinstance(given, list) else [] if given is None else [given]
         if not all(_is_id(one) for one in listed):
@@ -112,7 +112,7 @@ class _Keys:
         return int(given)
 
     def words(self, name: str) -> tuple[tuple[int, ...], ...]:
-        """Sequences of ids; those with an id beyond the vocabulary, which are never said, are left out."""
+        """Sequences of ids; those with an id beyond the vocabulary are left out."""
         given = self.values.get(name) or []
         fine = isinstance(given, list) and all(isinstance(word, list) and word for word in given)
         if not fine or not all(_is_id(one) for word in given for one in word):
@@ -120,11 +120,11 @@ class _Keys:
         return tuple(dict.fromkeys(tuple(word) for word in given if max(word) < self.vocabulary))
 
     def refuse_the_rest(self) -> None:
-        """Refuse rules that no search of ours follows."""
+        """Refuse rules that our search cannot follow."""
         for name, neutral in _REFUSED.items():
             if (value := self.values.get(name)) not in neutral:
                 raise self._refusal(name, f"regard cannot generate by it ({value!r} would be ignored)")
-        # Whisper's transcriber builds the prompt itself; elsewhere these tokens would be left out
+        # a transcriber builds Whisper's prompt itself
         if self.values.get("forced_decoder_ids") and self.values.get("model_type") != "whisper":
             raise self._refusal("forced_decoder_ids", "only forced_bos_token_id can be followed")
 

@@ -1,1 +1,1 @@
-"""Text and tokens. Nothing here knows torch."""
+"""Text and tokens, without torch."""

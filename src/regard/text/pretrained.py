@@ -1,6 +1,6 @@
-"""Tokenisers of others: `tokenizer.json`, WordPiece's `vocab.txt`, GPT-2's `vocab.json` and `merges.txt`, Marian's.
+"""Tokenizers of folders: `tokenizer.json`, WordPiece's `vocab.txt`, GPT-2's `vocab.json` and `merges.txt`, Marian's.
 
-A folder without any loads too; what needs text then refuses.
+A folder without tokenizer files loads too; then whatever needs text is refused.
 """
 
 import json
@@ -19,7 +19,7 @@ from regard.text.protocol import Span
 
 
 class Nothing:
-    """Stands where a folder has no tokenizer files: whatever needs text refuses."""
+    """The tokenizer of a folder that has none: it has special ids, and refuses everything that needs text."""
 
     def __init__(self, folder: Path, ids: dict[str, int]) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class Nothing:
 
 
 class _Spelled:
-    """What the tokenisers that can do something share."""
+    """Base of the tokenizers of pretrained folders."""
 
     mask: int | None = None
     parses_specials = False
@@ -52,7 +52,7 @@ class _Spelled:
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens vanish."""
+        """The text of ids; special tokens are left out."""
         raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -68,7 +68,7 @@ class _Spelled:
         return [self.encode_target(text) for text in texts]
 
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
-        """Where in `decode(ids)` each token stands, in characters."""
+        """Span in `decode(ids)` of each token, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
         return [(min(a, b), b) for a, b in pairwise(ends)]
 
@@ -189,7 +189,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _word_piece(folder: Path) -> tokenizers.Tokenizer:
-    """BERT's: `vocab.txt`, small letters unless `tokenizer_config.json` says otherwise."""
+    """BERT's WordPiece: `vocab.txt`, lower case unless `tokenizer_config.json` turns it off."""
     settings = _settings(folder)
     inner = tokenizers.Tokenizer(WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(
@@ -204,7 +204,7 @@ def _word_piece(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _byte_pairs(folder: Path, family: str) -> tokenizers.Tokenizer:
-    """GPT-2's and RoBERTa's: bytes joined by `merges.txt`."""
+    """GPT-2's and RoBERTa's byte pairs, merged by `merges.txt`."""
     inner = tokenizers.Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_settings(folder).get("add_prefix_space", False))
     inner.decoder = decoders.ByteLevel()

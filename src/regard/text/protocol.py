@@ -1,4 +1,4 @@
-"""What every tokenizer offers to pipelines, tasks and analysis; ours and those read from folders of others."""
+"""The interface of every tokenizer, ours and those of pretrained folders, that pipelines and analysis rely on."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable

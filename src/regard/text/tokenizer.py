@@ -1,4 +1,4 @@
-"""Tokenisers, learned on the training side only: bytes, characters, words, BPE, unigram (`tokenizers` underneath).
+"""Tokenizers, learned from training data only: bytes, characters, words, BPE, unigram (`tokenizers` underneath).
 
 What a round trip `decode(encode(text))` keeps, by kind (`Tokenizer.loses` says it in a sentence):
 
@@ -26,20 +26,20 @@ from regard.text.protocol import Span as Span
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
-MASK = "<mask>"  # one more, for an encoder that finds hidden words
+MASK = "<mask>"  # only of a masked language model
 
 
 class TokenizerConfig(BaseModel):
-    """Settings of the tokeniser."""
+    """Settings of the tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["bytes", "characters", "words", "bpe", "byte_bpe", "unigram"] = "bpe"
     """What a token is."""
     vocabulary: int = Field(8000, gt=4)
-    """How many tokens at most, special ones included; bytes always have 260."""
+    """Number of tokens at most, special ones included; "bytes" always has 260."""
     nfc: bool = True
-    """Compose characters first (Unicode NFC), so that é is one character however it was typed."""
+    """Compose characters first (Unicode NFC): é is one character however it was typed."""
 
 
 class Tokenizer:
@@ -47,11 +47,11 @@ class Tokenizer:
 
     Attributes:
         kind: what a token is.
-        loses: one sentence on what a round trip does not keep; empty where it keeps everything.
+        loses: what decode(encode(text)) does not keep, as a sentence; empty where it keeps everything.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
-        inner.encode_special_tokens = True  # a text that says "</s>" does not end the sentence
+        inner.encode_special_tokens = True  # "</s>" within a text is no EOS
         self._inner = inner
         self.config = config
         self.kind = config.kind
@@ -63,7 +63,7 @@ class Tokenizer:
 
     @property
     def mask(self) -> int | None:
-        """The id of the token that hides a word, if there is one."""
+        """Id of the mask token; None where there is none."""
         found = self._inner.token_to_id(MASK)
         return None if found is None else int(found)
 
@@ -94,7 +94,7 @@ class Tokenizer:
         return [self._inner.id_to_token(i) or SPECIALS[UNK] for i in ids]
 
     def source_spans(self, text: str) -> list[Span]:
-        """Where in `text` each token of `encode(text)` stands, in characters."""
+        """Span in `text` of each token of `encode(text)`, in characters."""
         return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
     def encode_spans(self, texts: Sequence[str]) -> list[list[Span]]:
@@ -102,17 +102,17 @@ class Tokenizer:
         return [list(e.offsets) for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
 
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
-        """Where in `decode(ids)` each token stands, in characters."""
+        """Span in `decode(ids)` of each token, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
         return [(min(a, b), b) if i > UNK else (0, 0) for i, (a, b) in zip(ids, pairwise(ends), strict=True)]
 
     def save(self, path: Path) -> None:
-        """Write `tokenizer.json`, readable by the tokenizers library; the settings stand beside it."""
+        """Write a `tokenizer.json` of the tokenizers library; the settings are stored separately."""
         self._inner.save(str(path))
 
     @classmethod
     def load(cls, path: Path, config: TokenizerConfig) -> "Tokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             BundleError: the file is missing or is not a tokenizer.
@@ -124,7 +124,7 @@ class Tokenizer:
 
     @classmethod
     def learn(cls, texts: Iterable[str], config: TokenizerConfig, mask: bool = False) -> "Tokenizer":
-        """Learn a vocabulary from training texts; `mask` adds a token that hides words."""
+        """Learn a vocabulary from training texts; `mask` adds a mask token."""
         specials = [*SPECIALS, MASK] if mask else SPECIALS
         inner = tokenizers.Tokenizer(_model(config.kind, specials))
         inner.normalizer = normalizers.NFC() if config.nfc else None
@@ -139,14 +139,14 @@ class Tokenizer:
 
 
 def words(text: str) -> list[Span]:
-    """Where the words of `text.split()` stand."""
+    """Spans of the words of `text.split()`."""
     return [match.span() for match in re.finditer(r"\S+", text)]
 
 
 def word_of_each(spans: Sequence[Span], text: str) -> list[int | None]:
-    """Which word of `text.split()` each token belongs to; None for a token of nothing but spaces."""
-    places = words(text)
-    starts = {index: number for number, (a, b) in enumerate(places) for index in range(a, b)}
+    """Index of the word of `text.split()` that each token belongs to; None for white space."""
+    spans_of_words = words(text)
+    starts = {index: number for number, (a, b) in enumerate(spans_of_words) for index in range(a, b)}
     found: list[int | None] = []
     for a, b in spans:
         if a == b:  # the later bytes of a character that began in an earlier token
