@@ -154,6 +154,32 @@ def test_resuming_compares_values(data_folder: Path, tmp_path: Path, monkeypatch
         train(tiny("recurrent"), {"training.max_steps": 9, "training.seed": 3}, run=run, resume=True)
 
 
+def test_a_run_does_not_resume_with_other_data(tmp_path: Path) -> None:
+    lines = [f"{source}\t{target}\n" for source, target in made_pairs()]
+    data = {"train": str(tmp_path / "t.tsv"), "dev_share": 0.1}
+    (tmp_path / "t.tsv").write_text("".join(lines))
+    train(tiny("recurrent") | {"data": data}, run=tmp_path / "run")
+    train(tiny("recurrent") | {"data": data}, run=tmp_path / "run", resume=True)
+    (tmp_path / "t.tsv").write_text("".join(lines).replace("le chat\t", "le chaton\t"))
+    with pytest.raises(regard.ConfigError, match=r"run: its training data have changed since the run was started"):
+        train(tiny("recurrent") | {"data": data}, run=tmp_path / "run", resume=True)
+
+
+def test_two_runs_in_one_folder(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    refused = []
+
+    def second(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 1:
+            with pytest.raises(regard.ConfigError, match="another process is training in this folder") as error:
+                train(tiny("recurrent"), run=tmp_path / "run")
+            refused.append(error)
+
+    train(tiny("recurrent"), run=tmp_path / "run", report=second)
+    assert len(refused) == 1
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
 def test_divergence_is_one_sentence(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     wild = {"training.learning_rate": 1e30, "training.clip": 1e30, "training.warmup": 0}

@@ -2,13 +2,15 @@
 
 import os
 import stat
+from dataclasses import dataclass
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from regard import storage
-from regard.storage import write_tensors
+from regard.errors import ConfigError
+from regard.storage import exclusive, fingerprint, write_tensors
 
 
 def read(path):
@@ -50,3 +52,25 @@ def test_what_a_reader_still_holds_stays_as_it_was(tmp_path):
     held = read(tmp_path / "x")[0]["a"]  # may be a view of the file itself
     write_tensors(tmp_path / "x", {"a": torch.zeros(3)})
     assert torch.equal(held, torch.ones(5000))
+
+
+def test_a_folder_is_held_by_one(tmp_path):
+    with exclusive(tmp_path):
+        second = exclusive(tmp_path)
+        with pytest.raises(ConfigError, match="another process is training"):
+            second.__enter__()
+    with exclusive(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_fingerprints_depend_on_the_values():
+    @dataclass
+    class Data:
+        rows: list
+        change: object = None
+
+    same = [Data([[1, 2], [3]]), Data([[1, 2], [3]], print)]
+    others = [Data([[1, 2, 3]]), Data([[1], [2, 3]]), Data([[1, 2], [4]]), Data([["1"], [3]]), Data([torch.ones(2)])]
+    assert len({fingerprint(one) for one in same}) == 1
+    assert len({fingerprint(one) for one in [same[0], *others]}) == 6

@@ -10,11 +10,13 @@ from pydantic import BaseModel
 
 from regard.bundle import INFO, Bundle, load_bundle, save_bundle
 from regard.config import apply, current_name, read_toml, to_toml, validate, with_current_names
+from regard.data.batching import BatchSource
 from regard.errors import BundleError, ConfigError
 from regard.export.folder import check_empty, export_bundle
 from regard.models.build import build
 from regard.pipelines.load import load
 from regard.process import stop_on_signal, tuned
+from regard.storage import exclusive, fingerprint
 from regard.tasks.base import RunFolder
 from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
@@ -27,7 +29,7 @@ from regard.training.objective import used_precision
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "read_config", "train"]
 
-CONFIG = "config.toml"
+CONFIG, DATA = "config.toml", "data.sha256"
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,18 @@ def train(
     """
     settings = read_config(config, overrides)
     folder = Path(run) if run else _default_folder(config)
-    _prepare_folder(folder, settings, resume)
+    _check_folder(folder, settings, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder):
+        _write_config(folder, settings, resume)
+        _train(folder, settings, resume, report)
+    return Run(folder, load(folder.resolve()), Journal(folder / "journal.jsonl").entries())
+
+
+def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Report) -> None:
     start = None if resume else _start(settings)
     work = TASKS[settings.task].prepare(RunFolder(folder, start, resume), settings)
+    _same_data(folder, work.batches, resume)
     report(
         {
             "event": "start",
@@ -123,7 +134,6 @@ def train(
         )
         model.load_state_dict(weights)
         work.finish(model.eval())
-    return Run(folder, load(folder.resolve()), Journal(folder / "journal.jsonl").entries())
 
 
 def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
@@ -170,7 +180,7 @@ def _default_folder(config: str | Path | dict[str, Any]) -> Path:
     return path.parent if path.name == CONFIG and (path.parent / LAST).exists() else Path("runs") / path.stem
 
 
-def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
+def _check_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
     started = (folder / LAST).exists()
     if resume and not started:
         raise ConfigError(f"{folder}: there is nothing to resume: no {LAST}")
@@ -180,7 +190,10 @@ def _prepare_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> N
         raise ConfigError(f"{folder}: a file; a run needs a folder of its own, --run")
     if resume:
         _same_settings(folder, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
+    """Write the run's settings, and remove what an earlier run left that has no checkpoint."""
     if not resume:  # files of a run that ended before its first checkpoint
         for path in (folder / "journal.jsonl", *folder.glob("best-*.safetensors")):
             path.unlink(missing_ok=True)
@@ -201,6 +214,22 @@ def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
         raise ConfigError(
             f"{folder}: its run had other settings ({CONFIG}), not {shown}: resume with the same ones, or choose "
             "another folder"
+        )
+
+
+def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:
+    """Refuse to resume a run with other training data: it would not end as if it had never been interrupted.
+
+    Raises:
+        ConfigError: the training data differ from those that the run was started with.
+    """
+    path, digest = folder / DATA, fingerprint(batches)
+    if not resume:
+        path.write_text(f"{digest}\n", "utf-8")
+    elif path.exists() and path.read_text("utf-8").strip() != digest:
+        raise ConfigError(
+            f"{folder}: its training data have changed since the run was started ({len(batches):,} examples now): "
+            "restore them, or choose another folder"
         )
 
 
