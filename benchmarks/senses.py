@@ -144,9 +144,9 @@ def measure(runs: Path, ladder: str) -> list[dict[str, Any]]:
 def measure_scenes(ready: Any, settings: Any) -> dict[str, float]:
     """Exact captions and pointing on development scenes that training never looked at, by how many things there are."""
     config: SceneConfig = settings.scenes
-    sprites, row = Glyphs(config), {}
+    glyphs, row = Glyphs(config), {}
     for count in range(1, config.most + 1):
-        shown = list(scenes(sprites, config, range(400), "measured", True, count))
+        shown = list(scenes(glyphs, config, range(400), "measured", True, count))
         said = description.described(ready, [scene_points(one) for one in shown], beam=4, record=True)
         scores = description.text_scores([one.text for one in said], [one.caption for one in shown])
         row[f"exact, {count} thing{'s' * (count > 1)} %"] = scores["exact"]

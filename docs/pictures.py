@@ -62,56 +62,56 @@ NUMBERS = ("1", "1", "1", "2", "2", "-1")
 
 PICTURES = {
     "causal": Picture(
-        "mask = causal()", "A query sees the keys up to its own place, and no later one.", (6, 6), place=0
+        "mask = causal()", "A query attends to the keys up to its own position, and to no later one.", (6, 6), place=0
     ),
     "causal-more-keys": Picture(
         "mask = causal()",
-        "More keys than queries: the last query stands at the last key.",
+        "More keys than queries: the last query is at the position of the last key.",
         (4, 7),
         place=3,
     ),
     "causal-offset": Picture(
-        "mask = causal(offset=1)", "The same sizes, but query 0 is said to stand at key 1.", (4, 7), place=1
+        "mask = causal(offset=1)", "The same sizes, with query 0 placed at the position of key 1.", (4, 7), place=1
     ),
-    "window": Picture("mask = window(2)", "Two keys on either side of the query's place.", (6, 6), place=0),
+    "window": Picture("mask = window(2)", "Two keys on either side of the query's position.", (6, 6), place=0),
     "window-left": Picture(
-        "mask = window(left=2, right=0)", "Two keys before its place, none after it.", (6, 6), place=0
+        "mask = window(left=2, right=0)", "Two keys before the query's position, none after it.", (6, 6), place=0
     ),
     "prefix": Picture("mask = prefix(2)", "Keys 0 and 1, for every query.", (6, 6)),
     "prefix-lm": Picture(
         "mask = causal() | prefix(3)",
-        "A prefix language model: the first three tokens see each other, the others look back.",
+        "A prefix language model: the first three tokens attend to each other, the others are causal.",
         (6, 6),
         place=0,
     ),
     "documents": Picture(
         "ids = tensor([1, 1, 1, 2, 2, -1])\nmask = documents(ids)",
-        "Packed texts: equal numbers see each other, -1 sees nobody.",
+        "Packed texts: tokens with equal ids attend to each other, -1 attends to nothing.",
         (6, 6),
         names=NUMBERS,
     ),
     "documents-causal": Picture(
         "ids = tensor([1, 1, 1, 2, 2, -1])\nmask = causal() & documents(ids)",
-        "Packed texts of a language model: back, and not beyond one's own text.",
+        "Packed texts of a language model: causal, and only within the same text.",
         (6, 6),
         place=0,
         names=NUMBERS,
     ),
     "padding": Picture(
         "mask = padding(tensor([5, 3]))",
-        "Sentences of 5 and 3 tokens: nobody looks at the padding.",
+        "Sentences of 5 and 3 tokens: no query attends to the padding.",
         (2, 5, 5),
         SENTENCES,
     ),
     "padding-queries": Picture(
         "mask = padding(tensor([5, 3]), query_lengths=tensor([4, 2]))",
-        "The queries end too, after 4 and 2: a query beyond its sentence looks nowhere.",
+        "The queries have lengths too, 4 and 2: a padding query attends to nothing.",
         (2, 5, 5),
         SENTENCES,
     ),
     "blocks": Picture(
         "layout = tensor([[1, 0], [1, 1]]) > 0\nmask = blocks(layout, size=3)",
-        "An entry of the layout is a square of 3 × 3.",
+        "Each entry of the layout is a 3 × 3 block.",
         (6, 6),
     ),
     "allow": Picture(
@@ -121,20 +121,20 @@ PICTURES = {
     ),
     "combination": Picture(
         "past = causal() & ~window(0)\nmask = past | prefix(1)",
-        "Up to its own place and (&) not (~) at it; that, or (|) key 0.",
+        "Up to the query's position and (&) not (~) at it; or (|) key 0.",
         (6, 6),
         place=0,
     ),
     "alibi": Picture(
         "bias = alibi(heads=4)",
-        "The farther from the query's place, the less: -1/4, -1/16, -1/64 and -1/256 per step in the four heads.",
+        "The bias falls with the distance: by 1/4, 1/16, 1/64 and 1/256 per position in the four heads.",
         (4, 5, 5),
         HEADS,
         place=0,
     ),
     "alibi-causal": Picture(
         "bias = alibi(heads=4)\nmask = causal()",
-        "The same where only earlier keys may be seen: the form of the paper.",
+        "The same under a causal mask: the form of the paper.",
         (4, 5, 5),
         HEADS,
         place=0,
@@ -142,25 +142,25 @@ PICTURES = {
     "relative-bias": Picture(
         "bias = RelativeBias(1, buckets=8, max_distance=10)\n"
         "bias.weight.data[:, 0] = tensor([0, -1, -2, -3, 0, 1, 2, 3])",
-        "One learned number a bucket; distances 0 and 1 have their own, 2 to 4 share one, 5 and more the last. "
+        "One learned number per bucket; distances 0 and 1 have their own, 2 to 4 share one, 5 and more share the last. "
         "Keys after the query have other buckets than keys before it.",
         (1, 8, 8),
         numbers=True,
     ),
     "float-tensor": Picture(
         "bias = zeros(6, 6)\nbias[:, 0] = 2\nbias[3, 4] = -4",
-        "Any float tensor: here all rather look at key 0, and query 3 rather not at key 4.",
+        "Any float tensor: here key 0 is favoured by all queries, and key 4 is disfavoured by query 3.",
         (6, 6),
         numbers=True,
     ),
     "sinusoidal": Picture(
         "table = sinusoidal(length=12, dim=12)",
-        "A place is a row of waves, fast ones on the left, slow ones on the right; sine and cosine by turns.",
+        "A row encodes a position: high frequencies on the left, low on the right; sine and cosine alternate.",
         (12, 12),
     ),
     "rotary": Picture(
         "turned = Rotary(32)(ones(64, 32))\nscores = turned @ turned.T / 32",
-        "Equal vectors at 64 places, turned: their score depends on the distance alone.",
+        "Equal vectors at 64 positions, rotated: their score depends on the distance alone.",
         (8, 8),
     ),
 }
@@ -219,7 +219,7 @@ def draw(picture: Picture) -> "Figure":
         axes = figure.add_axes((left / width, bottom / HEIGHT, cell * columns / width, cell * rows / HEIGHT))
         draw_cells(axes, grid, [[FORBIDDEN if v is None else shade(v) for v in row] for row in grid], picture, cell)
         names = (
-            ("coordinate →", "place ↓")
+            ("coordinate →", "position ↓")
             if "table" in made
             else ("key's id →", "query's id ↓")
             if picture.names
@@ -234,7 +234,7 @@ def draw(picture: Picture) -> "Figure":
     lead = (
         "a cell's number is added to its score" if picture.numbers else "added to the scores:" if "bias" in made else ""
     )
-    draw_legend(figure, lead, keys + [(FORBIDDEN, "may not")] * ("mask" in made), picture.place is not None)
+    draw_legend(figure, lead, keys + [(FORBIDDEN, "masked")] * ("mask" in made), picture.place is not None)
     return figure
 
 
@@ -256,7 +256,7 @@ def scale(made: dict[str, Any], values: list[float]) -> tuple[Callable[[float], 
     if "bias" in made:  # by the square root, so that the small ones can be seen
         marks = [v for v in (-top, -top / 4, 0, top / 4, top) if low <= v <= high]
         return lambda v: colour(copysign(sqrt(abs(v) / top), v)), [(v, f"{round(v, 2):g}") for v in marks]
-    return {1.0: ALLOWED}.__getitem__, [(1, "may look")]
+    return {1.0: ALLOWED}.__getitem__, [(1, "allowed")]
 
 
 def draw_cells(axes: "Axes", grid: Cells, colours: list[list[str]], picture: Picture, cell: float) -> None:
@@ -321,7 +321,7 @@ def draw_legend(figure: "Figure", lead: str, keys: list[tuple[str, str]], dot: b
         x += 0.24 + 0.055 * len(text)
     if dot:
         axes.plot(x, y, "o", ms=3.2, mfc="white", mec=INK, mew=0.5)
-        axes.text(x + 0.07, y, "the query's place", fontsize=6.5, va="center", color=INK)
+        axes.text(x + 0.07, y, "the query's position", fontsize=6.5, va="center", color=INK)
 
 
 def written(picture: Picture, kind: str = "svg") -> bytes:

@@ -146,13 +146,13 @@ def draw(model: Find, scene: Scene, path: Path, names: list[str]) -> None:
 def run(config: SceneConfig, steps: int, path: Path, batch: int = 32) -> dict[str, float]:
     """Train, measure on scenes whose company training never saw, draw one."""
     torch.manual_seed(0)
-    sprites = Glyphs(config)
-    names = {name: n for n, name in enumerate(sprites.names, 1)}
+    glyphs = Glyphs(config)
+    names = {name: n for n, name in enumerate(glyphs.names, 1)}
     model = Find(len(names))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps)
     for step in range(steps):
-        made = list(scenes(sprites, config, range(step * batch, (step + 1) * batch), 0, dev=False))
+        made = list(scenes(glyphs, config, range(step * batch, (step + 1) * batch), 0, dev=False))
         loss = loss_of(*model(torch.stack([scene_points(one) for one in made])), [truth(one, names) for one in made])
         optimizer.zero_grad()
         loss.backward()
@@ -162,9 +162,9 @@ def run(config: SceneConfig, steps: int, path: Path, batch: int = 32) -> dict[st
         if step % 100 == 0:
             print(f"step {step}: loss {float(loss.detach()):.3f}", flush=True)
     model.eval()
-    shown = list(scenes(sprites, config, range(200), 1, dev=True))
+    shown = list(scenes(glyphs, config, range(200), 1, dev=True))
     numbers = measure(model, shown, names)
-    draw(model, next(one for one in shown if len(one.things) == config.most), path, sprites.names)
+    draw(model, next(one for one in shown if len(one.things) == config.most), path, glyphs.names)
     return numbers
 
 

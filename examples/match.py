@@ -73,9 +73,9 @@ class Match(nn.Module):
         return self.picture(pictures) @ self.name(names).T * self.scale.exp().clamp(max=100)
 
 
-def shown(sprites: Glyphs, config: SceneConfig, dice: random.Random, chosen: list[int]) -> list[Scene]:
+def shown(glyphs: Glyphs, config: SceneConfig, dice: random.Random, chosen: list[int]) -> list[Scene]:
     """A picture of each of the chosen things, at another place and on another ground every time."""
-    return [make_scene(sprites.only([number]), config, dice, dev=False, count=1) for number in chosen]
+    return [make_scene(glyphs.only([number]), config, dice, dev=False, count=1) for number in chosen]
 
 
 def points(some: list[Scene]) -> Tensor:
@@ -86,12 +86,12 @@ def points(some: list[Scene]) -> Tensor:
 def run(config: SceneConfig, steps: int, path: Path, batch: int = 48) -> dict[str, float]:
     """Train, measure on pictures that were never shown, draw four of them."""
     torch.manual_seed(0)
-    sprites, dice = Glyphs(config), random.Random(0)
+    glyphs, dice = Glyphs(config), random.Random(0)
     model = Match()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in range(steps):
-        some = shown(sprites, config, dice, dice.sample(range(len(sprites)), min(batch, len(sprites))))
+        some = shown(glyphs, config, dice, dice.sample(range(len(glyphs)), min(batch, len(glyphs))))
         logits = model(points(some), [one.caption for one in some])
         right = torch.arange(len(some))
         loss = (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
@@ -102,15 +102,15 @@ def run(config: SceneConfig, steps: int, path: Path, batch: int = 48) -> dict[st
         if step % 100 == 0:
             print(f"step {step}: loss {float(loss.detach()):.3f}", flush=True)
     model.eval()
-    fresh = shown(sprites, config, random.Random(1), list(range(len(sprites))) * 2)
-    wanted = torch.arange(len(sprites)).repeat(2)
+    fresh = shown(glyphs, config, random.Random(1), list(range(len(glyphs))) * 2)
+    wanted = torch.arange(len(glyphs)).repeat(2)
     with torch.inference_mode():
-        vectors, names = model.picture(points(fresh)), model.name(sprites.names)
+        vectors, names = model.picture(points(fresh)), model.name(glyphs.names)
         alike = vectors @ names.T
         draw(model, fresh[:: max(1, len(fresh) // 4)][:4], path)
     ranks = (alike > alike.gather(1, wanted[:, None])).sum(1)
     return {
-        "names": len(sprites), "the right name first %": 100 * float((ranks == 0).float().mean()),
+        "names": len(glyphs), "the right name first %": 100 * float((ranks == 0).float().mean()),
         "among the first five %": 100 * float((ranks < 5).float().mean()),
     }  # fmt: skip
 

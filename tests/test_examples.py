@@ -80,8 +80,8 @@ def test_emoji_styles_draws_an_iconify_package(tmp_path: Path) -> None:
     (package / "icons.json").write_text(json.dumps({"icons": icons, "aliases": aliases, "width": 24, "height": 24}))
     (package / "chars.json").write_text(json.dumps({"1f408": "cat-drawn"}))
     assert example("emoji_styles", "benchmarks").draw(package, tmp_path / "style") == 3
-    sprites = Glyphs(SceneConfig(pictures=str(tmp_path / "style")))
-    assert sorted(sprites.names) == ["bell", "cat", "dog"]
-    (cat,) = sprites.pictures[sprites.names.index("cat")]
+    glyphs = Glyphs(SceneConfig(pictures=str(tmp_path / "style")))
+    assert sorted(glyphs.names) == ["bell", "cat", "dog"]
+    (cat,) = glyphs.pictures[glyphs.names.index("cat")]
     assert cat.size == (136, 136)
     assert cat.getpixel((68, 68)) == (255, 0, 0, 255)

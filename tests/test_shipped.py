@@ -84,10 +84,10 @@ def test_the_encoder_knows_what_is_missing() -> None:
 @pytest.mark.skipif(not any(Path(path).exists() for path in FONTS), reason="no Noto Color Emoji installed")
 def test_the_captioner_knows_a_black_cat_and_where_it_stands() -> None:
     config = SceneConfig(longest=2)
-    sprites = Glyphs(config)
+    glyphs = Glyphs(config)
     picture = Image.new("RGBA", (96, 96), "white")
     for name, corner in (("black cat", (4, 30)), ("red apple", (54, 28))):
-        thing = sprites.pictures[sprites.names.index(name)][0].resize((38, 38))
+        thing = glyphs.pictures[glyphs.names.index(name)][0].resize((38, 38))
         picture.paste(thing, corner, thing)
     said = regard.load("emoji")(picture.convert("RGB"))
     assert said.text == "black cat left of red apple"

@@ -423,16 +423,16 @@ def test_moving_pictures(talk, glyphs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [{}, {"dyes": {"red": "#ff0000"}}, {"frames": 3}])
 def test_every_word_of_a_caption_is_known(glyphs: Path, more: dict[str, Any]) -> None:
     config = SceneConfig(**scene_config(glyphs)["scenes"] | more)
-    sprites = Glyphs(config)
-    tokenizer = Tokenizer.learn(description.scene_words(sprites, config), TokenizerConfig(kind="words", vocabulary=100))
-    for scene in scenes(sprites, config, range(60), 0, False):
+    glyphs = Glyphs(config)
+    tokenizer = Tokenizer.learn(description.scene_words(glyphs, config), TokenizerConfig(kind="words", vocabulary=100))
+    for scene in scenes(glyphs, config, range(60), 0, False):
         assert tokenizer.decode(tokenizer.encode(scene.caption)) == scene.caption
 
 
 def test_things_move_as_the_caption_says(glyphs: Path) -> None:
     config = SceneConfig(pictures=str(glyphs), size=40, frames=4, dev_share=0.3)
-    sprites, seen = Glyphs(config), set()
-    for scene in scenes(sprites, config, range(80), 0, False):
+    glyphs, seen = Glyphs(config), set()
+    for scene in scenes(glyphs, config, range(80), 0, False):
         (way,) = [way for way, said in config.moves.items() if scene.caption.endswith(said)]
         seen.add(way)
         first, last = scene.paths[0], scene.paths[-1]

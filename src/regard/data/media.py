@@ -46,7 +46,7 @@ class SceneBatches:
     """Batches of emoji scenes, generated anew for every epoch.
 
     Attributes:
-        sprites, config: glyphs and settings that scenes are made from.
+        glyphs, config: glyphs and settings that scenes are made from.
         encode: from texts to ids.
         batch: pictures of a batch.
         ends: ids of BOS, EOS and PAD.
@@ -54,7 +54,7 @@ class SceneBatches:
         dev: development scenes, the same in every epoch.
     """
 
-    sprites: Glyphs
+    glyphs: Glyphs
     config: SceneConfig
     encode: Encode
     batch: int
@@ -81,7 +81,7 @@ class SceneBatches:
         count = 1 if not self.dev and epoch < self.config.single_epochs else None
         for n in range(start * self.batch, len(self), self.batch):
             numbers = range(n, min(n + self.batch, len(self)))
-            made = list(scenes(self.sprites, self.config, numbers, seed, self.dev, count))
+            made = list(scenes(self.glyphs, self.config, numbers, seed, self.dev, count))
             pictures = [scene_points(scene) for scene in made]
             yield media_batch(pictures, self.encode([scene.caption for scene in made]), self.ends)
 

@@ -54,19 +54,19 @@ MASKED = 0.05, 27  # largest time mask, as a share of the frames, and largest fr
 SOUNDS = ("sound", "pyramid")  # kinds of encoder
 
 
-def scene_words(sprites: Glyphs, config: SceneConfig) -> list[str]:
+def scene_words(glyphs: Glyphs, config: SceneConfig) -> list[str]:
     """Texts that together contain every word of the captions."""
     moves = config.moves.values() if config.frames > 1 else []
-    return [*sprites.names, config.beside, config.above, config.listed, *config.dyes, *moves]
+    return [*glyphs.names, config.beside, config.above, config.listed, *config.dyes, *moves]
 
 
 def scene_batches(
-    sprites: Glyphs, config: SceneConfig, tokenizer: Tokenizer, training: TrainingConfig, states: int, dev: bool
+    glyphs: Glyphs, config: SceneConfig, tokenizer: Tokenizer, training: TrainingConfig, states: int, dev: bool
 ) -> SceneBatches:
     """Scenes in batches of `training.batch_tokens` memory states."""
     count = max(1, training.batch_tokens // states)
     ends = tokenizer.bos, tokenizer.eos, tokenizer.pad
-    return SceneBatches(sprites, config, tokenizer.encode_batch, count, ends, training.seed, dev)
+    return SceneBatches(glyphs, config, tokenizer.encode_batch, count, ends, training.seed, dev)
 
 
 def read_pictures(rows: Sequence[Row], files: Files, encoder: Any) -> tuple[list[Tensor], list[int]]:
@@ -233,9 +233,9 @@ def pointing(said: Sequence[Description], shown: Sequence[Scene]) -> tuple[float
     return 100 * hits / max(1, total), total
 
 
-def dev_scenes(sprites: Glyphs, config: SceneConfig, seed: int, count: int) -> list[Scene]:
+def dev_scenes(glyphs: Glyphs, config: SceneConfig, seed: int, count: int) -> list[Scene]:
     """The first development scenes of `SceneBatches`."""
-    return list(scenes(sprites, config, range(min(count, config.dev_scenes)), seed, True))
+    return list(scenes(glyphs, config, range(min(count, config.dev_scenes)), seed, True))
 
 
 def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
@@ -247,15 +247,15 @@ def prepare_scenes(run: RunFolder, settings: ExperimentConfig) -> TaskData:
     """Generated scenes of emoji."""
     assert settings.scenes is not None  # the settings have been checked
     config, training = settings.scenes, settings.training
-    sprites = Glyphs(config)
-    tokenizer = run.tokenizer(settings, lambda: Tokenizer.learn(scene_words(sprites, config), settings.tokenizer))
+    glyphs = Glyphs(config)
+    tokenizer = run.tokenizer(settings, lambda: Tokenizer.learn(scene_words(glyphs, config), settings.tokenizer))
     states = states_of(settings.model)
-    batches, dev = (scene_batches(sprites, config, tokenizer, training, states, part) for part in (False, True))
-    shown = dev_scenes(sprites, config, training.seed, settings.dev_sentences)
+    batches, dev = (scene_batches(glyphs, config, tokenizer, training, states, part) for part in (False, True))
+    shown = dev_scenes(glyphs, config, training.seed, settings.dev_sentences)
     return TaskData(
         tokenizer,
         batches,
-        f"{len(batches):,} scenes an epoch of {len(sprites)} things",
+        f"{len(batches):,} scenes an epoch of {len(glyphs)} things",
         f"{len(dev):,} for development",
         make_evaluate(settings, tokenizer, dev, map(scene_points, shown), [scene.caption for scene in shown]),
         lambda model: _finish(run, settings, model, tokenizer),

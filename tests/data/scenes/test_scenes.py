@@ -27,17 +27,17 @@ def test_names_are_those_of_the_package(config: SceneConfig) -> None:
 
 
 def test_the_same_seed_gives_the_same_scenes(config: SceneConfig) -> None:
-    sprites = Glyphs(config)
-    first, again = (list(scenes(sprites, config, range(5), 3, False)) for _ in range(2))
+    glyphs = Glyphs(config)
+    first, again = (list(scenes(glyphs, config, range(5), 3, False)) for _ in range(2))
     assert all(
         np.array_equal(a.picture, b.picture) and a.caption == b.caption for a, b in zip(first, again, strict=True)
     )
-    assert [s.caption for s in scenes(sprites, config, range(5), 4, False)] != [s.caption for s in first]
+    assert [s.caption for s in scenes(glyphs, config, range(5), 4, False)] != [s.caption for s in first]
 
 
 def test_things_stand_where_the_caption_says(config: SceneConfig) -> None:
-    sprites = Glyphs(config)
-    for scene in scenes(sprites, config, range(60), 1, False):
+    glyphs = Glyphs(config)
+    for scene in scenes(glyphs, config, range(60), 1, False):
         words = scene.caption.split()
         for thing in scene.things:
             assert " ".join(words[n] for n in thing.words).rstrip(",") == thing.name
@@ -55,8 +55,8 @@ def test_things_stand_where_the_caption_says(config: SceneConfig) -> None:
 
 def test_a_box_holds_its_thing(config: SceneConfig) -> None:
     """On a white ground, everything that is not white lies in the boxes."""
-    sprites = Glyphs(config)
-    many = scenes(sprites, config, range(80), 2, False)
+    glyphs = Glyphs(config)
+    many = scenes(glyphs, config, range(80), 2, False)
     white = [s for s in many if (s.picture[[0, 0, -1], [0, -1, 0]] == 255).all() and len(s.things) > 1]
     checked = 0
     for scene in white:
@@ -72,9 +72,9 @@ def test_a_box_holds_its_thing(config: SceneConfig) -> None:
 
 
 def test_what_stands_together_in_development_never_does_in_training(config: SceneConfig) -> None:
-    sprites = Glyphs(config)
+    glyphs = Glyphs(config)
     sets = [
-        {frozenset(t.name for t in s.things) for s in scenes(sprites, config, range(300), 5, dev) if len(s.things) > 1}
+        {frozenset(t.name for t in s.things) for s in scenes(glyphs, config, range(300), 5, dev) if len(s.things) > 1}
         for dev in (False, True)
     ]
     assert sets[0]
@@ -149,12 +149,12 @@ def test_each_thing_is_drawn_in_one_of_its_styles(config: SceneConfig, tmp_path:
     for path in names[:4]:
         Image.new("RGBA", (30, 30), "#0000ff").save(other / path.name)
     both = config.model_copy(update={"styles": (str(other),), "most": 1})
-    sprites = Glyphs(both)
-    assert sprites.names == Glyphs(config).names
-    assert sorted(map(len, sprites.pictures)) == [1, 1, 1, 2, 2, 2, 2]
-    number = next(n for n, drawn in enumerate(sprites.pictures) if len(drawn) == 2)
+    glyphs = Glyphs(both)
+    assert glyphs.names == Glyphs(config).names
+    assert sorted(map(len, glyphs.pictures)) == [1, 1, 1, 2, 2, 2, 2]
+    number = next(n for n, drawn in enumerate(glyphs.pictures) if len(drawn) == 2)
     dice = random.Random(0)
-    drawn = [sprites.draw(number, dice).getpixel((15, 15)) == (0, 0, 255, 255) for _ in range(40)]
+    drawn = [glyphs.draw(number, dice).getpixel((15, 15)) == (0, 0, 255, 255) for _ in range(40)]
     assert 5 < sum(drawn) < 35
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -169,8 +169,8 @@ def test_a_thing_s_own_style_is_as_frequent_as_asked(config: SceneConfig, tmp_pa
         Image.new("RGBA", (30, 30), "#0000ff").save(other / path.name)
     styles = (str(other),) * 3
     for own, least, most in ((0.8, 140, 180), (0.0, 0, 0), (1.0, 200, 200)):
-        sprites, dice = Glyphs(config.model_copy(update={"styles": styles, "own": own})), random.Random(0)
-        first = sum(sprites.draw(0, dice) is sprites.pictures[0][0] for _ in range(200))
+        glyphs, dice = Glyphs(config.model_copy(update={"styles": styles, "own": own})), random.Random(0)
+        first = sum(glyphs.draw(0, dice) is glyphs.pictures[0][0] for _ in range(200))
         assert least <= first <= most
 
 
@@ -190,17 +190,17 @@ def test_a_varied_drawing_stays_where_it_was_and_differs(config: SceneConfig) ->
 
 def test_only_training_scenes_are_varied(config: SceneConfig) -> None:
     other = config.model_copy(update={"varied": 1.0})
-    sprites = Glyphs(config)
+    glyphs = Glyphs(config)
     for dev in (False, True):
-        plain, changed = (next(iter(scenes(sprites, c, [3], 1, dev))) for c in (config, other))
+        plain, changed = (next(iter(scenes(glyphs, c, [3], 1, dev))) for c in (config, other))
         assert plain.caption == changed.caption
         assert np.array_equal(plain.picture, changed.picture) == dev
 
 
 def test_how_many_things(config: SceneConfig) -> None:
-    sprites = Glyphs(config)
+    glyphs = Glyphs(config)
     for count in (1, 2, 3):
-        assert len(make_scene(sprites, config, random.Random(0), False, count).things) == count
+        assert len(make_scene(glyphs, config, random.Random(0), False, count).things) == count
     few = config.model_copy(update={"first": 3, "most": 1})
     assert len(Glyphs(few)) == 3
 
@@ -224,7 +224,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not any(Path(p).exists() for p in FONTS), reason="no Noto Color Emoji installed")
 def test_the_font_has_hundreds_of_things() -> None:
-    sprites = Glyphs(SceneConfig())
-    assert len(sprites) > 800
-    assert {"cat", "black cat", "red apple", "key"} <= set(sprites.names)
-    assert not any("face" in name.split() for name in sprites.names)
+    glyphs = Glyphs(SceneConfig())
+    assert len(glyphs) > 800
+    assert {"cat", "black cat", "red apple", "key"} <= set(glyphs.names)
+    assert not any("face" in name.split() for name in glyphs.names)

@@ -9,21 +9,21 @@ from regard.data.scenes.glyphs import Glyphs
 from regard.data.scenes.scene import Box, Scene, SceneConfig, Thing, background, paste, shares
 
 
-def make_moving(sprites: Glyphs, config: SceneConfig, dice: random.Random, dev: bool) -> Scene:
+def make_moving(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: bool) -> Scene:
     """A scene of one moving thing; combinations of thing and direction reserved for development are in no training
     scene."""
     while True:
-        chosen, way = dice.randrange(len(sprites)), dice.choice(sorted(config.moves))
-        if (share_of(f"{sprites.names[chosen]} + {way}") < config.dev_share) == dev:
+        chosen, way = dice.randrange(len(glyphs)), dice.choice(sorted(config.moves))
+        if (share_of(f"{glyphs.names[chosen]} + {way}") < config.dev_share) == dev:
             break
     boxes = _path(config.size, config.frames, way, dice)
-    ground, picture = background(config.size, dice), sprites.draw(chosen, dice)
+    ground, picture = background(config.size, dice), glyphs.draw(chosen, dice)
     frames = []
     for box in boxes:
         canvas = ground.copy()
         paste(canvas, picture, box, random.Random(0))
         frames.append(np.asarray(canvas))
-    name = sprites.names[chosen]
+    name = glyphs.names[chosen]
     paths = tuple(shares(box, config.size) for box in boxes)
     thing = Thing(name, paths[0], range(len(name.split())))
     return Scene(frames[0], f"{name} {config.moves[way]}", [thing], tuple(frames), paths)

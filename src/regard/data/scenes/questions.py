@@ -39,7 +39,7 @@ class SceneQuestions:
     """
 
     def __init__(self, config: SceneConfig) -> None:
-        self.config, self.sprites = config, Glyphs(config)
+        self.config, self.glyphs = config, Glyphs(config)
 
     def questions(self, dev: bool) -> list[PictureQuestion]:
         """The questions about all training or development scenes; those about one scene are of different kinds."""
@@ -57,12 +57,12 @@ class SceneQuestions:
 
     def _scene(self, name: str) -> Scene:
         part, number = name.split()
-        return next(scenes(self.sprites, self.config, [int(number)], "asked", part == "dev"))
+        return next(scenes(self.glyphs, self.config, [int(number)], "asked", part == "dev"))
 
     def _about(self, file: str, scene: Scene, dice: random.Random) -> Iterator[list[PictureQuestion]]:
         """Lists of questions of one kind each."""
         names = {thing.name for thing in scene.things}
-        other = dice.choice([name for name in self.sprites.names if name not in names])
+        other = dice.choice([name for name in self.glyphs.names if name not in names])
         yield [
             PictureQuestion(file, f"what color is the {thing.name}?", thing.colour, thing.box)
             for thing in scene.things if thing.colour

@@ -12,29 +12,29 @@ from regard.errors import DataError
 SEPARATE = 1.3  # smallest ratio of two things' distances along the two axes, so that "beside" or "above" is clear
 
 
-def make_still(sprites: Glyphs, config: SceneConfig, dice: random.Random, dev: bool, count: int | None = None) -> Scene:
+def make_still(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: bool, count: int | None = None) -> Scene:
     """A random scene of `count` things (1 to `config.most` if None); its combination of things belongs to either
     training or development."""
     if count is None:
-        if len(sprites) < config.most:
-            raise DataError(f"scenes.most = {config.most}, and there are only {len(sprites)} things")
+        if len(glyphs) < config.most:
+            raise DataError(f"scenes.most = {config.most}, and there are only {len(glyphs)} things")
         count = dice.randint(1, config.most)
     while True:
-        chosen = dice.sample(range(len(sprites)), count)
-        key = " + ".join(sorted(sprites.names[i] for i in chosen))
+        chosen = dice.sample(range(len(glyphs)), count)
+        key = " + ".join(sorted(glyphs.names[i] for i in chosen))
         if count == 1 or (share_of(key) < config.dev_share) == dev:
             break
     boxes = _arrange(config.size, count, dice)
     colours = [dice.choice(sorted(config.dyes)) if config.dyes else None for _ in chosen]
-    called = [f"{colour or ''} {sprites.names[i]}".strip() for i, colour in zip(chosen, colours, strict=True)]
+    called = [f"{colour or ''} {glyphs.names[i]}".strip() for i, colour in zip(chosen, colours, strict=True)]
     order, caption, words = _describe(called, boxes, config)
     canvas = background(config.size, dice)
     other = not dev and config.varied > 0 and dice.random() < config.varied
     for i, box, colour in zip(chosen, boxes, colours, strict=True):
-        drawn = sprites.draw(i, dice)
+        drawn = glyphs.draw(i, dice)
         paste(canvas, dyed(drawn, config.dyes[colour]) if colour else drawn, box, dice, other)
     things = [
-        Thing(sprites.names[chosen[n]], shares(boxes[n], config.size), span, colours[n])
+        Thing(glyphs.names[chosen[n]], shares(boxes[n], config.size), span, colours[n])
         for n, span in zip(order, words, strict=True)
     ]
     return Scene(np.asarray(canvas), caption, things)
