@@ -1,0 +1,50 @@
+"""Translation: each side by its own tokeniser."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regard.data.parallel import Pairs
+from regard.tasks.translation import encode
+from regard.text.pretrained import Pieces
+
+
+class TwoSided:
+    """Source ids are lengths of words, target ids numbers of their places."""
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [[len(word) for word in text.split()] for text in texts]
+
+    def encode_target_batch(self, texts: list[str]) -> list[list[int]]:
+        return [[-n for n, _ in enumerate(text.split(), 1)] for text in texts]
+
+
+def test_references_are_encoded_by_the_target_side() -> None:
+    assert encode(TwoSided(), Pairs(["le chat"], ["the black cat"])) == [([2, 4], [-1, -2, -3])]
+
+
+def test_marians_target_side_has_pieces_of_its_own(tmp_path: Path) -> None:
+    sentencepiece: Any = pytest.importorskip("sentencepiece")
+    names = ["</s>", "<unk>"]
+    for side, text in (
+        ("source", "le chat dort\nle chien court\n" * 30),
+        ("target", "the cat sleeps\na dog ran\n" * 30),
+    ):
+        (tmp_path / side).write_text(text)
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(tmp_path / side), model_prefix=str(tmp_path / side), vocab_size=30, hard_vocab_limit=False,
+            minloglevel=2,
+        )  # fmt: skip
+        (tmp_path / f"{side}.model").rename(tmp_path / f"{side}.spm")
+        made = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / f"{side}.spm"))
+        names += [made.id_to_piece(i) for i in range(made.get_piece_size())]
+    import json
+
+    names = list(dict.fromkeys([*names, "<pad>"]))
+    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    tokenizer = Pieces(tmp_path, {"eos": 0, "pad": len(names) - 1})
+    text = "the cat ran"
+    assert tokenizer.encode_target(text) == [names.index(piece) for piece in made.encode(text, out_type=str)]
+    assert tokenizer.encode_target_batch([text]) == [tokenizer.encode_target(text)]
+    assert tokenizer.encode_target(text) != tokenizer.encode(text)

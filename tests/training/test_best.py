@@ -1,0 +1,38 @@
+"""Which checkpoints are best, and which are no candidates at all."""
+
+from math import inf, nan
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard.training.best import best_path, keep_if_best, rank, remove_later
+from regard.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("metric", "numbers", "expected"),
+    [
+        ("bleu", {"dev_loss": 2.0, "dev_bleu": 30.0}, 30.0),
+        ("bleu", {"dev_bleu": 30.0}, 30.0),
+        ("loss", {"dev_loss": 2.0}, -2.0),
+        ("wer", {"dev_loss": 2.0, "dev_wer": 40.0}, -40.0),
+        ("loss", {"dev_loss": nan}, -inf),
+        ("bleu", {"dev_loss": inf, "dev_bleu": 30.0}, -inf),
+        ("bleu", {"dev_loss": nan}, -inf),  # decoding is left out where the loss is not finite
+        ("exact", {"dev_loss": 1.0, "dev_exact": nan}, -inf),
+    ],
+)
+def test_rank(metric: str, numbers: dict[str, float], expected: float) -> None:
+    assert rank(numbers, TrainingConfig(metric=metric)) == expected
+
+
+def test_the_best_are_kept(tmp_path: Path) -> None:
+    config, model = TrainingConfig(keep_best=2), torch.nn.Linear(2, 3)
+    best: list[tuple[float, int]] = []
+    for step, score in enumerate((1.0, 5.0, -inf, 3.0, 2.0), 1):
+        best = keep_if_best(best, score, step, model, config, tmp_path)
+    assert best == [(5.0, 2), (3.0, 4)]
+    assert sorted(tmp_path.iterdir()) == [best_path(tmp_path, 2), best_path(tmp_path, 4)]
+    remove_later(tmp_path, best[:1])
+    assert sorted(tmp_path.iterdir()) == [best_path(tmp_path, 2)]
