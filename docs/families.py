@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 PAGE, MARK = ROOT / "docs" / "text_models.md", "<!-- families -->"
 FEATURES = {
-    "loads, every layer equal": "test_every_layer_and_the_logits_are_theirs",
-    "generates the same": "test_generations_are_theirs_token_for_token",
-    "seen by observe": "test_observe_sees_what_their_eager_attention_says",
-    "exported back": "test_exported_back_transformers_loads_the_same",
+    "loads, all layers agree": "test_every_layer_and_the_logits_are_theirs",
+    "generates the same tokens": "test_generations_are_theirs_token_for_token",
+    "observed maps agree": "test_observe_sees_what_their_eager_attention_says",
+    "exported and reloaded": "test_exported_back_transformers_loads_the_same",
 }
 FAMILIES = {
     "BERT, MiniLM": "bert", "RoBERTa": "roberta", "GPT-2": "gpt2", "Llama, SmolLM2": "llama", "Mistral": "mistral",
