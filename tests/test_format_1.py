@@ -43,7 +43,7 @@ def test_a_config_of_old_names_says_what_they_are_called_now() -> None:
     assert (settings.training.word_dropout, settings.training.guided_alignment) == (0.1, 0.2)
     assert (settings.model.ffn_width, settings.model.ffn_biases) == (48, False)
     said = [str(one.message) for one in warned]
-    assert said == [f"config: {old} is called {new} now" for old, new in RENAMED.items() if old in OLD]
+    assert said == [f"{old} is called {RENAMED[old]} now" for old in OLD]
 
 
 def test_names() -> None:

@@ -298,7 +298,7 @@ def test_a_run_exports_to_the_layout_of_others(runs, tmp_path: Path) -> None:
         torch.testing.assert_close(theirs(ids).logits, ours.model(ids), rtol=1e-4, atol=1e-5)
     back = regard.load(tmp_path / "hf")
     assert back("the cat", length=5, temperature=0).ids == ours("the cat", length=5, temperature=0).ids
-    with pytest.raises(regard.BundleError, match="no family of the Hugging Face layout has this model's parts"):
+    with pytest.raises(regard.BundleError, match="no family of the Hugging Face layout has these parts"):
         export_bundle(regard.load(runs["fill"].path), tmp_path / "no", "float32", "hf")
     with pytest.raises(regard.ChoiceError, match="unknown layout 'h5': expected one of 'hf', 'regard'"):
         export_bundle(ours, tmp_path / "no", "float32", "h5")

@@ -194,7 +194,7 @@ def test_an_encoders_loss_is_transformers(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_encoder_without_a_head_is_one_sentence(tmp_path: Path) -> None:
     model, _ = bert(tmp_path)
     model.bert.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no head that predicts words"):
+    with pytest.raises(ValueError, match="no output layer that predicts tokens"):
         evaluate(regard.load(tmp_path), write_lines(tmp_path / "text", LINES))
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
@@ -75,14 +75,6 @@ class RecurrentConfig(BaseModel):
     """A layer from states of the memory to logits of tokens, for CTC beside attention."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On token vectors and on [s; c] before the output layer."""
-
-    @model_validator(mode="after")
-    def _halves_are_equal(self) -> "RecurrentConfig":
-        if self.source_encoder is None and self.direction == "both" and self.width % 2:
-            raise ValueError(
-                f'model.width = {self.width} must be even: with model.direction = "both" each direction has half of it'
-            )
-        return self
 
 
 @dataclass(frozen=True, eq=False)
