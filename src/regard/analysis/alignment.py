@@ -16,7 +16,7 @@ from regard.data.align import Link, model_one, scores
 from regard.data.batching import Batches
 from regard.data.parallel import Pairs
 from regard.models.seq2seq import Seq2Seq
-from regard.text.tokenizer import BOS, EOS, PAD, Span, Tokenizer, word_of_each
+from regard.text.tokenizer import Span, Tokenizer, word_of_each
 
 SENTENCES = 400  # development sentences that decide
 
@@ -53,8 +53,8 @@ def _membership(words: Sequence[int | None], tokens: int, count: int) -> Float[T
 
 def teacher_forced(model: Seq2Seq, tokenizer: Tokenizer, pairs: Pairs) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(index, {site: weights `[heads, T, S]`}) of every pair, the true output given; only sites that see the source."""
-    encoded = list(zip(tokenizer.encode_batch(pairs.source), tokenizer.encode_batch(pairs.target), strict=True))
-    batches = Batches(encoded, 2048, BOS, EOS, PAD)
+    encoded = list(zip(tokenizer.encode_batch(pairs.source), tokenizer.encode_target_batch(pairs.target), strict=True))
+    batches = Batches(encoded, 2048, tokenizer.bos, tokenizer.eos, tokenizer.pad)
     for indices in batches.order(0):
         batch = batches.collate(indices)
         state = model.start(model.encode(batch.source, batch.source_allowed), record=True)

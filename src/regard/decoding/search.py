@@ -24,6 +24,9 @@ class Followed(Protocol):
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
+LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """How to search.
@@ -38,7 +41,7 @@ class SearchConfig:
     """
 
     beam: int = 4
-    length_penalty: float = 0.6
+    length_penalty: float = LENGTH_PENALTY
     n_best: int = 1
 
     def __post_init__(self) -> None:

@@ -16,11 +16,12 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.media import stacked
+from regard.data.sound import HOP, RATE
 from regard.decoding.constraints import Constraint
 from regard.decoding.ctc import CTC
 from regard.decoding.generate import generate
 from regard.decoding.lexicon import Lexicon, spelling_table
-from regard.decoding.search import Hypothesis, SearchConfig
+from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import Pipeline
 from regard.pipelines.result import Result, reading_site
@@ -28,7 +29,7 @@ from regard.pipelines.translator import decoder_maps
 from regard.text.tokenizer import word_of_each
 
 BATCH = 32  # inputs searched at a time
-FRAMES = 100  # of a spectrogram in a second
+FRAMES = RATE // HOP  # of a spectrogram in a second
 SILENCE = 0.002  # the largest sample of a recording in which nothing is heard
 
 
@@ -39,7 +40,7 @@ class DescribingConfig(BaseModel):
 
     beam: int = Field(4, gt=0, le=100)
     """Hypotheses kept; 1 is greedy."""
-    length_penalty: float = 0.6
+    length_penalty: float = LENGTH_PENALTY
     """α of the length penalty (Wu et al. 2016, equation 14)."""
     longest: int = Field(60, gt=0)
     """An output has at most so many tokens, and no more than the memory has states where it is a sound's."""

@@ -79,8 +79,7 @@ def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
 def _pretrained(folder: Path, name: str) -> Pipeline[Any, Any]:
     found = load_pretrained(folder)
     tokenizer = Fast(found.tokenizer, found.ids) if found.tokenizer else read_tokenizer(folder, found.family, found.ids)
-    decoding = {"length_penalty": 0.6} if found.task == "translate" else {}
-    return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, decoding, rules=found.rules), name)
+    return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, rules=found.rules), name)
 
 
 def _download(name: str) -> Path:

@@ -15,7 +15,7 @@ from regard.attention.watch import Call, announce, calls_by_site, has_search_lis
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.generate import generate, maps_of
-from regard.decoding.search import Hypothesis, SearchConfig
+from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import InputError, Pipeline, length_groups
 from regard.pipelines.result import Result, name_heads, reading_site
@@ -31,7 +31,7 @@ class DecodingConfig(BaseModel):
 
     beam: int = Field(4, gt=0, le=100)
     """Hypotheses kept per sentence; 1 is greedy."""
-    length_penalty: float = 0.6
+    length_penalty: float = LENGTH_PENALTY
     """α of the length penalty (Wu et al. 2016, equation 14)."""
     length_ratio: float = Field(2.0, gt=0)
     """An output has at most length_ratio · source tokens + length_extra tokens."""
