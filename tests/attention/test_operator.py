@@ -784,15 +784,15 @@ def test_under_func_grad_and_jacrev() -> None:
 
 
 COMPILED = """
-import torch, regard
+import sys, torch, regard
 H, D = 3, 8
 draw = torch.Generator().manual_seed(0)
 inputs = [torch.randn(2, H, n, D, generator=draw).requires_grad_() for n in (5, 7, 7)]
-for more in (
-    {}, {"mask": regard.causal()}, {"mask": regard.window(2), "bias": regard.alibi(H), "kernel": "windowed"},
+for more in [
+    {"mask": regard.causal()}, {"score": lambda q, k: (q @ k.transpose(-2, -1)).sin(), "kernel": "blockwise"},
+    {}, {"mask": regard.window(2), "bias": regard.alibi(H), "kernel": "windowed"},
     {"score": regard.Additive(D, D, 3), "kernel": "additive"}, {"score": "cosine", "normalizer": "entmax15"},
-    {"score": lambda q, k: (q @ k.transpose(-2, -1)).sin(), "kernel": "blockwise"},
-):
+][: int(sys.argv[1])]:
     torch._dynamo.reset()
     plain = lambda q, k, v: regard.attend(q, k, v, **more)
     outputs = plain(*inputs), torch.compile(plain, backend="aot_eager")(*inputs)
@@ -801,9 +801,11 @@ for more in (
 """
 
 
-def test_under_torch_compile() -> None:
+@pytest.mark.parametrize("settings", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_under_torch_compile(settings: int) -> None:
     """Traced and differentiated ahead of time, by itself: tracing does not go with types that are checked."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "ignore", "-c", COMPILED, str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
