@@ -26,7 +26,7 @@ class TextConfig(BaseModel):
     dev: str | tuple[str, ...] | None = None
     """Development texts; taken from `train` by `dev_share` unless given."""
     documents: Literal["files", "lines"] = "files"
-    """Unit of text: no token attends to a token of another document."""
+    """Unit of text; no token attends to a token of another document."""
     column: int | None = Field(None, ge=0)
     """The column of a TSV file that holds the text (from 0); the whole line unless set."""
     dev_share: float = Field(0.1, ge=0, lt=1)

@@ -22,17 +22,14 @@ from regard.training.reinforce import Draws, estimator, move_baseline
 
 
 class Loss(NamedTuple):
-    """The objective of one batch, summed over its target tokens.
-
-    Attributes:
-        loss: the weighted sum of all terms, differentiable.
-        nll: negative log-likelihood of the target tokens in nats, without gradient.
-        tokens: number of target tokens.
-    """
+    """The objective of one batch, summed over its target tokens."""
 
     loss: Tensor
+    """The weighted sum of all terms, differentiable."""
     nll: Tensor
+    """Negative log-likelihood of the target tokens in nats, without gradient."""
     tokens: int
+    """Number of target tokens."""
 
 
 @dataclass(frozen=True, eq=False)
