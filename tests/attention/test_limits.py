@@ -49,6 +49,21 @@ def test_an_infinite_score_makes_its_row_nan_and_no_other(name: str, kernel: str
     assert regard.attend(q, k, v, normalizer=name, bias=bias, mask=hidden, kernel=kernel).isfinite().all()
 
 
+@pytest.mark.parametrize("name", [*(name for name in NORMALIZERS if name != "uniform"), "share"])
+@pytest.mark.parametrize("score", [inf, nan])
+def test_a_tile_of_such_a_row_is_nan_before_and_after_the_statistics(name: str, score: float) -> None:
+    q, k = (torch.rand(5, 4, dtype=torch.float64) for _ in range(2))
+    bias = torch.zeros(5, 5, dtype=torch.float64)
+    bias[2, 1] = score
+    chosen = regard.Share() if name == "share" else name
+    seen = regard.attention_map(q, k, score="dot", normalizer=chosen, bias=bias)
+    for _ in range(2):
+        assert seen.tile([2], slice(None)).isnan().all()
+        assert seen.tile([0, 1, 3, 4], slice(None)).isfinite().all()
+        assert seen.full()[2].isnan().all()
+        seen.argmax()
+
+
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_a_name_is_no_object_that_somewhere_else_can_change(name: str) -> None:
     q, k, v = (torch.randn(1, 2, 5, 8) for _ in range(3))

@@ -111,7 +111,7 @@ class Sink(Normalizer):
         dead = (scores == -torch.inf).all(-1, keepdim=True)
         living = torch.cat([scores.masked_fill(dead, 0), sink.expand(*scores.shape[:-1], 1)], -1)
         weights = torch.softmax(living, -1)[..., :-1].masked_fill(dead, 0)
-        number = torch.logsumexp(living, -1, keepdim=True)
+        number = _nan_if_infinite(torch.logsumexp(living, -1, keepdim=True))
         return weights, torch.where(dead, sink, number).squeeze(-1)
 
 
@@ -202,7 +202,7 @@ class Share(Normalizer):
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         positive = scores.masked_fill(~allowed, 0).relu()
-        total = positive.sum(-1, keepdim=True)
+        total = _nan_if_infinite(positive.sum(-1, keepdim=True))
         return positive / total.masked_fill(total == 0, 1), total.squeeze(-1)
 
 
@@ -247,6 +247,11 @@ class WholeRows(Normalizer):
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed).masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
+
+
+def _nan_if_infinite(statistic: Tensor) -> Tensor:
+    """A score of +inf makes its row NaN, so the statistic that gives the row's weights again is NaN too."""
+    return statistic.masked_fill(statistic == torch.inf, torch.nan)
 
 
 def _exponential(scores: Tensor, numbers: Tensor) -> Tensor:
