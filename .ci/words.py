@@ -1,7 +1,7 @@
 """The vocabulary of the code: one word, one meaning, in the field's terms. `make check` runs it.
 
-Three rules: no name of the old dialect is an identifier; no public class name is defined twice; no docstring, comment or
-message has a person as its subject where it speaks of tensors and objects.
+Three rules: no name of the old dialect is an identifier; no public class name is defined twice; no docstring, comment
+or message has a person as its subject where it speaks of tensors and objects.
 """
 
 import ast

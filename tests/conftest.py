@@ -1,12 +1,16 @@
 """Shared by all tests: one thread, a made corpus, and a tiny model trained on it."""
 
 import gzip
+import io
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from regard import cli
 
 torch.set_num_threads(1)
 
@@ -77,3 +81,16 @@ def tiny_run(request: pytest.FixtureRequest, data_folder: Path, tmp_path_factory
         patch.setenv("REGARD_DATA", str(data_folder))
         experiment.train(tiny(request.param), run=folder)
     return folder
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run the command in this process: arguments and standard input to (exit code, output, errors)."""
+
+    def run(*arguments: object, stdin: bytes | None = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run

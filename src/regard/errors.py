@@ -35,6 +35,11 @@ class BundleError(RegardError, ValueError):
     """A saved model or checkpoint that is missing, damaged or changed."""
 
 
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """The words of every refusal of text that is not UTF-8: the byte and its position."""
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start})"
+
+
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """The known words, those spelled most like `word` first."""
     names = sorted(known)

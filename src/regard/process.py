@@ -35,15 +35,9 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run torch's operators on `count` threads."""
-    before = torch.get_num_threads()
+def use_threads(count: int) -> None:
+    """Run torch's operators on `count` threads from now on."""
     torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -9,23 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from regard import cli
-from regard.cli.lines import check_output, inputs, targets_of
+from regard.cli.lines import check_output, inputs, targets_of, writing
 from regard.errors import ConfigError, RegardError
-
-
-@pytest.fixture
-def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run the command in this process: arguments and standard input to (exit code, output, errors)."""
-
-    def run(*arguments: object, stdin: bytes | None = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.wav")
 SENTENCE = "not UTF-8 (byte 0xe9 at position 3)"
@@ -118,3 +103,36 @@ def test_a_recording_may_come_through_a_pipe(talk, tmp_path: Path) -> None:
         os._exit(0)
     assert talk("transcribe", pipe, "--beam", 1) == plain
     os.waitpid(child, 0)
+
+
+def interrupted(path: Path) -> None:
+    with writing(path) as write:
+        write("one")
+        raise KeyboardInterrupt
+
+
+def test_output_that_is_not_finished_is_named_and_nothing_is_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+    (tmp_path / "out.txt.part").write_text("somebody's")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(path)
+    assert path.read_text() == "before"
+    assert (tmp_path / "out.txt.part").read_text() == "somebody's"
+    (aside,) = tmp_path.glob("out.txt.*.part")
+    assert aside.read_text() == "one\n"
+    assert capfd.readouterr().err == f"regard: {path} was not written; the lines so far are in {aside}\n"
+    with writing(path) as write:
+        write("two")
+    assert path.read_text() == "two\n"
+
+
+def test_output_is_no_picture_that_is_captioned(talk, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"a photograph")
+    code, out, err = talk("caption", photo, "--output", photo)
+    assert (code, out) == (2, "")
+    assert "this is one of the inputs" in err
+    assert photo.read_bytes() == b"a photograph"

@@ -1,6 +1,5 @@
 """The command line: one line in, one line out, and the exit codes."""
 
-import io
 import json
 import os
 import subprocess
@@ -14,19 +13,6 @@ from conftest import made_pairs
 from regard import __version__, cli, load
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run the command in this process: arguments and standard input to (exit code, output, errors)."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_version_and_help(talk) -> None:

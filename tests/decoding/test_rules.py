@@ -64,3 +64,30 @@ def test_outputs_are_those_of_transformers(folder: Path, rules: dict[str, Any], 
             assert set(want[len(best.tokens) :]) <= {0}
             assert set(best.tokens[:-1]).isdisjoint(own.ends)
             assert set(best.tokens).isdisjoint(own.suppressed)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_rules_of_a_prompt_do_not_depend_on_longer_ones_beside_it(folder: Path, beam: int) -> None:
+    """Bad words that begin in the prompt, prompts padded on the left, limits of their own."""
+    words = [[m, n] for m in range(3, 12) for n in range(12, 40, 3)]
+    rules = {"bad_words_ids": words, "forced_eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "pad_token_id": 0} | rules))
+    found = load_pretrained(folder)
+    prompts, limits = [[11], [5, 9, 11, 4, 7], [7, 3]], [6, 3, 9]
+
+    def outputs(rows: list[list[int]], most: list[int]) -> list[list[int]]:
+        longest = max(map(len, rows)) - 1
+        padded = [[0] * (longest - len(row) + 1) + row[:-1] for row in rows]
+        tokens = torch.tensor(padded, dtype=torch.long).reshape(len(rows), longest)
+        allowed = torch.arange(longest) >= torch.tensor([[longest - len(row) + 1] for row in rows])
+        state = found.model.read(tokens, allowed)
+        how = SearchConfig(beam, 0.0)
+        made = generate(
+            found.model, state, rows, most, how, found.rules.ends, constraints=[Ruled(found.rules, rows, most)]
+        )
+        return [best.tokens for (best,) in made]
+
+    with torch.inference_mode():
+        together = outputs(prompts, limits)
+        assert together == [outputs([row], [most])[0] for row, most in zip(prompts, limits, strict=True)]
+    assert all(len(tokens) < most or tokens[-1] == 2 for tokens, most in zip(together, limits, strict=True))

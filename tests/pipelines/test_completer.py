@@ -37,3 +37,13 @@ def test_stop_strings_and_lengths_hold_for_each_text() -> None:
         assert "e" not in made.text
     assert [one.text for one in completer(BEGINNINGS[:2], length=0)] == ["", ""]
     assert completer([], length=3) == []
+
+
+@pytest.mark.parametrize("settings", [{"seed": 3}, {"beam": 2}])
+def test_asking_to_see_changes_no_completion(settings: dict) -> None:
+    completer = regard.load("shakespeare")
+    plain = completer(BEGINNINGS, length=8, record=False, **settings)
+    with regard.observe(completer) as seen:
+        watched = completer(BEGINNINGS, length=8, record=False, **settings)
+    assert [(one.ids, one.log_prob) for one in plain] == [(one.ids, one.log_prob) for one in watched]
+    assert all(len(maps) == len(BEGINNINGS) for maps in seen.values())

@@ -138,6 +138,8 @@ def test_a_transcriber_announces_its_encoder_too(tmp_path: Path) -> None:
     with regard.observe(model) as everything:
         said = model(tmp_path / "noise.wav", beam=1)
     assert set(seen) < set(everything)
+    plain = model(tmp_path / "noise.wav", beam=1)
+    assert (said.text, said.ids, said.log_prob) == (plain.text, plain.ids, plain.log_prob)
     states = len(said.positions)
     for site in seen:
         assert seen[site][0].shape[-2:] == (states, states)

@@ -102,3 +102,12 @@ def test_an_encoder_has_no_rules(tmp_path: Path) -> None:
     )
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
     assert load_pretrained(tmp_path).rules == GenerationRules()
+
+
+def test_an_exported_model_keeps_its_rules(llama: Path, tmp_path: Path) -> None:
+    from regard.export.folder import export_bundle
+
+    say(llama, {"eos_token_id": [3, 50], "suppress_tokens": [5], "bad_words_ids": [[12, 13]]})
+    loaded = regard.load(str(llama))
+    export_bundle(loaded, tmp_path / "out", "float32", "hf")
+    assert regard.load(str(tmp_path / "out")).bundle.rules == loaded.bundle.rules

@@ -6,6 +6,7 @@ others are worked on. Standard output carries nothing but results.
 
 import codecs
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +17,15 @@ from typing import Any
 import typer
 
 from regard.cli.options import AUTO
-from regard.errors import ConfigError, RegardError
+from regard.errors import ConfigError, RegardError, not_utf8
 
 FAILED = 1
 CHUNK = 64  # inputs worked on at a time
 
-Work = Callable[
-    [list[str], int], Sequence[Any]
-]  # inputs and the index of the first → results, or errors in their place
-Show = Callable[[Any, int], str | None]  # a result and its number → its line; None where it was printed already
+# inputs and the index of the first → a result for each, or the error in its place
+Work = Callable[[list[str], int], Sequence[Any]]
+# a result and its number → its line; None where it was printed already
+Show = Callable[[Any, int], str | None]
 
 
 def complain(sentence: str) -> None:
@@ -102,12 +103,14 @@ def _decoded(raw: bytes) -> str | RegardError:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        return RegardError(f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start})")
+        return RegardError(not_utf8(error))
 
 
 @contextmanager
 def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
     """A function that writes one line: to standard output, or to a file that is there, whole, once all is done.
+
+    The lines are collected in a new file beside it; if the work ends early, they stay there and the file is named.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -116,9 +119,15 @@ def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: typer.echo(line)
         return
     check_output(output, ())
-    aside = output.with_name(output.name + ".part")
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
-        yield lambda line: print(line, file=file)
+    aside = output.with_name(f"{output.name}.{secrets.token_hex(4)}.part")  # a name that no earlier run has left
+    with aside.open("x", encoding="utf-8", newline="\n") as file:
+        try:
+            yield lambda line: print(line, file=file)
+        except BaseException:
+            complain(f"{output} was not written; the lines so far are in {aside}")
+            raise
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(output)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.cli.lines import are_many, check_targets, complain, run_lines, targets_of
+from regard.cli.lines import are_many, check_output, check_targets, complain, run_lines, targets_of
 from regard.cli.options import AUTO
 from regard.cli.progress import err
 from regard.errors import ConfigError
@@ -47,8 +47,9 @@ def run_media(
     if look and not arguments and named is None:
         raise ConfigError(f"--look {look[0]} says where to draw: name the inputs before it, for example cat.png --look")
     many = are_many(arguments)
-    check_targets([Path(one) for one in look or [] if one != AUTO], [named] if named else arguments or [])
-    kept: dict[str, Any] = {}
+    files = [named] if named else arguments or []
+    check_targets([Path(one) for one in look or [] if one != AUTO], files)
+    check_output(output, [Path(one) for one in files])
 
     def one(texts: list[str], first: int) -> list[Any]:
         name = texts[0]
@@ -57,19 +58,18 @@ def run_media(
         targets = targets_of(look or [], named or name, first + 1, many)
         check_targets(targets, [named or name])
         segments = Segments(targets, smooth, as_json)
-        kept["targets"], kept["segments"] = targets, segments
         try:
-            return [work(name, segments)]
+            return [(work(name, segments), segments)]
         except InputError as error:
             return [error]
 
-    def show(made: Any, _: int) -> str:
-        segments = kept["segments"]
-        for target in kept["targets"] if not segments.count else ():
-            draw(made, target, smooth)
+    def show(made: tuple[Any, Segments], _: int) -> str:
+        result, segments = made
+        for target in segments.targets if not segments.count else ():
+            draw(result, target, smooth)
         if not as_json:
-            return " ".join(made.text.split())
-        return json.dumps(made.as_json() | ({"pieces": segments.json} if segments.json else {}), ensure_ascii=False)
+            return " ".join(result.text.split())
+        return json.dumps(result.as_json() | ({"pieces": segments.json} if segments.json else {}), ensure_ascii=False)
 
     run_lines(arguments, one, show, output=output, chunk=1)
 

@@ -64,14 +64,13 @@ def load(name: str, inputs: list[str] | None = None, threads: int | None = None)
         inputs: the arguments to work on: for a few, one thread, since a busy second core only delays it.
         threads: of the processor; chosen from the inputs unless given.
     """
-    import torch
-
     from regard.pipelines.load import load as load_pipeline
+    from regard.process import use_threads
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     elif inputs and inputs != ["-"] and len(inputs) <= FEW:
-        torch.set_num_threads(1)
+        use_threads(1)
     return load_pipeline(name)
 
 

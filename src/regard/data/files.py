@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from regard.errors import DataError
+from regard.errors import DataError, not_utf8
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 _UNREADABLE = {  # first bytes of formats that are refused by name
@@ -88,8 +88,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         DataError: as `read_bytes`; or the file is not UTF-8 (with the line's number).
     """
-    lines = split_lines(read_bytes(path).removeprefix(codecs.BOM_UTF8))
-    return [_utf8(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return _decoded(read_bytes(path), path)
 
 
 def read_text(path: Path) -> str:
@@ -98,8 +97,13 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: as `read_lines`.
     """
-    ends = "\n" if read_bytes(path).endswith(b"\n") else ""
-    return "\n".join(read_lines(path)) + ends
+    raw = read_bytes(path)
+    return "\n".join(_decoded(raw, path)) + ("\n" if raw.endswith(b"\n") else "")
+
+
+def _decoded(raw: bytes, path: Path) -> list[str]:
+    lines = split_lines(raw.removeprefix(codecs.BOM_UTF8))
+    return [_utf8(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
 def split_lines(raw: bytes) -> list[bytes]:
@@ -138,6 +142,5 @@ def _utf8(line: bytes, where: str) -> str:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start}): convert the file first, "
-            "for example with iconv -t utf-8"
+            f"{where}: {not_utf8(error)}: convert the file first, for example with iconv -t utf-8"
         ) from error

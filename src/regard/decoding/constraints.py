@@ -1,4 +1,4 @@
-"""What may be said next: rules that change the logits of a step before a token is chosen.
+"""Constraints on the next token: changes of a step's logits before a token is chosen.
 
 A constraint is a pair of functions over a step: `begin(state, sentences) -> state` before the first token, and
 `around(step) -> step`. CTC (`regard.decoding.ctc`) and a word list (`regard.decoding.lexicon`) are such constraints.
@@ -20,7 +20,7 @@ StepFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 @runtime_checkable
 class Constraint(Protocol):
-    """A change of what a step says, with a state of its own around the decoder's.
+    """A change of a step's logits, with a state of its own around the decoder's.
 
     Attributes:
         scored: the changed step gives scores that add up as they are, not logits.

@@ -68,7 +68,7 @@ class Drawn(NamedTuple):
     Attributes:
         rows: indices of the sentences that drew a token.
         tokens: the token of each.
-        log_probs: of each token under the model itself, before any rule.
+        log_probs: of each token under the step's distribution, before `restrict`.
         state: after the step, of these sentences.
     """
 

@@ -8,7 +8,7 @@ from regard.text.pretrained import Nothing
 
 
 def write(bundle: Bundle, into: Path) -> None:
-    """Write a model in this layout, with its tokeniser if it has one.
+    """Write a model in this layout, with its tokeniser and its rules on generated tokens if it has them.
 
     Raises:
         BundleError: no family of the layout has the model's parts.
@@ -16,6 +16,7 @@ def write(bundle: Bundle, into: Path) -> None:
     tokenizer = bundle.tokenizer
     named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
     ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
-    save_pretrained(into, bundle.model, bundle.model_config, {name: i for name, i in ids.items() if i is not None})
+    known = {name: i for name, i in ids.items() if i is not None}
+    save_pretrained(into, bundle.model, bundle.model_config, known, bundle.rules)
     if not isinstance(tokenizer, Nothing):
         tokenizer.save(into / "tokenizer.json")

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
+from regard.attention.maps.map import AttentionMap
 from regard.bundle import Bundle
 from regard.decoding.constraints import Constraint, Ruled
+from regard.decoding.generate import maps_of
+from regard.decoding.search import Hypothesis
 from regard.errors import ChoiceError, RegardError
 from regard.pretrained.rules import GenerationRules
 
@@ -15,6 +18,17 @@ Made = TypeVar("Made")
 
 class InputError(RegardError, ValueError):
     """One input of many that cannot be worked on; the message says why."""
+
+
+BATCH_TOKENS = 4096  # input tokens worked on at a time
+
+
+class Encoded(NamedTuple):
+    """A text, its ids without EOS, and the text that the tokenizer was given (`regard.text.normalize.clean`)."""
+
+    text: str
+    ids: list[int]
+    read: str = ""
 
 
 class Pipeline(Generic[Given, Made]):
@@ -124,3 +138,24 @@ def length_groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
+
+
+def decoder_maps(model: Any, found: Hypothesis, tokenizer: Any, source: Sequence[str] | int) -> dict[str, AttentionMap]:
+    """{site: map `[heads, T, S]`} of one output of an encoder–decoder, lazy, without the padding of its batch.
+
+    Args:
+        model: the encoder–decoder.
+        found: the output.
+        tokenizer: names its tokens.
+        source: the source's tokens, or the number of its memory's states.
+    """
+    tokens = tokenizer.tokens(found.tokens)
+    states, names = (source, None) if isinstance(source, int) else (len(source), list(source))
+    maps = {}
+    for site, whole in maps_of(model, found).items():
+        if site.split(".")[-1] == "self":
+            before = [*tokenizer.tokens([tokenizer.bos]), *tokens[:-1]]
+            maps[site] = whole.crop(len(tokens), 0, whole.shape[-1], tokens, before)
+        else:
+            maps[site] = whole.crop(len(tokens), 0, states, tokens, names)
+    return maps

@@ -39,8 +39,6 @@ class Captioner(Describer):
         """The captions of pictures that have been read; settings as in `describe`."""
         return self.describe(prepared, **settings)
 
-    read = prepare
-
     def seen(self, name: str, picture: Image.Image) -> MediaInput:
         """A picture as the encoder takes it."""
         (points,) = prepared([picture], self.encoder_config)

@@ -13,9 +13,8 @@ from regard.decoding.generate import generate, maps_of, stream
 from regard.decoding.sample import SampleConfig, Stop
 from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.pipelines.base import InputError, Pipeline, length_groups
+from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, length_groups
 from regard.pipelines.result import Result
-from regard.pipelines.translator import BATCH_TOKENS, Encoded
 
 LENGTH = 200  # tokens of a completion by default
 

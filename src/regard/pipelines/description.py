@@ -23,9 +23,8 @@ from regard.decoding.generate import generate
 from regard.decoding.lexicon import Lexicon, spelling_table
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.pipelines.base import Pipeline
+from regard.pipelines.base import Pipeline, decoder_maps
 from regard.pipelines.result import Result, reading_site
-from regard.pipelines.translator import decoder_maps
 from regard.text.tokenizer import word_of_each
 
 BATCH = 32  # inputs searched at a time

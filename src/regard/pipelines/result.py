@@ -1,4 +1,4 @@
-"""What every pipeline returns: a text, its tokens and scores, its alternatives, and where the model looked."""
+"""What every pipeline returns: a text, its tokens and scores, its alternatives, and its attention."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,14 +14,12 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
-from regard.decoding.generate import generate, maps_of
+from regard.decoding.generate import generate
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.pipelines.base import InputError, Pipeline, length_groups
+from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
 from regard.pipelines.result import Result, name_heads, reading_site
 from regard.text.normalize import clean
-
-BATCH_TOKENS = 4096  # source tokens searched at a time
 
 
 class DecodingConfig(BaseModel):
@@ -150,14 +148,6 @@ class Generation(Result):
         return {"source_tokens": self.source_tokens, "alignment": alignment}
 
 
-class Encoded(NamedTuple):
-    """A text, its ids without EOS, and the text that the tokenizer was given (`regard.text.normalize.clean`)."""
-
-    text: str
-    ids: list[int]
-    read: str = ""
-
-
 class Translator(Pipeline[str, Generation]):
     """A translator ready to use: one text or a list of them in, a `Generation` or a list out."""
 
@@ -274,24 +264,3 @@ class Translator(Pipeline[str, Generation]):
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=decoder_maps(self.model, found, tokenizer, source_tokens), recorded=recorded, translator=self,
         )  # fmt: skip
-
-
-def decoder_maps(model: Any, found: Hypothesis, tokenizer: Any, source: Sequence[str] | int) -> dict[str, AttentionMap]:
-    """{site: map `[heads, T, S]`} of one output of an encoder–decoder, lazy, without the padding of its batch.
-
-    Args:
-        model: the encoder–decoder.
-        found: the output.
-        tokenizer: names its tokens.
-        source: the source's tokens, or the number of its memory's states.
-    """
-    tokens = tokenizer.tokens(found.tokens)
-    states, names = (source, None) if isinstance(source, int) else (len(source), list(source))
-    maps = {}
-    for site, whole in maps_of(model, found).items():
-        if site.split(".")[-1] == "self":
-            before = [*tokenizer.tokens([tokenizer.bos]), *tokens[:-1]]
-            maps[site] = whole.crop(len(tokens), 0, whole.shape[-1], tokens, before)
-        else:
-            maps[site] = whole.crop(len(tokens), 0, states, tokens, names)
-    return maps

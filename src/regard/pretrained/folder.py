@@ -31,7 +31,13 @@ CONFIG, WEIGHTS, INDEX, GENERATION = (
 FAMILIES: dict[str, Family] = {
     name: family for family in (BERT, ROBERTA, GPT2, LLAMA, MARIAN, T5, VIT, WHISPER) for name in family.types
 }
-TASKS = {"encoder": "fill", "decoder": "complete", "transformer": "translate", "picture": "see", "speech": "transcribe"}
+TASK_OF_KIND = {
+    "encoder": "fill",
+    "decoder": "complete",
+    "transformer": "translate",
+    "picture": "see",
+    "speech": "transcribe",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def load_pretrained(folder: Path) -> Pretrained:
     generation = _json(folder / GENERATION) if (folder / GENERATION).exists() else {}
     rules = read_rules(values, generation, values.get("vocab_size") or 0, str(folder))
     ids = _ids(values | generation) | ({"eos": rules.ends[0]} if rules.ends else {})
-    return Pretrained(model.eval(), config, TASKS[config.kind], kind, ids, tokenizer, rules)
+    return Pretrained(model.eval(), config, TASK_OF_KIND[config.kind], kind, ids, tokenizer, rules)
 
 
 def save_pretrained(

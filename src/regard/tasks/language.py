@@ -89,9 +89,9 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         ConfigError: there is nothing to train on.
     """
     assert settings.texts is not None  # the settings have been checked
-    places = positions_of(settings.model)
-    if places is not None and settings.texts.length > places:
-        raise ConfigError(f"texts.length = {settings.texts.length} must be at most model.length = {places}")
+    positions = positions_of(settings.model)
+    if positions is not None and settings.texts.length > positions:
+        raise ConfigError(f"texts.length = {settings.texts.length} must be at most model.length = {positions}")
     texts, task, training = read_texts(settings.texts), settings.task, settings.training
     if not texts.train:
         raise ConfigError("there is nothing to train on: check texts.train and texts.dev_share")
@@ -195,12 +195,12 @@ def evaluate_filler(
             ids, spans = filler.encode(line)
         except InputError as error:
             raise DataError(f"{source}:{number}: {error}") from error
-        inside = [place for place, (a, b) in enumerate(spans) if b > a]
+        inside = [position for position, (a, b) in enumerate(spans) if b > a]
         if inside:
             own = range(inside[0], inside[-1] + 1)
-            special |= {i for place, i in enumerate(ids) if place not in own}
+            special |= {i for position, i in enumerate(ids) if position not in own}
             rows.append(ids)
-            units.append([[place] for place in own])
+            units.append([[position] for position in own])
     if not rows:
         raise DataError(f"{source}: there is nothing to predict: the file is empty")
     known = min(len(tokenizer), len(filler.model.readout()[0])) if filler.model.head else len(tokenizer)
@@ -212,8 +212,8 @@ def evaluate_filler(
 
 
 def _window(config: ModelConfig) -> int:
-    places = positions_of(config)
-    return WINDOW if places is None else min(WINDOW, places)
+    positions = positions_of(config)
+    return WINDOW if positions is None else min(WINDOW, positions)
 
 
 def _refuse_reference(name: str, does: str, reference: Path | None, beam: int | None) -> None:

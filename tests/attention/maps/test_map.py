@@ -663,3 +663,49 @@ def test_autocast_ends_at_the_door(score: Any) -> None:
         found, (made.full(), made.tile(slice(0, 2), [3]), made.entropy(), made.distance(), made.top(2)[0]), strict=True
     ):
         assert torch.equal(one, other)
+
+
+# --- crop and frozen -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backing", ["computed", "given"])
+def test_a_cropped_map_is_that_part_of_the_whole(backing: str) -> None:
+    torch.manual_seed(4)
+    query, key = torch.randn(2, 3, 7, 5), torch.randn(2, 3, 11, 5)
+    mask = regard.padding(torch.tensor([6, 0]))  # the second entry's rows are dead
+    whole = regard.attention_map(query, key, mask=mask)
+    whole = AttentionMap.from_weights(whole.full()) if backing == "given" else whole
+    names = [[f"q{n}" for n in range(5)], [f"k{n}" for n in range(7)]]
+    part = whole.crop(5, 2, 9, *names)
+    want = whole.full()[..., :5, 2:9]
+    assert part.shape == want.shape
+    assert [part.query_tokens, part.key_tokens] == names
+    torch.testing.assert_close(part.full(), want)
+    torch.testing.assert_close(part.tile([4, 1], slice(3, 6)), want[..., [4, 1], 3:6])
+    torch.testing.assert_close(part.select(0, 2).full(), want[0, 2])
+    torch.testing.assert_close(part.received(), want.sum(-2))
+    assert torch.equal(part.argmax()[1], torch.full((3, 5), -1))
+    torch.testing.assert_close(part.top(2)[0], want.topk(2, -1).values)
+    torch.testing.assert_close(part.frozen().full(), want)
+
+
+@pytest.mark.parametrize("cut", [(8, 0, 11), (7, 0, 12), (7, 6, 5), (7, -1, 5)])
+def test_a_crop_beyond_the_map_is_refused(cut: tuple[int, int, int]) -> None:
+    seen = regard.attention_map(torch.randn(7, 5), torch.randn(11, 5))
+    with pytest.raises(regard.ShapeError, match=r"crop needs at most 7 queries and keys within 0 … 11; got"):
+        seen.crop(*cut)
+
+
+@pytest.mark.parametrize("score", [regard.Additive(5, 5, 4), regard.General(5, 5), "scaled_dot"])
+def test_a_frozen_map_has_no_gradient_and_does_not_change(score) -> None:
+    query, key = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5)
+    bias = torch.nn.Parameter(torch.randn(7, 11))
+    frozen = regard.attention_map(query, key, score=score, bias=bias).frozen()
+    before = frozen.full()
+    assert not before.requires_grad
+    assert regard.attention_map(query, key, score=score).full().requires_grad
+    if isinstance(score, torch.nn.Module):
+        with torch.no_grad():
+            for parameter in score.parameters():
+                parameter.add_(1.0)
+    torch.testing.assert_close(frozen.full(), before)
