@@ -46,6 +46,8 @@ def check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
     Raises:
         ShapeError: names the argument, the axis, both sizes and the way out.
     """
+    if value is not None and _fit(query, key, value):
+        return
     named = {"query": query, "key": key} | ({} if value is None else {"value": value})
     for name, tensor in named.items():
         if tensor.ndim < 2:
@@ -64,6 +66,19 @@ def check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
         )
     for axis in range(query.ndim - 2):
         _check_batch_axis(named, axis)
+
+
+def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the tensors are floating-point and have equal batch axes: what most are is seen at once."""
+    shape = key.shape
+    return (
+        len(shape) >= 2
+        and shape[:-1] == value.shape[:-1]
+        and shape[:-2] == query.shape[:-2]
+        and query.is_floating_point()
+        and key.is_floating_point()
+        and value.is_floating_point()
+    )
 
 
 def check_widths(query: Tensor, key: Tensor) -> None:
@@ -99,12 +114,16 @@ def _check_batch_axis(named: dict[str, Tensor], axis: int) -> None:
 
 def batch_shape(query: Tensor, key: Tensor) -> tuple[int, ...]:
     """The batch axes of the scores, with the query's heads."""
+    if query.shape[:-2] == key.shape[:-2]:
+        return query.shape[:-2]
     pairs = zip(query.shape[:-2], key.shape[:-2], strict=True)
     return tuple(k if q == 1 else q for q, k in pairs)
 
 
 def output_batch(scores: tuple[int, ...], value: Tensor) -> tuple[int, ...]:
     """The batch axes of the output: values may have more than the scores `(*batch, T, S)`."""
+    if scores[:-2] == value.shape[:-2]:
+        return scores[:-2]
     return tuple(v if s == 1 else s for s, v in zip(scores[:-2], value.shape[:-2], strict=True))
 
 

@@ -101,7 +101,7 @@ def test_named_objects_hold_no_tensor() -> None:
 )  # fmt: skip
 def test_statistics_under_vmap_are_refused_in_one_sentence(asked) -> None:
     q, k = torch.randn(3, 4, 6), torch.randn(3, 5, 6)
-    with pytest.raises(regard.RegardError, match=r"which a torch\.func transform hides"):
+    with pytest.raises(regard.RegardError, match=r"which a torch\.func transform, a graph or the meta device hides"):
         torch.func.vmap(lambda q, k: asked(regard.attention_map(q, k)))(q, k)
     full = torch.func.vmap(lambda q, k: regard.attention_map(q, k).full())(q, k)
     torch.testing.assert_close(full, regard.attention_map(q, k).full())

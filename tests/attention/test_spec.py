@@ -44,8 +44,12 @@ def test_scores_of_some_rows(rows: list[int], biased: bool) -> None:
 def test_allowed_rows() -> None:
     rows = torch.tensor([3, 1])
     spec = make_spec("dot", "softmax", regard.causal(0), None)
-    assert spec.allowed(rows, SHAPE).tolist() == [[True] * 4 + [False] * 3, [True] * 2 + [False] * 5]
-    assert Spec(spec.score, spec.normalizer).allowed(rows, SHAPE).tolist() == [[True] * 7] * 2
+    cpu = torch.device("cpu")
+    assert spec.allowed(rows, SHAPE, cpu).tolist() == [
+        [True] * 4 + [False] * 3,
+        [True] * 2 + [False] * 5,
+    ]
+    assert Spec(spec.score, spec.normalizer).allowed(rows, SHAPE, cpu).tolist() == [[True] * 7]
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 7.0])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
+from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
 
@@ -17,6 +18,10 @@ class Bias:
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The bias of query `rows[i]` and key `columns[j]`, broadcastable to `[*batch, t, s]`."""
         raise NotImplementedError
+
+    def full(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """The bias of every query and key, broadcastable to `shape`."""
+        return self.tile(torch.arange(shape[-2], device=device), torch.arange(shape[-1], device=device), shape)
 
     def tensors(self) -> list[Tensor]:
         """What it is made of: all that a gradient could flow into."""
@@ -66,7 +71,10 @@ class Added(Bias):
         self.tensor = tensor
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return cut(broadcast_to_scores(self.tensor, shape, "bias"), rows, columns)
+        return cut(broadcast_to_scores(self.tensor, shape, "bias").to(rows.device), rows, columns)
+
+    def full(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        return broadcast_to_scores(self.tensor, shape, "bias").to(device)
 
     def frozen(self) -> Bias:
         return Added(self.tensor.detach().clone()) if self.is_learned() else self
@@ -88,13 +96,29 @@ class ByDistance(Bias):
         return ChosenByDistance(self, shape, index)
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
-        t, s = len(rows), len(columns)
+        t, s = rows.shape[0], columns.shape[0]
         if not t or not s or not (follow(rows) and follow(columns)):
             scattered = self.by_distance((columns - rows[:, None]).flatten(), shape)
             return scattered.reshape(*scattered.shape[:-1], t, s)
         first = int(columns[0] - rows[-1])
-        numbers = self.by_distance(torch.arange(first, first + t + s - 1, device=rows.device), shape)
-        return numbers.unfold(-1, s, 1).flip(-2)  # row i begins t - 1 - i numbers later
+        return _along(self.by_distance(torch.arange(first, first + t + s - 1, device=rows.device), shape), s)
+
+    def full(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        t, s = shape[-2:]
+        if is_traced():  # a view of a symbolic size cannot be strided
+            scattered = self.by_distance(distances(t, s, device).flatten(), shape)
+            return scattered.reshape(*scattered.shape[:-1], t, s)
+        return _along(self.by_distance(torch.arange(1 - t, s, device=device), shape), s)
+
+
+def distances(t: int, s: int, device: torch.device) -> Tensor:
+    """j - i of every query and key, int `[t, s]`."""
+    return torch.arange(s, device=device) - torch.arange(t, device=device)[:, None]
+
+
+def _along(numbers: Tensor, s: int) -> Tensor:
+    """Numbers `[..., t + s - 1]` by distance as `[..., t, s]`: row i begins t - 1 - i numbers later."""
+    return numbers.unfold(-1, s, 1).flip(-2)
 
 
 class ChosenByDistance(ByDistance):
@@ -122,7 +146,7 @@ class Diagonals(ByDistance):
         self.values = values
 
     def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self.values[..., distance + shape[-2] - 1]
+        return self.values.to(distance.device)[..., distance + shape[-2] - 1]
 
     def frozen(self) -> Bias:
         return Diagonals(self.values.detach().clone()) if self.is_learned() else self
@@ -173,7 +197,7 @@ class RelativeBias(nn.Module, ByDistance):
 
     def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
         _check_heads("RelativeBias", self.weight.shape[1], shape)
-        return self.weight[self.bucket(distance - first_position(shape, None, distance.device))].T
+        return self.weight.to(distance.device)[self.bucket(distance - first_position(shape, None, distance.device))].T
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Which bucket a key falls into that stands `distance` places after the query."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.attention.tracing import are_hidden
+
 STEPS = 4  # of Newton's method on every part of the rows
 PIECE = 2**20  # scores: larger pieces leave the cache, smaller ones make the threads wait for each other more often
 
@@ -16,7 +18,10 @@ PIECE = 2**20  # scores: larger pieces leave the cache, smaller ones make the th
 def entmax(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Weights `[*batch, T, S]` and thresholds τ `[*batch, T]` of scores and bools of one shape, for α > 1."""
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half precision would not find the root
-    weights, thresholds = _Entmax.apply(wide, allowed, alpha)  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling():  # dynamo follows no autograd.Function that has a forward derivative
+        weights, thresholds = _linearized(wide, allowed, alpha)
+    else:
+        weights, thresholds = _Entmax.apply(wide, allowed, alpha)  # type: ignore[no-untyped-call]
     return weights.to(scores.dtype), thresholds.to(scores.dtype)
 
 
@@ -30,6 +35,8 @@ class _Entmax(torch.autograd.Function):
 
     @staticmethod
     def forward(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        if are_hidden(scores):
+            return _by_shapes(scores, allowed, alpha)
         weights = torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
         numbers = weights.new_empty(scores.shape[:-1])
         everything = _is_all_true(allowed)
@@ -51,7 +58,7 @@ class _Entmax(torch.autograd.Function):
             return None, None, None
         by_weights = torch.zeros_like(weights) if by_weights is None else by_weights
         by_numbers = None if by_numbers is None else by_numbers.unsqueeze(-1)
-        if torch.is_grad_enabled() or _is_transformed(by_weights, by_numbers):
+        if torch.is_grad_enabled() or are_hidden(weights) or _is_batched(by_weights, by_numbers):
             return _pull(weights, by_weights, by_numbers, ctx.alpha), None, None
         out = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
         for w, g, number, piece in _pieces(weights, by_weights, by_numbers, out):
@@ -180,6 +187,59 @@ def _by_halving(scores: Tensor, alpha: float, weights: Tensor) -> Tensor:
     return low
 
 
+def _by_shapes(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Weights and thresholds in a number of operations that no score changes.
+
+    In closed form from sorted scores for α = 2 (Martins and Astudillo 2016, algorithm 1) and α = 1.5 (Peters et al.
+    2019, algorithm 2); for any other α by halving an interval as often as its numbers have digits.
+    """
+    scores = torch.where(allowed, scores, -torch.inf)
+    highest = scores.amax(-1, keepdim=True)
+    dead = highest == -torch.inf
+    highest = highest.masked_fill(dead, 0)
+    z = (scores - highest) * (alpha - 1)
+    # τ is -1 or more: what lies below has no share
+    threshold = _closed_form(z.clamp_min(-2), alpha) if alpha in (1.5, 2) else _halved(z, alpha)
+    weights = power((z - threshold).relu(), 1 / (alpha - 1)).masked_fill(dead, 0)
+    number = (threshold + highest * (alpha - 1)).masked_fill(dead, torch.inf)
+    return weights, number.squeeze(-1)
+
+
+def _linearized(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The same with the first derivative of `_Entmax`, in operations that a graph can hold."""
+    weights, numbers = _by_shapes(scores.detach(), allowed, alpha)
+    slopes, total = _slopes(weights, alpha)
+    change = torch.where(slopes == 0, 0, scores)
+    change = change - change.detach()  # 0, and its derivative is that of the scores
+    common = (slopes * change).sum(-1, keepdim=True) / total
+    return weights + slopes * (change - common), numbers + (alpha - 1) * common.squeeze(-1)
+
+
+def _closed_form(z: Tensor, alpha: float) -> Tensor:
+    """τ `[..., 1]` of scores (α-1) e whose highest is 0."""
+    ordered = z.sort(-1, descending=True).values
+    count = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
+    total = ordered.cumsum(-1)
+    if alpha == 2:
+        thresholds = (total - 1) / count
+    else:
+        mean, square = total / count, ordered.square().cumsum(-1) / count
+        thresholds = mean - ((1 - count * (square - mean.square())) / count).clamp_min(0).sqrt()
+    support = (thresholds <= ordered).sum(-1, keepdim=True)
+    return thresholds.gather(-1, support.clamp_min(1) - 1)
+
+
+def _halved(z: Tensor, alpha: float) -> Tensor:
+    """τ `[..., 1]` of scores (α-1) e whose highest is 0: it lies between -1 and 0."""
+    p = 1 / (alpha - 1)
+    low, high = torch.full_like(z[..., :1], -1), torch.zeros_like(z[..., :1])
+    for _ in range(60 if z.dtype == torch.float64 else 30):
+        middle = (low + high) / 2
+        over = power((z - middle).relu(), p).sum(-1, keepdim=True) >= 1
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    return low.masked_fill(z.amax(-1, keepdim=True).isnan(), torch.nan)
+
+
 def _slopes(weights: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """s_ij = α_ij^(2-α), 0 where α_ij is 0, and its sums `[..., 1]`, 1 in a dead row."""
     slopes = weights.sign() if alpha == 2 else power(weights, 2 - alpha)
@@ -222,10 +282,9 @@ def power(base: Tensor, exponent: float) -> Tensor:
     return base.masked_fill(zero, 1).pow(exponent).masked_fill(zero, 0)
 
 
-def _is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether a torch.func transform or `torch.autograd.grad(is_grads_batched=True)` runs: neither can write into."""
-    batched = (torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors if t is not None)
-    return torch._C._are_functorch_transforms_active() or any(batched)
+def _is_batched(*tensors: Tensor | None) -> bool:
+    """Whether `torch.autograd.grad(is_grads_batched=True)` runs, whose tensors cannot be written into."""
+    return any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors if t is not None)
 
 
 def _is_all_true(flags: Tensor) -> bool:

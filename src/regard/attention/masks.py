@@ -7,6 +7,7 @@ at its pairs, so that kernels skip. Masks that speak of places follow one rule: 
 """
 
 from dataclasses import dataclass
+from math import prod
 from operator import and_, or_
 from typing import Any
 
@@ -25,8 +26,11 @@ from regard.attention.tiles import (
     cut,
     query_positions,
 )
+from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
+
+BAND = 2**22  # pairs of a band of rows, where whole rows are asked for
 
 
 class Mask:
@@ -62,6 +66,30 @@ class Mask:
         """Which keys may be looked at, `[*batch, S, 1]`, broadcastable: of a mask that is the same for every query."""
         first, columns = torch.zeros(1, dtype=torch.long, device=device), torch.arange(shape[-1], device=device)
         return self.tile(first, columns, (*shape[:-2], max(1, shape[-2]), shape[-1])).transpose(-2, -1)
+
+    def seen_by(self, flags: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Which queries may attend to any key, and which to any key whose flag is set, decided by shapes alone.
+
+        Args:
+            flags: of the keys, bool `[..., S]`, broadcastable to `[*batch, S]`.
+            shape: the whole score matrix, `(*batch, T, S)`.
+
+        Returns:
+            two bools, each broadcastable to `[*batch, T]`.
+        """
+        if self.is_by_key():
+            allowed = self.of_keys(shape, flags.device).squeeze(-1)
+            return allowed.any(-1, keepdim=True), (allowed & flags).any(-1, keepdim=True)
+        if is_traced(flags):
+            return rows_of(self.full(shape, flags.device), flags, shape)
+        columns = torch.arange(shape[-1], device=flags.device)
+        step = max(1, BAND // max(1, prod(shape[:-2]) * shape[-1]))
+        bands = torch.arange(shape[-2], device=flags.device).split(step)
+        found = [
+            rows_of(self.tile(rows, columns, shape), flags, (*shape[:-2], rows.shape[0], shape[-1])) for rows in bands
+        ]
+        alive, reached = zip(*found, strict=True)
+        return torch.cat(alive, -1), torch.cat(reached, -1)
 
     def coverage(self, grid: TileGrid) -> Coverage:
         """Which tiles are empty and which are full, `[*batch, R, C]`, broadcastable; unless a mask knows, neither."""
@@ -170,9 +198,17 @@ class Causal(Mask):
         return _with_offset(self, index, shape)
 
     def is_triangle(self, shape: tuple[int, ...]) -> bool:
-        """Whether this is the square lower triangle that torch calls `is_causal`."""
+        """Whether this is the square lower triangle that torch calls `is_causal`; False where sizes are symbols."""
         offset = shape[-1] - shape[-2] if self.offset is None else self.offset
         return isinstance(offset, int) and offset == 0
+
+    def seen_by(self, flags: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        if isinstance(shape[-1], int) and not shape[-1]:
+            return super().seen_by(flags, shape)
+        last = query_positions(torch.arange(shape[-2], device=flags.device), shape, self.offset).squeeze(-1)
+        columns = torch.arange(shape[-1], device=flags.device)
+        first = torch.where(flags, columns, shape[-1]).amin(-1, keepdim=True)  # the first key whose flag is set
+        return last >= 0, (first <= last) & (first < shape[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,24 +222,26 @@ class Padding(Mask):
         return self.query_lengths is None
 
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
-        allowed = columns < along_batch(self.lengths, shape, "padding lengths")
+        allowed = columns < along_batch(self.lengths, shape, "padding lengths", columns.device)
         if self.query_lengths is None:
             return allowed
-        asking = rows[:, None] < along_batch(self.query_lengths, shape, "padding query_lengths")
+        asking = rows[:, None] < along_batch(self.query_lengths, shape, "padding query_lengths", rows.device)
         return allowed & asking
 
     def coverage(self, grid: TileGrid) -> Coverage:
         top, bottom, first, last = grid.ends()
-        lengths = along_batch(self.lengths, grid.shape, "padding lengths")
+        lengths = along_batch(self.lengths, grid.shape, "padding lengths", top.device)
         keys = Coverage(first < lengths, last < lengths)
         if self.query_lengths is None:
             return keys
-        lengths = along_batch(self.query_lengths, grid.shape, "padding query_lengths")
+        lengths = along_batch(self.query_lengths, grid.shape, "padding query_lengths", top.device)
         return keys & Coverage(top[:, None] < lengths, bottom[:, None] < lengths)
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         parts = [
-            None if part is None else chosen(along_batch(part, shape, "padding lengths"), index, shape)[..., 0, 0]
+            None
+            if part is None
+            else chosen(along_batch(part, shape, "padding lengths", part.device), index, shape)[..., 0, 0]
             for part in (self.lengths, self.query_lengths)
         ]
         return Padding(parts[0], parts[1])  # type: ignore[arg-type]
@@ -219,7 +257,7 @@ class Prefix(Mask):
         return True
 
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:  # noqa: ARG002
-        return (columns < self.n).expand(len(rows), len(columns))
+        return (columns < self.n).expand(rows.shape[0], columns.shape[0])
 
     def coverage(self, grid: TileGrid) -> Coverage:
         top, _, first, last = grid.ends()
@@ -264,24 +302,26 @@ class Documents(Mask):
     key_ids: Tensor
 
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
-        asking = self._of(self.query_ids, "query_ids", shape, shape[-2])[..., rows, None]
-        asked = self._of(self.key_ids, "key_ids", shape, shape[-1])[..., None, columns]
+        asking = self._of(self.query_ids, "query_ids", shape, shape[-2], rows.device)[..., rows, None]
+        asked = self._of(self.key_ids, "key_ids", shape, shape[-1], rows.device)[..., None, columns]
         return (asking == asked) & (asking >= 0)
 
     def coverage(self, grid: TileGrid) -> Coverage:
-        asking = self._of(self.query_ids, "query_ids", grid.shape, grid.shape[-2])
-        asked = self._of(self.key_ids, "key_ids", grid.shape, grid.shape[-1])
+        device = grid.rows.device
+        asking = self._of(self.query_ids, "query_ids", grid.shape, grid.shape[-2], device)
+        asked = self._of(self.key_ids, "key_ids", grid.shape, grid.shape[-1], device)
         low, high = (part[..., :, None] for part in _extremes(asking, grid.rows))
         lowest, highest = (part[..., None, :] for part in _extremes(asked, grid.columns))
         meet = (low <= highest) & (lowest <= high) & (high >= 0) & (highest >= 0)
         return Coverage(meet, (low == high) & (lowest == highest) & (low == lowest) & (low >= 0))
 
-    def _of(self, ids: Tensor, name: str, shape: tuple[int, ...], size: int) -> Tensor:
+    def _of(self, ids: Tensor, name: str, shape: tuple[int, ...], size: int, device: torch.device) -> Tensor:
         """The numbers `[*leading, 1 …, n]`, aligned with the leading batch axes."""
         if not ids.ndim or ids.shape[-1] != size:
             raise ShapeError(f"documents {name} have shape {list(ids.shape)} and the scores {list(shape)}: give {size}")
-        spread = along_batch(ids[..., 0], shape, f"documents {name}").shape[:-2]
-        return ids.reshape(*spread, size)
+        leading = ids.shape[:-1]
+        along_batch(ids[..., 0], shape, f"documents {name}", device)  # refuses what does not fit
+        return ids.to(device).reshape(*leading, *[1] * (len(shape) - 2 - len(leading)), size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +339,7 @@ class Blocks(Mask):
                 f"got {list(self.layout.shape)}"
             )
         broadcast_to_scores(self.layout[..., :1, :1], shape, "blocks layout")
-        return self.layout[..., (rows // self.size)[:, None], columns // self.size]
+        return self.layout.to(rows.device)[..., (rows // self.size)[:, None], columns // self.size]
 
     def coverage(self, grid: TileGrid) -> Coverage:
         top, bottom, first, last = (ends // self.size for ends in grid.ends())
@@ -319,7 +359,7 @@ class Spans(Mask):
 
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         start, end = (
-            part.expand(*part.shape[:-1], shape[-2])[..., rows.to(part.device), None] for part in (self.start, self.end)
+            part.to(rows.device).expand(*part.shape[:-1], shape[-2])[..., rows, None] for part in (self.start, self.end)
         )
         return (columns >= start) & (columns < end)
 
@@ -345,6 +385,9 @@ class Allow(Mask):
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         whole = broadcast_to_scores(self.tensor, shape, "mask")
         return cut(whole.to(rows.device), rows, columns)
+
+    def full(self, shape: tuple[int, ...], device: torch.device) -> Tile:
+        return broadcast_to_scores(self.tensor, shape, "mask").to(device)
 
     def coverage(self, grid: TileGrid) -> Coverage:
         whole = broadcast_to_scores(self.tensor, grid.shape, "mask")
@@ -484,6 +527,12 @@ def _extremes(numbers: Tensor, edges: Positions) -> tuple[Tensor, Tensor]:
     if not parts:
         return numbers[..., :0], numbers[..., :0]
     return torch.stack([part.amin(-1) for part in parts], -1), torch.stack([part.amax(-1) for part in parts], -1)
+
+
+def rows_of(allowed: Tensor, flags: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Of a mask's tile: the rows with an allowed key, and those with an allowed key whose flag is set."""
+    allowed = allowed.expand(*allowed.shape[:-2], *shape[-2:])
+    return allowed.any(-1), (allowed & flags[..., None, :]).any(-1)
 
 
 def _slices(first: Tensor, last: Tensor) -> list[slice]:

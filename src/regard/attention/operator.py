@@ -16,12 +16,13 @@ from torch import Tensor
 
 from regard.attention.biases import BiasLike
 from regard.attention.kernels import additive, blockwise, fused, linear, reference, windowed
-from regard.attention.kernels.kernel import Kernel
+from regard.attention.kernels.kernel import Kernel, Seed
 from regard.attention.kernels.nonfinite import guarded
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
+from regard.attention.tracing import is_traced
 from regard.attention.watch import computing, is_attended, notify
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, share_heads
@@ -32,6 +33,7 @@ Some = Float[Tensor, "..."]
 KERNELS: dict[str, Kernel] = {
     module.KERNEL.name: module.KERNEL for module in (windowed, fused, additive, linear, blockwise, reference)
 }
+GRAPH = "a graph is traced, or a torch.func transform runs: what it does may depend on shapes alone"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ def attend(
 
     Source: Bahdanau et al. 2015, section 3.1; Vaswani et al. 2017, equation 1.
     """
+    if kernel != "auto" and torch.compiler.is_dynamo_compiling() and not _has_graph(kernel):
+        return _outside(  # type: ignore[no-any-return]
+            query, key, value, score=score, normalizer=normalizer, mask=mask, bias=bias, dropout=dropout, kernel=kernel
+        )
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
@@ -105,10 +111,20 @@ def attend(
         return _compute(name, query, shared_key, shared_value, spec)
 
 
+def _has_graph(kernel: str) -> bool:
+    return kernel not in KERNELS or KERNELS[kernel].traces
+
+
+@torch.compiler.disable(reason="this kernel of attend has loops that depend on values: kernel='auto' has a graph")  # type: ignore[untyped-decorator]
+def _outside(query: Some, key: Some, value: Some, **more: Any) -> Some:
+    """`attend` by a kernel that was asked for by name and that no graph can hold: it runs between two graphs."""
+    return attend(query, key, value, **more)
+
+
 def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some:
-    seed = int(torch.randint(2**31, ())) if spec.dropout else 0
+    seed: Seed = torch.randint(2**31, (), device=query.device) if spec.dropout else 0
     with autocast_off(query.device.type):
-        if spec.mask is None or name == "reference":
+        if spec.mask is None or name == "reference":  # the reference guards itself
             return KERNELS[name].run(query, key, value, spec, seed)[0]
 
         def exact(inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -119,7 +135,9 @@ def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some
 
 def autocast_off(device: str) -> AbstractContextManager[Any]:
     """Autocast ends at the operator's door: kernels compute scores in float32 themselves."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def plan(
@@ -152,10 +170,15 @@ def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) 
     """The kernel, why, and why not each faster one."""
     if kernel not in ("auto", *KERNELS):
         raise unknown("kernel", kernel, ("auto", *KERNELS))
+    traced = is_traced(query, key, value)
+
+    def refusal(one: Kernel) -> str | None:
+        return GRAPH if traced and not one.traces else one.refusal(query, key, value, spec)
+
     if kernel != "auto":
-        reason = KERNELS[kernel].refusal(query, key, value, spec)
+        reason = refusal(KERNELS[kernel])
         if reason:
-            able = [name for name, one in KERNELS.items() if not one.refusal(query, key, value, spec)]
+            able = [name for name, one in KERNELS.items() if not refusal(one)]
             raise KernelError(
                 f"kernel {kernel!r} cannot do this: {reason}; kernel='auto' or {' or '.join(map(repr, able))} can"
             )
@@ -163,7 +186,7 @@ def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) 
     refused: dict[str, str] = {}
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
     for name, one in KERNELS.items():
-        reason = one.refusal(query, key, value, spec) or one.worth(query, key, value, spec, shape)
+        reason = refusal(one) or (None if traced else one.worth(query, key, value, spec, shape))
         if not reason:
             return name, one.why, refused
         refused[name] = reason

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attention.tracing import are_hidden
 from regard.errors import ShapeError, unknown
 from regard.shapes import check_widths
 
@@ -198,7 +199,7 @@ class Distance(Score):
 
     def _are_short(self, *squares: Tensor) -> bool:
         """Whether |q|² + |k|² - 2 q·k loses no more than a few thousandths of a thousandth, measured in widths."""
-        if torch._C._are_functorch_transforms_active() or not all(part.numel() for part in squares):
+        if are_hidden(*squares) or not all(part.numel() for part in squares):
             return False
         width = self.width.detach() if isinstance(self.width, Tensor) else self.width
         most = 2**-18 / torch.finfo(squares[0].dtype).eps * float(width) ** 2
@@ -229,7 +230,7 @@ class QueryAdaptive(Product):
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         share = torch.softmax(_linear(self.gate, query), -1)
-        turned = torch.einsum("...q,aqk->...ak", query, self.aspects.to(query.dtype))
+        turned = torch.einsum("...q,aqk->...ak", query, self.aspects.to(query))
         return (share[..., None] * turned).sum(-2) / sqrt(self.aspects.shape[-1])
 
 
@@ -273,7 +274,7 @@ class Additive(Score):
         return _linear(self.key, key)
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
-        return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
+        return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query)
 
 
 class Concat(Score):
@@ -294,13 +295,13 @@ class Concat(Score):
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
-        return query @ self.weight[:, : self.query_dim].to(query.dtype).T
+        return query @ self.weight[:, : self.query_dim].to(query).T
 
     def project_key(self, key: KeyTile) -> ProjectedKey:
-        return key @ self.weight[:, self.query_dim :].to(key.dtype).T
+        return key @ self.weight[:, self.query_dim :].to(key).T
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
-        return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query.dtype)
+        return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query)
 
 
 class LocationAware(Score):
@@ -338,11 +339,11 @@ class LocationAware(Score):
         asked, looked = query.split([self.hidden_dim, query.shape[-1] - self.hidden_dim], -1)
         answered, place = key[..., : self.hidden_dim].to(query.dtype), key[..., None, :, -1:].long()
         flat = looked.reshape(-1, 1, looked.shape[-1])
-        found = nn.functional.conv1d(flat, self.filters.weight.to(flat.dtype), padding=self.filters.padding)
+        found = nn.functional.conv1d(flat, self.filters.weight.to(flat), padding=self.filters.padding)
         found = found.transpose(-2, -1).unflatten(0, looked.shape[:-1])  # [*q_batch, T, S, filters]
         around = _linear(self.location, torch.take_along_dim(found, place, -2))
         inside = asked[..., :, None, :] + answered[..., None, :, :] + around
-        return torch.tanh(inside) @ self.content.v.to(query.dtype)
+        return torch.tanh(inside) @ self.content.v.to(query)
 
 
 class Function(Score):
@@ -389,4 +390,4 @@ def as_score(score: ScoreLike) -> Score:
 
 def _linear(layer: nn.Linear, vectors: Tensor) -> Tensor:
     """`layer` in the vectors' own precision: kernels widen half precision to float32 before they score."""
-    return nn.functional.linear(vectors, layer.weight.to(vectors.dtype))
+    return nn.functional.linear(vectors, layer.weight.to(vectors))

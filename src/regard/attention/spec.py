@@ -33,21 +33,23 @@ class Spec:
             self.dropout,
         )
 
-    def scores(self, query: Tensor, key: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Score plus bias of the queries `rows` against every key."""
+    def scores(self, query: Tensor, key: Tensor, rows: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """Score plus bias of the queries `rows` (None: of all queries) against every key."""
         scores: Tensor = self.score(query, key)
         if self.bias is None:
             return scores
+        if rows is None:
+            return scores + self.bias.full(shape, query.device).to(scores.dtype)
         columns = torch.arange(shape[-1], device=query.device)
-        bias = self.bias.tile(rows, columns, shape)
-        return scores + bias.to(scores.dtype)
+        return scores + self.bias.tile(rows, columns, shape).to(scores.dtype)
 
-    def allowed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Which keys the queries `rows` may look at, broadcastable to `[*batch, t, S]`."""
-        columns = torch.arange(shape[-1], device=rows.device)
+    def allowed(self, rows: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Which keys the queries `rows` (None: all queries) may attend to, broadcastable to `[*batch, t, S]`."""
         if self.mask is None:
-            return torch.ones(len(rows), shape[-1], dtype=torch.bool, device=rows.device)
-        return self.mask.tile(rows, columns, shape)
+            return torch.ones(1, shape[-1], dtype=torch.bool, device=device)
+        if rows is None:
+            return self.mask.full(shape, device)
+        return self.mask.tile(rows, torch.arange(shape[-1], device=device), shape)
 
 
 def make_spec(

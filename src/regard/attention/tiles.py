@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from regard.attention.tracing import are_hidden
 from regard.errors import ShapeError
 
 Positions = Int[Tensor, "_"]
@@ -73,8 +74,8 @@ def first_position(shape: tuple[int, ...], offset: Offset, device: torch.device)
     """Where query 0 stands: S - T, or the offset; a tensor of offsets as `[*leading, 1 …, 1, 1]`."""
     if offset is None:
         return shape[-1] - shape[-2]
-    if isinstance(offset, Tensor) and offset.ndim:
-        return along_batch(offset.to(device), shape, "offset")
+    if isinstance(offset, Tensor):
+        return along_batch(offset, shape, "offset", device) if offset.ndim else offset.to(device)
     return offset
 
 
@@ -95,14 +96,16 @@ def cut(whole: Tensor, rows: Positions, columns: Positions) -> Tensor:
 
 
 def follow(positions: Positions) -> bool:
-    """Whether each place is the next after the one before it."""
+    """Whether each position is known to be the next after the one before it."""
+    if are_hidden(positions):
+        return False
     if len(positions) == 1:
         return True
     return int(positions[-1] - positions[0]) == len(positions) - 1 and bool((positions.diff() == 1).all())
 
 
-def along_batch(numbers: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Numbers of the leading batch axes, shaped `[*leading, 1 …, 1, 1]` to meet a tile."""
+def along_batch(numbers: Tensor, shape: tuple[int, ...], name: str, device: torch.device) -> Tensor:
+    """Numbers of the leading batch axes, shaped `[*leading, 1 …, 1, 1]` to meet a tile on `device`."""
     batch = shape[:-2]
     fits = numbers.ndim <= len(batch) and all(n in (1, b) for n, b in zip(numbers.shape, batch, strict=False))
     if not fits:
@@ -110,4 +113,4 @@ def along_batch(numbers: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
             f"{name} have shape {list(numbers.shape)} and the batch axes are {list(batch)}: "
             "they are aligned with the leading batch axes, [B] or [B, …]"
         )
-    return numbers.reshape(*numbers.shape, *[1] * (len(shape) - numbers.ndim))
+    return numbers.to(device).reshape(*numbers.shape, *[1] * (len(shape) - numbers.ndim))

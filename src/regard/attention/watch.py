@@ -4,9 +4,10 @@ Watching never changes what is computed, nor which kernel computes it. A changer
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,6 +51,12 @@ _listeners: ContextVar[tuple[Entry, ...]] = ContextVar("listeners", default=())
 _changers: ContextVar[tuple[Entry, ...]] = ContextVar("changers", default=())
 _owner: ContextVar[nn.Module | None] = ContextVar("owner", default=None)
 _computing: ContextVar[bool] = ContextVar("computing", default=False)
+
+# Blocks with a callback that are open, in any thread or task. While there are none, no context variable is read or
+# set: a compiled graph holds nothing but a guard on this one global.
+_is_open = False
+_count = 0
+_lock = Lock()
 
 
 def watching(watcher: Watcher) -> AbstractContextManager[None]:
@@ -95,8 +102,12 @@ def owned(owner: nn.Module) -> AbstractContextManager[None]:
     return _set(_owner, owner)
 
 
+def _set(variable: ContextVar[Any], value: Any) -> AbstractContextManager[None]:
+    return _held(variable, value) if _is_open else nullcontext()
+
+
 @contextmanager
-def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+def _held(variable: ContextVar[Any], value: Any) -> Iterator[None]:
     token = variable.set(value)
     try:
         yield
@@ -109,20 +120,29 @@ def _with(variable: "ContextVar[tuple[Entry, ...]]", callback: Callable[..., Any
     """Add a callback for the block. Blocks may close in any order; after its own, it is not called."""
     entry = Entry(callback)
     variable.set((*variable.get(), entry))
+    _add_open(1)
     try:
         yield
     finally:
+        _add_open(-1)
         entry.alive = False
         variable.set(tuple(other for other in variable.get() if other is not entry))
 
 
+def _add_open(change: int) -> None:
+    global _count, _is_open
+    with _lock:
+        _count += change
+        _is_open = _count > 0
+
+
 def _callbacks(variable: "ContextVar[tuple[Entry, ...]]") -> list[Callable[..., Any]]:
-    return [entry.callback for entry in variable.get() if entry.alive]
+    return [entry.callback for entry in variable.get() if entry.alive] if _is_open else []
 
 
 def computing() -> AbstractContextManager[None]:
     """Suppress nested notifications: SDPA calls made by this kernel belong to the attention already reported."""
-    return _set(_computing, True)
+    return _held(_computing, True)
 
 
 def is_computing() -> bool:
@@ -137,7 +157,7 @@ def is_watching(watcher: Watcher) -> bool:
 
 def is_attended() -> bool:
     """Whether there is a watcher or a changer."""
-    return bool(_callbacks(_watchers) or _callbacks(_changers))
+    return _is_open and bool(_callbacks(_watchers) or _callbacks(_changers))
 
 
 def is_changing() -> bool:

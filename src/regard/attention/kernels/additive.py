@@ -6,7 +6,8 @@ key, T + S times, and a pair costs one product and one reciprocal:
 
     tanh(q + k) = 1 - 2r,   r = 1 / (1 + exp(2q) · exp(2k)),   tanh' = 4 (r - r²).
 
-Where a projection is so large that its exponential would overflow, tiles are computed by tanh itself.
+Where a projection is so large that its exponential would overflow, or where its numbers must not be read, tiles are
+computed by tanh itself.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.blockwise import blockwise
-from regard.attention.kernels.kernel import Kernel
+from regard.attention.kernels.kernel import Kernel, Seed
 from regard.attention.scores import Additive, Compared, Concat, Projected, Score
 from regard.attention.spec import Spec
+from regard.attention.tracing import are_hidden
 
 TILE = 2**20  # numbers of a tile: 4 MiB in float32; smaller ones cost more in calls than they save in memory traffic
 FARTHEST = {torch.float32: 40.0, torch.float64: 300.0}  # |q|, |k| up to here: exp(2|q|) and exp(-2|q|) have all digits
@@ -30,12 +32,10 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
     score = _inner(spec.score)
     if type(score) not in (Additive, Concat):
         return f"the score {type(score).__name__} is not a tanh of sums"
-    if torch._C._are_functorch_transforms_active():
-        return "inside a torch.func transform"
     return None
 
 
-def additive(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:
+def additive(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed = 0) -> tuple[Tensor, Tensor]:
     """The same attention as the reference kernel, with scores made in tiles.
 
     Returns:
@@ -71,9 +71,8 @@ class Tiles:
 
     @classmethod
     def of(cls, query: Tensor, key: Tensor) -> "Tiles":
-        largest = max([float(t.abs().max()) for t in (query, key) if t.numel()], default=0.0)
         buffer = query.new_empty(max(TILE, query.shape[-1]))
-        if not largest <= FARTHEST[query.dtype]:
+        if are_hidden(query, key) or not _largest(query, key) <= FARTHEST[query.dtype]:
             return cls(query, key, True, buffer)
         return cls((2 * query).exp_(), (2 * key).exp_(), False, buffer)
 
@@ -101,6 +100,10 @@ class Tiles:
         if self.by_tanh:
             return torch.add(q, k, out=tile).tanh_().mul_(-0.5).add_(0.5)
         return torch.addcmul(q.new_ones(()), q, k, out=tile).reciprocal_()
+
+
+def _largest(*tensors: Tensor) -> float:
+    return max([float(t.abs().max()) for t in tensors if t.numel()], default=0.0)
 
 
 class _Tiled(torch.autograd.Function):

@@ -6,6 +6,7 @@ block. What the mask leaves empty is skipped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.dropout import kept
-from regard.attention.kernels.kernel import Kernel
+from regard.attention.kernels.kernel import Kernel, Seed
 from regard.attention.kernels.reference import reference
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
@@ -25,15 +26,8 @@ ROWS = 128  # fewer rows at a time than this are slow: rather fewer entries of t
 Compare = Callable[[Tensor, Tensor], Tensor]
 
 
-def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
-    """Why this kernel cannot do the work; None if it can."""
-    if torch._C._are_functorch_transforms_active():
-        return "inside a torch.func transform"
-    return None
-
-
 def blockwise(
-    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0,
+    query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed = 0,
     compare: Compare | None = None, poisoned: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same attention as the reference kernel, block by block.
@@ -69,7 +63,7 @@ class BlockwiseProblem:
     spec: Spec
     compare: Compare
     shape: tuple[int, ...]
-    seed: int
+    seed: Seed
     poisoned: bool = False
 
     @property
@@ -134,9 +128,29 @@ class BlockwiseProblem:
         bias = [] if self.spec.bias is None else self.spec.bias.tensors()
         known = [*bias, *self.spec.score.parameters(), *self.spec.normalizer.parameters()]
         corner = Piece((), slice(0, 1), slice(0, 1), None)
-        with torch.random.fork_rng(devices=[]):  # looking draws nothing
+        with _redrawn(None, q.device):  # the look draws nothing
             tile, _ = self.part(corner, *(t[..., :1, :].detach() for t in (q, k, k)))
         return _reached(tile, [t for t in known if t.requires_grad])
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """The states of the generators that an attention on this device draws from."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+@contextmanager
+def _redrawn(states: list[Tensor] | None, device: torch.device) -> Iterator[None]:
+    """Generators that go on from these states inside the block, and after it as if nothing had been drawn."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        if states is not None:
+            torch.set_rng_state(states[0])
+            if devices:
+                torch.get_device_module(device).set_rng_state(states[1], device)
+        yield
 
 
 class _Recomputed(torch.autograd.Function):
@@ -144,7 +158,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, work, q, k, v, *learned):  # type: ignore[no-untyped-def]
-        ctx.chance = torch.get_rng_state()  # what is drawn is drawn again
+        ctx.chance = _random_states(q.device)  # what is drawn is drawn again
         output, rows = work.forward(q, k, v)
         ctx.save_for_backward(q, k, v, *learned)
         ctx.work = work
@@ -157,8 +171,7 @@ class _Recomputed(torch.autograd.Function):
         if torch.is_grad_enabled():  # this derivative will itself be differentiated
             return None, *_plainly(ctx.work, (q, k, v), learned, upstream)
         totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(ctx.chance)
+        with _redrawn(ctx.chance, q.device):
             for piece in ctx.work.pieces(q.device):
                 _add_gradients(totals, ctx.work, piece, (q, k, v), learned, piece.of_queries(upstream))
         return None, *totals
@@ -221,6 +234,5 @@ KERNEL = Kernel(
     "blockwise",
     blockwise,
     "it takes every score, normalizer, mask and bias in the memory of one block",
-    refusal,
-    _worth,
+    worth=_worth,
 )

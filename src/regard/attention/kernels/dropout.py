@@ -5,28 +5,33 @@ from math import prod
 import torch
 from torch import Tensor
 
+from regard.attention.kernels.kernel import Seed
 
-def drop(weights: Tensor, rows: Tensor, shape: tuple[int, ...], seed: int, dropout: float) -> Tensor:
-    """The weights `[*batch, t, S]` of the queries `rows` after dropout: kept ones divided by 1 - `dropout`."""
-    batch = torch.arange(prod(shape[:-2]), device=rows.device).reshape(shape[:-2])
-    columns = torch.arange(shape[-1], device=rows.device)
+
+def drop(weights: Tensor, rows: Tensor | None, shape: tuple[int, ...], seed: Seed, dropout: float) -> Tensor:
+    """The weights `[*batch, t, S]` of the queries `rows` (None: all) after dropout: kept ones over 1 - `dropout`."""
+    device = weights.device
+    rows = torch.arange(shape[-2], device=device) if rows is None else rows
+    batch = torch.arange(prod(shape[:-2]), device=device).reshape(shape[:-2])
+    columns = torch.arange(shape[-1], device=device)
     return weights * kept(batch, rows, columns, seed, dropout) / (1 - dropout)
 
 
-def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: int, dropout: float) -> Tensor:
+def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: Seed, dropout: float) -> Tensor:
     """Which weights dropout keeps: a counter hash of (seed, batch, i, j), so any tile can be drawn alone.
 
     Args:
         batch: the numbers of these entries of the batch, counted over all its axes, `[*batch]`.
         rows: the indices of these queries `[t]`.
         columns: the indices of these keys `[s]`.
-        seed: one per call, drawn from torch's generator.
+        seed: one per call, drawn from torch's generator: an int, or an int64 tensor without axes.
         dropout: the probability of dropping.
 
     Returns:
         bool `[*batch, t, s]`.
     """
-    x = _mix(_signed(seed) ^ _mix(batch.int()[..., None, None] + _signed(0x9E3779B9)))
+    start = seed.int() if isinstance(seed, Tensor) else _signed(seed)
+    x = _mix(start ^ _mix(batch.int()[..., None, None] + _signed(0x9E3779B9)))
     x = _mix(_mix(x ^ rows.int()[:, None]) ^ columns.int())
     # unsigned numbers as signed ones are in order once their highest bit is turned
     return (x ^ _signed(1 << 31)) >= _signed(int(dropout * 2**32) ^ 1 << 31)

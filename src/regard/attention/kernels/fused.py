@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import ByDistance
-from regard.attention.kernels.kernel import Kernel, number_bytes
+from regard.attention.kernels.kernel import Kernel, Seed, number_bytes
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot
 from regard.attention.spec import Spec
+from regard.attention.tracing import is_traced
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
@@ -36,12 +37,12 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return f"the normalizer {type(spec.normalizer).__name__} is not softmax"
     if spec.dropout:
         return "dropout on the weights: torch would drop others than regard does"
+    if torch._C._are_functorch_transforms_active():
+        return "inside a torch.func transform, which may ask for derivatives that torch's kernel does not have"
     if not query.numel() or not key.numel():
         return "there is nothing to look at: an axis of size 0"
-    if spec.bias is not None and spec.bias.is_learned() and not _gives_sums(query):
+    if spec.bias is not None and spec.bias.is_learned() and not (_gives_sums(query) or is_traced(query)):
         return f"the bias is learned, and on {query.device.type} torch's kernel keeps its log-sum-exps to itself"
-    if torch._C._are_functorch_transforms_active():
-        return "inside a torch.func transform"
     return None
 
 
@@ -50,7 +51,7 @@ def fused(
     key: Tensor,
     value: Tensor,
     spec: Spec,
-    seed: int = 0,  # noqa: ARG001
+    seed: Seed = 0,  # noqa: ARG001
     cut: "Cut | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """The same attention as the reference kernel, by torch's fused kernel.
@@ -76,7 +77,9 @@ def fused(
     q, k, v = (_prepared(t, dtype, width, batch) for t in (q, k, value))
     work = FusedProblem(spec, shape, scale, cut or _by_rows)
     learned = [] if spec.bias is None else [t for t in spec.bias.tensors() if t.requires_grad]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
+    if is_traced(q, k, v):
+        output, rows = work.in_one_call(q, k, v)
+    elif torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
         output, rows = _Differentiable.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
@@ -152,6 +155,17 @@ class FusedProblem:
             wide = torch.promote_types(q.dtype, torch.float32)
             return torch.zeros_like(q), q.new_full(q.shape[:-1], -torch.inf, dtype=wide)
         return output, rows
+
+    def in_one_call(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Output `[*batch, T, d]`, by one call that a graph can hold; torch's kernel keeps the row numbers: NaN."""
+        if self.is_whole:
+            return _opaque(q, k, v, None, self.spec.mask is not None, self.scale)
+        table = q.new_zeros(())
+        if self.spec.bias is not None:
+            table = self.spec.bias.full(self.shape, q.device).to(q.dtype)
+        if self.spec.mask is not None:
+            table = torch.where(self.spec.mask.full(self.shape, q.device), table, -torch.inf)
+        return _opaque(q, k, v, table, False, self.scale)
 
     def backward(
         self, g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor, learned: Sequence[Tensor]
@@ -313,49 +327,63 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, work: FusedProblem) -> Tensor:
     if work.spec.bias is not None:
         columns = torch.arange(work.shape[-1], device=q.device)
         scores = scores + work.spec.bias.tile(positions, columns, work.shape).to(scores.dtype)
-    weights: Tensor = Softmax()(scores, work.spec.allowed(positions, work.shape).expand_as(scores))[0]
+    weights: Tensor = Softmax()(scores, work.spec.allowed(positions, work.shape, q.device).expand_as(scores))[0]
     return weights @ v
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float) -> tuple[Tensor, Tensor]:
     """One call of torch's kernel: output and log-sum-exps."""
+    if not _gives_sums(q):
+        return _opaque(q, k, v, mask, triangle, scale)
     batch = q.shape[:-2]
     if len(batch) != 2:
         q, k, v = (_four_axes(t) for t in (q, k, v))
     mask = None if mask is None else _four_axes_of(mask, batch)
-    if _gives_sums(q):
-        output, rows = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, triangle, attn_mask=mask, scale=scale
-        )
-        if mask is not None and bool((rows == 0).any()):  # torch's number of a dead row
-            rows = rows.masked_fill((mask == -torch.inf).all(-1), -torch.inf)
-    else:
-        mask = None if mask is None else mask.to(q.dtype)
-        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
-        rows = output.new_full(output.shape[:-1], torch.nan, dtype=torch.float32)
+    output, rows = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, triangle, attn_mask=mask, scale=scale
+    )
+    if mask is not None and bool((rows == 0).any()):  # torch's number of a dead row
+        rows = rows.masked_fill((mask == -torch.inf).all(-1), -torch.inf)
     if len(batch) == 2:
         return output, rows
     return output.reshape(*batch, *output.shape[-2:]), rows.reshape(*batch, output.shape[-2])
+
+
+def _opaque(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same by the call that has a kernel on every device and a place in every graph, and keeps its sums: NaN."""
+    batch = q.shape[:-2]
+    q, k, v = (_four_axes(t) for t in (q, k, v))
+    dead = None
+    if mask is not None:
+        mask = _four_axes_of(mask, batch).to(q.dtype)
+        mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
+        dead = (mask == -torch.inf).all(-1, keepdim=True)
+        mask = mask.masked_fill(dead, 0)  # a softmax of nothing but -inf is NaN, and so is its gradient
+    output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=scale)
+    if dead is not None:
+        output = output.masked_fill(dead, 0)
+    output = output.reshape(*batch, *output.shape[-2:])
+    return output, output.new_full(output.shape[:-1], torch.nan, dtype=torch.float32)
 
 
 def _flash_backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor, mask: Tensor | None, triangle: bool,
     scale: float,
 ) -> list[Tensor]:  # fmt: skip
-    batch = q.shape[:-2]
-    mask = None if mask is None else _four_axes_of(mask, batch)
     if _gives_sums(q):
+        mask = None if mask is None else _four_axes_of(mask, q.shape[:-2])
         g, q4, k4, v4, output = (_four_axes(t) for t in (g, q, k, v, output))
         rows = rows.masked_fill(rows == -torch.inf, 0)
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q4, k4, v4, output, rows.reshape(*q4.shape[:-1]), 0.0, triangle, attn_mask=mask, scale=scale
         )
     else:
-        mask = None if mask is None else mask.to(q.dtype)
         with torch.enable_grad():
-            q4, k4, v4 = (_four_axes(t).detach().requires_grad_() for t in (q, k, v))
-            again = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, is_causal=triangle, scale=scale)
-        found = torch.autograd.grad(again, (q4, k4, v4), _four_axes(g))
+            again = [t.detach().requires_grad_() for t in (q, k, v)]
+            once = _opaque(again[0], again[1], again[2], mask, triangle, scale)[0]
+        found = [*torch.autograd.grad(once, again, g)]
     return [part.reshape(t.shape) for part, t in zip(found, (q, k, v), strict=True)]
 
 
@@ -383,7 +411,8 @@ def _has_matrix_unit() -> bool:
 
 def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
     """The tensor in this type and width, with all batch axes; itself where it has them."""
-    tensor = tensor.to(dtype)
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
     if tensor.shape[-1] < width:
         tensor = pad(tensor, (0, width - tensor.shape[-1]))
     return tensor if tensor.shape[:-2] == batch else tensor.expand(*batch, *tensor.shape[-2:])
@@ -420,5 +449,5 @@ def _witness(output: Tensor, spec: Spec, shape: tuple[int, ...]) -> Tensor:
 
 KERNEL = Kernel(
     "fused", fused, "softmax over a dot product: torch's fused kernel is the fastest", refusal,
-    extra_bytes=extra_bytes, witness=_witness,
+    extra_bytes=extra_bytes, witness=_witness, traces=True,
 )  # fmt: skip

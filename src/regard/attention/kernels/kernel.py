@@ -10,6 +10,7 @@ from regard.attention.pieces import BLOCK
 from regard.attention.spec import Spec
 
 Shape = tuple[int, ...]
+Seed = int | Tensor  # of dropout; a 0-d tensor is never read by Python
 Run = Callable[..., tuple[Tensor, Tensor]]  # (query, key, value, spec, seed) -> output and row statistic
 Refusal = Callable[[Tensor, Tensor, Tensor, Spec], str | None]
 Worth = Callable[[Tensor, Tensor, Tensor, Spec, Shape], str | None]
@@ -48,6 +49,7 @@ class Kernel:
         refusal: why it cannot do the work; None if it can.
         worth: why it would not be faster than the next one; None if it would.
         extra_bytes: memory that its forward needs beside inputs and output, about.
+        traces: whether its forward and backward decide by shapes alone, so that they can be part of a graph.
         witness: the part of the output in which every non-finite number that matters shows; None where a gradient may
             be spoiled while the output is not.
     """
@@ -59,3 +61,4 @@ class Kernel:
     worth: Worth = always
     extra_bytes: Bytes = a_block
     witness: Witness | None = None
+    traces: bool = False

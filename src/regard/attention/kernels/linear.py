@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.attention.kernels.kernel import Kernel
+from regard.attention.kernels.kernel import Kernel, Seed
 from regard.attention.masks import And, Causal, Mask
 from regard.attention.normalizers import Share
 from regard.attention.scores import Positive, Score
@@ -37,8 +37,6 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return "there is a bias, and with it no product of features any more"
     if spec.dropout:
         return "dropout needs the weights one by one"
-    if torch._C._are_functorch_transforms_active():
-        return "inside a torch.func transform"
     if spec.mask is not None and _parts(spec.mask) is None:
         return "the mask is neither causal nor the same for every query"
     return None
@@ -62,7 +60,7 @@ def _extra_bytes(query: Tensor, key: Tensor, value: Tensor, spec: Spec, shape: t
     return prod(shape[:-2]) * numbers * (8 if value.dtype == torch.float64 else 4)
 
 
-def linear(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def linear(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed = 0) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """The same attention as the reference kernel, in sums over keys; features are computed chunk by chunk.
 
     Returns:

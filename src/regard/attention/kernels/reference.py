@@ -2,17 +2,17 @@
 
 from math import prod
 
-import torch
 from torch import Tensor
 
 from regard.attention.kernels.dropout import drop
-from regard.attention.kernels.kernel import Kernel, number_bytes
-from regard.attention.kernels.nonfinite import is_poisoned, query_by_query
+from regard.attention.kernels.kernel import Kernel, Seed, number_bytes
+from regard.attention.kernels.nonfinite import is_poisoned, isolated, query_by_query
 from regard.attention.spec import Spec
+from regard.attention.tracing import are_hidden
 from regard.shapes import batch_shape, score_dtype
 
 
-def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:
+def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed = 0) -> tuple[Tensor, Tensor]:
     """output = dropout(normalize(score(query, key) + bias, mask)) · value.
 
     Scores and weights are computed in float32 (float64 for float64 inputs). A NaN or infinity in a
@@ -25,17 +25,22 @@ def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int =
     wide = score_dtype(query, key, value)
     q, k, v = (tensor.to(wide) for tensor in (query, key, value))
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         scores = spec.scores(q, k, rows, shape)
-        allowed = spec.allowed(rows, shape).expand_as(scores)
+        allowed = spec.allowed(rows, shape, scores.device).expand_as(scores)
         weights, statistic = spec.normalizer(scores, allowed)
         weights = drop(weights, rows, shape, seed, spec.dropout) if spec.dropout else weights
         return weights @ v, statistic
 
-    if spec.mask is not None and shape[-2] and is_poisoned(q, k, v):
+    if spec.mask is None:
+        output, statistic = attend(q, k, v)
+    elif are_hidden(q, k, v):
+        mask = spec.mask
+        output, statistic = isolated(attend, (q, k, v), lambda flags: mask.seen_by(flags, shape))
+    elif shape[-2] and is_poisoned(q, k, v):
         output, statistic = query_by_query(attend, q, k, v, spec, shape)
     else:
-        output, statistic = attend(q, k, v, torch.arange(shape[-2], device=query.device))
+        output, statistic = attend(q, k, v)
     return output.to(value.dtype), statistic
 
 
@@ -43,4 +48,7 @@ def _three_tables(_query: Tensor, _key: Tensor, value: Tensor, _spec: Spec, shap
     return 3 * prod(shape) * number_bytes(value)
 
 
-KERNEL = Kernel("reference", reference, "it takes every score, normalizer, mask and bias", extra_bytes=_three_tables)
+KERNEL = Kernel(
+    "reference", reference, "it takes every score, normalizer, mask and bias", extra_bytes=_three_tables,
+    traces=True,
+)  # fmt: skip

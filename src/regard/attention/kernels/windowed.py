@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regard.attention.biases import ByDistance
 from regard.attention.kernels import fused as whole
-from regard.attention.kernels.kernel import Kernel, number_bytes
+from regard.attention.kernels.kernel import Kernel, Seed, number_bytes
 from regard.attention.pieces import BLOCK, Piece, empty_share, outer_axes, pieces
 from regard.attention.spec import Spec
 
@@ -28,10 +28,12 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
     """Why this kernel cannot do the work; None if it can."""
     if spec.mask is None:
         return "there is no mask, so there is nothing to leave out"
+    if query.device.type != "cpu":
+        return f"on {query.device.type} a mask is not asked which blocks it leaves empty"
     return whole.refusal(query, key, value, spec)
 
 
-def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: int = 0) -> tuple[Tensor, Tensor]:
+def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed = 0) -> tuple[Tensor, Tensor]:
     """The same attention as the reference kernel, without what the mask leaves empty.
 
     Returns:

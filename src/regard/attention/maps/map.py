@@ -35,6 +35,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
+from regard.attention.tracing import is_traced
 from regard.errors import BundleError, RegardError, ShapeError
 from regard.shapes import check
 
@@ -59,7 +60,7 @@ def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     @wraps(method)
     def outside(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         kind = self.source.like.device.type
-        if not torch.is_autocast_enabled(kind):
+        if kind == "meta" or not torch.is_autocast_enabled(kind):
             return method(self, *args, **kwargs)
         with torch.autocast(kind, enabled=False):
             return method(self, *args, **kwargs)
@@ -67,11 +68,11 @@ def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     return outside
 
 
-def _check_values_are_known() -> None:
-    if torch._C._are_functorch_transforms_active():
+def _check_values_are_known(like: Tensor) -> None:
+    if is_traced(like):
         raise RegardError(
-            "statistics and draws of a map depend on the values of its weights, which a torch.func transform hides: "
-            "take full() or tile() inside the transform, or ask outside it"
+            "statistics and draws of a map depend on the values of its weights, which a torch.func transform, a graph "
+            "or the meta device hides: take full() or tile() there, or ask outside"
         )
 
 
@@ -127,13 +128,14 @@ class AttentionMap:
                 "or say full(force=True)"
             )
         if self.source.row * self.shape[-2] == prod(self.shape):
-            return self.source.weigh(torch.arange(self.shape[-2]))
+            return self.source.weigh(None)
         return torch.cat([block.weights for block in self._blocks(self.source)], -2)  # made of more weights than it has
 
     @exactly
     def tile(self, rows: Index, columns: Index) -> Tensor:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
-        chosen = [_indices(index, n) for index, n in ((rows, self.shape[-2]), (columns, self.shape[-1]))]
+        device = self.source.like.device
+        chosen = [_indices(index, n, device) for index, n in zip((rows, columns), self.shape[-2:], strict=True)]
         found = self._found.get(torch.is_grad_enabled())
         if found is not None and found.numbers is not None and isinstance(self.source, ComputedWeights):
             tile = self.source.reweight(chosen[0], chosen[1], found.numbers)
@@ -224,7 +226,7 @@ class AttentionMap:
         Raises:
             ShapeError: the map has negative weights, which are no probabilities.
         """
-        _check_values_are_known()
+        _check_values_are_known(self.source.like)
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
         return drawn, logs
 
@@ -335,7 +337,7 @@ class AttentionMap:
                 raise ShapeError(
                     f"rollout needs maps [*batch, heads, N, N] of one size; map {number} has shape {list(one.shape)}"
                 )
-            mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(n)
+            mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(n, device=one.source.like.device)
             total = mixed.sum(-1, keepdim=True)
             mixed = mixed / total.masked_fill(total == 0, 1)
             joint = mixed if joint is None else mixed @ joint
@@ -423,7 +425,7 @@ class AttentionMap:
         Raises:
             RegardError: inside a torch.func transform.
         """
-        _check_values_are_known()
+        _check_values_are_known(self.source.like)
         small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
         aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
         shape = torch.Size(self.shape[-2:])
@@ -528,10 +530,10 @@ def _sample(blocks: Iterable[RowBlock]) -> tuple[Tensor, Tensor]:
     return torch.cat(drawn, -1), torch.cat(logs, -1)
 
 
-def _indices(index: Index, size: int) -> Tensor:
+def _indices(index: Index, size: int, device: torch.device) -> Tensor:
     if isinstance(index, slice):
-        return torch.arange(size)[index]
-    given = torch.as_tensor(index)
+        return torch.arange(size, device=device)[index]
+    given = torch.as_tensor(index, device=device)
     if given.dtype == torch.bool and given.shape == (size,):
         given = given.nonzero()[:, 0]
     if given.numel() and (given.dtype == torch.bool or given.is_floating_point()):
@@ -539,6 +541,6 @@ def _indices(index: Index, size: int) -> Tensor:
             f"tile: an axis of {size} takes indices, a slice or {size} bools; got {list(given.shape)} {given.dtype}"
         )
     indices = given.long()
-    if indices.numel() and (int(indices.min()) < -size or int(indices.max()) >= size):
+    if indices.numel() and not is_traced(indices) and (int(indices.min()) < -size or int(indices.max()) >= size):
         raise ShapeError(f"tile: index {indices.tolist()} goes outside an axis of {size}")
     return indices % size if size else indices

@@ -12,13 +12,15 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from regard.attention.kernels.nonfinite import is_poisoned
+from regard.attention.kernels.nonfinite import is_poisoned, isolated
 from regard.attention.maps.compact import freeze
+from regard.attention.masks import rows_of
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import WIDTH
 from regard.attention.scores import Product
 from regard.attention.spec import Spec
 from regard.attention.tiles import TileGrid
+from regard.attention.tracing import are_hidden, is_traced
 from regard.shapes import batch_shape, check_widths, score_dtype, share_heads
 
 Index = tuple[int | slice, ...]
@@ -56,8 +58,8 @@ class WeightSource:
     like: Tensor
     row: int
 
-    def weigh(self, rows: Tensor) -> Tensor:
-        """The weights of the queries `rows` [t], `[*batch, t, S]`."""
+    def weigh(self, rows: Tensor | None) -> Tensor:
+        """The weights of the queries `rows` [t] (None: of all queries), `[*batch, t, S]`."""
         raise NotImplementedError
 
     def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[RowBlock]:  # noqa: ARG002
@@ -82,8 +84,8 @@ class GivenWeights(WeightSource):
         self.like = weights.new_empty(0)
         self.row = prod(weights.shape[:-2]) * weights.shape[-1]
 
-    def weigh(self, rows: Tensor) -> Tensor:
-        return self.weights[..., rows, :]
+    def weigh(self, rows: Tensor | None) -> Tensor:
+        return self.weights if rows is None else self.weights[..., rows, :]
 
     def select(self, index: Index) -> WeightSource:
         return GivenWeights(self.weights[index])
@@ -135,7 +137,7 @@ class ComputedWeights(WeightSource):
     def frozen(self) -> WeightSource:
         return ComputedWeights(*freeze(self.query.detach(), self.key.detach(), self.spec), self.shape)
 
-    def weigh(self, rows: Tensor) -> Tensor:
+    def weigh(self, rows: Tensor | None) -> Tensor:
         return self._normalized(rows)[0]
 
     def reweight(self, rows: Tensor, columns: Tensor, numbers: Tensor) -> Tensor | None:
@@ -166,13 +168,23 @@ class ComputedWeights(WeightSource):
     def _poisoned(self) -> bool:
         return self.spec.mask is not None and is_poisoned(self.query, self.key)
 
-    def _normalized(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalized(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights and row numbers."""
         dtype, spec, shape = self.like.dtype, self.spec, self.shape
-        q, k = self.query[..., rows, :].to(dtype), share_heads(self.query, self.key).to(dtype)
-        allowed = spec.allowed(rows, shape)
+        q = (self.query if rows is None else self.query[..., rows, :]).to(dtype)
+        k = share_heads(self.query, self.key).to(dtype)
+        allowed = spec.allowed(rows, shape, self.like.device)
         # as in the reference kernel: keys forbidden to all these rows become 0 first
+        if spec.mask is not None and are_hidden(q, k):
+
+            def weights(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+                scores = spec.scores(q, k, rows, shape)
+                found: tuple[Tensor, Tensor] = spec.normalizer(scores, allowed.expand_as(scores))
+                return found
+
+            return isolated(weights, (q, k), lambda flags: rows_of(allowed, flags, (q.shape[-2], k.shape[-2])))
         if self._poisoned:
+            rows = torch.arange(shape[-2], device=self.like.device) if rows is None else rows
             seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
             q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
             if len(rows) > 1:
@@ -187,7 +199,7 @@ class ComputedWeights(WeightSource):
         """Queries and keys where the map is a plain softmax of their products and no gradient is needed; else None."""
         spec = self.spec
         plain = isinstance(spec.score, Product) and spec.score.softcap is None and type(spec.normalizer) is Softmax
-        if not plain or not prod(self.shape) or torch._C._are_functorch_transforms_active() or self._poisoned:
+        if not plain or not prod(self.shape) or is_traced(self.query) or self._poisoned:
             return None
         dtype = self.like.dtype
         q, k = spec.score.as_dot(self.query.to(dtype), share_heads(self.query, self.key).to(dtype))  # type: ignore[operator]
@@ -258,7 +270,7 @@ class Mean(WeightSource):
     def __init__(self, source: WeightSource) -> None:
         self.source, self.like, self.row = source, source.like, source.row
 
-    def weigh(self, rows: Tensor) -> Tensor:
+    def weigh(self, rows: Tensor | None) -> Tensor:
         return self.source.weigh(rows).mean(-3)
 
     def select(self, index: Index) -> WeightSource:
@@ -272,7 +284,7 @@ class Scaled(WeightSource):
         self.source, self.like, self.row = source, source.like, source.row
         self.factor = factor
 
-    def weigh(self, rows: Tensor) -> Tensor:
+    def weigh(self, rows: Tensor | None) -> Tensor:
         return self.source.weigh(rows) * self.factor[..., None, :]
 
     def select(self, index: Index) -> WeightSource:
@@ -291,7 +303,7 @@ class Through(WeightSource):
         self.matrix = matrix.to(source.like.dtype)
         self.row = source.row + prod(whole[:-2]) * matrix.shape[-1]
 
-    def weigh(self, rows: Tensor) -> Tensor:
+    def weigh(self, rows: Tensor | None) -> Tensor:
         return self.source.weigh(rows) @ self.matrix
 
     def select(self, index: Index) -> WeightSource:
@@ -307,7 +319,7 @@ class Cropped(WeightSource):
         self.source, self.first, self.end = source, first, end
         self.like, self.row = source.like, source.row
 
-    def weigh(self, rows: Tensor) -> Tensor:
+    def weigh(self, rows: Tensor | None) -> Tensor:
         return self.source.weigh(rows)[..., self.first : self.end]
 
     def select(self, index: Index) -> WeightSource:

@@ -1,0 +1,42 @@
+"""Whether Python may read the numbers in a tensor: not in a graph, where there are none, nor on an accelerator.
+
+Code that runs in both worlds decides by shapes wherever this room says so, and by values where that saves work.
+"""
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+# looked up once: attend calls these before everything else
+_is_compiling = torch.compiler.is_compiling
+_is_transformed = torch._C._are_functorch_transforms_active
+_is_traced_by_jit = torch._C._is_tracing
+_mode = torch._C._get_dispatch_mode
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+
+
+def is_traced(*tensors: Tensor) -> bool:
+    """Whether operations are recorded or shapes propagated instead of numbers computed.
+
+    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform, and
+    for tensors without numbers: on the meta device, or fake.
+    """
+    if _is_compiling():  # dynamo takes this for a constant, and does not follow the calls below
+        return True
+    if _is_transformed() or _is_traced_by_jit() or _mode(_PROXY) is not None:
+        return True
+    for tensor in tensors:
+        if tensor.is_meta or isinstance(tensor, FakeTensor):
+            return True
+    return False
+
+
+def are_hidden(*tensors: Tensor) -> bool:
+    """Whether the tensors' numbers must not decide what Python does.
+
+    True in a graph (`is_traced`), and on an accelerator, which every question makes wait.
+    """
+    for tensor in tensors:
+        if not tensor.is_cpu:
+            return True
+    return is_traced(*tensors)
