@@ -108,6 +108,8 @@ class ByDistance(Bias):
         if is_traced():  # a view of a symbolic size cannot be strided
             scattered = self.by_distance(distances(t, s, device).flatten(), shape)
             return scattered.reshape(*scattered.shape[:-1], t, s)
+        if not t or not s:
+            return super().full(shape, device)
         return _along(self.by_distance(torch.arange(1 - t, s, device=device), shape), s)
 
 

@@ -25,7 +25,7 @@ def is_traced(*tensors: Tensor) -> bool:
         return True
     if _is_transformed() or _is_traced_by_jit() or _mode(_PROXY) is not None:
         return True
-    for tensor in tensors:
+    for tensor in tensors:  # noqa: SIM110 - a generator costs attend a microsecond
         if tensor.is_meta or isinstance(tensor, FakeTensor):
             return True
     return False

@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import documents as documents_mask
+from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError
 from regard.models.seq2seq import Memory, Step
 from regard.models.stack import BlocksConfig, Embeds, Stack
@@ -102,7 +103,7 @@ class DecoderLM(Embeds):
             record: keep the queries of every later step, for `maps`.
         """
         real = torch.ones_like(tokens, dtype=torch.bool) if allowed is None else allowed
-        padded = not bool(real.all())
+        padded = allowed is not None and (are_hidden(real) or not bool(real.all()))
         if self.config.context != "none":
             return self._read_by_steps(tokens, padded, record)
         positions = count_positions(real)
@@ -222,4 +223,4 @@ class MaskedLM(Embeds):
         if self.pooler is None:
             return None
         first = real.long().argmax(-1)
-        return self.pooler(states[torch.arange(len(states)), first]).tanh()  # type: ignore[no-any-return]
+        return self.pooler(states[torch.arange(len(states), device=states.device), first]).tanh()  # type: ignore[no-any-return]

@@ -172,7 +172,7 @@ class Recurrence(Context):
 
     def step(self, x: Float[Tensor, "*batch d"], before: Remembered) -> tuple[Float[Tensor, "*batch d"], Remembered]:
         one, hidden = x.reshape(-1, 1, x.shape[-1]), before.reshape(1, -1, before.shape[-1])
-        after = self.reader.rnn(one, hidden)[0].reshape(x.shape)
+        after = self.reader.rnn.one(one, 0, first=hidden).reshape(x.shape)
         return after, after
 
 

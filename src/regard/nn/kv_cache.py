@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.attention.tracing import is_traced
+
 ROOM = 32  # rows of a new buffer, at least
 
 
@@ -65,7 +67,7 @@ class KVCache:
             key: `[*batch, m, d_k]`; its dtype is the new cache's.
             value: `[*batch, m, d_v]`; likewise.
         """
-        if torch.is_grad_enabled():  # backward needs tensors that nothing writes to
+        if torch.is_grad_enabled() or is_traced(key):  # backward and graphs need tensors that nothing writes to
             return KVCache(_joined(self.key, key), _joined(self.value, value))
         buffer, end, rows = self._buffer, self._end, key.shape[-2]
         if buffer is None or not buffer.accepts(key, value) or not buffer.claim(end, rows):

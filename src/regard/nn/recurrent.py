@@ -11,6 +11,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score
+from regard.attention.tracing import are_hidden
 from regard.attention.watch import owned
 from regard.errors import ConfigError, ShapeError, unknown
 
@@ -49,10 +50,9 @@ class RecurrentEncoder(nn.Module):
             )
         self.direction = direction
         self.output_width = 2 * width if direction == "both" else width
-        self.rnn = CELLS[cell][0](
-            input_width, width, layers, batch_first=True, bidirectional=direction == "both",
-            dropout=dropout if layers > 1 else 0.0,
-        )  # fmt: skip
+        self.rnn = RecurrentLayers(
+            cell, input_width, width, layers, direction == "both", dropout if layers > 1 else 0.0
+        )
 
     def forward(
         self, x: Float[Tensor, "B S e"], allowed: Bool[Tensor, "B S"]
@@ -63,16 +63,81 @@ class RecurrentEncoder(nn.Module):
         if self.direction == "backward":
             order = _flip(order, lengths)
         back = torch.argsort(order, -1)
-        packed = pack_padded_sequence(
-            _pick(x, order), lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        result: tuple[PackedSequence, Tensor | tuple[Tensor, Tensor]] = self.rnn(packed)
-        states, _ = pad_packed_sequence(result[0], batch_first=True, total_length=x.shape[1])
-        final = result[1][0] if isinstance(result[1], tuple) else result[1]
-        sides = 2 if self.direction == "both" else 1
-        summary = final[-sides:].transpose(0, 1).flatten(1)
+        read = self._padded if are_hidden(x, allowed) else self._packed
+        states, summary = read(_pick(x, order), lengths)  # [B, S, d] and [B, d]
         alive = (lengths > 0)[:, None]
         return _pick(states, back) * allowed[..., None].to(states.dtype), summary * alive.to(summary.dtype)
+
+    def _packed(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """States and the final state of the first `lengths` vectors of every row; the others are not computed."""
+        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        states, final = self.rnn.packed(packed)
+        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
+        return padded, final[-self.rnn.sides :].transpose(0, 1).flatten(1)
+
+    def _padded(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by shapes alone, layer by layer: padding is computed too, behind the vectors that count."""
+        backwards = _flip(torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]), lengths)
+        last = (lengths - 1).clamp(min=0)[:, None]
+        finals: list[Tensor] = []
+        for layer in range(self.rnn.num_layers):
+            if layer and self.rnn.dropout:
+                x = nn.functional.dropout(x, self.rnn.dropout, self.training)
+            states = [self.rnn.one(x, layer)]
+            finals = [_pick(states[0], last)[:, 0]]
+            if self.rnn.sides == 2:
+                other = self.rnn.one(_pick(x, backwards), layer, "_reverse")
+                finals.append(_pick(other, last)[:, 0])
+                states.append(_pick(other, backwards))
+            x = torch.cat(states, -1)
+        return x, torch.cat(finals, -1)
+
+
+class RecurrentLayers(nn.Module):
+    """The weights of `torch.nn.GRU` or `torch.nn.LSTM` under their names, in a module that a graph can hold.
+
+    Dynamo breaks its graph at every `torch.nn.GRU` and `torch.nn.LSTM`, and not at the functions that compute them.
+
+    Args:
+        cell: "gru" or "lstm".
+        input_width: of the input vectors.
+        width: of one direction's state.
+        layers: number of layers.
+        both: both directions; else forwards alone.
+        dropout: between layers.
+    """
+
+    def __init__(self, cell: str, input_width: int, width: int, layers: int, both: bool, dropout: float) -> None:
+        super().__init__()
+        self.is_lstm, self.dropout = cell == "lstm", dropout
+        self.input_size, self.hidden_size, self.num_layers, self.bidirectional = input_width, width, layers, both
+        self.sides = 2 if both else 1
+        made = CELLS[cell][0](input_width, width, layers, batch_first=True, bidirectional=both)
+        self.names = [name for name, _ in made.named_parameters()]
+        for name, weight in made.named_parameters():
+            self.register_parameter(name, weight)
+
+    def packed(self, x: PackedSequence) -> tuple[PackedSequence, Tensor]:
+        """States of packed vectors, and the final states `[layers · sides, B, width]`."""
+        weights = [getattr(self, name) for name in self.names]
+        first = x.data.new_zeros(self.num_layers * self.sides, int(x.batch_sizes[0]), self.hidden_size)
+        how = (True, self.num_layers, self.dropout, self.training, self.sides == 2)
+        if self.is_lstm:
+            states, final, _ = torch.lstm(x.data, x.batch_sizes, (first, first), weights, *how)
+        else:
+            states, final = torch.gru(x.data, x.batch_sizes, first, weights, *how)
+        ordered = final if x.unsorted_indices is None else final.index_select(1, x.unsorted_indices)
+        return PackedSequence(states, x.batch_sizes, x.sorted_indices, x.unsorted_indices), ordered
+
+    def one(self, x: Tensor, layer: int, side: str = "", first: Tensor | None = None) -> Tensor:
+        """States `[B, S, width]` of one layer and direction ("" or "_reverse"), after `first` `[1, B, width]` or 0."""
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = [getattr(self, f"{kind}_l{layer}{side}") for kind in kinds]
+        first = x.new_zeros(1, x.shape[0], self.hidden_size) if first is None else first
+        how = (True, 1, 0.0, self.training, False, True)
+        if self.is_lstm:
+            return torch.lstm(x, (first, first), weights, *how)[0]
+        return torch.gru(x, first, weights, *how)[0]
 
 
 class AttentionalStep(nn.Module):

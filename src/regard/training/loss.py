@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from math import log
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from regard.attention.tracing import are_hidden, is_traced
 from regard.errors import unknown
 
 FLAVOURS = ("torch", "fairseq", "joeynmt", "mxnet")
@@ -64,27 +65,48 @@ def cross_entropy(
     target: Int[Tensor, "n"],
     smooth: Smoothing,
     dtype: torch.dtype | None = None,
+    keep: Bool[Tensor, "n"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum over tokens of -Σ_v q_v log softmax(W h + b)_v, and of -log p(y) alone (the second has no gradient).
 
     Logits exist for 512 tokens at a time; their gradient is taken at once, so none are kept.
 
     Args:
-        hidden: `[n, h]`, one row per token, no padding among them.
+        hidden: `[n, h]`, one row per token.
         weight, bias: of the output layer.
         target: `[n]`, the true classes.
         smooth: from `smoothing`.
         dtype: of the products (bfloat16 for speed); the softmax is float32 in any case.
+        keep: False at rows that do not count, as padding does; all count by default.
     """
+    if keep is not None and not are_hidden(hidden):
+        hidden, target, keep = hidden[keep], target[keep], None
+    if is_traced(hidden):
+        return _whole(hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep)
     loss, nll = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, target, smooth, dtype or hidden.dtype
+        hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep
     )
     return loss, nll
 
 
+def _whole(
+    hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smooth: Smoothing, dtype: torch.dtype,
+    keep: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same in operations that a graph can hold, from all logits at once."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    log_p = torch.addmm(bias.to(dtype), hidden.to(dtype), weight.to(dtype).T).to(wide).log_softmax(-1)
+    here, spread = log_p.gather(1, target[:, None])[:, 0], log_p.sum(-1)
+    if smooth.left_out is not None:
+        spread = spread - log_p[:, smooth.left_out]
+    if keep is not None:
+        here, spread = (part.masked_fill(~keep, 0) for part in (here, spread))
+    return -(smooth.a * here.sum() + smooth.b * spread.sum()), -here.sum().detach()
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, smooth, dtype):  # type: ignore[no-untyped-def]
+    def forward(ctx, hidden, weight, bias, target, smooth, dtype, keep):  # type: ignore[no-untyped-def]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
             h, w = hidden.to(dtype), weight.to(dtype)
@@ -98,10 +120,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 spread = log_p.sum(-1)
                 if smooth.left_out is not None:
                     spread = spread - log_p[:, smooth.left_out]
+                if keep is not None:
+                    here, spread = here.masked_fill(~keep[rows, None], 0), spread.masked_fill(~keep[rows], 0)
                 nll -= here.sum()
                 loss -= smooth.a * here.sum() + smooth.b * spread.sum()
                 if wants:
                     change = _towards(log_p, target[rows], smooth)
+                    if keep is not None:
+                        change = change.masked_fill(~keep[rows, None], 0)
                     narrow = change.to(dtype)
                     gradients[0][rows] = narrow @ w
                     gradients[1] += narrow.T @ h[rows]
@@ -117,7 +143,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = (
             (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)
 
 
 def _towards(log_p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:

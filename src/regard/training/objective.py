@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, changing, watching
 from regard.data.batching import Batch
 from regard.errors import ConfigError
@@ -28,8 +29,8 @@ class Loss(NamedTuple):
     """The weighted sum of all terms, differentiable."""
     nll: Tensor
     """Negative log-likelihood of the target tokens in nats, without gradient."""
-    tokens: int
-    """Number of target tokens."""
+    tokens: int | Tensor
+    """Number of target tokens; a tensor in a graph, which has no numbers yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,8 @@ class ForwardPass:
         weight, bias = self.model.readout()
         smooth = smoothing(self.config.smoothing, self.config.label_smoothing, len(bias), self.pad)
         dtype = torch.bfloat16 if self.half else None
-        return cross_entropy(self.hidden[self.real], weight, bias, self.batch.target[self.real], smooth, dtype)
+        target, keep = self.batch.target.flatten(), self.real.flatten()
+        return cross_entropy(self.hidden.flatten(0, 1), weight, bias, target, smooth, dtype, keep)
 
     @cached_property
     def weights(self) -> Tensor:
@@ -190,7 +192,8 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
         hidden, memory = batch.hidden(model)
     one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws)
     terms = [term.weight(config) * term.value(one) for term in TERMS if term.applies(one)]
-    return Loss(sum(terms[1:], terms[0]), one.token_losses[1], int(one.real.sum()))
+    tokens = one.real.sum()
+    return Loss(sum(terms[1:], terms[0]), one.token_losses[1], tokens if is_traced(tokens) else int(tokens))
 
 
 @torch.no_grad()
@@ -202,7 +205,8 @@ def token_nll(model: Any, batch: Batch, precision: str = "float32") -> tuple[Ten
     weight, bias = model.readout()
     real = batch.target_allowed
     none = smoothing("torch", 0.0, len(bias), 0)
-    _, nll = cross_entropy(hidden[real], weight, bias, batch.target[real], none, torch.bfloat16 if half else None)
+    rows, target = hidden.flatten(0, 1), batch.target.flatten()
+    _, nll = cross_entropy(rows, weight, bias, target, none, torch.bfloat16 if half else None, real.flatten())
     return nll, int(real.sum())
 
 

@@ -105,7 +105,7 @@ class ComputedWeights(WeightSource):
         """Of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` that have been checked."""
         return cls(query, key, spec, (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2]))
 
-    @cached_property
+    @property
     def like(self) -> Tensor:  # type: ignore[override]
         return self.query.new_empty(0, dtype=score_dtype(self.query, self.key))
 
@@ -183,7 +183,7 @@ class ComputedWeights(WeightSource):
                 return found
 
             return isolated(weights, (q, k), lambda flags: rows_of(allowed, flags, (q.shape[-2], k.shape[-2])))
-        if self._poisoned:
+        if spec.mask is not None and self._poisoned:
             rows = torch.arange(shape[-2], device=self.like.device) if rows is None else rows
             seen = allowed.expand(*shape[:-2], len(rows), shape[-1])
             q = q.masked_fill(~seen.any(-1, keepdim=True), 0)
