@@ -101,10 +101,11 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> PretendTensor:
-        made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
-            layout=inner.layout, device=DEVICE, requires_grad=False,
-        )  # fmt: skip
+        with torch.inference_mode(inner.is_inference()):  # a view of an ordinary tensor is one, in inference mode too
+            made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
+                layout=inner.layout, device=DEVICE, requires_grad=False,
+            )  # fmt: skip
         made.inner = inner
         return made
 
