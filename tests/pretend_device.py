@@ -395,6 +395,7 @@ def _register() -> None:
     for name in FACTORIES:
         packet, _, overload = name.partition(".")
         own.impl(name, partial(_run, getattr(getattr(aten, packet), overload or "default")), "PrivateUse1")
+    anything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in CASTING:
         casting.impl(name, partial(_autocast, getattr(aten, name).default), "AutocastPrivateUse1")
     _libraries.extend((anything, own, casting))  # a library's registrations end with it
