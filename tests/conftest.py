@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import pretend_device  # noqa: F401 - registers the device before the first backward pass
 from regard import cli
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from regard.process import stop_on_signal, threads, tuned
+from regard.process import cuda_float32, stop_on_signal, tuned, use_threads
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -41,8 +41,16 @@ def test_denormals_are_zero_while_tuned() -> None:
     assert float((tiny * 1.0)[0]) > 0
 
 
-def test_threads_are_put_back() -> None:
+def test_threads_are_set() -> None:
     before = torch.get_num_threads()
-    with threads(2):
-        assert torch.get_num_threads() == 2
+    use_threads(before)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_float32_on_cuda_is_put_back(tf32: bool) -> None:
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [backend.fp32_precision for backend in backends]
+    with cuda_float32(tf32):
+        assert {backend.fp32_precision for backend in backends} == {"tf32" if tf32 else "ieee"}
+    assert [backend.fp32_precision for backend in backends] == before

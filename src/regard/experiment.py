@@ -1,6 +1,7 @@
 """The one place that joins everything: `train`, and averaging the checkpoints of a run."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from pydantic import BaseModel
 from regard.bundle import INFO, Bundle, load_bundle, save_bundle
 from regard.config import apply, current_name, read_toml, to_toml, validate, with_current_names
 from regard.data.batching import BatchSource
+from regard.device import find_device
 from regard.errors import BundleError, ConfigError
 from regard.export.folder import check_empty, export_bundle
 from regard.models.build import build
 from regard.pipelines.load import load
-from regard.process import stop_on_signal, tuned
+from regard.process import cuda_float32, stop_on_signal, tuned
 from regard.storage import exclusive, fingerprint
 from regard.tasks.base import RunFolder
 from regard.tasks.config import ExperimentConfig, check_sizes
@@ -85,7 +87,8 @@ def train(
         report: called with every step and evaluation.
 
     Raises:
-        ConfigError: an invalid setting; a folder that holds a run already (without resume), or none (with it).
+        ConfigError: an invalid setting; a device that this machine does not have; a folder that holds a run already
+            (without resume), or none (with it).
         DataError: the data cannot be read; with file and line.
         Diverged: the loss is no longer finite.
         Interrupted: stopped by a signal, and saved.
@@ -97,10 +100,11 @@ def train(
     with exclusive(folder):
         _write_config(folder, settings, resume)
         _train(folder, settings, resume, report)
-    return Run(folder, load(folder.resolve()), Journal(folder / "journal.jsonl").entries())
+    return Run(folder, load(folder.resolve(), settings.training.device), Journal(folder / "journal.jsonl").entries())
 
 
 def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Report) -> None:
+    device = find_device(settings.training.device)
     start = None if resume else _start(settings)
     work = TASKS[settings.task].prepare(RunFolder(folder, start, resume), settings)
     _same_data(folder, work.batches, resume)
@@ -111,7 +115,8 @@ def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Repor
             "development": work.development,
             "vocabulary": len(work.tokenizer),
             "padding": work.batches.padding_share(),
-            "precision": used_precision(settings.training, "cpu"),
+            "device": str(device),
+            "precision": used_precision(settings.training.precision, device.type),
             "run": str(folder),
             "max_steps": settings.training.max_steps,
             "step": 0,
@@ -121,7 +126,9 @@ def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Repor
     model: Any = build(len(work.tokenizer), work.model or settings.model)
     if start:
         model.load_state_dict(start.model.state_dict())
-    with tuned(), stop_on_signal() as should_stop:
+    model.to(device)
+    exact = cuda_float32(settings.training.tf32) if device.type == "cuda" else nullcontext()
+    with tuned(), exact, stop_on_signal() as should_stop:
         weights = run_loop(
             model,
             work.batches,
@@ -203,11 +210,17 @@ def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> Non
 def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
     """Refuse to resume a run with other settings; values are compared, not the text of the config.
 
+    The device may change, and so may the wish for a precision that comes to the same on it.
+
     Raises:
         ConfigError: a setting differs, or the run's config cannot be read.
     """
     before = validate(ExperimentConfig, with_current_names(read_toml(folder / CONFIG))[0], str(folder / CONFIG))
     theirs, ours = _flat(before), _flat(settings)
+    device = find_device(settings.training.device).type
+    for flat in (theirs, ours):
+        flat["training.precision"] = used_precision(flat["training.precision"], device)
+        del flat["training.device"]
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     if changed:
         shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])

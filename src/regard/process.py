@@ -1,4 +1,4 @@
-"""Switches of the whole process: denormals, the allocator, threads, signals.
+"""Switches of the whole process: denormals, the allocator, threads, TF32, signals.
 
 Only entry points call these functions (`regard.experiment`, the servers, the command line); importing regard and
 calling `attend` never change the process.
@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -33,6 +34,23 @@ def _keep_freed_memory() -> None:
     if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@contextmanager
+def cuda_float32(tf32: bool) -> Iterator[None]:
+    """Compute float32 products on CUDA in TF32 (10 bits of mantissa), or exactly; put back what was set before.
+
+    By torch's defaults matrix products are exact, and convolutions and recurrent layers are not.
+    """
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def use_threads(count: int) -> None:

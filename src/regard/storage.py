@@ -27,7 +27,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     aside = path.with_name(path.name + ".aside")
     try:
         with aside.open("wb") as file:
-            file.write(save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
+            file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.data.align import Link, model_one, scores
-from regard.data.batching import Batches
+from regard.data.batching import Batches, move
 from regard.data.parallel import Pairs
+from regard.device import device_of
 from regard.models.seq2seq import Seq2Seq
 from regard.text.tokenizer import Span, Tokenizer, word_of_each
 
@@ -37,7 +38,7 @@ def join_words(
     over = _membership(word_of_each(source_spans, source), weights.shape[1], len(source.split()))
     down = _membership(word_of_each(target_spans, target), weights.shape[0], len(target.split()))
     down = down / down.sum(0).clamp(min=1)
-    joined = down.T @ weights.float() @ over
+    joined = down.T.to(weights.device) @ weights.float() @ over.to(weights.device)
     total = joined.sum(1, keepdim=True)
     return joined / total.masked_fill(total == 0, 1)
 
@@ -52,15 +53,18 @@ def _membership(words: Sequence[int | None], tokens: int, count: int) -> Float[T
 
 
 def teacher_forced(model: Seq2Seq, tokenizer: Tokenizer, pairs: Pairs) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """(index, {site: weights `[heads, T, S]`}) of every pair, the true output given; only sites that see the source."""
+    """(index, {site: weights `[heads, T, S]`}) of every pair, the true output given; only sites that see the source.
+
+    The weights are on the CPU.
+    """
     encoded = list(zip(tokenizer.encode_batch(pairs.source), tokenizer.encode_target_batch(pairs.target), strict=True))
     batches = Batches(encoded, 2048, tokenizer.bos, tokenizer.eos, tokenizer.pad)
     for indices in batches.order(0):
-        batch = batches.collate(indices)
+        batch = move(batches.collate(indices), device_of(model))
         state = model.start(model.encode(batch.source, batch.source_allowed), record=True)
         for token in batch.previous.split(1, 1):
             state = model.step_hidden(token, state)[1]
-        maps = {site: m.full() for site, m in model.maps(state).items() if not site.endswith(".self")}
+        maps = {site: m.full().cpu() for site, m in model.maps(state).items() if not site.endswith(".self")}
         for n, index in enumerate(indices):
             size = len(encoded[index][1]) + 1, len(encoded[index][0]) + 1
             yield index, {site: weights[n, 0, :, : size[0], : size[1]] for site, weights in maps.items()}

@@ -100,11 +100,12 @@ def faithfulness(model: Any, site: str, output: Output, draws: int = 8) -> Faith
     )
     size = kept[0].shape[-1]
     with torch.no_grad():
-        zeroed = torch.tensor([float(own) - _with(model, site, output, _without(key)) for key in range(size)])
+        drops = [float(own) - _with(model, site, output, _without(key)) for key in range(size)]
+        zeroed = torch.tensor(drops, device=kept[0].device)
         return Faithfulness(
             site, float(own), _with(model, site, output, uniform),
             [_with(model, site, output, permute) for _ in range(draws)],
-            torch.as_tensor(attention), torch.as_tensor(gradient).expand(size).clone(), zeroed,
+            torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,
         )  # fmt: skip
 
 

@@ -189,7 +189,7 @@ def contributions(encoder: Any, text: str, word: str) -> list[Contribution]:
     own = [n for n, w in enumerate(of) if w == place]
     with observe(encoder.model) as seen:
         whole = encoder.states([ids])[0][-1][own].mean(0)
-    flow = AttentionMap.rollout([one.select(0) for (one,) in seen.values()]).full()[own].mean(0)
+    flow = AttentionMap.rollout([one.select(0) for (one,) in seen.values()]).full()[own].mean(0).cpu()
     names = text.split()
     others = [w for w in range(len(names)) if w != place and any(w == x for x in of)]
     if not others:

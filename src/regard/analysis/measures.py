@@ -74,12 +74,13 @@ def alignment_error(
 
     Source: Och and Ney 2003, section 2.5.
     """
-    best = [one.argmax().reshape(-1, one.shape[-2]).tolist() for one in seen]
+    rows = [one.argmax() for one in seen]
+    best = [one.reshape(-1, one.shape[-1]).tolist() for one in rows]
     errors = [
         scores([{(i, j) for i, j in enumerate(keys) if j >= 0} for keys in head], sure, possible)["aer"]
         for head in zip(*best, strict=True)
     ]
-    return torch.tensor(errors).reshape(seen[0].shape[:-2])
+    return torch.tensor(errors, device=rows[0].device).reshape(seen[0].shape[:-2])
 
 
 def similarity(seen: AttentionMap) -> Float[Tensor, "*batch H H"]:
@@ -90,7 +91,7 @@ def similarity(seen: AttentionMap) -> Float[Tensor, "*batch H H"]:
     if len(seen.shape) < 3:
         raise ShapeError(f"similarity needs heads on axis -3; the map has shape {list(seen.shape)}")
     heads = seen.shape[-3]
-    table = torch.ones(*seen.shape[:-3], heads, heads)
+    table = torch.ones(*seen.shape[:-3], heads, heads, device=seen.source.like.device)
     whole = (slice(None),) * (len(seen.shape) - 3)
     for a, b in combinations(range(heads), 2):
         p, q = (_share(seen.select(*whole, head).full()) for head in (a, b))
@@ -180,7 +181,7 @@ def roles(
             looked = (weights > 0).float()
             even = _share(looked)
             for role, sieve in sieves.items():
-                chosen = sieve(seen.shape[-2], seen.shape[-1], tokens)
+                chosen = sieve(seen.shape[-2], seen.shape[-1], tokens).to(weights.device)
                 some = chosen.any(-1)
                 if not bool(some.any()):
                     continue

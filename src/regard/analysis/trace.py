@@ -19,6 +19,7 @@ from torch import Tensor
 
 from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.bundle import Bundle
+from regard.device import device_of
 from regard.models.recurrent import Recurrent
 
 TOP = 3
@@ -120,13 +121,13 @@ def trace(
         return Trace(source, names, site, heads, [])
     steps = []
     with torch.inference_mode(), unwatched():
-        model = bundle.model
-        state = model.start(model.encode(torch.tensor([source_ids])), record=True)
+        model, device = bundle.model, device_of(bundle.model)
+        state = model.start(model.encode(torch.tensor([source_ids], device=device)), record=True)
         previous = bundle.tokenizer.bos
         for number, token in enumerate(output_ids, 1):
             calls: list[Call] = []
             with watching(calls.append):
-                hidden, state = model.step_hidden(torch.tensor([[previous]]), state)
+                hidden, state = model.step_hidden(torch.tensor([[previous]], device=device), state)
             seen = _seen(model, site, heads, state, calls)
             steps.append(
                 TraceStep(
@@ -174,16 +175,18 @@ def _scores(call: Call, heads: list[int]) -> Tensor:
 
 def _predictions(model: Any, hidden: Tensor, token: int, bundle: Bundle) -> list[Prediction]:
     weight, bias = model.readout()
-    logits = weight @ hidden + bias
+    logits = (weight @ hidden + bias).cpu()
     probability = torch.softmax(logits, -1)
     ids = list(dict.fromkeys([*probability.topk(TOP).indices.tolist(), token]))
     width = model.config.width if isinstance(model, Recurrent) else None
+    rows, biases, hidden = dict(zip(ids, weight[ids].cpu(), strict=True)), bias.cpu(), hidden.cpu()
 
     def predict(i: int) -> Prediction:
         name, p, logit = bundle.tokenizer.tokens([i])[0], float(probability[i]), float(logits[i])
         if width is None:
             return Prediction(name, p, logit, None, None, None)
-        parts = float(weight[i, :width] @ hidden[:width]), float(weight[i, width:] @ hidden[width:]), float(bias[i])
+        row = rows[i]
+        parts = float(row[:width] @ hidden[:width]), float(row[width:] @ hidden[width:]), float(biases[i])
         return Prediction(name, p, logit, *parts)
 
     return [predict(i) for i in ids]

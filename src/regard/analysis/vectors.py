@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.device import device_of
 from regard.text.tokenizer import Span, word_of_each, words
 
 
@@ -46,10 +47,10 @@ class Vectors:
 
 
 def vectors(model: Any, ids: list[int], spans: list[Span], text: str, tokenizer: Any) -> Vectors:
-    """The vectors of token ids under a model with `encode` or `hidden`."""
+    """The vectors of token ids under a model with `encode` or `hidden`, on the CPU."""
     layers: list[Tensor] = []
-    tokens = torch.tensor([ids])
+    tokens = torch.tensor([ids], device=device_of(model))
     with torch.inference_mode():
         (model.encode if hasattr(model, "encode") else model.hidden)(tokens, collect=layers)
         static = model.embedding.weight[tokens[0]]
-    return Vectors(text, tokenizer.tokens(ids), static.clone(), torch.cat(layers).clone(), spans)
+    return Vectors(text, tokenizer.tokens(ids), static.cpu().clone(), torch.cat(layers).cpu().clone(), spans)

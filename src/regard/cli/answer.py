@@ -6,7 +6,7 @@ import typer
 
 from regard.cli.lines import complain, text_of
 from regard.cli.media import Segments, run_media
-from regard.cli.options import Draw, Output, Smooth, Threads, load_for
+from regard.cli.options import Device, Draw, Output, Smooth, Threads, load_for
 from regard.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ def answer(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: answers, places.")] = False,
     output: Output = None,
     threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Answer questions about a picture: one question in, one line out."""
     if model is None:
@@ -29,7 +30,7 @@ def answer(
             "no model that answers comes with regard: train one, for example `regard train configs/shapes.toml`, and "
             "name it, --model runs/shapes"
         )
-    answerer = load_for("answer", model, questions, threads)
+    answerer = load_for("answer", model, questions, threads, device)
     seen = answerer.read(text_of(picture))
 
     def work(question: str, _: Segments) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.media import Segments, run_media
-from regard.cli.options import Beam, Draw, Files, Model, Output, Smooth, Threads, load_for
+from regard.cli.options import Beam, Device, Draw, Files, Model, Output, Smooth, Threads, load_for
 
 
 def caption(
@@ -17,9 +17,10 @@ def caption(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, places.")] = False,
     output: Output = None,
     threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Describe pictures: one file in, one line out."""
-    captioner = load_for("caption", model, files, threads)
+    captioner = load_for("caption", model, files, threads, device)
 
     def work(path: str, _: Segments) -> Any:
         return captioner(path, beam=beam, record=bool(look or as_json))

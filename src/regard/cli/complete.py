@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import run_lines
-from regard.cli.options import AnyModel, BatchTokens, Output, Texts, Threads, load_for
+from regard.cli.options import AnyModel, BatchTokens, Device, Output, Texts, Threads, load_for
 from regard.cli.progress import out
 
 TEMPERATURE = 0.8  # bolder towards the probable than the library's 1.0, which is the model's own distribution
@@ -40,9 +40,10 @@ def complete(
     output: Output = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Continue texts; on a terminal token by token."""
-    completer = load_for("complete", model, texts, threads)
+    completer = load_for("complete", model, texts, threads, device)
     given = {
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition": repetition,
         "no_repeat": no_repeat, "seed": seed,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import check_output, writing
-from regard.cli.options import Beam, ModelName, load
+from regard.cli.options import Beam, Device, ModelName, load
 
 NAMES = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER %", "exact": "exact %", "accuracy": "accuracy %"}
 
@@ -22,12 +22,13 @@ def evaluate(
     beam: Beam = None,
     output: Annotated[Path | None, typer.Option(help="Write the model's outputs to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: Device = "cpu",
 ) -> None:
     """Measure a model on files: loss and perplexity, and its task's own measures."""
     from regard.tasks.table import evaluate as measure
 
     check_output(output, [source, *([reference] if reference else [])])
-    numbers, outputs = measure(load(model), source, reference, beam)
+    numbers, outputs = measure(load(model, device=device), source, reference, beam)
     if output:
         with writing(output) as write:
             for line in outputs:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import run_lines
-from regard.cli.options import AnyModel, Output, Texts, Threads, load_for
+from regard.cli.options import AnyModel, Device, Output, Texts, Threads, load_for
 
 
 def fill(
@@ -16,9 +16,10 @@ def fill(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every gap's words.")] = False,
     output: Output = None,
     threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Fill the gaps of texts: regard fill "the [MASK] of the river"."""
-    filler = load_for("fill", model, texts, threads)
+    filler = load_for("fill", model, texts, threads, device)
 
     def show(made: Any, _: int) -> str:
         return json.dumps(made.as_json(), ensure_ascii=False) if as_json else str(made.text)

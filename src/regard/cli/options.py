@@ -38,6 +38,9 @@ Draw = Annotated[
 Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, with everything the result holds.")]
 Output = Annotated[Path | None, typer.Option(help="Write the lines to this file instead of standard output.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the accelerator that torch finds, or the processor.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Input tokens worked on at a time. Default: 4096.")]
 
@@ -56,13 +59,14 @@ class BareLook(TyperCommand):
         return super().parse_args(ctx, filled)
 
 
-def load(name: str, inputs: list[str] | None = None, threads: int | None = None) -> Any:
+def load(name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu") -> Any:
     """A pipeline by its model's name.
 
     Args:
         name: a shipped model's name or a folder.
         inputs: the arguments to work on: for a few, one thread, since a busy second core only delays it.
         threads: of the processor; chosen from the inputs unless given.
+        device: where the model computes.
     """
     from regard.pipelines.load import load as load_pipeline
     from regard.process import use_threads
@@ -71,16 +75,18 @@ def load(name: str, inputs: list[str] | None = None, threads: int | None = None)
         use_threads(threads)
     elif inputs and inputs != ["-"] and len(inputs) <= FEW:
         use_threads(1)
-    return load_pipeline(name)
+    return load_pipeline(name, device)
 
 
-def load_for(verb: str, name: str, inputs: list[str] | None = None, threads: int | None = None) -> Any:
+def load_for(
+    verb: str, name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu"
+) -> Any:
     """A pipeline that can serve a verb.
 
     Raises:
         ConfigError: it serves another, or none.
     """
-    found = load(name, inputs, threads)
+    found = load(name, inputs, threads, device)
     if found.task == verb:
         return found
     if found.task is None:

@@ -102,7 +102,8 @@ class _TrainingReporter:
             )
             self.progress.console.print(
                 f"{event['training']}, {event['development']}, "
-                f"vocabulary {event['vocabulary']:,}, padding {event['padding']:.0%}, {event['precision']}, "
+                f"vocabulary {event['vocabulary']:,}, padding {event['padding']:.0%}, {event['precision']} on "
+                f"{event['device']}, "
                 f"run in {event['run']}"
             )
         elif event["event"] == "step":

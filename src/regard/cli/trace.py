@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from regard.cli.lines import are_many, check_targets, run_lines, targets_of
-from regard.cli.options import Beam, ModelName, Texts, load_for
+from regard.cli.options import Beam, Device, ModelName, Texts, load_for
 from regard.cli.progress import out
 
 
@@ -18,10 +18,11 @@ def trace(
     look: Annotated[list[Path] | None, typer.Option(help="Draw the trace to this file (.png, .svg, .pdf).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     beam: Beam = None,
+    device: Device = "cpu",
 ) -> None:
     """A decoding worked through: every step's scores, weights, context and predictions."""
     check_targets(look or [])
-    translator = load_for("translate", model, texts)
+    translator = load_for("translate", model, texts, device=device)
     many = are_many(texts)
 
     def show(generation: Any, number: int) -> str | None:

@@ -19,6 +19,9 @@ def train(
     run: Annotated[
         Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, cuda, cuda:1, mps or auto; sets training.device.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting with its meaning, and stop.")
@@ -28,6 +31,8 @@ def train(
     from regard.config import parse_setting, to_toml
 
     overrides = dict(map(parse_setting, settings or []))
+    if device is not None:
+        overrides["training.device"] = device
     from regard import experiment
 
     if print_config:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.media import Segments, run_media
-from regard.cli.options import Beam, Draw, Files, Model, Output, Threads, load_for
+from regard.cli.options import Beam, Device, Draw, Files, Model, Output, Threads, load_for
 from regard.cli.progress import seconds_bar
 
 
@@ -17,9 +17,10 @@ def transcribe(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, times.")] = False,
     output: Output = None,
     threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Transcribe recordings: one file in, one line out; a long one is cut at quiet moments and joined."""
-    transcriber = load_for("transcribe", model, files, threads)
+    transcriber = load_for("transcribe", model, files, threads, device)
 
     def work(path: str, segments: Segments) -> Any:
         with seconds_bar(path) as report:

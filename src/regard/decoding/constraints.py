@@ -74,19 +74,22 @@ class Ruled:
         rules: the rules.
         before: tokens that precede each sentence's output; the last of them is the first that the step is given.
         limits: output tokens of each sentence at most.
+        device: of the decoder's state; the CPU by default.
     """
 
     rules: GenerationRules
     before: Sequence[Sequence[int]]
     limits: Sequence[int]
+    device: torch.device | None = None
     scored: bool = True
 
     def begin(self, state: Any, sentences: int) -> RuledState:
         """The state before the first token."""
         longest = max((len(row) for row in self.before), default=1) - 1
         rows = [[-1] * (longest - len(row) + 1) + list(row[:-1]) for row in self.before]
-        tokens = torch.tensor(rows, dtype=torch.long).reshape(sentences, 1, longest)
-        return RuledState(state, tokens, torch.tensor(list(self.limits), dtype=torch.long), 0)
+        tokens = torch.tensor(rows, dtype=torch.long, device=self.device).reshape(sentences, 1, longest)
+        limits = torch.tensor(list(self.limits), dtype=torch.long, device=self.device)
+        return RuledState(state, tokens, limits, 0)
 
     def around(self, step: StepFunction) -> StepFunction:
         """The step that follows the rules."""
@@ -95,7 +98,7 @@ class Ruled:
         def ruled(token: Tensor, state: RuledState) -> tuple[Tensor, RuledState]:
             logits, inner = step(token, state.inner)
             scores = logits.float().log_softmax(-1)
-            before = state.tokens.expand(*token.shape, -1).to(token.device)
+            before = state.tokens.to(token.device).expand(*token.shape, -1)
             tokens = torch.cat([before, token[..., None]], -1)
             banned = torch.zeros_like(scores, dtype=torch.bool)
             banned[..., list(rules.suppressed)] = True
@@ -106,10 +109,11 @@ class Ruled:
             scores = scores.masked_fill(banned, -torch.inf)
             if state.step == 0 and rules.forced_first is not None:
                 scores = _only(scores, rules.forced_first)
+            limits = state.limits.to(token.device)
             if rules.forced_last is not None:
-                at_limit = (state.limits.to(token.device) == state.step + 1)[:, None, None]
+                at_limit = (limits == state.step + 1)[:, None, None]
                 scores = torch.where(at_limit, _only(scores, rules.forced_last), scores)
-            return scores, RuledState(inner, tokens, state.limits, state.step + 1)
+            return scores, RuledState(inner, tokens, limits, state.step + 1)
 
         return ruled
 

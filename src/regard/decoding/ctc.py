@@ -30,6 +30,7 @@ class JointState:
             in a blank.
         prefix: `[N, K]`, log ψ of the text.
         last: `[N, K]`, its last token; -1 for none.
+        empty: there was no step yet, so the next token, BOS, is none of the text's.
     """
 
     inner: Any
@@ -37,16 +38,17 @@ class JointState:
     ends: Tensor
     prefix: Tensor
     last: Tensor
+    empty: bool = False
 
     def select(self, parents: Int[Tensor, "N K"]) -> "JointState":
         """The state in which hypothesis k of sentence n goes on from hypothesis `parents[n, k]`."""
-        moved = (gather_hypotheses(t, parents) for t in (self.ends, self.prefix, self.last))
-        return JointState(self.inner.select(parents), self.log_p, *moved)
+        ends, prefix, last = (gather_hypotheses(t, parents) for t in (self.ends, self.prefix, self.last))
+        return replace(self, inner=self.inner.select(parents), ends=ends, prefix=prefix, last=last)
 
     def keep(self, sentences: Int[Tensor, "M"]) -> "JointState":
         """The state of some of the sentences."""
-        parts = (t[sentences] for t in (self.log_p, self.ends, self.prefix, self.last))
-        return JointState(self.inner.keep(sentences), *parts)
+        log_p, ends, prefix, last = (t[sentences] for t in (self.log_p, self.ends, self.prefix, self.last))
+        return replace(self, inner=self.inner.keep(sentences), log_p=log_p, ends=ends, prefix=prefix, last=last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +90,12 @@ def begin(inner: Any, log_p: Float[Tensor, "N S V"], allowed: Bool[Tensor, "N S"
     """
     silent = torch.full_like(log_p, NEVER)
     silent[..., blank] = 0.0
-    log_p = torch.where(allowed[..., None], log_p, silent).double().clamp(min=NEVER)
+    wide = torch.float32 if log_p.device.type == "mps" else torch.float64  # MPS has no float64
+    log_p = torch.where(allowed[..., None], log_p, silent).to(wide).clamp(min=NEVER)
     blanks = torch.nn.functional.pad(log_p[..., blank].cumsum(-1), (1, 0))
     ends = torch.stack([torch.full_like(blanks, -torch.inf), blanks], -1)[:, None]
-    nothing = torch.full((len(log_p), 1), -1, dtype=torch.long)
-    return JointState(inner, log_p[:, None], ends, blanks.new_zeros(len(log_p), 1), nothing)
+    nothing = torch.full((len(log_p), 1), -1, dtype=torch.long, device=log_p.device)
+    return JointState(inner, log_p[:, None], ends, blanks.new_zeros(len(log_p), 1), nothing, empty=True)
 
 
 def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> StepFunction:
@@ -106,7 +109,7 @@ def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> 
 
     def both(token: Tensor, state: JointState) -> tuple[Tensor, JointState]:
         logits, inner = step(token, state.inner)
-        state = replace(_follow(state, token, blank, bos), inner=inner)
+        state = replace(_follow(state, token, blank), inner=inner, empty=False)
         longer = _prefixes(state, blank, bos, eos)
         gained = torch.where(longer > NEVER / 2, longer - state.prefix[..., None], -torch.inf)
         return (1 - share) * logits.float().log_softmax(-1) + share * gained.float(), state
@@ -114,9 +117,9 @@ def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> 
     return both
 
 
-def _follow(state: JointState, token: Tensor, blank: int, bos: int) -> JointState:
-    """The state once `token` has been said; before the first one, BOS is no token."""
-    if bool((token == bos).all()):
+def _follow(state: JointState, token: Tensor, blank: int) -> JointState:
+    """The state once `token` has been said; BOS, the token of the first step, is not."""
+    if state.empty:
         return state
     said = torch.take_along_dim(state.log_p, token[:, :, None, None], -1)[..., 0]  # [N, K, S]
     before = _before(state, token[..., None])[..., 0]
@@ -150,8 +153,9 @@ def _before(state: JointState, tokens: Tensor) -> Tensor:
 def _prefixes(state: JointState, blank: int, bos: int, eos: int) -> Tensor:
     """log ψ of the text with each token added `[N, K, V]`; of the text alone for the end."""
     vocabulary = state.log_p.shape[-1]
-    tokens = torch.arange(vocabulary).expand(*state.prefix.shape, -1)
+    tokens = torch.arange(vocabulary, device=state.prefix.device).expand(*state.prefix.shape, -1)
     longer = torch.logsumexp(_before(state, tokens) + state.log_p, -2)
-    longer[..., [blank, bos]] = -torch.inf
+    for special in (blank, bos):
+        longer[..., special] = -torch.inf
     longer[..., eos] = torch.logaddexp(state.ends[..., -1, 0], state.ends[..., -1, 1])
     return longer

@@ -13,6 +13,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.decoding.constraints import Constraint, StepFunction, innermost
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
 from regard.decoding.search import Hypothesis, SearchConfig, search
+from regard.device import device_of
 
 
 @runtime_checkable
@@ -47,12 +48,13 @@ def generate(
         indices: of the sentences among all texts of a seed; 0 … N-1 by default; for draws.
     """
     step, state = _constrained(model, state, constraints, len(limits))
+    device = device_of(model)
     if isinstance(how, SampleConfig):
-        steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices)
-        return sampled(steps, len(limits))
+        steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device)
+        return sampled(steps, len(limits), device)
     scored = any(constraint.scored for constraint in constraints)
     first = [tokens[-1] for tokens in before]
-    return search(step, state, limits, how, first, ends, scored=scored)
+    return search(step, state, limits, how, first, ends, scored=scored, device=device)
 
 
 def stream(
@@ -61,7 +63,7 @@ def stream(
 ) -> Iterator[Drawn]:  # fmt: skip
     """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
     step, state = _constrained(model, state, constraints, 1)
-    return sample(step, state, [before], [limit], how, ends, stop=stop)
+    return sample(step, state, [before], [limit], how, ends, stop=stop, device=device_of(model))
 
 
 def _constrained(

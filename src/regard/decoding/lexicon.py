@@ -65,7 +65,7 @@ class Lexicon:
     """A list of words as a constraint of `regard.decoding.generate`: a text is spelled of them alone.
 
     Attributes:
-        table: of `spelling_table`.
+        table: of `spelling_table`, on the device of the decoder's state.
         bos: the token before the first one.
     """
 
@@ -75,16 +75,16 @@ class Lexicon:
 
     def begin(self, state: Any, sentences: int) -> "SpelledState":
         """The state before the first token."""
-        return begin_spelling(state, sentences)
+        return begin_spelling(state, sentences, self.table.device)
 
     def around(self, step: StepFunction) -> StepFunction:
         """The step with -inf at every token that would leave the words."""
         return within(step, self.table, self.bos)
 
 
-def begin_spelling(inner: Any, sentences: int) -> SpelledState:
-    """The state before the first token."""
-    return SpelledState(inner, torch.zeros(sentences, 1, dtype=torch.long))
+def begin_spelling(inner: Any, sentences: int, device: torch.device | None = None) -> SpelledState:
+    """The state before the first token, on the device of the table."""
+    return SpelledState(inner, torch.zeros(sentences, 1, dtype=torch.long, device=device))
 
 
 def within(step: StepFunction, table: Int[Tensor, "nodes V"], bos: int) -> StepFunction:

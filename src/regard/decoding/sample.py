@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, penalize_repetition
@@ -84,8 +84,11 @@ Stop = Callable[[int, list[int]], bool]
 def sample(
     step: StepFunction, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int], config: SampleConfig,
     ends: Collection[int], *, stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[Drawn]:  # fmt: skip
     """Draw tokens for N sentences, one each per step; a sentence leaves the batch when it has ended.
+
+    Random numbers come from CPU generators, whatever the device, so that every device draws what the CPU draws.
 
     Args:
         step: (tokens `[N, 1]`, state) -> (logits `[N, 1, V]`, state).
@@ -97,19 +100,23 @@ def sample(
         ends: tokens that end a sentence.
         stop: (sentence, its drawn tokens) -> whether it ends here.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default.
+        device: of the tokens that `step` is given; the CPU by default.
     """
     generators = [config.generator(index) for index in (range(len(limits)) if indices is None else indices)]
     drawn: list[list[int]] = [[] for _ in limits]
     rows = [n for n, limit in enumerate(limits) if limit > 0]
     if len(rows) < len(limits):
-        state = state.keep(torch.tensor(rows, dtype=torch.long))
-    last = torch.tensor([[before[n][-1]] for n in rows])
+        state = state.keep(torch.tensor(rows, dtype=torch.long, device=device))
+    last = torch.tensor([[before[n][-1]] for n in rows], device=device)
     while rows:
         logits, state = step(last, state)
         plain = logits[:, 0].float()
-        allowed = [restrict(plain[i], [*before[n], *drawn[n]], config) for i, n in enumerate(rows)]
-        tokens = [_draw(one, config, generators[n]) for one, n in zip(allowed, rows, strict=True)]
-        found = plain.log_softmax(-1)[torch.arange(len(rows)), torch.tensor(tokens)].tolist()
+        allowed = _restricted(plain, [[*before[n], *drawn[n]] for n in rows], config)
+        chosen = _draw(allowed, config, [generators[n] for n in rows])
+        log_probs = plain.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+        # one transfer a step: a float32 holds every integer below 2**24
+        numbers = torch.stack([chosen.float(), log_probs]).tolist()
+        tokens, found = [int(token) for token in numbers[0]], numbers[1]
         for n, token in zip(rows, tokens, strict=True):
             drawn[n].append(token)
         yield Drawn(list(rows), tokens, found, state)
@@ -118,14 +125,21 @@ def sample(
             for i, n in enumerate(rows)
             if drawn[n][-1] not in ends and len(drawn[n]) < limits[n] and not stop(n, drawn[n])
         ]
+        last = chosen[:, None]
         if len(going) < len(rows):
             rows = [rows[i] for i in going]
-            state = state.keep(torch.tensor(going, dtype=torch.long))
-        last = torch.tensor([[drawn[n][-1]] for n in rows])
+            kept = torch.tensor(going, dtype=torch.long, device=logits.device)
+            state, last = state.keep(kept), last[kept]
 
 
-def sampled(steps: Iterator[Drawn], sentences: int) -> list[list[Hypothesis]]:
-    """The finished samples of `sample`, one hypothesis per sentence; none for a sentence that drew nothing."""
+def sampled(steps: Iterator[Drawn], sentences: int, device: torch.device | None = None) -> list[list[Hypothesis]]:
+    """The finished samples of `sample`, one hypothesis per sentence; none for a sentence that drew nothing.
+
+    Args:
+        steps: of `sample`.
+        sentences: N.
+        device: of the states; the CPU by default.
+    """
     tokens: list[list[int]] = [[] for _ in range(sentences)]
     totals = [0.0] * sentences
     states: dict[int, tuple[Any, int]] = {}
@@ -134,32 +148,46 @@ def sampled(steps: Iterator[Drawn], sentences: int) -> list[list[Hypothesis]]:
             tokens[n].append(token)
             totals[n] += log_prob
             states[n] = (one.state, place)
-    return [
-        [Hypothesis(tokens[n], totals[n], totals[n], states[n][0].keep(torch.tensor([states[n][1]])))]
-        if n in states
-        else []
-        for n in range(sentences)
-    ]
+
+    def own(n: int) -> Any:
+        state, place = states[n]
+        return state.keep(torch.tensor([place], device=device))
+
+    return [[Hypothesis(tokens[n], totals[n], totals[n], own(n))] if n in states else [] for n in range(sentences)]
 
 
 def restrict(logits: Float[Tensor, "V"], earlier: Sequence[int], config: SampleConfig) -> Float[Tensor, "V"]:
     """Logits under the rules, divided by the temperature; -inf at what is left out, never at all tokens."""
-    logits = penalize_repetition(logits, earlier, config.repetition)
-    logits = forbid_repeated_ngrams(logits, earlier, config.no_repeat).clone()
+    return _restricted(logits[None], [earlier], config)[0]
+
+
+def _restricted(
+    logits: Float[Tensor, "N V"], earlier: Sequence[Sequence[int]], config: SampleConfig
+) -> Float[Tensor, "N V"]:
+    """`restrict` for a batch; `earlier` holds the tokens so far of each row."""
+    if config.repetition != 1 or config.no_repeat:
+        rows = [penalize_repetition(row, some, config.repetition) for row, some in zip(logits, earlier, strict=True)]
+        rows = [forbid_repeated_ngrams(row, some, config.no_repeat) for row, some in zip(rows, earlier, strict=True)]
+        logits = torch.stack(rows)
     if config.temperature > 0:
         logits = logits / config.temperature
-    if config.top_k is not None and config.top_k < len(logits):
-        logits[logits < logits.topk(config.top_k).values[-1]] = -torch.inf
+    if config.top_k is not None and config.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(config.top_k).values[:, -1:], -torch.inf)
     if config.min_p is not None:
-        logits[logits < logits.max() + torch.tensor(config.min_p).log()] = -torch.inf
+        least = torch.tensor(config.min_p).log()  # in float32, as the logits
+        logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + least, -torch.inf)
     if config.top_p is not None and config.top_p < 1:
         ranked, order = logits.softmax(-1).sort(descending=True, stable=True)
         beyond = ranked.cumsum(-1) - ranked >= config.top_p  # the first is always kept
-        logits[order[beyond]] = -torch.inf
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
     return logits
 
 
-def _draw(logits: Tensor, config: SampleConfig, generator: torch.Generator | None) -> int:
+def _draw(
+    logits: Float[Tensor, "N V"], config: SampleConfig, generators: Sequence[torch.Generator | None]
+) -> Int[Tensor, "N"]:
+    """One token of each row: argmax p / e with e from Exp(1), which is what `torch.multinomial` computes on the CPU."""
     if config.temperature == 0:
-        return int(logits.argmax())
-    return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
+        return logits.argmax(-1)
+    noise = [torch.empty(logits.shape[-1]).exponential_(1, generator=generator) for generator in generators]
+    return (logits.softmax(-1) / torch.stack(noise).to(logits.device)).argmax(-1)

@@ -6,7 +6,8 @@ every attention) has followed it through every reordering of the beam.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from math import inf
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -67,22 +68,40 @@ class Hypothesis:
 
 @dataclass
 class _Beam:
-    """The bookkeeping of one sentence."""
+    """The bookkeeping of one sentence.
+
+    Attributes:
+        number: its index among all sentences.
+        limit: output tokens at most.
+        rows: the tokens so far of each hypothesis, without BOS.
+        finished: hypotheses that have ended.
+    """
 
     number: int
     limit: int
+    rows: list[list[int]] = field(default_factory=lambda: [[]])
     finished: list[Hypothesis] = field(default_factory=list)
+
+
+class _Candidate(NamedTuple):
+    """A continuation: its log-probability, the hypothesis that it continues, and its token."""
+
+    log_prob: float
+    parent: int
+    token: int
 
 
 def search(
     step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
-    ends: int | Collection[int], scored: bool = False,
+    ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The best hypotheses of every sentence, best first.
 
     At each step a sentence's `beam` best continuations stay; those among them that end in one of `ends` are
     finished, and the sentence is done when it has `beam` finished ones. What a sentence gets does not
     depend on its batch mates: each has its own limit and leaves the batch when it is done.
+
+    The continuations of all sentences come to the host in one transfer a step; states stay on their device.
 
     Args:
         step: (tokens `[N, K]`, state) -> (logits `[N, K, V]`, state).
@@ -92,69 +111,75 @@ def search(
         bos: the token to begin with, or one for each sentence `[N]`.
         ends: the tokens that end an output.
         scored: what `step` gives are scores that add up as they are, not logits; `log_prob` is then their sum.
+        device: of the tokens that `step` is given; the CPU by default.
     """
-    closing = torch.tensor(sorted({ends} if isinstance(ends, int) else set(ends)), dtype=torch.long)
+    closing = {ends} if isinstance(ends, int) else set(ends)
     results: list[list[Hypothesis]] = [[] for _ in limits]
     beams = [_Beam(n, limit) for n, limit in enumerate(limits)]
-    rows = torch.as_tensor(bos).reshape(-1, 1, 1).expand(len(limits), 1, 1)  # tokens so far, BOS first: [N, K, t]
-    totals = torch.zeros(len(limits), 1)
+    last = torch.as_tensor(bos, device=device).reshape(-1, 1).expand(len(limits), 1)
+    totals = torch.zeros(len(limits), 1, device=device)
+    length = 0
     while beams:
-        logits, state = step(rows[:, :, -1], state)
-        totals, parents, tokens = _continue(totals, logits, config.beam, closing, scored)
-        rows = torch.cat([torch.take_along_dim(rows, parents[..., None], 1), tokens[..., None]], -1)
-        state = state.select(parents)
-        length = rows.shape[-1] - 1
-        alive = totals > -torch.inf
-        going = []
-        for n, beam in enumerate(beams):
-            _finish(beam, n, rows, totals, tokens, alive, state, config, closing, length)
-            if len(beam.finished) >= config.beam or length >= beam.limit or not bool(alive[n].any()):
+        logits, state = step(last, state)
+        length += 1
+        going, kept = [], []
+        for n, candidates in enumerate(_continue(totals, logits, config.beam, scored)):
+            beam = beams[n]
+            living, others = _finish(beam, n, candidates, state, config, closing, length, logits.device)
+            if len(beam.finished) >= config.beam or length >= beam.limit or not living:
                 ranked = sorted(beam.finished, key=lambda h: -h.score)
                 results[beam.number] = ranked[: config.n_best]
-            else:
-                going.append(n)
-        rows, totals, state = _next_beam(rows, totals, alive, state, torch.tensor(going, dtype=torch.long), config.beam)
-        beams = [beams[n] for n in going]
+                continue
+            going.append(n)
+            kept.append([*living, *others][: config.beam])
+            beam.rows = [[*beam.rows[one.parent], one.token] for one in kept[-1]]
+        if not going:
+            break
+        if len(going) < len(beams):
+            beams = [beams[n] for n in going]
+            state = state.keep(torch.tensor(going, device=logits.device))
+        following = torch.tensor([[[one.parent, one.token] for one in some] for some in kept], device=logits.device)
+        state, last = state.select(following[..., 0]), following[..., 1]
+        totals = totals.new_tensor([[one.log_prob for one in some] for some in kept], dtype=_wide(logits))
     return results
 
 
+def _wide(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
 def _continue(
-    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, ends: Tensor, scored: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The best continuations of each sentence, best first: (log p, parent, token), each `[N, ≤ 2·beam]`."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, scored: bool
+) -> list[list[_Candidate]]:
+    """The best continuations of each sentence, best first, twice as many as the beam."""
+    wide = logits.to(_wide(logits))
     log_p = wide if scored else torch.log_softmax(wide, -1)
-    candidates = (totals[..., None].to(log_p.dtype) + log_p).flatten(1)
-    best, where = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)
-    tokens = where % logits.shape[-1]
-    # an ending counts only among the first `beam`: later ones are there to replace endings
-    too_late = torch.isin(tokens, ends) & (torch.arange(best.shape[1]) >= beam)
-    return best.masked_fill(too_late, -torch.inf), where // logits.shape[-1], tokens
+    sums = (totals[..., None].to(log_p.dtype) + log_p).flatten(1)
+    best, where = sums.topk(min(2 * beam, sums.shape[1]), dim=1)
+    parents, tokens = where // logits.shape[-1], where % logits.shape[-1]
+    # one transfer: a float32 holds every integer below 2**24
+    numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).tolist()
+    return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
 
 
 def _finish(
-    beam: _Beam, n: int, rows: Tensor, totals: Tensor, tokens: Tensor, alive: Tensor, state: Followed,
-    config: SearchConfig, ends: Tensor, length: int,
-) -> None:  # fmt: skip
-    """Move hypotheses that end here out of the beam; at the limit, all of them."""
-    room = config.beam
-    for k in range(tokens.shape[1]):
-        if not bool(alive[n, k]):
+    beam: _Beam, n: int, candidates: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
+    length: int, device: torch.device,
+) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
+    """Move continuations that end here out of the beam, at the limit all of them; the living ones and the others."""
+    room, living, others = config.beam, [], []
+    for place, one in enumerate(candidates):
+        closes = one.token in ends
+        # an ending counts only among the first `beam`: later ones are there to replace endings
+        if not one.log_prob > -inf or (closes and place >= config.beam):
+            others.append(one._replace(log_prob=-inf))
             continue
-        closes = bool(torch.isin(tokens[n, k], ends))
         if closes or (length >= beam.limit and room > 0):
-            log_prob = float(totals[n, k].detach())
-            own = state.keep(torch.tensor([n])).select(torch.tensor([[k]]))
-            beam.finished.append(Hypothesis(rows[n, k, 1:].tolist(), config.score(log_prob, length), log_prob, own))
-            alive[n, k] = False
+            own = state.keep(torch.tensor([n], device=device)).select(torch.tensor([[one.parent]], device=device))
+            tokens = [*beam.rows[one.parent], one.token]
+            beam.finished.append(Hypothesis(tokens, config.score(one.log_prob, length), one.log_prob, own))
+            others.append(one._replace(log_prob=-inf))
+        else:
+            living.append(one)
         room -= not closes
-
-
-def _next_beam(
-    rows: Tensor, totals: Tensor, alive: Tensor, state: Followed, going: Tensor, beam: int
-) -> tuple[Tensor, Tensor, Followed]:
-    """The first `beam` living hypotheses of the sentences that go on."""
-    rows, totals, alive = rows[going], totals[going], alive[going]
-    order = torch.argsort((~alive).long(), dim=1, stable=True)[:, :beam]
-    totals = torch.take_along_dim(totals.masked_fill(~alive, -torch.inf), order, 1)
-    return torch.take_along_dim(rows, order[..., None], 1), totals, state.keep(going).select(order)
+    return living, others

@@ -60,7 +60,7 @@ class Answer(Result):
         last block, the mean over its heads, and of the answer (the end of the question)."""
         if not self.attention:
             return [], torch.zeros(0, len(self.positions))
-        maps = [attention.full(force=True).mean(-3) for attention in self.attention.values()]
+        maps = [attention.full(force=True).mean(-3).cpu() for attention in self.attention.values()]
         if maps[0].shape[-2] == 1:
             return [f"look {n}" for n in range(1, len(maps) + 1)], torch.cat(maps)
         words = self.question.split()
@@ -156,9 +156,10 @@ class Answerer(Pipeline[Any, Answer]):
         config: Any = self.bundle.model_config
         points = prepared([picture], config.source_encoder)[0][None]
         with torch.inference_mode(), unwatched():
-            logits, maps, where = self.model.looking(points, pad([ids], self.tokenizer.pad), lengths_mask([ids]))
-            share = logits[0, 1:].softmax(-1)
-            positions = where[0]
+            inputs = points, pad([ids], self.tokenizer.pad), lengths_mask([ids])
+            logits, maps, where = self.model.looking(*(tensor.to(self.device) for tensor in inputs))
+            share = logits[0, 1:].cpu().softmax(-1)
+            positions = where[0].cpu()
             attention = {site: m.select(0).frozen() for site, m in maps.items()}
         best, numbers = share.topk(min(top, len(share)))
         found = [(self.answers[int(n)], float(p)) for n, p in zip(numbers, best, strict=True)]

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
+import torch
+
 from regard.attention.maps.map import AttentionMap
 from regard.bundle import Bundle
 from regard.decoding.constraints import Constraint, Ruled
 from regard.decoding.generate import maps_of
 from regard.decoding.search import Hypothesis
+from regard.device import device_of
 from regard.errors import ChoiceError, RegardError
 from regard.pretrained.rules import GenerationRules
 
@@ -50,6 +53,11 @@ class Pipeline(Generic[Given, Made]):
         self.bundle, self.name = bundle, name
         self.model: Any = bundle.model
         self.tokenizer: Any = bundle.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's parameters, to which inputs are moved; `model.to(…)` changes it."""
+        return device_of(self.model)
 
     @overload
     def __call__(self, source: Given, **settings: Any) -> Made: ...
@@ -109,7 +117,7 @@ class Pipeline(Generic[Given, Made]):
             limits: output tokens at most.
         """
         rules = replace(self.bundle.rules, ends=())
-        return [] if rules == GenerationRules() else [Ruled(rules, before, limits)]
+        return [] if rules == GenerationRules() else [Ruled(rules, before, limits, self.device)]
 
 
 class ModelOnly(Pipeline[Any, Any]):

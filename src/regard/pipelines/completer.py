@@ -165,7 +165,7 @@ class Completer(Pipeline[str, Completion]):
         tokens = torch.tensor([[filler] * (longest - len(row)) + row[:-1] for row in rows], dtype=torch.long)
         tokens = tokens.reshape(len(rows), longest - 1)
         allowed = torch.arange(longest - 1) >= torch.tensor([[longest - len(row)] for row in rows])
-        return self.model.read(tokens, allowed, record=record)
+        return self.model.read(tokens.to(self.device), allowed.to(self.device), record=record)
 
     def _stop(self, rows: Sequence[list[int]], stop: Sequence[str]) -> Stop:
         """Whether a text holds a stop string."""

@@ -120,7 +120,7 @@ class Description(Result):
         site, heads = reading_site(self.pipeline.bundle.alignment, self.attention)
         if not site:
             return words, torch.zeros(len(words), len(self.positions))
-        weights = self.attention[site].full(force=True)[heads].mean(0)
+        weights = self.attention[site].full(force=True)[heads].mean(0).cpu()
         of = word_of_each(self.pipeline.tokenizer.target_spans(self.ids), self.text)
         rows = [[t for t, word in enumerate(of) if word == n and t < len(weights)] for n in range(len(words))]
         return words, torch.stack(
@@ -243,7 +243,9 @@ class Describer(Pipeline[Any, Description]):
         tokenizer, listening = self.tokenizer, has_search_listeners()
         calls: list[Call] = []
         with watching(calls.append) if listening else nullcontext():
-            memory = self.model.encode(*stacked([one.features for one in sources]))
+            features, allowed = stacked([one.features for one in sources])
+            allowed = None if allowed is None else allowed.to(self.device)
+            memory = self.model.encode(features.to(self.device), allowed)
         state = self.model.start(memory, record=record or listening)
         real = memory.allowed.sum(1).tolist()
         limits = [min(self.decoding.longest, n) if self.hears else self.decoding.longest for n in real]
@@ -252,9 +254,9 @@ class Describer(Pipeline[Any, Description]):
             constraints=self._constraints(memory),
         )  # fmt: skip
         by_site = calls_by_site(self.model, calls)
-        described = []
+        described, places = [], memory.positions.cpu()
         for n, hypotheses in enumerate(found):
-            positions = memory.positions[n, : real[n]]
+            positions = places[n, : real[n]]
             best, *others = [self._one(one, sources[n], positions) for one in hypotheses]
             best.alternatives.extend(others)
             maps = {
@@ -276,7 +278,7 @@ class Describer(Pipeline[Any, Description]):
             ids = tokenizer.pad, tokenizer.bos, tokenizer.eos
             found.append(CTC(log_p, memory.allowed, self.decoding.ctc, *ids))
         if self.decoding.known_words:
-            found.append(Lexicon(self._table, tokenizer.bos))
+            found.append(Lexicon(self._table.to(self.device), tokenizer.bos))
         return found
 
     @cached_property

@@ -95,10 +95,10 @@ class Filler(Pipeline[str, Filling]):
     def _fill(self, one: Gapped, top: int) -> Filling:
         ids = list(one.ids)
         with torch.inference_mode():
-            logits = self.model(torch.tensor([ids]))[0]
+            logits = self.model(torch.tensor([ids], device=self.device))[0]
         found, total, chosen = [], 0.0, []
-        for place in [n for n, i in enumerate(ids) if i == self.tokenizer.mask]:
-            best, tokens = logits[place].softmax(-1).topk(min(top, logits.shape[-1]))
+        for row in logits[[n for n, i in enumerate(ids) if i == self.tokenizer.mask]].cpu():
+            best, tokens = row.softmax(-1).topk(min(top, logits.shape[-1]))
             found.append([(self._word(int(i)), float(p)) for p, i in zip(best, tokens, strict=True)])
             total += float(best[0].log())
             chosen.append(int(tokens[0]))
@@ -146,14 +146,15 @@ class Filler(Pipeline[str, Filling]):
         return list(ids), list(spans)
 
     def states(self, rows: Sequence[list[int]]) -> list[Tensor]:
-        """The states of token ids behind every layer, `[L + 1, S, d]` each."""
+        """The states of token ids behind every layer, `[L + 1, S, d]` each, on the CPU."""
         found: list[Tensor] = []
         for start in range(0, len(rows), AT_ONCE):
             some = list(rows[start : start + AT_ONCE])
             layers: list[Tensor] = []
             with torch.inference_mode():
-                self.model.encode(pad(some, self.tokenizer.pad), lengths_mask(some), collect=layers)
-            joint = torch.stack(layers, 1)
+                tokens, allowed = pad(some, self.tokenizer.pad), lengths_mask(some)
+                self.model.encode(tokens.to(self.device), allowed.to(self.device), collect=layers)
+            joint = torch.stack(layers, 1).cpu()
             found += [one[:, : len(row)] for one, row in zip(joint, some, strict=True)]
         return found
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from regard.bundle import INFO, Bundle, load_bundle
+from regard.device import find_device
 from regard.errors import BundleError, ChoiceError, nearest
 from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import ModelOnly, Pipeline
@@ -24,21 +27,34 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
 
 
-def load(name: str | Path) -> Any:
+def load(name: str | Path, device: str | torch.device = "cpu") -> Any:
     """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
 
     Args:
         name: a shipped model's name; a folder ("./name" is always one); a .gguf file; or "hf:OWNER/NAME", which
             huggingface_hub downloads.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto": the accelerator that torch finds, or the CPU. Inputs are
+            moved to the model; `.model.to(…)` moves it later.
 
     Returns:
         a `Translator`, `Completer` (a decoder alone), `Filler` (an encoder alone), `Captioner`, `Transcriber` or
         `Answerer`; `ModelOnly` where there is no pipeline for the task. `.model` is the nn.Module.
 
     Raises:
-        ChoiceError: neither a shipped model nor a folder; lists the known names, nearest spelling first.
+        ChoiceError: neither a shipped model nor a folder, or an unknown device; lists the known names, nearest spelling
+            first.
+        ConfigError: this machine does not have the device.
         BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
     """
+    where = find_device(device)
+    found = _find(name)
+    if where.type != "cpu":
+        found.model.to(where)
+    return found
+
+
+def _find(name: str | Path) -> Pipeline[Any, Any]:
+    """`load` on the CPU."""
     text = str(name)
     if text in shipped():
         return _ready(load_bundle(SHIPPED / text), text)

@@ -127,7 +127,7 @@ class Generation(Result):
             return Alignment(torch.zeros(len(target), len(source)), source, target, site, heads)
         from regard.analysis.alignment import join_words
 
-        weights = self.attention[site].full(force=True)[heads].mean(0)
+        weights = self.attention[site].full(force=True)[heads].mean(0).cpu()
         tokenizer = self.translator.tokenizer
         matrix = join_words(
             weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.read), self.read
@@ -235,7 +235,7 @@ class Translator(Pipeline[str, Generation]):
         rows = [[*ids, tokenizer.eos] for ids in sources]
         calls: list[Call] = []
         with watching(calls.append) if has_search_listeners() else nullcontext():
-            memory = self.model.encode(pad(rows, tokenizer.pad), lengths_mask(rows))
+            memory = self.model.encode(pad(rows, tokenizer.pad).to(self.device), lengths_mask(rows).to(self.device))
         state = self.model.start(memory, record=record)
         limits = [self.limit(len(row)) for row in rows]
         before = [[tokenizer.bos]] * len(rows)

@@ -6,10 +6,9 @@ from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from regard.bundle import Bundle
 from regard.data.batching import BatchSource, move
+from regard.device import device_of
 from regard.errors import ConfigError
 from regard.models.build import ModelConfig
 from regard.tasks.config import ExperimentConfig
@@ -105,7 +104,7 @@ def left_out(names: Sequence[str], reason: str) -> str:
 
 def mean_loss(model: Any, batches: BatchSource, precision: str = "float32") -> tuple[float, int]:
     """Negative log-likelihood per target token in nats, EOS counted; and the number of tokens."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     total, tokens = 0.0, 0
     for batch in batches.epoch(0):
         nll, n = token_nll(model, move(batch, device), precision)

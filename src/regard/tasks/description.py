@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regard.bundle import Bundle, save_bundle
 from regard.data.archive import Cells, Files
-from regard.data.batching import BatchSource
+from regard.data.batching import BatchSource, move
 from regard.data.datasets import an4, fsdd
 from regard.data.files import plain_name, read_lines
 from regard.data.media import MediaBatches, SceneBatches, media_batch, scene_points
@@ -361,7 +361,8 @@ def evaluate(
             features, skipped = [], skipped + 1
         if features:
             with torch.inference_mode():
-                nll, n = token_nll(describer.model, media_batch(features, [target], ends))
+                batch = move(media_batch(features, [target], ends), describer.device)
+                nll, n = token_nll(describer.model, batch)
             total, tokens = total + float(nll), tokens + n
         outputs.append(" ".join(_said(describer, files, row, beam).split()))
     loss = total / max(1, tokens)

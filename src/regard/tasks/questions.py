@@ -11,6 +11,7 @@ from regard.data.batching import BatchSource, move
 from regard.data.questions import Open, QuestionBatches, count_answers, open_from, question_parts
 from regard.data.scenes.questions import PictureQuestion
 from regard.data.tables import read_cells
+from regard.device import device_of
 from regard.errors import ConfigError, DataError
 from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import InputError
@@ -99,7 +100,7 @@ def make_evaluate(dev: BatchSource, precision: str = "float32") -> Callable[[Any
     """From a model to its loss and its accuracy in percent; an answer outside the learned ones counts as wrong."""
 
     def evaluate(model: Any) -> dict[str, float]:
-        device = next(model.parameters()).device
+        device = device_of(model)
         total, known, right, asked = 0.0, 0, 0, 0
         for batch in dev.epoch(0):
             batch = move(batch, device)
@@ -157,7 +158,7 @@ def evaluate(
     rows = [one for _, one in questions]
     with torch.inference_mode():
         for batch in batches(rows, opened, answerer.answers, tokenizer, config, EVALUATION_TOKENS).epoch(0):
-            nll, n = token_nll(answerer.model, batch)
+            nll, n = token_nll(answerer.model, move(batch, answerer.device))
             total, known = total + float(nll), known + n
     loss = total / max(1, known)
     numbers: Numbers = {"loss": loss, "perplexity": perplexity(loss), "tokens": known}

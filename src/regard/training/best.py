@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from regard.device import device_of, random_states, restore_random_states
 from regard.training.checkpoint import Tensors, average, load_checkpoint, save_checkpoint
 from regard.training.config import TrainingConfig
 from regard.training.journal import Journal
@@ -17,13 +18,14 @@ SMALL_IS_BETTER = ("loss", "wer")
 
 
 def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
-    """Evaluate in inference mode; the random state of training is left as it was."""
-    state = torch.get_rng_state()
+    """Evaluate in inference mode; the random states of training are left as they were."""
+    device = device_of(model)
+    states = random_states(device)
     model.eval()
     with torch.inference_mode():
         numbers = evaluate(model)
     model.train()
-    torch.set_rng_state(state)
+    restore_random_states(states, device)
     return {f"dev_{name}": value for name, value in numbers.items()}
 
 

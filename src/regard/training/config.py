@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from regard.device import check_device
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -52,9 +54,15 @@ class TrainingConfig(BaseModel):
     """Gradient estimator of hard attention."""
     entropy: Weight = 0.01
     """Weight of the entropy bonus of the sampled positions, for reinforce."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products; weights, updates, softmax and norms stay in float32. A CPU without bfloat16 instructions
-    computes everything in float32, which is many times faster there."""
+    device: Annotated[str, AfterValidator(check_device)] = "cpu"
+    """Where the model is trained: "cpu", "cuda", "cuda:1", "mps", or "auto": the accelerator that torch finds, or the
+    CPU. A config gives the same numbers on every machine, so it uses an accelerator only where it names one; a run may
+    be resumed on another device, with other rounding."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; weights, updates, softmax and norms stay in float32. "auto": bfloat16 on a GPU, float32 on a
+    CPU. A device without bfloat16 instructions computes everything in float32, which is many times faster there."""
+    tf32: bool = False
+    """Compute float32 products on a CUDA device in TF32 (10 bits of mantissa), while the run lasts."""
     evaluate_every: int = Field(500, gt=0)
     """Updates between evaluations."""
     checkpoint_seconds: float = Field(120, gt=0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from regard.bundle import current_weight
 from regard.data.batching import Batch, BatchSource, move
+from regard.device import device_of, random_states, restore_random_states
 from regard.errors import ConfigError, RegardError
 from regard.training.best import Evaluate, Ranked, best_weights, keep_if_best, measure, rank, remove_later
 from regard.training.checkpoint import Tensors, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
@@ -77,7 +78,7 @@ def train(
     bit for bit, as a run that was never interrupted.
 
     Args:
-        model: with fresh weights.
+        model: with fresh weights, on the device to train on; batches are moved there.
         batches: the training data.
         config: the settings.
         folder: for checkpoints and the journal.
@@ -141,20 +142,21 @@ def train(
 
 def update(objective: Objective, batch: Batch, optimizer: Optimizer) -> dict[str, Any]:
     """One step of gradient descent on one batch; it is skipped if the loss or the gradient is not finite."""
-    device = next(objective.parameters()).device
     optimizer.zero_grad(set_to_none=True)
-    loss, nll, tokens = objective(move(batch, device))
+    loss, nll, tokens = objective(move(batch, device_of(objective)))
     tokens = max(1, tokens)
     (loss / tokens).backward()
     norm = nn.utils.clip_grad_norm_(objective.parameters(), objective.config.clip)
-    skipped = not isfinite(float(norm)) or not isfinite(loss.item())
+    # one transfer a step
+    total, likelihood, length = torch.stack([value.detach().to(nll.dtype) for value in (loss, nll, norm)]).tolist()
+    skipped = not isfinite(length) or not isfinite(total)
     if not skipped:
         optimizer.step()
     return {
-        "loss": nll.item() / tokens,
-        "smoothed_loss": loss.item() / tokens,
+        "loss": likelihood / tokens,
+        "smoothed_loss": total / tokens,
         "tokens": tokens,
-        "gradient_norm": float(norm),
+        "gradient_norm": length,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "skipped": skipped,
     }
@@ -225,14 +227,17 @@ def _advice(folder: Path) -> str:
 def store(path: Path, model: Any, optimizer: Optimizer, progress: Progress) -> None:
     """Write everything that a resumed run needs."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    save_checkpoint(path, tensors | flatten_optimizer(optimizer) | {"random": torch.get_rng_state()}, vars(progress))
+    states = random_states(device_of(model))
+    random = {"random": states.pop("cpu")} | {f"random.{kind}": state for kind, state in states.items()}
+    save_checkpoint(path, tensors | flatten_optimizer(optimizer) | random, vars(progress))
 
 
 def restore(path: Path, model: Any, optimizer: Optimizer) -> Progress:
-    """Read what `store` wrote back into model, optimizer and random state."""
+    """Read what `store` wrote, on any device, back into model, optimizer and random states."""
     tensors, state = load_checkpoint(path)
     own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     model.load_state_dict({current_weight(name): t for name, t in own.items()})
     restore_optimizer(optimizer, tensors)
-    torch.set_rng_state(tensors["random"])
+    kept = {name.removeprefix("random."): t for name, t in tensors.items() if name.startswith("random.")}
+    restore_random_states(kept | {"cpu": tensors["random"]}, device_of(model))
     return Progress(**{**state, "best": [(number, step) for number, step in state["best"]]})

@@ -181,7 +181,7 @@ class Objective(nn.Module):
 
 def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Loss:
     """The weighted sum of all terms that apply to a batch."""
-    half = used_precision(config, batch.target.device.type) == "bfloat16"
+    half = used_precision(config.precision, batch.target.device.type) == "bfloat16"
     calls: list[Call] = []
     draws = Draws() if model.training and config.hard == "reinforce" and hasattr(model, "baseline") else None
     with (
@@ -199,7 +199,7 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
 @torch.no_grad()
 def token_nll(model: Any, batch: Batch, precision: str = "float32") -> tuple[Tensor, int]:
     """Negative log-likelihood of a batch's target tokens in nats, summed; and their number."""
-    half = precision == "bfloat16" and computes_bfloat16(batch.target.device.type)
+    half = used_precision(precision, batch.target.device.type) == "bfloat16"
     with _autocast(batch, half):
         hidden, _ = batch.hidden(model)
     weight, bias = model.readout()
@@ -221,14 +221,23 @@ def _with_word_dropout(batch: Any, share: float, pad: int) -> Batch:
     return dropped
 
 
-def used_precision(config: TrainingConfig, device: str) -> str:
-    """The precision of matrix products on a kind of device: the requested one where the device computes it."""
-    return config.precision if computes_bfloat16(device) else "float32"
+def used_precision(wanted: str, device: str) -> str:
+    """The precision of matrix products on a type of device.
+
+    Args:
+        wanted: "float32"; "bfloat16", where the device computes it; or "auto": bfloat16 on a GPU that computes it.
+        device: "cpu", "cuda", …
+    """
+    if wanted == "auto":
+        wanted = "float32" if device == "cpu" else "bfloat16"
+    return wanted if computes_bfloat16(device) else "float32"
 
 
 @cache
 def computes_bfloat16(device: str) -> bool:
-    """Whether a kind of device has bfloat16 arithmetic; emulated on a CPU with AVX2 alone it was 17 times slower."""
-    return device != "cpu" or (
-        torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    """Whether a type of device has bfloat16 arithmetic; emulated on a CPU with AVX2 alone it was 17 times slower."""
+    if device == "cpu":
+        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device == "cuda" and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True
