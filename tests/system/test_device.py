@@ -71,7 +71,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(name: str, files: Path, **training: Any) -> dict[str, Any]:
     """The settings of one tiny run of a task."""
     pairs = {"data": {"train": str(files / "pairs.tsv"), "dev_share": 0.1}, "tokenizer": {"vocabulary": 80}}
-    texts = {"task": name, "texts": {"train": str(files / "text.txt"), "length": 16} | ({"documents": "lines"} if name == "fill" else {})}
+    texts = {
+        "task": name,
+        "texts": {"train": str(files / "text.txt"), "length": 16} | ({"documents": "lines"} if name == "fill" else {}),
+    }
     asked = {
         "task": "answer", "tokenizer": {"kind": "words", "vocabulary": 40},
         "questions": {

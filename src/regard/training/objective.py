@@ -233,9 +233,14 @@ def used_precision(wanted: str, device: str) -> str:
     return wanted if computes_bfloat16(device) else "float32"
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def computes_bfloat16(device: str) -> bool:
     """Whether a type of device has bfloat16 arithmetic; emulated on a CPU with AVX2 alone it was 17 times slower."""
+    return _has_bfloat16(device)
+
+
+@cache
+def _has_bfloat16(device: str) -> bool:
     if device == "cpu":
         return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if device == "cuda" and torch.cuda.is_available():
