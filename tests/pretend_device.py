@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -101,7 +101,9 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> PretendTensor:
-        with torch.inference_mode(inner.is_inference()):  # a view of an ordinary tensor is one, in inference mode too
+        # a view of an ordinary tensor is one, in inference mode too
+        alike = inner.is_inference() == torch.is_inference_mode_enabled()
+        with nullcontext() if alike else torch.inference_mode(inner.is_inference()):
             made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
                 cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
                 layout=inner.layout, device=DEVICE, requires_grad=False,

@@ -16,14 +16,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-import pretend_device
 import regard
 from conftest import made_pairs
 from made import made_glyphs, made_sounds
 from pretend_device import NAME, no_sync, present, syncs
 from regard import experiment
-from regard.device import check_device, device_of, find_device
-from regard.errors import ChoiceError, ConfigError
+from regard.device import device_of
 from regard.pipelines.load import load
 from regard.tasks.table import evaluate
 from regard.training.journal import Journal
@@ -383,43 +381,7 @@ def test_bfloat16_is_the_devices_own_precision(files: Path, tmp_path: Path) -> N
     assert [e["precision"] for e in started if e["event"] == "start"][1] == "float32"
 
 
-# --- words ---
-
-
-def test_words_of_devices() -> None:
-    assert find_device("cpu") == torch.device("cpu")
-    assert find_device("auto").type == NAME
-    assert find_device(torch.device(NAME)).type == NAME
-    pretend_device._Switches.available = False
-    try:
-        assert find_device("auto").type == "cpu"
-    finally:
-        pretend_device._Switches.available = True
-
-
-@pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ("cudda", r"unknown device 'cudda': expected one of 'cuda', "),
-        ("cuda:x", r"unknown device 'cuda:x': expected one of 'cuda"),
-        ("cpu:1", r"unknown device 'cpu:1': expected one of 'cpu', "),
-        ("", r"unknown device '': expected one of "),
-    ],
-)
-def test_unknown_words_are_refused(word: str, sentence: str) -> None:
-    for refused in (find_device, check_device):
-        with pytest.raises(ChoiceError, match=sentence):
-            refused(word)
-    with pytest.raises(ChoiceError, match=sentence):
-        regard.load("fr-en", device=word)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_absent_devices_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"^device 'cuda': .*torch .*; use device='cpu' or 'auto'"):
-        regard.load("fr-en", device="cuda")
-    with pytest.raises(ConfigError, match=rf"^device '{NAME}:3': there are 1 here, the last is '{NAME}:0'"):
-        find_device(f"{NAME}:3")
+# --- the command line ---
 
 
 def test_the_command_line(trained: Any, talk: Any, files: Path, tmp_path: Path) -> None:
