@@ -22,14 +22,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "pretend"
 DEVICE = torch.device("cpu")  # replaced below, once the name is known
@@ -43,6 +42,7 @@ INDEXING = {
 ON_CPU = {  # operators with an argument that must stay on the CPU: its place
     aten._pack_padded_sequence.default: 1, aten._pack_padded_sequence_backward.default: 2,
 }  # fmt: skip
+IGNORED = ("pin_memory", "non_blocking")
 INDEX_TYPES = (torch.long, torch.int, torch.bool, torch.uint8)
 WAITING = {
     aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
@@ -101,7 +101,9 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> PretendTensor:
-        with torch.inference_mode(inner.is_inference()):  # a view of an ordinary tensor is one, in inference mode too
+        # a view of an ordinary tensor is one, in inference mode too
+        alike = inner.is_inference() == torch.is_inference_mode_enabled()
+        with nullcontext() if alike else torch.inference_mode(inner.is_inference()):
             made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
                 cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
                 layout=inner.layout, device=DEVICE, requires_grad=False,
@@ -143,17 +145,16 @@ class PretendTensor(Tensor):
 
 def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
     """An operator on the wrapped CPU tensors, once its arguments are what CUDA would accept."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors: list[Tensor] = []
+    plain_args = _plain(args, tensors)
+    plain_kwargs = {name: _plain(value, tensors) for name, value in kwargs.items() if name not in IGNORED}
     own = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     wanted = kwargs.get("device")
     goes_to = None if wanted is None else torch.device(wanted).type
     _check_devices(func, args, tensors, own)
     _check_waiting(func, args, own, goes_to)
     if wanted is not None:
-        kwargs["device"] = torch.device("cpu")
-    kwargs.pop("pin_memory", None)
-    kwargs.pop("non_blocking", None)
-    plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
+        plain_kwargs["device"] = torch.device("cpu")
     if func in CELLS:
         found = CELLS[func](*plain_args, **plain_kwargs)
     elif torch.Tag.nondeterministic_seeded in func.tags:
@@ -170,8 +171,7 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
         return args[0]
     if func is aten._to_copy.default and own and found is own[0].inner:  # the CPU's answer for the same device
         found = found.clone()
-    known = {id(tensor.inner): tensor for tensor in own}
-    outer = tree_map(lambda leaf: known[id(leaf)] if id(leaf) in known else _wrapped(leaf), found)
+    outer = _wrapped(found, {id(tensor.inner): tensor for tensor in own})
     if func in ON_CPU and isinstance(found, tuple):
         outer = (outer[0], *found[1:])  # the sizes of the steps of a packed sequence
     return outer
@@ -182,14 +182,23 @@ def _is_composite(func: Any) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
-def _plain(leaf: Any) -> Any:
-    if isinstance(leaf, torch.Generator) and leaf.device.type == NAME:
-        return _generator
-    return leaf.inner if isinstance(leaf, PretendTensor) else leaf
+def _plain(value: Any, tensors: list[Tensor]) -> Any:
+    """An argument with CPU tensors in place of the device's; the tensors that it holds are added to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.inner if isinstance(value, PretendTensor) else value
+    if isinstance(value, list | tuple):
+        return type(value)([_plain(one, tensors) for one in value])
+    return value
 
 
-def _wrapped(leaf: Any) -> Any:
-    return PretendTensor(leaf) if isinstance(leaf, Tensor) and not isinstance(leaf, PretendTensor) else leaf
+def _wrapped(value: Any, known: dict[int, PretendTensor]) -> Any:
+    """A result with its tensors on the device: one that an argument wraps is that argument."""
+    if isinstance(value, PretendTensor):
+        return value
+    if isinstance(value, Tensor):
+        return known[id(value)] if id(value) in known else PretendTensor(value)
+    return type(value)([_wrapped(one, known) for one in value]) if isinstance(value, list | tuple) else value
 
 
 def _check_devices(func: Any, args: Any, tensors: list[Tensor], own: list[PretendTensor]) -> None:
@@ -238,13 +247,10 @@ def _drawn(func: Any, args: Any, kwargs: Any) -> Any:
     Raises:
         RuntimeError: a CPU generator is given.
     """
-    for leaf in tree_leaves((args, kwargs)):
-        if isinstance(leaf, torch.Generator) and leaf is not _generator:
-            raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
+    if any(isinstance(one, torch.Generator) for one in (*args, *kwargs.values())):
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
     before = torch.default_generator.get_state()
     torch.default_generator.set_state(_generator.get_state())
-    kwargs = {name: value for name, value in kwargs.items() if value is not _generator}
-    args = tuple(None if arg is _generator else arg for arg in args)
     try:
         return func(*args, **kwargs)
     finally:
@@ -410,7 +416,7 @@ def _autocast(func: Any, *args: Any, **kwargs: Any) -> Any:
 
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
     with torch._C._ExcludeDispatchKeyGuard(keys):
-        return func(*tree_map(cast, args), **tree_map(cast, kwargs))
+        return func(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
 
 
 class _Hook(backend_registration._DummyPrivateUse1Hook):

@@ -18,7 +18,7 @@ from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import ScaledDot
 from regard.attention.spec import Spec
-from regard.attention.watch import Call, computing, is_changing, is_computing, query_changers
+from regard.attention.watch import Call, computing, is_attended, is_changing, is_computing, query_changers
 from regard.errors import RegardError
 
 _understood: Any = WeakTensorKeyDictionary()
@@ -35,7 +35,7 @@ def is_tracing() -> bool:
 
 def report(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Compute one of `ATTENTIONS`, and report it unless it is part of a reported attention."""
-    if is_computing() or is_tracing():
+    if is_computing() or is_tracing() or not is_attended():  # no callback would see it
         return func(*args, **kwargs)
     with computing():
         if func is F.scaled_dot_product_attention:
