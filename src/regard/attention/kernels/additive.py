@@ -43,7 +43,7 @@ def additive(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed =
     """
     score = _inner(spec.score)
     assert isinstance(score, Additive | Concat)  # refusal() has seen to it
-    return blockwise(query, key, value, spec, seed, lambda q, k: tanh_scores(q, k, score.v.to(q.dtype)))
+    return blockwise(query, key, value, spec, seed, lambda q, k: tanh_scores(q, k, score.v.to(q)))
 
 
 def _inner(score: Score) -> Score:
