@@ -94,6 +94,7 @@ def train(
         Interrupted: stopped by a signal, and saved.
     """
     settings = read_config(config, overrides)
+    find_device(settings.training.device)  # refused before a folder is made
     folder = Path(run) if run else _default_folder(config)
     _check_folder(folder, settings, resume)
     folder.mkdir(parents=True, exist_ok=True)
