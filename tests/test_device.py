@@ -13,7 +13,7 @@ def test_words_of_devices() -> None:
     with present():
         assert find_device("auto").type == NAME
         assert find_device(torch.device(NAME)).type == NAME
-        with pytest.raises(ConfigError, match=rf"^device '{NAME}:3': there are 1 here, the last is '{NAME}:0'"):
+        with pytest.raises(ConfigError, match=rf"^device '{NAME}:3': the last one here is '{NAME}:0'"):
             find_device(f"{NAME}:3")
     assert find_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match=rf"^device '{NAME}': torch .* finds no {NAME} device here; use device='cpu'"):
@@ -24,6 +24,7 @@ def test_words_of_devices() -> None:
     ("word", "sentence"),
     [
         ("cudda", r"unknown device 'cudda': expected one of 'cuda', "),
+        ("cuda:1234567", r"unknown device 'cuda:1234567': expected one of 'cuda"),
         ("cuda:x", r"unknown device 'cuda:x': expected one of 'cuda"),
         ("cpu:1", r"unknown device 'cpu:1': expected one of 'cpu', "),
         ("", r"unknown device '': expected one of "),

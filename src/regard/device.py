@@ -26,8 +26,8 @@ def check_device(word: str) -> str:
         ChoiceError: an unknown word; the message begins with the nearest one.
     """
     kind, colon, index = word.partition(":")
-    several = kind not in (AUTO, CPU, "mps")
-    if kind not in _kinds() or (colon and not (several and re.fullmatch(r"\d+", index))):
+    numbered = kind not in (AUTO, CPU) and re.fullmatch(r"\d{1,2}", index)
+    if kind not in _kinds() or (colon and not numbered):
         raise unknown("device", word, [*_kinds(), "cuda:0"])
     return word
 
@@ -55,7 +55,7 @@ def find_device(word: "str | torch.device") -> torch.device:
     count = int(module.device_count())
     if device.index is not None and device.index >= count:
         last = f"{device.type}:{count - 1}"
-        raise ConfigError(f"device {word!r}: there are {count} here, the last is {last!r}: use that, or {AUTO!r}")
+        raise ConfigError(f"device {word!r}: the last one here is {last!r}: use that, or {AUTO!r}")
     return device
 
 

@@ -27,7 +27,7 @@ from regard.training.checkpoint import average, load_checkpoint
 from regard.training.journal import Journal
 from regard.training.loop import LAST, Report
 from regard.training.loop import train as run_loop
-from regard.training.objective import used_precision
+from regard.training.objective import precision_on, used_precision
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "read_config", "train"]
 
@@ -94,6 +94,7 @@ def train(
         Interrupted: stopped by a signal, and saved.
     """
     settings = read_config(config, overrides)
+    find_device(settings.training.device)  # refused before a folder is made
     folder = Path(run) if run else _default_folder(config)
     _check_folder(folder, settings, resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Repor
             "vocabulary": len(work.tokenizer),
             "padding": work.batches.padding_share(),
             "device": str(device),
-            "precision": used_precision(settings.training.precision, device.type),
+            "precision": used_precision(settings.training, device.type),
             "run": str(folder),
             "max_steps": settings.training.max_steps,
             "step": 0,
@@ -219,7 +220,7 @@ def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
     theirs, ours = _flat(before), _flat(settings)
     device = find_device(settings.training.device).type
     for flat in (theirs, ours):
-        flat["training.precision"] = used_precision(flat["training.precision"], device)
+        flat["training.precision"] = precision_on(device, flat["training.precision"])
         del flat["training.device"]
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     if changed:

@@ -402,6 +402,18 @@ def test_the_command_line(trained: Any, talk: Any, files: Path, tmp_path: Path) 
     assert code == 2
     assert "training.device" in err
     assert "unknown device 'gpu'" in err
+    code, _, err = talk("train", tmp_path / "config.toml", "--folder", tmp_path / "other", "--device", f"{NAME}:1")
+    assert (code, err) == (
+        2,
+        f"regard: device '{NAME}:1': the last one here is '{NAME}:0': use that, or 'auto'\n",
+    )
+    assert not (tmp_path / "other").exists()
+
+
+def test_hard_attention_trains_by_reinforce(files: Path, tmp_path: Path) -> None:
+    settings = config("caption", files, device=NAME, hard="reinforce", coverage_loss=0.0, max_steps=2, evaluate_every=2)
+    settings["model"] = settings["model"] | {"normalizer": "hard"}
+    assert experiment.train(settings, run=tmp_path / "run").journal[-1]["step"] == 2
 
 
 def test_every_verb_that_computes_has_a_device(talk: Any) -> None:

@@ -181,7 +181,7 @@ class Objective(nn.Module):
 
 def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Loss:
     """The weighted sum of all terms that apply to a batch."""
-    half = used_precision(config.precision, batch.target.device.type) == "bfloat16"
+    half = used_precision(config, batch.target.device.type) == "bfloat16"
     calls: list[Call] = []
     draws = Draws() if model.training and config.hard == "reinforce" and hasattr(model, "baseline") else None
     with (
@@ -199,7 +199,7 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
 @torch.no_grad()
 def token_nll(model: Any, batch: Batch, precision: str = "float32") -> tuple[Tensor, int]:
     """Negative log-likelihood of a batch's target tokens in nats, summed; and their number."""
-    half = used_precision(precision, batch.target.device.type) == "bfloat16"
+    half = precision_on(batch.target.device.type, precision) == "bfloat16"
     with _autocast(batch, half):
         hidden, _ = batch.hidden(model)
     weight, bias = model.readout()
@@ -221,12 +221,17 @@ def _with_word_dropout(batch: Any, share: float, pad: int) -> Batch:
     return dropped
 
 
-def used_precision(wanted: str, device: str) -> str:
+def used_precision(config: TrainingConfig, device: str) -> str:
+    """The precision of a run's matrix products on a type of device."""
+    return precision_on(device, config.precision)
+
+
+def precision_on(device: str, wanted: str) -> str:
     """The precision of matrix products on a type of device.
 
     Args:
-        wanted: "float32"; "bfloat16", where the device computes it; or "auto": bfloat16 on a GPU that computes it.
         device: "cpu", "cuda", …
+        wanted: "float32"; "bfloat16", where the device computes it; or "auto": bfloat16 on a GPU that computes it.
     """
     if wanted == "auto":
         wanted = "float32" if device == "cpu" else "bfloat16"
