@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import regard
+from device import in_float64, leaf
 from regard.attention.biases import Added, Bias, Both, Diagonals, as_bias
 
 SHAPE = (2, 3, 5, 7)
@@ -66,15 +67,16 @@ def test_attend_adds_every_kind_of_bias(normalizer: str) -> None:
 LEARNED = {
     "added": lambda learned: Added(learned[:7]),
     "diagonals": Diagonals,
-    "left": lambda learned: Added(learned[:7]) + Diagonals(torch.zeros(11)),
-    "right": lambda learned: Added(torch.zeros(7)) + (Added(torch.zeros(7)) + Diagonals(learned)),
+    "left": lambda learned: Added(learned[:7]) + Diagonals(learned.new_zeros(11)),
+    "right": lambda learned: Added(learned.new_zeros(7)) + (Added(learned.new_zeros(7)) + Diagonals(learned)),
 }
 
 
+@in_float64
 @pytest.mark.parametrize("name", LEARNED)
 def test_attend_gives_a_learned_bias_its_gradient(name: str) -> None:
-    query, key = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 7))
-    learned = torch.randn(11, dtype=torch.float64, requires_grad=True)
+    query, key = (leaf(torch.randn(n, 3, dtype=torch.float64)) for n in (5, 7))
+    learned = leaf(torch.randn(11, dtype=torch.float64))
     assert LEARNED[name](learned).is_learned()
     assert not LEARNED[name](learned.detach()).is_learned()
     assert torch.autograd.gradcheck(

@@ -1,7 +1,8 @@
 """Every kernel × score × normaliser × mask × bias: it equals the reference, with its gradients, or it is refused.
 
 The blocks are made so small that even these small sizes fall into many of them. Types and sizes take turns along the
-cells: primes, one query, one key, more queries than keys, no batch axis and three.
+cells: primes, one query, one key, more queries than keys, no batch axis and three. Everything is on the device that
+`REGARD_TEST_DEVICE` names.
 """
 
 import random
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import regard
+from device import DEVICE, HAS_FLOAT64, in_float64, leaf
 from regard.attention.biases import Diagonals
 from regard.attention.kernels import additive, blockwise, fused, linear, windowed
 from regard.attention.kernels.reference import reference
@@ -56,8 +58,8 @@ NORMALIZERS = {
 def mask(name: str, batch: tuple[int, ...], t: int, s: int) -> object:
     draw = torch.Generator().manual_seed(3)
     first = batch[0] if len(batch) > 1 else None
-    lengths = torch.tensor([s // 2, s])[:first] if first else torch.tensor(s // 2)
-    ids = torch.arange(t) // 3, torch.arange(s) // 3
+    lengths = (torch.tensor([s // 2, s])[:first] if first else torch.tensor(s // 2)).to(DEVICE)
+    ids = torch.arange(t, device=DEVICE) // 3, torch.arange(s, device=DEVICE) // 3
     return {
         "none": lambda: None,
         "causal": lambda: regard.causal(),
@@ -66,8 +68,8 @@ def mask(name: str, batch: tuple[int, ...], t: int, s: int) -> object:
         "padding": lambda: regard.padding(lengths),
         "prefix_lm": lambda: regard.causal(-1) | regard.prefix(2),
         "documents": lambda: regard.documents(*(i.expand(first, -1) if first else i for i in ids)),
-        "blocks": lambda: regard.blocks(torch.rand(-(-t // 4), -(-s // 4), generator=draw) < 0.5, 4),
-        "tensor": lambda: torch.rand(*batch, t, s, generator=draw) < 0.6,
+        "blocks": lambda: regard.blocks((torch.rand(-(-t // 4), -(-s // 4), generator=draw) < 0.5).to(DEVICE), 4),
+        "tensor": lambda: (torch.rand(*batch, t, s, generator=draw) < 0.6).to(DEVICE),
         "band_without_its_middle": lambda: regard.window(4) & ~regard.window(1),
         "nobody": lambda: regard.prefix(0),
     }[name]()
@@ -87,15 +89,16 @@ def bias(name: str, t: int, s: int, dtype: torch.dtype) -> tuple[object, list[Te
     if name == "alibi":
         return regard.alibi(H), []
     if name == "tensor":
-        return torch.randn(H, t, s, generator=draw), []
+        return torch.randn(H, t, s, generator=draw).to(DEVICE), []
     if name == "learned":
-        tensor = torch.randn(H, 1, s, generator=draw, dtype=dtype, requires_grad=True)
+        tensor = leaf(torch.randn(H, 1, s, generator=draw, dtype=dtype))
         return tensor, [tensor]
     if name == "computed":  # by something that itself is learned
-        tensor = torch.randn(t + s - 1, generator=draw, dtype=dtype, requires_grad=True)
+        tensor = leaf(torch.randn(t + s - 1, generator=draw, dtype=dtype))
         return Diagonals(tensor.sin() * 2), [tensor]
     buckets = regard.RelativeBias(H, 4, 5).to(dtype)
     torch.nn.init.normal_(buckets.weight, generator=draw)
+    buckets.to(DEVICE)
     return buckets, [buckets.weight]
 
 
@@ -154,7 +157,7 @@ def on_every(test):
 def test_a_cell_is_refused_if_and_only_if_the_list_says_so(kernel: str, score: str) -> None:
     for cell in cells(score):
         batch, t, s = SIZES[0]
-        inputs = [torch.zeros(*batch, size, D) for size in (t, s, s)]
+        inputs = [torch.zeros(*batch, size, D, device=DEVICE) for size in (t, s, s)]
         spec = a_spec(cell, batch, t, s, torch.float32)[0]
         reason = KERNELS[kernel].refusal(*inputs, spec)
         assert (reason is not None) == is_refused(kernel, cell), (cell, reason)
@@ -216,7 +219,7 @@ def a_spec(
     given, learned = bias(cell["bias"], t, s, dtype)
     normalizer = NORMALIZERS[cell["normalizer"]]()
     spec = make_spec(SCORES[cell["score"]](), normalizer, mask(cell["mask"], batch, t, s), given)
-    spec.score.to(dtype), spec.normalizer.to(dtype)
+    spec.score.to(DEVICE, dtype), spec.normalizer.to(DEVICE, dtype)
     return spec, [*learned, *spec.score.parameters(), *spec.normalizer.parameters()]
 
 
@@ -225,8 +228,12 @@ def check_cells(kernel: str, score: str, chosen: list[dict[str, str]]) -> None:
         batch, t, s = SIZES[n % len(SIZES)]
         # shares of scores that may cancel lose a float32's digits on every kernel
         dtype = torch.float64 if n % 4 or cell["normalizer"] == "share" else torch.float32
+        if dtype == torch.float64 and not HAS_FLOAT64:
+            if cell["normalizer"] == "share":
+                continue
+            dtype = torch.float32
         torch.manual_seed(n)
-        inputs = [torch.randn(*batch, size, D, dtype=dtype, requires_grad=True) for size in (t, s, s)]
+        inputs = [leaf(torch.randn(*batch, size, D, dtype=dtype)) for size in (t, s, s)]
         spec, learned = a_spec(cell, batch, t, s, dtype)
         where = f"{cell} {batch} {t} {s} {dtype}"
         near = {"rtol": 1e-9, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 5e-4, "atol": 5e-5}
@@ -245,13 +252,16 @@ def check_cells(kernel: str, score: str, chosen: list[dict[str, str]]) -> None:
             torch.testing.assert_close(ours, theirs, **near, msg=lambda m, what=what: f"{what}: {m}")
 
 
+@in_float64
 @pytest.mark.parametrize("kernel", ["blockwise", "additive"])
 @pytest.mark.parametrize("covered", MASKS)
 @pytest.mark.usefixtures("small_blocks")
 def test_dropout_drops_the_same_weights_on_every_kernel(kernel: str, covered: str) -> None:
     batch, t, s = SIZES[3]
-    inputs = [torch.randn(*batch, n, D, dtype=torch.float64, requires_grad=True) for n in (t, s, s)]
-    spec = make_spec(regard.Additive(D, D, 7).double(), "softmax", mask(covered, batch, t, s), None, 0.4)
+    inputs = [leaf(torch.randn(*batch, n, D, dtype=torch.float64)) for n in (t, s, s)]
+    spec = make_spec(
+        regard.Additive(D, D, 7).to(DEVICE, torch.float64), "softmax", mask(covered, batch, t, s), None, 0.4
+    )
     got, want = KERNELS[kernel].run(*inputs, spec, 19)[0], reference(*inputs, spec, 19)[0]
     torch.testing.assert_close(got, want)
     upstream = torch.randn_like(want)
@@ -270,6 +280,7 @@ TWICE = [
 ]
 
 
+@in_float64
 @pytest.mark.parametrize(("kernel", "score", "normalizer", "added"), TWICE)
 @pytest.mark.usefixtures("small_blocks")
 def test_both_derivatives_through_blocks(
@@ -280,7 +291,7 @@ def test_both_derivatives_through_blocks(
     monkeypatch.setattr(blockwise, "PART", 12)
     torch.manual_seed(5)
     batch, t, s = (1, H), 4, 5
-    inputs = [torch.randn(*batch, n, D, dtype=torch.float64, requires_grad=True) for n in (t, s, s)]
+    inputs = [leaf(torch.randn(*batch, n, D, dtype=torch.float64)) for n in (t, s, s)]
     cell = {"score": score, "normalizer": normalizer, "mask": "causal", "bias": added}
     spec, learned = a_spec(cell, batch, t, s, torch.float64)
     if added == "computed":  # before, and not anew for every small step of gradcheck

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import regard
+from device import DEVICE, in_float64, leaf
 from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform, WholeRows, as_normalizer
 
 SCORES = torch.tensor([[0.3, -1.2, 2.0, 0.7, -inf], [1.0, 1.0, -2.0, 0.1, 0.2], [-inf] * 5], dtype=torch.float64)
@@ -98,13 +99,14 @@ def test_large_scores_do_not_overflow_beside_a_sink() -> None:
     torch.testing.assert_close(numbers, torch.tensor([900 + log(3)]))
 
 
+@in_float64
 def test_a_sink_is_learned_in_its_own_precision() -> None:
-    z = nn.Parameter(torch.randn(3, dtype=torch.float64))
+    z = nn.Parameter(torch.randn(3, dtype=torch.float64).to(DEVICE))
     assert [name for name, _ in Sink(z).named_parameters()] == ["logits"]
     assert list(Sink(z.detach()).parameters()) == list(Sink().state_dict()) == []
     assert Sink(z.detach()).logits.dtype == torch.float64
-    scores = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    allowed = torch.ones(4, 5, dtype=torch.bool).tril(-1).expand(2, 3, 4, 5)  # query 0 looks nowhere
+    scores = leaf(torch.randn(2, 3, 4, 5, dtype=torch.float64))
+    allowed = torch.ones(4, 5, dtype=torch.bool, device=DEVICE).tril(-1).expand(2, 3, 4, 5)  # query 0 looks nowhere
 
     def run(e: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return Sink(logits)(e, allowed)
@@ -285,10 +287,11 @@ def test_entmax_of_one_is_softmax_and_below_it_is_refused() -> None:
 SPARSE = [*map(regard.Entmax, ENTMAX), as_normalizer("sparsemax"), as_normalizer("entmax15"), as_normalizer("sigmoid")]
 
 
+@in_float64
 @pytest.mark.parametrize("normalizer", SPARSE, ids=str)
 def test_both_derivatives(normalizer: Normalizer) -> None:
-    scores = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).mul(2).requires_grad_()
-    allowed = torch.rand(4, 6, generator=torch.Generator().manual_seed(3)) < 0.8
+    scores = leaf(torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).mul(2))
+    allowed = (torch.rand(4, 6, generator=torch.Generator().manual_seed(3)) < 0.8).to(DEVICE)
     allowed[1] = False
 
     def weights(e: torch.Tensor) -> torch.Tensor:
@@ -298,13 +301,14 @@ def test_both_derivatives(normalizer: Normalizer) -> None:
     assert torch.autograd.gradgradcheck(weights, (scores,))
 
 
+@in_float64
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's forward mode
 @pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 2.5])
 def test_derivatives_of_entmax_in_every_mode(alpha: float) -> None:
     """Of the row numbers too; forwards; many at once; twice, by torch.func."""
     draw = torch.Generator().manual_seed(2)
-    scores = torch.randn(3, 5, dtype=torch.float64, generator=draw).mul(2).requires_grad_()
-    allowed = torch.rand(3, 5, generator=draw) < 0.8
+    scores = leaf(torch.randn(3, 5, dtype=torch.float64, generator=draw).mul(2))
+    allowed = (torch.rand(3, 5, generator=draw) < 0.8).to(DEVICE)
     allowed[1] = False
 
     def both(e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -312,7 +316,7 @@ def test_derivatives_of_entmax_in_every_mode(alpha: float) -> None:
         return weights, numbers.masked_fill(numbers == inf, 0)
 
     def some(e: torch.Tensor) -> torch.Tensor:
-        return (both(e)[0] * torch.arange(5.0)).sum() + both(e)[1].sum()
+        return (both(e)[0] * torch.arange(5.0, device=e.device)).sum() + both(e)[1].sum()
 
     assert torch.autograd.gradcheck(both, (scores,), check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(both, (scores,))

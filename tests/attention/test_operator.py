@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import regard
+from device import DEVICE, in_float64, leaf
 from regard.attention.masks import Mask, as_mask
 from regard.attention.scores import Score
 
@@ -727,45 +728,53 @@ SMALL = (2, 1)
 
 def small(case: Case, seed: int = 0) -> list[Tensor]:
     query, key, value = case.tensors(*SMALL, seed=seed)
-    return leaves(query[..., :3, :], key[..., :4, :], value[..., :4, :])
+    return [leaf(part.clone()) for part in (query[..., :3, :], key[..., :4, :], value[..., :4, :])]
 
 
-HOLES = torch.tensor([[True, False, True, True], [False] * 4, [True, True, False, True]])
+def moved(score: object) -> object:
+    return score.to(DEVICE) if isinstance(score, Score) else score
+
+
+HOLES = torch.tensor([[True, False, True, True], [False] * 4, [True, True, False, True]], device=DEVICE)
 SMALL_MASKS = {"none": None, "causal": regard.causal(), "holes": HOLES}
 NORMALIZERS = {"softmax": "softmax", "uniform": "uniform", "callable": lambda scores, allowed: scores.tanh() + 2}
 
 
 def gradcheck(case: Case, kernel: str, normalizer: str, mask: str) -> bool:
-    inputs, score = small(case), case.score()
+    inputs, score = small(case), moved(case.score())
     parameters = list(score.parameters()) if isinstance(score, Score) else []
     spec = {"score": score, "normalizer": NORMALIZERS[normalizer], "mask": SMALL_MASKS[mask], "kernel": kernel}
     inputs = (*inputs, *parameters)
     return torch.autograd.gradcheck(lambda *x: regard.attend(*x[:3], **spec), inputs, fast_mode=True)
 
 
+@in_float64
 @on_every_score_and_kernel
 @pytest.mark.parametrize("mask", SMALL_MASKS)
 def test_gradcheck_of_softmax(case: Case, kernel: str, mask: str) -> None:
     assert gradcheck(case, kernel, "softmax", mask)
 
 
+@in_float64
 @over(GENERAL)
 @pytest.mark.parametrize("normalizer", ["uniform", "callable"])
 def test_gradcheck_of_other_normalizers(case: Case, kernel: str, normalizer: str) -> None:
     assert gradcheck(case, kernel, normalizer, "holes")
 
 
+@in_float64
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
 def test_gradcheck_of_a_learned_bias(kernel: str) -> None:
-    bias = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    bias = leaf(torch.randn(3, 4, dtype=torch.float64))
     spec = {"mask": regard.causal(), "kernel": kernel}
     inputs = (*small(CASES[1]), bias)
     assert torch.autograd.gradcheck(lambda *x: regard.attend(*x[:3], bias=x[3], **spec), inputs, fast_mode=True)
 
 
+@in_float64
 @under_a_mask
 def test_gradgradcheck(case: Case, kernel: str) -> None:
-    spec = {"score": case.score(), "mask": HOLES, "kernel": kernel}
+    spec = {"score": moved(case.score()), "mask": HOLES, "kernel": kernel}
     assert torch.autograd.gradgradcheck(lambda *x: regard.attend(*x, **spec), small(case), fast_mode=True)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from device import in_float64, leaf
 from regard.attention.scores import (
     Compared,
     Function,
@@ -150,8 +151,9 @@ def test_attend_and_its_map_under_a_soft_cap(softcap: float, scale: float | None
         regard.attend(query, key, value, kernel="fused", **spec)
 
 
+@in_float64
 def test_gradcheck_under_a_soft_cap() -> None:
-    query, key, value = (torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True) for n in (T, S, S))
+    query, key, value = (leaf(torch.randn(2, n, 3, dtype=torch.float64)) for n in (T, S, S))
     score = regard.ScaledDot(softcap=0.7)
     assert torch.autograd.gradcheck(lambda q, k: score(q, k), (query, key))
     assert torch.autograd.gradcheck(lambda q, k, v: regard.attend(q, k, v, score=score), (query, key, value))
@@ -259,9 +261,10 @@ def test_a_number_is_no_score() -> None:
         inspect.unwrap(as_score)(5)
 
 
+@in_float64
 def test_gradients_of_what_a_callable_captures() -> None:
-    factor = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    query, key, value = (torch.randn(2, n, 3, dtype=torch.float64) for n in (T, S, S))
+    factor = leaf(torch.tensor(2.0, dtype=torch.float64))
+    query, key, value = (torch.randn(2, n, 3, dtype=torch.float64).to(factor.device) for n in (T, S, S))
     assert torch.autograd.gradcheck(
         lambda f: regard.attend(query, key, value, score=lambda q, k: f * (q @ k.mT)), (factor,)
     )

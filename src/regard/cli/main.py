@@ -15,6 +15,7 @@ from regard.cli.answer import answer
 from regard.cli.average import average
 from regard.cli.caption import caption
 from regard.cli.complete import complete
+from regard.cli.doctor import doctor
 from regard.cli.evaluate import evaluate
 from regard.cli.export import export
 from regard.cli.fill import fill
@@ -41,7 +42,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
     (train, TyperCommand), (evaluate, TyperCommand), (trace, TyperCommand), (average, TyperCommand),
-    (export, TyperCommand),
+    (export, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip
 for verb, kind in VERBS:
     app.command(cls=kind)(verb)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import regard
+from device import DEVICE, in_float64, leaf
 from regard.attention.kernels.linear import CHUNK, linear, refusal
 from regard.attention.kernels.reference import reference
 from regard.attention.scores import Positive
@@ -174,9 +175,14 @@ def test_poison_reaches_nobody_who_may_not_look(mask: str, where: int) -> None:
     assert got[looks].isnan().any(-1).all()
 
 
+@in_float64
 def test_second_derivatives() -> None:
-    inputs = [tensor[:1, :1].requires_grad_() for tensor in tensors(3, 4)]
-    more = {"score": regard.RandomFeatures(D, 4).double(), "normalizer": regard.Share(), "mask": regard.causal()}
+    inputs = [leaf(tensor[:1, :1]) for tensor in tensors(3, 4)]
+    more = {
+        "score": regard.RandomFeatures(D, 4).to(DEVICE, torch.float64),
+        "normalizer": regard.Share(),
+        "mask": regard.causal(),
+    }
     attend = lambda *x: regard.attend(*x, **more, kernel="linear")  # noqa: E731
     assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(attend, inputs, fast_mode=True)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 import regard
+from device import DEVICE, in_float64, leaf
 from regard.attention.biases import Bias
 from regard.attention.kernels.fused import fused, refusal
 from regard.attention.kernels.reference import reference
-from regard.attention.masks import allow, causal, padding
+from regard.attention.masks import Mask, allow, causal, padding
 from regard.attention.scores import Dot, Product, as_score
 from regard.attention.spec import Spec, make_spec
 
@@ -33,14 +34,18 @@ class Distances(Bias):
         return -(rows[:, None] - columns).abs() / 3
 
 
-MASKS = {
-    "none": None,
-    "causal": causal(),
-    "triangle": causal(0),
-    "no_triangle": causal(torch.tensor(0)),
-    "tensor": allow((torch.arange(T) % 2 == 0)[:, None]),
-    "padding": padding(torch.tensor([4, 0])),
-}
+def masks(device: torch.device) -> dict[str, Mask | None]:
+    return {
+        "none": None,
+        "causal": causal(),
+        "triangle": causal(0),
+        "no_triangle": causal(torch.tensor(0, device=device)),
+        "tensor": allow((torch.arange(T, device=device) % 2 == 0)[:, None]),
+        "padding": padding(torch.tensor([4, 0], device=device)),
+    }
+
+
+MASKS = masks(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch", [(2,), (2, 3), (2, 1, 3)])
@@ -113,6 +118,7 @@ def test_values_of_another_width(width: int, masked: bool) -> None:
 SAMPLED = {("none", "tensor"), ("causal", None), ("no_triangle", "tensor"), ("padding", None)}
 
 
+@in_float64
 @pytest.mark.parametrize(
     ("mask", "bias"),
     [
@@ -122,8 +128,9 @@ SAMPLED = {("none", "tensor"), ("causal", None), ("no_triangle", "tensor"), ("pa
     ],
 )
 def test_second_derivatives(mask: str, bias: str | None) -> None:
-    inputs = [tensor.requires_grad_() for tensor in tensors(2, 1)]
-    asked = spec(mask=MASKS[mask], bias=None if bias is None else torch.linspace(-2, 3, S, dtype=torch.float64))
+    inputs = [leaf(tensor) for tensor in tensors(2, 1)]
+    added = None if bias is None else torch.linspace(-2, 3, S, dtype=torch.float64).to(DEVICE)
+    asked = spec(mask=masks(DEVICE)[mask], bias=added)
     assert torch.autograd.gradgradcheck(lambda *some: fused(*some, asked)[0], inputs)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import regard
+from device import in_float64, leaf
 from regard.attention.maps import map as map_module
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import GivenWeights
@@ -182,6 +183,7 @@ def test_distance_of_any_shape(t: int, s: int, block: None) -> None:
         assert float(diagonal.distance()[t - 1]) == min(t, s)
 
 
+@in_float64
 @pytest.mark.parametrize(
     "statistic",
     [
@@ -193,7 +195,7 @@ def test_distance_of_any_shape(t: int, s: int, block: None) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("mask", [None, regard.causal(-1)], ids=["all", "causal"])
 def test_statistics_are_differentiable(statistic, mask) -> None:
-    query, key = (tensor[:1, :2, :4, :3].clone().requires_grad_() for tensor in inputs())
+    query, key = (leaf(tensor[:1, :2, :4, :3].clone()) for tensor in inputs())
     assert torch.autograd.gradcheck(lambda q, k: statistic(regard.attention_map(q, k, mask=mask)), (query, key))
 
 
@@ -571,8 +573,9 @@ def test_grouped_and_shared_heads() -> None:
     torch.testing.assert_close(seen.full(), want)
 
 
+@in_float64
 def test_it_is_differentiable() -> None:
-    query, key = (tensor[:1, :1, :4, :3].clone().requires_grad_() for tensor in inputs())
+    query, key = (leaf(tensor[:1, :1, :4, :3].clone()) for tensor in inputs())
     assert torch.autograd.gradcheck(
         lambda q, k: regard.attention_map(q, k, mask=regard.causal(-1)).full(), (query, key)
     )
