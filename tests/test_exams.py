@@ -1,6 +1,7 @@
 """The exams of graphs, each file in a process of its own: run-time type checks have no place in a graph."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,11 @@ def test_exams(name: str) -> None:
 @pytest.mark.parametrize("name", ["exam_attention.py", "exam_models.py"])
 def test_all_exams(name: str) -> None:
     run(name, "slow")
+
+
+def test_the_page_on_graphs() -> None:
+    """What docs/gpu.md shows runs as it stands."""
+    page = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -141,7 +141,6 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     [
         ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
         ("docs/own_score.md", 3, set()),
-        ("docs/gpu.md", 1, set()),
         ("docs/approximate.md", 3, set()),
         ("docs/text_models.md", 2, set()),
         ("docs/senses.md", 1, {"strip.png"}),
