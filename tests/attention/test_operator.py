@@ -774,6 +774,8 @@ def test_gradcheck_of_a_learned_bias(kernel: str) -> None:
 @in_float64
 @under_a_mask
 def test_gradgradcheck(case: Case, kernel: str) -> None:
+    if kernel == "windowed" and DEVICE.type != "cpu":
+        pytest.skip(f"{kernel} refuses every call on {DEVICE}")
     spec = {"score": moved(case.score()), "mask": HOLES, "kernel": kernel}
     assert torch.autograd.gradgradcheck(lambda *x: regard.attend(*x, **spec), small(case), fast_mode=True)
 
