@@ -109,7 +109,7 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
     assert (place / "bank.png").exists()
 
 
-@pytest.mark.parametrize(("page", "count"), [("docs/text_models.md", 7), ("docs/senses.md", 4)])
+@pytest.mark.parametrize(("page", "count"), [("docs/text_models.md", 7), ("docs/senses.md", 4), ("docs/gpu.md", 2)])
 def test_every_command_of_a_page(
     page: str, count: int, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import regard
-from device import in_float64, leaf
+from device import DEVICE, in_float64, leaf
 from regard.attention.biases import Added, Bias, Both, Diagonals, as_bias
 
 SHAPE = (2, 3, 5, 7)
@@ -82,7 +82,8 @@ def test_attend_gives_a_learned_bias_its_gradient(name: str) -> None:
     assert torch.autograd.gradcheck(
         lambda q, k, b: regard.attend(q, k, k, bias=LEARNED[name](b)), (query, key, learned), fast_mode=True
     )
-    assert regard.plan(query, key, key, bias=LEARNED[name](learned)).kernel == "fused"
+    if DEVICE.type == "cpu":  # elsewhere torch's kernel keeps the sums that a learned bias's gradient needs
+        assert regard.plan(query, key, key, bias=LEARNED[name](learned)).kernel == "fused"
 
 
 def test_a_bias_of_ones_own_is_not_learned_unless_it_says_so() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import regard
-from device import DEVICE, in_float64, leaf
+from device import DEVICE, in_float64, leaf, of_torch
 from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform, WholeRows, as_normalizer
 
 SCORES = torch.tensor([[0.3, -1.2, 2.0, 0.7, -inf], [1.0, 1.0, -2.0, 0.1, 0.2], [-inf] * 5], dtype=torch.float64)
@@ -302,6 +302,7 @@ def test_both_derivatives(normalizer: Normalizer) -> None:
 
 
 @in_float64
+@of_torch
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's forward mode
 @pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 2.5])
 def test_derivatives_of_entmax_in_every_mode(alpha: float) -> None:

@@ -107,14 +107,14 @@ def test_what_cannot_be_measured_says_why(cuda) -> None:
     cuda(("NVIDIA A100", 80, 8, 0))
     (card,) = only("cuda", devices("x")[0])
     assert precisions(card)["float32"].not_measured == "Torch not compiled with CUDA enabled"
-    assert precisions(card)["tf32"].not_measured == "a switch of the process, which this report leaves as it is"
+    assert precisions(card)["tf32"].not_measured == "Torch not compiled with CUDA enabled"
     assert {one.kernel for one in card.attention} == {"unknown: Torch not compiled with CUDA enabled"}
     assert fastest(card) == {}
 
 
 def test_measured_ratios_of_a_cuda_device(cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda(("NVIDIA A100", 80, 8, 0))
-    times = {"float32": 8.0, "bfloat16": 1.0, "float16": 2.0, "int8": 0.5}
+    times = {"float32": 8.0, "bfloat16": 1.0, "float16": 2.0, "tf32": 4.0, "int8": 0.5}
     monkeypatch.setattr(speed, "seconds", lambda device, name, rows, width: times[name])
     card = module.measured(module._cuda()[0])
     few, many = speed.ROWS["gpu"]

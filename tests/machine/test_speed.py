@@ -50,3 +50,16 @@ def test_the_product_of_integers_computes_the_product() -> None:
     """What is measured on an accelerator, here on meta: shapes and types alone."""
     assert speed._product(torch.device("meta"), "int8", 32, 64)().shape == (32, 64)
     assert speed._product(torch.device("meta"), "bfloat16", 32, 64)().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_tf32_is_set_for_its_own_measurement_alone(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA device whose products are counted instead of computed."""
+    matmul = torch.backends.cuda.matmul
+    before, seen = matmul.fp32_precision, []
+    call = lambda: seen.append(matmul.fp32_precision)  # noqa: E731
+    monkeypatch.setattr(speed, "_product", lambda *given: call)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    assert seconds(torch.device("cuda"), precision, 4, 16) >= 0
+    assert set(seen) == {"tf32" if precision == "tf32" else "ieee"}
+    assert matmul.fp32_precision == before

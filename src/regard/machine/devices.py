@@ -87,8 +87,8 @@ def devices(cpu_name: str, measure: bool = True) -> tuple[list[Device], list[str
 
 
 def measured(device: Device) -> Device:
-    """A device with the measured speed of every precision that it supports; TF32 is a switch of the process."""
-    wanted = tuple(p.name for p in device.precisions if p.supported and p.name != "tf32")
+    """A device with the measured speed of every precision that it supports."""
+    wanted = tuple(p.name for p in device.precisions if p.supported)
     speed = speeds(torch.device(device.word), wanted)
     precisions = []
     for precision in device.precisions:
@@ -196,10 +196,7 @@ def _cuda_precisions(major: int, minor: int) -> list[Precision]:
         Precision("float32", True, True, "the reference of the ratios"),
         Precision("bfloat16", True, *wide),
         Precision("float16", True, *half),
-        Precision(
-            "tf32", *(tf32[0],) * 2, f"{tf32[1]}; torch.backends.cuda.matmul.fp32_precision is {now!r}",
-            not_measured="a switch of the process, which this report leaves as it is",
-        ),
+        Precision("tf32", tf32[0], tf32[0], f"{tf32[1]}; torch.backends.cuda.matmul.fp32_precision is {now!r}"),
         Precision("int8", integer[0], *integer),
     ]  # fmt: skip
 

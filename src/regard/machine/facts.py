@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from regard import __version__
+from regard.device import AUTO, CPU, find_device
 from regard.machine.devices import Device, devices, instructions
 from regard.machine.extras import Extra, Package, extras, required
 from regard.machine.redaction import reason, redact
 
-CPU = "cpu"
 # what changes torch's numbers, speed or memory without a line of code
 VARIABLES = {
     "OMP_NUM_THREADS": "threads inside an operator",
@@ -148,7 +148,7 @@ def examine(measure: bool = True) -> Machine:
         processor = _processor()
         found, notes = devices(processor.name, measure)
         try:
-            auto = _auto()
+            auto = find_device(AUTO).type
         except Exception as error:  # a driver that fails belongs in the report
             auto = CPU
             notes.append(f"no accelerator could be asked for: {reason(error)}")
@@ -186,11 +186,6 @@ def build() -> str:
 def _cudnn() -> str:
     number = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     return f"cuDNN {number}"
-
-
-def _auto() -> str:
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return CPU if found is None else found.type
 
 
 def _processor() -> Processor:

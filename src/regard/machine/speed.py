@@ -2,19 +2,21 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from regard.machine.redaction import reason
+from regard.process import cuda_float32
 
 # the rows of one step of a small beam, and those of a batch; cuBLAS takes no int8 product of 16 rows or fewer
 ROWS = {"cpu": (8, 256), "gpu": (32, 2048)}
 WIDTH = {"cpu": 512, "gpu": 2048}
 SECONDS, CALLS = 0.03, 3  # a measurement ends after both; the shortest call counts, which other programs delay least
 BUDGET = 2.0  # seconds for all measurements of a device
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32}
 
 
 def speeds(
@@ -26,7 +28,7 @@ def speeds(
 
     Args:
         device: where to measure.
-        precisions: of "float32", "bfloat16", "float16", "int8"; float32 is always measured.
+        precisions: of "float32", "bfloat16", "float16", "tf32" (on CUDA), "int8"; float32 is always measured.
         budget: seconds; what does not fit is not measured.
 
     Returns:
@@ -52,7 +54,9 @@ def speeds(
 
 def seconds(device: torch.device, precision: str, rows: int, width: int) -> float:
     """The shortest of several calls of a product [rows, width] × [width, width], in seconds."""
-    with warnings.catch_warnings(), torch.inference_mode():
+    # a product in float32 is exact here, whatever the process has set; the setting is put back
+    exact = cuda_float32(tf32=precision == "tf32") if device.type == "cuda" else nullcontext()
+    with warnings.catch_warnings(), torch.inference_mode(), exact:
         warnings.simplefilter("ignore")  # torch calls its quantised tensors deprecated and has no other int8 linear
         call = _product(device, precision, rows, width)
         wait = _waiting(device)
