@@ -8,6 +8,7 @@ from torch import Tensor
 
 import regard
 from regard.decoding.sample import SampleConfig, restrict, sample
+from regard.errors import RegardError
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -0.3, -2.0, 1.7, 0.9])
 SHARES = LOGITS.softmax(-1)
@@ -150,3 +151,15 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
 def test_rules_without_sense_are_refused(rules: dict, message: str) -> None:
     with pytest.raises(regard.ConfigError, match=message):
         SampleConfig(**rules)
+
+
+def test_nothing_is_drawn_from_nan() -> None:
+    class Nothing:
+        def keep(self, sentences: torch.Tensor) -> "Nothing":
+            return self
+
+    def step(token: torch.Tensor, state: Nothing) -> tuple[torch.Tensor, Nothing]:
+        return torch.full((len(token), 1, 5), torch.nan), state
+
+    with pytest.raises(RegardError, match="the model's logits hold NaN or infinity"):
+        next(sample(step, Nothing(), [[1]], [3], SampleConfig(seed=0), ()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, penalize_repetition
 from regard.decoding.search import Hypothesis
-from regard.errors import ConfigError
+from regard.errors import ConfigError, RegardError
 
+NOT_FINITE = "the model's logits hold NaN or infinity: no token can be drawn; its training may have diverged"
 _MIX = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: spreads (seed, index) over the generator's seeds
 
 
@@ -101,6 +103,9 @@ def sample(
         stop: (sentence, its drawn tokens) -> whether it ends here.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default.
         device: of the tokens that `step` is given; the CPU by default.
+
+    Raises:
+        RegardError: a step's logits hold NaN, or infinity, from which no token can be drawn.
     """
     generators = [config.generator(index) for index in (range(len(limits)) if indices is None else indices)]
     drawn: list[list[int]] = [[] for _ in limits]
@@ -117,6 +122,8 @@ def sample(
         # one transfer a step: a float32 holds every integer below 2**24
         numbers = torch.stack([chosen.float(), log_probs]).tolist()
         tokens, found = [int(token) for token in numbers[0]], numbers[1]
+        if any(map(isnan, found)):
+            raise RegardError(NOT_FINITE)
         for n, token in zip(rows, tokens, strict=True):
             drawn[n].append(token)
         yield Drawn(list(rows), tokens, found, state)

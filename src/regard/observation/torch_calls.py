@@ -18,6 +18,7 @@ from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import ScaledDot
 from regard.attention.spec import Spec
+from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, computing, is_attended, is_changing, is_computing, query_changers
 from regard.errors import RegardError
 
@@ -115,6 +116,8 @@ def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
         return None, None
     if isinstance(attn_mask, CausalBias):
         return Causal(0 if attn_mask.variant == CausalVariant.UPPER_LEFT else None), None
+    if is_traced(attn_mask):
+        return _split(attn_mask)
     if type(attn_mask) not in (Tensor, nn.Parameter):
         raise RegardError(f"a mask of type {type(attn_mask).__name__} is not understood; use a bool or float tensor")
     if attn_mask.is_inference() or attn_mask.requires_grad:

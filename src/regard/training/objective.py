@@ -7,7 +7,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +47,7 @@ class ForwardPass:
         memory: the encoder's output, if the model has an encoder.
         calls: the attention calls of the pass, recorded if a term needs them.
         draws: the sampled positions of hard attention trained by REINFORCE.
+        token_losses: label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed.
     """
 
     model: Any
@@ -58,24 +59,16 @@ class ForwardPass:
     memory: Any
     calls: list[Call]
     draws: Draws | None
+    token_losses: tuple[Tensor, Tensor]
 
     @property
     def real(self) -> Tensor:
         """`[B, T]`, True where there is a target token."""
         return self.batch.target_allowed
 
-    @cached_property
-    def token_losses(self) -> tuple[Tensor, Tensor]:
-        """Label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed."""
-        weight, bias = self.model.readout()
-        smooth = smoothing(self.config.smoothing, self.config.label_smoothing, len(bias), self.pad)
-        dtype = torch.bfloat16 if self.half else None
-        target, keep = self.batch.target.flatten(), self.real.flatten()
-        return cross_entropy(self.hidden.flatten(0, 1), weight, bias, target, smooth, dtype, keep)
-
-    @cached_property
+    @property
     def weights(self) -> Tensor:
-        """`[B, T, S]`, the weights of the attention that guided alignment supervises."""
+        """`[B, T, S]`, the weights of the attention that guided alignment supervises; a dense map for each term."""
         found: Tensor = self.model.guided(self.calls)
         return found
 
@@ -190,10 +183,22 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
         changing(draws) if draws else nullcontext(),
     ):
         hidden, memory = batch.hidden(model)
-    one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws)
+    losses = _token_losses(model, batch, config, pad, half, hidden)
+    one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses)
     terms = [term.weight(config) * term.value(one) for term in TERMS if term.applies(one)]
     tokens = one.real.sum()
     return Loss(sum(terms[1:], terms[0]), one.token_losses[1], tokens if is_traced(tokens) else int(tokens))
+
+
+def _token_losses(
+    model: Any, batch: Batch, config: TrainingConfig, pad: int, half: bool, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed."""
+    weight, bias = model.readout()
+    smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
+    target, keep = batch.target.flatten(), batch.target_allowed.flatten()
+    dtype = torch.bfloat16 if half else None
+    return cross_entropy(hidden.flatten(0, 1), weight, bias, target, smooth, dtype, keep)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from regard.attention.biases import Added, Bias, Both, ByDistance, Diagonals
 from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
 from regard.attention.scores import Compared, Product
 from regard.attention.spec import Spec
+from regard.attention.tracing import are_hidden
 from regard.shapes import score_dtype
 
 
@@ -72,10 +73,13 @@ def split_float_mask(tensor: Tensor) -> tuple[Mask | None, Bias | None]:
     """
     lowest = torch.finfo(tensor.dtype).min
     low = tensor <= lowest
-    if not bool(low.any()):
+    hidden = are_hidden(tensor)
+    if not hidden and not bool(low.any()):
         return None, Added(tensor) if bool(tensor.any()) else None
     drowned = low.all(-1, keepdim=True) & (tensor == lowest)
     rest = tensor.masked_fill(low, 0).masked_fill(drowned, lowest)
+    if hidden:
+        return Allow(~low | drowned), Added(rest)
     return Allow(~low | drowned), Added(rest) if bool(rest.any()) else None
 
 
