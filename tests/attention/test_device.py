@@ -1,6 +1,7 @@
-"""Attention on an accelerator: the values of the CPU, on the query's device, without making the host wait.
+"""Attention where no value may be read: on an accelerator, on the meta device, under torch.func.
 
-The accelerator is the pretend one of `pretend_device`.
+On an accelerator it has the values of the CPU, on the query's device, and never makes the host wait. The accelerator
+is the pretend one of `pretend_device`. Compiled and exported attention: `tests/exams`.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import regard
 from pretend_device import NAME, no_sync, present
+from regard.attention.entmax import _linearized, entmax
 
 B, H, T, S, D = 2, 4, 7, 11, 8
 draw = torch.Generator().manual_seed(0)
@@ -172,3 +174,46 @@ def test_the_layer_with_weights() -> None:
     with no_sync(), torch.no_grad():
         found = layer(there, there, there)
     torch.testing.assert_close([one.cpu() for one in found], list(want))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("normalizer", ["entmax15", "softmax"])
+def test_meta_tensors_give_shapes(mask: str, normalizer: str) -> None:
+    inputs = [t.to("meta") for t in (*INPUTS[:2], INPUTS[2][..., :3])]
+    how = {"mask": MASKS[mask](), "bias": regard.RelativeBias(H), "normalizer": NORMALIZERS[normalizer]()}
+    output = regard.attend(*inputs, **how)
+    assert (output.shape, output.device.type, output.dtype) == ((B, H, T, 3), "meta", torch.float32)
+    weights = regard.attention_map(*inputs[:2], **how).full()
+    assert (weights.shape, weights.device.type) == ((B, H, T, S), "meta")
+    with pytest.raises(regard.RegardError, match="depend on the values"):
+        regard.attention_map(*inputs[:2], **how).entropy()
+
+
+@pytest.mark.parametrize("mask", [None, regard.causal(), regard.causal() | regard.prefix(3)])
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax"])
+def test_transformed_by_torch_func(mask: Any, normalizer: str) -> None:
+    how = {"mask": mask, "bias": regard.alibi(H), "normalizer": NORMALIZERS[normalizer]()}
+    want = regard.attend(*INPUTS, **how, kernel="reference")
+    torch.testing.assert_close(torch.func.vmap(lambda q, k, v: regard.attend(q, k, v, **how))(*INPUTS), want)
+
+    def loss(*inputs: Tensor) -> Tensor:
+        return regard.attend(*inputs, **how).sin().sum()
+
+    leaves = [t.clone().requires_grad_() for t in INPUTS]
+    gradients = torch.autograd.grad(loss(*leaves), leaves)
+    torch.testing.assert_close(torch.func.grad(loss, (0, 1, 2))(*INPUTS), gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1.3, 1.5, 2.0, 3.0])
+def test_entmax_in_a_graph_has_the_derivative_of_entmax(alpha: float) -> None:
+    """The form that `torch.compile` takes, beside the one that runs."""
+    scores = torch.randn(3, 5, 7, dtype=torch.float64, generator=draw)
+    allowed = torch.rand(3, 5, 7, generator=draw) > 0.3
+    allowed[0, 0] = False
+    found = []
+    for form in (entmax, _linearized):
+        leaf = scores.clone().requires_grad_()
+        weights, numbers = form(leaf, allowed, alpha)
+        living = numbers.masked_fill(~allowed.any(-1), 0)
+        found.append((weights, living, torch.autograd.grad(weights.sin().sum() + living.cos().sum(), leaf)[0]))
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-8)

@@ -1,4 +1,4 @@
-"""`attend` and its layers in a graph: compiled whole, exported, under torch.func, on the meta device.
+"""`attend` and its layers in a graph: compiled whole and exported.
 
 Run by `tests/test_exams.py` in a process of its own, because run-time type checks have no place in a graph.
 """
@@ -180,31 +180,6 @@ def test_dropout_in_a_graph_drops_its_share_and_follows_the_seed(how: dict[str, 
     kept = drawn[0][weights > 0] > 0
     assert 0.4 < kept.float().mean() < 0.6
     torch.testing.assert_close(drawn[0][drawn[0] > 0], 2 * weights[drawn[0] > 0])
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("normalizer", ["entmax15", "softmax"])
-def test_meta_tensors_give_shapes(mask: str, normalizer: str) -> None:
-    inputs = [t.to("meta") for t in (QUERY, KEY, VALUE[..., :3])]
-    how = cell(mask, "relative", normalizer)
-    output = regard.attend(*inputs, **how)
-    assert (output.shape, output.device.type, output.dtype) == ((B, H, T, 3), "meta", torch.float32)
-    weights = regard.attention_map(*inputs[:2], **how).full()
-    assert (weights.shape, weights.device.type) == ((B, H, T, S), "meta")
-    with pytest.raises(regard.RegardError, match="depend on the values"):
-        regard.attention_map(*inputs[:2], **how).entropy()
-
-
-@pytest.mark.parametrize("mask", ["none", "causal", "causal or prefix"])
-@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax"])
-def test_transformed(mask: str, normalizer: str) -> None:
-    attend = Attend(**cell(mask, "alibi", normalizer))
-    want = Attend(**cell(mask, "alibi", normalizer), kernel="reference")(QUERY, KEY, VALUE)
-    torch.testing.assert_close(torch.func.vmap(attend)(QUERY, KEY, VALUE), want)
-    loss = lambda *inputs: attend(*inputs).sin().sum()  # noqa: E731
-    leaves = [t.clone().requires_grad_() for t in (QUERY, KEY, VALUE)]
-    gradients = torch.autograd.grad(loss(*leaves), leaves)
-    torch.testing.assert_close(torch.func.grad(loss, (0, 1, 2))(QUERY, KEY, VALUE), gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_a_map_in_a_graph() -> None:

@@ -186,3 +186,19 @@ def test_autocast_around_it_changes_nothing():
 def test_unknown_flavour_is_refused():
     with pytest.raises(ChoiceError, match="unknown label smoothing 'farseq': expected one of 'fairseq'"):
         smoothing("farseq", 0.1, V, PAD)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("traced", [False, True])
+def test_rows_that_do_not_count(flavour, traced, monkeypatch):
+    """Padding is left out on the CPU, counts 0 where values are hidden, and likewise in a graph."""
+    (hidden, weight, bias), target = example()
+    keep = torch.arange(len(target)) % 3 > 0
+    smooth, parts = smoothing(flavour, 0.1, V, PAD), [hidden, weight, bias]
+    want = cross_entropy(hidden[keep], weight, bias, target[keep], smooth)
+    monkeypatch.setattr(module, "are_hidden", lambda *_: True)
+    monkeypatch.setattr(module, "is_traced", lambda *_: traced)
+    found = cross_entropy(hidden, weight, bias, target, smooth, None, keep)
+    torch.testing.assert_close(found, want)
+    for one, other in zip(*(torch.autograd.grad(loss, parts) for loss, _ in (found, want)), strict=True):
+        torch.testing.assert_close(one, other)
