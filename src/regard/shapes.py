@@ -72,7 +72,7 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the tensors are floating-point and have equal batch axes: what most are is seen at once."""
     shape = key.shape
     return (
-        len(shape) >= 2
+        len(shape) == len(query.shape) >= 2
         and shape[:-1] == value.shape[:-1]
         and shape[:-2] == query.shape[:-2]
         and query.is_floating_point()
