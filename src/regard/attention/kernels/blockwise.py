@@ -19,6 +19,7 @@ from regard.attention.kernels.kernel import Kernel, Seed
 from regard.attention.kernels.reference import reference
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
+from regard.device import random_states, restore_random_states
 from regard.shapes import batch_shape, output_batch, score_dtype
 
 PART = 2**20  # pairs that are computed at a time, if they are more than one block
@@ -134,24 +135,16 @@ class BlockwiseProblem:
         return _reached(tile, [t for t in known if t.requires_grad])
 
 
-def _random_states(device: torch.device) -> list[Tensor]:
-    """The states of the generators that an attention on this device draws from."""
-    states = [torch.get_rng_state()]
-    if device.type != "cpu":
-        states.append(torch.get_device_module(device).get_rng_state(device))
-    return states
-
-
 @contextmanager
-def _redrawn(states: list[Tensor] | None, device: torch.device) -> Iterator[None]:
-    """Generators that go on from these states inside the block, and after it as if nothing had been drawn."""
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        if states is not None:
-            torch.set_rng_state(states[0])
-            if devices:
-                torch.get_device_module(device).set_rng_state(states[1], device)
+def _redrawn(states: dict[str, Tensor] | None, device: torch.device) -> Iterator[None]:
+    """Generators that continue from these states inside the block, and after it as if nothing had been drawn."""
+    before = random_states(device)
+    if states is not None:
+        restore_random_states(states, device)
+    try:
         yield
+    finally:
+        restore_random_states(before, device)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -159,7 +152,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, work, q, k, v, *learned):  # type: ignore[no-untyped-def]
-        ctx.chance = _random_states(q.device)  # what is drawn is drawn again
+        ctx.chance = random_states(q.device)  # what is drawn is drawn again
         output, rows = work.forward(q, k, v)
         ctx.save_for_backward(q, k, v, *learned)
         ctx.work = work
