@@ -40,6 +40,8 @@ class TokenizerConfig(BaseModel):
     """Number of tokens at most, special ones included; "bytes" always has 260."""
     nfc: bool = True
     """Compose characters first (Unicode NFC): é is one character however it was typed."""
+    lower: bool = False
+    """Put texts in lower case first, sources and targets alike: the model writes no capitals."""
 
 
 class Tokenizer:
@@ -55,8 +57,12 @@ class Tokenizer:
         self._inner = inner
         self.config = config
         self.kind = config.kind
-        self.loses = _LOSSES[config.kind] + (" Characters are composed (NFC)." if config.nfc else "")
-        self.loses = self.loses.strip()
+        losses = (
+            _LOSSES[config.kind],
+            "Characters are composed (NFC)." if config.nfc else "",
+            "Capitals become small letters." if config.lower else "",
+        )
+        self.loses = " ".join(filter(None, losses))
 
     pad, bos, eos = PAD, BOS, EOS
     parses_specials = False
@@ -127,7 +133,7 @@ class Tokenizer:
         """Learn a vocabulary from training texts; `mask` adds a mask token."""
         specials = [*SPECIALS, MASK] if mask else SPECIALS
         inner = tokenizers.Tokenizer(_model(config.kind, specials))
-        inner.normalizer = normalizers.NFC() if config.nfc else None
+        inner.normalizer = _normalizer(config)
         inner.pre_tokenizer, inner.decoder = _splitter(config.kind), _joiner(config.kind)
         trainer = _trainer(config, specials)
         if trainer is not None:
@@ -163,6 +169,12 @@ _LOSSES = {
     "unigram": "Characters never seen in training become unknown; ▁ becomes a space; spaces at the start vanish.",
     "words": "Words never seen in training become unknown; every run of spaces becomes one.",
 }
+
+
+def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer | None:
+    steps = [normalizers.NFC()] if config.nfc else []
+    steps += [normalizers.Lowercase()] if config.lower else []
+    return normalizers.Sequence(steps) if len(steps) > 1 else next(iter(steps), None)
 
 
 def _model(kind: str, specials: list[str]) -> models.Model:
