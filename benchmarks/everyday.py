@@ -2,9 +2,9 @@
 
     python benchmarks/everyday.py MODEL [MODEL …] [--beam 4] [--wrong]
 
-MODEL translates French to English or English to French: a shipped name or a run's folder. everyday/sentences.tsv has 100
-sentences in each direction: greetings, single words, questions, negation, statements, numbers, times, dates, figures
-(telephone numbers, prices, per cent, addresses), names, long sentences, sloppy ones (capitals, no accents, no
+MODEL translates French to English or English to French: a shipped name or a run's folder. everyday/sentences.tsv
+has 100 sentences in each direction: greetings, single words, questions, negation, statements, numbers, times, dates,
+figures (telephone numbers, prices, per cent, addresses), names, long sentences, sloppy ones (capitals, no accents, no
 apostrophes) and texts of several sentences. The list was written before the models were trained and is not changed.
 
 A translation is right if it is one of the reference translations, all of which a pattern spells out: (a|b) is a choice,

@@ -42,6 +42,8 @@ class TokenizerConfig(BaseModel):
     """Compose characters first (Unicode NFC): é is one character however it was typed."""
     lower: bool = False
     """Put texts in lower case first, sources and targets alike: the model writes no capitals."""
+    digits: bool = False
+    """Make every digit a token of its own (bpe, unigram, byte_bpe): numbers are then copied digit by digit."""
 
 
 class Tokenizer:
@@ -134,7 +136,7 @@ class Tokenizer:
         specials = [*SPECIALS, MASK] if mask else SPECIALS
         inner = tokenizers.Tokenizer(_model(config.kind, specials))
         inner.normalizer = _normalizer(config)
-        inner.pre_tokenizer, inner.decoder = _splitter(config.kind), _joiner(config.kind)
+        inner.pre_tokenizer, inner.decoder = _splitter(config), _joiner(config.kind)
         trainer = _trainer(config, specials)
         if trainer is not None:
             try:
@@ -172,7 +174,7 @@ _LOSSES = {
 
 
 def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer | None:
-    steps = [normalizers.NFC()] if config.nfc else []
+    steps: list[normalizers.Normalizer] = [normalizers.NFC()] if config.nfc else []
     steps += [normalizers.Lowercase()] if config.lower else []
     return normalizers.Sequence(steps) if len(steps) > 1 else next(iter(steps), None)
 
@@ -190,7 +192,14 @@ def _model(kind: str, specials: list[str]) -> models.Model:
             return models.BPE(unk_token=SPECIALS[UNK])
 
 
-def _splitter(kind: str) -> pre_tokenizers.PreTokenizer:
+def _splitter(config: TokenizerConfig) -> pre_tokenizers.PreTokenizer:
+    splitter = _kind_splitter(config.kind)
+    if not config.digits:
+        return splitter
+    return pre_tokenizers.Sequence([splitter, pre_tokenizers.Digits(individual_digits=True)])
+
+
+def _kind_splitter(kind: str) -> pre_tokenizers.PreTokenizer:
     match kind:
         case "bytes":
             return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
