@@ -24,14 +24,26 @@ from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
 from regard.text.tokenizer import Tokenizer
 from regard.training.checkpoint import average, load_checkpoint
+from regard.training.distributed import (
+    Alive,
+    Processes,
+    ProcessLost,
+    is_lost,
+    local_device,
+    restarted,
+    together,
+)
+from regard.training.engine import LAST
 from regard.training.journal import Journal
-from regard.training.loop import LAST, Report
+from regard.training.loop import Report, checkpoint_in, last_checkpoint, last_step
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "read_config", "train"]
 
 CONFIG, DATA = "config.toml", "data.sha256"
+# settings that may differ when a run is resumed
+FREE = tuple(f"training.{name}" for name in ("device", "timeout", "accumulate", "max_minutes", "checkpoint_seconds"))
 
 
 @dataclass(frozen=True)
@@ -94,21 +106,37 @@ def train(
         Interrupted: stopped by a signal, and saved.
     """
     settings = read_config(config, overrides)
-    find_device(settings.training.device)  # refused before a folder is made
+    device = find_device(local_device(settings.training.device))  # refused before a folder is made
     folder = Path(run) if run else _default_folder(config)
-    _check_folder(folder, settings, resume)
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder):
-        _write_config(folder, settings, resume)
-        _train(folder, settings, resume, report)
-    return Run(folder, load(folder.resolve(), settings.training.device), Journal(folder / "journal.jsonl").entries())
+    with together(device, settings.training.timeout) as group:
+        resume = resume or (restarted() and checkpoint_in(folder))
+        _check_folder(folder, settings, resume)
+        group.wait()
+        if group.first:
+            folder.mkdir(parents=True, exist_ok=True)
+        report = report if group.first else (lambda _: None)
+        try:
+            with exclusive(folder) if group.first else nullcontext():
+                _train(folder, settings, resume, report, group, device)
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise ProcessLost(_lost(folder, group)) from error
+    return Run(folder, load(folder.resolve(), str(device)), Journal(folder / "journal.jsonl").entries())
 
 
-def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Report) -> None:
-    device = find_device(settings.training.device)
+def _train(
+    folder: Path, settings: ExperimentConfig, resume: bool, report: Report, group: Processes, device: torch.device
+) -> None:
     start = None if resume else _start(settings)
-    work = TASKS[settings.task].prepare(RunFolder(folder, start, resume), settings)
-    _same_data(folder, work.batches, resume)
+    if group.first:
+        _write_config(folder, settings, resume)
+        work = TASKS[settings.task].prepare(RunFolder(folder, start, resume), settings)
+        _same_data(folder, work.batches, resume)
+    group.wait()
+    if not group.first:  # with the tokenizer that the first process learned
+        work = TASKS[settings.task].prepare(RunFolder(folder, start, True), settings)
+    group.wait()
     report(
         {
             "event": "start",
@@ -117,6 +145,7 @@ def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Repor
             "vocabulary": len(work.tokenizer),
             "padding": work.batches.padding_share(),
             "device": str(device),
+            "processes": group.count,
             "precision": used_precision(settings.training, device.type),
             "run": str(folder),
             "max_steps": settings.training.max_steps,
@@ -140,8 +169,11 @@ def _train(folder: Path, settings: ExperimentConfig, resume: bool, report: Repor
             should_stop=should_stop,
             resume=resume,
         )
-        model.load_state_dict(weights)
-        work.finish(model.eval())
+        whole = build(len(work.tokenizer), work.model or settings.model).to(device)  # `model` may hold a share only
+        whole.load_state_dict(weights)
+        if group.first:
+            work.finish(whole.eval())
+        group.wait()
 
 
 def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
@@ -180,6 +212,18 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
     return into
 
 
+def _lost(folder: Path, group: Processes) -> str:
+    """The sentence about a process that is missing."""
+    rank, step = Alive.missing_of(folder, group)
+    kept = "there is no checkpoint yet: start again"
+    if checkpoint_in(folder):
+        kept = f"{last_checkpoint(folder)} holds step {last_step(folder)}: go on from it with --resume"
+    return (
+        f"{folder}: process {rank} of {group.count} (numbered from 0) was lost after step {step}, as process "
+        f"{group.rank} noticed; {kept}"
+    )
+
+
 def _default_folder(config: str | Path | dict[str, Any]) -> Path:
     """runs/NAME-OF-THE-CONFIG; the run's own folder for the config.toml inside it."""
     if isinstance(config, dict):
@@ -189,7 +233,7 @@ def _default_folder(config: str | Path | dict[str, Any]) -> Path:
 
 
 def _check_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
-    started = (folder / LAST).exists()
+    started = checkpoint_in(folder)
     if resume and not started:
         raise ConfigError(f"{folder}: there is nothing to resume: no {LAST}")
     if not resume and (started or (folder / INFO).exists()):
@@ -211,7 +255,8 @@ def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> Non
 def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
     """Refuse to resume a run with other settings; values are compared, not the text of the config.
 
-    The device may change, and so may the wish for a precision that comes to the same on it.
+    The device, the number of processes and what only they concern may change, and so may the wish for a precision that
+    comes to the same on it.
 
     Raises:
         ConfigError: a setting differs, or the run's config cannot be read.
@@ -221,7 +266,8 @@ def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
     device = find_device(settings.training.device).type
     for flat in (theirs, ours):
         flat["training.precision"] = precision_on(device, flat["training.precision"])
-        del flat["training.device"]
+        for name in FREE:
+            flat.pop(name, None)
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     if changed:
         shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])

@@ -17,7 +17,7 @@ from regard.experiment import train
 from regard.pipelines.load import load
 from regard.tasks.config import ExperimentConfig
 from regard.training.checkpoint import load_checkpoint
-from regard.training.loop import LAST
+from regard.training.engine import LAST
 
 STEPS = 40
 

@@ -17,8 +17,10 @@ from regard.training import objective
 from regard.training.best import best_path, measure
 from regard.training.checkpoint import load_checkpoint
 from regard.training.config import TrainingConfig
+from regard.training.distributed import Processes
+from regard.training.engine import LAST, Engine
 from regard.training.journal import Journal
-from regard.training.loop import LAST, Diverged, Interrupted, train, update
+from regard.training.loop import Diverged, Interrupted, train, update
 from regard.training.objective import Objective, batch_loss
 from regard.training.optimizer import make_optimizer
 from regard.training.schedule import factor
@@ -341,7 +343,7 @@ def test_update_is_adamw_on_the_mean_clipped_gradient(kind, clip):
     config = settings(clip=clip, weight_decay=0.3, learning_rate=1e-2)
     ours, theirs = make_model(kind).eval(), make_model(kind).eval()
     batch = make_batches().collate([0, 7, 13])
-    numbers = update(Objective(ours, config, PAD), batch, make_optimizer(ours, config))
+    numbers = update(Engine(ours, config, PAD, Processes()), batch)
     loss, norm = plain_step(theirs, batch, config)
     assert numbers["smoothed_loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert numbers["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
@@ -443,18 +445,19 @@ def test_guided_alignment_turns_the_attention(kind, tmp_path):
 def test_an_infinite_gradient_skips_the_update(bad):
     config, batch = settings(), make_batches().collate(range(5))
     model = make_model("transformer")
-    optimizer, objective = make_optimizer(model, config), Objective(model, config, PAD)
-    update(objective, batch, optimizer)
+    engine = Engine(model, config, PAD, Processes())
+    optimizer = engine.optimizer
+    update(engine, batch)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     moments = {i: {n: t.clone() for n, t in s.items()} for i, s in optimizer.state_dict()["state"].items()}
     spoiled = model.embedding.weight.register_hook(lambda gradient: gradient * bad)
-    numbers = update(objective, batch, optimizer)
+    numbers = update(engine, batch)
     spoiled.remove()
     assert not torch.isfinite(torch.tensor(numbers["gradient_norm"]))  # and the report says so
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     for i, state in optimizer.state_dict()["state"].items():
         same_bits(state, moments[i])
-    assert torch.isfinite(torch.tensor(update(objective, batch, optimizer)["gradient_norm"]))
+    assert torch.isfinite(torch.tensor(update(engine, batch)["gradient_norm"]))
     assert any(not torch.equal(p, weights[name]) for name, p in model.named_parameters())
 
 
@@ -486,8 +489,9 @@ def spoiled(model, *calls):
 
 
 def train_spoiled(folder, *calls, evaluate=dev_loss, **changes):
+    # the gradient of the largest batch is computed once before the first step
     return train(
-        spoiled(make_model("transformer"), *calls), make_batches(), settings(**changes), folder,
+        spoiled(make_model("transformer"), *(n + 1 for n in calls)), make_batches(), settings(**changes), folder,
         evaluate=evaluate, report=lambda _: None,
     )  # fmt: skip
 
@@ -566,6 +570,9 @@ def test_data_without_a_batch_are_refused(tmp_path):
 
         def epoch(self, epoch, start=0):
             return iter(())
+
+        def largest(self):
+            return None
 
     with pytest.raises(ConfigError, match="nothing to train on"):
         train(make_model("transformer"), Nothing(), settings(), tmp_path, evaluate=dev_loss, report=lambda _: None)

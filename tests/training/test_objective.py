@@ -18,9 +18,10 @@ from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.training.checkpoint import load_checkpoint
 from regard.training.config import TrainingConfig
-from regard.training.loop import LAST, Interrupted, update
-from regard.training.objective import Objective, batch_loss
-from regard.training.optimizer import make_optimizer
+from regard.training.distributed import Processes
+from regard.training.engine import LAST, Engine
+from regard.training.loop import Interrupted, update
+from regard.training.objective import batch_loss
 
 ENDS = (1, 2, 0)
 
@@ -133,7 +134,7 @@ def test_what_has_no_source_cannot_forget() -> None:
     model, settings = torch.nn.Linear(1, 1), TrainingConfig(word_dropout=0.2)
     batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]), torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ConfigError, match=r"training\.word_dropout needs"):
-        update(Objective(model, settings, 0), batch, make_optimizer(model, settings))
+        update(Engine(model, settings, 0, Processes()), batch)
 
 
 def test_hard_attention_has_no_coverage() -> None:

@@ -1,5 +1,7 @@
 """`regard train`: from a config to a model."""
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -40,10 +42,13 @@ def train(
         return
     from regard.training.loop import Interrupted
 
-    with training_bar() as report:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    with training_bar() if first else nullcontext(lambda _: None) as report:
         try:
             finished = experiment.train(config, overrides, run=run, resume=resume, report=report)
         except Interrupted:
-            complain("interrupted; everything is saved: the same command with --resume continues")
+            if first:
+                complain("interrupted; everything is saved: the same command with --resume continues")
             raise typer.Exit(INTERRUPTED) from None
-    typer.echo(f"{finished.path}")
+    if first:
+        typer.echo(f"{finished.path}")

@@ -49,6 +49,9 @@ class BatchSource(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of one epoch from number `start` on; the same epoch always has the same batches."""
 
+    def largest(self) -> Any:
+        """A batch that needs as much memory as any; None where there is none."""
+
 
 AnyBatch = TypeVar("AnyBatch")
 
@@ -200,6 +203,15 @@ class Batches:
         """The batches of one epoch from number `start` on."""
         for indices in self.order(epoch)[start:]:
             yield self.collate(indices)
+
+    def largest(self) -> PairBatch | None:
+        """The batch with the most positions."""
+
+        def positions(indices: Sequence[int]) -> int:
+            return len(indices) * sum(max(len(self.pairs[i][side]) + 1 for i in indices) for side in (0, 1))
+
+        found = max(self.order(0), key=positions, default=None)
+        return None if found is None else self.collate(found)
 
     def padding_share(self) -> float:
         """Share of padding among the positions of all batches, both sides together."""

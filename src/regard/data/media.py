@@ -71,6 +71,10 @@ class SceneBatches:
         """Number of scenes of an epoch."""
         return self.config.dev_scenes if self.dev else self.config.scenes
 
+    def largest(self) -> PairBatch | None:
+        """Any batch: all are of one size."""
+        return next(self.epoch(0), None)
+
     def padding_share(self) -> float:
         """0: pictures have one size."""
         return 0.0
@@ -125,6 +129,11 @@ class MediaBatches:
     def __len__(self) -> int:
         """Number of texts."""
         return len(self.targets)
+
+    def largest(self) -> PairBatch | None:
+        """The batch with the most positions."""
+        sizes = [len(group) * max(self.sizes[n] for n in group) for group in self._order(0)]
+        return next(self.epoch(0, sizes.index(max(sizes))), None) if sizes else None
 
     def padding_share(self) -> float:
         """Share of padding among the sources' positions of all batches."""

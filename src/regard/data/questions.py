@@ -184,6 +184,10 @@ class QuestionBatches:
         """Number of questions."""
         return len(self.questions)
 
+    def largest(self) -> QuestionBatch | None:
+        """Any batch: all are of one size."""
+        return next(self.epoch(0), None)
+
     def padding_share(self) -> float:
         """Share of padding among the questions' positions."""
         longest = max((len(one) for one in self.questions), default=0) + 1

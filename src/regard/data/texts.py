@@ -146,6 +146,10 @@ class Windows:
         ends = 2 * len(self.documents) if len(self.documents) > 1 else 0
         return sum(map(len, self.documents)) + ends
 
+    def largest(self) -> TextBatch | None:
+        """Any batch: all are of one size."""
+        return next(self.epoch(0), None)
+
     def padding_share(self) -> float:
         """Share of padding among the positions of all windows."""
         positions = len(self) * self.length
@@ -207,6 +211,12 @@ class Masked:
     def __len__(self) -> int:
         """Number of sentences."""
         return len(self.sentences)
+
+    def largest(self) -> TextBatch | None:
+        """The batch with the most positions."""
+        order = self._order(0)
+        sizes = [len(some) * max(len(self.sentences[n]) for n in some) for some in order]
+        return next(self.epoch(0, sizes.index(max(sizes))), None) if sizes else None
 
     def padding_share(self) -> float:
         """Share of padding among the positions of all batches."""

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from regard.bundle import Bundle
 from regard.data.batching import BatchSource, move
@@ -13,6 +16,7 @@ from regard.errors import ConfigError
 from regard.models.build import ModelConfig
 from regard.tasks.config import ExperimentConfig
 from regard.text.tokenizer import Tokenizer
+from regard.training.distributed import processes
 from regard.training.objective import token_nll
 
 EVALUATION_TOKENS = 4096  # positions of a batch when files are measured
@@ -103,13 +107,19 @@ def left_out(names: Sequence[str], reason: str) -> str:
 
 
 def mean_loss(model: Any, batches: BatchSource, precision: str = "float32") -> tuple[float, int]:
-    """Negative log-likelihood per target token in nats, EOS counted; and the number of tokens."""
-    device = device_of(model)
+    """Negative log-likelihood per target token in nats, EOS counted; and the number of tokens.
+
+    Several processes compute some of the batches each.
+    """
+    device, group = device_of(model), processes()
     total, tokens = 0.0, 0
-    for batch in batches.epoch(0):
+    for batch in islice(batches.epoch(0), group.rank, None, group.count):
         nll, n = token_nll(model, move(batch, device), precision)
         total, tokens = total + float(nll), tokens + n
-    return total / max(1, tokens), tokens
+    if group.count > 1:
+        numbers = torch.tensor([total, tokens], dtype=torch.float64 if device.type != "mps" else torch.float32)
+        total, tokens = group.total(numbers.to(device)).tolist()
+    return total / max(1, tokens), int(tokens)
 
 
 def perplexity(loss: float) -> float:

@@ -43,6 +43,7 @@ from regard.tasks.base import (
 from regard.tasks.config import ExperimentConfig, source_encoder
 from regard.text.tokenizer import Tokenizer
 from regard.training.config import TrainingConfig
+from regard.training.distributed import processes
 from regard.training.objective import token_nll
 
 SPEEDS = (0.9, 1.0, 1.1)  # speed perturbation in training (Ko et al. 2015)
@@ -309,9 +310,14 @@ def make_evaluate(
         kind = Captioner if settings.task == "caption" else Transcriber
         describer = kind(_bundle(settings, model, tokenizer), "run")
         loss, _ = mean_loss(model, dev, settings.training.precision)
-        return loss_numbers(loss, lambda: text_scores([one.text for one in described(describer, shown)], texts))
+        return loss_numbers(loss, lambda: text_scores(outputs_of(describer, shown), texts))
 
     return evaluate
+
+
+def outputs_of(describer: Describer, sources: list[Any]) -> list[str]:
+    """The texts of all sources, in order; several processes describe some of them each."""
+    return processes().share_out(sources, lambda part: [one.text for one in described(describer, part)])
 
 
 FILE_COLUMNS = ("file", "file_name", "path", "image", "audio")

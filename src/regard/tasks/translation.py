@@ -32,6 +32,7 @@ from regard.tasks.base import (
 )
 from regard.tasks.config import ExperimentConfig, positions_of
 from regard.text.tokenizer import Tokenizer, word_of_each
+from regard.training.distributed import processes
 
 
 def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
@@ -147,8 +148,7 @@ def make_evaluate(
         loss, _ = mean_loss(model, batches, settings.training.precision)
 
         def decode() -> dict[str, float]:
-            outputs = [g.text for g in translator.many(some.source, beam=1, record=False)]
-            return scores(outputs, some.target)
+            return scores(translations(translator, some.source, beam=1), some.target)
 
         return loss_numbers(loss, decode)
 
@@ -197,7 +197,7 @@ def evaluate(
         loss, tokens = mean_loss(translator.model, batches)
     if not tokens:
         raise DataError(f"{source}: no line has a reference: there is nothing to measure")
-    outputs = [g.text for g in translator.many(pairs.source, beam=beam, record=False)]
+    outputs = translations(translator, pairs.source, beam)
     bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
     measured = bleu.corpus_score(outputs, [pairs.target]).score, chrf.corpus_score(outputs, [pairs.target]).score
     numbers = {
@@ -212,6 +212,15 @@ def evaluate(
         "beam": translator.decoding.beam if beam is None else beam,
     }
     return numbers, outputs
+
+
+def translations(translator: Translator, sources: list[str], beam: int | None) -> list[str]:
+    """The translations of all sources, in order; several processes translate some of them each."""
+
+    def work(part: list[str]) -> list[str]:
+        return [found.text for found in translator.many(part, beam=beam, record=False)]
+
+    return processes().share_out(sources, work)
 
 
 def scores(outputs: list[str], references: list[str]) -> dict[str, float]:

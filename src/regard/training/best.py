@@ -37,15 +37,19 @@ def rank(numbers: dict[str, Any], config: TrainingConfig) -> float:
     return -inf if isnan(value) else -value if config.metric in SMALL_IS_BETTER else value
 
 
-def keep_if_best(best: Ranked, score: float, step: int, model: Any, config: TrainingConfig, folder: Path) -> Ranked:
-    """The best evaluations so far, this one included if it is among them; saves its weights, and removes those that
-    drop out."""
+def keep_if_best(
+    best: Ranked, score: float, step: int, model: Any, config: TrainingConfig, folder: Path, writes: bool = True
+) -> Ranked:
+    """The best evaluations so far, this one included if it is among them; where `writes`, saves its weights and
+    removes those that drop out."""
     if score == -inf:
         return best
     ranked = sorted([*best, (score, step)], reverse=True)
+    kept = ranked[: config.keep_best]
+    if not writes:
+        return kept
     for _, dropped in ranked[config.keep_best :]:
         best_path(folder, dropped).unlink(missing_ok=True)
-    kept = ranked[: config.keep_best]
     if (score, step) in kept:
         save_checkpoint(best_path(folder, step), dict(model.state_dict()), {"step": step})
     return kept

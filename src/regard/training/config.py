@@ -25,6 +25,17 @@ class TrainingConfig(BaseModel):
     """Schedule of the learning rate after the warm-up."""
     warmup: int = Field(1000, ge=0)
     """Updates of linear warm-up."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Minutes of training after which the run ends as if max_steps were reached."""
+    accumulate: int = Field(1, gt=0)
+    """Parts in which each process computes its rows of a batch, one after the other, to need less memory; they are
+    doubled when memory runs out."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes hold the weights: each holds all of them ("ddp"), or a share ("fsdp", FSDP2)."""
+    timeout: float = Field(60.0, gt=0)
+    """Seconds after which a process that does not answer the others is given up."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, which is what is evaluated and kept; 0 is off, 0.999 usual."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all parameters, or Muon (Jordan 2024) for the blocks' matrices and AdamW for the rest."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)

@@ -12,13 +12,16 @@ class Journal:
 
     Args:
         path: of the file; created with the first entry.
+        writes: False for a process that leaves writing to another one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
 
     def write(self, entry: Entry) -> None:
         """Append one entry; it has been handed to the operating system when this returns."""
+        if not self.writes:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
@@ -36,6 +39,8 @@ class Journal:
 
     def rewind(self, step: int, but: str = "") -> None:
         """Remove entries after `step`, and all events named `but`, before a run is resumed from that step."""
+        if not self.writes:
+            return
         kept = [entry for entry in self.entries() if entry.get("step", 0) <= step and entry.get("event") != but]
         aside = self.path.with_name(self.path.name + ".aside")
         aside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept), "utf-8")

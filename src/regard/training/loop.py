@@ -1,5 +1,7 @@
 """The training loop, visible from top to bottom. It knows no task: evaluation is a function that it is given."""
 
+import gc
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from regard.bundle import current_weight
-from regard.data.batching import Batch, BatchSource, move
+from regard.data.batching import Batch, BatchSource
 from regard.device import device_of, random_states, restore_random_states
 from regard.errors import ConfigError, RegardError
 from regard.training.best import Evaluate, Ranked, best_weights, keep_if_best, measure, rank, remove_later
-from regard.training.checkpoint import Tensors, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from regard.training.checkpoint import Tensors, load_checkpoint
 from regard.training.config import TrainingConfig
+from regard.training.distributed import Alive, processes
+from regard.training.engine import LAST, NOTE, SHARDED, Engine
 from regard.training.journal import Journal
-from regard.training.objective import Objective
-from regard.training.optimizer import Optimizer, make_optimizer
+from regard.training.optimizer import Optimizer
 from regard.training.schedule import factor
 
-LAST = "last.safetensors"
 MOST_SKIPPED = 10  # updates skipped in a row before a run counts as diverged
 NOTHING = "there is nothing to train on: check data.train, data.longest and the shares that are split off"
 
@@ -52,6 +53,11 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
 
+    @classmethod
+    def read(cls, state: dict[str, Any]) -> "Progress":
+        """The position that a checkpoint noted."""
+        return cls(**{**state, "best": [(number, step) for number, step in state["best"]]})
+
 
 class Interrupted(Exception):
     """The run was asked to stop, and has been saved."""
@@ -72,10 +78,11 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
 ) -> Tensors:
-    """Train until `max_steps` or until patience ends; returns the best weights found.
+    """Train until `max_steps`, `max_minutes` or the end of patience; returns the best weights found.
 
     A run that is killed at any moment continues from its last checkpoint (`resume`), and ends with the same weights,
-    bit for bit, as a run that was never interrupted.
+    bit for bit, as a run that was never interrupted. Several processes (`regard.training.distributed`) go through it
+    together; the first one writes and reports.
 
     Args:
         model: with fresh weights, on the device to train on; batches are moved there.
@@ -91,75 +98,139 @@ def train(
         Interrupted: `should_stop` returned True; everything is saved.
         Diverged: loss or gradient were not finite many times in a row, or at every evaluation.
         BundleError: a checkpoint is damaged or could not be written.
-        ConfigError: there is nothing to train on.
+        ConfigError: there is nothing to train on; the memory does not hold one row of the largest batch.
     """
     if not len(batches):
         raise ConfigError(NOTHING)
-    journal, progress = Journal(folder / "journal.jsonl"), Progress()
-    optimizer = make_optimizer(model, config)
-    objective = Objective(model, config, batches.pad)
-    torch.manual_seed(config.seed)
+    group = processes()
+    journal, progress = Journal(folder / "journal.jsonl", writes=group.first), Progress()
+    torch.manual_seed(config.seed + group.rank)
+    engine = Engine(model, config, batches.pad, group)
     if resume:
-        progress = restore(folder / LAST, model, optimizer)
-        remove_later(folder, progress.best)
+        progress = Progress.read(engine.restore(folder))
+        if group.first:
+            remove_later(folder, progress.best)
         journal.rewind(progress.step, but="average")
-    objective.train()
+    engine.module.train()
+    if not resume:
+        fit_in_memory(engine, batches, report)
+    alive = Alive(folder, group)
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
     sound = True  # the latest evaluation was finite
 
     stream = _stream(batches, progress)
     while not _finished(progress, config):
+        alive.tell(progress.step)
         batch = next(stream)
-        set_learning_rate(optimizer, config, progress.step)
-        numbers = update(objective, batch, optimizer)
+        set_learning_rate(engine.optimizer, config, progress.step)
+        numbers = update(engine, batch, report)
         progress.seconds = time.monotonic() - started
+        if config.max_minutes:  # all processes end after the same step
+            progress.seconds = group.from_first(progress.seconds)
         report({"event": "step", "step": progress.step, "seconds": progress.seconds, **numbers})
         _count_skipped(numbers, progress, folder, journal)
 
-        evaluated = progress.step % config.evaluate_every == 0 or progress.step == config.max_steps
+        evaluated = progress.step % config.evaluate_every == 0 or _finished(progress, config)
         if evaluated:
-            found = measure(model, evaluate)
+            whole = engine.whole()
+            found = measure(whole, evaluate)
             score = rank(found, config)
             sound = score > -torch.inf
             progress.waited = 0 if not progress.best or score > progress.best[0][0] else progress.waited + 1
-            progress.best = keep_if_best(progress.best, score, progress.step, model, config, folder)
+            progress.best = keep_if_best(progress.best, score, progress.step, whole, config, folder, group.first)
             entry = _entry(progress, numbers["loss"]) | found
             journal.write(entry)
             report(entry)
 
-        stop = should_stop()
-        due = stop or evaluated or time.monotonic() - saved > config.checkpoint_seconds
+        late = group.first and time.monotonic() - saved > config.checkpoint_seconds
+        stop, late = group.any_of(should_stop(), late)
+        due = stop or evaluated or late
         healthy = sound and not progress.skipped_in_a_row
-        if due and (healthy or (stop and not (folder / LAST).exists())):
-            store(folder / LAST, model, optimizer, progress)
+        if due and (healthy or (stop and not checkpoint_in(folder))):
+            engine.store(folder, vars(progress))
             saved = time.monotonic()
         if stop:
             raise Interrupted
     if not progress.best:
         raise Diverged(f"{folder}: training diverged: no evaluation had a finite loss. {_advice(folder)}")
-    return best_weights(model, evaluate, progress.best, progress.step, config, folder, journal)
+    group.wait(config.timeout)
+    return best_weights(engine.whole(), evaluate, progress.best, progress.step, config, folder, journal)
 
 
-def update(objective: Objective, batch: Batch, optimizer: Optimizer) -> dict[str, Any]:
-    """One step of gradient descent on one batch; it is skipped if the loss or the gradient is not finite."""
-    optimizer.zero_grad(set_to_none=True)
-    loss, nll, tokens = objective(move(batch, device_of(objective)))
-    tokens = max(1, tokens)
-    (loss / tokens).backward()
-    norm = nn.utils.clip_grad_norm_(objective.parameters(), objective.config.clip)
+def update(engine: Engine, batch: Batch, report: Report = lambda _: None) -> dict[str, Any]:
+    """One step of gradient descent on one global batch; it is skipped if the loss or the gradient is not finite.
+
+    Args:
+        engine: the model and its optimizer.
+        batch: the global batch; each process computes its rows.
+        report: receives an event when memory runs out and the batch is computed in more pieces.
+    """
+    tokens = max(1, int(batch.target_allowed.sum()))
+    numbers = _gradients(engine, batch, tokens, report)
+    norm = engine.clip().detach().to(numbers.dtype)
     # one transfer a step
-    total, likelihood, length = torch.stack([value.detach().to(nll.dtype) for value in (loss, nll, norm)]).tolist()
+    total, likelihood, length = torch.cat([engine.group.total(numbers), norm[None]]).tolist()
     skipped = not isfinite(length) or not isfinite(total)
     if not skipped:
-        optimizer.step()
+        engine.step()
     return {
         "loss": likelihood / tokens,
         "smoothed_loss": total / tokens,
         "tokens": tokens,
         "gradient_norm": length,
-        "learning_rate": optimizer.param_groups[0]["lr"],
+        "learning_rate": engine.optimizer.param_groups[0]["lr"],
         "skipped": skipped,
     }
+
+
+def _gradients(engine: Engine, batch: Batch, tokens: int, report: Report) -> Tensor:
+    """The gradient of a batch, in twice as many pieces each time that memory runs out."""
+    while True:
+        engine.optimizer.zero_grad(set_to_none=True)
+        try:
+            return engine.gradients(batch, tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            rows = len(batch.target)
+            if engine.group.count > 1 or engine.pieces >= rows:
+                raise ConfigError(_does_not_fit(batch, engine)) from error
+        engine.pieces *= 2
+        gc.collect()
+        report({"event": "memory", "pieces": engine.pieces, "rows": rows})
+
+
+def fit_in_memory(engine: Engine, batches: BatchSource, report: Report) -> None:
+    """Compute the gradient of the largest batch once and forget it, so that memory does not run out later.
+
+    Raises:
+        ConfigError: the memory does not hold one row of it.
+    """
+    device = device_of(engine.model)
+    states = random_states(device)
+    buffers = {name: value.clone() for name, value in engine.model.named_buffers()}
+    batch = batches.largest()
+    if batch is None:
+        return
+    _gradients(engine, batch, max(1, int(batch.target_allowed.sum())), report)
+    engine.optimizer.zero_grad(set_to_none=True)
+    for name, value in engine.model.named_buffers():
+        value.copy_(buffers[name])
+    restore_random_states(states, device)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+
+
+def _does_not_fit(batch: Batch, engine: Engine) -> str:
+    rows, positions = batch.target.shape[0], batch.target.shape[-1]
+    at_once = -(-rows // (engine.group.count * engine.pieces))
+    return (
+        f"out of memory: {at_once} of the {rows} rows of a batch, {positions} target positions each, do not fit: set "
+        f"training.accumulate above {engine.pieces}, a smaller training.batch_tokens, or a smaller data.longest"
+    )
 
 
 def set_learning_rate(optimizer: Optimizer, config: TrainingConfig, step: int) -> None:
@@ -182,6 +253,8 @@ def _stream(batches: BatchSource, progress: Progress) -> Iterator[Batch]:
 
 
 def _finished(progress: Progress, config: TrainingConfig) -> bool:
+    if config.max_minutes and progress.seconds >= 60 * config.max_minutes:
+        return progress.step > 0
     return progress.step >= config.max_steps or bool(config.patience and progress.waited >= config.patience)
 
 
@@ -219,25 +292,24 @@ def _count_skipped(numbers: dict[str, Any], progress: Progress, folder: Path, jo
 
 def _advice(folder: Path) -> str:
     kept = "no checkpoint was written before that"
-    if (folder / LAST).exists():
-        kept = f"{LAST} holds the last good step, {load_checkpoint(folder / LAST)[1]['step']}"
+    if checkpoint_in(folder):
+        kept = f"{last_checkpoint(folder)} holds the last good step, {last_step(folder)}"
     return f"{kept[0].upper()}{kept[1:]}: lower training.learning_rate, or lengthen training.warmup"
 
 
-def store(path: Path, model: Any, optimizer: Optimizer, progress: Progress) -> None:
-    """Write everything that a resumed run needs."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    states = random_states(device_of(model))
-    random = {"random": states.pop("cpu")} | {f"random.{kind}": state for kind, state in states.items()}
-    save_checkpoint(path, tensors | flatten_optimizer(optimizer) | random, vars(progress))
+def checkpoint_in(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint to resume from."""
+    return (folder / LAST).exists() or (folder / SHARDED / NOTE).exists()
 
 
-def restore(path: Path, model: Any, optimizer: Optimizer) -> Progress:
-    """Read what `store` wrote, on any device, back into model, optimizer and random states."""
-    tensors, state = load_checkpoint(path)
-    own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    model.load_state_dict({current_weight(name): t for name, t in own.items()})
-    restore_optimizer(optimizer, tensors)
-    kept = {name.removeprefix("random."): t for name, t in tensors.items() if name.startswith("random.")}
-    restore_random_states(kept | {"cpu": tensors["random"]}, device_of(model))
-    return Progress(**{**state, "best": [(number, step) for number, step in state["best"]]})
+def last_checkpoint(folder: Path) -> str:
+    """The name of a run's last checkpoint within its folder."""
+    return SHARDED if (folder / SHARDED / NOTE).exists() else LAST
+
+
+def last_step(folder: Path) -> int:
+    """The step of a run's last checkpoint."""
+    sharded = folder / SHARDED / NOTE
+    if sharded.exists():
+        return int(json.loads(sharded.read_text("utf-8"))["step"])
+    return int(load_checkpoint(folder / LAST)[1]["step"])

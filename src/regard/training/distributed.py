@@ -1,0 +1,207 @@
+"""Several processes that train one model: what each of them does, what they agree on, and who is missing.
+
+torchrun starts the processes and tells each its rank. All of them go through the same global batches; process r of P
+takes rows r, r + P, … of each. A gradient is the sum over all rows divided by the tokens of the global batch, so the
+loss curve does not depend on the number of processes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from regard.errors import ConfigError, RegardError
+
+T = TypeVar("T")
+BatchT = TypeVar("BatchT")
+
+ALIVE = ".processes"  # files of the run's folder: one a process, with its last step
+PREPARATION = 24 * 3600.0  # seconds that the first process may take to prepare the data
+
+
+class ProcessLost(RegardError):
+    """Another process of the run was killed, or does not answer."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: number of this process, from 0.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and reports."""
+        return self.rank == 0
+
+    def rows(self, batch: BatchT) -> tuple[BatchT, float]:
+        """The rows of a global batch (any dataclass of tensors) that this process computes, and their weight.
+
+        The weight is 1; it is 0 for a process without a row, which computes another's so that all of them take part in
+        every exchange of gradients.
+        """
+        if self.count == 1:
+            return batch, 1.0
+        size = len(batch.target)  # type: ignore[attr-defined]
+        mine = torch.arange(self.rank, size, self.count)
+        return (some_rows(batch, mine), 1.0) if len(mine) else (some_rows(batch, torch.zeros(1, dtype=torch.long)), 0.0)
+
+    def share_out(self, items: Sequence[Any], work: Callable[[list[Any]], Sequence[T]]) -> list[T]:
+        """The results of all items, in order, each computed by one process.
+
+        Args:
+            items: the same ones on every process.
+            work: from some items to as many results, which can be pickled.
+        """
+        if self.count == 1:
+            return list(work(list(items)))
+        own = list(work(list(items[self.rank :: self.count])))
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, own)
+        results: list[Any] = [None] * len(items)
+        for rank, part in enumerate(found):
+            results[rank :: self.count] = part
+        return results
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes, the same bits on each."""
+        if self.count > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def from_first(self, value: T) -> T:
+        """The first process's value, on every process."""
+        box = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(box, 0)
+        return box[0]
+
+    def of_each(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
+        found: list[Any] = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(found, value)
+        return found
+
+    def any_of(self, *wishes: bool) -> list[bool]:
+        """Each wish, granted to all processes if any of them has it."""
+        if self.count == 1:
+            return list(wishes)
+        return [bool(any(of)) for of in zip(*self.of_each(wishes), strict=True)]
+
+    def wait(self, seconds: float = PREPARATION) -> None:
+        """Go on when all processes are here."""
+        if self.count > 1 and dist.get_backend() == "gloo":
+            dist.monitored_barrier(timeout=timedelta(seconds=seconds))
+        elif self.count > 1:
+            dist.barrier()
+
+
+def processes() -> Processes:
+    """The processes of torch's default process group; one alone where there is no group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def some_rows(batch: BatchT, rows: Tensor) -> BatchT:
+    """Some rows of a batch: of every tensor of the dataclass whose first axis is the batch."""
+    size = len(batch.target)  # type: ignore[attr-defined]
+    changed = {
+        field.name: value[rows]
+        for field in fields(batch)  # type: ignore[arg-type]
+        if isinstance(value := getattr(batch, field.name), Tensor) and value.ndim and len(value) == size
+    }
+    return replace(batch, **changed)  # type: ignore[type-var]
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again after another one failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def local_device(word: str) -> str:
+    """The device of this process: "cuda" is one GPU for each process of a machine."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"{word}:{local}" if word in ("cuda", "xpu") and local is not None and _started_by_torchrun() else word
+
+
+@contextmanager
+def together(device: torch.device, timeout: float) -> Iterator[Processes]:
+    """The processes that torchrun started, joined; one alone where it did not start this one.
+
+    Args:
+        device: of the model; NCCL joins processes on CUDA devices, gloo all others.
+        timeout: seconds after which a process that does not answer is given up.
+    """
+    if not _started_by_torchrun() or dist.is_initialized():
+        yield processes()
+        return
+    if not dist.is_available():
+        raise ConfigError("this build of torch has no torch.distributed: start one process, without torchrun")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    try:
+        yield processes()
+    finally:
+        dist.destroy_process_group()
+
+
+def _started_by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+class Alive:
+    """Each process's last step and the time of it, in files of the run's folder: they tell who is missing.
+
+    Args:
+        folder: the run's.
+        group: its processes.
+    """
+
+    def __init__(self, folder: Path, group: Processes) -> None:
+        self.folder, self.group = folder / ALIVE, group
+        self.told = 0.0
+        if group.count > 1:
+            self.folder.mkdir(exist_ok=True)
+            self.tell(0)
+
+    def tell(self, step: int) -> None:
+        """Note that this process is at a step, at most once a second."""
+        now = time.monotonic()
+        if self.group.count > 1 and now - self.told > 1:
+            self.told = now
+            (self.folder / str(self.group.rank)).write_text(str(step), "utf-8")
+
+    @staticmethod
+    def missing_of(folder: Path, group: Processes) -> tuple[int, int]:
+        """The other process of a run that has been silent for the longest time, and its last step."""
+        ages: list[tuple[float, int, int]] = []
+        for rank in range(group.count):
+            path = folder / ALIVE / str(rank)
+            if rank != group.rank and path.exists():
+                ages.append((path.stat().st_mtime, rank, int(path.read_text("utf-8") or 0)))
+        _, rank, step = min(ages, default=(0.0, 0, 0))
+        return rank, step
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process did not take part in an exchange."""
+    text = str(error)
+    words = ("gloo", "Connection closed", "Connection reset", "NCCL", "monitoredBarrier", "Timed out waiting")
+    return isinstance(error, RuntimeError) and not isinstance(error, RegardError) and any(w in text for w in words)

@@ -1,0 +1,154 @@
+"""One run by one, two or three processes: the same loss curve, the same evaluations, every example once; and what
+happens when a process is killed or hangs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import tiny
+from regard.config import to_toml, validate
+from regard.tasks.config import ExperimentConfig
+
+STEPS = 12
+
+
+def write_config(folder: Path, kind: str = "transformer", **training: Any) -> Path:
+    settings = tiny(kind, max_steps=STEPS, evaluate_every=4, **training)
+    settings["model"] |= {"dropout": 0.0}
+    path = folder / "config.toml"
+    path.write_text(to_toml(validate(ExperimentConfig, settings, "made")), "utf-8")
+    return path
+
+
+def start(count: int, config: Path, run: Path, *more: str, restarts: int = 0) -> subprocess.Popen[str]:
+    """`regard train` by torchrun, in `count` processes on this machine."""
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        f"--max-restarts={restarts}",
+    ]
+    verb = ["-m", "regard", "train", str(config), "--folder", str(run), *more]
+    command = [sys.executable, *(torchrun if count > 1 else []), *verb]
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == code, err[-3000:]
+    return out, err
+
+
+def entries(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "journal.jsonl").read_text("utf-8").splitlines()]
+    return [entry for entry in found if entry["event"] == "evaluation"]
+
+
+def same_curve(one: Path, other: Path) -> None:
+    """Losses equal to rounding, decoded measures equal."""
+    for a, b in zip(entries(one), entries(other), strict=True):
+        for name in ("step", "epoch", "batch", "dev_bleu", "dev_chrf"):
+            assert a[name] == b[name], name
+        for name in ("train_loss", "dev_loss"):
+            assert a[name] == pytest.approx(b[name], rel=2e-5), name
+
+
+@pytest.fixture
+def data(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+
+
+@pytest.fixture
+def one(data: None, tmp_path: Path) -> Path:
+    finish(start(1, write_config(tmp_path), tmp_path / "one"))
+    return tmp_path / "one"
+
+
+def test_two_processes_train_what_one_trains(one: Path, tmp_path: Path) -> None:
+    out, _ = finish(start(2, tmp_path / "config.toml", tmp_path / "two"))
+    assert out.strip() == str(tmp_path / "two")  # one line, of one process
+    same_curve(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["transformer", "recurrent"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_any_number_of_processes_trains_the_same(data: None, tmp_path: Path, kind: str, parallel: str) -> None:
+    config = write_config(tmp_path, kind, parallel=parallel, accumulate=2, ema=0.5)
+    for count in (1, 2, 3):
+        finish(start(count, config, tmp_path / str(count)))
+    same_curve(tmp_path / "1", tmp_path / "2")
+    same_curve(tmp_path / "1", tmp_path / "3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_is_resumed_on_another_number_of_processes(data: None, tmp_path: Path, parallel: str) -> None:
+    config = write_config(tmp_path, parallel=parallel, checkpoint_seconds=0.01)
+    finish(start(1, config, tmp_path / "whole"))
+    run = tmp_path / "run"
+    for count in (2, 3, 1):
+        more = ["--resume"] if run.exists() else []
+        process = start(count, config, run, *more)
+        kept = run / ("last" if parallel == "fsdp" else "last.safetensors")
+        before = kept.stat().st_mtime_ns if kept.exists() else 0
+        while process.poll() is None and not (kept.exists() and kept.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    if not (run / "model.safetensors").exists():
+        finish(start(1, config, run, "--resume"))
+    same_curve(tmp_path / "whole", run)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_ends_the_run_with_its_number(data: None, tmp_path: Path, what: signal.Signals) -> None:
+    settings = {"checkpoint_seconds": 0.01, "timeout": 10.0}
+    config = write_config(tmp_path, **settings)
+    config.write_text(config.read_text("utf-8").replace(f"max_steps = {STEPS}", "max_steps = 100000"), "utf-8")
+    run = tmp_path / "run"
+    process = start(2, config, run)
+    while process.poll() is None and not (run / "last.safetensors").exists():
+        time.sleep(0.05)
+    victim = max(children(process))
+    os.kill(victim, what)
+    begun = time.monotonic()
+    if what == signal.SIGSTOP:
+        time.sleep(30)
+        os.kill(victim, signal.SIGKILL)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert time.monotonic() - begun < 90
+    assert "process 1 of 2" in err or f"exitcode  : -9 (pid: {victim})" in err
+    assert "--resume" in err or "-9" in err
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_lost_a_process(one: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        config.read_text("utf-8").replace("checkpoint_seconds = 120", "checkpoint_seconds = 0.01"), "utf-8"
+    )
+    run = tmp_path / "run"
+    process = start(2, config, run, restarts=3)
+    while process.poll() is None and not (run / "last.safetensors").exists():
+        time.sleep(0.01)
+    if process.poll() is None:
+        os.kill(max(children(process)), signal.SIGKILL)
+    finish(process)
+    same_curve(one, run)
