@@ -131,7 +131,7 @@ def _train(
     start = None if resume else _start(settings)
     if group.first:
         _write_config(folder, settings, resume)
-        work = TASKS[settings.task].prepare(RunFolder(folder, start, resume), settings)
+        work = TASKS[settings.task].prepare(RunFolder(folder, start, resume, report), settings)
         _same_data(folder, work.batches, resume)
     group.wait()
     if not group.first:  # with the tokenizer that the first process learned

@@ -65,6 +65,7 @@ def augment(
     seed: int,
     languages: tuple[str, str] = ("fr", "en"),
     aligner: Aligner | None = None,
+    usual_in: Pairs | None = None,
 ) -> Pairs:
     """Training pairs, and the variants of them that the settings ask for.
 
@@ -77,9 +78,11 @@ def augment(
         seed: the same seed gives the same variants.
         languages: of source and target, for names that differ by language.
         aligner: for phrases and words; one that is learned from the pairs by default.
+        usual_in: pairs that tell which words are written with a capital; the pairs themselves by default.
     """
     dice = random.Random(seed)
-    usual = [_usual_case(side) for side in (pairs.source, pairs.target)]
+    known = pairs if usual_in is None else usual_in
+    usual = [_usual_case(side) for side in (known.source, known.target)]
     aligned = config.phrases or config.crossed or config.words
     links: list[set[Link]] = [set()] * len(pairs)
     if aligned:
@@ -87,8 +90,8 @@ def augment(
     replace = _replacement(config, languages, dice)
     result: list[Pair] = []
     where: list[str] = []
-    for number, (pair, known) in enumerate(zip(pairs, links, strict=True)):
-        shown = [replace(pair), *_shorter(pair, known, config, dice, usual)]
+    for number, (pair, own) in enumerate(zip(pairs, links, strict=True)):
+        shown = [replace(pair), *_shorter(pair, own, config, dice, usual)]
         for s, t in shown:
             loose = dice.random() < config.loose_spacing
             result.append((re.sub("[\u00a0\u202f](?=[?!:;»])", dice.choice(["", " "]), s) if loose else s, t))

@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from regard.data.order import pools
+from regard.data.ragged import lengths_of
+
 Ids = list[int]
+POOL = 1 << 19  # examples
 Links = Float[Tensor, "B T S"]
 
 
@@ -156,6 +161,8 @@ class Batches:
         bos, eos, pad: ids of the special tokens.
         seed: of the order.
         links: for each pair, (target token, source token) links for guided alignment.
+        pool: number of examples that are sorted by length at a time.
+        made_from: digest of the data that the pairs were made from, where they are not in memory.
     """
 
     pairs: Sequence[tuple[Ids, Ids]]
@@ -165,31 +172,40 @@ class Batches:
     pad: int
     seed: int = 0
     links: Sequence[list[tuple[int, int]]] | None = None
+    pool: int = POOL
+    made_from: str = ""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def order(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch as indices; the same epoch always has the same order."""
+        return [batch for pool in self.pools(epoch) for batch in pool]
+
+    def pools(self, epoch: int) -> Iterator[list[list[int]]]:
+        """The batches of one epoch as indices, a pool of examples at a time."""
         generator = seeded(self.seed, epoch)
-        noise = torch.rand(len(self.pairs), generator=generator).tolist()
-        by_length = sorted(
-            range(len(self.pairs)), key=lambda i: (len(self.pairs[i][1]), len(self.pairs[i][0]), noise[i])
-        )
+        key = int(torch.randint(2**62, (), generator=generator)) if len(self) > self.pool else 0
+        for indices in pools(len(self), self.pool, key):
+            lengths = lengths_of(self.pairs, slice(None) if len(indices) == len(self) else indices)
+            noise = torch.rand(len(indices), generator=generator).numpy()
+            by_length = np.lexsort((noise, lengths[:, 0], lengths[:, 1]))
+            batches = self._filled(indices[by_length].tolist(), (lengths[by_length].max(1, initial=0) + 1).tolist())
+            shuffled = torch.randperm(len(batches), generator=generator).tolist()
+            yield [batches[i] for i in shuffled]
+
+    def _filled(self, indices: list[int], lengths: list[int]) -> list[list[int]]:
+        """Consecutive indices as batches of at most `tokens` positions; `lengths` of the longer side, ends included."""
         batches: list[list[int]] = []
         batch: list[int] = []
         longest = 0
-        for index in by_length:
-            longest_with = max(longest, *(len(side) + 1 for side in self.pairs[index]))
-            if batch and longest_with * (len(batch) + 1) > self.tokens:
+        for index, length in zip(indices, lengths, strict=True):
+            if batch and max(longest, length) * (len(batch) + 1) > self.tokens:
                 batches.append(batch)
-                batch, longest_with = [], max(len(side) + 1 for side in self.pairs[index])
+                batch, longest = [], 0
             batch.append(index)
-            longest = longest_with
-        if batch:
-            batches.append(batch)
-        shuffled = torch.randperm(len(batches), generator=generator).tolist()
-        return [batches[i] for i in shuffled]
+            longest = max(longest, length)
+        return [*batches, batch] if batch else batches
 
     def collate(self, indices: Sequence[int]) -> PairBatch:
         """The batch of some pairs."""
@@ -201,26 +217,29 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PairBatch]:
         """The batches of one epoch from number `start` on."""
-        for indices in self.order(epoch)[start:]:
-            yield self.collate(indices)
+        number = 0
+        for pool in self.pools(epoch):
+            for indices in pool[max(0, start - number) :]:
+                yield self.collate(indices)
+            number += len(pool)
 
     def largest(self) -> PairBatch | None:
-        """The batch with the most positions."""
-
-        def positions(indices: Sequence[int]) -> int:
-            return len(indices) * sum(max(len(self.pairs[i][side]) + 1 for i in indices) for side in (0, 1))
-
-        found = max(self.order(0), key=positions, default=None)
+        """The batch with the most positions; of the first pool, where there are several."""
+        pool = next(self.pools(0), [])
+        found = max(pool, key=lambda indices: self._positions(indices)[1], default=None)
         return None if found is None else self.collate(found)
 
     def padding_share(self) -> float:
-        """Share of padding among the positions of all batches, both sides together."""
-        real = padded = 0
-        for indices in self.order(0):
-            for side in (0, 1):
-                lengths = [len(self.pairs[i][side]) + 1 for i in indices]
-                real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
+        """Share of padding among the positions of all batches, both sides together; of the first pool, where there are
+        several."""
+        sizes = [self._positions(indices) for indices in next(self.pools(0), [])]
+        real, padded = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
         return 1 - real / padded if padded else 0.0
+
+    def _positions(self, indices: Sequence[int]) -> tuple[int, int]:
+        """Real positions of a batch on both sides together, and all of them."""
+        lengths = lengths_of(self.pairs, np.asarray(indices)) + 1
+        return int(lengths.sum()), int(lengths.max(0).sum()) * len(indices)
 
 
 def _link_tensor(

@@ -10,6 +10,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from regard.errors import DataError, not_utf8
@@ -89,6 +90,41 @@ def read_lines(path: Path) -> list[str]:
         DataError: as `read_bytes`; or the file is not UTF-8 (with the line's number).
     """
     return _decoded(read_bytes(path), path)
+
+
+def stream_lines(path: Path) -> Iterator[str]:
+    """The lines that `read_lines` gives, one at a time: the file is never in memory as a whole.
+
+    Raises:
+        DataError: as `read_lines`, when the line is reached.
+    """
+    number = 0
+    try:
+        with _opened(path) as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removesuffix(b"\n").removesuffix(b"\r")
+                yield _utf8(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
+
+
+def _opened(path: Path) -> io.BufferedIOBase:
+    """A file, decompressed as it is read; what is refused by name, and archives, are read by `read_bytes`."""
+    with path.open("rb") as file:
+        begin = file.read(262)
+    ending = path.suffix.lower()
+    if ending == ".gz" or begin.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(path)
+    if ending == ".bz2" or begin.startswith(b"BZh"):
+        return bz2.BZ2File(path)
+    if ending == ".xz" or begin.startswith(b"\xfd7zXZ\x00"):
+        return lzma.LZMAFile(path)
+    other = ending == ".zip" or begin.startswith(b"PK\x03\x04") or begin[257:262] == b"ustar"
+    if other or any(begin.startswith(first) for first in _UNREADABLE):
+        return io.BytesIO(read_bytes(path))
+    return path.open("rb")
 
 
 def read_text(path: Path) -> str:

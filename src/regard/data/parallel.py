@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice, zip_longest
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from regard.data.arrow import stream_table
 from regard.data.augment import AugmentConfig
-from regard.data.files import expand, plain_name, read_lines, share_of
+from regard.data.files import expand, plain_name, share_of, stream_lines
 from regard.data.pairs import Pairs
 from regard.errors import DataError
+
+CHUNK = 200_000  # pairs that are read, augmented and tokenized at a time
 
 
 class Corpus(BaseModel):
@@ -34,8 +39,9 @@ class DataConfig(AugmentConfig):
     """Settings of parallel text: files, split, augmentation."""
 
     train: str | tuple[str, str] | Annotated[tuple[Corpus, ...], Field(min_length=1)]
-    """A .tsv or .jsonl file of pairs, two parallel text files [source, target], or a mixture: a list of tables of path
-    and weight. Each file may be compressed (.gz, .zip), and $NAME is taken from the environment."""
+    """A .tsv, .jsonl, .arrow or .parquet file of pairs, two parallel text files [source, target], or a mixture: a list
+    of tables of path and weight. A name may be a pattern (part-*.tsv), a text file compressed (.gz, .bz2, .xz, .zip);
+    $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""
     source: int | str = 0
@@ -60,69 +66,138 @@ def read_parts(config: DataConfig) -> tuple[Pairs, Pairs, Pairs]:
     Raises:
         DataError: as `read_pairs`.
     """
-    mixture = config.train
-    if not (isinstance(mixture, tuple) and mixture and isinstance(mixture[0], Corpus)):
-        return split(read_pairs(mixture, config), config)  # type: ignore[arg-type]
     parts: tuple[list[Pairs], ...] = ([], [], [])
-    for corpus in mixture:
-        assert isinstance(corpus, Corpus)
-        own = {name: value for name in ("source", "target") if (value := getattr(corpus, name)) is not None}
-        train, dev, test = split(read_pairs(corpus.path, config.model_copy(update=own)), config)
-        parts[0].append(repeated(train, corpus.weight))
-        if corpus.held_out:
-            parts[1].append(dev)
-            parts[2].append(test)
+    for chunk in stream_parts(config):
+        for part, pairs in zip(parts, chunk, strict=True):
+            part.append(pairs)
     train, dev, test = map(Pairs.together, parts)
     return train, dev, test
 
 
+def stream_parts(config: DataConfig) -> Iterator[tuple[Pairs, Pairs, Pairs]]:
+    """What `read_parts` gives, in chunks of at most `CHUNK` lines.
+
+    Raises:
+        DataError: as `read_pairs`.
+    """
+    for corpus in corpora(config):
+        own = {name: value for name in ("source", "target") if (value := getattr(corpus, name)) is not None}
+        for pairs in stream_pairs(corpus.path, config.model_copy(update=own)):
+            train, dev, test = split(pairs, config)
+            none = Pairs([], [])
+            yield repeated(train, corpus.weight), dev if corpus.held_out else none, test if corpus.held_out else none
+
+
+def corpora(config: DataConfig) -> tuple[Corpus, ...]:
+    """The corpora of `config.train`."""
+    train = config.train
+    if isinstance(train, tuple) and isinstance(train[0], Corpus):
+        return train
+    return (Corpus(path=train),)
+
+
+def files_of(config: DataConfig) -> list[Path]:
+    """Every file that training and development pairs are read from."""
+    named = [corpus.path for corpus in corpora(config)] + ([config.dev] if config.dev is not None else [])
+    return [
+        path for where in named for side in (where if isinstance(where, tuple) else (where,)) for path in found(side)
+    ]
+
+
+def found(name: str) -> list[Path]:
+    """The files that a name stands for: one, or those that match its pattern of * and ?, in order.
+
+    Raises:
+        DataError: no file matches.
+    """
+    path = expand(name)
+    if not any(sign in path.name for sign in "*?[") or path.exists():
+        return [path]
+    matches = sorted(path.parent.glob(path.name))
+    if not matches:
+        raise DataError(f"{path}: no file matches")
+    return matches
+
+
 def repeated(pairs: Pairs, weight: float) -> Pairs:
     """Every pair `weight` times; of a fraction, as many evenly spaced pairs as it says."""
+    if weight == 1:
+        return pairs
     whole = int(weight)
     some = pairs.sample(round((weight - whole) * len(pairs)))
     return Pairs.together([*[pairs] * whole, some])
 
 
 def read_pairs(where: str | tuple[str, str], config: DataConfig) -> Pairs:
-    """Pairs from two parallel files, a TSV or a JSONL file. Blank lines at the end of a file are ignored.
+    """Pairs from two parallel files, or from a TSV, JSONL, Arrow or Parquet file. Blank lines at the end of a file are
+    ignored.
 
     Raises:
         DataError: sides of different length, a malformed line, or an empty side under on_empty = "error"; with file
             and line.
     """
-    if isinstance(where, tuple):
-        paths = [expand(name) for name in where]
-        sides = [read_lines(path) for path in paths]
-        _drop_blank_end(*sides)
-        if len(sides[0]) != len(sides[1]):
+    return Pairs.together(stream_pairs(where, config))
+
+
+def stream_pairs(where: str | tuple[str, str], config: DataConfig) -> Iterator[Pairs]:
+    """What `read_pairs` gives, in chunks of at most `CHUNK` pairs.
+
+    Raises:
+        DataError: as `read_pairs`, when the line is reached.
+    """
+    named = _from_two(where) if isinstance(where, tuple) else _from_files(where, config)
+    kept = _filled(named, config.on_empty)
+    while some := list(islice(kept, CHUNK)):
+        yield Pairs.of([pair for _, pair in some], [name for name, _ in some])
+
+
+Named = Iterator[tuple[str, tuple[str, str]]]  # file and line, and the pair
+
+
+def _from_files(where: str, config: DataConfig) -> Named:
+    for path in found(where):
+        kind = plain_name(path)
+        if kind.endswith((".parquet", ".arrow", ".feather")):
+            yield from stream_table(path, *_keys(config))
+            continue
+        parse = _from_json if kind.endswith(".jsonl") else _from_tsv
+        for number, lines in _to_the_last(stream_lines(path)):
+            name, line = f"{path}:{number}", lines[0] or ""
+            yield name, parse(line, config, name) if line.strip() else ("", "")
+
+
+def _from_two(where: tuple[str, str]) -> Named:
+    sides = [found(side) for side in where]
+    if len(sides[0]) != len(sides[1]):
+        raise DataError(
+            f"{where[0]} matches {len(sides[0])} files and {where[1]} matches {len(sides[1])}: parallel files come in "
+            "pairs"
+        )
+    for paths in zip(*sides, strict=True):
+        counts = [0, 0]
+        alone = None
+        for number, lines in _to_the_last(*map(stream_lines, paths)):
+            counts = [number if line is not None and (line.strip() or not alone) else count
+                      for line, count in zip(lines, counts, strict=True)]  # fmt: skip
+            if alone is None and None in lines:
+                alone = number
+            if alone is None:
+                yield f"{paths[0]}:{number}", (lines[0] or "", lines[1] or "")
+        if alone is not None:
             raise DataError(
-                f"{paths[0]} has {len(sides[0])} lines and {paths[1]} has {len(sides[1])}: "
-                f"line {min(map(len, sides)) + 1} has no partner; parallel files need a line for a line"
+                f"{paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}: "
+                f"line {alone} has no partner; parallel files need a line for a line"
             )
-        pairs = list(zip(*sides, strict=True))
-        names = [f"{paths[0]}:{n}" for n in range(1, len(pairs) + 1)]
-    else:
-        path = expand(where)
-        lines = read_lines(path)
-        _drop_blank_end(lines)
-        names = [f"{path}:{n}" for n in range(1, len(lines) + 1)]
-        parse = _from_json if plain_name(path).endswith(".jsonl") else _from_tsv
-        pairs = [
-            parse(line, config, name) if line.strip() else ("", "") for line, name in zip(lines, names, strict=True)
-        ]
-    kept = list(_filled(pairs, names, config.on_empty))
-    return Pairs.of([pairs[n] for n in kept], [names[n] for n in kept])
 
 
-def _drop_blank_end(*sides: list[str]) -> None:
-    """Remove blank lines from the end of parallel sides: those that all sides have, and those without a partner."""
-    while any(sides):
-        longest = max(map(len, sides))
-        ends = [side for side in sides if len(side) == longest]
-        if any(side[-1].strip() for side in ends):
-            return
-        for side in ends:
-            side.pop()
+def _to_the_last(*sides: Iterator[str]) -> Iterator[tuple[int, tuple[str | None, ...]]]:
+    """Lines of all sides together, numbered from 1, up to the last one that is not blank; None beyond a side's end."""
+    blank: list[tuple[int, tuple[str | None, ...]]] = []
+    for number, lines in enumerate(zip_longest(*sides), 1):
+        blank.append((number, lines))
+        if any(line is not None and line.strip() for line in lines):
+            yield from blank
+            blank = []
 
 
 def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
@@ -138,8 +213,14 @@ def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
     return columns[int(config.source)], columns[int(config.target)]
 
 
+def _keys(config: DataConfig) -> tuple[str, str]:
+    """The names of the sides in JSONL, Arrow and Parquet."""
+    source = "source" if config.source == 0 else config.source
+    return str(source), str("target" if config.target == 1 else config.target)
+
+
 def _from_json(line: str, config: DataConfig, where: str) -> tuple[str, str]:
-    keys = ["source" if config.source == 0 else config.source, "target" if config.target == 1 else config.target]
+    keys = _keys(config)
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -152,14 +233,14 @@ def _from_json(line: str, config: DataConfig, where: str) -> tuple[str, str]:
     return pair
 
 
-def _filled(pairs: list[tuple[str, str]], names: list[str], on_empty: str) -> Iterator[int]:
-    """The indices of pairs without an empty side."""
-    for number, pair in enumerate(pairs):
+def _filled(named: Named, on_empty: str) -> Named:
+    """The pairs without an empty side."""
+    for name, pair in named:
         if all(side.strip() for side in pair):
-            yield number
+            yield name, pair
         elif on_empty == "error":
             side = "source" if not pair[0].strip() else "target"
-            raise DataError(f'{names[number]}: the {side} is empty: remove the pair, or set on_empty = "skip"')
+            raise DataError(f'{name}: the {side} is empty: remove the pair, or set on_empty = "skip"')
 
 
 def split(pairs: Pairs, config: DataConfig) -> tuple[Pairs, Pairs, Pairs]:

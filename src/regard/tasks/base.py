@@ -53,11 +53,13 @@ class RunFolder:
         path: the folder.
         start: the model that training starts from, if any.
         resumed: the run continues from its own checkpoint.
+        report: called with the progress of the preparation.
     """
 
     path: Path
     start: Bundle | None = None
     resumed: bool = False
+    report: Callable[[Numbers], None] = lambda _: None
 
     def tokenizer(self, settings: ExperimentConfig, learn: Callable[[], Tokenizer]) -> Tokenizer:
         """The run's tokeniser, learned on training data only; a resumed run reads its own."""
@@ -100,10 +102,12 @@ def no_development(setting: str, count: int) -> str:
 
 def left_out(names: Sequence[str], reason: str) -> str:
     """The number of examples left out, the reason and the first one, in parentheses; nothing if there are none."""
-    if not names:
-        return ""
-    first = f", the first {names[0]}" if names[0] else ""
-    return f" ({len(names):,} left out: {reason}{first})"
+    return left_out_of(len(names), reason, names[0]) if names else ""
+
+
+def left_out_of(count: int, reason: str, first: str) -> str:
+    """The number of examples left out, the reason and the first one's name, in parentheses."""
+    return f" ({count:,} left out: {reason}{f', the first {first}' if first else ''})"
 
 
 def mean_loss(model: Any, batches: BatchSource, precision: str = "float32") -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """Translation: parallel text, guided alignment, BLEU and chrF."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from regard.analysis.alignment import choose_heads
 from regard.bundle import Bundle, save_bundle
 from regard.data.align import Aligner, Link
-from regard.data.augment import augment
+from regard.data.augment import AugmentConfig, augment
 from regard.data.batching import Batches
 from regard.data.files import read_lines
 from regard.data.pairs import Pairs
-from regard.data.parallel import read_pairs, read_parts
+from regard.data.parallel import DataConfig, files_of, read_pairs, read_parts, stream_parts
+from regard.data.prepared import FOLDER, Chunk, Prepared, Thinned, key_of, prepared_in, write_prepared
 from regard.errors import ConfigError, DataError
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
@@ -25,6 +27,7 @@ from regard.tasks.base import (
     RunFolder,
     TaskData,
     left_out,
+    left_out_of,
     loss_numbers,
     mean_loss,
     no_development,
@@ -34,26 +37,109 @@ from regard.tasks.config import ExperimentConfig, positions_of
 from regard.text.tokenizer import Tokenizer, word_of_each
 from regard.training.distributed import processes
 
+SURVEYED = (
+    500_000  # training pairs that tokenizer and word alignment are learned from, at least; all of a smaller corpus
+)
+
 
 def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
-    """Training and development data of a translator."""
-    train, dev, _ = read_data(settings)
-    texts = [text for pair in train for text in pair]
-    tokenizer = run.tokenizer(settings, lambda: Tokenizer.learn(texts, settings.tokenizer))
-    batches, amount = training_batches(train, tokenizer, settings)
-    dev, dev_amount = development_pairs(train, dev, tokenizer, settings)
+    """Training and development data of a translator; the corpus is tokenized once, into the run's folder."""
+    corpus, tokenizer = prepare_corpus(run, settings)
+    note = corpus.note
+    dropped = "" if not note.dropped else left_out_of(note.dropped, too_long(settings), note.first_dropped)
+    dev, dev_amount = development_pairs(corpus.sample, corpus.dev, tokenizer, settings)
+    training = settings.training
+    ends = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    batches = Batches(
+        corpus.pairs, training.batch_tokens, *ends, training.seed, corpus.links, made_from=f"{note.key} {note.pairs}"
+    )
 
     def finish(model: Seq2Seq) -> Bundle:
         bundle = _bundle(settings, model, tokenizer)
-        bundle.alignment = choose_heads(model, tokenizer, train, dev)
+        bundle.alignment = choose_heads(model, tokenizer, corpus.sample, dev)
         save_bundle(run.path, bundle)
         return bundle
 
+    amount = f"{note.pairs:,} training pairs{dropped}"
     return TaskData(tokenizer, batches, amount, dev_amount, make_evaluate(dev, tokenizer, settings), finish)
 
 
+def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared, Tokenizer]:
+    """The corpus of a run as token ids beside it, and its tokeniser; what was prepared before is used again.
+
+    Raises:
+        DataError: a file is missing or malformed.
+        ConfigError: nothing is left to train on; or a resumed run's data have changed.
+    """
+    data = settings.data
+    assert data is not None  # the settings have been checked
+    folder = run.path / FOLDER
+    alike = settings.training.seed, settings.languages, bool(settings.training.guided_alignment), most_tokens(settings)
+    key = key_of(files_of(data), [data.model_dump(), settings.tokenizer.model_dump(), settings.start, *alike])
+    there = prepared_in(folder)
+    kept = there is not None and there.note.key == key and (run.path / "tokenizer.json").exists()
+    if there is not None and kept:
+        return there, Tokenizer.load(run.path / "tokenizer.json", settings.tokenizer)
+    if there is not None and run.resumed:
+        raise ConfigError(
+            f"{run.path}: its training data have changed since the run was started: restore them, or choose "
+            "another folder"
+        )
+    sample, dev, read = _survey(data)
+    texts = [text for pair in sample for text in pair]
+    tokenizer = run.tokenizer(settings, lambda: Tokenizer.learn(texts, settings.tokenizer))
+    chunks = partial(_chunks, settings, sample, tokenizer)
+    written = write_prepared(
+        folder, key, sample, dev, read, chunks, lambda n: run.report({"event": "prepare", "pairs": n})
+    )
+    if not written.note.pairs:
+        raise ConfigError(
+            f"there is nothing to train on: all {written.note.dropped:,} training pairs are {too_long(settings)}"
+        )
+    return written, tokenizer
+
+
+def _survey(data: DataConfig) -> tuple[Pairs, Pairs, int]:
+    """Evenly spaced training pairs (all of a small corpus), the development pairs, and the number of training pairs."""
+    some, dev = Thinned(SURVEYED), []
+    for train, held_out, _ in stream_parts(_without_own_dev(data)):
+        some.add(train)
+        dev.append(held_out)
+    if not some.seen:
+        raise ConfigError("there are no training pairs: check data.train and the shares that are split off")
+    return some.taken(), Pairs.together(dev) if data.dev is None else read_pairs(data.dev, data), some.seen
+
+
+def _chunks(settings: ExperimentConfig, sample: Pairs, tokenizer: Tokenizer, start: int) -> Iterator[Chunk]:
+    """The augmented training pairs as ids, from chunk number `start` on; last come phrases and words, each once."""
+    data, training = settings.data, settings.training
+    assert data is not None  # the settings have been checked
+    aligned = training.guided_alignment or data.phrases or data.crossed or data.words
+    aligner = Aligner(list(sample)) if aligned else None
+    once = {"crossed": data.crossed, "words": data.words}
+    each = data.model_copy(update=dict.fromkeys(once, 0))
+    trains = (train for train, _, _ in stream_parts(_without_own_dev(data)) if len(train))
+    for number, train in enumerate(trains):
+        if number >= start:
+            shown = augment(train, each, training.seed + number, settings.languages, aligner, sample)
+            yield _tokenized(shown, tokenizer, settings, aligner)
+    if any(once.values()):
+        shown = augment(sample, AugmentConfig(**once), training.seed, settings.languages, aligner, sample)
+        yield _tokenized(shown.at(range(len(sample), len(shown))), tokenizer, settings, aligner)
+
+
+def _tokenized(shown: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig, aligner: Aligner | None) -> Chunk:
+    sides = encode(tokenizer, shown)
+    most = most_tokens(settings)
+    kept = [n for n, pair in enumerate(sides) if max(map(len, pair)) <= most]
+    known = set(kept)
+    dropped = [shown.where[n] for n in range(len(sides)) if n not in known]
+    links = token_links(tokenizer, shown.at(kept), aligner) if settings.training.guided_alignment else None
+    return Chunk([sides[n][0] for n in kept], [sides[n][1] for n in kept], links, dropped)
+
+
 def read_data(settings: ExperimentConfig) -> tuple[Pairs, Pairs, Pairs]:
-    """Training, development and test pairs.
+    """Training, development and test pairs, all in memory.
 
     Raises:
         DataError: a file is missing or malformed.
@@ -61,7 +147,7 @@ def read_data(settings: ExperimentConfig) -> tuple[Pairs, Pairs, Pairs]:
     """
     data = settings.data
     assert data is not None  # the settings have been checked
-    train, dev, test = read_parts(data if data.dev is None else data.model_copy(update={"dev_share": 0.0}))
+    train, dev, test = read_parts(_without_own_dev(data))
     if data.dev is not None:
         dev = read_pairs(data.dev, data)
     if not len(train):
@@ -69,37 +155,23 @@ def read_data(settings: ExperimentConfig) -> tuple[Pairs, Pairs, Pairs]:
     return train, dev, test
 
 
-def training_batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> tuple[Batches, str]:
-    """The augmented training pairs as batches, with links for guided alignment; and their number in words.
+def _without_own_dev(data: DataConfig) -> DataConfig:
+    """The settings by which training pairs are split: all stay if development pairs have a file of their own."""
+    return data if data.dev is None else data.model_copy(update={"dev_share": 0.0})
 
-    Raises:
-        ConfigError: every pair is too long.
-    """
-    data, training = settings.data, settings.training
-    assert data is not None  # the settings have been checked
-    aligned = training.guided_alignment or data.phrases or data.crossed or data.words
-    aligner = Aligner(list(pairs)) if aligned else None
-    shown = augment(pairs, data, training.seed, settings.languages, aligner)
-    sides = encode(tokenizer, shown)
+
+def most_tokens(settings: ExperimentConfig) -> int:
+    """Number of tokens of the longest side of a training pair."""
     places = positions_of(settings.model)
-    most = data.longest if places is None else min(data.longest, places - 1)
-    kept = [n for n, pair in enumerate(sides) if max(map(len, pair)) <= most]
-    known = set(kept)
-    dropped = [shown.where[n] for n in range(len(sides)) if n not in known]
-    reason = f"longer than {'data.longest' if most == data.longest else 'model.length - 1'} = {most} tokens"
-    if not kept:
-        raise ConfigError(f"there is nothing to train on: all {len(sides):,} training pairs are {reason}")
-    links = token_links(tokenizer, shown, aligner) if training.guided_alignment else None
-    batches = Batches(
-        [sides[n] for n in kept],
-        training.batch_tokens,
-        tokenizer.bos,
-        tokenizer.eos,
-        tokenizer.pad,
-        training.seed,
-        None if links is None else [links[n] for n in kept],
-    )
-    return batches, f"{len(kept):,} training pairs{left_out(dropped, reason)}"
+    assert settings.data is not None  # the settings have been checked
+    return settings.data.longest if places is None else min(settings.data.longest, places - 1)
+
+
+def too_long(settings: ExperimentConfig) -> str:
+    """The reason for which a training pair is left out."""
+    most = most_tokens(settings)
+    assert settings.data is not None  # the settings have been checked
+    return f"longer than {'data.longest' if most == settings.data.longest else 'model.length - 1'} = {most} tokens"
 
 
 def development_pairs(train: Pairs, dev: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> tuple[Pairs, str]:

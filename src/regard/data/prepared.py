@@ -1,0 +1,228 @@
+"""A parallel corpus, tokenized once into memory-mapped files beside the run.
+
+    prepared/
+      prepared.json   what it was made from, how many pairs, what was left out
+      source.*  target.*  links.*      rows of ids (`regard.data.ragged`)
+      sample.jsonl  dev.jsonl          pairs of sentences: for word alignment, and for development
+
+Writing it can be interrupted and goes on at the last whole chunk.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from regard.data.pairs import Pairs
+from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
+from regard.errors import DataError
+
+FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
+SIDES = ("source", "target", "links")
+SAMPLE = 100_000  # pairs kept as text
+
+Ids = list[int]
+Links = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some training pairs as ids.
+
+    Attributes:
+        source, target: ids of each pair.
+        links: (target token, source token) links of each pair, for guided alignment.
+        dropped: names of the pairs that were too long.
+    """
+
+    source: Sequence[Ids]
+    target: Sequence[Ids]
+    links: Sequence[Links] | None = None
+    dropped: Sequence[str] = ()
+
+
+@dataclass
+class Note:
+    """What is known of a prepared corpus.
+
+    Attributes:
+        key: digest of the files and settings that it was made from.
+        pairs: number of training pairs.
+        read: number of training pairs before augmentation.
+        dropped: number of pairs that were too long.
+        first_dropped: the first one's name.
+        linked: whether there are links.
+    """
+
+    key: str
+    pairs: int = 0
+    read: int = 0
+    dropped: int = 0
+    first_dropped: str = ""
+    linked: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus, opened.
+
+    Attributes:
+        pairs: token ids of the training pairs.
+        links: of each pair, if there are any.
+        sample: evenly spaced training pairs as text; all of a small corpus.
+        dev: development pairs.
+        note: what is known of it.
+    """
+
+    pairs: TokenPairs
+    links: LinkRows | None
+    sample: Pairs
+    dev: Pairs
+    note: Note
+
+
+@dataclass
+class Thinned:
+    """At most twice `most` evenly spaced pairs of a stream of unknown length; all of a short one."""
+
+    most: int
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
+
+    def add(self, pairs: Pairs) -> None:
+        """Take some of the pairs of a chunk."""
+        for n, pair in enumerate(pairs):
+            if self.seen % self.stride == 0:
+                self.pairs.append(pair)
+                self.where.append(pairs.where[n] if pairs.where else "")
+                if len(self.pairs) > 2 * self.most:
+                    self.pairs, self.where, self.stride = self.pairs[::2], self.where[::2], 2 * self.stride
+            self.seen += 1
+
+    def taken(self) -> Pairs:
+        """The pairs that were kept."""
+        return Pairs.of(self.pairs, self.where)
+
+
+def key_of(paths: Sequence[Path], settings: Sequence[Any]) -> str:
+    """Digest of the contents of files and of settings.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    total = hashlib.sha256(json.dumps(list(settings), default=str, ensure_ascii=False).encode())
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+            raise DataError(f"{path}: {reason}") from error
+    return total.hexdigest()
+
+
+def prepared_in(folder: Path) -> Prepared | None:
+    """The corpus that was prepared in a folder; None where there is none, or half of one.
+
+    Raises:
+        DataError: a file of it is damaged.
+    """
+    path = folder / NOTE
+    if not path.exists():
+        return None
+    try:
+        note = Note(**json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error}): remove {folder}, and prepare the data again") from error
+    links = LinkRows(Ragged.open(folder / "links")) if note.linked else None
+    pairs = TokenPairs(Ragged.open(folder / "source"), Ragged.open(folder / "target"))
+    return Prepared(pairs, links, _read(folder / "sample.jsonl"), _read(folder / "dev.jsonl"), note)
+
+
+def write_prepared(
+    folder: Path, key: str, sample: Pairs, dev: Pairs, read: int, chunks: Callable[[int], Iterator[Chunk]],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Prepared:  # fmt: skip
+    """Prepare a corpus in a folder.
+
+    Args:
+        folder: the prepared corpus's own; it appears when it is whole.
+        key: digest of what it is made from; a half-made one of the same key is continued.
+        sample, dev: pairs of sentences to keep as text.
+        read: number of training pairs before augmentation.
+        chunks: from a number to the chunks from that number on.
+        progress: called with the number of pairs written so far.
+    """
+    aside = folder.with_name(folder.name + ".aside")
+    state = _state(aside, key)
+    if state is None:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        state = {"key": key, "chunk": 0, "rows": 0, "values": [0, 0, 0], "note": asdict(Note(key, read=read))}
+    writers = [
+        RaggedWriter(aside / side, state["rows"], values) for side, values in zip(SIDES, state["values"], strict=True)
+    ]
+    note = Note(**state["note"])
+    for number, chunk in enumerate(chunks(state["chunk"]), state["chunk"] + 1):
+        writers[0].append(chunk.source)
+        writers[1].append(chunk.target)
+        note.linked = chunk.links is not None
+        writers[2].append([[i for link in links for i in link] for links in chunk.links or [[]] * len(chunk.source)])
+        note.pairs += len(chunk.source)
+        note.dropped += len(chunk.dropped)
+        note.first_dropped = note.first_dropped or next(iter(chunk.dropped), "")
+        for writer in writers:
+            writer.flush()
+        progress_so_far = {"key": key, "chunk": number, "rows": writers[0].rows, "note": asdict(note)}
+        _write(aside / STATE, json.dumps(progress_so_far | {"values": [writer.values for writer in writers]}))
+        progress(note.pairs)
+    for writer in writers:
+        writer.close()
+    _save(aside / "sample.jsonl", sample.sample(SAMPLE))
+    _save(aside / "dev.jsonl", dev)
+    _write(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
+    (aside / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    found = prepared_in(folder)
+    assert found is not None  # it has just been written
+    return found
+
+
+def _state(aside: Path, key: str) -> dict[str, Any] | None:
+    """How far a half-made corpus of this key is."""
+    try:
+        state: dict[str, Any] = json.loads((aside / STATE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if state.get("key") == key else None
+
+
+def _save(path: Path, pairs: Pairs) -> None:
+    where = pairs.where or [""] * len(pairs)
+    rows = zip(pairs.source, pairs.target, where, strict=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def _read(path: Path) -> Pairs:
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return Pairs.of([(s, t) for s, t, _ in rows], [w for _, _, w in rows])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged ({error}): remove {path.parent}, and prepare the data again") from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file at once or not at all."""
+    aside = path.with_name(path.name + ".aside")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
