@@ -38,7 +38,7 @@ class Bias:
         return ChosenBias(self, shape, index)
 
     def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> "Bias":
-        """The same for the queries from `first[0]` and the keys from `first[1]` of scores `shape`, counted from there."""
+        """The same for the queries from `first[0]` and keys from `first[1]` of scores `shape`, counted from there."""
         return PartBias(self, first, (shape[-2], shape[-1]))
 
     def frozen(self) -> "Bias":

@@ -38,7 +38,7 @@ class Spec:
         )
 
     def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> "Spec":
-        """The same for the queries from `first[0]` and the keys from `first[1]` of scores `shape`, counted from there."""
+        """The same for the queries from `first[0]` and keys from `first[1]` of scores `shape`, counted from there."""
         return replace(
             self,
             mask=None if self.mask is None else self.mask.part(first, shape),

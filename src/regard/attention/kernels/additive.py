@@ -156,4 +156,6 @@ def _worth(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec, shape: tup
     return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
 
 
-KERNEL = Kernel("additive", additive, "a tanh of sums, computed in cache-sized tiles", refusal, _worth, gradients=gradients)
+KERNEL = Kernel(
+    "additive", additive, "a tanh of sums, computed in cache-sized tiles", refusal, _worth, gradients=gradients
+)

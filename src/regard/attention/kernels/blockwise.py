@@ -106,9 +106,7 @@ class BlockwiseProblem:
         allowed = None if self.spec.mask is None else self.spec.mask.full(self.shape, q.device)
         return self.part(Piece((), slice(0, t), slice(0, s), allowed), q, k, v)
 
-    def part(
-        self, piece: Piece, q: Tensor, k: Tensor, v: Tensor, known: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def part(self, piece: Piece, q: Tensor, k: Tensor, v: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Output and row numbers of one piece.
 
         Args:
@@ -232,7 +230,7 @@ def _add_gradients(
     q, k, v = inputs
     with torch.enable_grad():
         parts = [t.detach().requires_grad_() for t in (piece.of_queries(q), piece.of_keys(k), piece.of_keys(v))]
-        output, sums = work.part(piece, *parts, known)
+        output, sums = work.part(piece, *parts, known=known)
         output = output if known is None else torch.cat([output, sums[..., None]], -1)
     # what was computed before this attention, as a bias may be, is walked through once for every piece
     found = torch.autograd.grad(output, [*parts, *learned], g, retain_graph=bool(learned), allow_unused=True)
