@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import torch
 from jaxtyping import install_import_hook
@@ -368,6 +369,13 @@ def trains_as_one_process() -> str | None:
         layers.append(layer)
     for (name, one), other in zip(layers[0].named_parameters(), layers[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+    return None
+
+
+def runs(code: str) -> str | None:
+    """A page's block runs as in a process that torchrun has started; here the processes have met already."""
+    with mock.patch.object(distributed, "init_process_group"):
+        exec(compile(code, "docs/scale.md", "exec"), {})
     return None
 
 

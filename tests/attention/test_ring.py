@@ -1,5 +1,6 @@
 """Attention across processes is one process's attention, on 2, 3 and, in the slow tests, 4 gloo processes."""
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -136,6 +137,14 @@ def test_a_map_answers_for_its_own_rows(
 )
 def test_across_processes(ring: Processes, name: str, arguments: tuple[object, ...]) -> None:
     ring.run(name, *arguments)
+
+
+def test_every_block_of_the_page_runs(ring: Processes) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text("utf-8")
+    shown = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "init_process_group" in block]
+    assert len(shown) >= 2
+    for block in shown:
+        ring.run("runs", block)
 
 
 @pytest.mark.usefixtures("one")

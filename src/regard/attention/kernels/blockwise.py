@@ -230,7 +230,7 @@ def _add_gradients(
     q, k, v = inputs
     with torch.enable_grad():
         parts = [t.detach().requires_grad_() for t in (piece.of_queries(q), piece.of_keys(k), piece.of_keys(v))]
-        output, sums = work.part(piece, *parts, known=known)
+        output, sums = work.part(piece, parts[0], parts[1], parts[2], known)
         output = output if known is None else torch.cat([output, sums[..., None]], -1)
     # what was computed before this attention, as a bias may be, is walked through once for every piece
     found = torch.autograd.grad(output, [*parts, *learned], g, retain_graph=bool(learned), allow_unused=True)
