@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -112,10 +113,10 @@ def small_blocks() -> Iterator[None]:
             setattr(module, name, number)
 
 
-def cut(tensor: Tensor, lengths: list[int] | None) -> Tensor:
+def cut(tensor: Tensor, lengths: list[int] | None, balanced: bool = False) -> Tensor:
     """This process's part: as `shard` cuts, or of given lengths."""
     if lengths is None:
-        return shard(tensor)
+        return shard(tensor, balanced=balanced)
     return tensor.split(lengths, -2)[distributed.get_rank()]
 
 
@@ -123,7 +124,7 @@ def equals_one_process(
     *, t: int = 13, s: int = 13, score: str = "scaled_dot", normalizer: str = "softmax", mask: str = "none",
     bias_name: str = "none", key_heads: int = H, dropout: float = 0.0, exchange: str = "auto", small: bool = False,
     dtypes: tuple[str, ...] = ("float32", "float64"), queries: list[int] | None = None, keys: list[int] | None = None,
-    batch: int = 2, poison: bool = False,
+    batch: int = 2, poison: bool = False, balanced: bool = False,
 ) -> str | None:  # fmt: skip
     """Output and gradients of ring_attend, beside those of attend on the whole.
 
@@ -149,12 +150,12 @@ def equals_one_process(
             inputs = [part.clone().requires_grad_() for part in whole]
             if across:
                 inputs = [
-                    cut(part, lengths).detach().clone().requires_grad_()
+                    cut(part, lengths, balanced).detach().clone().requires_grad_()
                     for part, lengths in zip(whole, (queries, keys, keys), strict=True)
                 ]
                 with small_blocks() if small else torch.enable_grad():
-                    output = ring_attend(*inputs, **settings, exchange=exchange)
-                    output.backward(cut(up, queries))
+                    output = ring_attend(*inputs, **settings, exchange=exchange, balanced=balanced)
+                    output.backward(cut(up, queries, balanced))
                 sum_gradients(learned)
                 outcomes.append((output, [p.grad for p in (*inputs, *learned)]))
             else:
@@ -164,8 +165,8 @@ def equals_one_process(
                     [torch.zeros_like(p) if p.grad is None else p.grad for p in part] for part in (inputs, learned)
                 )
                 lengths = queries, keys, keys
-                wanted = [cut(grad, length) for grad, length in zip(of_inputs, lengths, strict=True)]
-                outcomes.append((cut(output, queries), [*wanted, *of_learned]))
+                wanted = [cut(grad, length, balanced) for grad, length in zip(of_inputs, lengths, strict=True)]
+                outcomes.append((cut(output, queries, balanced), [*wanted, *of_learned]))
         (expected, expected_gradients), (found, gradients) = outcomes
         limits = TOLERANCE[dtype]
         named = ["output", "query", "key", "value", *(f"learned {n}" for n in range(len(learned)))]
@@ -223,9 +224,9 @@ def shards_are_joined_again() -> str | None:
     """unshard(shard(x)) is x along any axis, and a shard's gradient is the sum of what all processes ask of it."""
     rank, count = distributed.get_rank(), distributed.get_world_size()
     whole = drawn(1, 5, 7, 2)
-    for axis in range(-3, 3):
-        own = shard(whole, axis).clone().requires_grad_()
-        joined = unshard(own, axis)
+    for axis, balanced in product(range(-3, 3), (False, True)):
+        own = shard(whole, axis, balanced=balanced).clone().requires_grad_()
+        joined = unshard(own, axis, balanced=balanced)
         torch.testing.assert_close(joined, whole, rtol=0, atol=0)
         (joined * (rank + 1)).sum().backward()
         torch.testing.assert_close(own.grad, torch.full_like(own, count * (count + 1) / 2))
@@ -259,6 +260,8 @@ def refuses_together() -> str | None:
         (lambda: ring_attend(query, query, query, normalizer="sparsemax", exchange="ring"), regard.KernelError,
             "exchange 'ring' cannot do this: the normalizer Entmax needs whole rows; exchange='auto' or 'gather' can"),
         (lambda: ring_attend(query, query, drawn(1, 2, H, 4, 3), score="dto"), regard.ChoiceError, "'dot'"),
+        (lambda: ring_attend(*[query[..., : 3 + (rank < last), :]] * 3, balanced=True), regard.ShapeError,
+            "cut them by shard(..., balanced=True)"),
         (lambda: ring_map(query, query[0]), regard.ShapeError, "key has 3 axes"),
         (lambda: unshard(query, 4), regard.ShapeError, "unshard needs a tensor with axis 4; got shape [2, 4, 4, 5]"),
         (lambda: shard(query, 4), regard.ShapeError, "shard needs a tensor with axis 4"),
@@ -299,13 +302,17 @@ def computes_only_what_is_seen() -> str | None:
 
     compute, operator.compute = operator.compute, counted
     try:
-        query = drawn(1, 2, H, 3 * count, D)
+        query = drawn(1, 2, H, 4 * count, D)
         own = shard(query)
         ring_attend(own, own, own, mask=regard.causal())
         assert sorted(seen) == [False] * rank + [True], seen
         seen.clear()
         ring_attend(own, own, own, mask=regard.window(1, 0))
         assert len(seen) == 1 + (rank > 0), seen
+        seen.clear()
+        own = shard(query, balanced=True)
+        ring_attend(own, own, own, mask=regard.causal(), balanced=True)
+        assert sorted(seen) == [False] * (2 * count - 1) + [True] * 2, seen  # on every process
     finally:
         operator.compute = compute
     return None

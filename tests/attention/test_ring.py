@@ -86,6 +86,13 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"poison": True, "mask": "causal", "normalizer": "sink", "score": "additive"},
         {"poison": True, "mask": "window", "normalizer": "sparsemax"},
     ],
+    "balanced": [
+        {"balanced": True, "mask": "causal", "bias_name": "relative"},
+        {"balanced": True, "mask": "both_padded", "t": 11, "s": 23, "normalizer": "sink", "key_heads": 2},
+        {"balanced": True, "mask": "causal", "normalizer": "sparsemax", "dropout": 0.3},
+        {"balanced": True, "mask": "window", "score": "additive", "dropout": 0.3, "small": True},
+        {"balanced": True, "mask": "causal", "t": 2, "s": 2},
+    ],
     "hardly any positions": [
         {"t": 1, "s": 1},
         {"t": 2, "s": 1, "mask": "causal"},
@@ -176,7 +183,7 @@ def test_without_processes_it_is_refused() -> None:
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_every_mask_bias_and_normaliser(four: Processes, mask: str, normalizer: str) -> None:
-    # a share of scores that are negative too is a small difference of large numbers
+    # a row's share of scores that are mostly negative is divided by a small sum: float32 has few digits of it
     dtypes = ("float64",) if normalizer == "share" else ("float32", "float64")
     cases = [
         {
@@ -198,7 +205,15 @@ def test_every_mask_bias_and_normaliser(four: Processes, mask: str, normalizer: 
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score(four: Processes, score: str) -> None:
     cases = [
-        {"score": score, "mask": mask, "normalizer": normalizer, "dropout": dropout, "small": small}
+        {
+            "dtypes": ("float64",) if normalizer == "share" else ("float32", "float64"),
+            "score": score,
+            "mask": mask,
+            "normalizer": normalizer,
+            "dropout": dropout,
+            "small": small,
+            "balanced": small,
+        }
         for mask, normalizer, dropout, small in product(
             ["none", "causal", "both_padded"], [*MERGED, "entmax15"], [0.0, 0.4], [False, True]
         )

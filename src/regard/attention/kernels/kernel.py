@@ -53,6 +53,10 @@ class TileUpstream:
     output: Tensor
     rows: Tensor
 
+    def of(self, rows: slice) -> "TileUpstream":
+        """The same of some of the rows."""
+        return TileUpstream(self.g[..., rows, :], self.output[..., rows, :], self.rows[..., rows])
+
 
 @dataclass(frozen=True)
 class Kernel:

@@ -55,7 +55,8 @@ def ring_map(
 ) -> RingMap:
     """The map of the attention that `ring_attend` computes for the same arguments, of this process's queries.
 
-    All processes of the group call it together; it gathers the keys, O(S) memory, and never a T × S table.
+    All processes of the group call it together; it gathers the keys, O(S) memory, and never a T × S table. A process's
+    queries follow each other: balanced shards are joined and cut again first.
 
     Args:
         query: this process's `[*batch, t, d_k]`.
@@ -78,7 +79,7 @@ def ring_map(
     layout = Layout.of(ring, {"query": query, "key": key}, refusal)
     assert spec is not None  # or it has refused
     (whole,) = ring.gather([key], layout.columns)
-    rows, queries = layout.rows[ring.rank], layout.rows[-1].stop
+    (rows,), queries = layout.rows[ring.rank], layout.totals["query"]
     shape = (*batch_shape(query, share_heads(query, whole)), queries, whole.shape[-2])
     source = ComputedWeights.of(query, whole, spec.part((rows.start, 0), shape))
     found = RingMap(source.shape, source, query_tokens=query_tokens, key_tokens=key_tokens)

@@ -6,8 +6,9 @@ one number per row; tiles are merged by these numbers. The backward pass goes ro
 numbers, every tile's gradient is computed alone, and the gradients of keys and values travel with them, back home.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from regard.attention.kernels.nonfinite import is_poisoned
 from regard.attention.masks import Mask, MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.operator import KERNELS, autocast_off, choose, compute
-from regard.attention.ring.shards import TWICE, Group, Layout, Ring, Shape
+from regard.attention.ring.shards import TWICE, Group, Layout, Ring, Shape, lengths, within
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tiles import TileGrid
@@ -45,6 +46,7 @@ def ring_attend(
     bias: BiasLike | None = None,
     dropout: float = 0.0,
     exchange: str = "auto",
+    balanced: bool = False,
     group: Group = None,
 ) -> Some:
     """`regard.attend` of a sequence of which every process has a shard; all processes of the group call it together.
@@ -73,6 +75,7 @@ def ring_attend(
         mask, bias: as in `attend`, of the whole `[*batch, T, S]`, the same on all processes.
         dropout: probability of dropping a weight, after the normaliser.
         exchange: "auto", or the way that keys must go: "ring" or "gather".
+        balanced: whether shards were cut so (`shard`): under a causal mask no process waits for the last one then.
         group: of torch.distributed; None is all processes.
 
     Returns:
@@ -96,16 +99,19 @@ def ring_attend(
     except RegardError as error:
         refusal = error
     seed = int(torch.randint(2**31, (), device=query.device)) if dropout else 0
-    layout = Layout.of(ring, tensors, refusal, seed)
+    layout = Layout.of(ring, tensors, refusal, seed, balanced=balanced)
     assert spec is not None  # or it has refused
-    shape = (*batch_shape(query, share_heads(query, key)), layout.rows[-1].stop, layout.columns[-1].stop)
+    shape = (*batch_shape(query, share_heads(query, key)), layout.totals["query"], layout.totals["key"])
     with computing(), autocast_off(query.device.type):
         if reason is None:
             return _round(ring, layout, spec, shape, tensors)
         key, value = ring.gather([key, value], layout.columns)
         key, value = share_heads(query, key), share_heads(query, value)
-        own = spec.part((layout.rows[ring.rank].start, 0), shape)
-        return compute(choose(query, key, value, own, "auto")[0], query, key, value, own, layout.seed)[0]
+        found = []
+        for run, here in zip(layout.rows[ring.rank], within(layout.rows[ring.rank]), strict=True):
+            own, part = spec.part((run.start, 0), shape), query[..., here, :]
+            found.append(compute(choose(part, key, value, own, "auto")[0], part, key, value, own, layout.seed)[0])
+        return found[0] if len(found) == 1 else torch.cat(found, -2)
 
 
 def _needs_all_keys(query: Tensor, key: Tensor, value: Tensor, spec: Spec, exchange: str) -> str | None:
@@ -152,6 +158,20 @@ def _of_tiles(spec: Spec) -> Spec:
 
 
 @dataclass(frozen=True, eq=False)
+class RingTile:
+    """Some of this process's queries beside some of a visiting shard's keys.
+
+    Attributes:
+        rows, columns: their places within the two shards.
+        spec: of the tile alone.
+    """
+
+    rows: slice
+    columns: slice
+    spec: Spec
+
+
+@dataclass(frozen=True, eq=False)
 class RingProblem:
     """This process's rows of the attention of projected queries and keys that are in shards.
 
@@ -187,24 +207,24 @@ class RingProblem:
         """
         normalizer = self.spec.normalizer
         output = query.new_zeros(*query.shape[:-1], value.shape[-1])
-        rows = first.expand(query.shape[:-1])
+        rows = first.expand(query.shape[:-1]).clone()
         for owner, shards in self.ring.visits((key, value), self.shapes(key, value)):
-            spec = self.tile(owner, query.device)
-            if spec is not None:
-                found, numbers = self.attend(query, shards, spec)
-                whole = normalizer.merge(rows, numbers)
-                output.mul_(normalizer.share(rows, whole)[..., None])
-                output.addcmul_(found, normalizer.share(numbers, whole)[..., None])
-                rows = whole
+            for tile in self.tiles(owner, query.device):
+                found, numbers = self.attend(tile, query, shards)
+                so_far = rows[..., tile.rows]
+                whole = normalizer.merge(so_far, numbers)
+                part = output[..., tile.rows, :].mul_(normalizer.share(so_far, whole)[..., None])
+                part.addcmul_(found, normalizer.share(numbers, whole)[..., None])
+                so_far.copy_(whole)
                 del found
             del shards  # they would live on while the next but one arrives
         return output, rows
 
-    def attend(self, query: Tensor, shards: Sequence[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
+    def attend(self, tile: RingTile, query: Tensor, shards: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Output and row numbers of one tile."""
-        k, v = self.beside(query, *shards)
-        found, numbers = compute(tile_kernel(query, k, v, spec), query, k, v, spec, self.layout.seed)
-        return found, numbers.to(query.dtype)
+        q, (k, v) = query[..., tile.rows, :], self.beside(query, tile, shards)
+        found, numbers = compute(tile_kernel(q, k, v, tile.spec), q, k, v, tile.spec, self.layout.seed)
+        return found, numbers.to(q.dtype)
 
     def backward(
         self, up: TileUpstream, query: Tensor, key: Tensor, value: Tensor, first: Tensor, learned: Sequence[Tensor]
@@ -218,31 +238,31 @@ class RingProblem:
         totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, *learned)]
         travelling = None
         for owner, shards in self.ring.visits((key, value), shapes):
-            spec = self.tile(owner, query.device)
-            found = None if spec is None else self.of_tile(spec, up, query, shards, learned)
-            sums = [torch.zeros_like(t) for t in shards] if travelling is None else travelling.wait()
-            if found is not None:
-                for total, part in zip((totals[0], *sums, *totals[1:]), found, strict=True):
-                    total.add_(part)
+            sums = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in shards]
+            for tile in self.tiles(owner, query.device):
+                places = [totals[0][..., tile.rows, :], *(t[..., tile.columns, :] for t in sums), *totals[1:]]
+                torch._foreach_add_(places, self.of_tile(tile, up, query, shards, learned))
+            if travelling is not None:
+                torch._foreach_add_(sums, travelling.wait())
             travelling = self.ring.pass_on(sums, shapes[owner - 1], tag=len(sums))
-            del shards, sums, found  # they would live on while others arrive
+            del shards, sums  # they would live on while others arrive
         assert travelling is not None
         of_first = self.of_first(up, first) if first.requires_grad else None
         return [totals[0], *travelling.wait(), of_first, *totals[1:]]
 
     def of_tile(
-        self, spec: Spec, up: TileUpstream, query: Tensor, shards: Sequence[Tensor], learned: Sequence[Tensor]
+        self, tile: RingTile, up: TileUpstream, query: Tensor, shards: Sequence[Tensor], learned: Sequence[Tensor]
     ) -> list[Tensor]:
         """The gradients of one tile: of queries, the visiting keys and values, and what is learned."""
-        k, v = self.beside(query, *shards)
-        seed = self.layout.seed
+        (k, v), spec, seed = self.beside(query, tile, shards), tile.spec, self.layout.seed
+        query, up = query[..., tile.rows, :], up.of(tile.rows)
         if spec.mask is not None and is_poisoned(query, k, v):
             compare = spec.score.compare
             found = blockwise.gradients(up, query, k, v, spec, seed, learned, compare, poisoned=True)
         else:
             gradients = KERNELS[tile_kernel(query, k, v, spec)].gradients or blockwise.gradients
             found = gradients(up, query, k, v, spec, seed, learned)
-        found[1:3] = (_as_given(part, shard) for part, shard in zip(found[1:3], shards, strict=True))
+        found[1:3] = (_as_given(part, shard.shape[:-2]) for part, shard in zip(found[1:3], shards, strict=True))
         return found
 
     def of_first(self, up: TileUpstream, first: Tensor) -> Tensor:
@@ -252,23 +272,32 @@ class RingProblem:
 
     def shapes(self, key: Tensor, value: Tensor) -> list[list[Shape]]:
         """Of each process's keys and values."""
-        lengths = [part.stop - part.start for part in self.layout.columns]
-        return [[(*t.shape[:-2], n, t.shape[-1]) for t in (key, value)] for n in lengths]
+        sizes = [sum(lengths(part)) for part in self.layout.columns]
+        return [[(*t.shape[:-2], n, t.shape[-1]) for t in (key, value)] for n in sizes]
 
-    def tile(self, owner: int, device: torch.device) -> Spec | None:
-        """What joins this process's queries and another's keys; None where no pair may attend."""
-        rows, columns = self.layout.rows[self.ring.rank], self.layout.columns[owner]
-        if rows.start == rows.stop or columns.start == columns.stop:
+    def tiles(self, owner: int, device: torch.device) -> Iterator[RingTile]:
+        """This process's queries beside another's keys, without tiles in which no pair may attend."""
+        own, other = self.layout.rows[self.ring.rank], self.layout.columns[owner]
+        for (rows, here), (columns, there) in product(*(zip(p, within(p), strict=True) for p in (own, other))):
+            spec = self.tile(rows, columns, device)
+            if spec is not None:
+                yield RingTile(here, there, spec)
+
+    def tile(self, rows: slice, columns: slice, device: torch.device) -> Spec | None:
+        """What joins some queries and some keys of the whole; None where no pair may attend."""
+        t, s = lengths((rows, columns))
+        if not t or not s:
             return None
         spec = self.of_tiles.part((rows.start, columns.start), self.shape)
         if spec.mask is None or device.type != "cpu":  # a question about values, which an accelerator makes wait
             return spec
-        some, full = _covered(spec.mask, (*self.shape[:-2], rows.stop - rows.start, columns.stop - columns.start))
+        some, full = _covered(spec.mask, (*self.shape[:-2], t, s))
         return None if not some else replace(spec, mask=None) if full else spec
 
-    def beside(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with the batch axes of the queries; grouped heads are repeated."""
-        k, v = (share_heads(query, t).expand(*self.shape[:-2], *t.shape[-2:]) for t in (key, value))
+    def beside(self, query: Tensor, tile: RingTile, shards: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """A tile's keys and values with the batch axes of the queries; grouped heads are repeated."""
+        parts = (share_heads(query, shard[..., tile.columns, :]) for shard in shards)
+        k, v = (part.expand(*self.shape[:-2], *part.shape[-2:]) for part in parts)
         return k, v
 
 
@@ -288,12 +317,12 @@ def tile_kernel(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str:
     return "blockwise"
 
 
-def _as_given(gradient: Tensor, given: Tensor) -> Tensor:
-    """The gradient `[*batch, n, d]` of a tensor whose batch axes have been repeated: the sum over the copies."""
-    heads = given.shape[HEADS] if given.ndim >= 4 else 1
+def _as_given(gradient: Tensor, batch: Shape) -> Tensor:
+    """The gradient `[*repeated, n, d]` of a tensor that had the axes `batch`: the sum over the copies."""
+    heads = batch[-1] if len(batch) > 1 else 1
     if heads > 1 and heads != gradient.shape[HEADS]:
         gradient = gradient.unflatten(HEADS, (heads, -1)).sum(HEADS)
-    return gradient.sum_to_size(given.shape)
+    return gradient.sum_to_size(*batch, *gradient.shape[-2:])
 
 
 class _Ring(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch.distributed import P2POp, ProcessGroup, Work
 from regard.errors import RegardError, ShapeError
 
 Shape = tuple[int, ...]
+Part = tuple[slice, ...]  # the positions that a process has, in the order in which it has them
 Group = ProcessGroup | int | None  # an int is what torch gives to a process outside of the group
 TWICE = "attention across processes has a first derivative alone: compute a second one in one process, by regard.attend"
 
@@ -25,7 +26,7 @@ class Passing:
         arriving: not to be read before `wait`.
     """
 
-    works: Sequence[Work]
+    works: list[Work]
     sent: list[Tensor]
     arriving: list[Tensor]
 
@@ -34,8 +35,8 @@ class Passing:
         for work in self.works:
             work.wait()
         arrived = [*self.arriving]
-        self.sent.clear()  # else they would live as long as this does
-        self.arriving.clear()
+        for held in (self.works, self.sent, self.arriving):
+            held.clear()  # else what is in them would live as long as this does
         return arrived
 
 
@@ -119,7 +120,7 @@ class Ring:
         total: Tensor = _Sum.apply(self, tensor)  # type: ignore[no-untyped-call]
         return total
 
-    def gather(self, tensors: Sequence[Tensor], parts: Sequence[slice], axis: int = -2) -> list[Tensor]:
+    def gather(self, tensors: Sequence[Tensor], parts: Sequence[Part], axis: int = -2) -> list[Tensor]:
         """All processes' shards along an axis joined, of several tensors.
 
         A shard's gradient is the sum of all processes' gradients of it.
@@ -146,23 +147,42 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, ring, parts, axis, *tensors):  # type: ignore[no-untyped-def]
         ctx.ring, ctx.parts, ctx.axis = ring, parts, axis
-        shapes = [[_resized(t.shape, axis, part.stop - part.start) for t in tensors] for part in parts]
+        shapes = [[_resized(t.shape, axis, sum(lengths(part))) for t in tensors] for part in parts]
         shards = dict(ring.visits(tensors, shapes))
-        return tuple(torch.cat([shards[rank][i] for rank in range(ring.size)], axis) for i in range(len(tensors)))
+        runs = sorted((run.start, rank, n) for rank, part in enumerate(parts) for n, run in enumerate(part))
+        return tuple(
+            torch.cat([shards[rank][i].split(lengths(parts[rank]), axis)[n] for _, rank, n in runs], axis)
+            for i in range(len(tensors))
+        )
 
     @staticmethod
     def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
         if torch.is_grad_enabled():
             raise RegardError(TWICE)
         mine = ctx.parts[ctx.ring.rank]
-        totals = [_summed(ctx.ring, g).narrow(ctx.axis, mine.start, mine.stop - mine.start) for g in upstream]
-        return None, None, None, *totals
+        return None, None, None, *(taken(_summed(ctx.ring, g), mine, ctx.axis) for g in upstream)
 
 
 def _summed(ring: Ring, tensor: Tensor) -> Tensor:
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
     distributed.all_reduce(total, group=ring.group)
     return total
+
+
+def lengths(part: Part) -> list[int]:
+    """How many positions each run of a part has."""
+    return [run.stop - run.start for run in part]
+
+
+def within(part: Part) -> list[slice]:
+    """Where each run of a part stands among the positions that the process has."""
+    return _slices(lengths(part))
+
+
+def taken(tensor: Tensor, part: Part, axis: int) -> Tensor:
+    """A part of the positions along an axis; a view where they follow each other."""
+    runs = [tensor.narrow(axis, run.start, run.stop - run.start) for run in part]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, axis)
 
 
 def _resized(shape: Shape, axis: int, length: int) -> Shape:
@@ -202,36 +222,40 @@ class Layout:
     """Which positions of each tensor each process has.
 
     Attributes:
-        parts: by the tensor's name, by process: slices that follow each other.
+        parts: by the tensor's name, by process.
+        totals: the number of positions by the tensor's name.
         seed: of dropout.
     """
 
-    parts: dict[str, list[slice]]
+    parts: dict[str, list[Part]]
+    totals: dict[str, int]
     seed: int
 
     @property
-    def rows(self) -> list[slice]:
+    def rows(self) -> list[Part]:
         """Each process's queries."""
         return self.parts["query"]
 
     @property
-    def columns(self) -> list[slice]:
+    def columns(self) -> list[Part]:
         """Each process's keys."""
         return self.parts["key"]
 
     @classmethod
     def of(
-        cls, ring: Ring, tensors: dict[str, Tensor], refusal: RegardError | None, seed: int = 0, axis: int = -2
-    ) -> "Layout":
+        cls, ring: Ring, tensors: dict[str, Tensor], refusal: RegardError | None, seed: int = 0, axis: int = -2,
+        balanced: bool = False,
+    ) -> "Layout":  # fmt: skip
         """What the processes have agreed on; if one refuses, all do, so that none waits for it.
 
         Args:
             tensors: this process's shards by name.
             refusal: why this process cannot take part.
             axis: along which they are shards.
+            balanced: as in `shard`; otherwise the processes' positions follow each other.
 
         Raises:
-            ShapeError: shards that differ elsewhere too.
+            ShapeError: shards that differ elsewhere too, or are not as long as balanced ones are.
             RegardError: the refusal, on every process.
         """
         cards = ring.collect(Card.of(tensors, refusal, seed))
@@ -242,7 +266,18 @@ class Layout:
                 raise RegardError(f"process {number} has refused its shard: {card.refusal}")
         for number, card in enumerate(cards):
             _compare(number, card, cards[0], axis)
-        return cls({name: _slices(card.shapes[name][axis] for card in cards) for name in tensors}, cards[0].seed)
+        parts: dict[str, list[Part]] = {}
+        totals: dict[str, int] = {}
+        for name in tensors:
+            held = [card.shapes[name][axis] for card in cards]
+            totals[name] = sum(held)
+            parts[name] = _balanced(totals[name], ring.size) if balanced else [(run,) for run in _slices(held)]
+            if held != [sum(lengths(part)) for part in parts[name]]:
+                raise ShapeError(
+                    f"the processes have {held} positions of {name}, and balanced shards of {totals[name]} have "
+                    f"{[sum(lengths(part)) for part in parts[name]]}: cut them by shard(..., balanced=True)"
+                )
+        return cls(parts, totals, cards[0].seed)
 
 
 def _compare(number: int, card: Card, first: Card, axis: int) -> None:
@@ -267,12 +302,23 @@ def _compare(number: int, card: Card, first: Card, axis: int) -> None:
             )
 
 
-def _slices(lengths: Iterable[int]) -> list[slice]:
-    return [slice(a, b) for a, b in pairwise(accumulate(lengths, initial=0))]
+def _slices(sizes: Iterable[int]) -> list[slice]:
+    return [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
 
 
-def shard(tensor: Tensor, axis: int = -2, group: Group = None) -> Tensor:
-    """This process's part of a tensor that every process has whole: contiguous, as even as the length allows.
+def _even(length: int, count: int) -> list[slice]:
+    """Runs that follow each other; the first are one longer where the length does not divide."""
+    return _slices(length // count + (n < length % count) for n in range(count))
+
+
+def _balanced(length: int, count: int) -> list[Part]:
+    """Of 2 · count runs, one from the beginning and one from the end for each process."""
+    runs = _even(length, 2 * count)
+    return [(runs[rank], runs[2 * count - 1 - rank]) for rank in range(count)]
+
+
+def shard(tensor: Tensor, axis: int = -2, group: Group = None, balanced: bool = False) -> Tensor:
+    """This process's part of a tensor that every process has whole, as even as the length allows.
 
     With n processes, the first `length % n` have one position more than the others; no length is refused.
 
@@ -280,9 +326,11 @@ def shard(tensor: Tensor, axis: int = -2, group: Group = None) -> Tensor:
         tensor: `[..., length, ...]`, the same on every process.
         axis: the one to cut; -2 is that of positions in queries, keys and values.
         group: of torch.distributed; None is all processes.
+        balanced: give process r the runs r and 2n-1-r of 2n: under a causal mask all processes then have as much to
+            compute, where otherwise the last has most (Llama Team 2024, section 3.3.2).
 
     Returns:
-        a view.
+        a view, or where it is balanced a copy.
 
     Raises:
         RegardError: there is no process group, or this process is not in it.
@@ -290,10 +338,12 @@ def shard(tensor: Tensor, axis: int = -2, group: Group = None) -> Tensor:
     """
     ring = Ring.of(group)
     _check_axis("shard", tensor, axis)
-    return tensor.tensor_split(ring.size, axis)[ring.rank]
+    length = tensor.shape[axis]
+    parts = _balanced(length, ring.size) if balanced else [(run,) for run in _even(length, ring.size)]
+    return taken(tensor, parts[ring.rank], axis)
 
 
-def unshard(tensor: Tensor, axis: int = -2, group: Group = None) -> Tensor:
+def unshard(tensor: Tensor, axis: int = -2, group: Group = None, balanced: bool = False) -> Tensor:
     """The whole of which every process has a part, in the order of the processes, on every process.
 
     The gradient of a part is the sum of all processes' gradients of it: the loss is the sum of their losses.
@@ -302,6 +352,7 @@ def unshard(tensor: Tensor, axis: int = -2, group: Group = None) -> Tensor:
         tensor: `[..., length of the part, ...]`; lengths may differ.
         axis: the one that was cut.
         group: of torch.distributed; None is all processes.
+        balanced: whether it was cut so.
 
     Raises:
         RegardError: there is no process group, this process is not in it, or another one refuses.
@@ -313,7 +364,7 @@ def unshard(tensor: Tensor, axis: int = -2, group: Group = None) -> Tensor:
         _check_axis("unshard", tensor, axis)
     except ShapeError as error:
         refusal = error
-    layout = Layout.of(ring, {"tensor": tensor}, refusal, axis=axis)
+    layout = Layout.of(ring, {"tensor": tensor}, refusal, axis=axis, balanced=balanced)
     return ring.gather([tensor], layout.parts["tensor"], axis)[0]
 
 
