@@ -241,18 +241,13 @@ def refuses_together() -> str | None:
     last = distributed.get_world_size() - 1
     wide = drawn(1, 2, H, 4, D + 1)
     needing = query.clone().requires_grad_()
+    only_here = regard.ShapeError if rank == last else regard.RegardError
     differs = f"query has shape [2, 4, 4, 6] on process {last} and [2, 4, 4, 5] on process 0: shards may differ on axis"
     cases: list[tuple[Any, type[Exception], str]] = [
-        (lambda: ring_attend(query, query, query[..., : 3 + (rank < last), :]), regard.ShapeError if rank == last else
-            regard.RegardError, "every key needs exactly one value"),
-        (lambda: ring_attend(*[wide if rank == last else query] * 3), regard.ShapeError, differs),
-        (lambda: ring_attend(*[query.float() if rank == last else query] * 3), regard.ShapeError,
-            f"query is torch.float32 on process {last} and torch.float64 on process 0: convert one of them"),
-        (lambda: ring_attend(*[needing if rank == last else query] * 3), regard.RegardError,
-            f"query needs a gradient on process {last} and none on process 0"),
+        (lambda: ring_attend(query, query, query[..., : 3 + (rank < last), :]), only_here, "exactly one value"),
         (lambda: ring_attend(query, query, query, mask=regard.padding(torch.tensor([1, 2, 3]))), regard.ShapeError,
             "padding lengths have shape [3]"),
-        (lambda: ring_attend(query, query, query, bias=drawn(1, H, 4, 4)), regard.ShapeError, "bias has shape"),
+        (lambda: ring_attend(query, query, query, bias=drawn(1, H, 3, 4)), regard.ShapeError, "bias has shape"),
         (lambda: ring_attend(query, wide, query), regard.ShapeError, "query has width 5 on axis -1 and key has 6"),
         (lambda: ring_attend(query, query, query, normalizer=regard.Sink(torch.zeros(3))), regard.ShapeError,
             "4 heads"),
@@ -260,14 +255,22 @@ def refuses_together() -> str | None:
         (lambda: ring_attend(query, query, query, normalizer="sparsemax", exchange="ring"), regard.KernelError,
             "exchange 'ring' cannot do this: the normalizer Entmax needs whole rows; exchange='auto' or 'gather' can"),
         (lambda: ring_attend(query, query, drawn(1, 2, H, 4, 3), score="dto"), regard.ChoiceError, "'dot'"),
-        (lambda: ring_attend(*[query[..., : 3 + (rank < last), :]] * 3, balanced=True), regard.ShapeError,
-            "cut them by shard(..., balanced=True)"),
         (lambda: ring_map(query, query[0]), regard.ShapeError, "key has 3 axes"),
         (lambda: unshard(query, 4), regard.ShapeError, "unshard needs a tensor with axis 4; got shape [2, 4, 4, 5]"),
         (lambda: shard(query, 4), regard.ShapeError, "shard needs a tensor with axis 4"),
-        (lambda: unshard(query[: 1 + (rank == last)]), regard.ShapeError,
-            f"tensor has shape [2, 4, 4, 5] on process {last} and [1, 4, 4, 5] on process 0"),
     ]  # fmt: skip
+    if last:
+        cases += [
+            (lambda: ring_attend(*[wide if rank == last else query] * 3), regard.ShapeError, differs),
+            (lambda: ring_attend(*[query.float() if rank == last else query] * 3), regard.ShapeError,
+                f"query is torch.float32 on process {last} and torch.float64 on process 0: convert one of them"),
+            (lambda: ring_attend(*[needing if rank == last else query] * 3), regard.RegardError,
+                f"query needs a gradient on process {last} and none on process 0"),
+            (lambda: ring_attend(*[query[..., : 3 + (rank < last), :]] * 3, balanced=True), regard.ShapeError,
+                "cut them by shard(..., balanced=True)"),
+            (lambda: unshard(query[: 1 + (rank == last)]), regard.ShapeError,
+                f"tensor has shape [2, 4, 4, 5] on process {last} and [1, 4, 4, 5] on process 0"),
+        ]  # fmt: skip
     for number, (call, kind, sentence) in enumerate(cases):
         try:
             call()
@@ -277,6 +280,31 @@ def refuses_together() -> str | None:
         else:
             return f"case {number} was not refused"
     return equals_one_process()
+
+
+def gathers_what_cannot_travel() -> str | None:
+    """One map for several values, and a score that follows the last look: asked of the ring, the reason is given."""
+    query, key, values = drawn(1, 1, H, 7, D), drawn(2, 1, H, 11, D), drawn(3, 3, H, 11, V)
+    followed = torch.cat([query, drawn(4, 1, H, 7, 11).softmax(-1)], -1)
+    follows = regard.attention.scores.LocationAware(D, D, 7, 2, 3).double()
+    torch.manual_seed(7)
+    for parameter in follows.parameters():
+        torch.nn.init.normal_(parameter)
+    cases = [
+        ((query, key, values), "scaled_dot", "the values have more batch axes than the scores"),
+        ((followed, key, values[:1]), follows, "the score LocationAware needs the weights of the last look"),
+    ]
+    for whole, score, reason in cases:
+        own = [shard(part) for part in whole]
+        found = ring_attend(*own, score=score, mask=regard.causal())
+        torch.testing.assert_close(found, shard(regard.attend(*whole, score=score, mask=regard.causal())))
+        try:
+            ring_attend(*own, score=score, exchange="ring")
+        except regard.KernelError as error:
+            if reason in str(error):
+                continue
+        return f"not refused: {reason}"
+    return None
 
 
 def has_no_second_derivative(exchange: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 import regard
 import ring_cases
+from regard.attention.ring.shards import Card, Layout, Ring
 from regard.distributed import ring_attend, ring_map, shard, sum_gradients, unshard
 from ring_cases import BIASES, MASKS, MERGED, NORMALIZERS, SCORES
 from ring_processes import Processes
@@ -131,6 +133,7 @@ def test_a_map_answers_for_its_own_rows(
         ("map_has_gradients", ()),
         ("shards_are_joined_again", ()),
         ("refuses_together", ()),
+        ("gathers_what_cannot_travel", ()),
         ("has_no_second_derivative", ("ring",)),
         ("has_no_second_derivative", ("gather",)),
         ("computes_only_what_is_seen", ()),
@@ -162,10 +165,49 @@ def test_one_process_is_a_ring_too(name: str) -> None:
 
 @pytest.mark.usefixtures("one")
 @pytest.mark.parametrize(
-    "name", ["map_has_gradients", "shards_are_joined_again", "computes_only_what_is_seen", "trains_as_one_process"]
+    ("name", "arguments"),
+    [
+        ("map_answers_for_own_rows", ("causal", "relative", "softmax")),
+        ("map_has_gradients", ()),
+        ("shards_are_joined_again", ()),
+        ("refuses_together", ()),
+        ("gathers_what_cannot_travel", ()),
+        ("has_no_second_derivative", ("ring",)),
+        ("has_no_second_derivative", ("gather",)),
+        ("computes_only_what_is_seen", ()),
+        ("trains_as_one_process", ()),
+    ],
 )
-def test_alone(name: str) -> None:
-    assert getattr(ring_cases, name)() is None
+def test_alone(name: str, arguments: tuple[object, ...]) -> None:
+    assert getattr(ring_cases, name)(*arguments) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"refusal": "no"}, "process 1 has refused its shard: no"),
+        ({"shapes": {"key": (2, 5, 4)}}, r"key has shape \[2, 5, 4\] on process 1 and \[2, 5, 3\] on process 0"),
+        ({"shapes": {"key": (5, 3)}}, r"key has shape \[5, 3\] on process 1"),
+        ({"dtypes": {"key": torch.float64}}, r"key is torch\.float64 on process 1 and torch\.float32 on process 0"),
+        ({"wanted": {"key": True}}, "key needs a gradient on process 1 and none on process 0"),
+    ],
+)
+def test_what_processes_compare(monkeypatch: pytest.MonkeyPatch, other: dict[str, Any], sentence: str) -> None:
+    monkeypatch.setattr(Ring, "collect", lambda self, card: [card, replace(card, **other)])
+    with pytest.raises(regard.RegardError, match=sentence):
+        Layout.of(Ring(None, 0, 2), {"key": torch.zeros(2, 5, 3)}, None)
+
+
+@pytest.mark.parametrize(("held", "fits"), [((3, 4), True), ((4, 3), False)])
+def test_the_lengths_of_balanced_shards(monkeypatch: pytest.MonkeyPatch, held: tuple[int, int], fits: bool) -> None:
+    cards = [Card.of({"key": torch.zeros(n, 2)}, None, 0) for n in held]
+    monkeypatch.setattr(Ring, "collect", lambda self, card: cards)
+    agree = lambda: Layout.of(Ring(None, 0, 2), {"key": torch.zeros(held[0], 2)}, None, balanced=True)  # noqa: E731
+    if fits:  # runs of 2, 2, 2 and 1: the first and the last, and the two between
+        assert agree().columns == [(slice(0, 2), slice(6, 7)), (slice(2, 4), slice(4, 6))]
+        return
+    with pytest.raises(regard.ShapeError, match=r"have \[4, 3\] positions of key, and balanced shards of 7 have \[3"):
+        agree()
 
 
 def test_without_processes_it_is_refused() -> None:

@@ -320,7 +320,8 @@ def _balanced(length: int, count: int) -> list[Part]:
 def shard(tensor: Tensor, axis: int = -2, group: Group = None, balanced: bool = False) -> Tensor:
     """This process's part of a tensor that every process has whole, as even as the length allows.
 
-    With n processes, the first `length % n` have one position more than the others; no length is refused.
+    With n processes, the first `length % n` have one position more than the others; no length is refused, and a part
+    may be empty.
 
     Args:
         tensor: `[..., length, ...]`, the same on every process.
