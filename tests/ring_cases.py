@@ -268,6 +268,8 @@ def refuses_together() -> str | None:
                 f"query needs a gradient on process {last} and none on process 0"),
             (lambda: ring_attend(*[query[..., : 3 + (rank < last), :]] * 3, balanced=True), regard.ShapeError,
                 "cut them by shard(..., balanced=True)"),
+            (lambda: ring_attend(query, query, query, exchange="gather" if rank == last else "ring"),
+                regard.RegardError, "by gather and process 0 for (ScaledDot, Softmax, none, none, dropout 0.0) by"),
             (lambda: unshard(query[: 1 + (rank == last)]), regard.ShapeError,
                 f"tensor has shape [2, 4, 4, 5] on process {last} and [1, 4, 4, 5] on process 0"),
         ]  # fmt: skip

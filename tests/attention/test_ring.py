@@ -12,6 +12,7 @@ import torch
 
 import regard
 import ring_cases
+from regard.attention.ring import operator
 from regard.attention.ring.shards import Card, Layout, Ring
 from regard.distributed import ring_attend, ring_map, shard, sum_gradients, unshard
 from ring_cases import BIASES, MASKS, MERGED, NORMALIZERS, SCORES
@@ -189,6 +190,7 @@ def test_alone(name: str, arguments: tuple[object, ...]) -> None:
         ({"shapes": {"key": (2, 5, 4)}}, r"key has shape \[2, 5, 4\] on process 1 and \[2, 5, 3\] on process 0"),
         ({"shapes": {"key": (5, 3)}}, r"key has shape \[5, 3\] on process 1"),
         ({"dtypes": {"key": torch.float64}}, r"key is torch\.float64 on process 1 and torch\.float32 on process 0"),
+        ({"asked": "else"}, "process 1 asks for else and process 0 for : give all processes the same arguments"),
         ({"wanted": {"key": True}}, "key needs a gradient on process 1 and none on process 0"),
     ],
 )
@@ -200,7 +202,7 @@ def test_what_processes_compare(monkeypatch: pytest.MonkeyPatch, other: dict[str
 
 @pytest.mark.parametrize(("held", "fits"), [((3, 4), True), ((4, 3), False)])
 def test_the_lengths_of_balanced_shards(monkeypatch: pytest.MonkeyPatch, held: tuple[int, int], fits: bool) -> None:
-    cards = [Card.of({"key": torch.zeros(n, 2)}, None, 0) for n in held]
+    cards = [Card.of({"key": torch.zeros(n, 2)}, None) for n in held]
     monkeypatch.setattr(Ring, "collect", lambda self, card: cards)
     agree = lambda: Layout.of(Ring(None, 0, 2), {"key": torch.zeros(held[0], 2)}, None, balanced=True)  # noqa: E731
     if fits:  # runs of 2, 2, 2 and 1: the first and the last, and the two between
@@ -208,6 +210,24 @@ def test_the_lengths_of_balanced_shards(monkeypatch: pytest.MonkeyPatch, held: t
         return
     with pytest.raises(regard.ShapeError, match=r"have \[4, 3\] positions of key, and balanced shards of 7 have \[3"):
         agree()
+
+
+@pytest.mark.usefixtures("one")
+def test_values_that_python_may_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator: a row that may see a NaN passes no gradient, and the others have theirs."""
+    monkeypatch.setattr(operator, "are_hidden", lambda *tensors: True)
+    whole = [torch.randn(1, 2, 7, 5, dtype=torch.float64) for _ in range(3)]
+    clean = [part.clone().requires_grad_() for part in whole]
+    expected = regard.attend(*clean, mask=regard.causal())
+    expected[..., :4, :].sum().backward()
+    for part in whole[1:]:
+        part[..., 4, :] = torch.nan
+    inputs = [part.clone().requires_grad_() for part in whole]
+    output = ring_attend(*inputs, mask=regard.causal())
+    assert output.isnan().any(-1)[0, 0].tolist() == [False] * 4 + [True] * 3
+    output.sum().backward()
+    for ours, theirs in zip(inputs, clean, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_without_processes_it_is_refused() -> None:

@@ -26,6 +26,7 @@ from regard.attention.ring.shards import TWICE, Group, Layout, Ring, Shape, leng
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tiles import TileGrid
+from regard.attention.tracing import are_hidden
 from regard.attention.watch import computing
 from regard.errors import KernelError, RegardError, unknown
 from regard.shapes import HEADS, batch_shape, check, output_batch, score_dtype, share_heads
@@ -91,17 +92,18 @@ def ring_attend(
     """
     ring = Ring.of(group)
     tensors = {"query": query, "key": key, "value": value}
-    spec, reason, refusal = None, None, None
+    spec, reason, refusal, asked = None, None, None, ""
     try:
         spec = make_spec(score, normalizer, mask, bias, dropout)
         check(query, key, value)
         reason = _needs_all_keys(query, key, value, spec, exchange)
+        asked = _in_words(spec, "ring" if reason is None else "gather", balanced)
     except RegardError as error:
         refusal = error
     seed = int(torch.randint(2**31, (), device=query.device)) if dropout else 0
-    layout = Layout.of(ring, tensors, refusal, seed, balanced=balanced)
+    layout = Layout.of(ring, tensors, refusal, seed, balanced=balanced, asked=asked)
     assert spec is not None  # or it has refused
-    shape = (*batch_shape(query, share_heads(query, key)), layout.totals["query"], layout.totals["key"])
+    shape = (*batch_shape(query, _shared(query, key)), layout.totals["query"], layout.totals["key"])
     with computing(), autocast_off(query.device.type):
         if reason is None:
             return _round(ring, layout, spec, shape, tensors)
@@ -124,14 +126,25 @@ def _needs_all_keys(query: Tensor, key: Tensor, value: Tensor, spec: Spec, excha
     return reason
 
 
+def _in_words(spec: Spec, exchange: str, balanced: bool) -> str:
+    """What is asked for, as far as processes that differ in it would wait for each other."""
+    parts = (spec.score, spec.normalizer, spec.mask, spec.bias)
+    names = ", ".join("none" if part is None else type(part).__name__ for part in parts)
+    return f"({names}, dropout {spec.dropout}) by {exchange}{', balanced' if balanced else ''}"
+
+
+def _shared(query: Tensor, tensor: Tensor) -> Tensor:
+    """A key or value without positions, with the heads of the query: what its batch axes will be costs no memory."""
+    return share_heads(query, tensor[..., :0, :])
+
+
 def _why_whole(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:
-    shared = share_heads(query, key)
-    scores = (*batch_shape(query, shared), query.shape[-2], key.shape[-2])
+    scores = (*batch_shape(query, _shared(query, key)), query.shape[-2], key.shape[-2])
     if spec.normalizer.of_part() is None:
         return f"the normalizer {type(spec.normalizer).__name__} needs whole rows"
     if spec.score.follows:
         return f"the score {type(spec.score).__name__} needs the weights of the last look at all keys"
-    if output_batch(scores, share_heads(query, value)) != scores[:-2]:
+    if output_batch(scores, _shared(query, value)) != scores[:-2]:
         return "the values have more batch axes than the scores: one map is used for several values"
     return None
 
@@ -145,7 +158,7 @@ def _round(ring: Ring, layout: Layout, spec: Spec, shape: Shape, tensors: dict[s
     nothing = query.new_zeros(*shape[:-2], 1, 1)
     first = spec.normalizer(nothing, nothing.bool())[1]
     problem = RingProblem(ring, layout, _of_tiles(spec), spec, shape)
-    learned = problem.learned(query, share_heads(query, key))
+    learned = problem.learned(query, key)
     output: Tensor = _Ring.apply(problem, query, key, value, first, *learned)  # type: ignore[no-untyped-call]
     return output.to(tensors["value"].dtype)
 
@@ -197,7 +210,8 @@ class RingProblem:
             corner = torch.zeros(1, dtype=torch.long, device=query.device)
             self.of_tiles.mask.tile(corner, corner, self.shape)
         work = blockwise.BlockwiseProblem(self.of_tiles, self.of_tiles.score.compare, self.shape, 0)
-        return work.learned(query, key.expand(*self.shape[:-2], -1, -1))
+        first = share_heads(query, key[..., :1, :])
+        return work.learned(query, first.expand(*self.shape[:-2], -1, -1))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Output `[*batch, t, d_v]` and row numbers `[*batch, t]` of whole rows.
@@ -256,7 +270,9 @@ class RingProblem:
         """The gradients of one tile: of queries, the visiting keys and values, and what is learned."""
         (k, v), spec, seed = self.beside(query, tile, shards), tile.spec, self.layout.seed
         query, up = query[..., tile.rows, :], up.of(tile.rows)
-        if spec.mask is not None and is_poisoned(query, k, v):
+        if spec.mask is not None and are_hidden(query):
+            up, query, k, v = _isolated(up, query, k, v)
+        if spec.mask is not None and not are_hidden(query) and is_poisoned(query, k, v):
             compare = spec.score.compare
             found = blockwise.gradients(up, query, k, v, spec, seed, learned, compare, poisoned=True)
         else:
@@ -315,6 +331,13 @@ def tile_kernel(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str:
         if not (kernel.refusal(query, key, value, spec) or kernel.worth(query, key, value, spec, shape)):
             return kernel.name
     return "blockwise"
+
+
+def _isolated(up: TileUpstream, *inputs: Tensor) -> tuple[Any, ...]:
+    """A tile decided by shapes alone, as `nonfinite.isolated`: what is not finite becomes 0."""
+    g = up.g.masked_fill(~up.output.isfinite().all(-1, keepdim=True), 0)
+    clean = TileUpstream(g, up.output.nan_to_num(), up.rows.masked_fill(up.rows.isnan(), 0))
+    return clean, *(t.masked_fill(~t.isfinite().all(-1, keepdim=True), 0) for t in inputs)
 
 
 def _as_given(gradient: Tensor, batch: Shape) -> Tensor:

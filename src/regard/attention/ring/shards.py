@@ -198,6 +198,7 @@ class Card:
         shapes, dtypes, wanted: of its tensors by name; `wanted` says whether a gradient is.
         refusal: why it cannot take part.
         seed: of dropout; the first process's counts.
+        asked: what is to be computed, in words.
     """
 
     shapes: dict[str, Shape]
@@ -205,15 +206,17 @@ class Card:
     wanted: dict[str, bool]
     refusal: str | None
     seed: int
+    asked: str
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor], refusal: RegardError | None, seed: int) -> "Card":
+    def of(cls, tensors: dict[str, Tensor], refusal: RegardError | None, seed: int = 0, asked: str = "") -> "Card":
         return cls(
             {name: tuple(t.shape) for name, t in tensors.items()},
             {name: t.dtype for name, t in tensors.items()},
             {name: t.requires_grad and torch.is_grad_enabled() for name, t in tensors.items()},
             None if refusal is None else str(refusal),
             seed,
+            asked,
         )
 
 
@@ -244,7 +247,7 @@ class Layout:
     @classmethod
     def of(
         cls, ring: Ring, tensors: dict[str, Tensor], refusal: RegardError | None, seed: int = 0, axis: int = -2,
-        balanced: bool = False,
+        balanced: bool = False, asked: str = "",
     ) -> "Layout":  # fmt: skip
         """What the processes have agreed on; if one refuses, all do, so that none waits for it.
 
@@ -252,19 +255,25 @@ class Layout:
             tensors: this process's shards by name.
             refusal: why this process cannot take part.
             axis: along which they are shards.
+            asked: what is to be computed, in words: the same on all processes.
             balanced: as in `shard`; otherwise the processes' positions follow each other.
 
         Raises:
             ShapeError: shards that differ elsewhere too, or are not as long as balanced ones are.
-            RegardError: the refusal, on every process.
+            RegardError: the refusal, on every process; processes that ask for different things.
         """
-        cards = ring.collect(Card.of(tensors, refusal, seed))
+        cards = ring.collect(Card.of(tensors, refusal, seed, asked))
         if refusal is not None:
             raise refusal
         for number, card in enumerate(cards):
             if card.refusal is not None:
                 raise RegardError(f"process {number} has refused its shard: {card.refusal}")
         for number, card in enumerate(cards):
+            if card.asked != cards[0].asked:
+                raise RegardError(
+                    f"process {number} asks for {card.asked} and process 0 for {cards[0].asked}: "
+                    "give all processes the same arguments"
+                )
             _compare(number, card, cards[0], axis)
         parts: dict[str, list[Part]] = {}
         totals: dict[str, int] = {}
