@@ -20,7 +20,7 @@ import torch
 
 from regard.analysis.alignment import links_of, teacher_forced
 from regard.data.align import Link, model_one, scores
-from regard.data.parallel import Pairs
+from regard.data.pairs import Pairs
 from regard.experiment import read_config
 from regard.pipelines.load import load
 from regard.tasks.translation import read_data

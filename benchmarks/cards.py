@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from senses import measure_scenes, measure_sounds
 
-from regard.data.parallel import Pairs
+from regard.data.pairs import Pairs
 from regard.data.texts import read_texts
 from regard.experiment import average_run, read_config
 from regard.export.folder import export_bundle

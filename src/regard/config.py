@@ -197,6 +197,8 @@ def _line(config: BaseModel, name: str) -> str:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, BaseModel):  # one of a list of tables
+        value = value.model_dump(exclude_none=True)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

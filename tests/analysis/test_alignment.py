@@ -5,7 +5,7 @@ import torch
 
 from regard.analysis.alignment import choose_heads, join_words, links_of, teacher_forced
 from regard.data.align import model_one, scores
-from regard.data.parallel import Pairs
+from regard.data.pairs import Pairs
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig

@@ -1,12 +1,14 @@
 """Alignment from text alone: Model 1 against dictionaries, numbers by hand, phrases by brute force."""
 
+import random
 from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.data.align import model_one, phrase_links, phrases, scores
+from regard.data import align
+from regard.data.align import Aligner, ModelOne, model_one, phrase_links, phrases, scores
 
 NOUNS = {"chat": "cat", "chien": "dog", "vache": "cow", "homme": "man", "livre": "book"}
 PLACES = {"ici": "here", "là": "there", "dehors": "outside"}
@@ -132,3 +134,32 @@ def test_phrases_by_brute_force(order, kept):
         if fits and all(i in rows and j in columns for i, j in inside):
             expected.add((" ".join(source[b : b + size]), " ".join(target[a : a + size])))
     assert set(phrases(source, target, links)) == expected
+
+
+def test_sentences_that_were_not_learned_from_are_aligned_by_what_was_learned():
+    learned = ModelOne(TOY * 2, iterations=20)
+    assert learned.links(TOY) == model_one(TOY * 2, TOY, 20)
+    assert learned.links([]) == []
+
+
+def test_a_new_name_is_linked_with_itself_and_other_new_words_with_nothing():
+    pairs = [("un chat dort", "a cat sleeps"), ("un chien dort", "a dog sleeps"), ("un chat", "a cat")] * 3
+    found = Aligner(pairs).links([("Zorblax dort", "Zorblax sleeps"), ("un gnou dort", "a wildebeest sleeps")])
+    assert (0, 0) in found[0]
+    assert (1, 1) in found[0]
+    assert not any(t == 1 for t, _ in found[1])
+
+
+def test_pieces_and_samples_change_no_link(monkeypatch):
+    pairs = [(" ".join(random.Random(n).sample(ALPHABET, 5)),) * 2 for n in range(60)]
+    whole = model_one(pairs)
+    monkeypatch.setattr(align, "PIECE_CELLS", 70)
+    assert model_one(pairs) == whole
+    monkeypatch.setattr(align, "MOST_CELLS", 700)
+    few = align._sampled(pairs)
+    assert 10 < len(few) < 30
+    assert few[0] == pairs[0]
+    assert len(model_one(pairs)) == 60
+
+
+ALPHABET = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regard.config import validate
 from regard.data.files import expand, read_lines, split_lines
-from regard.data.parallel import DataConfig, Pairs, augment, read_pairs, split
-from regard.errors import DataError
+from regard.data.pairs import Pairs
+from regard.data.parallel import DataConfig, read_pairs, read_parts, split
+from regard.errors import ConfigError, DataError
 
 PAIRS = [("le chat", "the cat"), ("là\u202f?", "there?"), ("a\u2028b\x85c\x0bd", "一 二")]
 
@@ -235,88 +237,47 @@ def test_shares(dev, test):
         assert abs(len(part) / 4000 - share) <= 5 * spread
 
 
-# augmentation
-
-TEXT = [
-    ("Le chat dort.", "The cat sleeps."),
-    ("Tom voit le chat.", "I see the cat and Tom."),
-    ("Paris est la ville de Tom.", "Paris is the city of Tom."),
-    ("Et puis...", "And I wait..."),
-    ("Là où est le chat\u202f?", "Where is the cat?"),
-    ("Vraiment\u00a0! Oui\u202f; non\u202f: «\u00a0si\u202f».", "Really! Yes; no: yes."),
-]
+# mixtures
 
 
-def fragments(pairs=TEXT, **changes):
-    both = list(augment(Pairs.of(pairs), config(fragments=1.0, **changes), seed=0))
-    assert both[::2] == list(pairs)
-    return both[1::2]
-
-
-def test_fragments():
-    assert fragments() == [
-        ("le chat dort", "the cat sleeps"),
-        ("Tom voit le chat", "I see the cat and Tom"),
-        ("Paris est la ville de Tom", "Paris is the city of Tom"),
-        ("Et puis...", "and I wait..."),  # "and" is seen small, "et" never
-        ("Là où est le chat\u202f?", "Where is the cat?"),
-        ("Vraiment\u00a0! Oui\u202f; non\u202f: «\u00a0si\u202f»", "Really! Yes; no: yes"),
+def mixture(tmp_path, **second):
+    (tmp_path / "a.tsv").write_text("".join(f"a{n}\tA{n}\n" for n in range(40)), "utf-8")
+    (tmp_path / "b.tsv").write_text("".join(f"B{n}\tb{n}\n" for n in range(40)), "utf-8")
+    corpora = [
+        {"path": str(tmp_path / "a.tsv")},
+        {"path": str(tmp_path / "b.tsv"), "source": 1, "target": 0, **second},
     ]
+    return DataConfig(train=corpora, dev_share=0.2, test_share=0.2)
 
 
-def test_a_capital_goes_only_where_small_is_more_usual():
-    pairs = [("Rose est là.", "x"), ("La rose et Rose.", "x")]
-    assert fragments(pairs)[0][0] == "Rose est là"  # once small, once not
-    assert fragments([*pairs, ("Une rose.", "x")])[0][0] == "rose est là"
+def test_a_mixture_shows_each_corpus_as_often_as_its_weight_says(tmp_path):
+    train, dev, test = read_parts(mixture(tmp_path, weight=2.5))
+    alone = [read_parts(mixture(tmp_path, weight=w)) for w in (1.0, 2.0)]
+    counts = Counter(train.source)
+    assert {counts[name] for name in counts if name.startswith("a")} == {1}
+    second = [counts[name] for name in counts if name.startswith("b")]
+    assert set(second) == {2, 3}
+    assert sum(second) == round(2.5 * len(second))
+    assert dev == alone[0][1]  # development and test pairs come once, whatever the weight
+    assert test == alone[1][2]
+    assert all(name.endswith(".tsv:" + str(int(s[1:]) + 1)) for name, s in zip(train.where, train.source, strict=True))
 
 
-def test_a_fragment_is_never_empty():
-    for source, target in fragments([("...", "."), (".", "No."), ("a", "b.")]):
-        assert source.strip()
-        assert target.strip()
+def test_a_corpus_that_is_not_held_out_gives_training_pairs_alone_and_none_of_the_held_out_sentences(tmp_path):
+    whole = read_parts(mixture(tmp_path))
+    train, dev, test = read_parts(mixture(tmp_path, held_out=False))
+    assert train == whole[0]
+    assert {name[0] for name in (*dev.source, *test.source)} == {"a"}
 
 
-def test_loose_spacing_is_of_the_source_only():
-    pairs = [("Là\u202f? Non\u00a0! «\u00a0si\u202f» 3\u202f000", "Là\u202f?")] * 40
-    shown = Counter(augment(Pairs.of(pairs), config(loose_spacing=1.0), seed=0))
-    assert set(shown) == {
-        ("Là? Non! «\u00a0si» 3\u202f000", "Là\u202f?"),
-        ("Là ? Non ! «\u00a0si » 3\u202f000", "Là\u202f?"),
-    }
+def test_a_fraction_of_a_corpus_is_spread_over_it(tmp_path):
+    train, _, _ = read_parts(mixture(tmp_path, weight=0.25))
+    places = [int(name[1:]) for name in train.source if name.startswith("b")]
+    assert len(places) == pytest.approx(0.25 * 40 * 0.6, abs=2)
+    assert min(places) < 15 < 25 < max(places)
 
 
-def test_phrases_are_shown_on_their_own():
-    pairs = [(f"un {a} {b} dort", f"a {d} {c} sleeps") for a, c in (("chat", "cat"), ("chien", "dog"), ("lit", "bed"))
-             for b, d in (("noir", "black"), ("gris", "grey"), ("vert", "green"))]  # fmt: skip
-    both = list(augment(Pairs.of(pairs), config(phrases=1.0), seed=0))
-    assert Counter(both) > Counter(pairs)
-    for source, target in Counter(both) - Counter(pairs):
-        whole = next(p for p in pairs if source in p[0] and target in p[1])
-        assert (source, target) != whole or len(source.split()) == 4
-        assert len(source.split()) == len(target.split()) >= 2
-
-
-def test_every_phrase_that_changes_its_order_is_shown_once_in_small_letters():
-    pairs = [(f"Un {a} {b} dort", f"A {d} {c} sleeps") for a, c in (("chat", "cat"), ("chien", "dog"), ("lit", "bed"))
-             for b, d in (("noir", "black"), ("gris", "grey"), ("vert", "green"))]  # fmt: skip
-    shown = Counter(augment(Pairs.of(pairs * 3), config(crossed=2), seed=0)) - Counter(pairs * 3)
-    assert set(shown.values()) == {2}
-    assert ("chat noir", "black cat") in shown
-    assert ("lit vert", "green bed") in shown
-    assert ("un chat", "a cat") not in shown
-
-
-def test_no_augmentation_changes_nothing():
-    assert list(augment(Pairs.of(TEXT), config(), seed=0)) == TEXT
-
-
-def test_augmentation_is_the_seeds():
-    pairs, chosen = Pairs.of(TEXT * 20), config(fragments=0.5, loose_spacing=0.5)
-    assert list(augment(pairs, chosen, 1)) == list(augment(pairs, chosen, 1))
-    assert list(augment(pairs, chosen, 1)) != list(augment(pairs, chosen, 2))
-
-
-def test_the_share_of_fragments():
-    pairs = Pairs.of([("Un chat.", "A cat.")] * 3000)
-    more = len(augment(pairs, config(fragments=0.3), seed=1)) - 3000
-    assert abs(more / 3000 - 0.3) < 5 * (0.3 * 0.7 / 3000) ** 0.5
+@pytest.mark.parametrize("corpora", [[{"path": "a.tsv", "wieght": 2}], [{"path": "a.tsv", "weight": 0}], []])
+def test_a_wrong_mixture_is_refused(corpora):
+    with pytest.raises(ConfigError, match="train"):
+        validate(DataConfig, {"train": corpora}, "config")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from regard.data.parallel import Pairs
+from regard.data.pairs import Pairs
 from regard.tasks.translation import encode
 from regard.text.pretrained import Pieces
 

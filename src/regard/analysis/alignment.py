@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regard.data.align import Link, model_one, scores
 from regard.data.batching import Batches, move
-from regard.data.parallel import Pairs
+from regard.data.pairs import Pairs
 from regard.device import device_of
 from regard.models.seq2seq import Seq2Seq
 from regard.text.tokenizer import Span, Tokenizer, word_of_each

@@ -15,6 +15,7 @@ from regard.cli.answer import answer
 from regard.cli.average import average
 from regard.cli.caption import caption
 from regard.cli.complete import complete
+from regard.cli.data import app as data
 from regard.cli.doctor import doctor
 from regard.cli.evaluate import evaluate
 from regard.cli.export import export
@@ -46,6 +47,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
 )  # fmt: skip
 for verb, kind in VERBS:
     app.command(cls=kind)(verb)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

@@ -10,14 +10,103 @@ from numpy.typing import NDArray
 Link = tuple[int, int]
 Sentences = Sequence[tuple[str, str]]
 
+MOST_CELLS = 20_000_000  # pairs of words to learn from: about 2 GB
+PIECE_CELLS = 2_000_000  # pairs of words that are aligned at a time
+ALIKE = 1e-6  # probability of a word that was not learned from to be translated by itself
+
 _EDGES = ' .,!?;:…«»"()\u00a0\u202f'  # stripped from both ends of a phrase
 
 
-def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> list[set[Link]]:
-    """IBM Model 1's most probable source word for each target word of `test` (Brown et al. 1993).
+class ModelOne:
+    """IBM Model 1's t(target word | source word), and the links that it makes (Brown et al. 1993, section 4.2).
 
-    t(target word | source word) is learned by expectation maximisation over `pairs` and `test` together,
-    with a null word for target words without a counterpart. Words are lower-cased and stripped of punctuation.
+    Words are lower-cased and stripped of punctuation; a null word stands for target words without a counterpart. The
+    table is learned once, from at most `MOST_CELLS` pairs of words; sentences are aligned piece by piece, so memory
+    does not grow with the corpus.
+
+    Args:
+        pairs: (source, target) sentences to learn from; evenly spaced ones, if there are too many.
+        iterations: of expectation maximisation.
+    """
+
+    def __init__(self, pairs: Sentences, iterations: int = 5) -> None:
+        self.known: dict[str, int] = {}
+        sentences = [self._words(pair, learn=True) for pair in _sampled(pairs)]
+        self.size = len(self.known) + 1
+        source, target, _, row, _ = _cells(sentences)
+        self.cells, where = np.unique(source * self.size + target, return_inverse=True)
+        probability = np.ones(len(self.cells))
+        for _ in range(iterations):
+            p = probability[where]
+            share = p / np.bincount(row, p)[row]  # a target word's mass of 1, distributed over its source words
+            counts = np.bincount(where, share, len(self.cells))
+            totals = np.bincount(self.cells // self.size, counts)
+            probability = counts / totals[self.cells // self.size]
+        self.probability = probability
+
+    def links(self, pairs: Sentences) -> list[set[Link]]:
+        """For each pair the links (target word, source word): every target word's most probable source word.
+
+        A word that was not learned from is linked with its like on the other side, if there is one, as names are.
+        """
+        found: list[set[Link]] = []
+        for piece in _pieces(pairs):
+            found += self._aligned([self._words(pair, learn=False) for pair in piece])
+        return found
+
+    def _aligned(self, sentences: list[tuple[list[int], list[int]]]) -> list[set[Link]]:
+        source, target, column, row, sentence = _cells(sentences)
+        wanted = np.where(np.maximum(source, target) < self.size, source * self.size + target, -1)
+        at = np.searchsorted(self.cells, wanted).clip(max=max(0, len(self.cells) - 1))
+        seen = (self.cells[at] == wanted) if len(self.cells) else np.zeros(len(wanted), bool)
+        p = np.where(seen, self.probability[at] if len(self.cells) else 0.0, (source == target) * ALIKE)
+        return _best_links(p, column, row, sentence, len(sentences))
+
+    def _words(self, pair: tuple[str, str], learn: bool) -> tuple[list[int], list[int]]:
+        """Numbers of the words of both sides; the source begins with the null word, 0. New words are numbered from
+        `size` on unless they are learned."""
+        known = self.known if learn else _Fresh(self.known)
+        source, target = pair
+        return [0, *(_word(w, known) for w in source.split())], [_word(w, known) for w in target.split()]
+
+
+class _Fresh(dict[str, int]):
+    """Words of a table, and the new ones of one sentence pair, which are numbered after them."""
+
+    def __init__(self, known: dict[str, int]) -> None:
+        super().__init__()
+        self.known = known
+
+    def setdefault(self, word: str, _: int = 0) -> int:
+        found = self.known.get(word)
+        return super().setdefault(word, len(self.known) + 1 + len(self)) if found is None else found
+
+
+def _sampled(pairs: Sentences) -> Sentences:
+    """The pairs, or as many evenly spaced ones as have `MOST_CELLS` pairs of words."""
+    cells = sum((s.count(" ") + 2) * (t.count(" ") + 1) for s, t in pairs)
+    if cells <= MOST_CELLS:
+        return pairs
+    count = max(1, int(len(pairs) * MOST_CELLS / cells))
+    return [pairs[n * len(pairs) // count] for n in range(count)]
+
+
+def _pieces(pairs: Sentences) -> Iterator[list[tuple[str, str]]]:
+    """Consecutive pairs with about `PIECE_CELLS` pairs of words together."""
+    piece: list[tuple[str, str]] = []
+    cells = 0
+    for pair in pairs:
+        piece.append(pair)
+        cells += (pair[0].count(" ") + 2) * (pair[1].count(" ") + 1)
+        if cells > PIECE_CELLS:
+            yield piece
+            piece, cells = [], 0
+    if piece:
+        yield piece
+
+
+def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> list[set[Link]]:
+    """Model 1's links of `test`, learned from `pairs` and `test` together.
 
     Args:
         pairs: (source, target) sentences to learn from.
@@ -27,25 +116,7 @@ def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> li
     Returns:
         for each test pair the links (target word, source word) between words of `str.split()`.
     """
-    known: dict[str, int] = {}
-    both = [*pairs, *test]
-    sentences = [
-        ([0, *(_word(w, known) for w in source.split())], [_word(w, known) for w in target.split()])
-        for source, target in both
-    ]
-    size = len(known) + 1
-    source, target, column, row, sentence = _cells(sentences)
-    cells, where = np.unique(source * size + target, return_inverse=True)
-    probability = np.ones(len(cells))
-    for _ in range(iterations):
-        p = probability[where]
-        share = p / np.bincount(row, p)[row]  # a target word's mass of 1, distributed over its source words
-        counts = np.bincount(where, share, len(cells))
-        probability = counts / np.bincount(cells // size, counts)[cells // size]
-    p = probability[where]
-    before = len(pairs) if len(test) else 0
-    first = int(np.searchsorted(sentence, before))
-    return _best_links(p[first:], column[first:], row[first:], sentence[first:] - before, len(both) - before)
+    return ModelOne([*pairs, *test], iterations).links(test if len(test) else pairs)
 
 
 def _word(word: str, known: dict[str, int]) -> int:
@@ -74,7 +145,7 @@ def _best_links(p: Any, column: Any, row: Any, sentence: Any, count: int) -> lis
         best = a + int(p[a:b].argmax())
         number = int(sentence[a])
         word = int(row[a]) - first_row.setdefault(number, int(row[a]))
-        if column[best] >= 0:
+        if column[best] >= 0 and p[best] > 0:
             links[number].add((word, int(column[best])))
     return links
 
@@ -99,11 +170,27 @@ def scores(
     return {"precision": a_p / max(1, a), "recall": a_s / max(1, s), "aer": error}
 
 
+class Aligner:
+    """Links between single words on which both directions of Model 1 agree.
+
+    Args:
+        pairs: (source, target) sentences to learn from.
+    """
+
+    def __init__(self, pairs: Sentences) -> None:
+        self.there = ModelOne(pairs)
+        self.back = ModelOne([(target, source) for source, target in pairs])
+
+    def links(self, pairs: Sentences) -> list[set[Link]]:
+        """The links (target word, source word) of each pair, whether it was learned from or not."""
+        there = self.there.links(pairs)
+        back = self.back.links([(target, source) for source, target in pairs])
+        return [a & {(i, j) for j, i in b} for a, b in zip(there, back, strict=True)]
+
+
 def phrase_links(pairs: Sentences) -> list[set[Link]]:
-    """Links between single words on which both directions of Model 1 agree."""
-    there = model_one(pairs)
-    back = model_one([(target, source) for source, target in pairs])
-    return [a & {(i, j) for j, i in b} for a, b in zip(there, back, strict=True)]
+    """The links of pairs that an aligner makes which was learned from them."""
+    return Aligner(pairs).links(pairs)
 
 
 def phrases(

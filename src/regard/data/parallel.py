@@ -1,29 +1,41 @@
-"""Parallel text: reading, refusing malformed lines by file and line, splitting, augmenting."""
+"""Parallel text: reading, refusing malformed lines by file and line, mixing, splitting."""
 
 import json
-import random
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from regard.data.align import Link, phrase_links, phrases
+from regard.data.augment import AugmentConfig
 from regard.data.files import expand, plain_name, read_lines, share_of
+from regard.data.pairs import Pairs
 from regard.errors import DataError
 
 
-class DataConfig(BaseModel):
-    """Settings of parallel text: files, split, augmentation."""
+class Corpus(BaseModel):
+    """One corpus of a mixture: `{path = "…", weight = 0.5}`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    train: str | tuple[str, str]
-    """A .tsv or .jsonl file of pairs, or two parallel text files [source, target]; each may be compressed (.gz, .zip).
+    path: str | tuple[str, str]
+    """A file of pairs, or two parallel text files [source, target]."""
+    weight: float = Field(1.0, gt=0)
+    """Number of times that each pair is shown in an epoch; of a fraction, the share of the pairs that are shown."""
+    source: int | str | None = None
+    """The source's column or key; data.source unless set."""
+    target: int | str | None = None
+    """The target's column or key; data.target unless set."""
+    held_out: bool = True
+    """Whether dev_share and test_share take development and test pairs from it. A pair whose sentence belongs to either
+    is no training pair in any case."""
 
-    $NAME is taken from the environment."""
+
+class DataConfig(AugmentConfig):
+    """Settings of parallel text: files, split, augmentation."""
+
+    train: str | tuple[str, str] | Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    """A .tsv or .jsonl file of pairs, two parallel text files [source, target], or a mixture: a list of tables of path
+    and weight. Each file may be compressed (.gz, .zip), and $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""
     source: int | str = 0
@@ -38,55 +50,37 @@ class DataConfig(BaseModel):
     """Share of the sentences held out for a final test."""
     on_empty: Literal["skip", "error"] = "error"
     """Treatment of a pair with an empty side."""
-    fragments: float = Field(0.0, ge=0, le=1)
-    """Share of the training pairs that are repeated without final full stop and initial capital, as users type."""
-    loose_spacing: float = Field(0.0, ge=0, le=1)
-    """Share of the training sources whose no-break spaces before ? ! : ; are replaced by a space or removed."""
-    phrases: float = Field(0.0, ge=0)
-    """Average number of phrases per training pair that are added as pairs of their own: phrases whose words are aligned
-    one to one."""
-    turned: bool = False
-    """Prefer phrases whose words change their order ("chat noir", "black cat")."""
-    crossed: int = Field(0, ge=0)
-    """Number of copies of every distinct phrase whose words change their order, in lower case: a rare adjective is
-    then reordered as often in training as a frequent one."""
     longest: int = Field(100, gt=0)
     """Training pairs with more tokens than this on either side are left out, and their number is reported."""
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Parallel sentences.
+def read_parts(config: DataConfig) -> tuple[Pairs, Pairs, Pairs]:
+    """Training, development and test pairs of all corpora of `config.train`, each pair as often as its weight says.
 
-    Attributes:
-        source, target: the sentences.
-        where: file and line of each pair, for messages; empty where the pairs were not read from files.
+    Raises:
+        DataError: as `read_pairs`.
     """
+    mixture = config.train
+    if not (isinstance(mixture, tuple) and mixture and isinstance(mixture[0], Corpus)):
+        return split(read_pairs(mixture, config), config)  # type: ignore[arg-type]
+    parts: tuple[list[Pairs], ...] = ([], [], [])
+    for corpus in mixture:
+        assert isinstance(corpus, Corpus)
+        own = {name: value for name in ("source", "target") if (value := getattr(corpus, name)) is not None}
+        train, dev, test = split(read_pairs(corpus.path, config.model_copy(update=own)), config)
+        parts[0].append(repeated(train, corpus.weight))
+        if corpus.held_out:
+            parts[1].append(dev)
+            parts[2].append(test)
+    train, dev, test = map(Pairs.together, parts)
+    return train, dev, test
 
-    source: list[str]
-    target: list[str]
-    where: list[str] = field(default_factory=list, compare=False, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(zip(self.source, self.target, strict=True))
-
-    def sample(self, count: int) -> "Pairs":
-        """At most `count` pairs, evenly spaced: corpora are often sorted by length."""
-        return self.at([n * len(self) // count for n in range(count)]) if len(self) > count else self
-
-    def at(self, positions: Sequence[int]) -> "Pairs":
-        """The pairs at these positions."""
-        where = [self.where[n] for n in positions] if self.where else []
-        return Pairs([self.source[n] for n in positions], [self.target[n] for n in positions], where)
-
-    @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]], where: Iterable[str] = ()) -> "Pairs":
-        """Pairs from (source, target) tuples."""
-        both = list(pairs)
-        return cls([s for s, _ in both], [t for _, t in both], list(where))
+def repeated(pairs: Pairs, weight: float) -> Pairs:
+    """Every pair `weight` times; of a fraction, as many evenly spaced pairs as it says."""
+    whole = int(weight)
+    some = pairs.sample(round((weight - whole) * len(pairs)))
+    return Pairs.together([*[pairs] * whole, some])
 
 
 def read_pairs(where: str | tuple[str, str], config: DataConfig) -> Pairs:
@@ -176,56 +170,3 @@ def split(pairs: Pairs, config: DataConfig) -> tuple[Pairs, Pairs, Pairs]:
         parts[1 if own < config.dev_share else 2 if own < config.dev_share + config.test_share else 0].append(number)
     train, dev, test = map(pairs.at, parts)
     return train, dev, test
-
-
-def augment(pairs: Pairs, config: DataConfig, seed: int) -> Pairs:
-    """Training pairs, and variants of them as users type: fragments without full stop and capital, phrases, loose
-    spacing.
-
-    A first word is put in lower case only if it occurs in lower case more often than not inside the training
-    sentences, so that I, Tom and Paris keep their capital.
-    """
-    dice = random.Random(seed)
-    usual = [_usual_case(side) for side in (pairs.source, pairs.target)]
-    aligned = config.phrases or config.crossed
-    links = phrase_links(list(pairs)) if aligned else [set()] * len(pairs)
-    result: list[tuple[str, str]] = []
-    where: list[str] = []
-    for number, ((source, target), known) in enumerate(zip(pairs, links, strict=True)):
-        shown = [(source, target)]
-        if dice.random() < config.fragments:
-            shown.append((source, target))
-        wanted = int(config.phrases + dice.random())
-        found = phrases(source.split(), target.split(), known, turned=config.turned) if wanted else []
-        shown += dice.sample(found, min(wanted, len(found)))
-        shown[1:] = [(_fragment(s, usual[0]), _fragment(t, usual[1])) for s, t in shown[1:]]
-        for s, t in shown:
-            loose = dice.random() < config.loose_spacing
-            result.append((re.sub("[\u00a0\u202f](?=[?!:;»])", dice.choice(["", " "]), s) if loose else s, t))
-            where.append(pairs.where[number] if pairs.where else "")
-    crossed = _crossed(pairs, links) * config.crossed
-    return Pairs.of(result + crossed, where + [""] * len(crossed))
-
-
-def _crossed(pairs: Pairs, links: Sequence[set[Link]]) -> list[tuple[str, str]]:
-    """Every phrase whose words change their order, in lower case, each once."""
-    found = {
-        (here.lower(), there.lower())
-        for (source, target), known in zip(pairs, links, strict=True)
-        for here, there in phrases(source.split(), target.split(), known, crossed=True)
-    }
-    return sorted(found)
-
-
-def _usual_case(sentences: list[str]) -> Counter[str]:
-    """Counts of words inside sentences, their first words left out."""
-    return Counter(word for sentence in sentences for word in re.findall(r"\w+", sentence)[1:])
-
-
-def _fragment(sentence: str, usual: Counter[str]) -> str:
-    if sentence.strip(".,").strip() and not sentence.endswith(".."):
-        sentence = sentence.removesuffix(",").removesuffix(".")
-    first = re.match(r"\w+", sentence)
-    if first and usual[first[0].lower()] > usual[first[0]]:
-        return sentence[0].lower() + sentence[1:]
-    return sentence

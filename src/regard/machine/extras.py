@@ -9,6 +9,7 @@ from regard.machine.redaction import redact
 # the package's metadata lists extras and requirements, but not what they are for
 PURPOSES = {
     "bench": "peers of `make bench`",
+    "data": "sentences with dates and figures to train on, from CLDR; Arrow and Parquet files",
     "dev": "tests and checks of a checkout",
     "docs": "`make docs`",
     "features": "EfficientNet features of pictures",
@@ -16,7 +17,9 @@ PURPOSES = {
     "marian": "tokenizers of Marian models",
     "questions": "questions about pictures of shapes",
     "scenes": "scenes of emoji",
+    "tensorboard": "curves of a training run in TensorBoard",
     "transformers": "attention inside models of transformers",
+    "tune": "`regard tune`, a search over settings",
 }
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*])?\s*\(?([^;)]*)\)?\s*(?:;.*extra\s*==\s*['\"]([\w.-]+)['\"])?")
 

@@ -9,10 +9,12 @@ import torch
 
 from regard.analysis.alignment import choose_heads
 from regard.bundle import Bundle, save_bundle
-from regard.data.align import Link, phrase_links
+from regard.data.align import Aligner, Link
+from regard.data.augment import augment
 from regard.data.batching import Batches
 from regard.data.files import read_lines
-from regard.data.parallel import Pairs, augment, read_pairs, split
+from regard.data.pairs import Pairs
+from regard.data.parallel import read_pairs, read_parts
 from regard.errors import ConfigError, DataError
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
@@ -58,8 +60,7 @@ def read_data(settings: ExperimentConfig) -> tuple[Pairs, Pairs, Pairs]:
     """
     data = settings.data
     assert data is not None  # the settings have been checked
-    pairs = read_pairs(data.train, data)
-    train, dev, test = split(pairs, data if data.dev is None else data.model_copy(update={"dev_share": 0.0}))
+    train, dev, test = read_parts(data if data.dev is None else data.model_copy(update={"dev_share": 0.0}))
     if data.dev is not None:
         dev = read_pairs(data.dev, data)
     if not len(train):
@@ -75,7 +76,9 @@ def training_batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentCon
     """
     data, training = settings.data, settings.training
     assert data is not None  # the settings have been checked
-    shown = augment(pairs, data, training.seed)
+    aligned = training.guided_alignment or data.phrases or data.crossed or data.words
+    aligner = Aligner(list(pairs)) if aligned else None
+    shown = augment(pairs, data, training.seed, settings.languages, aligner)
     sides = encode(tokenizer, shown)
     places = positions_of(settings.model)
     most = data.longest if places is None else min(data.longest, places - 1)
@@ -85,7 +88,7 @@ def training_batches(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentCon
     reason = f"longer than {'data.longest' if most == data.longest else 'model.length - 1'} = {most} tokens"
     if not kept:
         raise ConfigError(f"there is nothing to train on: all {len(sides):,} training pairs are {reason}")
-    links = token_links(tokenizer, shown) if training.guided_alignment else None
+    links = token_links(tokenizer, shown, aligner) if training.guided_alignment else None
     batches = Batches(
         [sides[n] for n in kept],
         training.batch_tokens,
@@ -230,11 +233,12 @@ def encode(tokenizer: Any, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
     return list(zip(*sides, strict=True))
 
 
-def token_links(tokenizer: Tokenizer, pairs: Pairs) -> list[list[Link]]:
+def token_links(tokenizer: Tokenizer, pairs: Pairs, aligner: Aligner | None = None) -> list[list[Link]]:
     """(target token, source token) links of every pair, between the tokens of words that are aligned one to one."""
+    known = (aligner or Aligner(list(pairs))).links(list(pairs))
     spans = zip(tokenizer.encode_spans(pairs.source), tokenizer.encode_spans(pairs.target), strict=True)
     result = []
-    for (source, target), (there, here), links in zip(pairs, spans, phrase_links(list(pairs)), strict=True):
+    for (source, target), (there, here), links in zip(pairs, spans, known, strict=True):
         words = word_of_each(there, source), word_of_each(here, target)
         positions: dict[int | None, list[int]] = {}
         for place, word in enumerate(words[0]):

@@ -40,6 +40,10 @@ class TokenizerConfig(BaseModel):
     """Number of tokens at most, special ones included; "bytes" always has 260."""
     nfc: bool = True
     """Compose characters first (Unicode NFC): é is one character however it was typed."""
+    lower: bool = False
+    """Put texts in lower case first, sources and targets alike: the model writes no capitals."""
+    digits: bool = False
+    """Make every digit a token of its own (bpe, unigram, byte_bpe): numbers are then copied digit by digit."""
 
 
 class Tokenizer:
@@ -55,8 +59,12 @@ class Tokenizer:
         self._inner = inner
         self.config = config
         self.kind = config.kind
-        self.loses = _LOSSES[config.kind] + (" Characters are composed (NFC)." if config.nfc else "")
-        self.loses = self.loses.strip()
+        losses = (
+            _LOSSES[config.kind],
+            "Characters are composed (NFC)." if config.nfc else "",
+            "Capitals become small letters." if config.lower else "",
+        )
+        self.loses = " ".join(filter(None, losses))
 
     pad, bos, eos = PAD, BOS, EOS
     parses_specials = False
@@ -127,8 +135,8 @@ class Tokenizer:
         """Learn a vocabulary from training texts; `mask` adds a mask token."""
         specials = [*SPECIALS, MASK] if mask else SPECIALS
         inner = tokenizers.Tokenizer(_model(config.kind, specials))
-        inner.normalizer = normalizers.NFC() if config.nfc else None
-        inner.pre_tokenizer, inner.decoder = _splitter(config.kind), _joiner(config.kind)
+        inner.normalizer = _normalizer(config)
+        inner.pre_tokenizer, inner.decoder = _splitter(config), _joiner(config.kind)
         trainer = _trainer(config, specials)
         if trainer is not None:
             try:
@@ -165,6 +173,12 @@ _LOSSES = {
 }
 
 
+def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer | None:
+    steps: list[normalizers.Normalizer] = [normalizers.NFC()] if config.nfc else []
+    steps += [normalizers.Lowercase()] if config.lower else []
+    return normalizers.Sequence(steps) if len(steps) > 1 else next(iter(steps), None)
+
+
 def _model(kind: str, specials: list[str]) -> models.Model:
     match kind:
         case "bytes":
@@ -178,7 +192,14 @@ def _model(kind: str, specials: list[str]) -> models.Model:
             return models.BPE(unk_token=SPECIALS[UNK])
 
 
-def _splitter(kind: str) -> pre_tokenizers.PreTokenizer:
+def _splitter(config: TokenizerConfig) -> pre_tokenizers.PreTokenizer:
+    splitter = _kind_splitter(config.kind)
+    if not config.digits:
+        return splitter
+    return pre_tokenizers.Sequence([splitter, pre_tokenizers.Digits(individual_digits=True)])
+
+
+def _kind_splitter(kind: str) -> pre_tokenizers.PreTokenizer:
     match kind:
         case "bytes":
             return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
