@@ -33,6 +33,7 @@ class Processes:
 
     def run(self, name: str, *arguments: object) -> None:
         """Call a function in all processes; an AssertionError says what each found wrong."""
+        assert self.pipes, "an earlier call has not been answered: the processes are gone"
         for pipe in self.pipes:
             pipe.send((name, arguments))
         faults = []
@@ -53,6 +54,7 @@ class Processes:
             process.join()
             process.close()
             pipe.close()
+        self.processes, self.pipes = [], []
 
 
 def serve(rank: int, count: int, store: str, pipe: Connection) -> None:

@@ -260,7 +260,8 @@ def test_every_mask_bias_and_normaliser(four: Processes, mask: str, normalizer: 
         }
         for bias, (small, t, s, heads) in product(BIASES, [(False, 13, 19, 4), (True, 22, 22, 2)])
     ]
-    four.run("all_equal_one_process", cases)
+    for case in cases:
+        four.run("all_equal_one_process", [case])
 
 
 @pytest.mark.slow
@@ -280,7 +281,8 @@ def test_every_score(four: Processes, score: str) -> None:
             ["none", "causal", "both_padded"], [*MERGED, "entmax15"], [0.0, 0.4], [False, True]
         )
     ]
-    four.run("all_equal_one_process", cases)
+    for case in cases:
+        four.run("all_equal_one_process", [case])
 
 
 @pytest.mark.slow
