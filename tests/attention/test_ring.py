@@ -267,9 +267,10 @@ def test_every_mask_bias_and_normaliser(four: Processes, mask: str, normalizer: 
 @pytest.mark.slow
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score(four: Processes, score: str) -> None:
+    # scores of elu features are up to 40: a float32 row number then has an error of 4e-6, and so have merged weights
     cases = [
         {
-            "dtypes": ("float64",) if normalizer == "share" else ("float32", "float64"),
+            "dtypes": ("float64",) if score == "elu" or normalizer == "share" else ("float32", "float64"),
             "score": score,
             "mask": mask,
             "normalizer": normalizer,
