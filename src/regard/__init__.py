@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from regard import distributed as distributed
     from regard import nn as nn
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
@@ -79,12 +80,14 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", "nn", *sorted(_HOME_OF)]
+_ROOMS = ("distributed", "nn")
+
+__all__ = ["__version__", *_ROOMS, *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return import_module("regard.nn")
+    if name in _ROOMS:
+        return import_module(f"regard.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'regard' has no attribute {name!r}")
     return getattr(import_module(f"regard.{_HOME_OF[name]}"), name)

@@ -391,6 +391,33 @@ def test_hard_draws_by_the_softmax() -> None:
     assert weights.mean(0).tolist() == pytest.approx([1 / (1 + exp(1)), exp(1) / (1 + exp(1)), 0, 0], abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["softmax", "sink", "softmax1", "sigmoid", "uniform", "share"])
+def test_parts_of_rows_are_merged(name: str) -> None:
+    """Weights of two parts of the keys, each normalised alone, are the whole's; so is what is not in any part."""
+    given = {"sink": regard.Sink(torch.tensor([0.5, -1.0, 2.0])), "share": regard.Share()}
+    whole = as_normalizer(given.get(name, name))
+    part = whole.of_part()
+    scores = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    allowed = torch.rand(2, 3, 5, 7) < 0.6
+    allowed[0, 0, 0] = False
+    allowed[0, 0, 1, :4] = False
+    scores[0, 0, 2, :4] = -inf
+    want, numbers = whole(scores, allowed)
+    rows = whole(scores[..., :1], torch.zeros_like(allowed[..., :1]))[1]
+    found = []
+    for keys in (slice(0, 4), slice(4, 7)):
+        weights, of_part = part(scores[..., keys], allowed[..., keys])
+        found.append((weights, of_part))
+        rows = whole.merge(rows, of_part)
+    torch.testing.assert_close(rows, numbers)
+    torch.testing.assert_close(torch.cat([w * whole.share(n, rows)[..., None] for w, n in found], -1), want)
+
+
+@pytest.mark.parametrize("normalizer", ["sparsemax", regard.Hard(), lambda scores, allowed: allowed.float()])
+def test_other_rows_have_no_parts(normalizer) -> None:
+    assert as_normalizer(normalizer).of_part() is None
+
+
 def test_nothing_to_look_at() -> None:
     nothing = torch.zeros(3, 0), torch.ones(3, 0, dtype=torch.bool)
     for normalizer in (*SPARSE, regard.Hard(), regard.Hard(sample=True)):

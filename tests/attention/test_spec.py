@@ -1,15 +1,18 @@
 """A spec: what one attention does, as data."""
 
 import dataclasses
+from itertools import product
 
 import pytest
 import torch
 
 import regard
-from regard.attention.biases import Added
-from regard.attention.masks import Allow
+from regard.attention.biases import Added, Diagonals
+from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Uniform
+from regard.attention.operator import compute
 from regard.attention.spec import Spec, make_spec
+from regard.attention.tiles import TileGrid
 
 SHAPE = (2, 5, 7)
 
@@ -56,3 +59,82 @@ def test_allowed_rows() -> None:
 def test_dropout_is_a_probability(dropout: float) -> None:
     with pytest.raises(regard.ShapeError, match=rf"dropout must be a probability in \[0, 1\); got {dropout}"):
         make_spec("dot", "softmax", None, None, dropout)
+
+
+BATCH, T, S = (2, 3), 11, 13
+TABLE = torch.randn(*BATCH, T, S, generator=torch.Generator().manual_seed(1))
+MASKS = {
+    "causal": regard.causal(),
+    "causal_offsets": regard.causal(torch.tensor([0, 4])),
+    "window": regard.window(2, 1),
+    "padding": regard.padding(torch.tensor([5, 13]), torch.tensor([11, 4])),
+    "prefix_lm": regard.prefix(4) | regard.causal(-1),
+    "inverse": ~regard.window(3),
+    "documents": regard.documents(torch.arange(T).expand(2, -1) // 3, torch.arange(S).expand(2, -1) // 3),
+    "blocks": regard.blocks(TABLE[..., :3, :4] > 0, 4),
+    "spans": Spans(torch.arange(T) // 2, torch.arange(T) // 2 + 3),
+    "tensor": regard.allow(TABLE > 0),
+}
+BIASES = {
+    "alibi": regard.alibi(3),
+    "relative": regard.RelativeBias(3, 8, 6),
+    "diagonals": Diagonals(TABLE.flatten()[: T + S - 1]),
+    "tensor": Added(TABLE[0]),
+    "both": Added(TABLE) + regard.alibi(3),
+}
+torch.nn.init.normal_(BIASES["relative"].weight, generator=torch.Generator().manual_seed(2))
+FIRST, PART = (4, 5), (*BATCH, 6, 7)
+INSIDE = (..., slice(4, 10), slice(5, 12))
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("name", MASKS)
+def test_a_part_of_a_mask_is_a_tile_of_the_whole(name: str, selected: bool) -> None:
+    whole = MASKS[name].full((*BATCH, T, S), CPU).expand(*BATCH, T, S)[INSIDE]
+    part, shape = MASKS[name].part(FIRST, (*BATCH, T, S)), PART
+    if selected:
+        part, whole, shape = part.select((1,), PART), whole[1], PART[1:]
+    assert torch.equal(part.full(shape, CPU).expand(shape), whole)
+    grid = TileGrid(torch.tensor([0, 2, 6]), torch.tensor([0, 1, 4, 7]), shape)
+    coverage = part.coverage(grid)
+    for (r, rows), (c, columns) in product(enumerate([(0, 2), (2, 6)]), enumerate([(0, 1), (1, 4), (4, 7)])):
+        tile = whole[..., slice(*rows), slice(*columns)]
+        some, full = (of.expand(*shape[:-2], *of.shape[-2:])[..., r, c] for of in (coverage.some, coverage.full))
+        assert not (tile.any(-1).any(-1) & ~some).any(), "a tile that is not empty was called so"
+        assert not (full & ~tile.all(-1).all(-1)).any(), "a tile that is not full was called so"
+    flags = torch.arange(shape[-1]) % 3 == 0
+    alive, reached = (of.expand(shape[:-1]) for of in part.seen_by(flags, shape))
+    assert torch.equal(alive, whole.any(-1))
+    assert torch.equal(reached, (whole & flags).any(-1))
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("name", BIASES)
+def test_a_part_of_a_bias_is_a_tile_of_the_whole(name: str, selected: bool) -> None:
+    bias = BIASES[name]
+    whole = bias.full((*BATCH, T, S), CPU).expand(*BATCH, T, S)[INSIDE]
+    part, shape = bias.part(FIRST, (*BATCH, T, S)), PART
+    assert [id(t) for t in part.tensors()] == [id(t) for t in bias.tensors()]
+    if selected:
+        part, whole, shape = part.select((1,), PART), whole[1], PART[1:]
+    else:
+        torch.testing.assert_close(part.frozen().full(shape, CPU).expand(shape), whole)
+    torch.testing.assert_close(part.full(shape, CPU).expand(shape), whole)
+    rows, columns = torch.tensor([3, 1]), torch.tensor([6, 0, 2])
+    torch.testing.assert_close(
+        part.tile(rows, columns, shape).expand(*shape[:-2], 2, 3), whole[..., rows, :][..., columns]
+    )
+
+
+@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+def test_a_part_of_a_part_drops_the_same_weights(kernel: str) -> None:
+    query, key, value = (torch.randn(*BATCH, n, 5, dtype=torch.float64) for n in (T, S, S))
+    spec = make_spec("dot", "sigmoid", regard.causal(), None, 0.4)  # keys of a sigmoid do not compete
+    whole = compute("reference", query, key, value, spec, 7)[0]
+    parts = []
+    for first in (0, 6):
+        later = spec.part((2, 0), (*BATCH, T, S)).part((2, first), (*BATCH, T - 2, S))
+        keys = slice(first, first + 6 if not first else S)
+        parts.append(compute(kernel, query[..., 4:, :], key[..., keys, :], value[..., keys, :], later, 7)[0])
+    torch.testing.assert_close(sum(parts), whole[..., 4:, :])

@@ -37,6 +37,10 @@ class Bias:
         """The same for some of the batch axes of scores `shape`."""
         return ChosenBias(self, shape, index)
 
+    def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> "Bias":
+        """The same for the queries from `first[0]` and keys from `first[1]` of scores `shape`, counted from there."""
+        return PartBias(self, first, (shape[-2], shape[-1]))
+
     def frozen(self) -> "Bias":
         """The same numbers, which training does not change any more."""
         return self
@@ -95,6 +99,9 @@ class ByDistance(Bias):
     def select(self, index: Index, shape: tuple[int, ...]) -> Bias:
         return ChosenByDistance(self, shape, index)
 
+    def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> Bias:
+        return PartByDistance(self, first, (shape[-2], shape[-1]))
+
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
         t, s = rows.shape[0], columns.shape[0]
         if not t or not s or not (follow(rows) and follow(columns)):
@@ -135,6 +142,22 @@ class ChosenByDistance(ByDistance):
     def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         numbers = self.bias.by_distance(distance, self.whole)[..., None, :]
         return chosen(numbers, self.index, self.whole)[..., 0, :]
+
+
+class PartByDistance(ByDistance):
+    """A bias by distance of scores with `size` queries and keys, for those from `first` on, counted from there."""
+
+    def __init__(self, bias: ByDistance, first: tuple[int, int], size: tuple[int, int]) -> None:
+        self.bias, self.first, self.size = bias, first, size
+
+    def tensors(self) -> list[Tensor]:
+        return self.bias.tensors()
+
+    def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self.bias.by_distance(distance + self.first[1] - self.first[0], (*shape[:-2], *self.size))
+
+    def frozen(self) -> Bias:
+        return self.bias.frozen().part(self.first, self.size)
 
 
 class Diagonals(ByDistance):
@@ -226,6 +249,25 @@ class ChosenBias(Bias):
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         return chosen(self.bias.tile(rows, columns, self.whole), self.index, self.whole)
+
+
+class PartBias(Bias):
+    """A bias of scores with `size` queries and keys, for those from `first` on, counted from there."""
+
+    def __init__(self, bias: Bias, first: tuple[int, int], size: tuple[int, int]) -> None:
+        self.bias, self.first, self.size = bias, first, size
+
+    def tensors(self) -> list[Tensor]:
+        return self.bias.tensors()
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self.bias.tile(rows + self.first[0], columns + self.first[1], (*shape[:-2], *self.size))
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Bias:
+        return PartBias(self.bias.select(index, (*shape[:-2], *self.size)), self.first, self.size)
+
+    def frozen(self) -> Bias:
+        return self.bias.frozen().part(self.first, self.size)
 
 
 def alibi(heads: int, offset: Offset = None) -> Bias:

@@ -6,7 +6,7 @@ at its pairs, so that kernels skip. Masks that speak of places follow one rule: 
 (`offset=None`: the last query sees the last key), or at i + offset.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from operator import and_, or_
 from typing import Any
@@ -100,6 +100,13 @@ class Mask:
     def select(self, index: Index, shape: tuple[int, ...]) -> "Mask":
         """The same for some of the batch axes of scores `shape`."""
         return ChosenMask(self, shape, index)
+
+    def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> "Mask":
+        """The same for the queries from `first[0]` and the keys from `first[1]` of scores `shape`, counted from there.
+
+        How many there are is left to the shapes that the part is asked about.
+        """
+        return PartMask(self, first, (shape[-2], shape[-1]))
 
     def __and__(self, other: "MaskLike") -> "Mask":
         return And(self, as_mask(other))
@@ -197,6 +204,9 @@ class Causal(Mask):
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return _with_offset(self, index, shape)
 
+    def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> Mask:
+        return _moved(self, first, shape)
+
     def is_triangle(self, shape: tuple[int, ...]) -> bool:
         """Whether this is the square lower triangle that torch calls `is_causal`; False where sizes are symbols."""
         offset = shape[-1] - shape[-2] if self.offset is None else self.offset
@@ -292,6 +302,9 @@ class Window(Mask):
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
         return _with_offset(self, index, shape)
+
+    def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> Mask:
+        return _moved(self, first, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,6 +431,36 @@ class ChosenMask(Mask):
         return Coverage(*(chosen(part, self.index, self.whole) for part in (whole.some, whole.full)))
 
 
+@dataclass(frozen=True, eq=False)
+class PartMask(Mask):
+    """A mask of T queries and S keys for those from `first` on: a tile that is counted from its own corner.
+
+    Attributes:
+        first: the first query and the first key of the part.
+        size: T and S of the whole; its batch axes are the part's.
+    """
+
+    mask: Mask
+    first: tuple[int, int]
+    size: tuple[int, int]
+
+    def is_by_key(self) -> bool:
+        return self.mask.is_by_key()
+
+    def is_by_distance(self) -> bool:
+        return self.mask.is_by_distance()
+
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
+        return self.mask.tile(rows + self.first[0], columns + self.first[1], (*shape[:-2], *self.size))
+
+    def coverage(self, grid: TileGrid) -> Coverage:
+        rows, columns = grid.rows + self.first[0], grid.columns + self.first[1]
+        return self.mask.coverage(TileGrid(rows, columns, (*grid.shape[:-2], *self.size)))
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Mask:
+        return PartMask(self.mask.select(index, (*shape[:-2], *self.size)), self.first, self.size)
+
+
 MaskLike = Mask | Tensor
 
 
@@ -517,13 +560,20 @@ def _with_offset(mask: Any, index: Index, shape: tuple[int, ...]) -> Mask:
     return ChosenMask(mask, shape, index) if _differs(mask.offset) else mask
 
 
+def _moved(mask: Any, first: tuple[int, int], shape: tuple[int, ...]) -> Mask:
+    """A mask of places for a part of the queries and keys: only the place of the first query is another."""
+    offset = shape[-1] - shape[-2] if mask.offset is None else mask.offset
+    return replace(mask, offset=offset + first[0] - first[1])  # type: ignore[no-any-return]
+
+
 def _differs(offset: Offset) -> bool:
     return isinstance(offset, Tensor) and offset.ndim > 0
 
 
 def _extremes(numbers: Tensor, edges: Positions) -> tuple[Tensor, Tensor]:
     """The lowest and the highest number between one edge and the next, both `[..., len(edges) - 1]`."""
-    parts = numbers.split(edges.diff().tolist(), -1)
+    sizes = edges.diff().tolist()
+    parts = numbers.narrow(-1, int(edges[0]), sum(sizes)).split(sizes, -1)
     if not parts:
         return numbers[..., :0], numbers[..., :0]
     return torch.stack([part.amin(-1) for part in parts], -1), torch.stack([part.amax(-1) for part in parts], -1)

@@ -26,9 +26,11 @@ class Normalizer(nn.Module):
 
     Attributes:
         skips: keys that a row may not look at can be left out of it, and nothing changes.
+        competes: a key's weight depends on the scores of the row's other keys.
     """
 
     skips = False
+    competes = True
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
@@ -37,6 +39,24 @@ class Normalizer(nn.Module):
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor | None:  # noqa: ARG002
         """Weights of any part of the rows, from its scores and the row numbers `[*batch, T, 1]`; None: it cannot."""
         return None
+
+    def of_part(self) -> "Normalizer | None":
+        """What normalises a part of the keys, so that parts can be merged; None: it needs whole rows.
+
+        With u_ij a function of the score e_ij alone, weights are α_ij = u_ij / Z_i, and Z_i = u_i0 + Σ_j u_ij where
+        keys compete, 1 where they do not. The row number tells Z_i; that of a row without keys tells u_i0. Rows of
+        keys in two parts have the number `merge(left, right)`, and a part's weights become `share(part, whole)`
+        times as large.
+        """
+        return None
+
+    def merge(self, left: Tensor, right: Tensor) -> Tensor:
+        """The row numbers of keys that stand in two parts, from the row numbers of each part."""
+        raise NotImplementedError
+
+    def share(self, part: Tensor, whole: Tensor) -> Tensor:
+        """By what the weights of a part are multiplied in rows whose number is `whole`."""
+        raise NotImplementedError
 
     def select(self, index: Index, shape: tuple[int, ...]) -> "Normalizer":  # noqa: ARG002
         """The same for some of the batch axes of scores `shape`."""
@@ -47,13 +67,26 @@ class Normalizer(nn.Module):
         return deepcopy(self).requires_grad_(False)
 
 
-class Softmax(Normalizer):
-    """α_ij = exp(e_ij) / Σ_j' exp(e_ij') over the allowed keys; its row number is the log-sum-exp."""
+class Exponential(Normalizer):
+    """Weights are exponentials over a sum whose logarithm is the row number; the base of softmax and its kin."""
 
     skips = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
+
+    def of_part(self) -> Normalizer:
+        return SHARED["softmax"]
+
+    def merge(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.logaddexp(left, right)
+
+    def share(self, part: Tensor, whole: Tensor) -> Tensor:
+        return (part - whole).exp().masked_fill(whole == -torch.inf, 0)
+
+
+class Softmax(Exponential):
+    """α_ij = exp(e_ij) / Σ_j' exp(e_ij') over the allowed keys; its row number is the log-sum-exp."""
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         scores = scores.masked_fill(~allowed, -torch.inf)
@@ -65,7 +98,7 @@ class Softmax(Normalizer):
         return weights, number.masked_fill(dead, -torch.inf).squeeze(-1)
 
 
-class Sink(Normalizer):
+class Sink(Exponential):
     """α_ij = exp(e_ij) / (exp(z) + Σ_j' exp(e_ij')): softmax with one extra logit z a head, which gets what is left.
 
     Rows sum to less than one; a query that finds nothing looks nowhere. Its row number is the logarithm
@@ -77,7 +110,6 @@ class Sink(Normalizer):
             it has no device, and nothing can move or initialise it.
     """
 
-    skips = True
     logits: Tensor | float
 
     def __init__(self, logits: Tensor | float = 0.0) -> None:
@@ -97,9 +129,6 @@ class Sink(Normalizer):
     def frozen(self) -> Normalizer:
         return Sink(self.logits.detach().clone() if isinstance(self.logits, Tensor) else self.logits)
 
-    def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
-        return _exponential(scores, numbers)
-
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         sink = torch.as_tensor(self.logits, dtype=scores.dtype, device=scores.device)
         if sink.ndim:
@@ -115,14 +144,27 @@ class Sink(Normalizer):
         return weights, torch.where(dead, sink, number).squeeze(-1)
 
 
-class Uniform(Normalizer):
+class Summed(Normalizer):
+    """The row number is a sum over the row's keys; the base of normalisers that divide by it, or by nothing."""
+
+    skips = True
+
+    def of_part(self) -> Normalizer:
+        return self
+
+    def merge(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+    def share(self, part: Tensor, whole: Tensor) -> Tensor:
+        return part / whole.masked_fill(whole == 0, 1)
+
+
+class Uniform(Summed):
     """α_ij = 1 / (number of keys that i may look at): the baseline that treats all inputs equally.
 
     It does not read the scores' values (a NaN or infinite score changes nothing); its row number is
     the number of allowed keys.
     """
-
-    skips = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return (1 / numbers.clamp(min=1)).to(scores.dtype).expand_as(scores)
@@ -170,14 +212,17 @@ class Entmax(Normalizer):
         return weights, numbers
 
 
-class Sigmoid(Normalizer):
+class Sigmoid(Summed):
     """α_ij = 1 / (1 + exp(-e_ij)): every key for itself; rows sum to anything, and nothing competes.
 
     Its row number is the row's sum; a score of +inf or NaN makes the whole row NaN. Source: Ramapuram et al. 2024,
     section 3 (without their bias -ln S: add it as bias= where rows are long).
     """
 
-    skips = True
+    competes = False
+
+    def share(self, part: Tensor, whole: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.ones_like(part)
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return scores.sigmoid() + 0 * numbers
@@ -188,13 +233,11 @@ class Sigmoid(Normalizer):
         return weights + 0 * total.detach()[..., None], total
 
 
-class Share(Normalizer):
+class Share(Summed):
     """α_ij = max(0, e_ij) / Σ_j' max(0, e_ij'): each key's share of the row's scores; its row number is the sum.
 
     Source: Katharopoulos et al. 2020, equation 4.
     """
-
-    skips = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         numbers = numbers.to(scores.dtype)

@@ -101,14 +101,15 @@ def attend(
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
-    name = _choose(query, shared_key, shared_value, spec, kernel)[0]
+    name = choose(query, shared_key, shared_value, spec, kernel)[0]
     answer = notify(query, key, value, spec)
     if answer is not None:
         return answer
+    seed: Seed = torch.randint(2**31, (), device=query.device) if spec.dropout else 0
     if not is_attended():
-        return _compute(name, query, shared_key, shared_value, spec)
+        return compute(name, query, shared_key, shared_value, spec, seed)[0]
     with computing():
-        return _compute(name, query, shared_key, shared_value, spec)
+        return compute(name, query, shared_key, shared_value, spec, seed)[0]
 
 
 def _has_graph(kernel: str) -> bool:
@@ -121,14 +122,14 @@ def _outside(query: Some, key: Some, value: Some, **more: Any) -> Some:
     return attend(query, key, value, **more)
 
 
-def _compute(name: str, query: Some, key: Some, value: Some, spec: Spec) -> Some:
-    seed: Seed = torch.randint(2**31, (), device=query.device) if spec.dropout else 0
+def compute(name: str, query: Some, key: Some, value: Some, spec: Spec, seed: Seed) -> tuple[Some, Some]:
+    """Output and row numbers by this kernel, with as many heads in keys and values as in queries."""
     with autocast_off(query.device.type):
         if spec.mask is None or name == "reference":  # the reference guards itself
-            return KERNELS[name].run(query, key, value, spec, seed)[0]
+            return KERNELS[name].run(query, key, value, spec, seed)
 
-        def exact(inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-            return blockwise.blockwise(*inputs, spec, seed, poisoned=True)[0]
+        def exact(inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return blockwise.blockwise(*inputs, spec, seed, poisoned=True)
 
         return guarded(KERNELS[name], (query, key, value), spec, seed, exact)
 
@@ -160,14 +161,14 @@ def plan(
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check(query, key, value)
     key, value = share_heads(query, key), share_heads(query, value)
-    name, why, refused = _choose(query, key, value, spec, kernel)
+    name, why, refused = choose(query, key, value, spec, kernel)
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
     flops = 2 * prod(shape) * (key.shape[-1] + value.shape[-1])
     return Plan(name, why, refused, KERNELS[name].extra_bytes(query, key, value, spec, shape), flops)
 
 
-def _choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
-    """The kernel, why, and why not each faster one."""
+def choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -> tuple[str, str, dict[str, str]]:
+    """The name of the kernel that does the work, why, and why not each faster one."""
     if kernel not in ("auto", *KERNELS):
         raise unknown("kernel", kernel, ("auto", *KERNELS))
     traced = is_traced(query, key, value)

@@ -55,6 +55,10 @@ class Score(nn.Module):
         """The same score for keys that already went through `project_key`."""
         return Projected(self)
 
+    def compared(self) -> "Score":
+        """The same score for queries and keys that have both been projected."""
+        return Compared(self)
+
 
 class Product(Score):
     """A score that is a dot product in disguise: e_ij = project_query(q_i) · project_key(k_j).
@@ -76,6 +80,11 @@ class Product(Score):
 
     def projected(self) -> "Score":
         return ProjectedProduct(self)
+
+    def compared(self) -> "Product":
+        score = Product()
+        score.softcap = self.softcap
+        return score
 
 
 class Positive(Product):

@@ -1,6 +1,6 @@
 """A spec: what one attention does, as data. Numbers and tensors with names, never closures over inputs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,22 +15,35 @@ from regard.errors import ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """normalize(score(query, key) + bias, mask), with dropout on the weights."""
+    """normalize(score(query, key) + bias, mask), with dropout on the weights.
+
+    Attributes:
+        first: the first query and the first key, where they are a part of more: dropout counts on from there.
+    """
 
     score: Score
     normalizer: Normalizer
     mask: Mask | None = None
     bias: Bias | None = None
     dropout: float = 0.0
+    first: tuple[int, int] = (0, 0)
 
     def select(self, index: Index, shape: tuple[int, ...]) -> "Spec":
         """The same for some of the batch axes of scores `shape`."""
-        return Spec(
-            self.score,
-            self.normalizer.select(index, shape),
-            None if self.mask is None else self.mask.select(index, shape),
-            None if self.bias is None else self.bias.select(index, shape),
-            self.dropout,
+        return replace(
+            self,
+            normalizer=self.normalizer.select(index, shape),
+            mask=None if self.mask is None else self.mask.select(index, shape),
+            bias=None if self.bias is None else self.bias.select(index, shape),
+        )
+
+    def part(self, first: tuple[int, int], shape: tuple[int, ...]) -> "Spec":
+        """The same for the queries from `first[0]` and keys from `first[1]` of scores `shape`, counted from there."""
+        return replace(
+            self,
+            mask=None if self.mask is None else self.mask.part(first, shape),
+            bias=None if self.bias is None else self.bias.part(first, shape),
+            first=(self.first[0] + first[0], self.first[1] + first[1]),
         )
 
     def scores(self, query: Tensor, key: Tensor, rows: Tensor | None, shape: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ Where a projection is so large that its exponential would overflow, or where its
 computed by tanh itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.blockwise import blockwise
-from regard.attention.kernels.kernel import Kernel, Seed
+from regard.attention.kernels.blockwise import gradients as blockwise_gradients
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
 from regard.attention.scores import Additive, Compared, Concat, Projected, Score
 from regard.attention.spec import Spec
 from regard.attention.tracing import are_hidden
@@ -44,6 +45,16 @@ def additive(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed =
     score = _inner(spec.score)
     assert isinstance(score, Additive | Concat)  # refusal() has seen to it
     return blockwise(query, key, value, spec, seed, lambda q, k: tanh_scores(q, k, score.v.to(q)))
+
+
+def gradients(
+    up: TileUpstream, query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed, learned: Sequence[Tensor]
+) -> list[Tensor]:
+    """The gradients of a tile, as the blockwise kernel's."""
+    score = _inner(spec.score)
+    assert isinstance(score, Additive | Concat)
+    compare = lambda q, k: tanh_scores(q, k, score.v.to(q))  # noqa: E731
+    return blockwise_gradients(up, query, key, value, spec, seed, learned, compare)
 
 
 def _inner(score: Score) -> Score:
@@ -145,4 +156,6 @@ def _worth(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec, shape: tup
     return None if pairs >= 2**10 else f"{pairs:,} pairs are too few for tiles"
 
 
-KERNEL = Kernel("additive", additive, "a tanh of sums, computed in cache-sized tiles", refusal, _worth)
+KERNEL = Kernel(
+    "additive", additive, "a tanh of sums, computed in cache-sized tiles", refusal, _worth, gradients=gradients
+)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.dropout import kept
-from regard.attention.kernels.kernel import Kernel, Seed
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
 from regard.attention.kernels.reference import reference
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.spec import Spec
@@ -106,8 +106,13 @@ class BlockwiseProblem:
         allowed = None if self.spec.mask is None else self.spec.mask.full(self.shape, q.device)
         return self.part(Piece((), slice(0, t), slice(0, s), allowed), q, k, v)
 
-    def part(self, piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and row numbers of one piece."""
+    def part(self, piece: Piece, q: Tensor, k: Tensor, v: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Output and row numbers of one piece.
+
+        Args:
+            known: the numbers of longer rows, of which the piece has some keys; the sum of the piece's weights is then
+                returned instead.
+        """
         shape, entries = self.shape[len(piece.index) :], self.shape[: len(piece.index)]
         rows, columns = piece.positions(q.device)
         own = self.spec.select(piece.index, self.shape) if piece.index else self.spec
@@ -119,9 +124,11 @@ class BlockwiseProblem:
         if own.bias is not None:
             scores = scores + own.bias.tile(rows, columns, shape).to(scores.dtype)
         allowed = scores.new_ones((), dtype=torch.bool) if piece.allowed is None else piece.allowed
-        weights, numbers = own.normalizer(scores, allowed.expand_as(scores))
+        allowed = allowed.expand_as(scores)
+        weights, numbers = own.normalizer(scores, allowed) if known is None else _of_known(own, scores, allowed, known)
         if self.spec.dropout:
             numbered = torch.arange(prod(self.shape[:-2]), device=q.device).reshape(*entries, *shape[:-2])[piece.index]
+            rows, columns = rows + self.spec.first[0], columns + self.spec.first[1]
             weights = weights * kept(numbered, rows, columns, self.seed, self.spec.dropout) / (1 - self.spec.dropout)
         return weights @ v, numbers
 
@@ -133,6 +140,41 @@ class BlockwiseProblem:
         with _redrawn(None, q.device):  # the look draws nothing
             tile, _ = self.part(corner, *(t[..., :1, :].detach() for t in (q, k, k)))
         return _reached(tile, [t for t in known if t.requires_grad])
+
+
+def _of_known(spec: Spec, scores: Tensor, allowed: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of some keys of rows whose numbers `[*batch, T]` are known, and their sums."""
+    # a dead row's scores are all -inf: any finite number gives weights of 0, and gradients that are not NaN
+    numbers = numbers.masked_fill(numbers == -torch.inf, 0)[..., None]
+    weights = spec.normalizer.reweight(scores.masked_fill(~allowed, -torch.inf), numbers)
+    assert weights is not None  # as every normaliser with `of_part`
+    weights = weights.masked_fill(~allowed, 0)
+    return weights, weights.sum(-1)
+
+
+def gradients(
+    up: TileUpstream, query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed, learned: Sequence[Tensor],
+    compare: Compare | None = None, poisoned: bool = False,
+) -> list[Tensor]:  # fmt: skip
+    """The gradients of a tile: of all queries, and some of the keys and values that these attend to.
+
+    With α the weights of the whole rows, g the output's gradient and o the output, ds_ij = α_ij (g_i · v_j - g_i · o_i)
+    where keys compete: the derivative of Σ_ij α_ij (g_i · v_j - g_i · o_i) for row numbers that stay the same.
+
+    Args:
+        up: what is known of the whole rows.
+        query, key, value: of all batch axes; queries and keys are projected.
+        learned: what else a gradient is wanted of.
+    """
+    shape = (*query.shape[:-1], key.shape[-2])
+    work = BlockwiseProblem(spec, compare or spec.score.compare, shape, seed, poisoned)
+    inputs = (query, key, value)
+    totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (*inputs, *learned)]
+    through = (up.g * up.output).sum(-1) if spec.normalizer.competes else torch.zeros_like(up.rows)
+    g = torch.cat([up.g, -through[..., None]], -1)
+    for piece in work.pieces(query.device):
+        _add_gradients(totals, work, piece, inputs, learned, piece.of_queries(g), piece.of_rows(up.rows))
+    return totals
 
 
 @contextmanager
@@ -178,12 +220,18 @@ def _add_gradients(
     inputs: Sequence[Tensor],
     learned: Sequence[Tensor],
     g: Tensor,
+    known: Tensor | None = None,
 ) -> None:
-    """Add one piece's share of the gradients of queries, keys, values and what is learned."""
+    """Add one piece's share of the gradients of queries, keys, values and what is learned.
+
+    Args:
+        g: the output's gradient; where row numbers are `known`, that of the sum of the weights behind it.
+    """
     q, k, v = inputs
     with torch.enable_grad():
         parts = [t.detach().requires_grad_() for t in (piece.of_queries(q), piece.of_keys(k), piece.of_keys(v))]
-        output, _ = work.part(piece, *parts)
+        output, sums = work.part(piece, parts[0], parts[1], parts[2], known)
+        output = output if known is None else torch.cat([output, sums[..., None]], -1)
     # what was computed before this attention, as a bias may be, is walked through once for every piece
     found = torch.autograd.grad(output, [*parts, *learned], g, retain_graph=bool(learned), allow_unused=True)
     if found[0] is not None:
@@ -229,4 +277,5 @@ KERNEL = Kernel(
     blockwise,
     "it takes every score, normalizer, mask and bias in the memory of one block",
     worth=_worth,
+    gradients=gradients,
 )

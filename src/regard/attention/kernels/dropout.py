@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels.kernel import Seed
+from regard.attention.spec import Spec
 
 
-def drop(weights: Tensor, rows: Tensor | None, shape: tuple[int, ...], seed: Seed, dropout: float) -> Tensor:
+def drop(weights: Tensor, rows: Tensor | None, shape: tuple[int, ...], seed: Seed, spec: Spec) -> Tensor:
     """The weights `[*batch, t, S]` of the queries `rows` (None: all) after dropout: kept ones over 1 - `dropout`."""
-    device = weights.device
+    device, dropout = weights.device, spec.dropout
     rows = torch.arange(shape[-2], device=device) if rows is None else rows
     batch = torch.arange(prod(shape[:-2]), device=device).reshape(shape[:-2])
     columns = torch.arange(shape[-1], device=device)
-    return weights * kept(batch, rows, columns, seed, dropout) / (1 - dropout)
+    return weights * kept(batch, rows + spec.first[0], columns + spec.first[1], seed, dropout) / (1 - dropout)
 
 
 def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: Seed, dropout: float) -> Tensor:

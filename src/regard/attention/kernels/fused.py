@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import ByDistance
-from regard.attention.kernels.kernel import Kernel, Seed, number_bytes
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, number_bytes
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
@@ -84,6 +84,26 @@ def fused(
     else:
         output, rows = work.forward(q, k, v)
     return (output if width == value.shape[-1] else output[..., : value.shape[-1]]).to(value.dtype), rows
+
+
+def gradients(
+    up: TileUpstream, query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed,  # noqa: ARG001
+    learned: Sequence[Tensor], cut: "Cut | None" = None,
+) -> list[Tensor]:  # fmt: skip
+    """The gradients of a tile, by torch's kernel: its backward takes the output and log-sum-exps of the whole rows.
+
+    Args:
+        up: what is known of the whole rows.
+        query, key, value: of all batch axes; the score of the first two is their plain dot product.
+        learned: what is learned in the bias.
+    """
+    shape = (*query.shape[:-1], key.shape[-2])
+    width = max(key.shape[-1], value.shape[-1])
+    g, output, q, k, v = (_prepared(t, query.dtype, width, shape[:-2]) for t in (up.g, up.output, query, key, value))
+    work = FusedProblem(spec, shape, 1.0, cut or _by_rows)
+    found = work.backward(g, q, k, v, output, up.rows, learned)
+    sizes = (t.shape[-1] for t in (query, key, value))
+    return [*(part[..., :size] for part, size in zip(found[:3], sizes, strict=True)), *found[3:]]
 
 
 Cut = Callable[[Spec, tuple[int, ...], torch.device, bool], Iterator[Piece]]
@@ -449,5 +469,5 @@ def _witness(output: Tensor, spec: Spec, shape: tuple[int, ...]) -> Tensor:
 
 KERNEL = Kernel(
     "fused", fused, "softmax over a dot product: torch's fused kernel is the fastest", refusal,
-    extra_bytes=extra_bytes, witness=_witness, traces=True,
+    extra_bytes=extra_bytes, witness=_witness, gradients=gradients, traces=True,
 )  # fmt: skip

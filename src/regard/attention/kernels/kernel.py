@@ -12,6 +12,7 @@ from regard.attention.spec import Spec
 Shape = tuple[int, ...]
 Seed = int | Tensor  # of dropout; a 0-d tensor is never read by Python
 Run = Callable[..., tuple[Tensor, Tensor]]  # (query, key, value, spec, seed) -> output and row statistic
+Gradients = Callable[..., list[Tensor]]  # (TileUpstream, query, key, value, spec, seed, learned) -> theirs
 Refusal = Callable[[Tensor, Tensor, Tensor, Spec], str | None]
 Worth = Callable[[Tensor, Tensor, Tensor, Spec, Shape], str | None]
 Bytes = Callable[[Tensor, Tensor, Tensor, Spec, Shape], int]
@@ -38,6 +39,25 @@ def number_bytes(value: Tensor) -> int:
     return 8 if value.itemsize == 8 else 4
 
 
+@dataclass(frozen=True, eq=False)
+class TileUpstream:
+    """What the gradient of some keys of longer rows needs to know of the whole rows.
+
+    Attributes:
+        g: the gradient of the rows' output `[*batch, T, d_v]`.
+        output: the rows' output, over all of their keys.
+        rows: the rows' numbers `[*batch, T]`, over all of their keys.
+    """
+
+    g: Tensor
+    output: Tensor
+    rows: Tensor
+
+    def of(self, rows: slice) -> "TileUpstream":
+        """The same of some of the rows."""
+        return TileUpstream(self.g[..., rows, :], self.output[..., rows, :], self.rows[..., rows])
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute attention.
@@ -49,6 +69,8 @@ class Kernel:
         refusal: why it cannot do the work; None if it can.
         worth: why it would not be faster than the next one; None if it would.
         extra_bytes: memory that its forward needs beside inputs and output, about.
+        gradients: computes the gradients of projected queries, of some of their keys, of these keys' values and of what
+            is learned in the spec, all with the same batch axes; None where the blockwise kernel's do as well.
         traces: whether its forward and backward decide by shapes alone, so that they can be part of a graph.
         witness: the part of the output in which every non-finite number that matters shows; None where a gradient may
             be spoiled while the output is not.
@@ -61,4 +83,5 @@ class Kernel:
     worth: Worth = always
     extra_bytes: Bytes = a_block
     witness: Witness | None = None
+    gradients: Gradients | None = None
     traces: bool = False

@@ -20,31 +20,33 @@ Attend = Callable[..., tuple[Tensor, Tensor]]
 SeenBy = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def guarded(kernel: Kernel, inputs: Inputs, spec: Spec, seed: Seed, exact: Callable[[Inputs], Tensor]) -> Tensor:
-    """A kernel's output, computed again where a non-finite key may have reached a query that it must not.
+def guarded(
+    kernel: Kernel, inputs: Inputs, spec: Spec, seed: Seed, exact: Callable[[Inputs], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A kernel's output and row numbers, computed again where a non-finite key may have reached a query it must not.
 
     Args:
         kernel: computes the output.
         inputs: query, key, value.
         spec: with a mask.
         seed: of dropout.
-        exact: computes the output pair by pair, from inputs in which keys that no query sees are 0.
+        exact: computes both pair by pair, from inputs in which keys that no query sees are 0.
     """
     assert spec.mask is not None
     if are_hidden(*inputs):
         mask, whole = spec.mask, (*batch_shape(*inputs[:2]), inputs[0].shape[-2], inputs[1].shape[-2])
-        return isolated(lambda *clean: kernel.run(*clean, spec, seed), inputs, lambda f: mask.seen_by(f, whole))[0]
+        return isolated(lambda *clean: kernel.run(*clean, spec, seed), inputs, lambda f: mask.seen_by(f, whole))
     shape = (inputs[0].shape[-2], inputs[1].shape[-2])
     early = kernel.witness is None or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs))
     if not (early and is_poisoned(*inputs)):
-        output = kernel.run(*inputs, spec, seed)[0]
+        output, rows = kernel.run(*inputs, spec, seed)
         if not is_poisoned(output if kernel.witness is None else kernel.witness(output, spec, shape)):
-            return output
+            return output, rows
     inputs = only_seen(*inputs, spec.mask)
     if not is_poisoned(*inputs):
-        output = kernel.run(*inputs, spec, seed)[0]
+        output, rows = kernel.run(*inputs, spec, seed)
         if not is_poisoned(output):
-            return output
+            return output, rows
     return exact(inputs)
 
 

@@ -29,7 +29,7 @@ def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed 
         scores = spec.scores(q, k, rows, shape)
         allowed = spec.allowed(rows, shape, scores.device).expand_as(scores)
         weights, statistic = spec.normalizer(scores, allowed)
-        weights = drop(weights, rows, shape, seed, spec.dropout) if spec.dropout else weights
+        weights = drop(weights, rows, shape, seed, spec) if spec.dropout else weights
         return weights @ v, statistic
 
     if spec.mask is None:

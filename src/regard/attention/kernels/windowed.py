@@ -4,7 +4,7 @@ A window of w keys costs T · w products instead of T · S; padding, documents, 
 block-sparse patterns are served by the same pieces. Memory is O(T + S) and one block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regard.attention.biases import ByDistance
 from regard.attention.kernels import fused as whole
-from regard.attention.kernels.kernel import Kernel, Seed, number_bytes
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, number_bytes
 from regard.attention.pieces import BLOCK, Piece, empty_share, outer_axes, pieces
 from regard.attention.spec import Spec
 
@@ -40,6 +40,13 @@ def windowed(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed =
         output `[*batch, T, d_v]` in value's dtype, and each row's log-sum-exp `[*batch, T]`.
     """
     return whole.fused(query, key, value, spec, seed, _by_coverage)
+
+
+def gradients(
+    up: TileUpstream, query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed, learned: Sequence[Tensor]
+) -> list[Tensor]:
+    """The gradients of a tile, as the fused kernel's."""
+    return whole.gradients(up, query, key, value, spec, seed, learned, _by_coverage)
 
 
 def _by_coverage(spec: Spec, shape: tuple[int, ...], device: torch.device, backward: bool) -> Iterator[Piece]:
@@ -73,5 +80,5 @@ def _witness(output: Tensor, _spec: Spec, _shape: tuple[int, ...]) -> Tensor:
 KERNEL = Kernel(
     "windowed", windowed,
     "softmax over a dot product, under a mask that leaves blocks empty: torch's fused kernel on the others", refusal,
-    _worth, _extra_bytes, _witness,
+    _worth, _extra_bytes, _witness, gradients,
 )  # fmt: skip

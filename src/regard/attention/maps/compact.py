@@ -90,9 +90,7 @@ def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec
         wide = score_dtype(query, key)
         q, k = query.to(wide), key.to(wide)
         if isinstance(score, Product):
-            query, key = score.as_dot(q, k)
-            softcap, score = score.softcap, Product()
-            score.softcap = softcap
+            (query, key), score = score.as_dot(q, k), score.compared()
         else:
             query, key, score = (
                 score.project_query(q),
