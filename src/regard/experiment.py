@@ -39,7 +39,7 @@ from regard.training.loop import Report, checkpoint_in, last_checkpoint, last_st
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
 
-__all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "read_config", "train"]
+__all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "prepare", "read_config", "train"]
 
 CONFIG, DATA = "config.toml", "data.sha256"
 # settings that may differ when a run is resumed
@@ -123,6 +123,37 @@ def train(
                 raise
             raise ProcessLost(_lost(folder, group)) from error
     return Run(folder, load(folder.resolve(), str(device)), Journal(folder / "journal.jsonl").entries())
+
+
+def prepare(
+    config: str | Path | dict[str, Any],
+    overrides: dict[str, Any] | None = None,
+    *,
+    run: str | Path | None = None,
+    report: Report = lambda _: None,
+) -> Path:
+    """Tokenize the corpus of a config into its run's folder, as `regard prepare` does; `train` then starts at once.
+
+    Args:
+        config, overrides, run: as `train` takes them.
+        report: called with the number of pairs so far.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        ConfigError: the task has no parallel corpus; the folder holds a run already.
+        DataError: the data cannot be read; with file and line.
+    """
+    settings = read_config(config, overrides)
+    if settings.data is None:
+        raise ConfigError(f'task = "{settings.task}" has no [data] to prepare: its data are read when training starts')
+    folder = Path(run) if run else _default_folder(config)
+    _check_folder(folder, settings, resume=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder):
+        TASKS[settings.task].prepare(RunFolder(folder, _start(settings), False, report), settings)
+    return folder
 
 
 def _train(

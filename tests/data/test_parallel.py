@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.config import validate
+from regard.data import parallel
 from regard.data.files import expand, read_lines, split_lines
 from regard.data.pairs import Pairs
-from regard.data.parallel import DataConfig, read_pairs, read_parts, split
+from regard.data.parallel import DataConfig, read_pairs, read_parts, split, stream_pairs
 from regard.errors import ConfigError, DataError
 
 PAIRS = [("le chat", "the cat"), ("là\u202f?", "there?"), ("a\u2028b\x85c\x0bd", "一 二")]
@@ -281,3 +282,73 @@ def test_a_fraction_of_a_corpus_is_spread_over_it(tmp_path):
 def test_a_wrong_mixture_is_refused(corpora):
     with pytest.raises(ConfigError, match="train"):
         validate(DataConfig, {"train": corpora}, "config")
+
+
+# streams, patterns, tables
+
+
+def test_a_pattern_stands_for_its_files_in_order(tmp_path):
+    for n in (2, 10, 1):
+        (tmp_path / f"part-{n:02d}.tsv").write_text(f"a{n}\tb{n}\n\n", "utf-8")
+    pairs = read_pairs(str(tmp_path / "part-*.tsv"), config())
+    assert pairs.source == ["a1", "a2", "a10"]
+    assert pairs.where[2].endswith("part-10.tsv:1")
+    with pytest.raises(DataError, match=r"none-\*\.tsv: no file matches"):
+        read_pairs(str(tmp_path / "none-*.tsv"), config())
+
+
+def test_patterns_of_two_sides_come_in_pairs(tmp_path):
+    for name in ("1.fr", "2.fr", "1.en", "2.en"):
+        (tmp_path / name).write_text(f"{name}\n", "utf-8")
+    assert list(read_pairs((str(tmp_path / "*.fr"), str(tmp_path / "*.en")), config())) == [
+        ("1.fr", "1.en"), ("2.fr", "2.en"),
+    ]  # fmt: skip
+    (tmp_path / "2.en").unlink()
+    with pytest.raises(DataError, match=r"matches 2 files and .* matches 1: parallel files come in pairs"):
+        read_pairs((str(tmp_path / "*.fr"), str(tmp_path / "*.en")), config())
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow file", "arrow stream", "translation"])
+def test_tables(tmp_path, kind):
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"fr": ["le chat", "là"], "en": ["the cat", "there"], "n": [1, 2]})
+    path = tmp_path / ("x.parquet" if kind == "parquet" else "x.arrow")
+    if kind == "parquet":
+        from pyarrow import parquet
+
+        parquet.write_table(table, path)
+    else:
+        if kind == "translation":
+            table = pa.table({"translation": table.select(["fr", "en"]).to_pylist()})
+        make = pa.ipc.new_file if kind == "arrow file" else pa.ipc.new_stream
+        with make(str(path), table.schema) as writer:
+            writer.write_table(table)
+    pairs = read_pairs(str(path), config(source="fr", target="en"))
+    assert list(pairs) == [("le chat", "the cat"), ("là", "there")]
+    assert pairs.where[1].endswith(":2")
+    if kind != "translation":
+        with pytest.raises(DataError, match=r"no column 'source': it has 'fr', 'en', 'n'; set data\.source"):
+            read_pairs(str(path), config())
+
+
+def test_a_damaged_table_and_a_cell_without_text(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"source": ["a", None], "target": ["b", "c"]}), path)
+    with pytest.raises(DataError, match=r"x\.parquet:2: expected a text in column 'source'"):
+        read_pairs(str(path), config())
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(DataError, match=r"x\.parquet: cannot be read"):
+        read_pairs(str(path), config())
+    with pytest.raises(DataError, match=r"y\.parquet: no such file"):
+        read_pairs(str(tmp_path / "y.parquet"), config())
+
+
+def test_a_stream_comes_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "CHUNK", 3)
+    path = tmp_path / "x.tsv"
+    path.write_text("".join(f"a{n}\tb{n}\n" for n in range(8)), "utf-8")
+    assert [len(chunk) for chunk in stream_pairs(str(path), config())] == [3, 3, 2]
+    assert read_pairs(str(path), config()).source == [f"a{n}" for n in range(8)]

@@ -23,6 +23,7 @@ from regard.cli.fill import fill
 from regard.cli.lines import FAILED, complain
 from regard.cli.meaning import meaning
 from regard.cli.options import BareLook
+from regard.cli.prepare import prepare
 from regard.cli.trace import trace
 from regard.cli.train import INTERRUPTED, train
 from regard.cli.transcribe import transcribe
@@ -42,8 +43,8 @@ app = typer.Typer(
 VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
-    (train, TyperCommand), (evaluate, TyperCommand), (trace, TyperCommand), (average, TyperCommand),
-    (export, TyperCommand), (doctor, TyperCommand),
+    (train, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand), (trace, TyperCommand),
+    (average, TyperCommand), (export, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip
 for verb, kind in VERBS:
     app.command(cls=kind)(verb)

@@ -113,6 +113,12 @@ class _TrainingReporter:
             speed = sum(tokens for _, tokens in self.marks[1:]) / spent if spent > 0 else 0.0
             numbers = f"loss {self.loss:.3f}  {speed:,.0f} tokens/s{self.dev}"
             self.progress.update(self.task, completed=event["step"], numbers=numbers)
+        elif event["event"] == "prepare":
+            self.progress.console.print(f"{event['pairs']:,} pairs prepared")
+        elif event["event"] == "memory":
+            self.progress.console.print(
+                f"out of memory: a batch of {event['rows']} rows is now computed in {event['pieces']} parts"
+            )
         else:
             self.dev = f"  dev loss {event['dev_loss']:.3f}"
             names = (

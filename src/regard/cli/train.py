@@ -24,6 +24,10 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="Where to train: cpu, cuda, cuda:1, mps or auto; sets training.device.")
     ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option("--max-minutes", help="End the run after so many minutes; sets training.max_minutes."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting with its meaning, and stop.")
@@ -35,6 +39,8 @@ def train(
     overrides = dict(map(parse_setting, settings or []))
     if device is not None:
         overrides["training.device"] = device
+    if max_minutes is not None:
+        overrides["training.max_minutes"] = max_minutes
     from regard import experiment
 
     if print_config:

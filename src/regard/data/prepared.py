@@ -170,6 +170,8 @@ def write_prepared(
     ]
     note = Note(**state["note"])
     for number, chunk in enumerate(chunks(state["chunk"]), state["chunk"] + 1):
+        if number > 1:  # a small corpus is one chunk
+            progress(note.pairs)
         writers[0].append(chunk.source)
         writers[1].append(chunk.target)
         note.linked = chunk.links is not None
@@ -181,7 +183,6 @@ def write_prepared(
             writer.flush()
         progress_so_far = {"key": key, "chunk": number, "rows": writers[0].rows, "note": asdict(note)}
         _write(aside / STATE, json.dumps(progress_so_far | {"values": [writer.values for writer in writers]}))
-        progress(note.pairs)
     for writer in writers:
         writer.close()
     _save(aside / "sample.jsonl", sample.sample(SAMPLE))
@@ -212,7 +213,7 @@ def _save(path: Path, pairs: Pairs) -> None:
 
 def _read(path: Path) -> Pairs:
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
         return Pairs.of([(s, t) for s, t, _ in rows], [w for _, _, w in rows])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}): remove {path.parent}, and prepare the data again") from error

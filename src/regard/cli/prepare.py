@@ -1,0 +1,35 @@
+"""`regard prepare`: a corpus, tokenized once into the folder of the run that will train on it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.lines import complain
+
+
+def prepare(
+    config: Annotated[Path, typer.Argument(help="A TOML file of a translator.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting: --set tokenizer.vocabulary=16000.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
+    ] = None,
+) -> None:
+    """Tokenize a corpus into a run's folder, so that `regard train` starts at once."""
+    from regard import experiment
+    from regard.cli.progress import err
+    from regard.config import parse_setting
+
+    with err.status("reading") as status:
+
+        def report(event: dict[str, Any]) -> None:
+            status.update(f"{event['pairs']:,} pairs prepared")
+
+        try:
+            made = experiment.prepare(config, dict(map(parse_setting, settings or [])), run=folder, report=report)
+        except KeyboardInterrupt:
+            complain("interrupted; what was prepared is kept: the same command continues")
+            raise
+    typer.echo(str(made))

@@ -1,0 +1,210 @@
+"""Corpora in memory-mapped files: rows, orders that are computed, and preparation that is interrupted."""
+
+import json
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard.data.batching import Batches
+from regard.data.order import permuted, pools
+from regard.data.pairs import Pairs
+from regard.data.prepared import Chunk, Thinned, key_of, prepared_in, write_prepared
+from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs, lengths_of
+from regard.errors import DataError
+
+ROWS = [[1, 2, 3], [], [4], [5, 6], [], [70_000]]
+
+
+def opened(tmp_path, rows=ROWS):
+    writer = RaggedWriter(tmp_path / "x")
+    writer.append(rows[:2])
+    writer.append(rows[2:])
+    writer.close()
+    return Ragged.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_rows_come_back(tmp_path, where):
+    rows = Ragged.of(ROWS) if where == "memory" else opened(tmp_path)
+    assert [row.tolist() for row in rows] == ROWS
+    assert rows[-1].tolist() == ROWS[-1]
+    assert rows.lengths().tolist() == [3, 0, 1, 2, 0, 1]
+    assert rows.lengths(slice(2, 4)).tolist() == [1, 2]
+    assert rows.lengths(np.array([5, 0, 3])).tolist() == [1, 3, 2]
+    with pytest.raises(IndexError, match="row 6 of 6"):
+        rows[6]
+
+
+def test_no_rows(tmp_path):
+    for rows in (Ragged.of([]), opened(tmp_path, [])):
+        assert len(rows) == 0
+        assert rows.lengths().tolist() == []
+
+
+def test_writing_goes_on_where_it_was(tmp_path):
+    writer = RaggedWriter(tmp_path / "x")
+    writer.append(ROWS[:3])
+    rows, values = writer.rows, writer.values
+    writer.append([[9, 9, 9]] * 4)  # written after the last note, and lost
+    writer.close()
+    writer = RaggedWriter(tmp_path / "x", rows, values)
+    writer.append(ROWS[3:])
+    writer.close()
+    assert [row.tolist() for row in Ragged.open(tmp_path / "x")] == ROWS
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    opened(tmp_path)
+    path = tmp_path / "x.values"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match="x: cut short"):
+        Ragged.open(tmp_path / "x")
+    path.unlink()
+    with pytest.raises(DataError, match=r"x: cannot be read .*remove its folder, and prepare the data again"):
+        Ragged.open(tmp_path / "x")
+
+
+@given(st.integers(1, 300), st.integers(0, 2**62))
+def test_a_permutation_has_every_number_once(count, key):
+    assert sorted(permuted(np.arange(count), count, key).tolist()) == list(range(count))
+
+
+def test_a_permutation_is_computed_anywhere_and_differs_by_key():
+    whole = permuted(np.arange(1000), 1000, 7)
+    assert permuted(np.array([999, 3, 500]), 1000, 7).tolist() == whole[[999, 3, 500]].tolist()
+    assert (permuted(np.arange(1000), 1000, 8) != whole).mean() > 0.9
+    assert abs(np.corrcoef(whole, np.arange(1000))[0, 1]) < 0.15  # 0 ± 0.03
+
+
+def test_pools_hold_every_example_once():
+    found = list(pools(1003, 100, 5))
+    assert [len(pool) for pool in found] == [100] * 10 + [3]
+    assert sorted(np.concatenate(found).tolist()) == list(range(1003))
+    assert [pool.tolist() for pool in pools(7, 7, 5)] == [list(range(7))]
+
+
+def pairs(count=200):
+    return [([4 + n % 7] * (1 + n % 5), [4 + n % 3] * (1 + n % 9)) for n in range(count)]
+
+
+@pytest.mark.parametrize("start", [0, 5, 17, 40])
+def test_an_epoch_of_several_pools(start):
+    batches = Batches(pairs(), 40, 1, 2, 0, seed=3, pool=30)
+    assert Counter(i for batch in batches.order(1) for i in batch) == Counter(range(200))
+    assert batches.order(1) == batches.order(1) != batches.order(2)
+    there = [batch.target.tolist() for batch in batches.epoch(1)]
+    assert [batch.target.tolist() for batch in batches.epoch(1, start)] == there[start:]
+    assert all(batch.target.numel() <= 40 for batch in batches.epoch(1))
+
+
+def test_an_epoch_does_not_read_the_corpus_before_its_first_batch():
+    class Counted(TokenPairs):
+        read = 0
+
+        def __getitem__(self, pair):
+            Counted.read += 1
+            return super().__getitem__(pair)
+
+    corpus = Counted(Ragged.of([s for s, _ in pairs(5000)]), Ragged.of([t for _, t in pairs(5000)]))
+    batch = next(Batches(corpus, 40, 1, 2, 0, pool=100).epoch(0))
+    assert Counted.read <= 3 * len(batch.target)
+
+
+def test_the_same_batches_from_files_as_from_lists(tmp_path):
+    lists = pairs()
+    links = [[(t, s) for t in range(len(b)) for s in range(len(a)) if (s + t) % 3 == 0] for a, b in lists]
+    for name, rows in (("s", [s for s, _ in lists]), ("t", [t for _, t in lists]),
+                       ("l", [[i for link in some for i in link] for some in links])):  # fmt: skip
+        writer = RaggedWriter(tmp_path / name)
+        writer.append(rows)
+        writer.close()
+    mapped = TokenPairs(Ragged.open(tmp_path / "s"), Ragged.open(tmp_path / "t"))
+    assert list(mapped) == [(s, t) for s, t in lists]
+    assert (lengths_of(mapped) == lengths_of(lists)).all()
+    rows = LinkRows(Ragged.open(tmp_path / "l"))
+    for ours, theirs in zip(Batches(mapped, 60, 1, 2, 0, links=rows).epoch(0),
+                            Batches(lists, 60, 1, 2, 0, links=links).epoch(0), strict=True):  # fmt: skip
+        assert ours.source.equal(theirs.source)
+        assert ours.previous.equal(theirs.previous)
+        assert ours.links.equal(theirs.links)
+
+
+def chunks(start):
+    for n in range(start, 4):
+        yield Chunk([[n, n]] * 3, [[n]] * 3, [[(0, 1)], [], [(0, 0)]], [f"file:{n}"] if n == 2 else [])
+
+
+SAMPLE, DEV = Pairs.of([("a", "b")] * 5, ["f:1"] * 5), Pairs.of([("c\u2028", 'd"')], ["f:9"])
+
+
+def test_a_prepared_corpus_comes_back(tmp_path):
+    made = write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, chunks)
+    there = prepared_in(tmp_path / "p")
+    for found in (made, there):
+        assert [s for s, _ in found.pairs] == [[n, n] for n in range(4) for _ in range(3)]
+        assert found.links[0] == [(0, 1)]
+        assert found.links[1] == []
+        assert (found.sample, found.dev) == (SAMPLE, DEV)
+        assert found.sample.where == SAMPLE.where
+        assert (found.note.pairs, found.note.read, found.note.dropped, found.note.first_dropped) == (
+            12,
+            12,
+            1,
+            "file:2",
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p"]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_preparation_that_was_interrupted_goes_on_unless_it_is_of_other_data(tmp_path, other):
+    asked = []
+
+    def stopped(start):
+        yield from islice(chunks(start), 2)
+        raise KeyboardInterrupt
+
+    def noted(start):
+        asked.append(start)
+        yield from chunks(start)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, stopped)
+    assert prepared_in(tmp_path / "p") is None
+    whole = write_prepared(tmp_path / "p", "other" if other else "key", SAMPLE, DEV, 12, noted)
+    assert asked == [0 if other else 2]
+    assert [s[0] for s, _ in whole.pairs] == [n for n in range(4) for _ in range(3)]
+    assert whole.note.key == ("other" if other else "key")
+
+
+def test_a_damaged_note_is_refused(tmp_path):
+    write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, chunks)
+    (tmp_path / "p" / "prepared.json").write_text(json.dumps({"wrong": 1}), "utf-8")
+    with pytest.raises(DataError, match=r"prepared\.json: damaged .*prepare the data again"):
+        prepared_in(tmp_path / "p")
+
+
+def test_the_key_is_of_contents_and_settings(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("a", "utf-8")
+    key = key_of([path], [1])
+    assert key_of([path], [1]) == key != key_of([path], [2])
+    path.write_text("b", "utf-8")
+    assert key_of([path], [1]) != key
+    with pytest.raises(DataError, match=r"y: no such file"):
+        key_of([tmp_path / "y"], [])
+
+
+@pytest.mark.parametrize("count", [3, 10, 47])
+def test_a_thinned_stream_is_evenly_spaced(count):
+    some = Thinned(5)
+    for n in range(0, count, 2):
+        some.add(Pairs.of([(str(i), str(i)) for i in range(n, min(n + 2, count))]))
+    kept = [int(s) for s in some.taken().source]
+    assert some.seen == count
+    assert kept == list(range(0, count, kept[1] - kept[0]))
+    assert count <= 10 or 5 <= len(kept) <= 11
+    assert count > 10 or kept == list(range(count))
