@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,26 +166,16 @@ def write_prepared(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         state = {"key": key, "chunk": 0, "rows": 0, "values": [0, 0, 0], "note": asdict(Note(key, read=read))}
-    writers = [
-        RaggedWriter(aside / side, state["rows"], values) for side, values in zip(SIDES, state["values"], strict=True)
-    ]
     note = Note(**state["note"])
-    for number, chunk in enumerate(chunks(state["chunk"]), state["chunk"] + 1):
-        if number > 1:  # a small corpus is one chunk
-            progress(note.pairs)
-        writers[0].append(chunk.source)
-        writers[1].append(chunk.target)
-        note.linked = chunk.links is not None
-        writers[2].append([[i for link in links for i in link] for links in chunk.links or [[]] * len(chunk.source)])
-        note.pairs += len(chunk.source)
-        note.dropped += len(chunk.dropped)
-        note.first_dropped = note.first_dropped or next(iter(chunk.dropped), "")
-        for writer in writers:
-            writer.flush()
-        progress_so_far = {"key": key, "chunk": number, "rows": writers[0].rows, "note": asdict(note)}
-        _write(aside / STATE, json.dumps(progress_so_far | {"values": [writer.values for writer in writers]}))
-    for writer in writers:
-        writer.close()
+    with ExitStack() as files:
+        places = zip(SIDES, state["values"], strict=True)
+        writers = [files.enter_context(RaggedWriter(aside / side, state["rows"], values)) for side, values in places]
+        for number, chunk in enumerate(chunks(state["chunk"]), state["chunk"] + 1):
+            if number > 1:  # a small corpus is one chunk
+                progress(note.pairs)
+            _append(writers, chunk, note)
+            so_far = {"key": key, "chunk": number, "rows": writers[0].rows, "note": asdict(note)}
+            _write(aside / STATE, json.dumps(so_far | {"values": [writer.values for writer in writers]}))
     _save(aside / "sample.jsonl", sample.sample(SAMPLE))
     _save(aside / "dev.jsonl", dev)
     _write(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
@@ -194,6 +185,19 @@ def write_prepared(
     found = prepared_in(folder)
     assert found is not None  # it has just been written
     return found
+
+
+def _append(writers: Sequence[RaggedWriter], chunk: Chunk, note: Note) -> None:
+    """Append a chunk to the files, and count it."""
+    links = chunk.links or [[]] * len(chunk.source)
+    rows = chunk.source, chunk.target, [[i for link in of for i in link] for of in links]
+    for writer, some in zip(writers, rows, strict=True):
+        writer.append(some)
+        writer.flush()
+    note.linked = chunk.links is not None
+    note.pairs += len(chunk.source)
+    note.dropped += len(chunk.dropped)
+    note.first_dropped = note.first_dropped or next(iter(chunk.dropped), "")
 
 
 def _state(aside: Path, key: str) -> dict[str, Any] | None:

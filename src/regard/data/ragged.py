@@ -111,6 +111,12 @@ class RaggedWriter:
         for file in self.files:
             file.close()
 
+    def __enter__(self) -> "RaggedWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class TokenPairs(Sequence[tuple[list[int], list[int]]]):
     """Token ids of sentence pairs.
