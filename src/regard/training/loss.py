@@ -25,7 +25,7 @@ from regard.attention.tracing import are_hidden, is_traced
 from regard.errors import unknown
 
 FLAVOURS = ("torch", "fairseq", "joeynmt", "mxnet")
-CHUNK = 512  # tokens whose logits exist at one time
+LOGITS = 2**23  # that exist at one time, at most, if they are of more than one token
 BLOCK = 64  # tokens whose softmax is computed at one time: its numbers stay in the cache from step to step
 
 
@@ -71,7 +71,7 @@ def cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum over tokens of -Σ_v q_v log softmax(W h + b)_v, and of -log p(y) alone (the second has no gradient).
 
-    Logits exist for 512 tokens at a time; their gradient is taken at once, so none are kept.
+    At most 2²³ logits exist at a time; their gradient is taken at once, in their place, so none are kept.
 
     Args:
         hidden: `[n, h]`, one row per token.
@@ -111,16 +111,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, target, smooth, dtype, keep):  # type: ignore[no-untyped-def]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
-            h, w, shift = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+            h, w, shift = hidden.to(dtype), weight.to(dtype), bias.to(dtype).to(wide)
             loss, nll = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
             wants = any(ctx.needs_input_grad)
-            gradients = [torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)]
-            for rows in _slices(len(h), CHUNK):
-                logits = torch.addmm(shift, h[rows], w.T)
+            gradients = [torch.empty_like(h), _nothing(weight, wide), torch.zeros_like(bias, dtype=wide)]
+            for rows in _slices(len(h), max(1, LOGITS // max(1, len(w)))):
+                logits = h[rows] @ w.T
                 for part in _slices(len(logits), BLOCK):
                     own = slice(rows.start + part.start, rows.start + part.stop)
                     counted = None if keep is None else keep[own]
-                    here, spread, change = _of_block(logits[part].to(wide), target[own], smooth, counted, wants)
+                    here, spread, change = _of_block(logits[part] + shift, target[own], smooth, counted, wants)
                     nll -= here
                     loss -= smooth.a * here + smooth.b * spread
                     if change is not None:
@@ -128,7 +128,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                         logits[part] = change
                 if wants:
                     gradients[0][rows] = logits @ w
-                    gradients[1] += logits.T @ h[rows]
+                    if rows.start:
+                        gradients[1] += logits.T @ h[rows]
+                    else:
+                        gradients[1] = (logits.T @ h[rows]).to(wide)
         ctx.save_for_backward(*gradients)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.mark_non_differentiable(nll)
@@ -173,5 +176,12 @@ def _towards(p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:
     return change.scatter_add_(1, target[:, None], torch.full_like(target[:, None], -smooth.a, dtype=change.dtype))
 
 
+def _nothing(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros of this shape that take no memory."""
+    return like.new_zeros((), dtype=dtype).expand_as(like)
+
+
 def _slices(count: int, size: int) -> Iterator[slice]:
-    return (slice(first, min(first + size, count)) for first in range(0, count, size))
+    """Slices of at most `size` that cover `count`, equal to one another within 1."""
+    parts = -(-count // size)
+    return (slice(count * n // parts, count * (n + 1) // parts) for n in range(parts))
