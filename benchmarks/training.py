@@ -164,16 +164,22 @@ def models(half: bool) -> Iterator[tuple[str, Mapping[str, Step]]]:
         config = TransformerConfig(
             kind="transformer", width=WIDTH, heads=heads, ffn_width=INNER, encoder_layers=LAYERS, decoder_layers=LAYERS
         )
-        yield f"Transformer, {heads} heads", {
-            "torch.nn.Transformer": plain_step(TorchTransformer(), half),
-            "transformers' Marian": plain_step(Marian(), half),
-            OURS: our_step(config, half),
-        }
+        yield (
+            f"Transformer, {heads} heads",
+            {
+                "torch.nn.Transformer": plain_step(TorchTransformer(), half),
+                "transformers' Marian": plain_step(Marian(), half),
+                OURS: our_step(config, half),
+            },
+        )
     recurrent = RecurrentConfig(kind="recurrent", width=WIDTH, embedding=WIDTH, score_width=WIDTH)
-    yield "GRU, additive attention", {
-        "a loop over nn.GRUCell": plain_step(Tutorial(), half),
-        OURS: our_step(recurrent, half),
-    }
+    yield (
+        "GRU, additive attention",
+        {
+            "a loop over nn.GRUCell": plain_step(Tutorial(), half),
+            OURS: our_step(recurrent, half),
+        },
+    )
 
 
 def batches() -> list[PairBatch]:
@@ -191,7 +197,9 @@ def batches() -> list[PairBatch]:
 def _random_batch(n: int, s: int, t: int) -> PairBatch:
     torch.manual_seed(n)
     source, target = torch.randint(4, V, (n, s)), torch.randint(4, V, (n, t))
-    lengths = [torch.randint(most * 3 // 4, most + 1, (n, 1)).index_fill_(0, torch.tensor([0]), most) for most in (s, t)]
+    lengths = [
+        torch.randint(most * 3 // 4, most + 1, (n, 1)).index_fill_(0, torch.tensor([0]), most) for most in (s, t)
+    ]
     previous = torch.cat([torch.full((n, 1), BOS), target[:, :-1]], 1)
     return PairBatch(source, torch.arange(s) < lengths[0], previous, target, torch.arange(t) < lengths[1])
 
