@@ -30,7 +30,7 @@ from regard.training.config import TrainingConfig
 from regard.training.objective import Objective
 from regard.training.optimizer import make_optimizer
 
-V, WIDTH, HEADS, INNER, LAYERS, TOKENS = 8000, 256, 4, 1024, 3, 3000
+V, WIDTH, INNER, LAYERS, TOKENS = 8000, 256, 1024, 3, 3000
 BATCHES, TURNS = 4, 5
 OURS = "regard"
 Step = Callable[[PairBatch], object]
@@ -43,12 +43,12 @@ AGAINST = [
 class TorchTransformer(nn.Module):
     """`torch.nn.Transformer` between a shared embedding and an output layer that is tied to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(V, WIDTH)
         nn.init.normal_(self.embedding.weight, std=WIDTH**-0.5)
         self.places = nn.Embedding(512, WIDTH)
-        self.body = nn.Transformer(WIDTH, HEADS, LAYERS, LAYERS, INNER, 0.1, batch_first=True, norm_first=True)
+        self.body = nn.Transformer(WIDTH, heads, LAYERS, LAYERS, INNER, 0.1, batch_first=True, norm_first=True)
 
     def forward(self, batch: PairBatch) -> Tensor:
         """Logits `[B, T, V]`."""
@@ -68,14 +68,14 @@ class TorchTransformer(nn.Module):
 class Marian(nn.Module):
     """`MarianMTModel` of transformers, with its attention by torch's kernel."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int) -> None:
         super().__init__()
         from transformers import MarianConfig, MarianMTModel
 
         sizes = {
             f"{side}_{name}": size
             for side in ("encoder", "decoder")
-            for name, size in (("layers", LAYERS), ("attention_heads", HEADS), ("ffn_dim", INNER))
+            for name, size in (("layers", LAYERS), ("attention_heads", heads), ("ffn_dim", INNER))
         }
         config = MarianConfig(
             vocab_size=V, d_model=WIDTH, dropout=0.1, activation_function="relu", scale_embedding=True,
@@ -92,7 +92,7 @@ class Marian(nn.Module):
 
 
 class Tutorial(nn.Module):
-    """A recurrent encoder-decoder as tutorials write it: `nn.GRU`, then `nn.GRUCell` and additive attention by steps."""
+    """A recurrent encoder-decoder as in tutorials: `nn.GRU`, then `nn.GRUCell` and additive attention by steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,16 +159,14 @@ def models(half: bool) -> Iterator[tuple[str, Mapping[str, Step]]]:
     """Every model with its ways, one after the other in memory."""
     torch.manual_seed(0)
     for heads in (4, 8):
-        global HEADS
-        HEADS = heads
         config = TransformerConfig(
             kind="transformer", width=WIDTH, heads=heads, ffn_width=INNER, encoder_layers=LAYERS, decoder_layers=LAYERS
         )
         yield (
             f"Transformer, {heads} heads",
             {
-                "torch.nn.Transformer": plain_step(TorchTransformer(), half),
-                "transformers' Marian": plain_step(Marian(), half),
+                "torch.nn.Transformer": plain_step(TorchTransformer(heads), half),
+                "transformers' Marian": plain_step(Marian(heads), half),
                 OURS: our_step(config, half),
             },
         )
@@ -187,7 +185,9 @@ def batches() -> list[PairBatch]:
     folder = Path(os.environ.get("REGARD_DATA", "")) / "multi30k"
     if not folder.is_dir():
         return [_random_batch(n, s, t) for n, s, t in ((125, 23, 16), (166, 18, 15), (142, 21, 16), (73, 41, 23))]
-    german, english = (gzip.open(folder / f"train.{side}.gz", "rt").read().splitlines() for side in ("de", "en"))
+    german, english = (
+        gzip.decompress((folder / f"train.{side}.gz").read_bytes()).decode().splitlines() for side in ("de", "en")
+    )
     tokenizer = Tokenizer.learn([*english, *german], TokenizerConfig(vocabulary=V))
     pairs = list(zip(tokenizer.encode_batch(german), tokenizer.encode_batch(english), strict=True))
     made = Batches(pairs, TOKENS, BOS, EOS, PAD)

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import ByDistance
-from regard.attention.kernels import products
 from regard.attention.kernels.kernel import Kernel, Seed, number_bytes
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
@@ -24,6 +23,7 @@ from regard.attention.spec import Spec
 from regard.attention.tracing import is_traced
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
+SHORT = 256  # keys
 NARROW = 32  # width of a head
 
 
@@ -333,8 +333,6 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, work: FusedProblem) -> Tensor:
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool, scale: float) -> tuple[Tensor, Tensor]:
     """One call of torch's kernel: output and log-sum-exps."""
-    if products.is_short(q, k):
-        return products.forward(q, k, v, mask, triangle, scale)
     if not _gives_sums(q):
         return _opaque(q, k, v, mask, triangle, scale)
     batch = q.shape[:-2]
@@ -374,8 +372,6 @@ def _flash_backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, rows: Tensor, mask: Tensor | None, triangle: bool,
     scale: float,
 ) -> list[Tensor]:  # fmt: skip
-    if products.is_short(q, k):
-        return products.backward(g, q, k, v, output, rows.masked_fill(rows == -torch.inf, 0), mask, triangle, scale)
     if _gives_sums(q):
         mask = None if mask is None else _four_axes_of(mask, q.shape[:-2])
         g, q4, k4, v4, output = (_four_axes(t) for t in (g, q, k, v, output))
@@ -399,15 +395,12 @@ def _gives_sums(tensor: Tensor) -> bool:
 def _fastest_dtype(query: Tensor, key: Tensor, value: Tensor) -> torch.dtype:
     """float32 where a CPU is faster in it than in half precision.
 
-    A short attention's backward is in torch's kernel, and narrow heads are on a processor that has no matrix unit for
-    bfloat16.
+    A short attention's backward is, and narrow heads are on a processor that has no matrix unit for bfloat16.
     """
     if value.dtype not in (torch.bfloat16, torch.float16) or value.device.type != "cpu":
         return value.dtype
-    if query.dtype == key.dtype == value.dtype and not is_traced(query, key) and products.is_short(query, key):
-        return value.dtype
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    wide = key.shape[-2] <= products.SHORT if trains else key.shape[-1] <= NARROW and not _has_matrix_unit()
+    wide = key.shape[-2] <= SHORT if trains else key.shape[-1] <= NARROW and not _has_matrix_unit()
     return torch.float32 if wide else value.dtype
 
 
