@@ -61,5 +61,5 @@ def test_equals_a_mask_of_bools(dtype: torch.dtype) -> None:
     torch.manual_seed(5)
     threshold = round(0.3 * 2**16)
     bits = torch.empty(36, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:143].view(11, 13)
-    factor = ((bits >= threshold - 2**15) * (1 / (1 - threshold / 2**16))).to(dtype)
+    factor = (bits >= threshold - 2**15).double().mul(1 / (1 - threshold / 2**16)).to(dtype)
     assert torch.equal(found, x * factor)
