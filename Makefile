@@ -39,6 +39,8 @@ bench: .venv/made-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/attend.py
 	$(BIN)/python benchmarks/approximate.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py profile
 	$(BIN)/python benchmarks/maps.py
 
 check: .venv/made-dev

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import regard
-from regard.attention.masks import Allow, Causal, Mask, Spans, as_mask
+from regard.attention.masks import Allow, Causal, Mask, Spans, as_mask, is_causal
 
 B, H, T, S = 2, 3, 5, 7
 SHAPE = (B, H, T, S)
@@ -279,3 +279,18 @@ def test_blocks_follow_their_layout(size: int, batch: tuple[int, ...]) -> None:
 def test_the_new_masks_refuse(mask, message: str) -> None:
     with pytest.raises(regard.ShapeError, match=message):
         inspect.unwrap(whole)(mask())
+
+
+@pytest.mark.parametrize(
+    ("mask", "known"),
+    [
+        (regard.causal(), True),
+        (regard.causal() & regard.window(3), True),
+        (regard.window(3) & regard.causal(), True),
+        (regard.causal(2), False),
+        (regard.causal() | regard.prefix(2), False),
+        (regard.window(3), False),
+    ],
+)
+def test_a_mask_is_known_to_be_causal(mask: Mask, known: bool) -> None:
+    assert is_causal(mask) is known

@@ -51,3 +51,15 @@ def test_the_dtype_stays(dtype: torch.dtype) -> None:
 def test_nothing_is_dropped_in_evaluation_or_at_zero(p: float, training: bool) -> None:
     x = torch.randn(7)
     assert Dropout(p).train(training)(x) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_equals_a_mask_of_bools(dtype: torch.dtype) -> None:
+    x = torch.randn(11, 13, dtype=dtype)
+    torch.manual_seed(5)
+    found = Dropout(0.3)(x)
+    torch.manual_seed(5)
+    threshold = round(0.3 * 2**16)
+    bits = torch.empty(36, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:143].view(11, 13)
+    factor = (bits >= threshold - 2**15).double().mul(1 / (1 - threshold / 2**16)).to(dtype)
+    assert torch.equal(found, x * factor)

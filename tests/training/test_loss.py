@@ -34,9 +34,10 @@ def dense_target(flavour, epsilon, target):
     return q
 
 
-@pytest.fixture(params=[512, 8, 1], ids=lambda chunk: f"chunk {chunk}")
+@pytest.fixture(params=[(512 * V, 64), (8 * V, 3), (1, 1)], ids=lambda sizes: f"chunk {sizes[0] // V}")
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", request.param)
+    for name, size in zip(("LOGITS", "BLOCK"), request.param, strict=True):
+        monkeypatch.setattr(module, name, size)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -121,17 +122,18 @@ def test_frozen_parts_get_no_gradient(frozen):
     assert [t.grad is not None for t in inputs] == [i != frozen for i in range(3)]
 
 
-def test_more_tokens_than_one_chunk():
-    (hidden, weight, bias), target = example(n=2 * module.CHUNK + 13)
+def test_more_tokens_than_one_chunk(monkeypatch):
+    monkeypatch.setattr(module, "LOGITS", 200 * V)
+    (hidden, weight, bias), target = example(n=2 * 200 + 13)
     ours = cross_entropy(hidden, weight, bias, target, smoothing("torch", 0.1, V, PAD))[0]
     theirs = torch.nn.functional.cross_entropy(hidden @ weight.T + bias, target, label_smoothing=0.1, reduction="sum")
     torch.testing.assert_close(ours, theirs)
 
 
 def test_no_logits_of_all_tokens_exist_at_once(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 4)
-    sizes, before = [], torch.log_softmax
-    monkeypatch.setattr(torch, "log_softmax", lambda x, d: sizes.append(len(x)) or before(x, d))
+    monkeypatch.setattr(module, "LOGITS", 4 * V)
+    sizes, before = [], module._of_block
+    monkeypatch.setattr(module, "_of_block", lambda x, *more: sizes.append(len(x)) or before(x, *more))
     inputs, target = example()
     cross_entropy(*inputs, target, smoothing("torch", 0.1, V, PAD))
     assert (max(sizes), sum(sizes)) == (4, N)

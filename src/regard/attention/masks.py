@@ -474,6 +474,13 @@ def causal(offset: Offset = None) -> Mask:
     return Causal(offset)
 
 
+def is_causal(mask: Mask) -> bool:
+    """Whether a mask is known to allow nothing after the query's own place: `causal()`, or it and others."""
+    if isinstance(mask, And):
+        return is_causal(mask.left) or is_causal(mask.right)
+    return isinstance(mask, Causal) and mask.offset is None
+
+
 def padding(lengths: Tensor, query_lengths: Tensor | None = None) -> Mask:
     """Keys 0 … lengths-1 of each batch entry.
 

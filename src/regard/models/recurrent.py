@@ -30,6 +30,7 @@ from regard.nn.dropout import Dropout
 from regard.nn.embedding import Embedding
 from regard.nn.recurrent import AttentionalStep, RecurrentEncoder, as_weights
 from regard.nn.state import Change, State, record_query
+from regard.shapes import score_dtype
 
 SITE = "decoder.cross"
 
@@ -176,11 +177,11 @@ class Recurrent(Seq2Seq[RecurrentState]):
     def hidden(self, memory: Memory, target: Int[Tensor, "B T"]) -> Float[Tensor, "B T h"]:
         embedded = self.decoder.embedding(target)
         state, context = self._first_state(memory)[:, None], self._first_context(memory)
-        cell, attend, steps = (
-            torch.zeros_like(state),
-            self._attention(memory, self.decoder.cross.keys(memory.states)),
-            [],
-        )
+        key = self.decoder.cross.keys(memory.states)
+        # kernels compute in float32: half precision is widened once, not at every step
+        key, states = (part.to(score_dtype(part)) for part in (key, memory.states))
+        attend, steps = self._attention(replace(memory, states=states), key), []
+        cell = torch.zeros_like(state)
         for vector in embedded.split(1, 1):
             state, cell, context = self.decoder.cross(vector, state, cell, context, attend)
             steps.append(self._features(state, context))

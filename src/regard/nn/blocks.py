@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.attention.biases import BiasLike
-from regard.attention.masks import MaskLike, causal
+from regard.attention.masks import Mask, MaskLike, causal, is_causal
 from regard.errors import unknown
 from regard.nn.context import check_looks_back
 from regard.nn.dropout import Dropout
@@ -269,7 +269,7 @@ class DecoderLayer(nn.Module):
             mask: which of itself and the earlier states each may attend to; all by default.
             bias, positions: of the self-attention, as in `EncoderLayer`.
         """
-        back = causal() if mask is None else causal() & mask
+        back = causal() if mask is None else mask if isinstance(mask, Mask) and is_causal(mask) else causal() & mask
         return self.block(
             x,
             lambda y: self.self(y, mask=back, bias=bias, positions=positions),

@@ -12,6 +12,7 @@ A smoothed target of true class y gives weight a + b to y and b to every other s
 The cross-entropy against that target is the KL divergence plus the target's entropy, a constant.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
 
@@ -24,7 +25,8 @@ from regard.attention.tracing import are_hidden, is_traced
 from regard.errors import unknown
 
 FLAVOURS = ("torch", "fairseq", "joeynmt", "mxnet")
-CHUNK = 512  # tokens whose logits exist at one time
+LOGITS = 2**23  # that exist at one time, at most, if they are of more than one token
+BLOCK = 64  # tokens whose softmax is computed at one time: its numbers stay in the cache from step to step
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum over tokens of -Σ_v q_v log softmax(W h + b)_v, and of -log p(y) alone (the second has no gradient).
 
-    Logits exist for 512 tokens at a time; their gradient is taken at once, so none are kept.
+    At most 2²³ logits exist at a time; their gradient is taken at once, in their place, so none are kept.
 
     Args:
         hidden: `[n, h]`, one row per token.
@@ -109,29 +111,27 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, target, smooth, dtype, keep):  # type: ignore[no-untyped-def]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
-            h, w = hidden.to(dtype), weight.to(dtype)
+            h, w, shift = hidden.to(dtype), weight.to(dtype), bias.to(dtype).to(wide)
             loss, nll = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
             wants = any(ctx.needs_input_grad)
-            gradients = [torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)]
-            for rows in torch.arange(len(h), device=h.device).split(CHUNK):
-                logits = torch.addmm(bias.to(dtype), h[rows], w.T).to(wide)
-                log_p = torch.log_softmax(logits, -1)
-                here = log_p.gather(1, target[rows, None])
-                spread = log_p.sum(-1)
-                if smooth.left_out is not None:
-                    spread = spread - log_p[:, smooth.left_out]
-                if keep is not None:
-                    here, spread = here.masked_fill(~keep[rows, None], 0), spread.masked_fill(~keep[rows], 0)
-                nll -= here.sum()
-                loss -= smooth.a * here.sum() + smooth.b * spread.sum()
+            gradients = [torch.empty_like(h), _nothing(weight, wide), torch.zeros_like(bias, dtype=wide)]
+            for rows in _slices(len(h), max(1, LOGITS // max(1, len(w)))):
+                logits = h[rows] @ w.T
+                for part in _slices(len(logits), BLOCK):
+                    own = slice(rows.start + part.start, rows.start + part.stop)
+                    counted = None if keep is None else keep[own]
+                    here, spread, change = _of_block(logits[part] + shift, target[own], smooth, counted, wants)
+                    nll -= here
+                    loss -= smooth.a * here + smooth.b * spread
+                    if change is not None:
+                        gradients[2] += change.sum(0)
+                        logits[part] = change
                 if wants:
-                    change = _towards(log_p, target[rows], smooth)
-                    if keep is not None:
-                        change = change.masked_fill(~keep[rows, None], 0)
-                    narrow = change.to(dtype)
-                    gradients[0][rows] = narrow @ w
-                    gradients[1] += narrow.T @ h[rows]
-                    gradients[2] += change.sum(0)
+                    gradients[0][rows] = logits @ w
+                    if rows.start:
+                        gradients[1] += logits.T @ h[rows]
+                    else:
+                        gradients[1] = (logits.T @ h[rows]).to(wide)
         ctx.save_for_backward(*gradients)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.mark_non_differentiable(nll)
@@ -146,9 +146,42 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
-def _towards(log_p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:
-    """∂loss/∂logits = p - q, for a target q of mass 1."""
-    change = log_p.exp_().sub_(smooth.b)
+def _of_block(
+    logits: Tensor, target: Tensor, smooth: Smoothing, keep: Tensor | None, wants: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sums over tokens of log p(y) and of Σ_v log p(v) over the smoothed classes; and ∂loss/∂logits, if wanted.
+
+    The log-sum-exp of a row is its largest logit, less the logarithm of that class's probability.
+    """
+    p = torch.softmax(logits, -1)
+    lse = logits.amax(-1) - p.amax(-1).log()
+    here = logits.gather(1, target[:, None])[:, 0] - lse
+    classes = logits.shape[-1] - (smooth.left_out is not None)
+    spread = logits.sum(-1) - classes * lse
+    if smooth.left_out is not None:
+        spread = spread - logits[:, smooth.left_out]
+    if keep is not None:
+        here, spread = here.masked_fill(~keep, 0), spread.masked_fill(~keep, 0)
+    if not wants:
+        return here.sum(), spread.sum(), None
+    change = _towards(p, target, smooth)
+    return here.sum(), spread.sum(), change if keep is None else change.masked_fill_(~keep[:, None], 0)
+
+
+def _towards(p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:
+    """∂loss/∂logits = p - q, for a target q of mass 1, in the place of p."""
+    change = p.sub_(smooth.b)
     if smooth.left_out is not None:
         change[:, smooth.left_out] += smooth.b
     return change.scatter_add_(1, target[:, None], torch.full_like(target[:, None], -smooth.a, dtype=change.dtype))
+
+
+def _nothing(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros of this shape that take no memory."""
+    return like.new_zeros((), dtype=dtype).expand_as(like)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `count`, equal to one another within 1."""
+    parts = -(-count // size)
+    return (slice(count * n // parts, count * (n + 1) // parts) for n in range(parts))

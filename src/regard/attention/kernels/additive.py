@@ -6,8 +6,8 @@ key, T + S times, and a pair costs one product and one reciprocal:
 
     tanh(q + k) = 1 - 2r,   r = 1 / (1 + exp(2q) · exp(2k)),   tanh' = 4 (r - r²).
 
-Where a projection is so large that its exponential would overflow, or where its numbers must not be read, tiles are
-computed by tanh itself.
+Where a projection is so large that its exponential would overflow, where its numbers must not be read, or where a query
+or two stand before each key, as in the steps of a recurrent decoder, tiles are r = σ(-2 (q + k)) instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +25,7 @@ from regard.attention.spec import Spec
 from regard.attention.tracing import are_hidden
 
 TILE = 2**20  # numbers of a tile: 4 MiB in float32; smaller ones cost more in calls than they save in memory traffic
+FEW = 2  # queries of a key, up to which its exponential is not worth its time
 FARTHEST = {torch.float32: 40.0, torch.float64: 300.0}  # |q|, |k| up to here: exp(2|q|) and exp(-2|q|) have all digits
 
 
@@ -73,18 +74,18 @@ def tanh_scores(query: Tensor, key: Tensor, v: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """The tiles of queries `[n, T, h]` beside keys `[n, S, h]`, by exponentials or, where these overflow, by tanh."""
+    """The tiles of queries `[n, T, h]` beside keys `[n, S, h]`, by exponentials or by the logistic function."""
 
     query: Tensor
     key: Tensor
-    by_tanh: bool
+    by_sigmoid: bool
     buffer: Tensor
 
     @classmethod
     def of(cls, query: Tensor, key: Tensor) -> "Tiles":
         buffer = query.new_empty(max(TILE, query.shape[-1]))
-        if are_hidden(query, key) or not _largest(query, key) <= FARTHEST[query.dtype]:
-            return cls(query, key, True, buffer)
+        if query.shape[1] <= FEW or are_hidden(query, key) or not _largest(query, key) <= FARTHEST[query.dtype]:
+            return cls(-2 * query, key, True, buffer)
         return cls((2 * query).exp_(), (2 * key).exp_(), False, buffer)
 
     def positions(self) -> Iterator[tuple[slice, slice, slice]]:
@@ -108,8 +109,8 @@ class Tiles:
         q, k = self.query[entries, rows, None], self.key[entries, None, columns]
         shape = (q.shape[0], q.shape[1], k.shape[2], q.shape[3])
         tile = self.buffer[: shape[0] * shape[1] * shape[2] * shape[3]].view(shape)
-        if self.by_tanh:
-            return torch.add(q, k, out=tile).tanh_().mul_(-0.5).add_(0.5)
+        if self.by_sigmoid:
+            return torch.add(q, k, alpha=-2, out=tile).sigmoid_()
         return torch.addcmul(q.new_ones(()), q, k, out=tile).reciprocal_()
 
 
@@ -137,18 +138,25 @@ class _Tiled(torch.autograd.Function):
             scores = torch.tanh(query[:, :, None] + key[:, None]) @ v
             return torch.autograd.grad(scores, (query, key, v), upstream, create_graph=True)
         tiles = Tiles.of(query, key)
-        found = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, v)]
+        like = torch.empty_like if upstream.numel() else torch.zeros_like  # without pairs no tile begins the sums
+        found = [like(t, memory_format=torch.contiguous_format) for t in (query, key)]
+        for_v = torch.zeros_like(v)
         other = torch.empty_like(tiles.buffer)
         for entries, rows, columns in tiles.positions():
             r = tiles.tile(entries, rows, columns)
             g = upstream[entries, rows, columns].contiguous()
             slope = torch.addcmul(r, r, r, value=-1, out=other[: r.numel()].view(r.shape))
-            found[2] += g.view(-1) @ r.view(-1, r.shape[-1])
+            for_v += g.view(-1) @ r.view(-1, r.shape[-1])
             slope.mul_(g[..., None])
-            found[0][entries, rows] += slope.sum(2)
-            found[1][entries, columns] += slope.sum(1)
+            _add(found[0][entries, rows], slope.sum(2), columns.start == 0)
+            _add(found[1][entries, columns], slope[:, 0] if slope.shape[1] == 1 else slope.sum(1), rows.start == 0)
         weight = 4 * v
-        return found[0].mul_(weight), found[1].mul_(weight), upstream.sum() - 2 * found[2]
+        return found[0].mul_(weight), found[1].mul_(weight), upstream.sum() - 2 * for_v
+
+
+def _add(total: Tensor, part: Tensor, first: bool) -> None:
+    """Add a tile's part to a sum that its first tile begins."""
+    total.copy_(part) if first else total.add_(part)
 
 
 def _worth(_query: Tensor, _key: Tensor, _value: Tensor, _spec: Spec, shape: tuple[int, ...]) -> str | None:
