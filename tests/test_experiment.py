@@ -9,6 +9,7 @@ import torch
 
 import regard
 from conftest import made_pairs, tiny
+from regard import experiment
 from regard.config import to_toml
 from regard.experiment import average_run, read_config, train
 from regard.export.folder import export_bundle
@@ -342,3 +343,113 @@ def test_export(model: Translator, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.toml")), ids=lambda p: p.stem)
 def test_every_shipped_config_loads(path: Path) -> None:
     assert read_config(path).languages
+
+
+def test_a_resumed_run_changes_its_schedule_where_that_is_said(data_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    folder, config = tmp_path / "run", tiny("transformer")
+    regard.train(config, run=folder)
+    longer = {**config, "training": config["training"] | {"max_steps": 9}}
+    sentence = r"not training\.max_steps = 9 \(it was 6\).*--set training\.max_steps=…"
+    with pytest.raises(regard.ConfigError, match=sentence):
+        experiment.train(longer, run=folder, resume=True)
+    run = experiment.train(config, {"training.max_steps": 9}, run=folder, resume=True)
+    steps = [entry["step"] for entry in run.journal if entry["event"] == "evaluation"]
+    assert steps == [3, 6, 9]
+    (changed,) = [entry for entry in run.journal if entry["event"] == "changed"]
+    assert changed == {"event": "changed", "step": 6, "settings": {"training.max_steps": 9}}
+    with pytest.raises(regard.ConfigError, match=r"not model\.width = 48 \(it was 32\).*choose another folder$"):
+        experiment.train(config, {"model.width": 48, "training.max_steps": 9}, run=folder, resume=True)
+
+
+def test_a_prepared_corpus_is_trained_on_without_reading_it_again(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regard.tasks import translation
+
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config = tiny("transformer")
+    folder = experiment.prepare(config, run=tmp_path / "run")
+    assert sorted(path.name for path in folder.iterdir()) == ["prepared", "tokenizer.json"]
+    whole = experiment.train(config, run=tmp_path / "whole")
+
+    def never(*_: object) -> None:
+        raise AssertionError("the corpus was read again")
+
+    monkeypatch.setattr(translation, "stream_parts", never)
+    run = experiment.train(config, run=folder)
+    without = [{k: v for k, v in entry.items() if k != "seconds"} for entry in run.journal]
+    assert without == [{k: v for k, v in entry.items() if k != "seconds"} for entry in whole.journal]
+    with pytest.raises(AssertionError, match="read again"):  # other data settings, another corpus
+        experiment.train(config, {"data.longest": 50}, run=tmp_path / "other")
+
+
+def test_a_task_without_pairs_has_nothing_to_prepare(tmp_path: Path) -> None:
+    config = {"task": "complete", "texts": {"train": "x"}, "model": {"kind": "decoder"}, "training": {"metric": "loss"}}
+    with pytest.raises(regard.ConfigError, match=r'task = "complete" has no \[data\] to prepare'):
+        experiment.prepare(config, run=tmp_path / "run")
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_memory_that_runs_out_halves_the_pieces_and_says_so(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    from regard.training.objective import Objective
+
+    forward = Objective.forward
+
+    def small(self: Objective, batch: Any) -> Any:
+        if self.training and len(batch.target) > 4:
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes. Error code 12"
+            )
+        return forward(self, batch)
+
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    whole = experiment.train(tiny("transformer"), {"model.dropout": 0}, run=tmp_path / "whole")
+    told: list[dict[str, Any]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "forward", small)
+        run = experiment.train(
+            tiny("transformer"),
+            {"training.accumulate": pieces, "model.dropout": 0},
+            run=tmp_path / "r",
+            report=told.append,
+        )
+    assert [event["pieces"] for event in told if event["event"] == "memory"][:1] == [2 * pieces]
+    for ours, theirs in zip(run.journal, whole.journal, strict=True):
+        assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-4)
+
+
+def test_a_row_that_does_not_fit_is_refused(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regard.training.objective import Objective
+
+    def never(self: Objective, batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    monkeypatch.setattr(Objective, "forward", never)
+    with pytest.raises(regard.ConfigError, match=r"out of memory: 1 of the \d+ rows .* set training\.accumulate above"):
+        experiment.train(tiny("transformer"), run=tmp_path / "run")
+
+
+def test_a_run_ends_after_its_minutes(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = experiment.train(
+        tiny("transformer"), {"training.max_steps": 10**6, "training.max_minutes": 1e-6}, run=tmp_path / "r"
+    )
+    assert [entry["step"] for entry in run.journal if entry["event"] == "evaluation"] == [1]
+    assert regard.load(tmp_path / "r")("le chat").text is not None
+
+
+def test_a_moving_average_is_what_is_evaluated_and_kept(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    frozen = experiment.train(tiny("transformer"), {"training.ema": 0.999999}, run=tmp_path / "frozen")
+    assert frozen.journal[0]["dev_loss"] == pytest.approx(frozen.journal[1]["dev_loss"], abs=1e-3)
+    assert frozen.journal[0]["train_loss"] > frozen.journal[1]["train_loss"]
+    moving = experiment.train(tiny("transformer"), {"training.ema": 1e-9}, run=tmp_path / "moving")
+    plain = experiment.train(tiny("transformer"), run=tmp_path / "plain")
+    for ours, theirs in zip(moving.journal, plain.journal, strict=True):
+        assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], abs=1e-5)

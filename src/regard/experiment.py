@@ -1,6 +1,7 @@
 """The one place that joins everything: `train`, and averaging the checkpoints of a run."""
 
 import warnings
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,13 @@ __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle"
 CONFIG, DATA = "config.toml", "data.sha256"
 # settings that may differ when a run is resumed
 FREE = tuple(f"training.{name}" for name in ("device", "timeout", "accumulate", "max_minutes", "checkpoint_seconds"))
+
+# settings of a schedule, which a resumed run may change where that is said
+CHANGEABLE = (
+    "dev_sentences",
+    *(f"training.{name}" for name in ("max_steps", "schedule", "learning_rate", "warmup", "patience")),
+    *(f"training.{name}" for name in ("evaluate_every", "keep_best")),
+)
 
 
 @dataclass(frozen=True)
@@ -110,14 +118,14 @@ def train(
     folder = Path(run) if run else _default_folder(config)
     with together(device, settings.training.timeout) as group:
         resume = resume or (restarted() and checkpoint_in(folder))
-        _check_folder(folder, settings, resume)
+        changed = _check_folder(folder, settings, resume, set(overrides or {}))
         group.wait()
         if group.first:
             folder.mkdir(parents=True, exist_ok=True)
         report = report if group.first else (lambda _: None)
         try:
             with exclusive(folder) if group.first else nullcontext():
-                _train(folder, settings, resume, report, group, device)
+                _train(folder, settings, resume, report, group, device, changed)
         except RuntimeError as error:
             if not is_lost(error):
                 raise
@@ -157,11 +165,15 @@ def prepare(
 
 
 def _train(
-    folder: Path, settings: ExperimentConfig, resume: bool, report: Report, group: Processes, device: torch.device
-) -> None:
+    folder: Path, settings: ExperimentConfig, resume: bool, report: Report, group: Processes, device: torch.device,
+    changed: dict[str, Any],
+) -> None:  # fmt: skip
     start = None if resume else _start(settings)
     if group.first:
         _write_config(folder, settings, resume)
+        if changed:
+            journal = Journal(folder / "journal.jsonl")
+            journal.write({"event": "changed", "step": last_step(folder), "settings": changed})
         work = TASKS[settings.task].prepare(RunFolder(folder, start, resume, report), settings)
         _same_data(folder, work.batches, resume)
     group.wait()
@@ -263,7 +275,10 @@ def _default_folder(config: str | Path | dict[str, Any]) -> Path:
     return path.parent if path.name == CONFIG and (path.parent / LAST).exists() else Path("runs") / path.stem
 
 
-def _check_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
+def _check_folder(
+    folder: Path, settings: ExperimentConfig, resume: bool, said: AbstractSet[str] = frozenset()
+) -> dict[str, Any]:
+    """The settings that a resumed run changes, as `said`."""
     started = checkpoint_in(folder)
     if resume and not started:
         raise ConfigError(f"{folder}: there is nothing to resume: no {LAST}")
@@ -271,8 +286,7 @@ def _check_folder(folder: Path, settings: ExperimentConfig, resume: bool) -> Non
         raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --run")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file; a run needs a folder of its own, --run")
-    if resume:
-        _same_settings(folder, settings)
+    return _changed_settings(folder, settings, said) if resume else {}
 
 
 def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> None:
@@ -283,11 +297,11 @@ def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> Non
     (folder / CONFIG).write_text(to_toml(settings), "utf-8")
 
 
-def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
-    """Refuse to resume a run with other settings; values are compared, not the text of the config.
+def _changed_settings(folder: Path, settings: ExperimentConfig, said: AbstractSet[str]) -> dict[str, Any]:
+    """The settings that a resumed run changes; refused unless they may change. Values are compared, not texts.
 
     The device, the number of processes and what only they concern may change, and so may the wish for a precision that
-    comes to the same on it.
+    comes to the same on it. Those of the schedule may, if they are set beside the config (`--set`).
 
     Raises:
         ConfigError: a setting differs, or the run's config cannot be read.
@@ -300,12 +314,22 @@ def _same_settings(folder: Path, settings: ExperimentConfig) -> None:
         for name in FREE:
             flat.pop(name, None)
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    given = {name: ours.get(name) for name in changed if name in said and name in CHANGEABLE}
+    changed = [name for name in changed if name not in given]
     if changed:
         shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])
         raise ConfigError(
             f"{folder}: its run had other settings ({CONFIG}), not {shown}: resume with the same ones, or choose "
-            "another folder"
+            f"another folder{_how_to_change(changed)}"
         )
+    return given
+
+
+def _how_to_change(changed: list[str]) -> str:
+    """What to do about changed settings that may change."""
+    if not set(changed) <= set(CHANGEABLE):
+        return ""
+    return f"; to change {changed[0]} on purpose, give it beside the config: --set {changed[0]}=…"
 
 
 def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:

@@ -478,5 +478,5 @@ def test_without_development_data_training_examples_are_measured(tmp_path: Path)
 
 def test_a_resumed_run_says_which_setting_is_another(captioner: Path, glyphs: Path) -> None:
     config = scene_config(glyphs)
-    with pytest.raises(ConfigError, match=r"had other settings \(config.toml\), not .*max_steps = 99"):
-        experiment.train(config, {"training.max_steps": 99}, run=captioner, resume=True)
+    with pytest.raises(ConfigError, match=r"had other settings \(config.toml\), not .*clip = 99"):
+        experiment.train(config, {"training.clip": 99}, run=captioner, resume=True)
