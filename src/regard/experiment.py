@@ -1,5 +1,6 @@
 """The one place that joins everything: `train`, and averaging the checkpoints of a run."""
 
+import json
 import warnings
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from regard.data.batching import BatchSource
 from regard.device import find_device
 from regard.errors import BundleError, ConfigError
 from regard.export.folder import check_empty, export_bundle
+from regard.machine.facts import examine
 from regard.models.build import build
 from regard.pipelines.load import load
 from regard.process import cuda_float32, stop_on_signal, tuned
@@ -39,12 +41,14 @@ from regard.training.journal import Journal
 from regard.training.loop import Report, checkpoint_in, last_checkpoint, last_step
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
+from regard.training.tensorboard import TensorBoard
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "prepare", "read_config", "train"]
 
-CONFIG, DATA = "config.toml", "data.sha256"
+CONFIG, DATA, MACHINE = "config.toml", "data.sha256", "machine.json"
 # settings that may differ when a run is resumed
 FREE = tuple(f"training.{name}" for name in ("device", "timeout", "accumulate", "max_minutes", "checkpoint_seconds"))
+FREE += ("training.tensorboard",)
 
 # settings of a schedule, which a resumed run may change where that is said
 CHANGEABLE = (
@@ -123,6 +127,8 @@ def train(
         if group.first:
             folder.mkdir(parents=True, exist_ok=True)
         report = report if group.first else (lambda _: None)
+        if group.first and settings.training.tensorboard:
+            report = TensorBoard(folder, report)
         try:
             with exclusive(folder) if group.first else nullcontext():
                 _train(folder, settings, resume, report, group, device, changed)
@@ -195,6 +201,8 @@ def _train(
             "step": 0,
         }
     )
+    if group.first:
+        (folder / MACHINE).write_text(json.dumps(_machine(group, device), ensure_ascii=False), "utf-8")
     torch.manual_seed(settings.training.seed)
     model: Any = build(len(work.tokenizer), work.model or settings.model)
     if start:
@@ -209,6 +217,7 @@ def _train(
             folder,
             evaluate=work.evaluate,
             report=report,
+            watch=work.watch,
             should_stop=should_stop,
             resume=resume,
         )
@@ -253,6 +262,22 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
     bundle.model.load_state_dict(average(weights))
     save_bundle(into, bundle)
     return into
+
+
+def _machine(group: Processes, device: torch.device) -> dict[str, Any]:
+    """The machine that a run trains on, for its report."""
+    machine = examine(measure=False)
+    return {
+        "processor": machine.processor.name,
+        "cores": machine.processor.usable_cores,
+        "device": str(device),
+        "processes": group.count,
+        "threads of a process": torch.get_num_threads(),
+        "memory, GiB": round((machine.memory.total or 0) / 2**30, 1),
+        "system": machine.software.system,
+        "torch": machine.software.torch,
+        "regard": machine.software.regard,
+    }
 
 
 def _lost(folder: Path, group: Processes) -> str:

@@ -24,10 +24,12 @@ from regard.cli.lines import FAILED, complain
 from regard.cli.meaning import meaning
 from regard.cli.options import BareLook
 from regard.cli.prepare import prepare
+from regard.cli.report import report
 from regard.cli.trace import trace
 from regard.cli.train import INTERRUPTED, train
 from regard.cli.transcribe import transcribe
 from regard.cli.translate import translate
+from regard.cli.tune import tune
 from regard.errors import ChoiceError, ConfigError, RegardError
 
 OK, USAGE = 0, 2
@@ -44,7 +46,8 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
     (train, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand), (trace, TyperCommand),
-    (average, TyperCommand), (export, TyperCommand), (doctor, TyperCommand),
+    (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
+    (doctor, TyperCommand),
 )  # fmt: skip
 for verb, kind in VERBS:
     app.command(cls=kind)(verb)

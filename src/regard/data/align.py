@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Link = tuple[int, int]
 Sentences = Sequence[tuple[str, str]]
 
-MOST_CELLS = 20_000_000  # pairs of words to learn from: about 2 GB
+MOST_CELLS = 20_000_000  # pairs of words to learn from: about 1.5 GB
 PIECE_CELLS = 2_000_000  # pairs of words that are aligned at a time
 ALIKE = 1e-6  # probability of a word that was not learned from to be translated by itself
 
@@ -34,7 +34,7 @@ class ModelOne:
         sentences = [self._words(pair, learn=True) for pair in _sampled(pairs)]
         self.size = len(self.known) + 1
         source, target, _, row, _ = _cells(sentences)
-        self.cells, where = np.unique(source * self.size + target, return_inverse=True)
+        self.cells, where = np.unique(source.astype(np.int64) * self.size + target, return_inverse=True)
         probability = np.ones(len(self.cells))
         for _ in range(iterations):
             p = probability[where]
@@ -56,7 +56,7 @@ class ModelOne:
 
     def _aligned(self, sentences: list[tuple[list[int], list[int]]]) -> list[set[Link]]:
         source, target, column, row, sentence = _cells(sentences)
-        wanted = np.where(np.maximum(source, target) < self.size, source * self.size + target, -1)
+        wanted = np.where(np.maximum(source, target) < self.size, source.astype(np.int64) * self.size + target, -1)
         at = np.searchsorted(self.cells, wanted).clip(max=max(0, len(self.cells) - 1))
         seen = (self.cells[at] == wanted) if len(self.cells) else np.zeros(len(wanted), bool)
         p = np.where(seen, self.probability[at] if len(self.cells) else 0.0, (source == target) * ALIKE)
@@ -134,7 +134,7 @@ def _cells(sentences: list[tuple[list[int], list[int]]]) -> Iterator[NDArray[Any
         parts[3].append(np.repeat(rows + np.arange(len(t)), len(s)))
         parts[4].append(np.full(len(s) * len(t), number))
         rows += len(t)
-    return (np.concatenate(part).astype(np.int64) if part else np.zeros(0, np.int64) for part in parts)
+    return (np.concatenate(part).astype(np.int32) if part else np.zeros(0, np.int32) for part in parts)
 
 
 def _best_links(p: Any, column: Any, row: Any, sentence: Any, count: int) -> list[set[Link]]:

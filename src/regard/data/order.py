@@ -1,6 +1,6 @@
 """The order of an epoch: a permutation that is a pure function of (seed, epoch, position), computed and never held.
 
-A pool is what is sorted by length at a time: consecutive places of the permutation. Memory depends on the pool, not on
+A pool is what is sorted by length at a time: consecutive positions of the permutation. Memory depends on the pool, not on
 the corpus, and any process can begin anywhere.
 """
 
@@ -13,19 +13,19 @@ Indices = NDArray[np.int64]
 ROUNDS = 4  # of the Feistel network; four make a strong permutation of a strong function (Luby and Rackoff 1988)
 
 
-def permuted(places: Indices, count: int, key: int) -> Indices:
-    """The values of a permutation of 0 … count-1 at some places.
+def permuted(positions: Indices, count: int, key: int) -> Indices:
+    """The values of a permutation of 0 … count-1 at some positions.
 
     A Feistel network permutes the next power of four; a value beyond `count` is permuted again until it is below
     (cycle walking).
 
     Args:
-        places: each in 0 … count-1.
+        positions: each in 0 … count-1.
         count: size of the permutation.
         key: another key, another permutation.
     """
     bits = max(1, (max(1, count - 1).bit_length() + 1) // 2)
-    found = _feistel(places.astype(np.uint64), bits, key)
+    found = _feistel(positions.astype(np.uint64), bits, key)
     beyond = found >= count
     while beyond.any():
         found[beyond] = _feistel(found[beyond], bits, key)

@@ -19,6 +19,7 @@ from regard.text.tokenizer import Tokenizer
 from regard.training.distributed import processes
 from regard.training.objective import token_nll
 
+SAMPLES, ATTENTION = "samples.json", "attention"  # of a run's folder: the latest outputs; maps of watched sentences
 EVALUATION_TOKENS = 4096  # positions of a batch when files are measured
 Numbers = dict[str, Any]
 
@@ -34,6 +35,7 @@ class TaskData:
         evaluate: from a model to its measures on development data.
         finish: writes the bundle of a trained model.
         model: the model's settings, where they depend on the data.
+        watch: from a model and its update to measures of its attention on a few sentences, whose maps it keeps.
     """
 
     tokenizer: Tokenizer
@@ -43,6 +45,7 @@ class TaskData:
     evaluate: Callable[[Any], dict[str, float]]
     finish: Callable[[Any], Bundle]
     model: ModelConfig | None = None
+    watch: Callable[[Any, int], dict[str, float]] = lambda *_: {}
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ class ExperimentConfig(BaseModel):
     agree."""
     dev_sentences: int = Field(500, gt=0)
     """Development examples that are decoded (greedily) at each evaluation during training."""
+    watched_sentences: int = Field(2, ge=0)
+    """Development pairs whose attention is kept at each evaluation of a translator (`regard report` shows it form)."""
     data: DataConfig | None = None
     """Sentence pairs, for translation."""
     texts: TextConfig | None = None

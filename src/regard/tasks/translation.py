@@ -1,14 +1,16 @@
 """Translation: parallel text, guided alignment, BLEU and chrF."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sacrebleu
 import torch
+from torch import Tensor
 
-from regard.analysis.alignment import choose_heads
+from regard.analysis.alignment import choose_heads, teacher_forced
 from regard.bundle import Bundle, save_bundle
 from regard.data.align import Aligner, Link
 from regard.data.augment import AugmentConfig, augment
@@ -22,7 +24,9 @@ from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
 from regard.pipelines.translator import DecodingConfig, Translator
 from regard.tasks.base import (
+    ATTENTION,
     EVALUATION_TOKENS,
+    SAMPLES,
     Numbers,
     RunFolder,
     TaskData,
@@ -61,7 +65,54 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         return bundle
 
     amount = f"{note.pairs:,} training pairs{dropped}"
-    return TaskData(tokenizer, batches, amount, dev_amount, make_evaluate(dev, tokenizer, settings), finish)
+    evaluate = make_evaluate(dev, tokenizer, settings)
+    watch = partial(watch_attention, folder=run.path, dev=dev, tokenizer=tokenizer, settings=settings)
+    return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch)
+
+
+def watch_attention(
+    model: Seq2Seq, step: int, *, folder: Path, dev: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig
+) -> dict[str, float]:
+    """Keep the attention and the outputs of a few development pairs; entropy and coverage of that attention.
+
+    Returns:
+        attention_entropy: of a target token's weights, in nats, mean over tokens; attention_coverage: percentage of
+        source tokens that receive at least half a token's weight in sum. Heads are averaged; empty where the model
+        has no attention to its source.
+    """
+    some = dev.sample(settings.watched_sentences)
+    if not len(some):
+        return {}
+    outputs = translations(Translator(_bundle(settings, model, tokenizer), "run"), some.source, beam=1, shared=False)
+    rows = list(zip(some.source, some.target, outputs, strict=True))
+    (folder / SAMPLES).write_text(json.dumps({"step": step, "rows": rows}, ensure_ascii=False), "utf-8")
+    maps = dict(teacher_forced(model, tokenizer, some))
+    if not maps or not maps[0]:
+        return {}
+    site = sharpest(list(maps.values()))
+    sentences = []
+    entropy, tokens, covered, sources = 0.0, 0, 0, 0
+    for number, (source, target) in enumerate(some):
+        weights = maps[number][site].mean(0)
+        entropy += float(torch.special.entr(weights).sum())
+        covered += int((weights.sum(0) >= 0.5).sum())
+        tokens, sources = tokens + weights.shape[0], sources + weights.shape[1]
+        names = [[*tokenizer.tokens(tokenizer.encode(text)), "</s>"] for text in (source, target)]
+        shown = [[round(float(weight), 3) for weight in row] for row in weights]
+        sentences.append({"source": names[0], "target": names[1], "weights": shown})
+    (folder / ATTENTION).mkdir(exist_ok=True)
+    kept = {"step": step, "site": site, "sentences": sentences}
+    (folder / ATTENTION / f"{step:07d}.json").write_text(json.dumps(kept, ensure_ascii=False), "utf-8")
+    return {"attention_entropy": entropy / tokens, "attention_coverage": 100 * covered / sources}
+
+
+def sharpest(maps: Sequence[dict[str, Tensor]]) -> str:
+    """The site whose weights, averaged over heads, have the least entropy."""
+
+    def entropy(site: str) -> float:
+        return sum(float(torch.special.entr(of[site].mean(0)).sum()) for of in maps)
+
+    return min(maps[0], key=entropy)
 
 
 def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared, Tokenizer]:
@@ -286,13 +337,14 @@ def evaluate(
     return numbers, outputs
 
 
-def translations(translator: Translator, sources: list[str], beam: int | None) -> list[str]:
-    """The translations of all sources, in order; several processes translate some of them each."""
+def translations(translator: Translator, sources: list[str], beam: int | None, shared: bool = True) -> list[str]:
+    """The translations of all sources, in order; several processes translate some of them each, where the work is
+    `shared`."""
 
     def work(part: list[str]) -> list[str]:
         return [found.text for found in translator.many(part, beam=beam, record=False)]
 
-    return processes().share_out(sources, work)
+    return processes().share_out(sources, work) if shared else work(sources)
 
 
 def scores(outputs: list[str], references: list[str]) -> dict[str, float]:

@@ -76,6 +76,8 @@ class TrainingConfig(BaseModel):
     """Compute float32 products on a CUDA device in TF32 (10 bits of mantissa), while the run lasts."""
     evaluate_every: int = Field(500, gt=0)
     """Updates between evaluations."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard into the run's folder, beside the journal (the extra "tensorboard")."""
     checkpoint_seconds: float = Field(120, gt=0)
     """Seconds between checkpoints; one is also written at every evaluation."""
     metric: Literal["bleu", "chrf", "loss", "exact", "wer"] = "bleu"

@@ -1,4 +1,4 @@
-"""Several processes that train one model: what each of them does, what they agree on, and who is missing.
+"""Several processes that train one model: their shares of the work, their agreements, and the missing one.
 
 torchrun starts the processes and tells each its rank. All of them go through the same global batches; process r of P
 takes rows r, r + P, … of each. A gradient is the sum over all rows divided by the tokens of the global batch, so the
@@ -167,7 +167,7 @@ def _started_by_torchrun() -> bool:
 
 
 class Alive:
-    """Each process's last step and the time of it, in files of the run's folder: they tell who is missing.
+    """Each process's last step and the time of it, in files of the run's folder: they tell which is missing.
 
     Args:
         folder: the run's.
@@ -176,16 +176,16 @@ class Alive:
 
     def __init__(self, folder: Path, group: Processes) -> None:
         self.folder, self.group = folder / ALIVE, group
-        self.told = 0.0
+        self.noted = 0.0
         if group.count > 1:
             self.folder.mkdir(exist_ok=True)
-            self.tell(0)
+            self.note(0)
 
-    def tell(self, step: int) -> None:
+    def note(self, step: int) -> None:
         """Note that this process is at a step, at most once a second."""
         now = time.monotonic()
-        if self.group.count > 1 and now - self.told > 1:
-            self.told = now
+        if self.group.count > 1 and now - self.noted > 1:
+            self.noted = now
             (self.folder / str(self.group.rank)).write_text(str(step), "utf-8")
 
     @staticmethod

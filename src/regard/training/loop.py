@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def train(
     *,
     evaluate: Evaluate,
     report: Report,
+    watch: Callable[[Any, int], dict[str, float]] = lambda *_: {},
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
 ) -> Tensors:
@@ -91,6 +93,7 @@ def train(
         folder: for checkpoints and the journal.
         evaluate: from a model to its named numbers on development data ("loss", "bleu", …).
         report: called with every step and evaluation.
+        watch: called at every evaluation with the model and the step, by the first process; its numbers are journaled.
         should_stop: called after every step; True saves and raises Interrupted.
         resume: continue from the folder's last checkpoint.
 
@@ -120,7 +123,7 @@ def train(
 
     stream = _stream(batches, progress)
     while not _finished(progress, config):
-        alive.tell(progress.step)
+        alive.note(progress.step)
         batch = next(stream)
         set_learning_rate(engine.optimizer, config, progress.step)
         numbers = update(engine, batch, report)
@@ -138,7 +141,8 @@ def train(
             sound = score > -torch.inf
             progress.waited = 0 if not progress.best or score > progress.best[0][0] else progress.waited + 1
             progress.best = keep_if_best(progress.best, score, progress.step, whole, config, folder, group.first)
-            entry = _entry(progress, numbers["loss"]) | found
+            seen = measure(whole, partial(_watched, watch, progress.step)) if group.first else {}
+            entry = _entry(progress, numbers["loss"]) | found | seen
             journal.write(entry)
             report(entry)
 
@@ -250,6 +254,10 @@ def _stream(batches: BatchSource, progress: Progress) -> Iterator[Batch]:
         if not first and not progress.batch:
             raise ConfigError(NOTHING)
         progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def _watched(watch: Callable[[Any, int], dict[str, float]], step: int, model: Any) -> dict[str, float]:
+    return watch(model, step)
 
 
 def _finished(progress: Progress, config: TrainingConfig) -> bool:

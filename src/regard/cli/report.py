@@ -1,0 +1,21 @@
+"""`regard report`: a training run as one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; report.html in the run's folder by default.")
+    ] = None,
+) -> None:
+    """Write a page about a training run: curves, samples, attention as it formed, settings, machine."""
+    from regard.report import report as page
+
+    path = folder / "report.html" if output is None else output
+    text = page(folder)
+    path.write_text(text, "utf-8")
+    typer.echo(str(path))

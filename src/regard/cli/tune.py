@@ -1,0 +1,39 @@
+"""`regard tune`: a search over settings."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def tune(
+    config: Annotated[Path, typer.Argument(help="A TOML file.")],
+    ranges: Annotated[
+        list[str], typer.Option("--range", help="NAME=LOW..HIGH, NAME=LOW..HIGH,log or NAME=A|B|C; repeat for others.")
+    ],
+    minutes: Annotated[float, typer.Option(help="For the search as a whole.")] = 60.0,
+    trial_minutes: Annotated[float, typer.Option(help="Of training, for a trial.")] = 5.0,
+    folder: Annotated[Path | None, typer.Option(help="Of the search; runs/NAME-OF-THE-CONFIG-tune by default.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
+    ] = None,
+) -> None:
+    """Search for the settings of a config that give the best development measure, by short trainings."""
+    from regard.cli.progress import err
+    from regard.config import parse_setting
+    from regard.tune import BEST, Range
+    from regard.tune import tune as search
+
+    def shown_trial(number: int, chosen: dict[str, Any], value: float | None) -> None:
+        shown = ", ".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+                          for name, value in chosen.items())  # fmt: skip
+        err.print(f"trial {number}: {shown}: {'ended early' if value is None else f'{value:.4f}'}")
+
+    place = folder or Path("runs") / f"{config.stem}-tune"
+    best = search(
+        config, [Range.parse(text) for text in ranges], place, minutes=minutes, trial_minutes=trial_minutes,
+        overrides=dict(map(parse_setting, settings or [])), on_trial=shown_trial,
+    )  # fmt: skip
+    for name, value in best.items():
+        typer.echo(f"{name} = {value}")
+    typer.echo(str(place / BEST))

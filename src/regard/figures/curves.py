@@ -1,0 +1,85 @@
+"""Curves of a training run, and attention maps over its course, as SVG to put into a page."""
+
+import warnings
+from collections.abc import Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+from regard.figures.heatmap import _fonts, _visible
+
+Points = Sequence[tuple[float, float]]
+INK, GREY, BLUE, ORANGE = "#222", "#777", "#2166ac", "#d6604d"
+
+
+def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: float | None = None) -> "Figure":
+    """Small panels side by side, each with its name and one or two curves over updates.
+
+    Args:
+        panels: (name, [(curve's name, [(update, value), …]), …]).
+        best: the update of the model that was kept, marked by a line.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.5 * columns, 2.4 * rows), layout="constrained")
+    for place, (name, lines) in enumerate(panels):
+        axes: Axes = figure.add_subplot(rows, columns, place + 1)
+        for (label, points), colour in zip(lines, (BLUE, ORANGE), strict=False):
+            axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.4, marker="o",
+                      markersize=2.4, label=label)  # fmt: skip
+            if len(lines) > 1:
+                axes.annotate(label, points[-1], xytext=(4, 0), textcoords="offset points", color=colour, fontsize=7)
+        if best is not None:
+            axes.axvline(best, color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
+        axes.set_title(name, loc="left", fontsize=9, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7, colors=GREY)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.margins(x=0.2 if len(lines) > 1 else 0.04)
+    return figure
+
+
+def course(
+    steps: Sequence[int], maps: Sequence[Sequence[Sequence[float]]], rows: Sequence[str], columns: Sequence[str]
+) -> "Figure":
+    """One attention map after each of some updates, side by side, on one scale from 0 (white) to 1.
+
+    Args:
+        steps: the updates.
+        maps: one matrix an update, `[output tokens, source tokens]`.
+        rows, columns: the tokens.
+    """
+    from matplotlib.figure import Figure
+
+    size = 0.13
+    wide, high = max(1.1, size * len(columns)), max(1.1, size * len(rows))
+    figure = Figure(figsize=((wide + 0.15) * len(steps) + 1.0, high + 1.1), layout="constrained")
+    for place, (step, weights) in enumerate(zip(steps, maps, strict=True)):
+        axes = figure.add_subplot(1, len(steps), place + 1)
+        axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.set_title(f"update {step:,}", fontsize=7, color=INK)
+        axes.set_xticks(range(len(columns)), [_visible(name) for name in columns], fontsize=5, rotation=90)
+        axes.set_yticks(range(len(rows)), [_visible(name) for name in rows] if not place else [], fontsize=5)
+        axes.tick_params(length=0, colors=GREY)
+        axes.spines[:].set_color("#ccc")
+    return figure
+
+
+def as_svg(figure: "Figure") -> str:
+    """A figure as an `<svg>` element, its text as text."""
+    import matplotlib
+
+    text = StringIO()
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of glyphs that the reader's own fonts have
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

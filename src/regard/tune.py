@@ -1,0 +1,152 @@
+"""A search over settings: short trainings, each with settings that Optuna proposes, for a budget of minutes.
+
+tune/
+  trials.db      Optuna's storage: a search that was interrupted goes on
+  best.toml      the config with the best settings found
+  trial-0003/    the run of a trial
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regard.config import to_toml
+from regard.errors import ConfigError, RegardError
+from regard.experiment import read_config, train
+from regard.training.best import SMALL_IS_BETTER
+
+STORAGE, BEST, STUDY = "trials.db", "best.toml", "settings"
+OnTrial = Callable[[int, dict[str, Any], float | None], None]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a setting may take: a list of choices, or numbers between two ends.
+
+    Attributes:
+        name: dotted, "training.learning_rate".
+        choices: the values, where there is a list of them.
+        low, high: the ends otherwise.
+        log: numbers are proposed evenly on a logarithmic scale.
+    """
+
+    name: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Range":
+        """`NAME=LOW..HIGH`, `NAME=LOW..HIGH,log`, or `NAME=A|B|C`.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        number = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
+        found = re.fullmatch(rf"([\w.]+)=({number})\.\.({number})(,log)?", text, re.IGNORECASE)
+        if found:
+            low, high = float(found[2]), float(found[3])
+            if low >= high or (found[4] and low <= 0):
+                raise ConfigError(f"--range {text}: the lower end must be below the upper one, and above 0 with log")
+            return cls(found[1], low=low, high=high, log=bool(found[4]))
+        name, equals, values = text.partition("=")
+        if not equals or "|" not in values:
+            raise ConfigError(f"--range {text}: expected NAME=LOW..HIGH, NAME=LOW..HIGH,log or NAME=A|B|C")
+        return cls(name, tuple(map(_value, values.split("|"))))
+
+    def propose(self, trial: Any) -> Any:
+        """A value for a trial of Optuna's."""
+        if self.choices:
+            return trial.suggest_categorical(self.name, self.choices)
+        if self.low.is_integer() and self.high.is_integer() and not self.log:
+            return trial.suggest_int(self.name, int(self.low), int(self.high))
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+
+
+def tune(
+    config: str | Path | dict[str, Any],
+    ranges: Sequence[Range],
+    folder: Path,
+    *,
+    minutes: float,
+    trial_minutes: float,
+    overrides: dict[str, Any] | None = None,
+    on_trial: OnTrial = lambda *_: None,
+) -> dict[str, Any]:
+    """Search for settings with the best `training.metric` on development data.
+
+    A trial is a training of `trial_minutes`; one that is worse than the median of the others at the same evaluation
+    ends early. The search goes on where an earlier one in the same folder stopped.
+
+    Args:
+        config: as `regard.train` takes it.
+        ranges: the settings to search over.
+        folder: of the search.
+        minutes: for this call, all trials together; a trial that has begun is finished.
+        trial_minutes: of training, for a trial.
+        overrides: other settings to replace.
+        on_trial: called after every trial with its number, its settings and its measure (None if it ended early).
+
+    Returns:
+        the best settings found, {"training.learning_rate": 0.0013, …}; best.toml in the folder is the whole config.
+
+    Raises:
+        ConfigError: an unknown setting; Optuna is not installed; no trial was finished.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("regard tune needs the package Optuna: pip install 'regard[tune]'") from error
+    for one in ranges:  # refused before the first trial
+        first = one.choices[0] if one.choices else int(one.low) if one.low.is_integer() else one.low
+        read_config(config, (overrides or {}) | {one.name: first})
+    settings = read_config(config, overrides)
+    metric = settings.training.metric
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=STUDY, storage=f"sqlite:///{folder / STORAGE}", load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=settings.training.seed), pruner=optuna.pruners.MedianPruner(5, 2),
+        direction="minimize" if metric in SMALL_IS_BETTER else "maximize",
+    )  # fmt: skip
+
+    def objective(trial: Any) -> float:
+        chosen = {one.name: one.propose(trial) for one in ranges}
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "evaluation":
+                trial.report(event[f"dev_{metric}"], event["step"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        value = None
+        try:
+            given = (overrides or {}) | chosen | {"training.max_minutes": trial_minutes}
+            run = train(config, given, run=folder / f"trial-{trial.number:04d}", report=report)
+            value = run.journal[-1][f"dev_{metric}"]
+        except RegardError as error:
+            trial.set_user_attr("error", str(error))
+            raise optuna.TrialPruned from error
+        finally:
+            on_trial(trial.number, chosen, value)
+        return float(value)
+
+    until = time.monotonic() + 60 * minutes
+    while time.monotonic() < until:
+        study.optimize(objective, n_trials=1)
+    done = [one for one in study.trials if one.state.name == "COMPLETE"]
+    if not done:
+        raise ConfigError(f"{folder}: no trial was finished: give more minutes, or look at why the trials end early")
+    best = dict(study.best_params)
+    (folder / BEST).write_text(to_toml(read_config(config, (overrides or {}) | best)), "utf-8")
+    return best
+
+
+def _value(text: str) -> Any:
+    from regard.config import parse_setting
+
+    return parse_setting(f"x={text}")[1]

@@ -1,0 +1,109 @@
+"""A search over settings: short runs, the best one kept, continued where it stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("optuna")
+
+from conftest import tiny
+from regard import experiment
+from regard.errors import ConfigError
+from regard.experiment import read_config
+from regard.tune import Range, tune
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("a.b=1..4", Range("a.b", low=1, high=4)),
+    ("a.b=1e-4..3e-3,log", Range("a.b", low=1e-4, high=3e-3, log=True)),
+    ("a=-0.5..0.5", Range("a", low=-0.5, high=0.5)),
+    ("a=x|y", Range("a", ("x", "y"))),
+    ("a=1|2.5|true", Range("a", (1, 2.5, True))),
+])  # fmt: skip
+def test_ranges(text: str, wanted: Range) -> None:
+    assert Range.parse(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["a", "a=1", "a=1..", "a=4..1", "a=0..1,log", "=1..2", "a=x"])
+def test_wrong_ranges_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--range"):
+        Range.parse(text)
+
+
+class Fake:
+    """A run whose measure is known: best at a learning rate of 0.001 with the cosine schedule."""
+
+    made = 0
+
+    def __init__(self, config: Any, given: dict[str, Any], run: Path, report: Any) -> None:
+        Fake.made += 1
+        settings = read_config(config, given)
+        rate, schedule = settings.training.learning_rate, settings.training.schedule
+        value = -abs(rate - 0.001) * 1000 - (schedule != "cosine")
+        for step in (1, 2, 3):
+            report({"event": "evaluation", "step": step, "dev_bleu": value})
+        self.journal = [{"dev_bleu": value}]
+
+
+RANGES = [Range.parse("training.learning_rate=1e-4..1e-2,log"), Range.parse("training.schedule=cosine|constant")]
+
+
+def test_a_search_finds_the_best_settings_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    told: list[tuple[int, dict[str, Any], float | None]] = []
+    config = tiny("transformer")
+    for minutes in (0.05, 0.05):
+        best = tune(
+            config, RANGES, tmp_path / "t", minutes=minutes, trial_minutes=1, on_trial=lambda *one: told.append(one)
+        )
+    assert [number for number, _, _ in told] == list(range(len(told)))  # numbered on
+    assert len(told) > 10
+    assert best["training.schedule"] == "cosine"
+    assert abs(best["training.learning_rate"] - 0.001) < 0.0008
+    kept = read_config(tmp_path / "t" / "best.toml")
+    assert kept.training.learning_rate == best["training.learning_rate"]
+    assert kept.training.max_minutes is None  # the whole training is not cut short
+
+
+def test_unknown_settings_are_refused_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    Fake.made = 0
+    with pytest.raises(ConfigError, match=r"unknown setting training\.learning_rat"):
+        tune(tiny("transformer"), [Range.parse("training.learning_rat=1..2")], tmp_path, minutes=1, trial_minutes=1)
+    assert not Fake.made
+
+
+def test_trials_that_fail_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ConfigError("no")
+
+    monkeypatch.setattr("regard.tune.train", failing)
+    with pytest.raises(ConfigError, match="no trial was finished"):
+        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.01, trial_minutes=1)
+
+
+def test_a_trial_is_a_run(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talk: Any) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config = tmp_path / "c.toml"
+    from regard.config import to_toml
+
+    config.write_text(to_toml(read_config(tiny("recurrent"))), "utf-8")
+    code, out, err = talk(
+        "tune", config, "--range", "training.label_smoothing=0.0|0.1", "--minutes", 0.001, "--folder", tmp_path / "t"
+    )
+    assert code == 0, err
+    assert out.splitlines()[0].startswith("training.label_smoothing = 0.")
+    assert (tmp_path / "t" / "trial-0000" / "bundle.json").exists()
+
+
+def test_curves_for_tensorboard(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = experiment.train(tiny("transformer"), {"training.tensorboard": True}, run=tmp_path / "run")
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in found.Scalars("training/loss")] == [1, 2, 3, 4, 5, 6]
+    losses = [event.value for event in found.Scalars("development/loss")]
+    assert losses == pytest.approx([entry["dev_loss"] for entry in run.journal if entry["event"] == "evaluation"])
