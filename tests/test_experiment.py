@@ -1,5 +1,6 @@
 """Training from Python, and what is done with a run."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from regard.experiment import average_run, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
+from regard.tasks import translation
 from regard.tasks.table import evaluate
 from regard.text.tokenizer import BOS, EOS
 from regard.training.journal import Journal
@@ -453,3 +455,27 @@ def test_a_moving_average_is_what_is_evaluated_and_kept(
     plain = experiment.train(tiny("transformer"), run=tmp_path / "plain")
     for ours, theirs in zip(moving.journal, plain.journal, strict=True):
         assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], abs=1e-5)
+
+
+def test_pairs_that_were_kept_apart_are_measured(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talk: Any
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = experiment.train(tiny("transformer"), {"data.test_share": 0.2}, run=tmp_path / "run")
+    settings = read_config(tmp_path / "run" / "config.toml")
+    parts = dict(zip(("train", "dev", "test"), translation.read_data(settings), strict=True))
+    for part in ("dev", "test"):
+        assert experiment.held_out(tmp_path / "run", part) == parts[part]
+        code, out, err = talk("evaluate", tmp_path / "run", "--part", part, "--json")
+        assert code == 0, err
+        assert json.loads(out)["sentences"] == len(parts[part]) > 0
+        if part == "dev":
+            assert json.loads(out)["loss"] == pytest.approx(run.journal[-1]["dev_loss"], rel=1e-4)
+    for arguments in ([], ["--part", "dev", "--source", "x"], ["--part", "other"]):
+        assert talk("evaluate", tmp_path / "run", *arguments)[0] == 2
+    (tmp_path / "empty").mkdir()
+    for folder, sentence in ((tmp_path / "empty", "no run's folder"), (tmp_path / "none", "no test pairs apart")):
+        if folder.name == "none":
+            experiment.train(tiny("transformer"), run=folder)
+        with pytest.raises(regard.ConfigError, match=sentence):
+            experiment.held_out(folder, "test")

@@ -15,7 +15,7 @@ from regard.tune import Range, tune
 
 
 @pytest.mark.parametrize(("text", "wanted"), [
-    ("a.b=1..4", Range("a.b", low=1, high=4)),
+    ("a.b=1..4", Range("a.b", low=1.0, high=4.0)),
     ("a.b=1e-4..3e-3,log", Range("a.b", low=1e-4, high=3e-3, log=True)),
     ("a=-0.5..0.5", Range("a", low=-0.5, high=0.5)),
     ("a=x|y", Range("a", ("x", "y"))),
@@ -55,7 +55,7 @@ def test_a_search_finds_the_best_settings_and_goes_on(tmp_path: Path, monkeypatc
     config = tiny("transformer")
     for minutes in (0.05, 0.05):
         best = tune(
-            config, RANGES, tmp_path / "t", minutes=minutes, trial_minutes=1, on_trial=lambda *one: told.append(one)
+            config, RANGES, tmp_path / "t", minutes=minutes, trial_minutes=1.0, on_trial=lambda *one: told.append(one)
         )
     assert [number for number, _, _ in told] == list(range(len(told)))  # numbered on
     assert len(told) > 10
@@ -70,7 +70,7 @@ def test_unknown_settings_are_refused_before_the_first_trial(tmp_path: Path, mon
     monkeypatch.setattr("regard.tune.train", Fake)
     Fake.made = 0
     with pytest.raises(ConfigError, match=r"unknown setting training\.learning_rat"):
-        tune(tiny("transformer"), [Range.parse("training.learning_rat=1..2")], tmp_path, minutes=1, trial_minutes=1)
+        tune(tiny("transformer"), [Range.parse("training.learning_rat=1..2")], tmp_path, minutes=1.0, trial_minutes=1.0)
     assert not Fake.made
 
 
@@ -80,7 +80,7 @@ def test_trials_that_fail_are_no_result(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("regard.tune.train", failing)
     with pytest.raises(ConfigError, match="no trial was finished"):
-        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.01, trial_minutes=1)
+        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.01, trial_minutes=1.0)
 
 
 def test_a_trial_is_a_run(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talk: Any) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from regard.bundle import INFO, Bundle, load_bundle, save_bundle
 from regard.config import apply, current_name, read_toml, to_toml, validate, with_current_names
 from regard.data.batching import BatchSource
+from regard.data.pairs import Pairs
 from regard.device import find_device
 from regard.errors import BundleError, ConfigError
 from regard.export.folder import check_empty, export_bundle
@@ -25,6 +26,7 @@ from regard.storage import exclusive, fingerprint
 from regard.tasks.base import RunFolder
 from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
+from regard.tasks.translation import read_data
 from regard.text.tokenizer import Tokenizer
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.distributed import (
@@ -168,6 +170,24 @@ def prepare(
     with exclusive(folder):
         TASKS[settings.task].prepare(RunFolder(folder, _start(settings), False, report), settings)
     return folder
+
+
+def held_out(folder: Path, part: str) -> Pairs:
+    """The development ("dev") or test ("test") pairs that a translator's run keeps apart from its training data.
+
+    Raises:
+        ConfigError: the folder is no translator's run; nothing was kept apart.
+        DataError: the run's data cannot be read.
+    """
+    if not (folder / CONFIG).exists():
+        raise ConfigError(f"{folder}: no run's folder: it has no {CONFIG} that says which data were kept apart")
+    settings = read_config(folder / CONFIG)
+    if settings.data is None:
+        raise ConfigError(f"{folder}: --part is for translators; measure a model of another task on --source")
+    pairs = read_data(settings)[1 if part == "dev" else 2]
+    if not len(pairs):
+        raise ConfigError(f"{folder}: its config keeps no {part} pairs apart: data.{part}_share = 0")
+    return pairs
 
 
 def _train(

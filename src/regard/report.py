@@ -100,7 +100,7 @@ def _result(best: dict[str, Any], found: Sequence[dict[str, Any]]) -> Iterator[t
 
 def _panels(found: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[str, list[tuple[float, float]]]]]]:
     def points(name: str) -> list[tuple[float, float]]:
-        return [(entry["step"], entry[name]) for entry in found if name in entry]
+        return [(float(entry["step"]), float(entry[name])) for entry in found if name in entry]
 
     losses = [("training batch", points("train_loss")), ("development", points("dev_loss"))]
     panels = [("loss, nats a token", losses)]

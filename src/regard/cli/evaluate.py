@@ -3,37 +3,65 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 import typer
 
 from regard.cli.lines import check_output, writing
 from regard.cli.options import Beam, Device, ModelName, load
 
+Part = Literal["dev", "test"]
+PATIENCE = 600.0  # seconds that one process of several waits for another
 NAMES = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER %", "exact": "exact %", "accuracy": "accuracy %"}
 
 
 def evaluate(
     model: ModelName,
     source: Annotated[
-        Path, typer.Option(help="Sentences, one a line; a text; or a table (.csv, .tsv, .jsonl) of files and texts.")
-    ],
+        Path | None,
+        typer.Option(help="Sentences, one a line; a text; or a table (.csv, .tsv, .jsonl) of files and texts."),
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="A translator's references, one a line.")] = None,
     beam: Beam = None,
+    part: Annotated[
+        Part | None, typer.Option(help="Instead of --source: pairs that a translator's run keeps apart for this.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the model's outputs to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: Device = "cpu",
 ) -> None:
     """Measure a model on files: loss and perplexity, and its task's own measures."""
+    if (source is None) == (part is None):
+        raise typer.BadParameter("give --source FILE, or --part dev or test of a run's own data")
+    from regard.device import find_device
     from regard.tasks.table import evaluate as measure
+    from regard.training.distributed import local_device, together
 
-    check_output(output, [source, *([reference] if reference else [])])
-    numbers, outputs = measure(load(model, device=device), source, reference, beam)
+    check_output(output, [path for path in (source, reference) if path is not None])
+    device = local_device(device)
+    with TemporaryDirectory() as made, together(find_device(device), PATIENCE) as group:
+        if source is None:
+            source, reference = _held_out(Path(model), str(part), Path(made))
+        numbers, outputs = measure(load(model, device=device), source, reference, beam)
+    if not group.first:
+        return
     if output:
         with writing(output) as write:
             for line in outputs:
                 write(line)
     typer.echo(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
+
+
+def _held_out(run: Path, part: str, folder: Path) -> tuple[Path, Path]:
+    """The sources and references of a run's development or test pairs, as files in a folder."""
+    from regard.experiment import held_out
+
+    pairs = held_out(run, part)
+    paths = folder / "source.txt", folder / "reference.txt"
+    for path, lines in zip(paths, (pairs.source, pairs.target), strict=True):
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return paths
 
 
 def _lines(numbers: dict[str, Any]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The order of an epoch: a permutation that is a pure function of (seed, epoch, position), computed and never held.
 
-A pool is what is sorted by length at a time: consecutive positions of the permutation. Memory depends on the pool, not on
-the corpus, and any process can begin anywhere.
+A pool is what is sorted by length at a time: consecutive positions of the permutation. Memory depends on the pool, not
+on the corpus, and any process can begin anywhere.
 """
 
 from collections.abc import Iterator

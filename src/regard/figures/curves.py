@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float]]
 INK, GREY, BLUE, ORANGE = "#222", "#777", "#2166ac", "#d6604d"
 
 
-def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: float | None = None) -> "Figure":
+def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int | None = None) -> "Figure":
     """Small panels side by side, each with its name and one or two curves over updates.
 
     Args:
@@ -81,5 +81,5 @@ def as_svg(figure: "Figure") -> str:
     style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs that the reader's own fonts have
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
