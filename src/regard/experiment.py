@@ -120,7 +120,7 @@ def train(
         Interrupted: stopped by a signal, and saved.
     """
     settings = read_config(config, overrides)
-    device = find_device(local_device(settings.training.device))  # refused before a folder is made
+    device = local_device(find_device(settings.training.device))  # refused before a folder is made
     folder = Path(run) if run else _default_folder(config)
     with together(device, settings.training.timeout) as group:
         resume = resume or (restarted() and checkpoint_in(folder))

@@ -43,8 +43,8 @@ def start(count: int, config: Path, run: Path, *more: str, restarts: int = 0) ->
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == code, err[-3000:]
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == code, err[:3000]
     return out, err
 
 

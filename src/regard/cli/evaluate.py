@@ -39,11 +39,11 @@ def evaluate(
     from regard.training.distributed import local_device, together
 
     check_output(output, [path for path in (source, reference) if path is not None])
-    device = local_device(device)
-    with TemporaryDirectory() as made, together(find_device(device), PATIENCE) as group:
+    place = local_device(find_device(device))
+    with TemporaryDirectory() as made, together(place, PATIENCE) as group:
         if source is None:
             source, reference = _held_out(Path(model), str(part), Path(made))
-        numbers, outputs = measure(load(model, device=device), source, reference, beam)
+        numbers, outputs = measure(load(model, device=str(place)), source, reference, beam)
     if not group.first:
         return
     if output:

@@ -40,7 +40,7 @@ class DataConfig(AugmentConfig):
 
     train: str | tuple[str, str] | Annotated[tuple[Corpus, ...], Field(min_length=1)]
     """A .tsv, .jsonl, .arrow or .parquet file of pairs, two parallel text files [source, target], or a mixture: a list
-    of tables of path and weight. A name may be a pattern (part-*.tsv), a text file compressed (.gz, .bz2, .xz, .zip);
+    of tables of path and weight. A name may be a pattern (`part-*.tsv`), a text file compressed (.gz, .bz2, .xz, .zip);
     $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""

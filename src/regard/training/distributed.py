@@ -48,17 +48,24 @@ class Processes:
         """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
-    def rows(self, batch: BatchT) -> tuple[BatchT, float]:
-        """The rows of a global batch (any dataclass of tensors) that this process computes, and their weight.
+    def pieces(self, batch: BatchT, count: int) -> list[tuple[BatchT, float]]:
+        """The rows of a global batch (any dataclass of tensors) that this process computes, in pieces with weights.
 
-        The weight is 1; it is 0 for a process without a row, which computes another's so that all of them take part in
-        every exchange of gradients.
+        All processes have as many pieces, because all take part in every exchange of weights and gradients. A weight is
+        1; a piece for which no row is left is another row of weight 0.
+
+        Args:
+            batch: the global batch.
+            count: pieces, at most one for each row of the process with the most rows.
         """
-        if self.count == 1:
-            return batch, 1.0
         size = len(batch.target)  # type: ignore[attr-defined]
-        mine = torch.arange(self.rank, size, self.count)
-        return (some_rows(batch, mine), 1.0) if len(mine) else (some_rows(batch, torch.zeros(1, dtype=torch.long)), 0.0)
+        count = min(count, -(-size // self.count))
+        if self.count * count == 1:
+            return [(batch, 1.0)]
+        mine = torch.tensor(range(self.rank, size, self.count), dtype=torch.long)
+        parts = mine.tensor_split(count)
+        other = torch.zeros(1, dtype=torch.long)
+        return [(some_rows(batch, part), 1.0) if len(part) else (some_rows(batch, other), 0.0) for part in parts]
 
     def share_out(self, items: Sequence[Any], work: Callable[[list[Any]], Sequence[T]]) -> list[T]:
         """The results of all items, in order, each computed by one process.
@@ -134,10 +141,12 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def local_device(word: str) -> str:
-    """The device of this process: "cuda" is one GPU for each process of a machine."""
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process: of a GPU without a number, one for each process of a machine."""
     local = os.environ.get("LOCAL_RANK")
-    return f"{word}:{local}" if word in ("cuda", "xpu") and local is not None and _started_by_torchrun() else word
+    if device.type not in ("cuda", "xpu") or device.index is not None or local is None or not _started_by_torchrun():
+        return device
+    return torch.device(device.type, int(local))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from regard.training.checkpoint import (
     save_checkpoint,
 )
 from regard.training.config import TrainingConfig
-from regard.training.distributed import Processes, some_rows
+from regard.training.distributed import Processes
 from regard.training.objective import Objective
 from regard.training.optimizer import Optimizer, make_optimizer
 
@@ -80,10 +80,9 @@ class Engine:
             batch: the global batch.
             tokens: its number of target tokens.
         """
-        rows, weight = self.group.rows(batch)
-        parts = _pieces(rows, self.pieces)
+        parts = self.group.pieces(batch, self.pieces)
         numbers = torch.zeros(2, device=device_of(self.model))
-        for number, part in enumerate(parts):
+        for number, (part, weight) in enumerate(parts):
             with self._exchange(number == len(parts) - 1):
                 loss, nll, _ = self.module(move(part, device_of(self.model)))
                 # a mean over processes is taken of the gradients; the sum is what is meant
@@ -228,14 +227,6 @@ def _sharded(objective: Objective) -> Any:
             for layer in module:
                 fully_shard(layer)
     return fully_shard(objective)
-
-
-def _pieces(batch: Batch, count: int) -> list[Batch]:
-    """A batch as parts of about equal numbers of rows; at most one a row."""
-    size = len(batch.target)
-    if count == 1 or size == 1:
-        return [batch]
-    return [some_rows(batch, rows) for rows in torch.arange(size).tensor_split(min(count, size))]
 
 
 def _full(value: Tensor) -> Tensor:
