@@ -164,11 +164,29 @@ def together(device: torch.device, timeout: float) -> Iterator[Processes]:
         raise ConfigError("this build of torch has no torch.distributed: start one process, without torchrun")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    _join("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout))
     try:
         yield processes()
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, timeout: timedelta) -> None:
+    """Join the process group of this start of the processes.
+
+    torchrun on one machine keeps its store when it starts the processes again, and with it the addresses of those that
+    are gone (torch 2.13 then waits for them without end); so each start has names of its own in the store.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    store, rank, count = next(rendezvous("env://", timeout=timeout))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = PrefixStore(f"start {start}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=timeout)
 
 
 def _started_by_torchrun() -> bool:
@@ -191,9 +209,9 @@ class Alive:
             self.note(0)
 
     def note(self, step: int) -> None:
-        """Note that this process is at a step, at most once a second."""
+        """Note that this process is at a step, at most ten times a second."""
         now = time.monotonic()
-        if self.group.count > 1 and now - self.noted > 1:
+        if self.group.count > 1 and now - self.noted > 0.1:
             self.noted = now
             (self.folder / str(self.group.rank)).write_text(str(step), "utf-8")
 
