@@ -479,3 +479,30 @@ def test_pairs_that_were_kept_apart_are_measured(
             experiment.train(tiny("transformer"), run=folder)
         with pytest.raises(regard.ConfigError, match=sentence):
             experiment.held_out(folder, "test")
+
+
+def test_a_sharded_run_of_one_process_is_resumed_bit_for_bit(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    sharded = {"training.parallel": "fsdp", "training.ema": 0.5, "training.schedule": "constant"}
+    whole = experiment.train(tiny("transformer"), sharded, run=tmp_path / "whole")
+    experiment.train(tiny("transformer"), sharded | {"training.max_steps": 3}, run=tmp_path / "run")
+    assert (tmp_path / "run" / "last" / "progress.json").exists()
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    run = experiment.train(tiny("transformer"), sharded | {"training.max_steps": 6}, run=tmp_path / "run", resume=True)
+    for name, weight in whole.model.model.state_dict().items():
+        assert torch.equal(weight, run.model.model.state_dict()[name]), name
+    plain = experiment.train(tiny("transformer"), sharded | {"training.parallel": "ddp"}, run=tmp_path / "plain")
+    for name, weight in whole.model.model.state_dict().items():
+        assert torch.equal(weight, plain.model.model.state_dict()[name]), name
+    (tmp_path / "run" / "last" / "progress.json").write_text("{", "utf-8")
+    with pytest.raises(regard.BundleError, match=r"run/last: damaged or cut short"):
+        experiment.train(tiny("transformer"), sharded, run=tmp_path / "run", resume=True)
+
+
+def test_muon_is_not_sharded(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    both = {"training.parallel": "fsdp", "training.optimizer": "muon"}
+    with pytest.raises(regard.ConfigError, match=r'training\.optimizer = "muon" needs whole matrices'):
+        experiment.train(tiny("transformer"), both, run=tmp_path / "run")

@@ -360,8 +360,7 @@ def _changed_settings(folder: Path, settings: ExperimentConfig, said: AbstractSe
             flat.pop(name, None)
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     given = {name: ours.get(name) for name in changed if name in said and name in CHANGEABLE}
-    changed = [name for name in changed if name not in given]
-    if changed:
+    if len(given) < len(changed):
         shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])
         raise ConfigError(
             f"{folder}: its run had other settings ({CONFIG}), not {shown}: resume with the same ones, or choose "

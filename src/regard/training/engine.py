@@ -10,6 +10,7 @@ Either can be resumed on another number of processes.
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -165,9 +166,10 @@ class Engine:
         if self.group.first:
             shutil.rmtree(aside, ignore_errors=True)
         self.group.wait(self.config.timeout)
-        dcp.save(  # type: ignore[attr-defined]
-            self._shards(), checkpoint_id=str(aside), no_dist=self.group.count == 1
-        )
+        with _without_warnings():
+            dcp.save(  # type: ignore[attr-defined]
+                self._shards(), checkpoint_id=str(aside), no_dist=self.group.count == 1
+            )
         if self.group.first:
             save_checkpoint(aside / "random.safetensors", _named(states), {"processes": self.group.count})
             (aside / NOTE).write_text(json.dumps(progress), "utf-8")
@@ -187,9 +189,10 @@ class Engine:
         try:
             state: dict[str, Any] = json.loads((there / NOTE).read_text("utf-8"))
             shards = self._shards()
-            dcp.load(  # type: ignore[attr-defined]
-                shards, checkpoint_id=str(there), no_dist=self.group.count == 1
-            )
+            with _without_warnings():
+                dcp.load(  # type: ignore[attr-defined]
+                    shards, checkpoint_id=str(there), no_dist=self.group.count == 1
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise BundleError(f"{there}: damaged or cut short ({error}): use an earlier checkpoint") from error
         set_state_dict(
@@ -227,6 +230,14 @@ def _sharded(objective: Objective) -> Any:
             for layer in module:
                 fully_shard(layer)
     return fully_shard(objective)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without torch's warning that one process saves and loads alone, which is what is meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _full(value: Tensor) -> Tensor:

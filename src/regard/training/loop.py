@@ -141,7 +141,7 @@ def train(
             sound = score > -torch.inf
             progress.waited = 0 if not progress.best or score > progress.best[0][0] else progress.waited + 1
             progress.best = keep_if_best(progress.best, score, progress.step, whole, config, folder, group.first)
-            seen = measure(whole, partial(_watched, watch, progress.step)) if group.first else {}
+            seen = measure(whole, partial(_watched, watch, progress.step)) if group.first and sound else {}
             entry = _entry(progress, numbers["loss"]) | found | seen
             journal.write(entry)
             report(entry)
