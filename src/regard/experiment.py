@@ -22,7 +22,7 @@ from regard.machine.facts import examine
 from regard.models.build import build
 from regard.pipelines.load import load
 from regard.process import cuda_float32, stop_on_signal, tuned
-from regard.storage import exclusive, fingerprint
+from regard.storage import exclusive, fingerprint, write_text
 from regard.tasks.base import RunFolder
 from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
@@ -222,7 +222,7 @@ def _train(
         }
     )
     if group.first:
-        (folder / MACHINE).write_text(json.dumps(_machine(group, device), ensure_ascii=False), "utf-8")
+        write_text(folder / MACHINE, json.dumps(_machine(group, device), ensure_ascii=False))
     torch.manual_seed(settings.training.seed)
     model: Any = build(len(work.tokenizer), work.model or settings.model)
     if start:

@@ -36,6 +36,24 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as `write_tensors` writes tensors: a crash leaves the previous file as it was.
+
+    Raises:
+        OSError: it could not be written; the temporary file is removed.
+    """
+    aside = path.with_name(path.name + ".aside")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone, by a lock that the system releases when the process ends.

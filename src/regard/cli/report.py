@@ -14,8 +14,9 @@ def report(
 ) -> None:
     """Write a page about a training run: curves, samples, attention as it formed, settings, machine."""
     from regard.report import report as page
+    from regard.storage import write_text
 
     path = folder / "report.html" if output is None else output
     text = page(folder)
-    path.write_text(text, "utf-8")
+    write_text(path, text)
     typer.echo(str(path))

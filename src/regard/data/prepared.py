@@ -10,7 +10,6 @@ Writing it can be interrupted and goes on at the last whole chunk.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from typing import Any
 from regard.data.pairs import Pairs
 from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
+from regard.storage import write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
@@ -175,10 +175,10 @@ def write_prepared(
                 progress(note.pairs)
             _append(writers, chunk, note)
             so_far = {"key": key, "chunk": number, "rows": writers[0].rows, "note": asdict(note)}
-            _write(aside / STATE, json.dumps(so_far | {"values": [writer.values for writer in writers]}))
+            write_text(aside / STATE, json.dumps(so_far | {"values": [writer.values for writer in writers]}))
     _save(aside / "sample.jsonl", sample.sample(SAMPLE))
     _save(aside / "dev.jsonl", dev)
-    _write(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
+    write_text(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
     (aside / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
@@ -212,7 +212,7 @@ def _state(aside: Path, key: str) -> dict[str, Any] | None:
 def _save(path: Path, pairs: Pairs) -> None:
     where = pairs.where or [""] * len(pairs)
     rows = zip(pairs.source, pairs.target, where, strict=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _read(path: Path) -> Pairs:
@@ -221,13 +221,3 @@ def _read(path: Path) -> Pairs:
         return Pairs.of([(s, t) for s, t, _ in rows], [w for _, _, w in rows])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}): remove {path.parent}, and prepare the data again") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file at once or not at all."""
-    aside = path.with_name(path.name + ".aside")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -23,6 +23,7 @@ from regard.errors import ConfigError, DataError
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
 from regard.pipelines.translator import DecodingConfig, Translator
+from regard.storage import write_text
 from regard.tasks.base import (
     ATTENTION,
     EVALUATION_TOKENS,
@@ -85,7 +86,7 @@ def watch_attention(
         return {}
     outputs = translations(Translator(_bundle(settings, model, tokenizer), "run"), some.source, beam=1, shared=False)
     rows = list(zip(some.source, some.target, outputs, strict=True))
-    (folder / SAMPLES).write_text(json.dumps({"step": step, "rows": rows}, ensure_ascii=False), "utf-8")
+    write_text(folder / SAMPLES, json.dumps({"step": step, "rows": rows}, ensure_ascii=False))
     maps = dict(teacher_forced(model, tokenizer, some))
     if not maps or not maps[0]:
         return {}
@@ -102,7 +103,7 @@ def watch_attention(
         sentences.append({"source": names[0], "target": names[1], "weights": shown})
     (folder / ATTENTION).mkdir(exist_ok=True)
     kept = {"step": step, "site": site, "sentences": sentences}
-    (folder / ATTENTION / f"{step:07d}.json").write_text(json.dumps(kept, ensure_ascii=False), "utf-8")
+    write_text(folder / ATTENTION / f"{step:07d}.json", json.dumps(kept, ensure_ascii=False))
     return {"attention_entropy": entropy / tokens, "attention_coverage": 100 * covered / sources}
 
 
