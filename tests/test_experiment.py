@@ -16,6 +16,7 @@ from regard.experiment import average_run, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
+from regard.report import report
 from regard.tasks import translation
 from regard.tasks.table import evaluate
 from regard.text.tokenizer import BOS, EOS
@@ -506,3 +507,59 @@ def test_muon_is_not_sharded(data_folder: Path, tmp_path: Path, monkeypatch: pyt
     both = {"training.parallel": "fsdp", "training.optimizer": "muon"}
     with pytest.raises(regard.ConfigError, match=r'training\.optimizer = "muon" needs whole matrices'):
         experiment.train(tiny("transformer"), both, run=tmp_path / "run")
+
+
+def test_further_development_sets_are_measured_and_choose_nothing(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    few = made_pairs()[40:52]
+    (tmp_path / "few.csv").write_text("en,fr\n" + "".join(f'"{t}","{s}"\n' for s, t in few))
+    sets = {"few": str(tmp_path / "few.csv"), "long_ones": str(tmp_path / "few.csv")}
+    config = tiny("recurrent")
+    plain = train(config, run=tmp_path / "plain")
+    config["data"] = config["data"] | {"dev_sets": sets}
+    run = train(config, run=tmp_path / "run")
+    shown = [entry for entry in run.journal if entry["event"] == "evaluation"]
+    for before, entry in zip(plain.journal, shown, strict=False):
+        assert entry["dev_loss"] == before["dev_loss"]
+        assert entry["dev_few_loss"] == entry["dev_long_ones_loss"] != entry["dev_loss"]
+        assert {"dev_few_bleu", "dev_few_chrf", "dev_few_perplexity"} <= set(entry)
+    pairs = tmp_path / "fr", tmp_path / "en"
+    for path, side in zip(pairs, zip(*few, strict=True), strict=True):
+        path.write_text("".join(f"{line}\n" for line in side))
+    best = max(shown, key=lambda one: one["dev_bleu"])
+    if best is shown[-1]:  # the model is the one of the last evaluation, or an average that is better
+        assert evaluate(run.model, *pairs)[0]["loss"] == pytest.approx(best["dev_few_loss"], rel=0.2)
+    page = report(run.path)
+    assert "BLEU, few" in page
+    (tmp_path / "few.csv").write_text("\n")
+    with pytest.raises(regard.ConfigError, match=r"data\.dev_sets\.few: the model takes none"):
+        train(config, run=tmp_path / "other")
+
+
+def test_a_tokenizer_can_be_given(
+    data_folder: Path, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    (tmp_path / "other.tsv").write_text("".join(f"a {n}\tb {n}\n" for n in range(30)))
+    data = {"train": str(tmp_path / "other.tsv"), "dev_share": 0.1}
+    config = tiny("recurrent") | {"data": data, "tokenizer_from": str(tiny_run)}
+    run = train(config, run=tmp_path / "run")
+    assert (run.path / "tokenizer.json").read_bytes() == (tiny_run / "tokenizer.json").read_bytes()
+    with pytest.raises(regard.ConfigError, match=r"has tokenizer\.vocabulary = 80 and the config has 90: write the"):
+        train(config | {"tokenizer": {"vocabulary": 90}}, run=tmp_path / "other")
+    with pytest.raises(regard.ConfigError, match=r"tokenizer_from: a run that starts from a model takes its tokenizer"):
+        train(config | {"start": str(tiny_run)}, run=tmp_path / "other")
+
+
+def test_bpe_dropout_changes_training_and_resumes(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    runs = [train(tiny("recurrent", bpe_dropout=share), run=tmp_path / f"{share}") for share in (0.0, 0.2)]
+    again = train(tiny("recurrent", bpe_dropout=0.2), run=tmp_path / "again")
+    losses = [[entry["train_loss"] for entry in run.journal if "train_loss" in entry] for run in (*runs, again)]
+    assert losses[0] != losses[1] == losses[2]
+    with pytest.raises(regard.ConfigError, match=r"training\.bpe_dropout needs task = \"translate\" and tokenizer"):
+        train(tiny("recurrent", bpe_dropout=0.2) | {"tokenizer": {"kind": "words"}}, run=tmp_path / "words")

@@ -168,7 +168,7 @@ def prepare(
     _check_folder(folder, settings, resume=False)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):
-        TASKS[settings.task].prepare(RunFolder(folder, _start(settings), False, report), settings)
+        TASKS[settings.task].prepare(RunFolder(folder, _start(settings), False, report, _given(settings)), settings)
     return folder
 
 
@@ -200,7 +200,8 @@ def _train(
         if changed:
             journal = Journal(folder / "journal.jsonl")
             journal.write({"event": "changed", "step": last_step(folder), "settings": changed})
-        work = TASKS[settings.task].prepare(RunFolder(folder, start, resume, report), settings)
+        given = None if resume else _given(settings)
+        work = TASKS[settings.task].prepare(RunFolder(folder, start, resume, report, given), settings)
         _same_data(folder, work.batches, resume)
     group.wait()
     if not group.first:  # with the tokenizer that the first process learned
@@ -418,16 +419,32 @@ def _start(settings: ExperimentConfig) -> Bundle | None:
     return bundle
 
 
+def _given(settings: ExperimentConfig) -> Tokenizer | None:
+    """The tokenizer of `tokenizer_from`."""
+    name = settings.tokenizer_from
+    if name is None:
+        return None
+    bundle: Bundle = load(name).bundle
+    if not isinstance(bundle.tokenizer, Tokenizer):
+        raise ConfigError(f"tokenizer_from: {name} is not of regard's own layout: name a run or a bundle")
+    if settings.task == "fill" and bundle.tokenizer.mask is None:
+        raise ConfigError(f'tokenizer_from: {name} has no mask token, which task = "fill" needs')
+    reason = "write the tokenizer's own settings into the config"
+    _agree(f"tokenizer_from: {name}", "tokenizer", bundle.tokenizer.config, settings.tokenizer, "config", reason)
+    return bundle.tokenizer
+
+
 def _must_agree(name_of: str, bundle: Bundle, side: str, model: Any, tokenizer: Any) -> None:
     """Refuse a model whose settings differ from those of a run, apart from those that a run may change."""
-    for name, theirs, ours in (
-        ("model", bundle.model_config, model),
-        ("tokenizer", bundle.tokenizer.config, tokenizer),
-    ):
-        wanted = ours.model_dump()
-        for key, value in theirs.model_dump().items():
-            if value != wanted.get(key) and key not in ("dropout", "answers"):  # counted by every run
-                raise ConfigError(
-                    f"{name_of} has {name}.{key} = {value!r} and the {side} has {wanted.get(key)!r}: "
-                    "a run continues the model that it starts from"
-                )
+    reason = "a run continues the model that it starts from"
+    _agree(name_of, "model", bundle.model_config, model, side, reason)
+    _agree(name_of, "tokenizer", bundle.tokenizer.config, tokenizer, side, reason)
+
+
+def _agree(name_of: str, section: str, theirs: BaseModel, ours: BaseModel, side: str, reason: str) -> None:
+    wanted = ours.model_dump()
+    for key, value in theirs.model_dump().items():
+        if value != wanted.get(key) and key not in ("dropout", "answers"):  # counted by every run
+            raise ConfigError(
+                f"{name_of} has {section}.{key} = {value!r} and the {side} has {wanted.get(key)!r}: {reason}"
+            )

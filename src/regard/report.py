@@ -5,6 +5,7 @@ The page is one HTML file that asks for nothing else; it is made from what the r
 
 import html
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -95,6 +96,9 @@ def _result(best: dict[str, Any], found: Sequence[dict[str, Any]]) -> Iterator[t
     for name, shown in NAMES.items():
         if f"dev_{name}" in best:
             yield f"{shown}, development data", f"{best[f'dev_{name}']:.2f}"
+        for other in _further(best):
+            if f"dev_{other}_{name}" in best:
+                yield f"{shown}, {other}", f"{best[f'dev_{other}_{name}']:.2f}"
     yield "updates skipped", f"{found[-1]['skipped']:,}"
 
 
@@ -102,9 +106,19 @@ def _panels(found: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[str, 
     def points(name: str) -> list[tuple[float, float]]:
         return [(float(entry["step"]), float(entry[name])) for entry in found if name in entry]
 
+    further = _further(found[0])
     losses = [("training batch", points("train_loss")), ("development", points("dev_loss"))]
-    panels = [("loss, nats a token", losses)]
-    return panels + [(shown, [("", points(f"dev_{name}"))]) for name, shown in NAMES.items() if points(f"dev_{name}")]
+    panels = [("loss, nats a token", losses + [(name, points(f"dev_{name}_loss")) for name in further])]
+    for name, shown in NAMES.items():
+        if points(f"dev_{name}"):
+            others = [(other, points(f"dev_{other}_{name}")) for other in further if f"dev_{other}_{name}" in found[0]]
+            panels.append((shown, [("development" if others else "", points(f"dev_{name}")), *others]))
+    return panels
+
+
+def _further(entry: dict[str, Any]) -> list[str]:
+    """The names of the further development sets of an evaluation."""
+    return [key.removeprefix("dev_").removesuffix("_loss") for key in entry if re.fullmatch(r"dev_.+_loss", key)]
 
 
 def _samples(folder: Path) -> Iterator[str]:

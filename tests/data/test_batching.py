@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regard.data.batching import Batches, lengths_mask, pad
+from regard.text.bpe_dropout import Segmented
 
 PAD, BOS, EOS = 0, 1, 2
 
@@ -126,3 +127,39 @@ def test_pad_and_mask(rows):
     assert padded.dtype == torch.long
     assert padded.tolist() == [row + [9] * (width - len(row)) for row in rows]
     assert mask.tolist() == [[True] * len(row) + [False] * (width - len(row)) for row in rows]
+
+
+def test_random_segmentations_take_their_links_along():
+    """Every token in two halves: a link of two tokens becomes the four of their halves."""
+
+    def halves(ids, dice):
+        del dice
+        return Segmented([half for i in ids for half in (i, -i)], [n for n in range(len(ids)) for _ in range(2)])
+
+    pairs, links = [([5, 6], [7]), ([8], [9, 10])], [[(0, 1)], []]
+    batches = Batches(pairs, 99, BOS, EOS, PAD, links=links, segment=halves)
+    batch = next(batches.epoch(0))
+    n = int((batch.source[:, 0] == 5).nonzero())
+    assert batch.source[n].tolist() == [5, -5, 6, -6, EOS]
+    assert batch.target[n, :3].tolist() == [7, -7, EOS]
+    expected = torch.zeros(5, 5)
+    expected[:2, 2:4] = 0.5  # a target token's weight of 1, shared among two source tokens
+    assert torch.equal(batch.links[n], expected)
+    assert batches.collate([0]).source.tolist() == [[5, 6, EOS]]  # without an epoch, its own tokens
+
+
+def test_random_segmentations_depend_on_seed_epoch_and_example_alone():
+    def shuffled(ids, dice):
+        return Segmented(dice.sample(ids, len(ids)), list(range(len(ids))))
+
+    pairs = [([n, n + 1, n + 2, n + 3, n + 4], [n, n + 5]) for n in range(10, 40)]
+
+    def seen(tokens, epoch, start=0, seed=0):
+        batches = Batches(pairs, tokens, BOS, EOS, PAD, seed, segment=shuffled)
+        return {tuple(sorted(row)): row for batch in batches.epoch(epoch, start) for row in batch.source.tolist()}
+
+    assert seen(99, 2) == seen(30, 2)  # whatever its batch mates
+    assert seen(99, 2) != seen(99, 3)
+    assert seen(99, 2) != seen(99, 2, seed=1)
+    later = seen(99, 2, start=2)  # resumed in the middle of an epoch
+    assert later.items() <= seen(99, 2).items()

@@ -352,3 +352,31 @@ def test_a_stream_comes_in_chunks(tmp_path, monkeypatch):
     path.write_text("".join(f"a{n}\tb{n}\n" for n in range(8)), "utf-8")
     assert [len(chunk) for chunk in stream_pairs(str(path), config())] == [3, 3, 2]
     assert read_pairs(str(path), config()).source == [f"a{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("columns", [(1, 0), ("fr", "en")])
+def test_csv(tmp_path, gz, columns):
+    header = "" if columns == (1, 0) else "en,fr,by\n"
+    body = '"Hello, you.",Salut.,me\nNo!,"Il dit « ""non"" »\nà deux lignes",x\n\n\n'
+    where = write(tmp_path / f"x.csv{gz}", header + body)
+    found = read_pairs(where, config(source=columns[0], target=columns[1]))
+    assert list(found) == [("Salut.", "Hello, you."), ('Il dit « "non" » à deux lignes', "No!")]
+    first = 1 + bool(header)
+    assert found.where == [f"{where}:{first}", f"{where}:{first + 2}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("en,fr\na,b\n", ("en", "de"), r"x\.csv:1: no column 'de' among 'en', 'fr': set data\.source and data\.target"),
+        ("a,b\na\n", (0, 1), r"x\.csv:2: expected at least 2 columns divided by commas; got 1"),
+        ('a,b\n"a"b,c\n', (0, 1), r"x\.csv:2: not CSV: "),
+        ('a,b\n"a,c\n', (0, 1), r"x\.csv:2: not CSV: unexpected end of data"),
+        ("a,b\n\nc,d\n", (0, 1), r"x\.csv:2: the source is empty"),
+        ("", ("en", "fr"), r"x\.csv:1: no column 'en' among "),
+    ],
+)
+def test_csv_refusals(tmp_path, text, columns, message):
+    where = write(tmp_path / "x.csv", text)
+    with pytest.raises(DataError, match=message):
+        read_pairs(where, config(source=columns[0], target=columns[1]))

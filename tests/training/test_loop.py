@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from regard.data.batching import Batches, move
+from regard.data.batching import Batches, move, some_rows
 from regard.errors import BundleError, ConfigError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
@@ -581,3 +581,28 @@ def test_data_without_a_batch_are_refused(tmp_path):
 def test_muon_without_matrices_of_blocks_is_adamw():
     model = make_model("recurrent")
     assert isinstance(make_optimizer(model, settings(optimizer="muon")), torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_r_drop_draws_two_passes_together(kind):
+    """The mean of two passes with their own dropout, plus the weighted divergence between them, by hand."""
+    batch, model, weight = make_batches().collate(range(6)), make_model(kind), 3.0
+    model.train()
+    torch.manual_seed(4)
+    ours = batch_loss(model, batch, settings(r_drop=weight), PAD)
+    torch.manual_seed(4)
+    twice = some_rows(batch, torch.arange(6).repeat(2))
+    plain = batch_loss(model, twice, settings(), PAD)
+    torch.manual_seed(4)
+    hidden, _ = twice.hidden(model)
+    p, q = (half[batch.target_allowed].log_softmax(-1) for half in model.project(hidden).chunk(2))
+    apart = 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
+    assert float(apart) > 0.01
+    assert float(ours.loss) == pytest.approx(float(plain.loss + weight * apart) / 2, rel=1e-4)
+    assert float(ours.nll) == pytest.approx(float(plain.nll) / 2, rel=1e-5)
+    assert ours.tokens == int(batch.target_allowed.sum())
+
+
+def test_r_drop_is_for_training_alone():
+    batch, model = make_batches().collate(range(6)), make_model("transformer").eval()
+    assert batch_loss(model, batch, settings(r_drop=5.0), PAD) == batch_loss(model, batch, settings(), PAD)

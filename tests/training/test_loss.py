@@ -8,7 +8,7 @@ from torch.nn.functional import kl_div, log_softmax, nll_loss
 
 from regard.errors import ChoiceError
 from regard.training import loss as module
-from regard.training.loss import FLAVOURS, Smoothing, cross_entropy, smoothing
+from regard.training.loss import FLAVOURS, Smoothing, cross_entropy, smoothing, symmetric_kl
 
 N, H, V, PAD = 37, 5, 11, 0
 
@@ -204,3 +204,26 @@ def test_rows_that_do_not_count(flavour, traced, monkeypatch):
     torch.testing.assert_close(found, want)
     for one, other in zip(*(torch.autograd.grad(loss, parts) for loss, _ in (found, want)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 130])
+def test_the_symmetric_divergence_is_torchs(rows, monkeypatch):
+    monkeypatch.setattr(module, "LOGITS", 2 * 11 * 20)  # 20 rows at a time
+    torch.manual_seed(0)
+    first, second = (torch.randn(rows, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight, bias = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((11, 5), (11,)))
+    keep = torch.rand(rows) < 0.7
+    ours = symmetric_kl(first, second, weight, bias, keep=keep)
+    p, q = (torch.nn.functional.linear(h, weight, bias).log_softmax(-1)[keep] for h in (first, second))
+    there, back = (kl_div(b, a, log_target=True, reduction="sum") for a, b in ((p, q), (q, p)))
+    theirs = (there + back) / 2
+    torch.testing.assert_close(ours, theirs)
+    leaves = first, second, weight, bias
+    for a, b in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_distribution_does_not_diverge_from_itself():
+    hidden, weight, bias = torch.randn(3, 5), torch.randn(11, 5), torch.randn(11)
+    assert float(symmetric_kl(hidden, hidden.clone(), weight, bias)) == 0
+    assert float(symmetric_kl(hidden[:0], hidden[:0], weight, bias)) == 0

@@ -1,6 +1,7 @@
 """Batches of sentences of about equal length, sized by tokens."""
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +16,7 @@ from regard.data.ragged import lengths_of
 Ids = list[int]
 POOL = 1 << 19  # examples
 Links = Float[Tensor, "B T S"]
+Segment = Callable[[Ids, random.Random], Any]  # to the ids of a random segmentation, and the token each comes from
 
 
 @runtime_checkable
@@ -77,6 +79,17 @@ def move(batch: AnyBatch, device: torch.device) -> AnyBatch:
         if isinstance(value := getattr(batch, field.name), Tensor) and value.device != device
     }
     return replace(batch, **changed) if changed else batch  # type: ignore[type-var]
+
+
+def some_rows(batch: AnyBatch, rows: Tensor) -> AnyBatch:
+    """Some rows of a batch: of every tensor of the dataclass whose first axis is the batch."""
+    size = len(batch.target)  # type: ignore[attr-defined]
+    changed = {
+        field.name: value[rows]
+        for field in fields(batch)  # type: ignore[arg-type]
+        if isinstance(value := getattr(batch, field.name), Tensor) and value.ndim and len(value) == size
+    }
+    return replace(batch, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +176,8 @@ class Batches:
         links: for each pair, (target token, source token) links for guided alignment.
         pool: number of examples that are sorted by length at a time.
         made_from: digest of the data that the pairs were made from, where they are not in memory.
+        segment: from ids to a random segmentation of the same text (`regard.text.bpe_dropout`), for every example of
+            every epoch anew; (seed, epoch, example) decide it.
     """
 
     pairs: Sequence[tuple[Ids, Ids]]
@@ -174,6 +189,7 @@ class Batches:
     links: Sequence[list[tuple[int, int]]] | None = None
     pool: int = POOL
     made_from: str = ""
+    segment: Segment | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -207,11 +223,15 @@ class Batches:
             longest = max(longest, length)
         return [*batches, batch] if batch else batches
 
-    def collate(self, indices: Sequence[int]) -> PairBatch:
-        """The batch of some pairs."""
-        sources = [[*self.pairs[i][0], self.eos] for i in indices]
-        targets = [self.pairs[i][1] for i in indices]
-        links = None if self.links is None else _link_tensor([self.links[i] for i in indices], sources, targets)
+    def collate(self, indices: Sequence[int], epoch: int | None = None) -> PairBatch:
+        """The batch of some pairs; segmented for that epoch, if there is `segment`."""
+        rows = [self.pairs[i] for i in indices]
+        known = None if self.links is None else [self.links[i] for i in indices]
+        if self.segment is not None and epoch is not None:
+            rows, known = self._segmented(self.segment, rows, known, [f"{self.seed} {epoch} {i}" for i in indices])
+        sources = [[*source, self.eos] for source, _ in rows]
+        targets = [target for _, target in rows]
+        links = None if known is None else _link_tensor(known, sources, targets)
         ends = (self.bos, self.eos, self.pad)
         return pair_batch(pad(sources, self.pad), lengths_mask(sources), targets, ends, links)
 
@@ -220,8 +240,28 @@ class Batches:
         number = 0
         for pool in self.pools(epoch):
             for indices in pool[max(0, start - number) :]:
-                yield self.collate(indices)
+                yield self.collate(indices, epoch)
             number += len(pool)
+
+    def _segmented(
+        self, segment: Segment, rows: list[tuple[Ids, Ids]], links: list[list[tuple[int, int]]] | None,
+        seeds: list[str],
+    ) -> tuple[list[tuple[Ids, Ids]], list[list[tuple[int, int]]] | None]:  # fmt: skip
+        """Pairs in random segmentations, each drawn from its seed; and their links."""
+        new_rows, new_links = [], []
+        for n, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+            dice = random.Random(seed)
+            sides = [segment(ids, dice) for ids in row]
+            own = links[n] if links is not None else []
+            sources: dict[int, list[int]] = {}  # from a given source token to those that come from it
+            for place, origin in enumerate(sides[0].origins):
+                sources.setdefault(origin, []).append(place)
+            partners: dict[int, list[int]] = {}
+            for target, source in own:
+                partners.setdefault(target, []).extend(sources.get(source, []))
+            new_rows.append((sides[0].ids, sides[1].ids))
+            new_links.append([(t, s) for t, origin in enumerate(sides[1].origins) for s in partners.get(origin, [])])
+        return new_rows, None if links is None else new_links
 
     def largest(self) -> PairBatch | None:
         """The batch with the most positions; of the first pool, where there are several."""

@@ -1,5 +1,6 @@
 """Parallel text: reading, refusing malformed lines by file and line, mixing, splitting."""
 
+import csv
 import json
 from collections.abc import Iterator
 from itertools import islice, zip_longest
@@ -39,13 +40,17 @@ class DataConfig(AugmentConfig):
     """Settings of parallel text: files, split, augmentation."""
 
     train: str | tuple[str, str] | Annotated[tuple[Corpus, ...], Field(min_length=1)]
-    """A .tsv, .jsonl, .arrow or .parquet file of pairs, two parallel text files [source, target], or a mixture: a list
-    of tables of path and weight. A name may be a pattern (`part-*.tsv`), a text file compressed (.gz, .bz2, .xz, .zip);
+    """A .tsv, .csv, .jsonl, .arrow or .parquet file of pairs, two parallel text files [source, target], or a mixture: a
+    list of tables of path and weight. A name may be a pattern (`part-*.tsv`), a text file compressed (.gz, .bz2, .xz, .zip);
     $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""
+    dev_sets: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], str | tuple[str, str]] = Field({})
+    """Further development pairs, by name, which are measured beside the others and choose nothing: {name = "…"} gives
+    `dev_name_loss`, `dev_name_bleu` and so on in the journal."""
     source: int | str = 0
-    """The source's column in a TSV file (from 0), or its key in a JSONL file."""
+    """The source's column in a TSV or CSV file (from 0), its name in the first line of a CSV file, or its key in a
+    JSONL file."""
     target: int | str = 1
     """The target's column, or key."""
     split_by: Literal["source", "target"] = "source"
@@ -129,8 +134,8 @@ def repeated(pairs: Pairs, weight: float) -> Pairs:
 
 
 def read_pairs(where: str | tuple[str, str], config: DataConfig) -> Pairs:
-    """Pairs from two parallel files, or from a TSV, JSONL, Arrow or Parquet file. Blank lines at the end of a file are
-    ignored.
+    """Pairs from two parallel files, or from a TSV, CSV, JSONL, Arrow or Parquet file. Blank lines at the end of a file
+    are ignored.
 
     Raises:
         DataError: sides of different length, a malformed line, or an empty side under on_empty = "error"; with file
@@ -159,6 +164,9 @@ def _from_files(where: str, config: DataConfig) -> Named:
         kind = plain_name(path)
         if kind.endswith((".parquet", ".arrow", ".feather")):
             yield from stream_table(path, *_keys(config))
+            continue
+        if kind.endswith(".csv"):
+            yield from _from_csv(path, config)
             continue
         parse = _from_json if kind.endswith(".jsonl") else _from_tsv
         for number, lines in _to_the_last(stream_lines(path)):
@@ -211,6 +219,36 @@ def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
     if len(columns) <= wanted:
         raise DataError(f"{where}: expected at least {wanted + 1} columns divided by tabs; got {len(columns)}")
     return columns[int(config.source)], columns[int(config.target)]
+
+
+def _from_csv(path: Path, config: DataConfig) -> Named:
+    """Records as RFC 4180 has them: fields in double quotes may hold commas and line breaks, which become spaces."""
+    records = csv.reader((f"{line}\n" for line in stream_lines(path)), strict=True)
+    columns = [config.source, config.target]
+    blank: list[str] = []  # records that are an error unless they are the last ones
+    try:
+        if any(isinstance(column, str) for column in columns):
+            header = next(records, [])
+            if missing := [column for column in columns if isinstance(column, str) and column not in header]:
+                raise DataError(
+                    f"{path}:1: no column {missing[0]!r} among {', '.join(map(repr, header))}: set data.source and "
+                    "data.target to the names of the first line, or to numbers where there is no such line"
+                )
+            columns = [header.index(column) if isinstance(column, str) else column for column in columns]
+        wanted = max(int(column) for column in columns)
+        for record in records:
+            name = f"{path}:{records.line_num}"
+            if not any(map(str.strip, record)):
+                blank.append(name)
+                continue
+            yield from ((earlier, ("", "")) for earlier in blank)
+            blank = []
+            if len(record) <= wanted:
+                raise DataError(f"{name}: expected at least {wanted + 1} columns divided by commas; got {len(record)}")
+            source, target = (" ".join(record[int(column)].splitlines()) for column in columns)
+            yield name, (source, target)
+    except csv.Error as error:
+        raise DataError(f"{path}:{records.line_num}: not CSV: {error}") from error
 
 
 def _keys(config: DataConfig) -> tuple[str, str]:

@@ -9,14 +9,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-from regard.figures.heatmap import _fonts, _visible
+from regard.figures.heatmap import fonts, visible
 
 Points = Sequence[tuple[float, float]]
-INK, GREY, BLUE, ORANGE = "#222", "#777", "#2166ac", "#d6604d"
+INK, GREY = "#222", "#777"
+COLOURS = "#2166ac", "#d6604d", "#1b7837", "#7b3294", "#8c510a", "#444444"
 
 
 def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int | None = None) -> "Figure":
-    """Small panels side by side, each with its name and one or two curves over updates.
+    """Small panels side by side, each with its name and at most six curves over updates.
 
     Args:
         panels: (name, [(curve's name, [(update, value), …]), …]).
@@ -30,7 +31,7 @@ def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int
     figure = Figure(figsize=(3.5 * columns, 2.4 * rows), layout="constrained")
     for place, (name, lines) in enumerate(panels):
         axes: Axes = figure.add_subplot(rows, columns, place + 1)
-        for (label, points), colour in zip(lines, (BLUE, ORANGE), strict=False):
+        for (label, points), colour in zip(lines, COLOURS, strict=False):
             axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.4, marker="o",
                       markersize=2.4, label=label)  # fmt: skip
             if len(lines) > 1:
@@ -66,8 +67,8 @@ def course(
         axes = figure.add_subplot(1, len(steps), place + 1)
         axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axes.set_title(f"update {step:,}", fontsize=7, color=INK)
-        axes.set_xticks(range(len(columns)), [_visible(name) for name in columns], fontsize=5, rotation=90)
-        axes.set_yticks(range(len(rows)), [_visible(name) for name in rows] if not place else [], fontsize=5)
+        axes.set_xticks(range(len(columns)), [visible(name) for name in columns], fontsize=5, rotation=90)
+        axes.set_yticks(range(len(rows)), [visible(name) for name in rows] if not place else [], fontsize=5)
         axes.tick_params(length=0, colors=GREY)
         axes.spines[:].set_color("#ccc")
     return figure
@@ -78,7 +79,7 @@ def as_svg(figure: "Figure") -> str:
     import matplotlib
 
     text = StringIO()
-    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs that the reader's own fonts have
         figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})

@@ -156,11 +156,11 @@ def draw_meaning(meaning: "Meaning", path: str | Path | None = None) -> "Figure"
                 f"{layer}", points[layer], textcoords="offset points", xytext=(3, 3), fontsize=6, color="#888"
             )
         moved = ", ".join(word for word, _ in meaning.after[n][:4])
-        handles.append((line, "\n".join(wrap(f"{n + 1}  {_visible(text)}", 44)) + f"\n    near: {_visible(moved)}"))
+        handles.append((line, "\n".join(wrap(f"{n + 1}  {visible(text)}", 44)) + f"\n    near: {visible(moved)}"))
     axes.set_xlabel(f"first direction: {meaning.explained[0]:.0%} of the variance", fontsize=8, color="#555")
     axes.set_ylabel(f"second: {meaning.explained[1]:.0%}", fontsize=8, color="#555")
     axes.set_title(
-        f"“{_visible(meaning.word)}” from before the first block to behind the last (small numbers: layers)",
+        f"“{visible(meaning.word)}” from before the first block to behind the last (small numbers: layers)",
         fontsize=9, color="#555", loc="left",
     )  # fmt: skip
     axes.tick_params(labelsize=7)
@@ -221,10 +221,10 @@ def _draw_predictions(axes: "Axes", steps: "Sequence[TraceStep]") -> None:
             axes.text(
                 max(ends) + 0.3,
                 y,
-                f"{_visible(p.token)}  {p.probability:.2f}",
+                f"{visible(p.token)}  {p.probability:.2f}",
                 va="center",
                 fontsize=7,
-                fontfamily=_fonts(),
+                fontfamily=fonts(),
             )
     axes.axvline(0, color="#333", linewidth=0.8)
     axes.set(ylim=(len(steps) - 0.5, -0.5), yticks=[])
@@ -247,7 +247,7 @@ def _draw_predictions(axes: "Axes", steps: "Sequence[TraceStep]") -> None:
 
 
 def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
-    shown = [_visible(name) for name in columns]
+    shown = [visible(name) for name in columns]
     steep = len(columns) > 14 or max(map(_width, shown)) > 9
     axes.set_xticks(
         range(len(columns)),
@@ -256,9 +256,9 @@ def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> Non
         ha="left" if steep else "center",
         rotation_mode="anchor",
     )
-    axes.set_yticks(range(len(rows)), [_visible(name) for name in rows])
+    axes.set_yticks(range(len(rows)), [visible(name) for name in rows])
     axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelfontfamily=_fonts(), labelsize=10)
+    axes.tick_params(length=0, labelfontfamily=fonts(), labelsize=10)
     for edge in axes.spines.values():
         edge.set_color("#bbb")
 
@@ -268,7 +268,7 @@ def _name_sides(axes: "Axes", query: str, key: str) -> None:
     axes.set_ylabel(query, fontsize=8, color="#555", loc="top")
 
 
-def _visible(name: str) -> str:
+def visible(name: str) -> str:
     """A name in the order in which it is drawn: right-to-left scripts are shaped and turned round."""
     name = "".join(
         letter if letter.isprintable() or letter in " \n\t" or unicodedata.category(letter) == "Cf" else "\ufffd"
@@ -283,7 +283,7 @@ def _visible(name: str) -> str:
 
 
 @cache
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
@@ -334,7 +334,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     path = check_target(path)
     ending = path.suffix.lower()
     # text stays text in an SVG, so the reader's own fonts serve every script
-    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": _fonts(), "svg.hashsalt": "regard"}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": fonts(), "svg.hashsalt": "regard"}
     with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         about: dict[str, dict[str, Any]] = {

@@ -57,19 +57,21 @@ class RunFolder:
         start: the model that training starts from, if any.
         resumed: the run continues from its own checkpoint.
         report: called with the progress of the preparation.
+        given: the tokenizer that is used instead of one that is learned, if any.
     """
 
     path: Path
     start: Bundle | None = None
     resumed: bool = False
     report: Callable[[Numbers], None] = lambda _: None
+    given: Tokenizer | None = None
 
     def tokenizer(self, settings: ExperimentConfig, learn: Callable[[], Tokenizer]) -> Tokenizer:
         """The run's tokeniser, learned on training data only; a resumed run reads its own."""
         path = self.path / "tokenizer.json"
         if self.resumed:
             return Tokenizer.load(path, settings.tokenizer)
-        tokenizer: Tokenizer = self.start.tokenizer if self.start else learn()
+        tokenizer: Tokenizer = self.given or (self.start.tokenizer if self.start else learn())
         tokenizer.save(path)
         return tokenizer
 

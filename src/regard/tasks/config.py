@@ -63,6 +63,9 @@ class ExperimentConfig(BaseModel):
     start: str | None = None
     """A run, a bundle's folder or a shipped model whose tokeniser and weights training starts from; settings must
     agree."""
+    tokenizer_from: str | None = None
+    """A run, a bundle's folder or a shipped model whose tokenizer is used instead of one that is learned; [tokenizer]
+    must agree."""
     dev_sentences: int = Field(500, gt=0)
     """Development examples that are decoded (greedily) at each evaluation during training."""
     watched_sentences: int = Field(2, ge=0)
@@ -101,6 +104,12 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f"scenes.size = {self.scenes.size} must be model.source_encoder.size = {encoder.size}")
         if self.describing.ctc and not self.training.ctc:
             raise ValueError("describing.ctc needs training.ctc: the output layer that it reads would not be trained")
+        if self.start is not None and self.tokenizer_from is not None:
+            raise ValueError(
+                "tokenizer_from: a run that starts from a model takes its tokenizer: leave one of them out"
+            )
+        if self.training.bpe_dropout and (self.task != "translate" or self.tokenizer.kind not in ("bpe", "byte_bpe")):
+            raise ValueError('training.bpe_dropout needs task = "translate" and tokenizer.kind = "bpe" or "byte_bpe"')
         if self.training.hard == "reinforce" and getattr(self.model, "normalizer", None) != "hard":
             raise ValueError('training.hard = "reinforce" needs model.kind = "recurrent" and model.normalizer = "hard"')
         frames = getattr(encoder, "frames", 1)

@@ -39,6 +39,7 @@ from regard.tasks.base import (
     perplexity,
 )
 from regard.tasks.config import ExperimentConfig, positions_of
+from regard.text.bpe_dropout import BpeDropout
 from regard.text.tokenizer import Tokenizer, word_of_each
 from regard.training.distributed import processes
 
@@ -56,8 +57,9 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
     training = settings.training
     ends = tokenizer.bos, tokenizer.eos, tokenizer.pad
     batches = Batches(
-        corpus.pairs, training.batch_tokens, *ends, training.seed, corpus.links, made_from=f"{note.key} {note.pairs}"
-    )
+        corpus.pairs, training.batch_tokens, *ends, training.seed, corpus.links, made_from=f"{note.key} {note.pairs}",
+        segment=BpeDropout(tokenizer, training.bpe_dropout, most_tokens(settings)) if training.bpe_dropout else None,
+    )  # fmt: skip
 
     def finish(model: Seq2Seq) -> Bundle:
         bundle = _bundle(settings, model, tokenizer)
@@ -66,7 +68,7 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         return bundle
 
     amount = f"{note.pairs:,} training pairs{dropped}"
-    evaluate = make_evaluate(dev, tokenizer, settings)
+    evaluate = make_evaluate(dev, tokenizer, settings, further_sets(tokenizer, settings))
     watch = partial(watch_attention, folder=run.path, dev=dev, tokenizer=tokenizer, settings=settings)
     return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch)
 
@@ -127,7 +129,11 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
     assert data is not None  # the settings have been checked
     folder = run.path / FOLDER
     alike = settings.training.seed, settings.languages, bool(settings.training.guided_alignment), most_tokens(settings)
-    key = key_of(files_of(data), [data.model_dump(), settings.tokenizer.model_dump(), settings.start, *alike])
+    given = [settings.tokenizer_from] if settings.tokenizer_from else []
+    key = key_of(
+        files_of(data),
+        [data.model_dump(exclude={"dev_sets"}), settings.tokenizer.model_dump(), settings.start, *alike, *given],
+    )
     there = prepared_in(folder)
     kept = there is not None and there.note.key == key and (run.path / "tokenizer.json").exists()
     if there is not None and kept:
@@ -230,22 +236,23 @@ def development_pairs(train: Pairs, dev: Pairs, tokenizer: Tokenizer, settings: 
     """The development pairs that the model takes, and their number in words; some training pairs if there are none."""
     sources, targets = longest_taken(settings)
     reason = f"longer than the model takes, {sources} tokens of a source or {targets} of a target"
-
-    def fits(pairs: Pairs) -> list[int]:
-        return [n for n, (s, t) in enumerate(encode(tokenizer, pairs)) if len(s) <= sources and len(t) <= targets]
-
-    kept = fits(dev)
-    known = set(kept)
-    dropped = [dev.where[n] if dev.where else dev.source[n][:30] for n in range(len(dev)) if n not in known]
+    kept, dropped = _taken(dev, tokenizer, settings)
     note = left_out(dropped, reason)
-    if kept:
-        return dev.at(kept), f"{len(kept):,} for development{note}"
-    some = train.sample(settings.dev_sentences)
-    some = some.at(fits(some))
+    if len(kept):
+        return kept, f"{len(kept):,} for development{note}"
+    some, _ = _taken(train.sample(settings.dev_sentences), tokenizer, settings)
     setting = "data.dev_share" if settings.data is None or settings.data.dev is None else "data.dev"
     if not len(some):
         raise ConfigError(f"{setting} leaves none for development, and every training pair is {reason}")
     return some, no_development(setting, len(some)) + note
+
+
+def _taken(pairs: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig) -> tuple[Pairs, list[str]]:
+    """The pairs that are not longer than the model takes, and the names of the others."""
+    sources, targets = longest_taken(settings)
+    fits = [len(s) <= sources and len(t) <= targets for s, t in encode(tokenizer, pairs)]
+    names = pairs.where or [source[:30] for source in pairs.source]
+    return pairs.at([n for n, fit in enumerate(fits) if fit]), [names[n] for n, fit in enumerate(fits) if not fit]
 
 
 def longest_taken(settings: ExperimentConfig) -> tuple[int, int]:
@@ -260,23 +267,47 @@ def longest_output(decoding: DecodingConfig, source: int) -> int:
     return int(decoding.length_ratio * source) + decoding.length_extra
 
 
+def further_sets(tokenizer: Tokenizer, settings: ExperimentConfig) -> dict[str, Pairs]:
+    """The pairs of `data.dev_sets` that the model takes, by name.
+
+    Raises:
+        DataError: a file is missing or malformed.
+        ConfigError: the model takes none of a set's pairs.
+    """
+    data = settings.data
+    assert data is not None  # the settings have been checked
+    found = {name: _taken(read_pairs(path, data), tokenizer, settings)[0] for name, path in data.dev_sets.items()}
+    for name, pairs in found.items():
+        if not len(pairs):
+            raise ConfigError(
+                f"data.dev_sets.{name}: the model takes none of its pairs: there are none, or all are too long"
+            )
+    return found
+
+
 def make_evaluate(
-    dev: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig
+    dev: Pairs, tokenizer: Tokenizer, settings: ExperimentConfig, further: dict[str, Pairs]
 ) -> Callable[[Seq2Seq], dict[str, float]]:
-    """From a model to its measures: loss and perplexity of all development pairs, BLEU and chrF of some."""
-    batches = pair_batches(tokenizer, dev, settings.training.batch_tokens)
-    some = dev.sample(settings.dev_sentences)
+    """From a model to its measures: loss and perplexity of all development pairs, BLEU and chrF of some; and the same
+    of further sets, as `name_loss` and so on."""
+    sets = {"": dev} | {f"{name}_": pairs for name, pairs in further.items()}
+    batches = {name: pair_batches(tokenizer, pairs, settings.training.batch_tokens) for name, pairs in sets.items()}
+    some = {name: pairs.sample(settings.dev_sentences) for name, pairs in sets.items()}
 
     def evaluate(model: Seq2Seq) -> dict[str, float]:
         translator = Translator(_bundle(settings, model, tokenizer), "run")
-        loss, _ = mean_loss(model, batches, settings.training.precision)
-
-        def decode() -> dict[str, float]:
-            return scores(translations(translator, some.source, beam=1), some.target)
-
-        return loss_numbers(loss, decode)
+        numbers: dict[str, float] = {}
+        for name, pairs in some.items():
+            loss, _ = mean_loss(model, batches[name], settings.training.precision)
+            decode = partial(_decoded_scores, translator, pairs)
+            numbers |= {f"{name}{key}": number for key, number in loss_numbers(loss, decode).items()}
+        return numbers
 
     return evaluate
+
+
+def _decoded_scores(translator: Translator, pairs: Pairs) -> dict[str, float]:
+    return scores(translations(translator, pairs.source, beam=1), pairs.target)
 
 
 def evaluate(

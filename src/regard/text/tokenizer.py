@@ -11,6 +11,7 @@ What a round trip `decode(encode(text))` keeps, by kind (`Tokenizer.loses` says 
 | words | words seen in training; spaces become one, and stand around punctuation too |
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -113,6 +114,12 @@ class Tokenizer:
         """Span in `decode(ids)` of each token, in characters."""
         ends = [0, *(len(self.decode(ids[: n + 1])) for n in range(len(ids)))]
         return [(min(a, b), b) if i > UNK else (0, 0) for i, (a, b) in zip(ids, pairwise(ends), strict=True)]
+
+    def merges(self) -> list[tuple[str, str]]:
+        """The (left, right) tokens of every merge of a BPE, in the order in which they were learned; none of other
+        kinds."""
+        found = json.loads(self._inner.to_str())["model"].get("merges", [])
+        return [(left, right) for left, right in (m.split(" ") if isinstance(m, str) else m for m in found)]
 
     def save(self, path: Path) -> None:
         """Write a `tokenizer.json` of the tokenizers library; the settings are stored separately."""

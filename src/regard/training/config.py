@@ -59,6 +59,12 @@ class TrainingConfig(BaseModel):
     intermediate CTC)."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the decoder's previous tokens that are replaced by PAD (Bowman et al. 2016, word dropout)."""
+    bpe_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the merges that are left out when a training pair is tokenized, anew in every epoch (Provilkov et al.
+    2020); 0.1 is usual. Needs tokenizer.kind = "bpe" or "byte_bpe"."""
+    r_drop: Weight = 0.0
+    """Weight of R-Drop (Wu et al. 2021): every batch is computed twice, with two draws of dropout, and the two
+    distributions are drawn together; 0 is off, 1 to 5 usual."""
     concat_pairs: float = Field(0.0, ge=0, le=1)
     """Share of the batches of recordings that are concatenated two by two, for generalisation to longer recordings."""
     hard: Literal["straight_through", "reinforce"] = "straight_through"

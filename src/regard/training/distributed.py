@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from regard.data.batching import some_rows
 from regard.errors import ConfigError, RegardError
 
 T = TypeVar("T")
@@ -123,17 +124,6 @@ def processes() -> Processes:
     if not (dist.is_available() and dist.is_initialized()):
         return Processes()
     return Processes(dist.get_rank(), dist.get_world_size())
-
-
-def some_rows(batch: BatchT, rows: Tensor) -> BatchT:
-    """Some rows of a batch: of every tensor of the dataclass whose first axis is the batch."""
-    size = len(batch.target)  # type: ignore[attr-defined]
-    changed = {
-        field.name: value[rows]
-        for field in fields(batch)  # type: ignore[arg-type]
-        if isinstance(value := getattr(batch, field.name), Tensor) and value.ndim and len(value) == size
-    }
-    return replace(batch, **changed)  # type: ignore[type-var]
 
 
 def restarted() -> bool:

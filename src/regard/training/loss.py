@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from regard.attention.tracing import are_hidden, is_traced
 from regard.errors import unknown
@@ -89,6 +90,48 @@ def cross_entropy(
         hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep
     )
     return loss, nll
+
+
+def symmetric_kl(
+    first: Float[Tensor, "n h"],
+    second: Float[Tensor, "n h"],
+    weight: Float[Tensor, "V h"],
+    bias: Float[Tensor, "V"],
+    dtype: torch.dtype | None = None,
+    keep: Bool[Tensor, "n"] | None = None,
+) -> Float[Tensor, ""]:
+    """½ Σ_v (p_v - q_v) (log p_v - log q_v), summed over tokens, for p = softmax(W h + b) and q = softmax(W h' + b).
+
+    Logits are computed again for their gradient, a chunk at a time, so none are kept.
+
+    Args:
+        first, second: `[n, h]`, h and h', a row per token.
+        weight, bias, dtype, keep: as `cross_entropy` takes them.
+    """
+    counted = torch.ones_like(first[:, 0], dtype=torch.bool) if keep is None else keep
+    if is_traced(first):
+        return _symmetric_kl(first, second, counted, weight, bias, dtype or first.dtype)
+    parts = [
+        checkpoint(
+            _symmetric_kl, first[rows], second[rows], counted[rows], weight, bias, dtype or first.dtype,
+            use_reentrant=False,
+        )
+        for rows in _slices(len(first), max(1, LOGITS // (2 * len(weight))))
+    ]  # fmt: skip
+    return torch.stack(parts).sum() if parts else first.sum() * 0
+
+
+def _symmetric_kl(
+    first: Tensor, second: Tensor, keep: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> Tensor:
+    wide = torch.promote_types(first.dtype, torch.float32)
+    with torch.autocast(first.device.type, enabled=False):
+        p, q = (
+            torch.addmm(bias.to(dtype), hidden.to(dtype), weight.to(dtype).T).to(wide).log_softmax(-1)
+            for hidden in (first, second)
+        )
+    each = ((p.exp() - q.exp()) * (p - q)).sum(-1)
+    return each.masked_fill(~keep, 0).sum() / 2
 
 
 def _whole(

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, changing, watching
-from regard.data.batching import Batch
+from regard.data.batching import Batch, some_rows
 from regard.errors import ConfigError
 from regard.training.config import TrainingConfig
-from regard.training.loss import cross_entropy, smoothing
+from regard.training.loss import cross_entropy, smoothing, symmetric_kl
 from regard.training.reinforce import Draws, estimator, move_baseline
 
 
@@ -48,6 +48,7 @@ class ForwardPass:
         calls: the attention calls of the pass, recorded if a term needs them.
         draws: the sampled positions of hard attention trained by REINFORCE.
         token_losses: label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed.
+        twice: the batch holds every example twice, all of them one after the other and again, for R-Drop.
     """
 
     model: Any
@@ -60,6 +61,7 @@ class ForwardPass:
     calls: list[Call]
     draws: Draws | None
     token_losses: tuple[Tensor, Tensor]
+    twice: bool = False
 
     @property
     def real(self) -> Tensor:
@@ -100,6 +102,15 @@ def reinforce(one: ForwardPass) -> Tensor:
     gained, entropy = estimator(one.draws, log_p, one.real, one.model.baseline)
     move_baseline(one.model.baseline, log_p, one.real)
     return -gained - one.config.entropy * entropy
+
+
+def r_drop(one: ForwardPass) -> Tensor:
+    """½ (KL(p ‖ q) + KL(q ‖ p)) of the two distributions p and q that two draws of dropout give a token (Wu et al.
+    2021, equation 2)."""
+    (first, second), real = one.hidden.chunk(2), one.real.chunk(2)[0]
+    weight, bias = one.model.readout()
+    dtype = torch.bfloat16 if one.half else None
+    return symmetric_kl(first.flatten(0, 1), second.flatten(0, 1), weight, bias, dtype, real.flatten())
 
 
 def ctc(one: ForwardPass) -> Tensor:
@@ -143,6 +154,7 @@ TERMS = (
     Term(lambda c: (1 - c.ctc) * c.guided_alignment, lambda one: one.batch.links is not None, guided_alignment),
     Term(lambda c: (1 - c.ctc) * c.coverage_loss, lambda one: one.config.coverage_loss > 0, coverage_loss),
     Term(lambda c: 1 - c.ctc, lambda one: one.draws is not None, reinforce),
+    Term(lambda c: (1 - c.ctc) * c.r_drop, lambda one: one.twice, r_drop),
     Term(lambda c: c.ctc, lambda one: one.config.ctc > 0, ctc),
 )
 
@@ -173,7 +185,14 @@ class Objective(nn.Module):
 
 
 def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Loss:
-    """The weighted sum of all terms that apply to a batch."""
+    """The weighted sum of all terms that apply to a batch.
+
+    With R-Drop, the mean of two passes with different dropout, which are computed as one batch.
+    """
+    twice = bool(config.r_drop) and model.training
+    passes = 2 if twice else 1
+    if twice:
+        batch = some_rows(batch, torch.arange(len(batch.target)).repeat(2))
     half = used_precision(config, batch.target.device.type) == "bfloat16"
     calls: list[Call] = []
     draws = Draws() if model.training and config.hard == "reinforce" and hasattr(model, "baseline") else None
@@ -184,10 +203,11 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
     ):
         hidden, memory = batch.hidden(model)
     losses = _token_losses(model, batch, config, pad, half, hidden)
-    one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses)
+    one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses, twice)
     terms = [term.weight(config) * term.value(one) for term in TERMS if term.applies(one)]
-    tokens = one.real.sum()
-    return Loss(sum(terms[1:], terms[0]), one.token_losses[1], tokens if is_traced(tokens) else int(tokens))
+    tokens = one.real.sum() // passes
+    loss, nll = sum(terms[1:], terms[0]) / passes, one.token_losses[1] / passes
+    return Loss(loss, nll, tokens if is_traced(tokens) else int(tokens))
 
 
 def _token_losses(
