@@ -3,6 +3,7 @@ happens when a process is killed or hangs."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import tiny
+from conftest import made_pairs, tiny
 from regard.config import to_toml, validate
 from regard.tasks.config import ExperimentConfig
 
@@ -97,6 +98,8 @@ def test_a_run_is_resumed_on_another_number_of_processes(data: None, tmp_path: P
     finish(start(1, config, tmp_path / "whole"))
     run = tmp_path / "run"
     for count in (2, 3, 1):
+        if (run / "bundle.json").exists():
+            break
         more = ["--resume"] if run.exists() else []
         process = start(count, config, run, *more)
         kept = run / ("last" if parallel == "fsdp" else "last.safetensors")
@@ -105,7 +108,7 @@ def test_a_run_is_resumed_on_another_number_of_processes(data: None, tmp_path: P
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
-    if not (run / "model.safetensors").exists():
+    if not (run / "bundle.json").exists():
         finish(start(1, config, run, "--resume"))
     same_curve(tmp_path / "whole", run)
 
@@ -152,3 +155,67 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(one: Path, tmp_path: Pa
         os.kill(max(children(process)), signal.SIGKILL)
     finish(process)
     same_curve(one, run)
+
+
+def wait_for_checkpoints(process: subprocess.Popen[str], kept: Path, number: int) -> None:
+    """Wait until a checkpoint has been written so many times, or the process has ended."""
+    before = kept.stat().st_mtime_ns if kept.exists() else 0
+    while process.poll() is None and number:
+        now = kept.stat().st_mtime_ns if kept.exists() else 0
+        number -= now != before
+        before = now
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", [(1,), (2, 1, 3)])
+def test_a_run_that_is_killed_at_twenty_random_steps(data: None, tmp_path: Path, counts: tuple[int, ...]) -> None:
+    """SIGKILL for all processes at once, wherever they are; equal bit for bit on one process, else to rounding."""
+    config = write_config(tmp_path, checkpoint_seconds=1e-6)
+    longer = config.read_text("utf-8").replace(f"max_steps = {STEPS}", "max_steps = 120")
+    config.write_text(longer.replace("evaluate_every = 4", "evaluate_every = 20"), "utf-8")
+    finish(start(1, config, tmp_path / "whole"))
+    run, dice, kills = tmp_path / "run", random.Random(5), 0
+    kept = run / "last.safetensors"
+    while kills < 20 and not (run / "bundle.json").exists():
+        process = start(counts[kills % len(counts)], config, run, *(["--resume"] if kept.exists() else []))
+        wait_for_checkpoints(process, kept, dice.randint(1, 5))
+        time.sleep(dice.random() * 0.1)
+        if process.poll() is None:
+            for victim in [process.pid, *children(process)]:  # torchrun's own first: it would end the others gently
+                os.kill(victim, signal.SIGKILL)
+            kills += 1
+        process.communicate(timeout=60)
+    assert kills == 20
+    finish(start(1, config, run, "--resume"))
+    same_curve(tmp_path / "whole", run)
+    if counts == (1,):
+        weights = [(folder / "weights.safetensors").read_bytes() for folder in (tmp_path / "whole", run)]
+        assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_thousand_sentences_are_measured_alike_by_one_two_three_and_seven_processes(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    pairs = (made_pairs() * 12)[:1001]
+    assert len(pairs) == 1001
+    paths = tmp_path / "source", tmp_path / "reference"
+    for path, side in zip(paths, zip(*pairs, strict=True), strict=True):
+        path.write_text("".join(f"{line}\n" for line in side), "utf-8")
+    found = []
+    for count in (1, 2, 3, 7):
+        out = tmp_path / f"{count}.txt"
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        verb = ["-m", "regard", "evaluate", str(tiny_run), "--source", str(paths[0]), "--reference", str(paths[1])]
+        command = [sys.executable, *(torchrun if count > 1 else []), *verb, "--json", "--output", str(out)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append((json.loads(done.stdout), out.read_text("utf-8")))
+    for numbers, outputs in found[1:]:
+        assert outputs == found[0][1]
+        assert numbers.pop("loss") == pytest.approx(found[0][0]["loss"], rel=1e-9)
+        assert numbers.pop("perplexity") == pytest.approx(found[0][0]["perplexity"], rel=1e-8)
+        assert numbers.items() <= found[0][0].items()
