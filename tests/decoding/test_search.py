@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regard.decoding.search import Followed, Hypothesis, SearchConfig, search
+from regard.decoding.search import Followed, Hypothesis, SearchConfig, largest, search
 
 BOS, EOS = 1, 2
 V = 5
@@ -212,3 +212,21 @@ def test_the_score_is_that_of_wu_et_al(length: int, alpha: float) -> None:
 
 def test_followed_is_a_protocol() -> None:
     assert isinstance(fresh(1), Followed)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("size", [5, 64, 600, 2048, 8001])
+def test_the_largest_numbers_of_a_row_are_topks(size, count):
+    numbers = torch.randn(3, 2, size, generator=torch.Generator().manual_seed(size))
+    numbers[0, 0, size // 2 :] = -torch.inf
+    found, places = largest(numbers, count)
+    expected = numbers.topk(min(count, size)).values
+    assert torch.equal(found, expected)
+    assert torch.equal(numbers.gather(-1, places), expected)
+    assert all(len(set(row.tolist())) == row.numel() for row in places.flatten(0, 1))
+
+
+def test_the_largest_of_a_row_of_nothing_but_minus_infinity_exist():
+    found, places = largest(torch.full((1, 1, 8001), -torch.inf), 8)
+    assert (found == -torch.inf).all()
+    assert places.shape == (1, 1, 8)

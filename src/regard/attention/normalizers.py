@@ -63,8 +63,9 @@ class Normalizer(nn.Module):
         return self
 
     def frozen(self) -> "Normalizer":
-        """A copy that training does not change."""
-        return deepcopy(self).requires_grad_(False)
+        """The same, which training does not change: itself where it has nothing to learn, else a copy."""
+        learned = any(True for _ in self.parameters()) or any(True for _ in self.buffers())
+        return deepcopy(self).requires_grad_(False) if learned else self
 
 
 class Exponential(Normalizer):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from regard.cli.lines import check_output, writing
-from regard.cli.options import Beam, Device, ModelName, load
+from regard.cli.options import Beam, Device, ModelName, Precision, load
 
 Part = Literal["dev", "test"]
 PATIENCE = 600.0  # seconds that one process of several waits for another
@@ -30,6 +30,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write the model's outputs to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: Device = "cpu",
+    precision: Precision = "float32",
 ) -> None:
     """Measure a model on files: loss and perplexity, and its task's own measures."""
     if (source is None) == (part is None):
@@ -43,7 +44,7 @@ def evaluate(
     with TemporaryDirectory() as made, together(place, PATIENCE) as group:
         if source is None:
             source, reference = _held_out(Path(model), str(part), Path(made))
-        numbers, outputs = measure(load(model, device=str(place)), source, reference, beam)
+        numbers, outputs = measure(load(model, device=str(place), precision=precision), source, reference, beam)
     if not group.first:
         return
     if output:

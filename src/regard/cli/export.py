@@ -13,7 +13,10 @@ def export(
     into: Annotated[Path, typer.Argument(help="The folder to write.")],
     precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "int8",
     layout: Annotated[
-        str, typer.Option(help="regard, or hf: config.json and model.safetensors in float32, which transformers loads.")
+        str,
+        typer.Option(
+            help="regard; hf: config.json and model.safetensors in float32, which transformers loads; or ctranslate2."
+        ),
     ] = "regard",
 ) -> None:
     """Write a model as a small folder: weights in float16 or int8, no checkpoints."""

@@ -41,6 +41,9 @@ Output = Annotated[Path | None, typer.Option(help="Write the lines to this file 
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the accelerator that torch finds, or the processor.")
 ]
+Precision = Annotated[
+    str, typer.Option(help="Of the products of a search: float32, bfloat16, int8, or auto: the fastest here.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Input tokens worked on at a time. Default: 4096.")]
 
@@ -59,7 +62,10 @@ class BareLook(TyperCommand):
         return super().parse_args(ctx, filled)
 
 
-def load(name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu") -> Any:
+def load(
+    name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu",
+    precision: str = "float32",
+) -> Any:  # fmt: skip
     """A pipeline by its model's name.
 
     Args:
@@ -67,6 +73,7 @@ def load(name: str, inputs: list[str] | None = None, threads: int | None = None,
         inputs: the arguments to work on: for a few, one thread, since a busy second core only delays it.
         threads: of the processor; chosen from the inputs unless given.
         device: where the model computes.
+        precision: of the products of a search.
     """
     from regard.pipelines.load import load as load_pipeline
     from regard.process import use_threads
@@ -75,18 +82,19 @@ def load(name: str, inputs: list[str] | None = None, threads: int | None = None,
         use_threads(threads)
     elif inputs and inputs != ["-"] and len(inputs) <= FEW:
         use_threads(1)
-    return load_pipeline(name, device)
+    return load_pipeline(name, device, precision)
 
 
 def load_for(
-    verb: str, name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu"
-) -> Any:
+    verb: str, name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu",
+    precision: str = "float32",
+) -> Any:  # fmt: skip
     """A pipeline that can serve a verb.
 
     Raises:
         ConfigError: it serves another, or none.
     """
-    found = load(name, inputs, threads, device)
+    found = load(name, inputs, threads, device, precision)
     if found.task == verb:
         return found
     if found.task is None:

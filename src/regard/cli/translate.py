@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import are_many, check_targets, complain, run_lines, targets_of
-from regard.cli.options import BatchTokens, Beam, Device, Json, Look, Model, Output, Texts, Threads, load_for
+from regard.cli.options import (
+    BatchTokens,
+    Beam,
+    Device,
+    Json,
+    Look,
+    Model,
+    Output,
+    Precision,
+    Texts,
+    Threads,
+    load_for,
+)
 from regard.cli.progress import err
 from regard.errors import ConfigError
 
@@ -26,10 +38,11 @@ def translate(
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
     device: Device = "cpu",
+    precision: Precision = "float32",
 ) -> None:
     """Translate texts: one line in, one line out."""
     check_targets(look or [])
-    translator = load_for("translate", model, texts, threads, device)
+    translator = load_for("translate", model, texts, threads, device, precision)
     if n_best > 1:
         beam = max(n_best, beam or translator.decoding.beam)
     settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look)}

@@ -41,8 +41,8 @@ class DataConfig(AugmentConfig):
 
     train: str | tuple[str, str] | Annotated[tuple[Corpus, ...], Field(min_length=1)]
     """A .tsv, .csv, .jsonl, .arrow or .parquet file of pairs, two parallel text files [source, target], or a mixture: a
-    list of tables of path and weight. A name may be a pattern (`part-*.tsv`), a text file compressed (.gz, .bz2, .xz, .zip);
-    $NAME is taken from the environment."""
+    list of tables of path and weight. A name may be a pattern (`part-*.tsv`), a text file compressed (.gz, .bz2, .xz,
+    .zip); $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""
     dev_sets: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], str | tuple[str, str]] = Field({})

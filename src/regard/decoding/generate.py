@@ -51,7 +51,7 @@ def generate(
     device = device_of(model)
     if isinstance(how, SampleConfig):
         steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device)
-        return sampled(steps, len(limits), device)
+        return sampled(steps, len(limits))
     scored = any(constraint.scored for constraint in constraints)
     first = [tokens[-1] for tokens in before]
     return search(step, state, limits, how, first, ends, scored=scored, device=device)
@@ -78,4 +78,7 @@ def _constrained(
 
 def maps_of(model: StepModel, found: Hypothesis) -> dict[str, AttentionMap]:
     """{site: map `[heads, T, S]`} of one hypothesis, lazy and detached; empty where its state recorded no queries."""
-    return {site: whole.select(0, 0).frozen() for site, whole in model.maps(innermost(found.state)).items()}
+    state = innermost(found.state)
+    if not getattr(state, "record", True):
+        return {}
+    return {site: whole.select(0, 0).frozen() for site, whole in model.maps(state.plain()).items()}

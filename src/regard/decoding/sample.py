@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, penalize_repetition
-from regard.decoding.search import Hypothesis
+from regard.decoding.search import Hypothesis, own_state
 from regard.errors import ConfigError, RegardError
 
 NOT_FINITE = "the model's logits hold NaN or infinity: no token can be drawn; its training may have diverged"
@@ -139,13 +139,12 @@ def sample(
             state, last = state.keep(kept), last[kept]
 
 
-def sampled(steps: Iterator[Drawn], sentences: int, device: torch.device | None = None) -> list[list[Hypothesis]]:
+def sampled(steps: Iterator[Drawn], sentences: int) -> list[list[Hypothesis]]:
     """The finished samples of `sample`, one hypothesis per sentence; none for a sentence that drew nothing.
 
     Args:
         steps: of `sample`.
         sentences: N.
-        device: of the states; the CPU by default.
     """
     tokens: list[list[int]] = [[] for _ in range(sentences)]
     totals = [0.0] * sentences
@@ -158,7 +157,7 @@ def sampled(steps: Iterator[Drawn], sentences: int, device: torch.device | None 
 
     def own(n: int) -> Any:
         state, place = states[n]
-        return state.keep(torch.tensor([place], device=device))
+        return own_state(state, place, 0)
 
     return [[Hypothesis(tokens[n], totals[n], totals[n], own(n))] if n in states else [] for n in range(sentences)]
 

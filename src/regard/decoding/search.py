@@ -7,14 +7,15 @@ every attention) has followed it through every reordering of the beam.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard.decoding.constraints import StepFunction
+from regard.decoding.constraints import StepFunction, innermost
 from regard.errors import ConfigError
+from regard.nn.state import State
 
 
 @runtime_checkable
@@ -25,6 +26,7 @@ class Followed(Protocol):
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
+BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
 
@@ -125,7 +127,7 @@ def search(
         going, kept = [], []
         for n, candidates in enumerate(_continue(totals, logits, config.beam, scored)):
             beam = beams[n]
-            living, others = _finish(beam, n, candidates, state, config, closing, length, logits.device)
+            living, others = _finish(beam, n, candidates, state, config, closing, length)
             if len(beam.finished) >= config.beam or length >= beam.limit or not living:
                 ranked = sorted(beam.finished, key=lambda h: -h.score)
                 results[beam.number] = ranked[: config.n_best]
@@ -139,7 +141,9 @@ def search(
             beams = [beams[n] for n in going]
             state = state.keep(torch.tensor(going, device=logits.device))
         following = torch.tensor([[[one.parent, one.token] for one in some] for some in kept], device=logits.device)
-        state, last = state.select(following[..., 0]), following[..., 1]
+        last = following[..., 1]
+        if config.beam > 1:  # else every hypothesis continues itself
+            state = state.select(following[..., 0])
         totals = totals.new_tensor([[one.log_prob for one in some] for some in kept], dtype=_wide(logits))
     return results
 
@@ -151,20 +155,49 @@ def _wide(logits: Tensor) -> torch.dtype:
 def _continue(
     totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, scored: bool
 ) -> list[list[_Candidate]]:
-    """The best continuations of each sentence, best first, twice as many as the beam."""
+    """The best continuations of each sentence, best first, twice as many as the beam; one, if it is greedy."""
     wide = logits.to(_wide(logits))
     log_p = wide if scored else torch.log_softmax(wide, -1)
-    sums = (totals[..., None].to(log_p.dtype) + log_p).flatten(1)
-    best, where = sums.topk(min(2 * beam, sums.shape[1]), dim=1)
-    parents, tokens = where // logits.shape[-1], where % logits.shape[-1]
+    some, names = largest(log_p, 2 * beam if beam > 1 else 1)
+    sums = (totals[..., None].to(log_p.dtype) + some).flatten(1)
+    best, where = sums.topk(min(2 * beam if beam > 1 else 1, sums.shape[1]), dim=1)
+    parents, tokens = where // some.shape[-1], names.flatten(1).gather(1, where)
     # one transfer: a float32 holds every integer below 2**24
     numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).tolist()
     return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
 
 
+def largest(numbers: Float[Tensor, "*n V"], count: int) -> tuple[Float[Tensor, "*n k"], Int[Tensor, "*n k"]]:
+    """The `count` largest numbers of each row, or all, and their places; largest first.
+
+    A row's k largest numbers lie in the k blocks with the largest maxima. Finding these takes one pass over the row
+    that does nothing else, several times faster on a CPU than `torch.topk` of whole rows.
+    """
+    size = numbers.shape[-1]
+    if count * BLOCK * 4 > size:
+        return numbers.topk(min(count, size))
+    whole = size // BLOCK * BLOCK
+    maxima = numbers[..., :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
+    if whole < size:
+        maxima = torch.cat([maxima, numbers[..., whole:].amax(-1, keepdim=True)], -1)
+    blocks = maxima.topk(count).indices[..., None] * BLOCK
+    places = (blocks + torch.arange(BLOCK, device=numbers.device)).flatten(-2)
+    some = numbers.gather(-1, places.clamp(max=size - 1)).masked_fill(places >= size, -inf)
+    found, at = some.topk(count)
+    return found, places.gather(-1, at)
+
+
+def own_state(state: Any, sentence: int, hypothesis: int) -> Any:
+    """The decoder's own state of one hypothesis, for its maps."""
+    inner = innermost(state)
+    if isinstance(inner, State):
+        return inner.one(sentence, hypothesis)
+    return inner.keep(torch.tensor([sentence])).select(torch.tensor([[hypothesis]]))
+
+
 def _finish(
     beam: _Beam, n: int, candidates: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
-    length: int, device: torch.device,
+    length: int,
 ) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
     """Move continuations that end here out of the beam, at the limit all of them; the living ones and the others."""
     room, living, others = config.beam, [], []
@@ -175,7 +208,7 @@ def _finish(
             others.append(one._replace(log_prob=-inf))
             continue
         if closes or (length >= beam.limit and room > 0):
-            own = state.keep(torch.tensor([n], device=device)).select(torch.tensor([[one.parent]], device=device))
+            own = own_state(state, n, one.parent)
             tokens = [*beam.rows[one.parent], one.token]
             beam.finished.append(Hypothesis(tokens, config.score(one.log_prob, length), one.log_prob, own))
             others.append(one._replace(log_prob=-inf))

@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 from regard.bundle import Bundle, Precision, save_bundle
 from regard.errors import ConfigError, unknown
-from regard.export import hf
+from regard.export import ctranslate2, hf
 
-LAYOUTS = ("regard", "hf")
+LAYOUTS = ("regard", "hf", "ctranslate2")
 
 
 def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard") -> None:
@@ -17,11 +17,12 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
         ready: what `load` returns, or a Bundle.
         into: the folder.
         precision: of the weights, "float32", "float16" or "int8".
-        layout: "regard", or "hf": float32 in the Hugging Face layout, which transformers loads.
+        layout: "regard", or "hf": float32 in the Hugging Face layout, which transformers loads; or "ctranslate2": a
+            Transformer translator for CTranslate2.
 
     Raises:
         ChoiceError: an unknown precision or layout.
-        ConfigError: the folder is not empty.
+        ConfigError: the folder is not empty; ctranslate2 is not installed, or cannot express the model.
         BundleError: no family of the Hugging Face layout has the model's parts.
     """
     if layout not in LAYOUTS:
@@ -32,6 +33,8 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
     bundle: Bundle = getattr(ready, "bundle", ready)
     if layout == "hf":
         hf.write(bundle, into)
+    elif layout == "ctranslate2":
+        ctranslate2.write(bundle, into, precision)
     else:
         save_bundle(into, bundle, precision)  # type: ignore[arg-type]
 

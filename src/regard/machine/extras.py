@@ -9,6 +9,7 @@ from regard.machine.redaction import redact
 # the package's metadata lists extras and requirements, but not what they are for
 PURPOSES = {
     "bench": "peers of `make bench`",
+    "ctranslate2": "`regard export --layout ctranslate2`",
     "data": "sentences with dates and figures to train on, from CLDR; Arrow and Parquet files",
     "dev": "tests and checks of a checkout",
     "docs": "`make docs`",

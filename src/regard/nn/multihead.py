@@ -96,7 +96,7 @@ class MultiHead(nn.Module):
     ) -> Heads:
         """The queries of states `[*batch, n, d]`, by heads; `allowed` and `positions` as in `forward`."""
         query = _split(self.query(x if self.context is None else self.context(x, allowed)), self.heads)
-        return self._positioned(query, self.query_norm, positions)
+        return self.positioned(query, self.query_norm, positions)
 
     def next_query(
         self,
@@ -114,7 +114,7 @@ class MultiHead(nn.Module):
         if self.context is None:
             return self.queries(x[..., None, :], None, positions), None
         x, after = self.context.step(x, self.context.start(x) if before is None else before)
-        return self._positioned(_split(self.query(x[..., None, :]), self.heads), self.query_norm, positions), after
+        return self.positioned(_split(self.query(x[..., None, :]), self.heads), self.query_norm, positions), after
 
     def keys_values(
         self,
@@ -125,9 +125,9 @@ class MultiHead(nn.Module):
         """Keys and values of a memory, by heads; `values` is the memory itself unless given."""
         key = _split(self.key(memory), self.key_heads)
         value = _split(self.value(memory if values is None else values), self.key_heads)
-        return self._positioned(key, self.key_norm, positions), value
+        return self.positioned(key, self.key_norm, positions), value
 
-    def _positioned(self, vectors: Tensor, norm: nn.Module | None, positions: Tensor | None) -> Tensor:
+    def positioned(self, vectors: Tensor, norm: nn.Module | None, positions: Tensor | None) -> Tensor:
         """Queries or keys by heads, with head norm and rotation where the layer has them."""
         vectors = vectors if norm is None else norm(vectors)
         if self.rotary is None:
@@ -139,14 +139,20 @@ class MultiHead(nn.Module):
         self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
     ) -> Float[Tensor, "*batch n d"]:
         """Attend in every head, join the heads, project."""
+        projected: Tensor = self.output(self.joined(query, key, value, mask, bias))
+        return projected
+
+    def joined(
+        self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
+    ) -> Float[Tensor, "*batch n d"]:
+        """Attend in every head, join the heads."""
         with owned(self):
             found = attend(
                 query, key, value,
                 score=self.score, normalizer=self.normalizer, mask=mask, bias=bias,
                 dropout=self.dropout if self.training else 0.0,
             )  # fmt: skip
-        joined: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
-        return joined
+        return found.transpose(-3, -2).flatten(-2)
 
     def forward(
         self,

@@ -26,6 +26,15 @@ class State:
         """The state with `sentence` applied to every tensor `[N, 1, …]` and `hypothesis` to every `[N, K, …]`."""
         raise NotImplementedError
 
+    def plain(self) -> "State":
+        """The state as the model's own step has it."""
+        return self
+
+    def one(self, sentence: int, hypothesis: int) -> "State":
+        """The state of one hypothesis, for its maps: no step goes on from it."""
+        kept = self.map(lambda of: of[sentence : sentence + 1], lambda of: of[sentence : sentence + 1])
+        return kept.map(lambda of: of, lambda of: of[:, hypothesis : hypothesis + 1])
+
     def select(self: Own, parents: Int[Tensor, "N K"]) -> Own:
         """The state in which hypothesis k of sentence n continues hypothesis `parents[n, k]`."""
         return self.map(lambda tensor: tensor, lambda tensor: gather_hypotheses(tensor, parents))

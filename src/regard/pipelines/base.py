@@ -7,12 +7,15 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 import torch
 
 from regard.attention.maps.map import AttentionMap
+from regard.attention.watch import is_changing
 from regard.bundle import Bundle
 from regard.decoding.constraints import Constraint, Ruled
 from regard.decoding.generate import maps_of
 from regard.decoding.search import Hypothesis
 from regard.device import device_of
-from regard.errors import ChoiceError, RegardError
+from regard.errors import ChoiceError, ConfigError, RegardError
+from regard.models.planned import Plans, refusal
+from regard.nn.products import has_fast_int8
 from regard.pretrained.rules import GenerationRules
 
 Given = TypeVar("Given")
@@ -53,6 +56,33 @@ class Pipeline(Generic[Given, Made]):
         self.bundle, self.name = bundle, name
         self.model: Any = bundle.model
         self.tokenizer: Any = bundle.tokenizer
+        self.plans = Plans()
+
+    def searched(self) -> tuple[Any, Any]:
+        """What encodes and what takes steps in a search: the model's plan; the model, where it may be changed."""
+        return (self.model, self.model) if is_changing() else self.plans.of(self.model)
+
+    def use(self, precision: str, device: torch.device | None = None) -> None:
+        """Search in a precision of products from now on.
+
+        Args:
+            precision: "float32", "bfloat16", "int8" or "auto", as `regard.load` takes them.
+            device: where the model will compute; its own by default.
+
+        Raises:
+            ConfigError: an unknown precision; a model that is searched in float32 only.
+        """
+        names = "float32", "bfloat16", "int8", "auto"
+        if precision not in names:
+            raise ConfigError(f"precision must be one of {', '.join(names)}; got {precision!r}")
+        why = refusal(self.model)
+        if not why and (device or self.device).type != "cpu":
+            why = "products in another precision are for a CPU"
+        if precision == "auto":
+            precision = "int8" if not why and has_fast_int8() else "float32"
+        if why and precision != "float32":
+            raise ConfigError(f'{self.name}: precision = "{precision}": {why}; take "float32", or "auto"')
+        self.plans = Plans(precision)
 
     @property
     def device(self) -> torch.device:

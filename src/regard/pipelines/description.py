@@ -246,11 +246,12 @@ class Describer(Pipeline[Any, Description]):
             features, allowed = stacked([one.features for one in sources])
             allowed = None if allowed is None else allowed.to(self.device)
             memory = self.model.encode(features.to(self.device), allowed)
-        state = self.model.start(memory, record=record or listening)
+        _, stepper = self.searched()
+        state = stepper.start(memory, record=record or listening)
         real = memory.allowed.sum(1).tolist()
         limits = [min(self.decoding.longest, n) if self.hears else self.decoding.longest for n in real]
         found = generate(
-            self.model, state, [[tokenizer.bos]] * len(sources), limits, config, [tokenizer.eos],
+            stepper, state, [[tokenizer.bos]] * len(sources), limits, config, [tokenizer.eos],
             constraints=self._constraints(memory),
         )  # fmt: skip
         by_site = calls_by_site(self.model, calls)

@@ -27,7 +27,7 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
 
 
-def load(name: str | Path, device: str | torch.device = "cpu") -> Any:
+def load(name: str | Path, device: str | torch.device = "cpu", precision: str = "float32") -> Any:
     """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
 
     Args:
@@ -35,6 +35,10 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Any:
             huggingface_hub downloads.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": the accelerator that torch finds, or the CPU. Inputs are
             moved to the model; `.model.to(…)` moves it later.
+        precision: of the products of a search: "float32"; "bfloat16"; "int8", with a scale for each row, which is
+            several times faster and changes few outputs (docs/benchmarks.md); or "auto": int8 where the processor has
+            instructions for it and the model can be searched so, else float32. What is computed outside a search, a
+            loss say, stays in float32.
 
     Returns:
         a `Translator`, `Completer` (a decoder alone), `Filler` (an encoder alone), `Captioner`, `Transcriber` or
@@ -43,11 +47,14 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Any:
     Raises:
         ChoiceError: neither a shipped model nor a folder, or an unknown device; lists the known names, nearest spelling
             first.
-        ConfigError: this machine does not have the device.
+        ConfigError: this machine does not have the device; a model that is searched in float32 only; an unknown
+            precision.
         BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
     """
     where = find_device(device)
     found = _find(name)
+    if precision != "float32":
+        found.use(precision, where)
     if where.type != "cpu":
         found.model.to(where)
     return found

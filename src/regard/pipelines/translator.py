@@ -234,13 +234,14 @@ class Translator(Pipeline[str, Generation]):
         tokenizer = self.tokenizer
         rows = [[*ids, tokenizer.eos] for ids in sources]
         calls: list[Call] = []
+        encoder, stepper = self.searched()
         with watching(calls.append) if has_search_listeners() else nullcontext():
-            memory = self.model.encode(pad(rows, tokenizer.pad).to(self.device), lengths_mask(rows).to(self.device))
-        state = self.model.start(memory, record=record)
+            memory = encoder.encode(pad(rows, tokenizer.pad).to(self.device), lengths_mask(rows).to(self.device))
+        state = stepper.start(memory, record=record)
         limits = [self.limit(len(row)) for row in rows]
         before = [[tokenizer.bos]] * len(rows)
         rules = self.rule_constraints(before, limits)
-        found = generate(self.model, state, before, limits, config, self.ends(), constraints=rules)
+        found = generate(stepper, state, before, limits, config, self.ends(), constraints=rules)
         return calls_by_site(self.model, calls), found
 
     def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:

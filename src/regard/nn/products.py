@@ -1,0 +1,82 @@
+"""Products x W + b of a trained layer in a precision that is chosen: for decoding, without gradients."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+Product = Callable[[Tensor], Tensor]  # from `[n, d]` to `[n, e]`
+
+
+@cache
+def has_fast_int8() -> bool:
+    """Whether the processor has instructions for sums of products of 8-bit numbers (VNNI), and torch uses them."""
+    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported())
+
+
+def make_product(weight: Tensor, bias: Tensor | None, precision: str) -> Product:
+    """The product with a weight `[e, d]` and a vector `[e]`, where there is one.
+
+    Args:
+        weight, bias: of a linear layer.
+        precision: "float32": the weight's own; "bfloat16": both factors are rounded to it; "int8": both factors are
+            rounded to 255 levels, with a scale for each row of x and each output of W.
+    """
+    if precision == "int8":
+        return Int8Product(weight, bias)
+    return FloatProduct(weight, bias, torch.bfloat16 if precision == "bfloat16" else weight.dtype)
+
+
+def joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Weight and vector of the one layer that computes what several layers compute, one after the other."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    if all(layer.bias is None for layer in layers):
+        return weight, None
+    own = [weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach() for layer in layers]
+    return weight, torch.cat(own)
+
+
+class FloatProduct:
+    """x W + b with both factors in one dtype; the result has the dtype of x.
+
+    Args:
+        weight, bias: of a linear layer.
+        dtype: of the factors.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.weight = weight.detach().to(dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[n, e]` from `[n, d]`."""
+        if x.dtype == self.dtype:
+            return linear(x, self.weight, self.bias)
+        return linear(x.to(self.dtype), self.weight, self.bias).to(x.dtype)
+
+
+class Int8Product:
+    """x W + b with x ≈ s q and W ≈ t q', q and q' whole numbers from -127 to 127.
+
+    s = max |x| / 127 of each row of x, and t = max |W| / 127 of each output, so that no row depends on another one. The
+    product of whole numbers is exact.
+
+    Args:
+        weight, bias: of a linear layer, in float32 on a CPU.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        weight = weight.detach().float()
+        self.scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+        self.weight = (weight / self.scale[:, None]).round().to(torch.int8).t()
+        self.bias = torch.zeros_like(self.scale) if bias is None else bias.detach().float()
+        self.least = weight.new_full((1,), 1e-14)  # the scale of a row of zeros
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[n, e]` from `[n, d]`."""
+        scale = torch.add(self.least, x.abs().amax(-1, keepdim=True), alpha=1 / 127)
+        found = torch._int_mm(torch.div(x, scale).round_().to(torch.int8), self.weight)
+        return torch.addcmul(self.bias, found.float().mul_(scale), self.scale)

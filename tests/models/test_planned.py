@@ -1,0 +1,224 @@
+"""A planned decoder is the model's own: the same logits, the same maps, whatever the search does with its states."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import regard
+from regard.models.build import build
+from regard.models.planned import PlannedDecoder, PlannedEncoder, PlannedState, Plans, encoder_refusal, refusal
+from regard.models.recurrent import RecurrentConfig
+from regard.models.seq2seq import Memory
+from regard.models.transformer import Transformer, TransformerConfig
+from regard.nn.dropout import Dropout
+from regard.pipelines.load import load
+from regard.pipelines.translator import Translator
+
+V = 41
+CONFIGS = {
+    "plain": {},
+    "after": {"norm": "after"},
+    "rms, gated": {"normalization": "rms", "gated": True, "activation": "silu", "ffn_biases": False},
+    "halves, gelu": {"positions": "sinusoidal_halves", "activation": "gelu", "scaled": False},
+    "learned": {"positions": "learned", "length": 9, "first_position": 2, "embedding_norm": True},
+    "rotary": {"positions": "rotary", "key_heads": 2, "head_norm": True, "activation": "gelu_tanh"},
+    "half rotary": {"positions": "rotary", "rotary_width": 4, "biases": ("query", "value")},
+    "alibi": {"positions": "alibi", "key_heads": 1},
+    "relative": {"positions": "relative", "buckets": 8, "max_distance": 6, "scaled_output": True},
+    "none": {"positions": "none", "biases": (), "output_bias": False, "tied": False},
+    "window": {"window": 3, "score": "dot"},
+    "window in one layer": {"window": 4, "window_layers": (1,), "positions": "alibi"},
+    "wide heads": {"head_width": 12, "cross_score": "dot"},
+}
+
+
+def make(**changes: object) -> Transformer:
+    torch.manual_seed(3)
+    sizes = {"width": 32, "encoder_layers": 1, "decoder_layers": 2, "heads": 4, "ffn_width": 24}
+    model = build(V, TransformerConfig(kind="transformer", **{**sizes, **changes})).eval()
+    for name, part in model.named_parameters():
+        if "norm" in name or "bias" in name:  # not the zeros and ones of a fresh model
+            torch.nn.init.normal_(part, 0.5, 0.3)
+    assert isinstance(model, Transformer)
+    return model
+
+
+def memory(model: Transformer, padded: bool = True) -> Memory:
+    source = torch.randint(4, V, (3, 6), generator=torch.Generator().manual_seed(1))
+    allowed = torch.ones(3, 6, dtype=torch.bool)
+    if padded:
+        allowed[1, 4:] = allowed[2, 2:] = False
+    return model.encode(source, allowed)
+
+
+def go(takes: list[tuple[object, object]], steps: int = 14, record: bool = True, keeps: bool = True) -> list[Tensor]:
+    """Step all (stepper, memory) along the same random search; the greatest difference of logits from the first's."""
+    states = [stepper.start(memory, record=record) for stepper, memory in takes]
+    dice = torch.Generator().manual_seed(7)
+    token, differences = torch.ones(3, 1, dtype=torch.long), []
+    for t in range(steps):
+        found = [stepper.step(token, state) for (stepper, _), state in zip(takes, states, strict=True)]
+        differences.append(max(float((one.logits - found[0].logits).abs().max()) for one in found))
+        states = [one.state for one in found]
+        beams = 1 if t < 2 else 3
+        parents = torch.randint(0, token.shape[1], (len(token), beams), generator=dice)
+        if keeps and t in (6, 9):  # a sentence has ended: first two of three stay, then one of two
+            kept = torch.tensor([0, 2]) if t == 6 else torch.tensor([1])
+            states, parents = [state.keep(kept) for state in states], parents[kept]
+        states = [state.select(parents) for state in states]
+        token = torch.randint(4, V, parents.shape, generator=dice)
+    assert max(differences) < 1e-4, differences
+    if record:
+        one, other = ([stepper.maps(state) for (stepper, _), state in zip(takes, states, strict=True)])[:2]
+        assert one.keys() == other.keys()
+        for site in one:
+            torch.testing.assert_close(one[site].full(), other[site].full(), atol=1e-5, rtol=1e-4)
+    return states
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_a_planned_decoder_steps_as_the_model_does(name: str, padded: bool) -> None:
+    model = make(**CONFIGS[name])
+    assert not refusal(model)
+    there = memory(model, padded)
+    go([(model, there), (PlannedDecoder(model), there)])
+
+
+@torch.no_grad()
+def test_nothing_is_recorded_unless_asked_and_buffers_grow() -> None:
+    model = make()
+    there = memory(model)
+    _, state = go([(model, there), (PlannedDecoder(model), there)], steps=80, record=False, keeps=False)
+    assert isinstance(state, PlannedState)
+    assert not state.cells.query
+    assert state.step == 80
+
+
+@torch.no_grad()
+def test_a_state_can_be_continued_twice() -> None:
+    """The second continuation finds its cells taken, and copies what came before."""
+    model = make()
+    planned = PlannedDecoder(model)
+    _, state = planned.step(torch.ones(3, 1, dtype=torch.long), planned.start(memory(model)))
+    ways = [torch.full((3, 1), n) for n in (5, 9)]
+    first = [planned.step(token, state) for token in ways]
+    again = [planned.step(token, state).logits for token in ways]
+    assert all(torch.equal(one.logits, other) for one, other in zip(first, again, strict=True))
+    later = [planned.step(ways[0], one.state).logits for one in first]
+    own = planned.step(ways[0], planned.step(ways[1], planned.step(torch.ones(3, 1, dtype=torch.long),
+                       planned.start(memory(model))).state).state).logits  # fmt: skip
+    assert torch.equal(later[1], own)
+    assert not torch.equal(later[0], own)
+
+
+@torch.no_grad()
+def test_one_hypothesis_has_its_own_maps() -> None:
+    model = make()
+    there, planned = memory(model), PlannedDecoder(model)
+    theirs, ours = go([(model, there), (planned, there)], keeps=False)
+    for n, k in ((0, 2), (2, 1)):
+        for site, whole in model.maps(theirs.one(n, k)).items():
+            torch.testing.assert_close(planned.maps(ours.one(n, k))[site].full(), whole.full(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@torch.no_grad()
+def test_other_precisions_are_near_and_batch_mates_do_not_matter(precision: str) -> None:
+    model = make(encoder_layers=2)
+    source = torch.randint(4, V, (3, 6))
+    allowed = torch.ones(3, 6, dtype=torch.bool)
+    encoder, decoder = PlannedEncoder(model, precision), PlannedDecoder(model, precision)
+    token = torch.randint(4, V, (3, 1))
+
+    def logits(rows: slice) -> Tensor:
+        state = decoder.start(encoder.encode(source[rows], allowed[rows]))
+        _, state = decoder.step(torch.ones_like(token[rows]), state)
+        return decoder.step(token[rows], state).logits
+
+    state = model.start(model.encode(source, allowed))
+    _, state = model.step(torch.ones_like(token), state)
+    exact = model.step(token, state).logits
+    whole = logits(slice(None))
+    assert 0 < float((whole - exact).abs().max()) < 0.1 * float(exact.std() + 1)
+    if precision == "int8":  # whole numbers: what differs is the order of the attention's sums
+        for n in range(3):
+            torch.testing.assert_close(logits(slice(n, n + 1))[0], whole[n], atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_planned_says_why() -> None:
+    model = make()
+    assert "hooks" in refusal(_hooked(make()))
+    assert "in training" in refusal(model.train())
+    assert "only Transformers" in refusal(build(V, RecurrentConfig(kind="recurrent", width=8, embedding=8)))
+    assert "another score" in refusal(make(score="additive"))
+    assert "another score" in refusal(make(normalizer="sparsemax"))
+    assert "context" in refusal(make(context="running_mean"))
+    assert "float32 on a CPU" in refusal(make().double())
+    other = make()
+    other.decoder.layers[0].self.query = torch.nn.Sequential(other.decoder.layers[0].self.query)
+    assert "not linear" in refusal(other)
+    other = make()
+    other.decoder.layers[1].around_self.norm = Dropout(0.0)
+    assert "norm" in refusal(other)
+    assert not encoder_refusal(make())
+    assert "layer of the encoder" in encoder_refusal(make(convolution=2))
+    assert "something else" in encoder_refusal(make(ctc_head=True))
+
+
+def _hooked(model: Transformer) -> Transformer:
+    model.decoder.layers[0].self.register_forward_hook(lambda *_: None)
+    return model
+
+
+def test_a_plan_follows_the_parameters() -> None:
+    model, plans = make(), Plans()
+    first = plans.of(model)[1]
+    assert plans.of(model)[1] is first
+    assert plans.of(model)[0] is model  # in float32 the encoder is the model's own
+    with torch.no_grad():
+        model.decoder.layers[0].self.query.weight.mul_(2)
+    second = plans.of(model)[1]
+    assert second is not first
+    model.decoder.layers[0].self.query.weight = torch.nn.Parameter(torch.zeros(32, 32))
+    assert plans.of(model)[1] is not second
+    assert plans.of(model.train()) == (model, model)
+    assert isinstance(Plans("int8").of(model.eval())[0], PlannedEncoder)
+
+
+@pytest.fixture
+def translator(tiny_run) -> Translator:
+    return load(tiny_run)
+
+
+TEXTS = ["le chat noir dort", "Le chien rouge mange.", "", "la maison", "le cheval blanc " * 8]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_translator_gives_what_it_gives_without_a_plan(translator: Translator, beam: int) -> None:
+    planned = translator(TEXTS, beam=beam, n_best=min(2, beam))
+    unrecorded = translator(TEXTS, beam=beam, record=False)
+    translator.searched = lambda: (translator.model, translator.model)
+    for ours, short, theirs in zip(planned, unrecorded, translator(TEXTS, beam=beam, n_best=min(2, beam)), strict=True):
+        assert ours.tokens == theirs.tokens == short.tokens
+        assert ours.log_prob == pytest.approx(theirs.log_prob, abs=1e-4)
+        assert [one.tokens for one in ours.alternatives] == [one.tokens for one in theirs.alternatives]
+        assert ours.attention.keys() == theirs.attention.keys()
+        for site, whole in theirs.attention.items():
+            torch.testing.assert_close(ours.attention[site].full(), whole.full(), atol=1e-5, rtol=1e-4)
+        assert not short.attention
+
+
+def test_interventions_reach_a_translator_that_has_been_planned(translator: Translator) -> None:
+    plain = translator(TEXTS[0])
+    sites = [site for site in plain.attention if site.endswith("cross")]
+    with regard.intervene(translator, sites[0], torch.zeros_like):
+        changed = translator(TEXTS[0])
+    assert changed.log_prob != plain.log_prob
+    assert translator(TEXTS[0]).log_prob == plain.log_prob
+    with regard.observe(translator) as seen:
+        again = translator(TEXTS[0])
+    assert again.tokens == plain.tokens
+    torch.testing.assert_close(seen[sites[0]][0].full(), plain.attention[sites[0]].full())
+    assert any(site.startswith("encoder") for site in seen) == isinstance(translator.model, Transformer)

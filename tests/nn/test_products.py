@@ -1,0 +1,57 @@
+"""Products in other precisions, against whole numbers in Python and against float64."""
+
+import pytest
+import torch
+
+from regard.nn.products import Int8Product, joined, make_product
+
+
+def layer(bias: bool = True, d: int = 24, e: int = 10) -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(d, e, bias).requires_grad_(False)
+
+
+def rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers and scales of rows, in float64."""
+    wide = matrix.double()
+    scale = wide.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return (wide / scale).round(), scale
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 33])
+def test_int8_is_the_product_of_whole_numbers(rows: int, bias: bool) -> None:
+    linear, x = layer(bias), torch.randn(rows, 24)
+    x[0] = 0  # a row of zeros has no scale
+    (q, s), (w, t) = rounded(x), rounded(linear.weight)
+    assert q.abs().max() <= 127
+    expected = (q @ w.T) * s * t.T + (linear.bias.double() if bias else 0)
+    found = Int8Product(linear.weight, linear.bias)(x)
+    # a number half way between two whole ones may be rounded to either
+    assert (found - expected).abs().median() < 1e-6
+    torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=0)
+    torch.testing.assert_close(found, linear(x), atol=0.05, rtol=0)
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    linear, x = layer(), torch.randn(5, 24)
+    product = Int8Product(linear.weight, linear.bias)
+    louder = x.clone()
+    louder[1:] *= 1000
+    assert torch.equal(product(x)[:1], product(louder)[:1])
+    assert torch.equal(product(x)[:1], product(x[:1]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_float_products(precision: str) -> None:
+    linear, x = layer(), torch.randn(4, 24)
+    found = make_product(linear.weight, linear.bias, precision)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, linear(x), atol=1e-6 if precision == "float32" else 0.03, rtol=0)
+
+
+def test_joined_layers_give_their_outputs_side_by_side() -> None:
+    one, other, x = layer(), layer(bias=False), torch.randn(3, 24)
+    weight, bias = joined([one, other])
+    torch.testing.assert_close(torch.nn.functional.linear(x, weight, bias), torch.cat([one(x), other(x)], -1))
+    assert joined([other, other])[1] is None
