@@ -6,7 +6,22 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import run_lines
-from regard.cli.options import AnyModel, BatchTokens, Device, Output, Texts, Threads, load_for
+from regard.cli.options import (
+    AnyModel,
+    BatchTokens,
+    Device,
+    MinP,
+    NoRepeat,
+    Output,
+    Repetition,
+    Seed,
+    Temperature,
+    Texts,
+    Threads,
+    TopK,
+    TopP,
+    load_for,
+)
 from regard.cli.progress import out
 
 TEMPERATURE = 0.8  # bolder towards the probable than the library's 1.0, which is the model's own distribution
@@ -16,25 +31,14 @@ def complete(
     texts: Texts = None,
     model: AnyModel = "shakespeare",
     length: Annotated[int, typer.Option(min=0, help="Tokens added at most.")] = 200,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Below 1 more towards the probable; 0 takes the most probable. Default: 0.8."),
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Only the k most probable tokens.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Only the most probable tokens that together have this probability.")
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Only tokens with this share of the greatest probability.")
-    ] = None,
-    repetition: Annotated[
-        float | None, typer.Option(help="Above 1: tokens that occurred before become less probable. Default: 1.")
-    ] = None,
-    no_repeat: Annotated[
-        int | None, typer.Option(help="No n-gram of this length twice; 0, the default, allows all.")
-    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition: Repetition = None,
+    no_repeat: NoRepeat = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same texts.")] = None,
+    seed: Seed = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Beam search instead of sampling.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     output: Output = None,

@@ -44,7 +44,22 @@ Device = Annotated[
 Precision = Annotated[
     str, typer.Option(help="Of the products of a search: float32, bfloat16, int8, or auto: the fastest here.")
 ]
+Engine = Annotated[str, typer.Option(help="What searches: regard, or ctranslate2 (an extra).")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="Of draws: below 1 more towards the probable; 0 takes the most probable."),
+]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw from the most probable tokens that together have this probability.")
+]
+MinP = Annotated[float | None, typer.Option(help="Draw from tokens with this share of the greatest probability.")]
+Repetition = Annotated[
+    float | None, typer.Option(help="Above 1: tokens that occurred before become less probable. Default: 1.")
+]
+NoRepeat = Annotated[int | None, typer.Option(help="No n-gram of this length twice; 0, the default, allows all.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed draws the same texts.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Input tokens worked on at a time. Default: 4096.")]
 
 
@@ -64,7 +79,7 @@ class BareLook(TyperCommand):
 
 def load(
     name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu",
-    precision: str = "float32",
+    precision: str = "float32", engine: str = "regard",
 ) -> Any:  # fmt: skip
     """A pipeline by its model's name.
 
@@ -74,6 +89,7 @@ def load(
         threads: of the processor; chosen from the inputs unless given.
         device: where the model computes.
         precision: of the products of a search.
+        engine: what searches.
     """
     from regard.pipelines.load import load as load_pipeline
     from regard.process import use_threads
@@ -82,19 +98,19 @@ def load(
         use_threads(threads)
     elif inputs and inputs != ["-"] and len(inputs) <= FEW:
         use_threads(1)
-    return load_pipeline(name, device, precision)
+    return load_pipeline(name, device, precision, engine)
 
 
 def load_for(
     verb: str, name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu",
-    precision: str = "float32",
+    precision: str = "float32", engine: str = "regard",
 ) -> Any:  # fmt: skip
     """A pipeline that can serve a verb.
 
     Raises:
         ConfigError: it serves another, or none.
     """
-    found = load(name, inputs, threads, device, precision)
+    found = load(name, inputs, threads, device, precision, engine)
     if found.task == verb:
         return found
     if found.task is None:

@@ -11,13 +11,19 @@ from regard.cli.options import (
     BatchTokens,
     Beam,
     Device,
+    Engine,
     Json,
     Look,
+    MinP,
     Model,
     Output,
     Precision,
+    Seed,
+    Temperature,
     Texts,
     Threads,
+    TopK,
+    TopP,
     load_for,
 )
 from regard.cli.progress import err
@@ -34,18 +40,29 @@ def translate(
     grid: Annotated[
         bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
     ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw the output's words instead of searching.")] = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    seed: Seed = None,
     output: Output = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
     device: Device = "cpu",
     precision: Precision = "float32",
+    engine: Engine = "regard",
 ) -> None:
     """Translate texts: one line in, one line out."""
     check_targets(look or [])
-    translator = load_for("translate", model, texts, threads, device, precision)
+    translator = load_for("translate", model, texts, threads, device, precision, engine)
     if n_best > 1:
         beam = max(n_best, beam or translator.decoding.beam)
     settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look)}
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    if sample:
+        settings["sample"] = True
     if batch_tokens is not None:
         settings["batch_tokens"] = batch_tokens
     many = are_many(texts)
@@ -65,4 +82,4 @@ def translate(
             generation.alignment.plot(path)
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
-    run_lines(texts, lambda some, _: translator.each(some, **settings), show, output=output)
+    run_lines(texts, lambda some, first: translator.each(some, first_index=first, **settings), show, output=output)

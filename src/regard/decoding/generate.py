@@ -47,7 +47,7 @@ def generate(
         stop: (sentence, its tokens) -> whether it ends here; for draws.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default; for draws.
     """
-    step, state = _constrained(model, state, constraints, len(limits))
+    step, state = constrained(model, state, constraints, len(limits))
     device = device_of(model)
     if isinstance(how, SampleConfig):
         steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device)
@@ -62,11 +62,11 @@ def stream(
     *, constraints: Sequence[Constraint] = (), stop: Stop = lambda _row, _tokens: False,
 ) -> Iterator[Drawn]:  # fmt: skip
     """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
-    step, state = _constrained(model, state, constraints, 1)
+    step, state = constrained(model, state, constraints, 1)
     return sample(step, state, [before], [limit], how, ends, stop=stop, device=device_of(model))
 
 
-def _constrained(
+def constrained(
     model: StepModel, state: Any, constraints: Sequence[Constraint], sentences: int
 ) -> tuple[StepFunction, Any]:
     """The model's step and its state within the constraints, the first innermost."""

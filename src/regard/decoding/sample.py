@@ -64,6 +64,27 @@ class SampleConfig:
         return torch.Generator().manual_seed((self.seed + index * _MIX) % 2**63)
 
 
+def sample_config(drawing: dict[str, Any], beside: Sequence[str]) -> SampleConfig:
+    """Settings of drawing by their names, whole numbers taken as the fractions they stand for.
+
+    Args:
+        drawing: the settings.
+        beside: names of other settings that the caller takes, for the message.
+
+    Raises:
+        ConfigError: an unknown setting, or one outside its range.
+    """
+    unknown = sorted(set(drawing) - set(SampleConfig.__dataclass_fields__))
+    if unknown:
+        known = ", ".join([*beside, *SampleConfig.__dataclass_fields__])
+        raise ConfigError(f"unknown setting {unknown[0]!r}: known are {known}")
+    floats = ("temperature", "top_p", "min_p", "repetition")
+    values: dict[str, Any] = {
+        name: float(value) if name in floats and value is not None else value for name, value in drawing.items()
+    }
+    return SampleConfig(**values)
+
+
 class Drawn(NamedTuple):
     """One step of a batch.
 

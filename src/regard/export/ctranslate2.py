@@ -3,6 +3,7 @@
 The tokenizer lies beside them as `tokenizer.json`: CTranslate2 takes tokens, not texts.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
             config.decoder_layers, config.heads, **common, alignment_layer=layer, alignment_heads=len(heads)
         ),
     )
-    _fill(spec, model, config)
+    _fill(spec, model, config, (layer, heads))
     tokens = bundle.tokenizer.tokens(range(len(bundle.tokenizer)))
     spec.register_source_vocabulary(tokens)
     spec.register_target_vocabulary(tokens)
@@ -96,8 +97,14 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
     bundle.tokenizer.save(into / "tokenizer.json")
 
 
-def _fill(spec: Any, model: Transformer, config: TransformerConfig) -> None:
-    """Put the model's weights into CTranslate2's names."""
+def _fill(spec: Any, model: Transformer, config: TransformerConfig, aligned: tuple[int, list[int]]) -> None:
+    """Put the model's weights into CTranslate2's names.
+
+    Args:
+        spec: what is filled.
+        model, config: the model.
+        aligned: a decoder layer, and its heads that alignments are read from: CTranslate2 reads the first ones.
+    """
     count = min(POSITIONS, config.length) if config.positions == "learned" else POSITIONS
     positions = torch.arange(config.first_position, config.first_position + count)
     table = model.positions(torch.zeros(count, config.width), positions)
@@ -117,7 +124,8 @@ def _fill(spec: Any, model: Transformer, config: TransformerConfig) -> None:
             _attention(there.self_attention, layer.self, across=False)
             _norm(there.self_attention.layer_norm, layer.around_self.norm)
             if part is decoder:
-                _attention(there.attention, layer.cross, across=True)
+                first = aligned[1] if layer is stack.layers[aligned[0]] else []
+                _attention(there.attention, layer.cross, across=True, first=first)
                 _norm(there.attention.layer_norm, layer.around_cross.norm)
             _feed_forward(there.ffn, layer.feed_forward)
             _norm(there.ffn.layer_norm, layer.around_feed_forward.norm)
@@ -127,10 +135,16 @@ def _fill(spec: Any, model: Transformer, config: TransformerConfig) -> None:
         decoder.scale_outputs = _array(torch.tensor(config.width**-0.5))
 
 
-def _attention(there: Any, own: MultiHead, across: bool) -> None:
+def _attention(there: Any, own: MultiHead, across: bool, first: Sequence[int] = ()) -> None:
+    """The projections of an attention, some heads before the others; the order of heads changes no output."""
+    order = [*first, *(head for head in range(own.heads) if head not in first)]
+    rows = torch.arange(own.heads * own.head_width).unflatten(0, (own.heads, -1))[order].flatten()
     groups = [[own.query], [own.key, own.value]] if across else [[own.query, own.key, own.value]]
-    for linear, layers in zip(there.linear, [*groups, [own.output]], strict=True):
-        _linear(linear, *joined(layers))
+    for linear, layers in zip(there.linear, groups, strict=False):
+        weight, bias = joined(layers)
+        every = torch.cat([rows + n * len(rows) for n in range(len(layers))])
+        _linear(linear, weight[every], None if bias is None else bias[every])
+    _linear(there.linear[-1], own.output.weight[:, rows], own.output.bias)
 
 
 def _feed_forward(there: Any, own: FeedForward) -> None:

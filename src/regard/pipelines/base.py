@@ -81,7 +81,9 @@ class Pipeline(Generic[Given, Made]):
         if precision == "auto":
             precision = "int8" if not why and has_fast_int8() else "float32"
         if why and precision != "float32":
-            raise ConfigError(f'{self.name}: precision = "{precision}": {why}; take "float32", or "auto"')
+            raise ConfigError(
+                f'{self.name}: precision = "{precision}" is not for this model: {why}; take "float32", or "auto"'
+            )
         self.plans = Plans(precision)
 
     @property

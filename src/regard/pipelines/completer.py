@@ -10,13 +10,14 @@ from regard.analysis.vectors import Vectors, vectors
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.decoding.generate import generate, maps_of, stream
-from regard.decoding.sample import SampleConfig, Stop
+from regard.decoding.sample import Stop, sample_config
 from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, length_groups
 from regard.pipelines.result import Result
 
 LENGTH = 200  # tokens of a completion by default
+SETTINGS = ("length", "stop", "beam", "n_best", "record")  # beside those of drawing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +75,7 @@ class Completer(Pipeline[str, Completion]):
             raise ConfigError(f"beam searches and draws nothing: leave out {', '.join(drawing)}, or beam")
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
-        how = _sample_config(drawing) if beam is None else SearchConfig(beam, 0.0, n_best)
+        how = sample_config(drawing, SETTINGS) if beam is None else SearchConfig(beam, 0.0, n_best)
         limits = [self._limit(one.ids, length) for one in prepared]
         found: dict[int, list[Hypothesis]] = {}
         padding: dict[int, int] = {}
@@ -98,7 +99,7 @@ class Completer(Pipeline[str, Completion]):
 
     def stream(self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), **drawing: Any) -> Iterator[str]:
         """The added text in pieces, each as soon as it is known; settings as in `run`."""
-        ids, config = self.encode(source), _sample_config(drawing)
+        ids, config = self.encode(source), sample_config(drawing, SETTINGS)
         shown, added = "", []
         longest = max(map(len, stop), default=0)
         with torch.inference_mode(), unwatched():
@@ -217,15 +218,3 @@ def _cut(text: str, stop: Sequence[str]) -> str:
     """The text before the first stop string."""
     places = [place for place in (text.find(one) for one in stop if one) if place >= 0]
     return text[: min(places)] if places else text
-
-
-def _sample_config(drawing: dict[str, Any]) -> SampleConfig:
-    unknown = sorted(set(drawing) - set(SampleConfig.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(["length", "stop", "beam", "n_best", "record", *SampleConfig.__dataclass_fields__])
-        raise ConfigError(f"unknown setting {unknown[0]!r}: known are {known}")
-    floats = ("temperature", "top_p", "min_p", "repetition")
-    values: dict[str, Any] = {
-        name: float(value) if name in floats and value is not None else value for name, value in drawing.items()
-    }
-    return SampleConfig(**values)

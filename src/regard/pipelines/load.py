@@ -7,11 +7,12 @@ import torch
 
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.device import find_device
-from regard.errors import BundleError, ChoiceError, nearest
+from regard.errors import BundleError, ChoiceError, ConfigError, nearest
 from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import ModelOnly, Pipeline
 from regard.pipelines.captioner import Captioner
 from regard.pipelines.completer import Completer
+from regard.pipelines.engines import with_engine
 from regard.pipelines.filler import Filler
 from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
@@ -27,7 +28,9 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
 
 
-def load(name: str | Path, device: str | torch.device = "cpu", precision: str = "float32") -> Any:
+def load(
+    name: str | Path, device: str | torch.device = "cpu", precision: str = "float32", engine: str = "regard"
+) -> Any:
     """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
 
     Args:
@@ -39,6 +42,8 @@ def load(name: str | Path, device: str | torch.device = "cpu", precision: str = 
             several times faster and changes few outputs (docs/benchmarks.md); or "auto": int8 where the processor has
             instructions for it and the model can be searched so, else float32. What is computed outside a search, a
             loss say, stays in float32.
+        engine: "regard", or "ctranslate2": the search of a Transformer translator runs in CTranslate2 (extra
+            "ctranslate2"), with precision "float32", "int8" or "auto"; what it does not show is refused by name.
 
     Returns:
         a `Translator`, `Completer` (a decoder alone), `Filler` (an encoder alone), `Captioner`, `Transcriber` or
@@ -53,6 +58,10 @@ def load(name: str | Path, device: str | torch.device = "cpu", precision: str = 
     """
     where = find_device(device)
     found = _find(name)
+    if engine != "regard":
+        if where.type != "cpu":
+            raise ConfigError(f'engine = "{engine}" is for a CPU here; got device = "{where}"')
+        return with_engine(found, engine, precision)
     if precision != "float32":
         found.use(precision, where)
     if where.type != "cpu":

@@ -14,12 +14,19 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
+from regard.decoding.forced import Forced, forced
 from regard.decoding.generate import generate
+from regard.decoding.sample import SampleConfig, sample_config
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
 from regard.pipelines.result import Result, name_heads, reading_site
 from regard.text.normalize import clean
+from regard.text.protocol import Span
+from regard.text.tokenizer import word_of_each
+from regard.text.tokenizer import words as word_spans
+
+SETTINGS = ("beam", "length_penalty", "n_best", "record", "batch_tokens", "sample")  # of a translation
 
 
 class DecodingConfig(BaseModel):
@@ -92,6 +99,38 @@ class Alignment:
         }
 
 
+@dataclass(frozen=True)
+class Word:
+    """A word of an output, as `str.split()` gives it.
+
+    Attributes:
+        text: the word.
+        log_prob: the sum of its tokens' log-probabilities, in nats; white space belongs to the word that follows.
+        entropy: the mean of the entropies of the distributions that its tokens were taken from, in nats.
+        span: its first character in the output, and the one behind its last.
+    """
+
+    text: str
+    log_prob: float
+    entropy: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A target under a model, given its source.
+
+    Attributes:
+        log_prob: the sum over its tokens, in nats.
+        token_log_probs: of each token, EOS counted.
+        tokens: the tokens, EOS last.
+    """
+
+    log_prob: float
+    token_log_probs: list[float]
+    tokens: list[str]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Generation(Result):
     """The translation of one source.
@@ -133,6 +172,22 @@ class Generation(Result):
             weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.read), self.read
         )
         return Alignment(matrix, source, target, site, heads)
+
+    @cached_property
+    def words(self) -> list[Word]:
+        """The output's words with their log-probabilities and entropies, computed when they are asked for."""
+        (found,) = self.translator.forced([self.source_ids], [self.ids]) if self.ids else [Forced([], [])]
+        spans, owners = word_spans(self.text), word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
+        made: list[Word] = []
+        following: int | None = len(spans) - 1
+        for place in reversed(range(len(owners) - (self.ids[-1:] == [self.translator.tokenizer.eos]))):
+            following = owners[place] = following if owners[place] is None else owners[place]
+        for number, (first, end) in enumerate(spans):
+            own = [place for place, owner in enumerate(owners) if owner == number]
+            log_prob = sum(found.log_probs[place] for place in own)
+            entropy = sum(found.entropies[place] for place in own) / max(1, len(own))
+            made.append(Word(self.text[first:end], log_prob, entropy, (first, end)))
+        return made
 
     @cached_property
     def trace(self) -> Any:
@@ -187,7 +242,8 @@ class Translator(Pipeline[str, Generation]):
 
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
-        n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS,
+        n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
+        first_index: int = 0, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts.
 
@@ -198,15 +254,28 @@ class Translator(Pipeline[str, Generation]):
             n_best: outputs returned per text, at most the beam; all but the best as `alternatives`.
             record: keep the attention.
             batch_tokens: source tokens searched at a time, hypotheses counted.
+            sample: draw the output's tokens instead of searching; the score is then the log-probability.
+            first_index: index of the first text among all texts of a seed.
+            drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
 
         Raises:
-            ConfigError: a setting outside its range.
+            ConfigError: a setting that is unknown, outside its range, or for searching only or drawing only.
         """
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
-        beam = self.decoding.beam if beam is None else beam
-        penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
-        config = SearchConfig(beam, penalty, n_best)
+        config: SearchConfig | SampleConfig
+        if sample:
+            if beam is not None or length_penalty is not None or n_best != 1:
+                raise ConfigError("sample draws one output a text: leave out beam, length_penalty and n_best")
+            beam, config = 1, sample_config(drawing, SETTINGS)
+        elif drawing:
+            named = ", ".join(sorted(drawing))
+            sample_config(drawing, SETTINGS)
+            raise ConfigError(f"a beam search draws nothing: leave out {named}, or set sample=True")
+        else:
+            beam = self.decoding.beam if beam is None else beam
+            penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
+            config = SearchConfig(beam, penalty, n_best)
         filled = [i for i, one in enumerate(prepared) if one.ids]
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
         listening = has_search_listeners()
@@ -214,7 +283,8 @@ class Translator(Pipeline[str, Generation]):
         with torch.inference_mode(), unwatched():
             for group in length_groups([len(prepared[i].ids) + 1 for i in filled], batch_tokens // beam):
                 some = [prepared[filled[k]] for k in group]
-                calls, found = self._search([one.ids for one in some], config, record or listening)
+                indices = [first_index + filled[k] for k in group]
+                calls, found = self._search([one.ids for one in some], config, record or listening, indices)
                 for row, (k, hypotheses) in enumerate(zip(group, found, strict=True)):
                     results[filled[k]] = self._generation(some[row], hypotheses, record or listening)
                     encoder_maps[filled[k]] = self._encoder_maps(calls, row, some[row].ids)
@@ -223,12 +293,62 @@ class Translator(Pipeline[str, Generation]):
                 announce(self.model, encoder_maps[i] | returned.attention)
         return [results[i] for i in range(len(prepared))]
 
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str | Generation], batch_tokens: int = BATCH_TOKENS
+    ) -> list[Scored]:
+        """The log-probabilities of given targets, EOS counted; of a `Generation` they add up to its `log_prob`.
+
+        Args:
+            sources: the texts.
+            targets: a text or a `Generation` for each.
+            batch_tokens: source tokens worked on at a time.
+
+        Raises:
+            InputError: a source or target that is empty, or a source with more tokens than the model takes.
+            ConfigError: not as many targets as sources.
+        """
+        if len(sources) != len(targets):
+            raise ConfigError(
+                f"score: {len(sources)} sources and {len(targets)} targets: every source needs one target"
+            )
+        tokenizer = self.tokenizer
+        rows = [self.prepare(source).ids for source in sources]
+        outputs = [
+            list(one.ids) if isinstance(one, Generation) else [*tokenizer.encode_target(clean(one)), tokenizer.eos]
+            for one in targets
+        ]
+        for number, (row, target) in enumerate(zip(rows, targets, strict=True), 1):
+            if not row or not (target.ids if isinstance(target, Generation) else target.strip()):
+                raise InputError(f"score: pair {number}: the {'target' if row else 'source'} is empty")
+        made: dict[int, Scored] = {}
+        for group in length_groups([max(len(s) + 1, len(t)) for s, t in zip(rows, outputs, strict=True)], batch_tokens):
+            found = self.forced([[*rows[i], tokenizer.eos] for i in group], [outputs[i] for i in group])
+            for i, one in zip(group, found, strict=True):
+                made[i] = Scored(sum(one.log_probs), one.log_probs, tokenizer.tokens(outputs[i]))
+        return [made[i] for i in range(len(rows))]
+
+    def forced(self, sources: Sequence[list[int]], outputs: Sequence[list[int]]) -> list[Forced]:
+        """The log-probabilities of given outputs under the search's own step and rules.
+
+        Args:
+            sources: ids with EOS.
+            outputs: ids without BOS.
+        """
+        encoder, stepper = self.searched()
+        device, filler = self.device, self.tokenizer.pad
+        rows = list(sources)
+        with torch.inference_mode(), unwatched():
+            memory = encoder.encode(pad(rows, filler).to(device), lengths_mask(rows).to(device))
+            before = [[self.tokenizer.bos]] * len(rows)
+            rules = self.rule_constraints(before, [self.limit(len(row)) for row in rows])
+            return forced(stepper, stepper.start(memory), before, outputs, rules)
+
     def limit(self, source_tokens: int) -> int:
         """The most tokens of an output; it depends on this source alone."""
         return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
 
     def _search(
-        self, sources: list[list[int]], config: SearchConfig, record: bool
+        self, sources: list[list[int]], config: SearchConfig | SampleConfig, record: bool, indices: list[int]
     ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
         """The encoder's calls by site, recorded while the model is observed, and the hypotheses."""
         tokenizer = self.tokenizer
@@ -241,7 +361,7 @@ class Translator(Pipeline[str, Generation]):
         limits = [self.limit(len(row)) for row in rows]
         before = [[tokenizer.bos]] * len(rows)
         rules = self.rule_constraints(before, limits)
-        found = generate(stepper, state, before, limits, config, self.ends(), constraints=rules)
+        found = generate(stepper, state, before, limits, config, self.ends(), constraints=rules, indices=indices)
         return calls_by_site(self.model, calls), found
 
     def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:

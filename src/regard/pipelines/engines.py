@@ -1,0 +1,178 @@
+"""A translator over another engine: CTranslate2 searches, and what comes back is the same `Generation`.
+
+What the engine does not show is refused by name: maps of every head and layer, traces, draws, interventions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from regard.attention.watch import has_search_listeners, is_changing
+from regard.bundle import Bundle
+from regard.decoding.search import SearchConfig
+from regard.errors import ConfigError, unknown
+from regard.export import ctranslate2 as export
+from regard.pipelines.base import BATCH_TOKENS, Encoded, Pipeline
+from regard.pipelines.translator import Alignment, Generation, Translator
+
+ENGINES = ("regard", "ctranslate2")
+PRECISIONS = {"float32": "float32", "int8": "int8", "auto": "int8"}
+
+
+def with_engine(found: Pipeline[Any, Any], engine: str, precision: str) -> Pipeline[Any, Any]:
+    """A loaded model over another engine.
+
+    Args:
+        found: the model.
+        engine: "regard" or "ctranslate2".
+        precision: of the engine's products: "float32", "int8" or "auto" (int8).
+
+    Raises:
+        ChoiceError: an unknown engine.
+        ConfigError: ctranslate2 is not installed, or cannot express the model.
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine == "regard":
+        return found
+    if found.task != "translate":
+        raise ConfigError(f'engine = "{engine}" is for translators; {found.name} is for `regard {found.task}`')
+    if precision not in PRECISIONS:
+        raise ConfigError(f'engine = "{engine}": precision must be one of {", ".join(PRECISIONS)}; got {precision!r}')
+    return CTranslate2(found.bundle, found.name, PRECISIONS[precision])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Searched(Generation):
+    """A translation that another engine found.
+
+    Attributes:
+        weights: `[T, S]`, the attention that alignments are read from, averaged over its heads; EOS left out.
+    """
+
+    weights: list[list[float]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Word alignment, from the engine's own attention at the site and heads chosen when the model was trained.
+
+        Raises:
+            ConfigError: the attention was not kept.
+        """
+        from regard.analysis.alignment import join_words
+
+        chosen = self.translator.bundle.alignment
+        source, target = self.read.split(), self.text.split()
+        if not self.recorded and self.ids:
+            raise ConfigError("the attention of this translation was not kept: translate with record=True")
+        site, heads = str(chosen.get("site", "")), list(chosen.get("heads", []))
+        if not self.weights or not site:
+            return Alignment(torch.zeros(len(target), len(source)), source, target, "", [])
+        tokenizer = self.translator.tokenizer
+        spans = tokenizer.target_spans(self.ids), tokenizer.source_spans(self.read)
+        matrix = join_words(torch.tensor(self.weights), spans[0], self.text, spans[1], self.read)
+        return Alignment(matrix, source, target, site, heads)
+
+    @cached_property
+    def trace(self) -> Any:
+        """Refused.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError('engine = "ctranslate2" shows no steps: load the model without engine for a trace')
+
+
+class CTranslate2(Translator):
+    """A translator whose search runs in CTranslate2; scores of given targets are regard's own.
+
+    A hypothesis is ranked by CTranslate2's length penalty, log p / length^α, EOS counted.
+
+    Args:
+        bundle: the model.
+        name: what it was loaded by.
+        compute: "float32" or "int8".
+    """
+
+    def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
+        super().__init__(bundle, name)
+        with TemporaryDirectory() as folder:
+            export.write(bundle, Path(folder), compute)
+            import ctranslate2
+
+            threads = torch.get_num_threads()
+            self.engine = ctranslate2.Translator(folder, compute_type=compute, intra_threads=threads, inter_threads=1)
+        self.names = self.tokenizer.tokens(range(len(self.tokenizer)))
+        self.places = {name: place for place, name in enumerate(self.names)}
+
+    def run(
+        self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
+        n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
+        first_index: int = 0, **drawing: Any,
+    ) -> list[Generation]:  # fmt: skip
+        """Translate texts; arguments as in `Translator.run`.
+
+        Raises:
+            ConfigError: a setting outside its range, or one that the engine does not have; a model that is observed
+                or changed.
+        """
+        del first_index
+        if sample or drawing:
+            raise ConfigError('engine = "ctranslate2" draws nothing here: load the model without engine to sample')
+        if has_search_listeners() or is_changing():
+            raise ConfigError('engine = "ctranslate2" cannot be observed or changed: load the model without engine')
+        if batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
+        config = SearchConfig(
+            self.decoding.beam if beam is None else beam,
+            self.decoding.length_penalty if length_penalty is None else length_penalty, n_best,
+        )  # fmt: skip
+        filled = [one for one in prepared if one.ids]
+        made = iter(self._translate(filled, config, record, batch_tokens))
+        empty = (Searched(text="", source=one.text, translator=self, recorded=record) for one in prepared)
+        return [next(made) if one.ids else nothing for one, nothing in zip(prepared, empty, strict=True)]
+
+    def _translate(
+        self, texts: Sequence[Encoded], config: SearchConfig, record: bool, batch_tokens: int
+    ) -> list[Generation]:
+        limits = [self.limit(len(one.ids) + 1) for one in texts]
+        found: dict[int, tuple[Any, int]] = {}
+        left = list(range(len(texts)))
+        while left:  # the engine takes one limit for a batch: the few that are longer than their own are searched again
+            limit = max(limits[n] for n in left) if not found else limits[left[0]]
+            some = left if not found else [n for n in left if limits[n] == limit]
+            outputs = self.engine.translate_batch(
+                [[self.names[i] for i in texts[n].ids] for n in some], beam_size=config.beam,
+                num_hypotheses=config.n_best, length_penalty=config.length_penalty, max_decoding_length=limit,
+                return_scores=True, return_attention=record, max_input_length=0,
+                max_batch_size=max(1, batch_tokens // config.beam), batch_type="tokens",
+            )  # fmt: skip
+            found |= {n: (one, limit) for n, one in zip(some, outputs, strict=True)}
+            longest = {n: max(map(len, found[n][0].hypotheses)) for n in left}
+            left = [n for n in left if limits[n] < found[n][1] and longest[n] >= limits[n]]
+        results = []
+        for n, text in enumerate(texts):
+            one, limit = found[n]
+            best, *others = [self._made(text, one, k, config, record, limit) for k in range(len(one.scores))]
+            best.alternatives.extend(others)
+            results.append(best)
+        return results
+
+    def _made(self, source: Encoded, found: Any, k: int, config: SearchConfig, record: bool, limit: int) -> Generation:
+        tokenizer = self.tokenizer
+        ids = [self.places[name] for name in found.hypotheses[k]]
+        length = len(ids) + 1
+        if len(ids) < limit:
+            ids.append(tokenizer.eos)
+        source_ids = [*source.ids, tokenizer.eos]
+        return Searched(
+            text=str(tokenizer.decode(ids)).strip(), source=source.text, tokens=tokenizer.tokens(ids), ids=ids,
+            score=found.scores[k], log_prob=found.scores[k] * length**config.length_penalty,
+            source_tokens=tokenizer.tokens(source_ids), source_ids=source_ids, read=source.read, recorded=record,
+            translator=self, weights=found.attention[k] if record else [],
+        )  # fmt: skip

@@ -1,0 +1,75 @@
+"""A translator over CTranslate2 is the same object, and says what it cannot show."""
+
+import pytest
+import torch
+
+import regard
+from regard.errors import ChoiceError, ConfigError
+from regard.models.transformer import Transformer
+from regard.pipelines.base import InputError
+from regard.pipelines.engines import CTranslate2
+from regard.pipelines.load import load
+
+TEXTS = ["le chat noir dort sur le lit", "", "Je ne sais pas où il est allé.", "Merci !"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> CTranslate2:
+    found = load("fr-en", engine="ctranslate2")
+    assert isinstance(found, CTranslate2)
+    return found
+
+
+def test_it_translates_as_regard_does(engine: CTranslate2) -> None:
+    plain = load("fr-en")
+    for beam in (1, 4):
+        for ours, theirs in zip(engine(TEXTS, beam=beam), plain(TEXTS, beam=beam), strict=True):
+            assert type(ours).__mro__[1] is type(theirs)
+            if beam == 1:  # another length penalty may rank a beam differently
+                assert ours.tokens == theirs.tokens
+                assert ours.log_prob == pytest.approx(theirs.log_prob, abs=1e-3)
+                assert ours.alignment.pairs == theirs.alignment.pairs
+                torch.testing.assert_close(ours.alignment.matrix, theirs.alignment.matrix, atol=1e-3, rtol=0)
+                assert (ours.alignment.site, ours.alignment.heads) == (theirs.alignment.site, theirs.alignment.heads)
+            (scored,) = engine.score([ours.source], [ours]) if ours.ids else [None]
+            assert scored is None or scored.log_prob == pytest.approx(ours.log_prob, abs=2e-3)
+    assert engine("le chat", beam=2, n_best=2).alternatives
+    assert engine("le chat").as_json().keys() == plain("le chat").as_json().keys()
+    assert [word.text for word in engine("le chat").words] == ["the", "cat"]
+
+
+def test_what_runs_away_ends_at_its_own_limit(engine: CTranslate2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CTranslate2, "limit", lambda _self, tokens: 3 if tokens < 6 else 12)
+    for made, text in zip(engine(TEXTS, beam=1), TEXTS, strict=True):
+        most = 3 if len(engine.tokenizer.encode(text)) + 1 < 6 else 12
+        assert len(made.ids) <= most
+
+
+def test_what_it_cannot_show_is_named(engine: CTranslate2) -> None:
+    made = engine("le chat")
+    with pytest.raises(ConfigError, match=r'engine = "ctranslate2" shows no steps'):
+        _ = made.trace
+    assert not made.attention
+    with pytest.raises(ConfigError, match=r"was not kept: translate with record=True"):
+        _ = engine("le chat", record=False).alignment
+    with pytest.raises(ConfigError, match=r"draws nothing here"):
+        engine("le chat", sample=True)
+    with regard.observe(engine), pytest.raises(ConfigError, match=r"cannot be observed or changed"):
+        engine("le chat")
+    with pytest.raises(InputError, match=r"is too long"):
+        engine("chat " * 400)
+
+
+def test_models_that_it_cannot_run_are_refused(tiny_run) -> None:
+    plain = load(tiny_run)
+    if isinstance(plain.model, Transformer):
+        assert load(tiny_run, engine="ctranslate2", precision="int8")("le chat").ids is not None
+    else:
+        with pytest.raises(ConfigError, match=r'CTranslate2 cannot express model\.kind = "recurrent"'):
+            load(tiny_run, engine="ctranslate2")
+    with pytest.raises(ChoiceError, match=r"unknown engine 'marian'"):
+        load(tiny_run, engine="marian")
+    with pytest.raises(ConfigError, match=r"precision must be one of float32, int8, auto; got 'bfloat16'"):
+        load(tiny_run, engine="ctranslate2", precision="bfloat16")
+    with pytest.raises(ConfigError, match=r"is for translators; shakespeare is for `regard complete`"):
+        load("shakespeare", engine="ctranslate2")
