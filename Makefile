@@ -41,6 +41,7 @@ bench: .venv/made-dev
 	$(BIN)/python benchmarks/approximate.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/training.py profile
+	$(BIN)/python benchmarks/generate.py 2
 	$(BIN)/python benchmarks/maps.py
 
 check: .venv/made-dev
