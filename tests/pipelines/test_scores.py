@@ -69,6 +69,9 @@ def test_a_sample_depends_on_seed_and_index_alone(translator: Translator) -> Non
     together = translator(TEXTS, **settings)
     alone = [translator([text], first_index=n, **settings)[0] for n, text in enumerate(TEXTS)]
     assert [one.tokens for one in together] == [one.tokens for one in alone]
+    with_a_bad_one = translator.each(["x " * 20_000, *TEXTS[1:]], **settings)
+    assert isinstance(with_a_bad_one[0], InputError)
+    assert [one.tokens for one in with_a_bad_one[1:]] == [one.tokens for one in together[1:]]
     other = translator(TEXTS, **settings | {"seed": 6})
     assert [one.tokens for one in together] != [one.tokens for one in other]
     greedy = translator(TEXTS, sample=True, temperature=0)

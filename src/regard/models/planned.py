@@ -141,29 +141,34 @@ class PlannedState(State):
 
     def plain(self) -> DecoderState:
         """The same state as `Transformer.step` has it."""
-        count, layers = self.count, range(len(self.crossed.key))
-        live = torch.arange(count) if self.rows is None else self.rows
+        live = torch.arange(self.count) if self.rows is None else self.rows
         path = torch.arange(self.filled).expand(len(live), 1, -1) if self.path is None else self.path
-        sentence = live[:, None, None]
         blocks = []
-        for number in layers:
+        for number in range(len(self.crossed.key)):
             key, value = (
-                part[number].unflatten(0, (count, -1)).transpose(1, 2)[sentence, path].transpose(2, 3)
+                _picked(part[number].unflatten(0, (self.count, -1)), live, path)
                 for part in (self.cells.key, self.cells.value)
             )
             own: Any = None
             cross: Any = None
             if self.record:
                 own, cross = (
-                    part[sentence, path].unflatten(-1, (self.heads, -1)).transpose(2, 3)
+                    _picked(part.unflatten(-1, (self.heads, -1)).transpose(1, 2), live, path)
                     for part in self.cells.query[number]
                 )
             crossed = self.crossed.key[number].mT, self.crossed.value[number]
-            there = [part.unflatten(0, (count, -1))[live][:, None] for part in crossed]
+            there = [part.unflatten(0, (self.count, -1))[live][:, None] for part in crossed]
             before = SelfAttentionState(KVCache(key, value), None, own)
             blocks.append(BlockState(before, CrossAttentionState(there[0], there[1], None, cross)))
         allowed = self.crossed.memory.allowed[live][:, None]
         return DecoderState(tuple(blocks), self.step, self.record, allowed)
+
+
+def _picked(cells: Tensor, live: Tensor, path: Tensor) -> Tensor:
+    """`[M, K, heads, t, d]`: the cells of some sentences' hypotheses among `[N, heads, C, d]`."""
+    if path.shape[:2] == (1, 1):  # one hypothesis: one copy
+        return cells[int(live[0])].index_select(1, path[0, 0])[None, None]
+    return cells.transpose(1, 2)[live[:, None, None], path].transpose(2, 3)
 
 
 def _chosen(crossed: Crossed, rows: Tensor, count: int) -> Crossed:

@@ -51,6 +51,7 @@ class Pipeline(Generic[Given, Made]):
     """
 
     task: ClassVar[str | None] = None
+    draws: ClassVar[bool] = False  # `run` takes the indices of its inputs among all texts of a seed
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         self.bundle, self.name = bundle, name
@@ -121,7 +122,11 @@ class Pipeline(Generic[Given, Made]):
                 prepared.append(self.prepare(one))
             except InputError as error:
                 prepared.append(error)
-        made = iter(self.run([one for one in prepared if not isinstance(one, InputError)], **settings))
+        good = [n for n, one in enumerate(prepared) if not isinstance(one, InputError)]
+        if self.draws:  # what a text draws depends on its own place, not on those that cannot be worked on
+            first = settings.pop("first_index", 0)
+            settings["indices"] = [first + n for n in good]
+        made = iter(self.run([prepared[n] for n in good], **settings))
         return [one if isinstance(one, InputError) else next(made) for one in prepared]
 
     def prepare(self, source: Given) -> Any:

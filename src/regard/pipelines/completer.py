@@ -42,6 +42,7 @@ class Completer(Pipeline[str, Completion]):
     """
 
     task = "complete"
+    draws = True
 
     def prepare(self, source: str) -> Encoded:
         """The beginning and its ids.
@@ -54,6 +55,7 @@ class Completer(Pipeline[str, Completion]):
     def run(
         self, prepared: Sequence[Encoded], *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True,
         beam: int | None = None, n_best: int = 1, batch_tokens: int = BATCH_TOKENS, first_index: int = 0,
+        indices: Sequence[int] | None = None,
         **drawing: Any,
     ) -> list[Completion]:  # fmt: skip
         """Continue each beginning.
@@ -66,6 +68,7 @@ class Completer(Pipeline[str, Completion]):
             beam, n_best: beam search instead of sampling, and the outputs it returns.
             batch_tokens: tokens of beginnings continued at a time.
             first_index: index of the first beginning among all texts of a seed.
+            indices: of every beginning among them; first_index and those that follow by default.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
 
         Raises:
@@ -75,6 +78,7 @@ class Completer(Pipeline[str, Completion]):
             raise ConfigError(f"beam searches and draws nothing: leave out {', '.join(drawing)}, or beam")
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
+        places = range(first_index, first_index + len(prepared)) if indices is None else indices
         how = sample_config(drawing, SETTINGS) if beam is None else SearchConfig(beam, 0.0, n_best)
         limits = [self._limit(one.ids, length) for one in prepared]
         found: dict[int, list[Hypothesis]] = {}
@@ -87,7 +91,7 @@ class Completer(Pipeline[str, Completion]):
                 outputs = generate(
                     self.model, self._read(rows, recorded), rows, own, how, self.ends(),
                     constraints=self.rule_constraints(rows, own), stop=self._stop(rows, stop),
-                    indices=[first_index + i for i in group],
+                    indices=[places[i] for i in group],
                 )  # fmt: skip
                 found |= dict(zip(group, outputs, strict=True))
                 padding |= {i: longest - len(prepared[i].ids) for i in group}

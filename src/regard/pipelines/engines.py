@@ -113,7 +113,7 @@ class CTranslate2(Translator):
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
-        first_index: int = 0, **drawing: Any,
+        first_index: int = 0, indices: Sequence[int] | None = None, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts; arguments as in `Translator.run`.
 
@@ -121,7 +121,7 @@ class CTranslate2(Translator):
             ConfigError: a setting outside its range, or one that the engine does not have; a model that is observed
                 or changed.
         """
-        del first_index
+        del first_index, indices
         if sample or drawing:
             raise ConfigError('engine = "ctranslate2" draws nothing here: load the model without engine to sample')
         if has_search_listeners() or is_changing():

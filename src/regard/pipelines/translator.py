@@ -207,6 +207,7 @@ class Translator(Pipeline[str, Generation]):
     """A translator ready to use: one text or a list of them in, a `Generation` or a list out."""
 
     task = "translate"
+    draws = True
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
@@ -243,7 +244,7 @@ class Translator(Pipeline[str, Generation]):
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
-        first_index: int = 0, **drawing: Any,
+        first_index: int = 0, indices: Sequence[int] | None = None, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts.
 
@@ -256,6 +257,7 @@ class Translator(Pipeline[str, Generation]):
             batch_tokens: source tokens searched at a time, hypotheses counted.
             sample: draw the output's tokens instead of searching; the score is then the log-probability.
             first_index: index of the first text among all texts of a seed.
+            indices: of every text among them; first_index and those that follow by default.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
 
         Raises:
@@ -263,6 +265,7 @@ class Translator(Pipeline[str, Generation]):
         """
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
+        places = range(first_index, first_index + len(prepared)) if indices is None else indices
         config: SearchConfig | SampleConfig
         if sample:
             if beam is not None or length_penalty is not None or n_best != 1:
@@ -283,7 +286,7 @@ class Translator(Pipeline[str, Generation]):
         with torch.inference_mode(), unwatched():
             for group in length_groups([len(prepared[i].ids) + 1 for i in filled], batch_tokens // beam):
                 some = [prepared[filled[k]] for k in group]
-                indices = [first_index + filled[k] for k in group]
+                indices = [places[filled[k]] for k in group]
                 calls, found = self._search([one.ids for one in some], config, record or listening, indices)
                 for row, (k, hypotheses) in enumerate(zip(group, found, strict=True)):
                     results[filled[k]] = self._generation(some[row], hypotheses, record or listening)
