@@ -132,3 +132,35 @@ def test_a_sentence_does_not_depend_on_its_batch_mates_in_int8(tiny_run) -> None
         for one, text in zip(together, TEXTS, strict=True):
             assert found(text, beam=3).tokens == one.tokens
             assert found(text, beam=3).log_prob == pytest.approx(one.log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"beam": 1}, {"beam": 4, "n_best": 4}, {"sample": True, "seed": 1}])
+def test_outputs_begin_with_a_prefix_that_ends_at_a_words_end(translator: Translator, settings: dict) -> None:
+    for prefix in ("the", "The black", "the."):
+        for one in translator(TEXTS, prefix=prefix, **settings):
+            for made in (one, *one.alternatives):
+                assert made.text.startswith(prefix)
+                following = made.text[len(prefix) :][:1]
+                assert not (prefix[-1].isalnum() and following.isalnum())
+                (scored,) = translator.score([made.source], [made])
+                assert scored.log_prob == pytest.approx(made.log_prob, abs=1e-5 * len(made.ids))
+    with pytest.raises(ConfigError, match=r"prefix: this model's vocabulary spells '猫' as"):
+        translator("le chat", prefix="猫")
+    assert translator("le chat", prefix=" ").text == translator("le chat").text
+
+
+def test_alternatives_have_texts_of_their_own(translator: Translator) -> None:
+    for one in translator(TEXTS, beam=6, n_best=6):
+        texts = [made.text for made in (one, *one.alternatives)]
+        assert len(set(texts)) == len(texts) <= 6
+        assert one.text == translator(one.source, beam=6).text
+        few = translator(one.source, beam=6, n_best=2)
+        assert [made.text for made in (few, *few.alternatives)] == texts[:2]
+
+
+def test_pharaoh_links_go_from_source_to_output(tiny_run, talk) -> None:
+    made = load(tiny_run)("le chat noir dort")
+    code, out, _ = talk("translate", "--model", tiny_run, "--pharaoh", "le chat noir dort", "")
+    assert code == 0
+    links = " ".join(f"{source}-{output}" for output, source in made.alignment.pairs)
+    assert out.split("\n")[:2] == [links, ""]

@@ -40,6 +40,10 @@ def translate(
     grid: Annotated[
         bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
     ] = False,
+    pharaoh: Annotated[
+        bool, typer.Option("--pharaoh", help='Print the alignment instead, as "i-j" (source word, output word) a link.')
+    ] = False,
+    prefix: Annotated[str, typer.Option(help="What every output begins with.")] = "",
     sample: Annotated[bool, typer.Option("--sample", help="Draw the output's words instead of searching.")] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -58,9 +62,11 @@ def translate(
     translator = load_for("translate", model, texts, threads, device, precision, engine)
     if n_best > 1:
         beam = max(n_best, beam or translator.decoding.beam)
-    settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look)}
+    settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look or pharaoh)}
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     settings |= {name: value for name, value in given.items() if value is not None}
+    if prefix:
+        settings["prefix"] = prefix
     if sample:
         settings["sample"] = True
     if batch_tokens is not None:
@@ -80,6 +86,8 @@ def translate(
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
         for path in targets_of(look or [], "", number, many):
             generation.alignment.plot(path)
+        if pharaoh:
+            return " ".join(f"{j}-{i}" for i, j in generation.alignment.pairs)
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
     run_lines(texts, lambda some, first: translator.each(some, first_index=first, **settings), show, output=output)

@@ -118,6 +118,64 @@ class Ruled:
         return ruled
 
 
+@dataclass(frozen=True, eq=False)
+class CountedState:
+    """A state beside the number of tokens so far.
+
+    Attributes:
+        inner: the state.
+        step: number of output tokens so far.
+    """
+
+    inner: Any
+    step: int
+
+    def select(self, parents: Tensor) -> "CountedState":
+        """The state in which hypothesis k of sentence n continues hypothesis `parents[n, k]`."""
+        return replace(self, inner=self.inner.select(parents))
+
+    def keep(self, sentences: Tensor) -> "CountedState":
+        """The state of some of the sentences."""
+        return replace(self, inner=self.inner.keep(sentences))
+
+
+@dataclass(frozen=True, eq=False)
+class ForcedPrefix:
+    """Outputs that begin with given tokens; their scores are the log-probabilities that the model gives them.
+
+    Attributes:
+        tokens: what every output begins with.
+        within: `[V]`, True at tokens that would continue the last word, which the first free token may not.
+        scored: the step gives log-probabilities, which it does not divide anew.
+    """
+
+    tokens: Sequence[int]
+    within: Tensor
+    scored: bool = True
+
+    def begin(self, state: Any, sentences: int) -> CountedState:  # noqa: ARG002 - all begin alike
+        """The state before the first token."""
+        return CountedState(state, 0)
+
+    def around(self, step: StepFunction) -> StepFunction:
+        """The step that writes the prefix first."""
+
+        def prefixed(token: Tensor, state: CountedState) -> tuple[Tensor, CountedState]:
+            logits, inner = step(token, state.inner)
+            scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            after = CountedState(inner, state.step + 1)
+            if state.step < len(self.tokens):
+                only = torch.full_like(scores, -torch.inf)
+                wanted = self.tokens[state.step]
+                only[..., wanted] = scores[..., wanted]
+                return only, after
+            if state.step == len(self.tokens):
+                scores = scores.masked_fill(self.within.to(scores.device), -torch.inf)
+            return scores, after
+
+        return prefixed
+
+
 def _ends_in(tokens: Tensor, sequence: Sequence[int]) -> Tensor:
     """`[N, K]`: whether the tokens `[N, K, t]` end in a sequence."""
     if len(sequence) > tokens.shape[-1]:

@@ -49,10 +49,10 @@ def generate(
     """
     step, state = constrained(model, state, constraints, len(limits))
     device = device_of(model)
-    if isinstance(how, SampleConfig):
-        steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device)
-        return sampled(steps, len(limits))
     scored = any(constraint.scored for constraint in constraints)
+    if isinstance(how, SampleConfig):
+        steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device, scored=scored)
+        return sampled(steps, len(limits))
     first = [tokens[-1] for tokens in before]
     return search(step, state, limits, how, first, ends, scored=scored, device=device)
 
@@ -63,7 +63,8 @@ def stream(
 ) -> Iterator[Drawn]:  # fmt: skip
     """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
     step, state = constrained(model, state, constraints, 1)
-    return sample(step, state, [before], [limit], how, ends, stop=stop, device=device_of(model))
+    scored = any(constraint.scored for constraint in constraints)
+    return sample(step, state, [before], [limit], how, ends, stop=stop, device=device_of(model), scored=scored)
 
 
 def constrained(

@@ -107,7 +107,7 @@ Stop = Callable[[int, list[int]], bool]
 def sample(
     step: StepFunction, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int], config: SampleConfig,
     ends: Collection[int], *, stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None,
-    device: torch.device | None = None,
+    device: torch.device | None = None, scored: bool = False,
 ) -> Iterator[Drawn]:  # fmt: skip
     """Draw tokens for N sentences, one each per step; a sentence leaves the batch when it has ended.
 
@@ -124,6 +124,7 @@ def sample(
         stop: (sentence, its drawn tokens) -> whether it ends here.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default.
         device: of the tokens that `step` is given; the CPU by default.
+        scored: what `step` gives are log-probabilities, which are not divided anew after a rule has left some out.
 
     Raises:
         RegardError: a step's logits hold NaN, or infinity, from which no token can be drawn.
@@ -139,7 +140,8 @@ def sample(
         plain = logits[:, 0].float()
         allowed = _restricted(plain, [[*before[n], *drawn[n]] for n in rows], config)
         chosen = _draw(allowed, config, [generators[n] for n in rows])
-        log_probs = plain.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+        log_p = plain if scored else plain.log_softmax(-1)
+        log_probs = log_p.gather(-1, chosen[:, None])[:, 0]
         # one transfer a step: a float32 holds every integer below 2**24
         numbers = torch.stack([chosen.float(), log_probs]).tolist()
         tokens, found = [int(token) for token in numbers[0]], numbers[1]

@@ -97,13 +97,13 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
     bundle.tokenizer.save(into / "tokenizer.json")
 
 
-def _fill(spec: Any, model: Transformer, config: TransformerConfig, aligned: tuple[int, list[int]]) -> None:
+def _fill(spec: Any, model: Transformer, config: TransformerConfig, reading: tuple[int, list[int]]) -> None:
     """Put the model's weights into CTranslate2's names.
 
     Args:
         spec: what is filled.
         model, config: the model.
-        aligned: a decoder layer, and its heads that alignments are read from: CTranslate2 reads the first ones.
+        reading: a decoder layer, and its heads that alignments are read from: CTranslate2 reads the first ones.
     """
     count = min(POSITIONS, config.length) if config.positions == "learned" else POSITIONS
     positions = torch.arange(config.first_position, config.first_position + count)
@@ -124,7 +124,7 @@ def _fill(spec: Any, model: Transformer, config: TransformerConfig, aligned: tup
             _attention(there.self_attention, layer.self, across=False)
             _norm(there.self_attention.layer_norm, layer.around_self.norm)
             if part is decoder:
-                first = aligned[1] if layer is stack.layers[aligned[0]] else []
+                first = reading[1] if layer is stack.layers[reading[0]] else []
                 _attention(there.attention, layer.cross, across=True, first=first)
                 _norm(there.attention.layer_norm, layer.around_cross.norm)
             _feed_forward(there.ffn, layer.feed_forward)

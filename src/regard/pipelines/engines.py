@@ -108,12 +108,12 @@ class CTranslate2(Translator):
             threads = torch.get_num_threads()
             self.engine = ctranslate2.Translator(folder, compute_type=compute, intra_threads=threads, inter_threads=1)
         self.names = self.tokenizer.tokens(range(len(self.tokenizer)))
-        self.places = {name: place for place, name in enumerate(self.names)}
+        self.ids = {name: number for number, name in enumerate(self.names)}
 
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
-        first_index: int = 0, indices: Sequence[int] | None = None, **drawing: Any,
+        first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts; arguments as in `Translator.run`.
 
@@ -124,6 +124,8 @@ class CTranslate2(Translator):
         del first_index, indices
         if sample or drawing:
             raise ConfigError('engine = "ctranslate2" draws nothing here: load the model without engine to sample')
+        if prefix:
+            raise ConfigError('engine = "ctranslate2" takes no prefix here: load the model without engine')
         if has_search_listeners() or is_changing():
             raise ConfigError('engine = "ctranslate2" cannot be observed or changed: load the model without engine')
         if batch_tokens < 1:
@@ -165,7 +167,7 @@ class CTranslate2(Translator):
 
     def _made(self, source: Encoded, found: Any, k: int, config: SearchConfig, record: bool, limit: int) -> Generation:
         tokenizer = self.tokenizer
-        ids = [self.places[name] for name in found.hypotheses[k]]
+        ids = [self.ids[name] for name in found.hypotheses[k]]
         length = len(ids) + 1
         if len(ids) < limit:
             ids.append(tokenizer.eos)

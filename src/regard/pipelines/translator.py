@@ -14,6 +14,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
+from regard.decoding.constraints import Constraint, ForcedPrefix
 from regard.decoding.forced import Forced, forced
 from regard.decoding.generate import generate
 from regard.decoding.sample import SampleConfig, sample_config
@@ -26,7 +27,7 @@ from regard.text.protocol import Span
 from regard.text.tokenizer import word_of_each
 from regard.text.tokenizer import words as word_spans
 
-SETTINGS = ("beam", "length_penalty", "n_best", "record", "batch_tokens", "sample")  # of a translation
+SETTINGS = ("beam", "length_penalty", "n_best", "record", "batch_tokens", "prefix", "sample")  # of a translation
 
 
 class DecodingConfig(BaseModel):
@@ -244,7 +245,7 @@ class Translator(Pipeline[str, Generation]):
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
-        first_index: int = 0, indices: Sequence[int] | None = None, **drawing: Any,
+        first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts.
 
@@ -258,6 +259,7 @@ class Translator(Pipeline[str, Generation]):
             sample: draw the output's tokens instead of searching; the score is then the log-probability.
             first_index: index of the first text among all texts of a seed.
             indices: of every text among them; first_index and those that follow by default.
+            prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
 
         Raises:
@@ -278,7 +280,8 @@ class Translator(Pipeline[str, Generation]):
         else:
             beam = self.decoding.beam if beam is None else beam
             penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
-            config = SearchConfig(beam, penalty, n_best)
+            config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam))
+        begun = self._prefix(prefix)
         filled = [i for i, one in enumerate(prepared) if one.ids]
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
         listening = has_search_listeners()
@@ -286,10 +289,10 @@ class Translator(Pipeline[str, Generation]):
         with torch.inference_mode(), unwatched():
             for group in length_groups([len(prepared[i].ids) + 1 for i in filled], batch_tokens // beam):
                 some = [prepared[filled[k]] for k in group]
-                indices = [places[filled[k]] for k in group]
-                calls, found = self._search([one.ids for one in some], config, record or listening, indices)
+                own = [places[filled[k]] for k in group]
+                calls, found = self._search([one.ids for one in some], config, record or listening, own, begun)
                 for row, (k, hypotheses) in enumerate(zip(group, found, strict=True)):
-                    results[filled[k]] = self._generation(some[row], hypotheses, record or listening)
+                    results[filled[k]] = self._generation(some[row], hypotheses, record or listening, n_best)
                     encoder_maps[filled[k]] = self._encoder_maps(calls, row, some[row].ids)
         for i in filled if listening else ():
             for returned in (results[i], *results[i].alternatives):
@@ -351,7 +354,12 @@ class Translator(Pipeline[str, Generation]):
         return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
 
     def _search(
-        self, sources: list[list[int]], config: SearchConfig | SampleConfig, record: bool, indices: list[int]
+        self,
+        sources: list[list[int]],
+        config: SearchConfig | SampleConfig,
+        record: bool,
+        indices: list[int],
+        begun: list[Constraint],
     ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
         """The encoder's calls by site, recorded while the model is observed, and the hypotheses."""
         tokenizer = self.tokenizer
@@ -364,7 +372,9 @@ class Translator(Pipeline[str, Generation]):
         limits = [self.limit(len(row)) for row in rows]
         before = [[tokenizer.bos]] * len(rows)
         rules = self.rule_constraints(before, limits)
-        found = generate(stepper, state, before, limits, config, self.ends(), constraints=rules, indices=indices)
+        found = generate(
+            stepper, state, before, limits, config, self.ends(), constraints=[*rules, *begun], indices=indices
+        )
         return calls_by_site(self.model, calls), found
 
     def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:
@@ -374,9 +384,40 @@ class Translator(Pipeline[str, Generation]):
         maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in calls.items()}
         return {site: whole.select(row).frozen().crop(n, 0, n, tokens, tokens) for site, whole in maps.items()}
 
-    def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool) -> Generation:
+    def _prefix(self, text: str) -> list[Constraint]:
+        """The constraint that outputs begin with a text.
+
+        Raises:
+            ConfigError: the model's vocabulary cannot spell it.
+        """
+        tokens = self.tokenizer.encode_target(clean(text)) if text.strip() else []
+        if not tokens:
+            return []
+        spelled = str(self.tokenizer.decode(tokens))
+        if "".join(spelled.split()).lower() != "".join(text.split()).lower():
+            raise ConfigError(
+                f"prefix: this model's vocabulary spells {text!r} as {spelled!r}: choose other characters"
+            )
+        ends = spelled[-1:].isalnum()
+        return [ForcedPrefix(tokens, self._continuing if ends else torch.zeros_like(self._continuing))]
+
+    @cached_property
+    def _continuing(self) -> torch.Tensor:
+        """`[V]`, True at tokens that continue a word when they follow one, and at those that add nothing to a text."""
+        decode, count, ends = self.tokenizer.decode, len(self.tokenizer), self.ends()
+        probe = next((n for n in range(count) if str(decode([n]))[-1:].isalnum()), 0)
+        before = len(str(decode([probe])))
+        added = [str(decode([probe, token]))[before:] for token in range(count)]
+        return torch.tensor([text[:1].isalnum() or not (text or n in ends) for n, text in enumerate(added)])
+
+    def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
+        """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
         best, *others = [self._one(source, one, recorded) for one in found]
-        best.alternatives.extend(others)
+        seen = {best.text}
+        for one in others:
+            if one.text not in seen and len(seen) < most:
+                seen.add(one.text)
+                best.alternatives.append(one)
         return best
 
     def _one(self, source: Encoded, found: Hypothesis, recorded: bool) -> Generation:
