@@ -7,7 +7,8 @@ from torch import Tensor
 import regard
 from regard.models.build import build
 from regard.models.planned import PlannedDecoder, PlannedEncoder, PlannedState, Plans, encoder_refusal, refusal
-from regard.models.recurrent import RecurrentConfig
+from regard.models.planned_recurrent import PlannedRecurrent
+from regard.models.recurrent import Recurrent, RecurrentConfig
 from regard.models.seq2seq import Memory
 from regard.models.transformer import Transformer, TransformerConfig
 from regard.nn.dropout import Dropout
@@ -43,7 +44,7 @@ def make(**changes: object) -> Transformer:
     return model
 
 
-def memory(model: Transformer, padded: bool = True) -> Memory:
+def memory(model: Transformer | Recurrent, padded: bool = True) -> Memory:
     source = torch.randint(4, V, (3, 6), generator=torch.Generator().manual_seed(1))
     allowed = torch.ones(3, 6, dtype=torch.bool)
     if padded:
@@ -147,11 +148,51 @@ def test_other_precisions_are_near_and_batch_mates_do_not_matter(precision: str)
             torch.testing.assert_close(logits(slice(n, n + 1))[0], whole[n], atol=1e-5, rtol=1e-5)
 
 
+RECURRENT = {
+    "bahdanau": {},
+    "luong": {"asks": "new", "feed": "previous", "score": "general"},
+    "lstm, dot": {"cell": "lstm", "asks": "new", "feed": "none", "score": "dot", "start": "zeros"},
+    "concat": {"cell": "lstm", "score": "concat", "direction": "forward"},
+    "cosine": {"score": "cosine", "encoder_layers": 2},
+    "distance": {"score": "distance", "feed": "previous"},
+    "no attention": {"score": "none"},
+}
+
+
+def make_recurrent(**changes: object) -> Recurrent:
+    torch.manual_seed(3)
+    sizes = {"width": 24, "embedding": 16, "score_width": 12}
+    model = build(V, RecurrentConfig(kind="recurrent", **{**sizes, **changes})).eval()
+    assert isinstance(model, Recurrent)
+    return model
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@torch.no_grad()
+def test_a_planned_recurrent_decoder_steps_as_the_model_does(name: str) -> None:
+    model = make_recurrent(**RECURRENT[name])
+    assert not refusal(model)
+    there = memory(model)
+    go([(model, there), (PlannedRecurrent(model), there)])
+    for precision in ("int8", "bfloat16"):
+        state = PlannedRecurrent(model, precision).start(there)
+        token = torch.randint(4, V, (3, 1))
+        found = PlannedRecurrent(model, precision).step(token, state).logits
+        exact = model.step(token, model.start(there)).logits
+        assert 0 < float((found - exact).abs().max()) < 0.2
+
+
+def test_recurrent_decoders_that_are_not_planned_say_why() -> None:
+    assert "gate" in refusal(make_recurrent(gate=True))
+    assert "gate, follows" in refusal(make_recurrent(score="location"))
+    assert "normalised" in refusal(make_recurrent(normalizer="uniform"))
+
+
 def test_what_cannot_be_planned_says_why() -> None:
     model = make()
     assert "hooks" in refusal(_hooked(make()))
     assert "in training" in refusal(model.train())
-    assert "only Transformers" in refusal(build(V, RecurrentConfig(kind="recurrent", width=8, embedding=8)))
+    assert "only encoder-decoders" in refusal(torch.nn.Linear(2, 2))
     assert "another score" in refusal(make(score="additive"))
     assert "another score" in refusal(make(normalizer="sparsemax"))
     assert "context" in refusal(make(context="running_mean"))

@@ -5,7 +5,6 @@ import torch
 
 import regard
 from regard.errors import ConfigError
-from regard.models.transformer import Transformer
 from regard.pipelines.base import InputError
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
@@ -106,11 +105,6 @@ def test_refused_pairs(translator: Translator) -> None:
 
 def test_precisions(tiny_run) -> None:
     plain = load(tiny_run)
-    if not isinstance(plain.model, Transformer):
-        with pytest.raises(ConfigError, match=r'precision = "int8" is not for this model: only Transformers with an'):
-            load(tiny_run, precision="int8")
-        assert load(tiny_run, precision="auto").plans.precision == "float32"
-        return
     exact = plain(TEXTS, beam=2)
     for precision in ("int8", "bfloat16"):
         found = load(tiny_run, precision=precision)
@@ -120,18 +114,20 @@ def test_precisions(tiny_run) -> None:
         (made,) = found(TEXTS[:1], beam=1)
         assert found.score([made.source], [made])[0].log_prob == pytest.approx(made.log_prob, abs=1e-5 * len(made.ids))
     assert load(tiny_run, precision="auto").plans.precision in ("int8", "float32")
+    with pytest.raises(ConfigError, match=r'shakespeare: precision = "int8" is not for this model: only encoder-dec'):
+        load("shakespeare", precision="int8")
+    assert load("shakespeare", precision="auto").plans.precision == "float32"
     with pytest.raises(ConfigError, match=r"precision must be one of float32, bfloat16, int8, auto; got 'int4'"):
         regard.load(str(tiny_run), precision="int4")
 
 
 def test_a_sentence_does_not_depend_on_its_batch_mates_in_int8(tiny_run) -> None:
     found = load(tiny_run)
-    if isinstance(found.model, Transformer):
-        found.use("int8")
-        together = found(TEXTS, beam=3)
-        for one, text in zip(together, TEXTS, strict=True):
-            assert found(text, beam=3).tokens == one.tokens
-            assert found(text, beam=3).log_prob == pytest.approx(one.log_prob, abs=1e-4)
+    found.use("int8")
+    together = found(TEXTS, beam=3)
+    for one, text in zip(together, TEXTS, strict=True):
+        assert found(text, beam=3).tokens == one.tokens
+        assert found(text, beam=3).log_prob == pytest.approx(one.log_prob, abs=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{"beam": 1}, {"beam": 4, "n_best": 4}, {"sample": True, "seed": 1}])

@@ -20,6 +20,8 @@ from torch.nn.functional import layer_norm
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import Mask
+from regard.models.planned_recurrent import PlannedRecurrent, recurrent_refusal
+from regard.models.recurrent import Recurrent
 from regard.models.seq2seq import Memory, Step
 from regard.models.transformer import Transformer
 from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual, RMSNorm
@@ -482,8 +484,8 @@ class _Now:
 
 def refusal(model: Any) -> str:
     """Why a model's decoder cannot be planned; empty where it can."""
-    if not isinstance(model, Transformer):
-        return "only Transformers with an encoder are planned"
+    if not isinstance(model, Transformer | Recurrent):
+        return "only encoder-decoders are planned"
     if model.training:
         return "the model is in training"
     if any(True for module in model.modules() if module._forward_hooks or module._forward_pre_hooks):
@@ -491,6 +493,8 @@ def refusal(model: Any) -> str:
     parameters = list(model.parameters())
     if any(part.device.type != "cpu" or part.dtype != torch.float32 for part in parameters):
         return "steps are planned for float32 on a CPU"
+    if isinstance(model, Recurrent):
+        return recurrent_refusal(model)
     for layer in model.decoder.layers:
         if type(layer) is not DecoderLayer:
             return f"a layer is a {type(layer).__name__}"
@@ -557,5 +561,6 @@ class Plans:
             encoder: Any = model
             if self.precision != "float32" and not encoder_refusal(model):
                 encoder = PlannedEncoder(model, self.precision)
-            self.kept = now, encoder, PlannedDecoder(model, self.precision)
+            make: Any = PlannedRecurrent if isinstance(model, Recurrent) else PlannedDecoder
+            self.kept = now, encoder, make(model, self.precision)
         return self.kept[1], self.kept[2]
