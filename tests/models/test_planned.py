@@ -263,3 +263,10 @@ def test_interventions_reach_a_translator_that_has_been_planned(translator: Tran
     assert again.tokens == plain.tokens
     torch.testing.assert_close(seen[sites[0]][0].full(), plain.attention[sites[0]].full())
     assert any(site.startswith("encoder") for site in seen) == isinstance(translator.model, Transformer)
+
+
+def test_a_model_that_was_loaded_in_inference_mode(tiny_run) -> None:
+    with torch.inference_mode():
+        found = load(tiny_run)
+        inside = found(TEXTS[0])
+    assert found(TEXTS[0]).tokens == inside.tokens

@@ -11,6 +11,7 @@ So a beam that is reordered copies no key: its paths change, and a sentence's hy
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -48,12 +49,18 @@ class Cells:
 
     def __init__(self, key: list[Tensor], value: list[Tensor], query: list[Tensor], filled: int) -> None:
         self.key, self.value, self.query, self.filled = key, value, query, filled
+        self._lock = Lock()  # two threads may continue the same state
 
     def with_room(self, filled: int, more: int) -> "Cells":
-        """These cells, if `more` can be written behind the first `filled`; else a copy of those, with room."""
-        if self.filled == filled and filled + more <= self.key[0].shape[1]:
-            return self
-        return self._copied(filled, filled + max(ROOM * more, filled), lambda part, _: part)
+        """These cells, if `more` can be written behind the first `filled`; else a copy of those, with room. They are
+        taken for the caller."""
+        with self._lock:
+            if self.filled == filled and filled + more <= self.key[0].shape[1]:
+                self.filled += more
+                return self
+        made = self._copied(filled, filled + max(ROOM * more, filled), lambda part, _: part)
+        made.filled += more
+        return made
 
     def of(self, sentences: Tensor, count: int, filled: int) -> "Cells":
         """The cells of some of `count` sentences."""
@@ -342,7 +349,7 @@ class PlannedDecoder:
                 path = path.new_zeros(state.count, *path.shape[1:]).index_copy_(0, rows, path)
         cells = state.cells.with_room(state.filled, beams)
         now = _Now(cells, state.filled, state.count, beams, state.step, path, state.crossed)
-        cells.filled = state.filled + beams
+        filled = state.filled + beams
         x = self._embed(token.flatten(), state.step)
         for number, layer in enumerate(self.layers):
             x = layer.around(x, 0, lambda y: self._attend(y, number, now))  # noqa: B023 - called at once
@@ -355,12 +362,12 @@ class PlannedDecoder:
             x = x.view(state.count, beams, -1).index_select(0, rows).flatten(0, 1)
         after = state.path
         if beams > 1 or after is not None:
-            mine = torch.arange(state.filled, cells.filled, device=token.device)[:, None]
+            mine = torch.arange(state.filled, filled, device=token.device)[:, None]
             before = state.path if state.path is not None else mine[:0].T
             live = state.count if rows is None else len(rows)
             after = torch.cat([before.expand(live, beams, -1), mine.expand(live, -1, 1)], -1)
         logits = self.readout(x).view(-1, beams, len(self.embedding))
-        return Step(logits, replace(state, cells=cells, filled=cells.filled, path=after, step=state.step + 1))
+        return Step(logits, replace(state, cells=cells, filled=filled, path=after, step=state.step + 1))
 
     def maps(self, state: PlannedState) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
@@ -526,7 +533,7 @@ def encoder_refusal(model: Any) -> str:
 
 def stamp(model: nn.Module) -> tuple[Any, ...]:
     """A value that changes when a parameter is replaced or written to."""
-    return tuple((id(part), part._version) for part in model.parameters())
+    return tuple((id(part), -1 if part.is_inference() else part._version) for part in model.parameters())
 
 
 def _product(layer: nn.Linear, precision: str) -> Product:
