@@ -24,16 +24,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     Raises:
         OSError: it could not be written; the temporary file is removed.
     """
-    aside = path.with_name(path.name + ".aside")
-    try:
-        with aside.open("wb") as file:
-            file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(path, save(packed, metadata))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,10 +34,15 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it could not be written; the temporary file is removed.
     """
+    _replace(path, text.encode("utf-8"))
+
+
+def _replace(path: Path, raw: bytes) -> None:
+    """Write a file aside and rename it."""
     aside = path.with_name(path.name + ".aside")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

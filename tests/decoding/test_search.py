@@ -230,3 +230,9 @@ def test_the_largest_of_a_row_of_nothing_but_minus_infinity_exist():
     found, places = largest(torch.full((1, 1, 8001), -torch.inf), 8)
     assert (found == -torch.inf).all()
     assert places.shape == (1, 1, 8)
+    for size in (2049, 8001):  # one finite number, as behind a forced token: the rest are places of the row
+        numbers = torch.full((40, 1, size), -torch.inf)
+        numbers[:, :, 3] = 0.0
+        found, places = largest(numbers, 8)
+        assert (places[..., 0] == 3).all()
+        assert int(places.max()) < size

@@ -184,7 +184,8 @@ def largest(numbers: Float[Tensor, "*n V"], count: int) -> tuple[Float[Tensor, "
     places = (blocks + torch.arange(BLOCK, device=numbers.device)).flatten(-2)
     some = numbers.gather(-1, places.clamp(max=size - 1)).masked_fill(places >= size, -inf)
     found, at = some.topk(count)
-    return found, places.gather(-1, at)
+    # a row with fewer finite numbers than wanted has -inf beside them: at any place, but a place of the row
+    return found, places.gather(-1, at).clamp(max=size - 1)
 
 
 def own_state(state: Any, sentence: int, hypothesis: int) -> Any:
