@@ -1,6 +1,6 @@
 """BPE-dropout: random segmentations of a text whose tokens are known (Provilkov et al. 2020).
 
-The tokenizers library has it as well, but draws from a generator without a seed: a run could not be resumed bit for bit.
+The tokenizers library has it as well, but draws from a generator without a seed: no run could be resumed bit for bit.
 """
 
 import random
