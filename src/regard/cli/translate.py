@@ -44,6 +44,9 @@ def translate(
         bool, typer.Option("--pharaoh", help='Print the alignment instead, as "i-j" (source word, output word) a link.')
     ] = False,
     prefix: Annotated[str, typer.Option(help="What every output begins with.")] = "",
+    split: Annotated[
+        bool, typer.Option("--split/--no-split", help="Translate a text of several sentences one by one.")
+    ] = True,
     sample: Annotated[bool, typer.Option("--sample", help="Draw the output's words instead of searching.")] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -67,6 +70,8 @@ def translate(
     settings |= {name: value for name, value in given.items() if value is not None}
     if prefix:
         settings["prefix"] = prefix
+    if not split:
+        settings["split"] = False
     if sample:
         settings["sample"] = True
     if batch_tokens is not None:

@@ -125,7 +125,8 @@ class Pipeline(Generic[Given, Made]):
         good = [n for n, one in enumerate(prepared) if not isinstance(one, InputError)]
         if self.draws:  # what a text draws depends on its own place, not on those that cannot be worked on
             first = settings.pop("first_index", 0)
-            settings["indices"] = [first + n for n in good]
+            indices = settings.pop("indices", range(first, first + len(prepared)))
+            settings["indices"] = [indices[n] for n in good]
         made = iter(self.run([prepared[n] for n in good], **settings))
         return [one if isinstance(one, InputError) else next(made) for one in prepared]
 

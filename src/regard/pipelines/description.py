@@ -233,7 +233,7 @@ class Describer(Pipeline[Any, Description]):
                     made[n], encoder_maps[n] = description, maps
         for n in sorted(made) if has_search_listeners() else ():
             for returned in (made[n], *made[n].alternatives):
-                announce(self.model, encoder_maps.get(n, {}) | returned.attention)
+                announce(self.model, {**encoder_maps.get(n, {}), **returned.attention})
         return [made[n] for n in range(len(sources))]
 
     def _search(

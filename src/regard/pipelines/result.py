@@ -1,6 +1,6 @@
 """What every pipeline returns: a text, its tokens and scores, its alternatives, and its attention."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Result:
     score: float = field(default=0.0, repr=False)
     log_prob: float = 0.0
     alternatives: "list[Any]" = field(default_factory=list, repr=False)
-    attention: dict[str, AttentionMap] = field(default_factory=dict, repr=False)
+    attention: Mapping[str, AttentionMap] = field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Everything that `--json` prints: the keys of all results, then those of the task."""
@@ -53,7 +53,7 @@ class Result:
         return {"text": one.text, "score": one.score, "log_prob": one.log_prob}
 
 
-def reading_site(alignment: dict[str, Any], attention: dict[str, AttentionMap]) -> tuple[str, list[int]]:
+def reading_site(alignment: dict[str, Any], attention: Mapping[str, AttentionMap]) -> tuple[str, list[int]]:
     """The site and heads from which word attention is read.
 
     Those chosen on development data when the model was trained; else all heads of the last site that attends to a

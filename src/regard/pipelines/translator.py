@@ -27,7 +27,17 @@ from regard.text.protocol import Span
 from regard.text.tokenizer import word_of_each
 from regard.text.tokenizer import words as word_spans
 
-SETTINGS = ("beam", "length_penalty", "n_best", "record", "batch_tokens", "prefix", "sample")  # of a translation
+FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
+SETTINGS = (
+    "beam",
+    "length_penalty",
+    "n_best",
+    "record",
+    "batch_tokens",
+    "prefix",
+    "split",
+    "sample",
+)  # of a translation
 
 
 class DecodingConfig(BaseModel):
@@ -242,6 +252,47 @@ class Translator(Pipeline[str, Generation]):
             )
         return ids
 
+    def many(self, sources: Sequence[str], *, split: bool = True, **settings: Any) -> list[Generation]:
+        """The translations of many texts; further settings as in `run`.
+
+        Args:
+            sources: the texts.
+            split: a text of several sentences is translated sentence by sentence (`regard.pipelines.sentences`).
+
+        Raises:
+            InputError: the first text that cannot be worked on.
+        """
+        found = self.each(sources, split=split, **settings)
+        for one in found:
+            if isinstance(one, InputError):
+                raise one
+        return found  # type: ignore[return-value]
+
+    def each(self, sources: Sequence[str], *, split: bool = True, **settings: Any) -> list[Generation | InputError]:
+        """The translation of every text, in their order; where one cannot be worked on, the error that says why.
+
+        Args:
+            sources: the texts.
+            split: as `many` takes it.
+            settings: as `run` takes them.
+        """
+        from regard.pipelines.sentences import cut, join
+
+        pieces = [(cut(text, self.bundle.languages[0]) if split else []) or [text] for text in sources]
+        pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, sources, strict=True)]
+        first, given = settings.pop("first_index", 0), settings.pop("indices", None)
+        places = range(first, first + len(pieces)) if given is None else given
+        indices = [place + n * FURTHER for place, some in zip(places, pieces, strict=True) for n in range(len(some))]
+        made = iter(super().each([one for some in pieces for one in some], indices=indices, **settings))
+        found: list[Generation | InputError] = []
+        for text, some in zip(sources, pieces, strict=True):
+            parts = [next(made) for _ in some]
+            wrong = next((part for part in parts if isinstance(part, InputError)), None)
+            good = [part for part in parts if not isinstance(part, InputError)]
+            whole = good[0] if len(good) == 1 else None
+            found.append(wrong or whole or join(text, good, settings.get("n_best", 1)))
+        return found
+
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
@@ -296,7 +347,7 @@ class Translator(Pipeline[str, Generation]):
                     encoder_maps[filled[k]] = self._encoder_maps(calls, row, some[row].ids)
         for i in filled if listening else ():
             for returned in (results[i], *results[i].alternatives):
-                announce(self.model, encoder_maps[i] | returned.attention)
+                announce(self.model, {**encoder_maps[i], **returned.attention})
         return [results[i] for i in range(len(prepared))]
 
     def score(
@@ -317,13 +368,28 @@ class Translator(Pipeline[str, Generation]):
             raise ConfigError(
                 f"score: {len(sources)} sources and {len(targets)} targets: every source needs one target"
             )
+        parts = [list(getattr(target, "parts", [])) for target in targets]  # of a text of several sentences
+        flat = [
+            pair
+            for source, target, own in zip(sources, targets, parts, strict=True)
+            for pair in ([(part.source, part) for part in own] or [(source, target)])
+        ]
+        made = iter(self._score(flat, batch_tokens))
+        found = []
+        for own in parts:
+            some = [next(made) for _ in own or [None]]
+            log_probs = [number for one in some for number in one.token_log_probs]
+            found.append(Scored(sum(log_probs), log_probs, [token for one in some for token in one.tokens]))
+        return found
+
+    def _score(self, pairs: Sequence[tuple[str, str | Generation]], batch_tokens: int) -> list[Scored]:
         tokenizer = self.tokenizer
-        rows = [self.prepare(source).ids for source in sources]
+        rows = [self.prepare(source).ids for source, _ in pairs]
         outputs = [
             list(one.ids) if isinstance(one, Generation) else [*tokenizer.encode_target(clean(one)), tokenizer.eos]
-            for one in targets
+            for _, one in pairs
         ]
-        for number, (row, target) in enumerate(zip(rows, targets, strict=True), 1):
+        for number, (row, (_, target)) in enumerate(zip(rows, pairs, strict=True), 1):
             if not row or not (target.ids if isinstance(target, Generation) else target.strip()):
                 raise InputError(f"score: pair {number}: the {'target' if row else 'source'} is empty")
         made: dict[int, Scored] = {}

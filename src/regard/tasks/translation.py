@@ -374,7 +374,7 @@ def translations(translator: Translator, sources: list[str], beam: int | None, s
     `shared`."""
 
     def work(part: list[str]) -> list[str]:
-        return [found.text for found in translator.many(part, beam=beam, record=False)]
+        return [found.text for found in translator.many(part, beam=beam, record=False, split=False)]
 
     return processes().share_out(sources, work) if shared else work(sources)
 
