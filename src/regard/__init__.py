@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from regard.nn.embedding import sinusoidal as sinusoidal
     from regard.observation.intervene import intervene as intervene
     from regard.observation.observe import observe as observe
+    from regard.pipelines.generation import Generation as Generation
     from regard.pipelines.load import load as load
-    from regard.pipelines.translator import Generation as Generation
 
 _HOMES = {
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),

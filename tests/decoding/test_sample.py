@@ -1,5 +1,6 @@
 """Sampling: every rule against its definition in plain Python, on logits that are known."""
 
+import math
 from math import exp
 
 import pytest
@@ -163,3 +164,18 @@ def test_nothing_is_drawn_from_nan() -> None:
 
     with pytest.raises(RegardError, match="the model's logits hold NaN or infinity"):
         next(sample(step, Nothing(), [[1]], [3], SampleConfig(seed=0), ()))
+
+
+def test_typical_tokens() -> None:
+    p = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05])
+    entropy = float(-(p * p.log()).sum())
+    order = sorted(range(5), key=lambda n: abs(-math.log(p[n]) - entropy))
+    for least in (0.1, 0.3, 0.6, 0.9):
+        kept, total = [], 0.0
+        for n in order:
+            if total >= least:
+                break
+            kept.append(n)
+            total += float(p[n])
+        found = restrict(p.log(), [], SampleConfig(typical_p=least))
+        assert sorted(kept) == found.isfinite().nonzero()[:, 0].tolist()

@@ -20,6 +20,7 @@ from regard.cli.options import (
     Threads,
     TopK,
     TopP,
+    TypicalP,
     load_for,
 )
 from regard.cli.progress import out
@@ -35,6 +36,7 @@ def complete(
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    typical_p: TypicalP = None,
     repetition: Repetition = None,
     no_repeat: NoRepeat = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
@@ -49,8 +51,8 @@ def complete(
     """Continue texts; on a terminal token by token."""
     completer = load_for("complete", model, texts, threads, device)
     given = {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition": repetition,
-        "no_repeat": no_repeat, "seed": seed,
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p,
+        "repetition": repetition, "no_repeat": no_repeat, "seed": seed,
     }  # fmt: skip
     drawing: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if beam is None:

@@ -55,6 +55,9 @@ TopP = Annotated[
     float | None, typer.Option(help="Draw from the most probable tokens that together have this probability.")
 ]
 MinP = Annotated[float | None, typer.Option(help="Draw from tokens with this share of the greatest probability.")]
+TypicalP = Annotated[
+    float | None, typer.Option(help="Draw from the tokens of the most typical information with this probability.")
+]
 Repetition = Annotated[
     float | None, typer.Option(help="Above 1: tokens that occurred before become less probable. Default: 1.")
 ]

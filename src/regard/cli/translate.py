@@ -24,10 +24,11 @@ from regard.cli.options import (
     Threads,
     TopK,
     TopP,
+    TypicalP,
     load_for,
 )
 from regard.cli.progress import err
-from regard.errors import ConfigError
+from regard.errors import ConfigError, not_utf8
 
 
 def translate(
@@ -44,14 +45,30 @@ def translate(
         bool, typer.Option("--pharaoh", help='Print the alignment instead, as "i-j" (source word, output word) a link.')
     ] = False,
     prefix: Annotated[str, typer.Option(help="What every output begins with.")] = "",
+    force: Annotated[
+        list[str] | None, typer.Option(help="A word or phrase that every output has; may be given again.")
+    ] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="A word or phrase that no output has; may be given again.")
+    ] = None,
+    glossary: Annotated[
+        Path | None, typer.Option(help="A file of terms and their translations, a tab between, one a line.")
+    ] = None,
     split: Annotated[
         bool, typer.Option("--split/--no-split", help="Translate a text of several sentences one by one.")
     ] = True,
+    protect: Annotated[
+        bool, typer.Option("--protect", help="Numbers, addresses, placeholders and markup survive.")
+    ] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw the output's words instead of searching.")] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    typical_p: TypicalP = None,
+    mbr: Annotated[
+        int, typer.Option(min=1, help="Draw this many outputs and print the one nearest to the others; with --sample.")
+    ] = 1,
     seed: Seed = None,
     output: Output = None,
     batch_tokens: BatchTokens = None,
@@ -63,19 +80,17 @@ def translate(
     """Translate texts: one line in, one line out."""
     check_targets(look or [])
     translator = load_for("translate", model, texts, threads, device, precision, engine)
-    if n_best > 1:
+    if n_best > 1 and not sample:
         beam = max(n_best, beam or translator.decoding.beam)
     settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look or pharaoh)}
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    given = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p,
+        "seed": seed, "prefix": prefix or None, "force": force or None, "forbid": forbid or None,
+        "glossary": read_glossary(glossary) if glossary else None, "split": None if split else False,
+        "protect": protect or None, "sample": sample or None, "mbr": mbr if mbr > 1 else None,
+        "batch_tokens": batch_tokens,
+    }  # fmt: skip
     settings |= {name: value for name, value in given.items() if value is not None}
-    if prefix:
-        settings["prefix"] = prefix
-    if not split:
-        settings["split"] = False
-    if sample:
-        settings["sample"] = True
-    if batch_tokens is not None:
-        settings["batch_tokens"] = batch_tokens
     many = are_many(texts)
     for text in texts or []:
         if text != "-" and text.endswith((".txt", ".tsv", ".csv")) and Path(text).is_file():
@@ -96,3 +111,32 @@ def translate(
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
     run_lines(texts, lambda some, first: translator.each(some, first_index=first, **settings), show, output=output)
+
+
+def read_glossary(path: Path) -> dict[str, str]:
+    """Terms and their translations from a file: a term, a tab and its translation on each line; empty lines are left
+    out.
+
+    Raises:
+        ConfigError: there is no such file, or it is not UTF-8; a line is not a term, a tab and a translation; a term
+            stands there twice with different translations.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--glossary {path}: {not_utf8(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"--glossary {path}: {error.strerror}") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        fields = [field.strip() for field in line.split("\t")]
+        if not any(fields):
+            continue
+        if len(fields) != 2 or not all(fields):
+            raise ConfigError(
+                f"--glossary {path}: line {number}: expected a term, a tab and its translation; got {line.strip()!r}"
+            )
+        term, translation = fields
+        if found.setdefault(term, translation) != translation:
+            raise ConfigError(f"--glossary {path}: line {number}: {term!r} is there twice, with two translations")
+    return found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regard.attention.maps.map import AttentionMap
 from regard.decoding.constraints import Constraint, StepFunction, innermost
+from regard.decoding.phrases import Goal
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
 from regard.decoding.search import Hypothesis, SearchConfig, search
 from regard.device import device_of
@@ -32,7 +33,7 @@ class StepModel(Protocol):
 def generate(
     model: StepModel, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int],
     how: SearchConfig | SampleConfig, ends: Collection[int], *, constraints: Sequence[Constraint] = (),
-    stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None,
+    stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None, goals: Sequence[Goal | None] = (),
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The outputs of N sentences, best first: beam search for a `SearchConfig`, draws for a `SampleConfig`.
 
@@ -46,6 +47,7 @@ def generate(
         constraints: changes of the step, the first innermost.
         stop: (sentence, its tokens) -> whether it ends here; for draws.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default; for draws.
+        goals: what each sentence's outputs must have; for a search.
     """
     step, state = constrained(model, state, constraints, len(limits))
     device = device_of(model)
@@ -54,7 +56,7 @@ def generate(
         steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device, scored=scored)
         return sampled(steps, len(limits))
     first = [tokens[-1] for tokens in before]
-    return search(step, state, limits, how, first, ends, scored=scored, device=device)
+    return search(step, state, limits, how, first, ends, scored=scored, device=device, goals=goals)
 
 
 def stream(

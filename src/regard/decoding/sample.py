@@ -26,6 +26,8 @@ class SampleConfig:
         top_k: only the k most probable tokens.
         top_p: only the most probable tokens that together have this probability (Holtzman et al. 2020, section 3.1).
         min_p: only tokens with at least this share of the greatest probability (Nguyen et al. 2024).
+        typical_p: only tokens whose information is nearest to the distribution's entropy and that together have this
+            probability (Meister et al. 2023, equation 12).
         repetition: logits of tokens that occurred before are divided by it where positive, multiplied where negative
             (Keskar et al. 2019, section 4.1); 1 changes nothing.
         no_repeat: no n-gram of this length occurs twice; 0 allows all.
@@ -40,6 +42,7 @@ class SampleConfig:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repetition: float = 1.0
     no_repeat: int = 0
     seed: int | None = None
@@ -50,6 +53,7 @@ class SampleConfig:
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("typical_p", self.typical_p is None or 0 < self.typical_p <= 1, "above 0 and at most 1"),
             ("repetition", self.repetition > 0, "above 0"),
             ("no_repeat", self.no_repeat >= 0, "0 or more"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2**63 - 1"),
@@ -78,7 +82,7 @@ def sample_config(drawing: dict[str, Any], beside: Sequence[str]) -> SampleConfi
     if unknown:
         known = ", ".join([*beside, *SampleConfig.__dataclass_fields__])
         raise ConfigError(f"unknown setting {unknown[0]!r}: known are {known}")
-    floats = ("temperature", "top_p", "min_p", "repetition")
+    floats = ("temperature", "top_p", "min_p", "typical_p", "repetition")
     values: dict[str, Any] = {
         name: float(value) if name in floats and value is not None else value for name, value in drawing.items()
     }
@@ -208,6 +212,13 @@ def _restricted(
     if config.top_p is not None and config.top_p < 1:
         ranked, order = logits.softmax(-1).sort(descending=True, stable=True)
         beyond = ranked.cumsum(-1) - ranked >= config.top_p  # the first is always kept
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+    if config.typical_p is not None and config.typical_p < 1:
+        log_p = logits.log_softmax(-1)
+        entropy = torch.special.entr(log_p.exp()).sum(-1, keepdim=True)
+        order = (-log_p - entropy).abs().sort(dim=-1, stable=True).indices
+        ranked = log_p.exp().gather(-1, order)
+        beyond = ranked.cumsum(-1) - ranked >= config.typical_p  # the first is always kept
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
     return logits
 

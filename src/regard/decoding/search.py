@@ -6,6 +6,7 @@ every attention) has followed it through every reordering of the beam.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from math import inf
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.decoding.constraints import StepFunction, innermost
+from regard.decoding.phrases import Goal, GoalProgress
 from regard.errors import ConfigError
 from regard.nn.state import State
 
@@ -77,12 +79,18 @@ class _Beam:
         limit: output tokens at most.
         rows: the tokens so far of each hypothesis, without BOS.
         finished: hypotheses that have ended.
+        goal: what its outputs must have, if anything.
+        progress: of each hypothesis towards the goal.
+        totals: log-probability of each hypothesis, where there is a goal.
     """
 
     number: int
     limit: int
+    goal: Goal | None = None
     rows: list[list[int]] = field(default_factory=lambda: [[]])
     finished: list[Hypothesis] = field(default_factory=list)
+    progress: list[GoalProgress] = field(default_factory=list)
+    totals: list[float] = field(default_factory=lambda: [0.0])
 
 
 class _Candidate(NamedTuple):
@@ -96,11 +104,13 @@ class _Candidate(NamedTuple):
 def search(
     step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
     ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
+    goals: Sequence[Goal | None] = (),
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The best hypotheses of every sentence, best first.
 
     At each step a sentence's `beam` best continuations stay; those among them that end in one of `ends` are
-    finished, and the sentence is done when it has `beam` finished ones. What a sentence gets does not
+    finished, and the sentence is done when it has `beam` finished ones, or when no living one can come to a better
+    score than those that are returned. What a sentence gets does not
     depend on its batch mates: each has its own limit and leaves the batch when it is done.
 
     The continuations of all sentences come to the host in one transfer a step; states stay on their device.
@@ -114,10 +124,16 @@ def search(
         ends: the tokens that end an output.
         scored: what `step` gives are scores that add up as they are, not logits; `log_prob` is then their sum.
         device: of the tokens that `step` is given; the CPU by default.
+        goals: what each sentence's outputs must have, None for nothing; its limit is longer by the goal's tokens. An
+            output that comes to its limit without all of it is the best of those that come furthest.
     """
     closing = {ends} if isinstance(ends, int) else set(ends)
     results: list[list[Hypothesis]] = [[] for _ in limits]
-    beams = [_Beam(n, limit) for n, limit in enumerate(limits)]
+    aims = list(goals) or [None] * len(limits)
+    beams = [
+        _Beam(n, limit + goal.room, goal, progress=[goal.start()]) if goal else _Beam(n, limit)
+        for n, (limit, goal) in enumerate(zip(limits, aims, strict=True))
+    ]
     last = torch.as_tensor(bos, device=device).reshape(-1, 1).expand(len(limits), 1)
     totals = torch.zeros(len(limits), 1, device=device)
     length = 0
@@ -125,16 +141,27 @@ def search(
         logits, state = step(last, state)
         length += 1
         going, kept = [], []
-        for n, candidates in enumerate(_continue(totals, logits, config.beam, scored)):
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        log_p = wide if scored else torch.log_softmax(wide, -1)
+        pairs = _pairs(beams, log_p, config.beam + 1)
+        for n, candidates in enumerate(_continue(totals, log_p, config.beam)):
             beam = beams[n]
+            if beam.goal:
+                candidates = _towards(beam.goal, beam, pairs[n], closing, length)
             living, others = _finish(beam, n, candidates, state, config, closing, length)
-            if len(beam.finished) >= config.beam or length >= beam.limit or not living:
-                ranked = sorted(beam.finished, key=lambda h: -h.score)
-                results[beam.number] = ranked[: config.n_best]
+            ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
+            full = len(beam.finished) >= config.beam or length >= beam.limit or not living
+            if full or (
+                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.limit)
+            ):
+                results[beam.number] = ranked
                 continue
             going.append(n)
             kept.append([*living, *others][: config.beam])
             beam.rows = [[*beam.rows[one.parent], one.token] for one in kept[-1]]
+            if beam.goal:
+                beam.totals = [one.log_prob for one in kept[-1]]
+                beam.progress = [beam.goal.after(beam.progress[one.parent], one.token) for one in kept[-1]]
         if not going:
             break
         if len(going) < len(beams):
@@ -144,20 +171,18 @@ def search(
         last = following[..., 1]
         if config.beam > 1:  # else every hypothesis continues itself
             state = state.select(following[..., 0])
-        totals = totals.new_tensor([[one.log_prob for one in some] for some in kept], dtype=_wide(logits))
+        totals = totals.new_tensor([[one.log_prob for one in some] for some in kept], dtype=log_p.dtype)
     return results
 
 
-def _wide(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+def _bound(living: Sequence[_Candidate], config: SearchConfig, length: int, limit: int) -> float:
+    """The greatest score that a living hypothesis can still come to: its log-probability never rises."""
+    best = max(one.log_prob for one in living)
+    return max(config.score(best, length + 1), config.score(best, limit))
 
 
-def _continue(
-    totals: Float[Tensor, "N K"], logits: Float[Tensor, "N K V"], beam: int, scored: bool
-) -> list[list[_Candidate]]:
+def _continue(totals: Float[Tensor, "N K"], log_p: Float[Tensor, "N K V"], beam: int) -> list[list[_Candidate]]:
     """The best continuations of each sentence, best first, twice as many as the beam; one, if it is greedy."""
-    wide = logits.to(_wide(logits))
-    log_p = wide if scored else torch.log_softmax(wide, -1)
     some, names = largest(log_p, 2 * beam if beam > 1 else 1)
     sums = (totals[..., None].to(log_p.dtype) + some).flatten(1)
     best, where = sums.topk(min(2 * beam if beam > 1 else 1, sums.shape[1]), dim=1)
@@ -165,6 +190,57 @@ def _continue(
     # one transfer: a float32 holds every integer below 2**24
     numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).tolist()
     return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
+
+
+def _pairs(beams: Sequence[_Beam], log_p: Float[Tensor, "N K V"], size: int) -> list[dict[tuple[int, int], float]]:
+    """{(hypothesis, token): log-probability} of each sentence: the `size` best tokens of each hypothesis, and those
+    that its goal wants; nothing for a sentence without a goal."""
+    found: list[dict[tuple[int, int], float]] = [{} for _ in beams]
+    own = [n for n, beam in enumerate(beams) if beam.goal]
+    if not own:
+        return found
+    wanted = [(n, k, t) for n in own for k, before in enumerate(beams[n].progress) for t in before.wanted]
+    index = torch.tensor(wanted, dtype=torch.long, device=log_p.device).reshape(-1, 3).unbind(-1)
+    for (n, k, t), value in zip(wanted, log_p[index].tolist(), strict=True):
+        found[n][k, t] = value
+    values, tokens = (part.tolist() for part in largest(log_p[own], size))
+    for n, rows, names in zip(own, values, tokens, strict=True):
+        found[n] |= {(k, t): v for k in range(len(rows)) for t, v in zip(names[k], rows[k], strict=True)}
+    return found
+
+
+def _towards(
+    goal: Goal, beam: _Beam, pairs: dict[tuple[int, int], float], ends: Collection[int], length: int
+) -> list[_Candidate]:
+    """The continuations of a sentence that has a goal, in the order in which they are to be kept.
+
+    They are divided by how far they have come; the groups take turns, the one that has come furthest first. An output
+    ends only where it has everything.
+
+    Args:
+        goal: of the sentence.
+        beam: its bookkeeping.
+        pairs: of `_pairs`.
+        ends: tokens that end an output.
+        length: tokens of the outputs with the continuation.
+    """
+    slots = beam.limit - length  # tokens that may still follow
+    groups: dict[int, list[_Candidate]] = {}
+    dropped: list[_Candidate] = []
+    for (k, token), value in pairs.items():
+        one = _Candidate(beam.totals[k] + value, k, token)
+        before, closes = beam.progress[k], token in ends
+        made = before.made if closes else goal.made(before, token)
+        late = goal.room - made > slots and made <= before.made
+        if one.log_prob == -inf or late or (closes and before.left):
+            dropped.append(one._replace(log_prob=-inf))
+        else:
+            groups.setdefault(made, []).append(one)
+    ordered = [sorted(groups[made], key=lambda one: -one.log_prob) for made in sorted(groups, reverse=True)]
+    if length >= beam.limit:
+        ordered = ordered[:1]
+    turns = [one for some in zip_longest(*ordered) for one in some if one is not None]
+    return [*turns, *dropped]
 
 
 def largest(numbers: Float[Tensor, "*n V"], count: int) -> tuple[Float[Tensor, "*n k"], Int[Tensor, "*n k"]]:

@@ -69,7 +69,8 @@ class Completer(Pipeline[str, Completion]):
             batch_tokens: tokens of beginnings continued at a time.
             first_index: index of the first beginning among all texts of a seed.
             indices: of every beginning among them; first_index and those that follow by default.
-            drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
+            drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition,
+                no_repeat, seed.
 
         Raises:
             ConfigError: a setting that is unknown or outside its range.

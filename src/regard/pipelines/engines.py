@@ -3,7 +3,7 @@
 What the engine does not show is refused by name: maps of every head and layer, traces, draws, interventions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from regard.bundle import Bundle
 from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2 as export
-from regard.pipelines.base import BATCH_TOKENS, Encoded, Pipeline
-from regard.pipelines.translator import Alignment, Generation, Translator
+from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline
+from regard.pipelines.generation import Alignment, Generation
+from regard.pipelines.translator import Translator
 
 ENGINES = ("regard", "ctranslate2")
 PRECISIONS = {"float32": "float32", "int8": "int8", "auto": "int8"}
@@ -110,10 +111,23 @@ class CTranslate2(Translator):
         self.names = self.tokenizer.tokens(range(len(self.tokenizer)))
         self.ids = {name: number for number, name in enumerate(self.names)}
 
+    def each(
+        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+    ) -> list[Generation | InputError]:
+        """As `Translator.each`.
+
+        Raises:
+            ConfigError: protect, for which the engine has no search.
+        """
+        if protect:
+            raise ConfigError('engine = "ctranslate2" takes no protect here: load the model without engine')
+        return super().each(sources, split=split, **settings)
+
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
-        first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", **drawing: Any,
+        first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", force: Sequence[str] = (),
+        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts; arguments as in `Translator.run`.
 
@@ -122,10 +136,11 @@ class CTranslate2(Translator):
                 or changed.
         """
         del first_index, indices
-        if sample or drawing:
+        if sample or mbr != 1 or drawing:
             raise ConfigError('engine = "ctranslate2" draws nothing here: load the model without engine to sample')
-        if prefix:
-            raise ConfigError('engine = "ctranslate2" takes no prefix here: load the model without engine')
+        for setting, value in (("prefix", prefix), ("force", force), ("forbid", forbid), ("glossary", glossary)):
+            if value:
+                raise ConfigError(f'engine = "ctranslate2" takes no {setting} here: load the model without engine')
         if has_search_listeners() or is_changing():
             raise ConfigError('engine = "ctranslate2" cannot be observed or changed: load the model without engine')
         if batch_tokens < 1:

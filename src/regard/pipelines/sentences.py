@@ -10,7 +10,7 @@ from sentencex import segment
 
 from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError
-from regard.pipelines.translator import Alignment, Generation, Word
+from regard.pipelines.generation import Alignment, Generation, Word
 
 
 def cut(text: str, language: str) -> list[str]:
@@ -74,6 +74,11 @@ class Joined(Generation):
             made += [replace(word, span=(start + word.span[0], start + word.span[1])) for word in part.words]
             start += len(part.text) + bool(part.text)
         return made
+
+    @property
+    def searched(self) -> list[Generation]:
+        """The translations of the sentences."""
+        return self.parts
 
     @cached_property
     def trace(self) -> Any:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from math import inf
 from typing import Any
 
 import torch
@@ -14,20 +14,20 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
-from regard.decoding.constraints import Constraint, ForcedPrefix
 from regard.decoding.forced import Forced, forced
 from regard.decoding.generate import generate
+from regard.decoding.phrases import Goal, Spelling
 from regard.decoding.sample import SampleConfig, sample_config
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
-from regard.pipelines.result import Result, name_heads, reading_site
+from regard.pipelines.demands import Demands
+from regard.pipelines.generation import Generation, Scored
 from regard.text.normalize import clean
-from regard.text.protocol import Span
-from regard.text.tokenizer import word_of_each
-from regard.text.tokenizer import words as word_spans
 
+GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
+DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
     "beam",
     "length_penalty",
@@ -35,8 +35,13 @@ SETTINGS = (
     "record",
     "batch_tokens",
     "prefix",
+    "force",
+    "forbid",
+    "glossary",
     "split",
+    "protect",
     "sample",
+    "mbr",
 )  # of a translation
 
 
@@ -55,163 +60,6 @@ class DecodingConfig(BaseModel):
     """See length_ratio."""
     longest_source: int = Field(300, gt=0)
     """A source with more tokens is refused."""
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """Word alignment: the attention of output words to source words.
-
-    Sub-words are joined (sum over the source pieces, mean over the output pieces), the row and column
-    of EOS are dropped, and rows are divided by their sum.
-
-    Attributes:
-        matrix: `[output words, source words]`.
-        source, target: the words, as `str.split()` gives them.
-        site, heads: the attention that is read, averaged over these heads.
-    """
-
-    matrix: torch.Tensor
-    source: list[str]
-    target: list[str]
-    site: str
-    heads: list[int]
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """(output word, source word), 0-based: every output word with the source word of its greatest weight."""
-        if not self.matrix.numel():
-            return []
-        return [(i, int(row.argmax())) for i, row in enumerate(self.matrix) if float(row.sum()) > 0]
-
-    def plot(self, path: str | Path) -> None:
-        """Draw the heatmap; the ending of `path` (.png, .svg, .pdf) gives the format.
-
-        Raises:
-            ConfigError: the model does not attend to its source: there is nothing to draw.
-        """
-        from regard.figures.heatmap import save_heatmap
-
-        if self.target and not self.site:
-            raise ConfigError("the model does not attend to its source: there is no alignment to show")
-
-        save_heatmap(
-            self.matrix.tolist(), self.target, self.source, path, title=f"{self.site}, {name_heads(self.heads)}"
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """The alignment as plain data."""
-        return {
-            "source": self.source,
-            "target": self.target,
-            "pairs": self.pairs,
-            "matrix": [[round(float(x), 6) for x in row] for row in self.matrix],
-            "site": self.site,
-            "heads": self.heads,
-        }
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of an output, as `str.split()` gives it.
-
-    Attributes:
-        text: the word.
-        log_prob: the sum of its tokens' log-probabilities, in nats; white space belongs to the word that follows.
-        entropy: the mean of the entropies of the distributions that its tokens were taken from, in nats.
-        span: its first character in the output, and the one behind its last.
-    """
-
-    text: str
-    log_prob: float
-    entropy: float
-    span: Span
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A target under a model, given its source.
-
-    Attributes:
-        log_prob: the sum over its tokens, in nats.
-        token_log_probs: of each token, EOS counted.
-        tokens: the tokens, EOS last.
-    """
-
-    log_prob: float
-    token_log_probs: list[float]
-    tokens: list[str]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Generation(Result):
-    """The translation of one source.
-
-    Attributes:
-        source_tokens: the input's tokens, with EOS.
-        source_ids: their ids.
-        read: the source as the tokenizer was given it: uniform white space, no invisible characters.
-        recorded: whether the attention was kept.
-        translator: the pipeline it came from.
-    """
-
-    source_tokens: list[str] = field(default_factory=list, repr=False)
-    source_ids: list[int] = field(default_factory=list, repr=False)
-    read: str = field(default="", repr=False)
-    recorded: bool = field(default=True, repr=False)
-    translator: "Translator" = field(repr=False)
-
-    @cached_property
-    def alignment(self) -> Alignment:
-        """Word alignment, read from the site and heads chosen when the model was trained (`reading_site`).
-
-        Its matrix is zero, and there are no pairs, where the model does not attend to its source.
-
-        Raises:
-            ConfigError: the attention was not kept.
-        """
-        source, target = self.read.split(), self.text.split()
-        site, heads = reading_site(self.translator.bundle.alignment, self.attention)
-        if not self.recorded and self.ids:
-            raise ConfigError("the attention of this translation was not kept: translate with record=True")
-        if not site:
-            return Alignment(torch.zeros(len(target), len(source)), source, target, site, heads)
-        from regard.analysis.alignment import join_words
-
-        weights = self.attention[site].full(force=True)[heads].mean(0).cpu()
-        tokenizer = self.translator.tokenizer
-        matrix = join_words(
-            weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.read), self.read
-        )
-        return Alignment(matrix, source, target, site, heads)
-
-    @cached_property
-    def words(self) -> list[Word]:
-        """The output's words with their log-probabilities and entropies, computed when they are asked for."""
-        (found,) = self.translator.forced([self.source_ids], [self.ids]) if self.ids else [Forced([], [])]
-        spans, owners = word_spans(self.text), word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
-        made: list[Word] = []
-        following: int | None = len(spans) - 1
-        for place in reversed(range(len(owners) - (self.ids[-1:] == [self.translator.tokenizer.eos]))):
-            following = owners[place] = following if owners[place] is None else owners[place]
-        for number, (first, end) in enumerate(spans):
-            own = [place for place, owner in enumerate(owners) if owner == number]
-            log_prob = sum(found.log_probs[place] for place in own)
-            entropy = sum(found.entropies[place] for place in own) / max(1, len(own))
-            made.append(Word(self.text[first:end], log_prob, entropy, (first, end)))
-        return made
-
-    @cached_property
-    def trace(self) -> Any:
-        """The decoding worked through, step by step (`regard.analysis.trace.Trace`)."""
-        from regard.analysis.trace import trace
-
-        site, heads = reading_site(self.translator.bundle.alignment, self.attention)
-        return trace(self.translator.bundle, self.source, self.source_ids, self.ids, site, heads)
-
-    def details(self) -> dict[str, Any]:
-        """The source's tokens and the word alignment; null where the attention was not kept."""
-        alignment = self.alignment.as_json() if self.recorded or not self.ids else None
-        return {"source_tokens": self.source_tokens, "alignment": alignment}
 
 
 class Translator(Pipeline[str, Generation]):
@@ -252,38 +100,48 @@ class Translator(Pipeline[str, Generation]):
             )
         return ids
 
-    def many(self, sources: Sequence[str], *, split: bool = True, **settings: Any) -> list[Generation]:
+    def many(
+        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+    ) -> list[Generation]:
         """The translations of many texts; further settings as in `run`.
 
         Args:
             sources: the texts.
-            split: a text of several sentences is translated sentence by sentence (`regard.pipelines.sentences`).
+            split: a text of several sentences is translated sentence by sentence (`regard.pipelines.sentences`), but
+                as one where its output has a prefix or forced phrases.
+            protect: numbers, addresses, placeholders and markup survive (`regard.pipelines.protect`); with a search.
 
         Raises:
             InputError: the first text that cannot be worked on.
         """
-        found = self.each(sources, split=split, **settings)
+        found = self.each(sources, split=split, protect=protect, **settings)
         for one in found:
             if isinstance(one, InputError):
                 raise one
         return found  # type: ignore[return-value]
 
-    def each(self, sources: Sequence[str], *, split: bool = True, **settings: Any) -> list[Generation | InputError]:
+    def each(
+        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+    ) -> list[Generation | InputError]:
         """The translation of every text, in their order; where one cannot be worked on, the error that says why.
 
         Args:
             sources: the texts.
-            split: as `many` takes it.
+            split, protect: as `many` takes them.
             settings: as `run` takes them.
         """
         from regard.pipelines.sentences import cut, join
 
+        if protect:
+            return self._protected(sources, split, settings)
+        split = split and not (settings.get("prefix") or settings.get("force"))
         pieces = [(cut(text, self.bundle.languages[0]) if split else []) or [text] for text in sources]
         pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, sources, strict=True)]
         first, given = settings.pop("first_index", 0), settings.pop("indices", None)
-        places = range(first, first + len(pieces)) if given is None else given
-        indices = [place + n * FURTHER for place, some in zip(places, pieces, strict=True) for n in range(len(some))]
-        made = iter(super().each([one for some in pieces for one in some], indices=indices, **settings))
+        numbers = range(first, first + len(pieces)) if given is None else given
+        indices = [number + n * FURTHER for number, some in zip(numbers, pieces, strict=True) for n in range(len(some))]
+        flat = [one for some in pieces for one in some]
+        made = iter(super().each(flat, indices=indices, **settings))
         found: list[Generation | InputError] = []
         for text, some in zip(sources, pieces, strict=True):
             parts = [next(made) for _ in some]
@@ -293,16 +151,37 @@ class Translator(Pipeline[str, Generation]):
             found.append(wrong or whole or join(text, good, settings.get("n_best", 1)))
         return found
 
+    def _protected(
+        self, sources: Sequence[str], split: bool, settings: dict[str, Any]
+    ) -> list[Generation | InputError]:
+        """`each` of texts whose protected parts survive.
+
+        Raises:
+            ConfigError: draws, which have no goal.
+        """
+        from regard.pipelines.protect import has_markup, translate_protected
+
+        if settings.get("sample"):
+            raise ConfigError("protect needs a search: leave out sample")
+        record = settings.get("record", True) or any(map(has_markup, sources))
+        own = {**settings, "record": record, "split": split}
+
+        def translate(texts: list[str], terms: Mapping[str, str]) -> list[Generation | InputError]:
+            return self.each(texts, **{**own, "glossary": {**(settings.get("glossary") or {}), **terms}})
+
+        return translate_protected(sources, translate)
+
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
-        first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", **drawing: Any,
+        first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", force: Sequence[str] = (),
+        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts.
 
         Args:
             prepared: of `prepare`.
-            beam: hypotheses kept; the model's own number by default.
+            beam: hypotheses kept; the model's own number by default. At least 8 where an output must have a phrase.
             length_penalty: α (Wu et al. 2016, equation 14); the model's own by default.
             n_best: outputs returned per text, at most the beam; all but the best as `alternatives`.
             record: keep the attention.
@@ -311,19 +190,34 @@ class Translator(Pipeline[str, Generation]):
             first_index: index of the first text among all texts of a seed.
             indices: of every text among them; first_index and those that follow by default.
             prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
-            drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, repetition, no_repeat, seed.
+            force: phrases that every output has, as whole words in whatever case.
+            forbid: phrases that no output has, as whole words in whatever case.
+            glossary: {a term of the source language: what stands for it in the output of a text that has the term}.
+            mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
+                their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
+            drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
+                seed.
 
         Raises:
             ConfigError: a setting that is unknown, outside its range, or for searching only or drawing only.
         """
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
-        places = range(first_index, first_index + len(prepared)) if indices is None else indices
+        numbers = range(first_index, first_index + len(prepared)) if indices is None else indices
+        if mbr > 1 and sample:
+            settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
+            return self._least_risk(prepared, numbers, mbr, n_best, settings)
+        if mbr != 1:
+            raise ConfigError(f"mbr draws at least 1 output a text, with sample=True; got mbr = {mbr}")
         config: SearchConfig | SampleConfig
         if sample:
             if beam is not None or length_penalty is not None or n_best != 1:
-                raise ConfigError("sample draws one output a text: leave out beam, length_penalty and n_best")
-            beam, config = 1, sample_config(drawing, SETTINGS)
+                raise ConfigError(
+                    "sample draws one output a text: leave out beam, length_penalty and n_best, or set mbr"
+                )
+            if force or glossary:
+                raise ConfigError("force and glossary need a search: leave out sample")
+            config = sample_config(drawing, SETTINGS)
         elif drawing:
             named = ", ".join(sorted(drawing))
             sample_config(drawing, SETTINGS)
@@ -332,19 +226,26 @@ class Translator(Pipeline[str, Generation]):
             beam = self.decoding.beam if beam is None else beam
             penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
             config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam))
-        begun = self._prefix(prefix)
+        demands = Demands(self.tokenizer, lambda: self.spelling, prefix, force, forbid, glossary or {})
+        goals = demands.goals([one.read for one in prepared])
         filled = [i for i, one in enumerate(prepared) if one.ids]
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
         listening = has_search_listeners()
         encoder_maps: dict[int, dict[str, AttentionMap]] = {}
+        kept = record or listening
+        groups = [
+            (how, [members[k] for k in group])
+            for how, members in self._divided(config, filled, goals)
+            for group in length_groups([len(prepared[i].ids) + 1 for i in members], batch_tokens // _beam(how))
+        ]
         with torch.inference_mode(), unwatched():
-            for group in length_groups([len(prepared[i].ids) + 1 for i in filled], batch_tokens // beam):
-                some = [prepared[filled[k]] for k in group]
-                own = [places[filled[k]] for k in group]
-                calls, found = self._search([one.ids for one in some], config, record or listening, own, begun)
-                for row, (k, hypotheses) in enumerate(zip(group, found, strict=True)):
-                    results[filled[k]] = self._generation(some[row], hypotheses, record or listening, n_best)
-                    encoder_maps[filled[k]] = self._encoder_maps(calls, row, some[row].ids)
+            for how, group in groups:
+                some = [prepared[i] for i in group]
+                own, aims = [numbers[i] for i in group], [goals[i] for i in group]
+                calls, found = self._search([one.ids for one in some], how, kept, own, demands, aims)
+                for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
+                    results[i] = self._generation(some[row], hypotheses, kept, n_best)
+                    encoder_maps[i] = self._encoder_maps(calls, row, some[row].ids)
         for i in filled if listening else ():
             for returned in (results[i], *results[i].alternatives):
                 announce(self.model, {**encoder_maps[i], **returned.attention})
@@ -368,16 +269,14 @@ class Translator(Pipeline[str, Generation]):
             raise ConfigError(
                 f"score: {len(sources)} sources and {len(targets)} targets: every source needs one target"
             )
-        parts = [list(getattr(target, "parts", [])) for target in targets]  # of a text of several sentences
-        flat = [
-            pair
-            for source, target, own in zip(sources, targets, parts, strict=True)
-            for pair in ([(part.source, part) for part in own] or [(source, target)])
+        pairs: list[list[tuple[str, str | Generation]]] = [
+            [(one.source, one) for one in target.searched] if isinstance(target, Generation) else [(source, target)]
+            for source, target in zip(sources, targets, strict=True)
         ]
-        made = iter(self._score(flat, batch_tokens))
+        made = iter(self._score([pair for some in pairs for pair in some], batch_tokens))
         found = []
-        for own in parts:
-            some = [next(made) for _ in own or [None]]
+        for own in pairs:
+            some = [next(made) for _ in own]
             log_probs = [number for one in some for number in one.token_log_probs]
             found.append(Scored(sum(log_probs), log_probs, [token for one in some for token in one.tokens]))
         return found
@@ -425,7 +324,8 @@ class Translator(Pipeline[str, Generation]):
         config: SearchConfig | SampleConfig,
         record: bool,
         indices: list[int],
-        begun: list[Constraint],
+        demands: Demands,
+        goals: list[Goal | None],
     ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
         """The encoder's calls by site, recorded while the model is observed, and the hypotheses."""
         tokenizer = self.tokenizer
@@ -437,10 +337,12 @@ class Translator(Pipeline[str, Generation]):
         state = stepper.start(memory, record=record)
         limits = [self.limit(len(row)) for row in rows]
         before = [[tokenizer.bos]] * len(rows)
-        rules = self.rule_constraints(before, limits)
+        longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
+        around = [*self.rule_constraints(before, longest), *demands.constraints(longest)]
         found = generate(
-            stepper, state, before, limits, config, self.ends(), constraints=[*rules, *begun], indices=indices
-        )
+            stepper, state, before, limits, config, self.ends(), constraints=around, indices=indices,
+            goals=goals,
+        )  # fmt: skip
         return calls_by_site(self.model, calls), found
 
     def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:
@@ -450,34 +352,46 @@ class Translator(Pipeline[str, Generation]):
         maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in calls.items()}
         return {site: whole.select(row).frozen().crop(n, 0, n, tokens, tokens) for site, whole in maps.items()}
 
-    def _prefix(self, text: str) -> list[Constraint]:
-        """The constraint that outputs begin with a text.
+    def _least_risk(
+        self, prepared: Sequence[Encoded], numbers: Sequence[int], draws: int, n_best: int, settings: dict[str, Any]
+    ) -> list[Generation]:
+        """Of several draws for each text the one with the least expected risk."""
+        from regard.decoding.risk import utilities
 
-        Raises:
-            ConfigError: the model's vocabulary cannot spell it.
-        """
-        tokens = self.tokenizer.encode_target(clean(text)) if text.strip() else []
-        if not tokens:
-            return []
-        spelled = str(self.tokenizer.decode(tokens))
-        if "".join(spelled.split()).lower() != "".join(text.split()).lower():
-            raise ConfigError(
-                f"prefix: this model's vocabulary spells {text!r} as {spelled!r}: choose other characters"
-            )
-        ends = spelled[-1:].isalnum()
-        return [ForcedPrefix(tokens, self._continuing if ends else torch.zeros_like(self._continuing))]
+        many = [one for one in prepared for _ in range(draws)]
+        indices = [number + k * DRAW for number in numbers for k in range(draws)]
+        drawn = self.run(many, sample=True, indices=indices, **settings)
+        found = []
+        for first in range(0, len(drawn), draws):
+            some = drawn[first : first + draws]
+            scores = utilities([one.text for one in some])
+            ranked = sorted({one.text: (score, one) for score, one in zip(scores, some, strict=True)}.values(),
+                            key=lambda pair: -pair[0])  # fmt: skip
+            best, *others = [replace(one, score=score) for score, one in ranked[:n_best]]
+            best.alternatives.extend(others)
+            found.append(best)
+        return found
+
+    @staticmethod
+    def _divided(
+        config: SearchConfig | SampleConfig, members: Sequence[int], goals: Sequence[Goal | None]
+    ) -> list[tuple[SearchConfig | SampleConfig, list[int]]]:
+        """Those of some texts that are searched alike; one with a goal needs several hypotheses."""
+        free, bound = ([i for i in members if bool(goals[i]) is aimed] for aimed in (False, True))
+        wide = replace(config, beam=max(config.beam, GOAL_BEAM)) if isinstance(config, SearchConfig) else config
+        return [(config, [*free, *bound])] if wide == config else [(config, free), (wide, bound)]
 
     @cached_property
-    def _continuing(self) -> torch.Tensor:
-        """`[V]`, True at tokens that continue a word when they follow one, and at those that add nothing to a text."""
-        decode, count, ends = self.tokenizer.decode, len(self.tokenizer), self.ends()
-        probe = next((n for n in range(count) if str(decode([n]))[-1:].isalnum()), 0)
-        before = len(str(decode([probe])))
-        added = [str(decode([probe, token]))[before:] for token in range(count)]
-        return torch.tensor([text[:1].isalnum() or not (text or n in ends) for n, text in enumerate(added)])
+    def spelling(self) -> Spelling:
+        """What the tokens add to a text, computed once."""
+        return Spelling(self.tokenizer.decode, len(self.tokenizer), self.ends())
 
     def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
         """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
+        if not found:  # nothing that is allowed has any probability
+            return Generation(
+                text="", source=source.text, score=-inf, log_prob=-inf, recorded=recorded, translator=self
+            )
         best, *others = [self._one(source, one, recorded) for one in found]
         seen = {best.text}
         for one in others:
@@ -495,3 +409,8 @@ class Translator(Pipeline[str, Generation]):
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=decoder_maps(self.model, found, tokenizer, source_tokens), recorded=recorded, translator=self,
         )  # fmt: skip
+
+
+def _beam(how: SearchConfig | SampleConfig) -> int:
+    """Hypotheses of each text."""
+    return how.beam if isinstance(how, SearchConfig) else 1

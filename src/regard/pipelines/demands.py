@@ -1,0 +1,118 @@
+"""What the outputs of a translator are to have and not to have: a prefix, phrases, the terms of a glossary."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from regard.decoding.constraints import Constraint, ForcedPrefix
+from regard.decoding.phrases import Forbidden, Glossary, Goal, Phrase, Spelling, folded, has_phrase
+from regard.errors import ConfigError
+from regard.text.normalize import clean
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What outputs are to have and not to have.
+
+    Attributes:
+        tokenizer: of the model.
+        spelling: gives what its tokens add to a text; called where it is needed.
+        prefix: what every output begins with.
+        force: phrases that every output has.
+        forbid: phrases that no output has.
+        glossary: {a term of the source language: what stands for it in an output}.
+
+    Raises:
+        ConfigError: a phrase that is empty, or not a text; one that outputs are to have and that has a forbidden one.
+    """
+
+    tokenizer: Any
+    spelling: Callable[[], Spelling]
+    prefix: str = ""
+    force: Sequence[str] = ()
+    forbid: Sequence[str] = ()
+    glossary: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for setting in ("force", "forbid"):
+            phrases = getattr(self, setting)
+            if isinstance(phrases, str) or not all(isinstance(one, str) and one.strip() for one in phrases):
+                raise ConfigError(f"{setting} must be a list of words or phrases, none of them empty; got {phrases!r}")
+        if not isinstance(self.glossary, Mapping):
+            raise ConfigError(f"glossary must be terms with their translations, as a dict; got {self.glossary!r}")
+        for term, translation in self.glossary.items():
+            if not all(isinstance(one, str) and one.strip() for one in (term, translation)):
+                raise ConfigError(
+                    f"glossary: a term and its translation are texts that are not empty; got {term!r}: {translation!r}"
+                )
+        wanted = [("prefix", self.prefix), *(("force", one) for one in self.force)]
+        wanted += [("glossary", one) for one in self.glossary.values()]
+        for setting, text in wanted:
+            for one in self.forbid:
+                if has_phrase(text, one):
+                    raise ConfigError(f"{setting}: {text!r} has {one!r}, which forbid names: leave out one of them")
+
+    def constraints(self, limits: Sequence[int]) -> list[Constraint]:
+        """The constraints that outputs begin with the prefix, and do not have what is forbidden.
+
+        Args:
+            limits: output tokens at most.
+
+        Raises:
+            ConfigError: the vocabulary cannot spell the prefix.
+        """
+        made: list[Constraint] = []
+        if self.prefix.strip():
+            (tokens, _), spelling = self._spell("prefix", self.prefix), self.spelling()
+            banned = spelling.begins | spelling.empty
+            in_word = str(self.tokenizer.decode(tokens))[-1:].isalnum()
+            made.append(ForcedPrefix(tokens, banned if in_word else torch.zeros_like(banned)))
+        return [*made, Forbidden(self.forbid, self.spelling(), limits)] if self.forbid else made
+
+    def goals(self, sources: Sequence[str]) -> list[Goal | None]:
+        """What the output of each source must have; None for nothing.
+
+        Raises:
+            ConfigError: the vocabulary cannot spell a phrase.
+        """
+        terms = Glossary(self.glossary)
+        forced = [self._phrase("force", one) for one in self.force]
+        known: dict[str, Phrase] = {}
+        goals: list[Goal | None] = []
+        for source in sources:
+            demanded = terms.of(source)
+            known |= {one: self._phrase("glossary", one) for one in demanded if one not in known}
+            phrases = (*forced, *(known[one] for one in demanded if known[one] not in forced))
+            goals.append(Goal(phrases, self.spelling()) if phrases else None)
+        return goals
+
+    def _spell(self, setting: str, *texts: str) -> tuple[list[int], str]:
+        """The first of some texts that the vocabulary can spell: its tokens and itself.
+
+        Raises:
+            ConfigError: it can spell none of them.
+        """
+        for text in texts:
+            tokens = list(self.tokenizer.encode_target(clean(text)))
+            spelled = str(self.tokenizer.decode(tokens))
+            if tokens and folded("".join(spelled.split())) == folded("".join(text.split())):
+                return tokens, text
+        raise ConfigError(
+            f"{setting}: this model's vocabulary spells {texts[0]!r} as {spelled!r}: choose other characters"
+        )
+
+    def _phrase(self, setting: str, text: str) -> Phrase:
+        """A phrase that outputs must have, in lower case where the vocabulary cannot spell it otherwise.
+
+        Raises:
+            ConfigError: the vocabulary cannot spell it.
+        """
+        given = " ".join(clean(text).split())
+        _, read = self._spell(setting, given, given.lower())
+        first, _ = self._spell(setting, read[:1].upper() + read[1:], read)
+        letter = self.tokenizer.encode_target("a")
+        behind = self.tokenizer.encode_target(f"a {read}")
+        tokens = behind[len(letter) :] if behind[: len(letter)] == letter else self.tokenizer.encode_target(read)
+        return Phrase(folded(read), tuple(tokens), tuple(first))

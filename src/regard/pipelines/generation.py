@@ -1,0 +1,180 @@
+"""What a translation holds: its text and attention, its word alignment, its words' probabilities."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from regard.decoding.forced import Forced
+from regard.errors import ConfigError
+from regard.pipelines.result import Result, name_heads, reading_site
+from regard.text.protocol import Span
+from regard.text.tokenizer import word_of_each
+from regard.text.tokenizer import words as word_spans
+
+if TYPE_CHECKING:
+    from regard.pipelines.translator import Translator
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Word alignment: the attention of output words to source words.
+
+    Sub-words are joined (sum over the source pieces, mean over the output pieces), the row and column
+    of EOS are dropped, and rows are divided by their sum.
+
+    Attributes:
+        matrix: `[output words, source words]`.
+        source, target: the words, as `str.split()` gives them.
+        site, heads: the attention that is read, averaged over these heads.
+    """
+
+    matrix: torch.Tensor
+    source: list[str]
+    target: list[str]
+    site: str
+    heads: list[int]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(output word, source word), 0-based: every output word with the source word of its greatest weight."""
+        if not self.matrix.numel():
+            return []
+        return [(i, int(row.argmax())) for i, row in enumerate(self.matrix) if float(row.sum()) > 0]
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the heatmap; the ending of `path` (.png, .svg, .pdf) gives the format.
+
+        Raises:
+            ConfigError: the model does not attend to its source: there is nothing to draw.
+        """
+        from regard.figures.heatmap import save_heatmap
+
+        if self.target and not self.site:
+            raise ConfigError("the model does not attend to its source: there is no alignment to show")
+
+        save_heatmap(
+            self.matrix.tolist(), self.target, self.source, path, title=f"{self.site}, {name_heads(self.heads)}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The alignment as plain data."""
+        return {
+            "source": self.source,
+            "target": self.target,
+            "pairs": self.pairs,
+            "matrix": [[round(float(x), 6) for x in row] for row in self.matrix],
+            "site": self.site,
+            "heads": self.heads,
+        }
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of an output, as `str.split()` gives it.
+
+    Attributes:
+        text: the word.
+        log_prob: the sum of its tokens' log-probabilities, in nats; white space belongs to the word that follows.
+        entropy: the mean of the entropies of the distributions that its tokens were taken from, in nats.
+        span: its first character in the output, and the one behind its last.
+    """
+
+    text: str
+    log_prob: float
+    entropy: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A target under a model, given its source.
+
+    Attributes:
+        log_prob: the sum over its tokens, in nats.
+        token_log_probs: of each token, EOS counted.
+        tokens: the tokens, EOS last.
+    """
+
+    log_prob: float
+    token_log_probs: list[float]
+    tokens: list[str]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Generation(Result):
+    """The translation of one source.
+
+    Attributes:
+        source_tokens: the input's tokens, with EOS.
+        source_ids: their ids.
+        read: the source as the tokenizer was given it: uniform white space, no invisible characters.
+        recorded: whether the attention was kept.
+        translator: the pipeline it came from.
+    """
+
+    source_tokens: list[str] = field(default_factory=list, repr=False)
+    source_ids: list[int] = field(default_factory=list, repr=False)
+    read: str = field(default="", repr=False)
+    recorded: bool = field(default=True, repr=False)
+    translator: "Translator" = field(repr=False)
+
+    @property
+    def searched(self) -> "list[Generation]":
+        """The translations that a search found, of which this one is made; itself alone."""
+        return [self]
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Word alignment, read from the site and heads chosen when the model was trained (`reading_site`).
+
+        Its matrix is zero, and there are no pairs, where the model does not attend to its source.
+
+        Raises:
+            ConfigError: the attention was not kept.
+        """
+        source, target = self.read.split(), self.text.split()
+        site, heads = reading_site(self.translator.bundle.alignment, self.attention)
+        if not self.recorded and self.ids:
+            raise ConfigError("the attention of this translation was not kept: translate with record=True")
+        if not site:
+            return Alignment(torch.zeros(len(target), len(source)), source, target, site, heads)
+        from regard.analysis.alignment import join_words
+
+        weights = self.attention[site].full(force=True)[heads].mean(0).cpu()
+        tokenizer = self.translator.tokenizer
+        matrix = join_words(
+            weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.read), self.read
+        )
+        return Alignment(matrix, source, target, site, heads)
+
+    @cached_property
+    def words(self) -> list[Word]:
+        """The output's words with their log-probabilities and entropies, computed when they are asked for."""
+        (found,) = self.translator.forced([self.source_ids], [self.ids]) if self.ids else [Forced([], [])]
+        spans, owners = word_spans(self.text), word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
+        made: list[Word] = []
+        following: int | None = len(spans) - 1
+        for place in reversed(range(len(owners) - (self.ids[-1:] == [self.translator.tokenizer.eos]))):
+            following = owners[place] = following if owners[place] is None else owners[place]
+        for number, (first, end) in enumerate(spans):
+            own = [place for place, owner in enumerate(owners) if owner == number]
+            log_prob = sum(found.log_probs[place] for place in own)
+            entropy = sum(found.entropies[place] for place in own) / max(1, len(own))
+            made.append(Word(self.text[first:end], log_prob, entropy, (first, end)))
+        return made
+
+    @cached_property
+    def trace(self) -> Any:
+        """The decoding worked through, step by step (`regard.analysis.trace.Trace`)."""
+        from regard.analysis.trace import trace
+
+        site, heads = reading_site(self.translator.bundle.alignment, self.attention)
+        return trace(self.translator.bundle, self.source, self.source_ids, self.ids, site, heads)
+
+    def details(self) -> dict[str, Any]:
+        """The source's tokens and the word alignment; null where the attention was not kept."""
+        alignment = self.alignment.as_json() if self.recorded or not self.ids else None
+        return {"source_tokens": self.source_tokens, "alignment": alignment}

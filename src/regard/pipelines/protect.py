@@ -1,0 +1,329 @@
+"""Numbers, addresses, placeholders and markup survive a translation.
+
+    addresses, placeholders, code    a letter stands for each in what is translated, and the translation must have it
+    markup                           is left out, and set again around the words aligned with those that it was around
+    numbers                          are translated as any word; where one is lost, the text is searched again with them
+
+So the translation of a text without any of these does not change.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count, product
+from typing import Any, NamedTuple
+
+import torch
+
+from regard.decoding.phrases import has_phrase
+from regard.pipelines.generation import Alignment, Generation, Word
+from regard.text.normalize import clean
+from regard.text.tokenizer import words as word_spans
+
+LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few words
+MARKUP = r"</?[A-Za-z][^<>]*>|<!--.*?-->"
+PROTECTED = "|".join(
+    (
+        r"`[^`\s](?:[^`]*[^`\s])?`",  # code
+        r"(?:https?|ftp)://[^\s<>\"]*[^\s<>\".,;:!?)\]}»]|www\.[^\s<>\"]*[^\s<>\".,;:!?)\]}»]",
+        r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+        r"\{\{[^{}]*\}\}|\$?\{[^{}]*\}",  # {{ name }}, ${name}, {0}
+        r"%\([\w.]+\)[#0\- +]*[\d.*]*[a-zA-Z]|%(?:\d+\$)?[#0\-+]*[\d.*]*[sdifgxu](?!\w)|%[A-Z_]+%",
+        r"\w*&(?:\w+|#\d+|#x[0-9a-fA-F]+);\w*",  # R&amp;D
+        r"\b[A-Za-z]+(?:_[A-Za-z0-9]+)+\b",  # names_of_variables
+    )
+)
+_CUT = re.compile(f"({MARKUP})|({PROTECTED})", re.DOTALL)
+_NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
+
+
+class Piece(NamedTuple):
+    """A piece of a text.
+
+    Attributes:
+        outer: as it stands in the text.
+        inner: as it is translated: the same, a stand-in, or nothing.
+    """
+
+    outer: str
+    inner: str
+
+
+def has_markup(text: str) -> bool:
+    """Whether a text has markup, which is set again by the alignment."""
+    return bool(re.search(MARKUP, text))
+
+
+@dataclass(frozen=True)
+class Shielded:
+    """A source whose protected parts are hidden.
+
+    Attributes:
+        pieces: in a row, the source as it was given and as it is translated.
+        stands_for: {stand-in: what it stands for}.
+    """
+
+    pieces: list[Piece]
+    stands_for: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """What is translated."""
+        return "".join(piece.inner for piece in self.pieces)
+
+    @property
+    def source(self) -> str:
+        """What was given."""
+        return "".join(piece.outer for piece in self.pieces)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The numbers of what is translated."""
+        return [found[0] for found in _NUMBER.finditer(self.text)]
+
+    def lost_numbers(self, text: str) -> list[str]:
+        """The numbers of the source whose digits a translation does not have."""
+        there, lost = _digits(text), []
+        for number in self.numbers:
+            if _digits(number) <= there:
+                there -= _digits(number)
+            else:
+                lost.append(number)
+        return lost
+
+
+def _digits(text: str) -> Counter[str]:
+    """The runs of digits of a text and how often each is there."""
+    return Counter(re.findall(r"\d+", text))
+
+
+def shield(text: str) -> Shielded:
+    """Hide the protected parts of a text."""
+    read = clean(text)
+    made: list[Piece] = []
+    stands_for: dict[str, str] = {}
+    names = _stand_ins(read)
+    end = 0
+    for found in _CUT.finditer(read):
+        made.append(Piece(read[end : found.start()], read[end : found.start()]))
+        end = found.end()
+        if found[1]:
+            made.append(Piece(found[1], ""))
+            continue
+        known = next((name for name, part in stands_for.items() if part == found[2]), None)
+        name = known or next(names)
+        stands_for[name] = found[2]
+        made.append(Piece(found[2], name))
+    made.append(Piece(read[end:], read[end:]))
+    return Shielded([piece for piece in made if piece.outer], stands_for)
+
+
+def _stand_ins(text: str) -> Iterator[str]:
+    """Short words that a text does not have."""
+    names = ("".join(letters) for size in count(1) for letters in product(LETTERS, repeat=size))
+    return (name for name in names if not has_phrase(text, name))
+
+
+Translate = Callable[
+    [list[str], Mapping[str, str]], Sequence[Any]
+]  # texts, a glossary -> results, errors in their place
+
+
+def translate_protected(texts: Sequence[str], translate: Translate) -> list[Any]:
+    """The translations of some texts; their protected parts survive.
+
+    Args:
+        texts: the sources.
+        translate: gives the translations of texts under a glossary.
+    """
+    shields = [shield(text) for text in texts]
+    made = _by_glossary(shields, [{name: name for name in one.stands_for} for one in shields], translate)
+    pairs = zip(shields, made, strict=True)
+    lost = [[] if isinstance(one, Exception) else own.lost_numbers(one.text) for own, one in pairs]
+    again = [n for n, numbers in enumerate(lost) if numbers]
+    terms = [{name: name for name in (*shields[n].stands_for, *shields[n].numbers)} for n in again]
+    for n, one in zip(again, _by_glossary([shields[n] for n in again], terms, translate), strict=True):
+        made[n] = one
+    return [one if isinstance(one, Exception) else restored(own, one) for own, one in zip(shields, made, strict=True)]
+
+
+def _by_glossary(shields: Sequence[Shielded], terms: Sequence[dict[str, str]], translate: Translate) -> list[Any]:
+    """The translations of texts, each under its own glossary: those with the same one are translated together."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for n, own in enumerate(terms):
+        groups.setdefault(tuple(sorted(own)), []).append(n)
+    found: dict[int, Any] = {}
+    for members in groups.values():
+        results = translate([shields[n].text for n in members], terms[members[0]])
+        found |= dict(zip(members, results, strict=True))
+    return [found[n] for n in range(len(shields))]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Restored(Generation):
+    """A translation with the protected parts of its source. Its tokens and maps are those of what was translated.
+
+    Attributes:
+        inner: the translation with stand-ins.
+        parts: those of its sentences, with stand-ins, where it has several.
+        given: the pieces of the source.
+        made: the pieces of the translation.
+    """
+
+    inner: Generation = field(repr=False)
+    parts: list[Generation] = field(default_factory=list, repr=False)
+    given: list[Piece] = field(default_factory=list, repr=False)
+    made: list[Piece] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """Word alignment, from that of what was translated; a word of markup alone is aligned with none.
+
+        Raises:
+            ConfigError: the attention was not kept.
+        """
+        own = self.inner.alignment
+        rows, columns = _mixed(self.made, len(own.target)), _mixed(self.given, len(own.source))
+        matrix = rows / rows.sum(1, keepdim=True).clamp(min=1) @ own.matrix @ (columns / columns.sum(0).clamp(min=1)).T
+        sums = matrix.sum(1, keepdim=True)
+        matrix = torch.where(sums > 0, matrix / sums, 0.0)
+        return Alignment(matrix, self.source.split(), self.text.split(), own.site, own.heads)
+
+    @cached_property
+    def words(self) -> list[Word]:
+        """The output's words; one that stands for a protected part has the log-probability of its stand-in."""
+        rows = _mixed(self.made, len(self.inner.text.split()))
+        log_probs = torch.tensor([[word.log_prob, word.entropy] for word in self.inner.words]).reshape(-1, 2)
+        shared = rows / rows.sum(0).clamp(min=1) @ log_probs
+        mean = rows / rows.sum(1, keepdim=True).clamp(min=1) @ log_probs
+        spans = word_spans(self.text)
+        numbers = zip(spans, shared[:, 0].tolist(), mean[:, 1].tolist(), strict=True)
+        return [Word(self.text[a:b], log_prob, entropy, (a, b)) for (a, b), log_prob, entropy in numbers]
+
+    @property
+    def searched(self) -> list[Generation]:
+        """The translations that a search found, with stand-ins."""
+        return self.inner.searched
+
+    @cached_property
+    def trace(self) -> Any:
+        """The decoding of what was translated."""
+        return self.inner.trace
+
+
+def _mixed(pieces: Sequence[Piece], size: int) -> torch.Tensor:
+    """`[outer words, inner words]`, 1 where a word of a text has characters of a word of what was translated.
+
+    Args:
+        pieces: of the text.
+        size: number of inner words.
+    """
+    outer, inner = ("".join(getattr(piece, side) for piece in pieces) for side in ("outer", "inner"))
+    of_inner = {i: n for n, (a, b) in enumerate(word_spans(inner)) for i in range(a, b)}
+    origin: list[int | None] = []  # of each character of the text, one of what was translated
+    start = 0
+    for piece in pieces:
+        same = piece.outer == piece.inner
+        origin += [start + k if same else start if piece.inner else None for k in range(len(piece.outer))]
+        start += len(piece.inner)
+    spans = word_spans(outer)
+    found = torch.zeros(len(spans), size)
+    for n, (a, b) in enumerate(spans):
+        for i in origin[a:b]:
+            if i is not None and i in of_inner:
+                found[n, of_inner[i]] = 1.0
+    return found
+
+
+def restored(shielded: Shielded, generation: Generation) -> Generation:
+    """A translation with the protected parts in it; the same where there are none.
+
+    Args:
+        shielded: its source.
+        generation: the translation of what was left.
+    """
+    if all(piece.outer == piece.inner for piece in shielded.pieces):
+        return replace(generation, source=shielded.source) if generation.source != shielded.source else generation
+    pieces = _pieces(shielded, generation)
+    others = [restored(shielded, one) for one in generation.alternatives]
+    kept = {name: getattr(generation, name) for name in Generation.__dataclass_fields__}
+    text = "".join(piece.outer for piece in pieces)
+    kept |= {"text": text, "source": shielded.source, "alternatives": others, "read": shielded.source}
+    parts = getattr(generation, "parts", [])
+    return Restored(**kept, inner=generation, parts=parts, given=shielded.pieces, made=pieces)
+
+
+def _pieces(shielded: Shielded, generation: Generation) -> list[Piece]:
+    """The translation in pieces: stand-ins undone, markup beside the words that it belongs to."""
+    words = generation.text.split()
+    before, after = _markup(shielded, generation, len(words))
+    found: list[Piece] = [Piece(tag, "") for tag in before.get(len(words), [])] if not words else []
+    names = "|".join(map(re.escape, sorted(shielded.stands_for, key=len, reverse=True)))
+    for n, word in enumerate(words):
+        found += [Piece(" ", " ")] * bool(n)
+        found += [Piece(tag, "") for tag in before.get(n, [])]
+        for part in re.split(rf"(?<!\w)({names})(?!\w)", word) if names else [word]:
+            found.append(Piece(shielded.stands_for.get(part, part), part))
+        found += [Piece(tag, "") for tag in after.get(n, [])]
+    return [piece for piece in found if piece.outer]
+
+
+class Tag(NamedTuple):
+    """A tag of a source.
+
+    Attributes:
+        text: the tag.
+        first, last: the words [first, last) of what is translated that it is around; the next one, where nothing ends
+            what it begins.
+        closes: whether it stands behind them.
+    """
+
+    text: str
+    first: int
+    last: int
+    closes: bool
+
+
+def _tags(shielded: Shielded) -> list[Tag]:
+    """The tags of a source, in order."""
+    spans = word_spans(shielded.text)
+    found: list[Tag] = []
+    waiting: list[tuple[str, int]] = []  # names of tags without an end so far, and their numbers
+    at = 0
+    for piece in shielded.pieces:
+        at += len(piece.inner)
+        if piece.inner:
+            continue
+        following, behind = sum(end <= at for _, end in spans), sum(start < at for start, _ in spans)
+        name = "".join(re.findall(r"</?([\w:-]+)", piece.outer)).lower()
+        begun = next((n for n in reversed(range(len(waiting))) if waiting[n][0] == name), None)
+        if piece.outer.startswith("</") and begun is not None:
+            number = waiting[begun][1]
+            found[number] = found[number]._replace(last=behind)
+            found.append(Tag(piece.outer, found[number].first, behind, True))
+            del waiting[begun:]
+        else:
+            found.append(Tag(piece.outer, following, following + 1, False))
+            if not piece.outer.startswith(("</", "<!")):
+                waiting.append((name, len(found) - 1))
+    return found
+
+
+def _markup(shielded: Shielded, generation: Generation, size: int) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """The tags before and after each word of a translation: around the words that are aligned with those that they are
+    around in the source, or at the same share of the text where none is; those of an empty translation before word 0.
+    """
+    before: dict[int, list[str]] = {}
+    after: dict[int, list[str]] = {}
+    tags, total = _tags(shielded), len(shielded.text.split())
+    pairs = generation.alignment.pairs if tags else []
+    for tag in tags:
+        own = [i for i, j in pairs if tag.first <= j < tag.last]
+        share = [min(size - 1, n * size // max(1, total)) for n in (tag.first, max(tag.first, tag.last - 1))]
+        if size and (tag.closes or tag.first >= total):
+            after.setdefault(max(own, default=share[1]), []).append(tag.text)
+        else:
+            before.setdefault(max(0, min(own, default=share[0])), []).append(tag.text)
+    return before, after

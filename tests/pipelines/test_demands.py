@@ -1,0 +1,124 @@
+"""A prefix, forced and forbidden phrases, glossaries and draws of least risk, as a translator takes them."""
+
+import re
+
+import pytest
+import torch
+
+from regard.decoding.risk import utilities
+from regard.errors import ConfigError
+from regard.pipelines.load import load
+from regard.pipelines.translator import Translator
+
+TEXTS = ["le chat noir dort", "Le chien rouge mange.", "la maison"]
+
+
+@pytest.fixture(scope="module")
+def translator(tiny_run) -> Translator:
+    found = load(tiny_run)
+    assert isinstance(found, Translator)
+    return found
+
+
+def has(text: str, phrase: str) -> bool:
+    return bool(re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE))
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_forbidden_words_are_in_no_output(translator: Translator, beam: int) -> None:
+    plain = translator(TEXTS, beam=beam, n_best=min(beam, 3))
+    words = sorted({word.strip(".").lower() for one in plain for word in one.text.split()} - {""})[:3]
+    assert words
+    found = translator(TEXTS, beam=beam, n_best=min(beam, 3), forbid=[word.upper() for word in words])
+    for one in (made for best in found for made in (best, *best.alternatives)):
+        assert not any(has(one.text, word) for word in words), one.text
+    drawn = translator(TEXTS * 5, sample=True, seed=3, forbid=words)
+    assert not any(has(one.text, word) for one in drawn for word in words)
+
+
+def test_a_word_that_no_output_has_changes_nothing(translator: Translator) -> None:
+    for one, other in zip(translator(TEXTS), translator(TEXTS, forbid=["zebra"]), strict=True):
+        assert one.ids == other.ids
+        assert one.log_prob == pytest.approx(other.log_prob, abs=1e-5)
+        site = next(iter(one.attention))
+        assert torch.allclose(one.attention[site].full(), other.attention[site].full(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"force": ["horse"]}, {"force": ["White horse", "red"]}, {"beam": 1, "force": ["dog"]}]
+)
+def test_forced_phrases_are_in_every_output(translator: Translator, settings: dict) -> None:
+    found = translator(TEXTS, **settings)
+    for one in found:
+        assert all(has(one.text, phrase) for phrase in settings["force"]), one.text
+        assert translator.score([one.source], [one])[0].log_prob == pytest.approx(one.log_prob, abs=1e-4)
+        assert one.alignment.matrix.shape == (len(one.text.split()), len(one.source.split()))
+    alone = [translator(text, **settings) for text in TEXTS]
+    assert [one.ids for one in alone] == [one.ids for one in found]
+
+
+def test_a_trained_model_within_its_demands() -> None:
+    model = load("fr-en")
+    text = "Un chien noir court dans la rue."
+    plain = model(text)
+    assert plain.text == "A black dog runs in the street."
+    assert model(text, force=["Dog"]).ids == plain.ids  # what is there is not written again
+    other = model(text, forbid=["dog"])
+    assert has(other.text, "black")
+    assert not re.search(r"\bdog", other.text)  # nor a made word that begins so
+    assert has(model(text, glossary={"chien": "puppy"}).text, "puppy")
+
+
+def test_a_glossary_concerns_the_texts_that_have_its_terms(translator: Translator) -> None:
+    plain = translator(TEXTS)
+    found = translator(TEXTS, glossary={"Chat noir": "red horse", "zèbre": "dog", "chat": "zebra"})
+    assert has(found[0].text, "red horse")
+    assert [one.ids for one in found[1:]] == [one.ids for one in plain[1:]]
+
+
+def test_a_prefix_and_demands_together(translator: Translator) -> None:
+    one = translator(TEXTS[0], prefix="the", force=["dog"], forbid=["red"])
+    assert one.text.lower().startswith("the")
+    assert has(one.text, "dog")
+    assert not has(one.text, "red")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"force": "cat"}, r"force must be a list of words or phrases, none of them empty; got 'cat'"),
+        ({"forbid": [" "]}, r"forbid must be a list"),
+        ({"glossary": {"chat": ""}}, r"not empty; got 'chat': ''"),
+        ({"force": ["the cat"], "forbid": ["Cat"]}, r"force: 'the cat' has 'Cat', which forbid names"),
+        ({"prefix": "the cat", "forbid": ["cat"]}, r"prefix: 'the cat' has 'cat'"),
+        ({"force": ["猫"]}, r"force: this model's vocabulary spells '猫' as "),
+        ({"force": ["cat"], "sample": True}, r"force and glossary need a search: leave out sample"),
+        ({"mbr": 4}, r"with sample=True; got mbr = 4"),
+        ({"sample": True, "mbr": 0}, r"got mbr = 0"),
+        ({"sample": True, "typical_p": 0.0}, r"typical_p must be above 0 and at most 1"),
+    ],
+)  # fmt: skip
+def test_one_sentence_says_what_is_wrong(translator: Translator, settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        translator(TEXTS[0], **settings)
+
+
+def test_the_draw_of_least_risk(translator: Translator) -> None:
+    found = translator(TEXTS, sample=True, seed=4, mbr=5, n_best=3)
+    again = translator(TEXTS[1:], sample=True, seed=4, mbr=5, n_best=3, first_index=1)
+    assert [one.ids for one in found[1:]] == [one.ids for one in again]
+    for one in found:
+        scores = [one.score, *(other.score for other in one.alternatives)]
+        assert scores == sorted(scores, reverse=True)
+        assert len({one.text, *(other.text for other in one.alternatives)}) == len(scores)
+
+
+def test_utilities_are_means_of_chrf() -> None:
+    from sacrebleu.metrics.chrf import CHRF
+
+    texts = ["the cat sleeps", "a cat sleeps", "the cat sleeps", "dogs"]
+    score = lambda one, other: CHRF().sentence_score(one, [other]).score  # noqa: E731
+    for n, found in enumerate(utilities(texts)):
+        others = [one for m, one in enumerate(texts) if m != n]
+        assert found == pytest.approx(sum(score(texts[n], one) for one in others) / 3)
+    assert utilities(["x"]) == [100.0]

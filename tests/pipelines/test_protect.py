@@ -1,0 +1,108 @@
+"""What survives a translation: addresses, placeholders, code, markup and numbers."""
+
+import re
+
+import pytest
+import torch
+
+from regard.errors import ConfigError
+from regard.pipelines.load import load
+from regard.pipelines.protect import shield
+from regard.pipelines.translator import Translator
+
+
+@pytest.fixture(scope="module")
+def model() -> Translator:
+    found = load("fr-en")
+    assert isinstance(found, Translator)
+    return found
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "https://example.org/a?b=1&c=%20", "www.example.org/x_y", "ftp://example.org", "max.muster+x@example.co.uk",
+        "{count}", "{{ user.name }}", "${HOME}", "%s", "%(name)s", "%1$d", "%05.2f", "`rm -rf x`", "R&amp;D", "API_KEY",
+    ],
+)  # fmt: skip
+def test_what_is_hidden_survives(model: Translator, part: str) -> None:
+    text = f"Le chat noir dort chez {part}."
+    found = shield(text)
+    assert found.source == text
+    assert list(found.stands_for.values()) == [part]
+    assert part not in found.text
+    made = model(text, protect=True)
+    assert made.text.count(part) == 1
+    assert made.source == text
+    assert made.alignment.source == text.split()
+    assert made.alignment.target == made.text.split()
+    assert made.alignment.matrix.shape == (len(made.text.split()), len(text.split()))
+    assert [word.text for word in made.words] == made.text.split()
+    (scored,) = model.score([text], [made])
+    assert scored.log_prob == pytest.approx(made.log_prob, abs=1e-4)
+
+
+def test_a_part_that_is_there_twice_has_one_name() -> None:
+    found = shield("X {a} et {b} et {a}")
+    assert found.stands_for == {"Q": "{a}", "Y": "{b}"} or set(found.stands_for.values()) == {"{a}", "{b}"}
+    assert "X" not in found.stands_for  # the text has it
+    names = {part: name for name, part in found.stands_for.items()}
+    assert found.text == f"X {names['{a}']} et {names['{b}']} et {names['{a}']}"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Le <b>chat noir</b> dort.", r"The <b>black cat</b> .*"),
+        ("Le chat <i>noir</i> dort.", r"The <i>black</i> cat .*"),
+        ("<p>Le chat noir</p>", r"<p>.*</p>"),
+        ('<a href="x y">Le <b>chat</b></a>', r'<a href="x y">.*<b>cat</b>.*</a>'),
+        ("le chat noir<br/>", r"the black cat<br/>"),
+        ("<!-- note --> le chat noir", r"<!-- note -->the black cat"),
+        ("</b> le chat noir <b>", r"</b>the black cat<b>"),
+    ],
+)
+def test_markup_is_set_around_the_same_words(model: Translator, text: str, wanted: str) -> None:
+    made = model(text, protect=True)
+    assert re.fullmatch(wanted, made.text), made.text
+    assert re.findall(r"<[^>]*>", text) == re.findall(r"<[^>]*>", made.text)
+    assert made.alignment.matrix.shape == (len(made.text.split()), len(text.split()))
+    rows = made.alignment.matrix.sum(1)
+    assert all(abs(float(row) - 1) < 1e-4 or row == 0 for row in rows)
+
+
+def test_lost_numbers_are_searched_again(model: Translator) -> None:
+    text = "Il y a 37 chats et 48 chiens en 1789."
+    made = model(text, protect=True)
+    assert set(re.findall(r"\d+", text)) <= set(re.findall(r"\d+", made.text))
+    assert shield("12 et 12,5").lost_numbers("12.5 and 12") == []
+    assert shield("12 et 12,5").lost_numbers("12") == ["12,5"]
+
+
+def test_a_text_without_anything_to_protect_does_not_change(model: Translator) -> None:
+    texts = ["le chat noir", "Le chien dort. Le chat mange.", ""]
+    for one, other in zip(model(texts), model(texts, protect=True), strict=True):
+        assert (one.text, one.ids, one.log_prob, type(one)) == (other.text, other.ids, other.log_prob, type(other))
+
+
+def test_several_sentences(model: Translator) -> None:
+    text = "<p>Le chat dort.</p> <p>Le chien noir mange {n} fois.</p>"
+    made = model(text, protect=True, n_best=2)
+    assert re.fullmatch(r"<p>.*\.</p> <p>.*\{n\}.*</p>", made.text)
+    assert len(made.parts) == 2
+    assert made.alignment.matrix.shape == (len(made.text.split()), len(text.split()))
+    assert all("{n}" in one.text for one in made.alternatives)
+    (scored,) = model.score([text], [made])
+    assert scored.log_prob == pytest.approx(made.log_prob, abs=1e-4)
+
+
+def test_protection_and_a_glossary_together(model: Translator) -> None:
+    made = model("Le chat de {name}", protect=True, glossary={"chat": "kitten"})
+    assert "{name}" in made.text
+    assert "kitten" in made.text
+    assert not torch.isnan(made.alignment.matrix).any()
+
+
+def test_a_draw_is_not_protected(model: Translator) -> None:
+    with pytest.raises(ConfigError, match="protect needs a search: leave out sample"):
+        model("{a}", protect=True, sample=True)
