@@ -176,7 +176,7 @@ def test_two_runs_in_one_folder(data_folder: Path, tmp_path: Path, monkeypatch: 
 
     def second(event: dict[str, Any]) -> None:
         if event["event"] == "step" and event["step"] == 1:
-            with pytest.raises(regard.ConfigError, match="another process is training in this folder") as error:
+            with pytest.raises(regard.ConfigError, match="another process is writing to this folder") as error:
                 train(tiny("recurrent"), run=tmp_path / "run")
             refused.append(error)
 

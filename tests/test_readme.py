@@ -73,6 +73,7 @@ def place(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sentences.txt", 0, 5), ("source.txt", 0, 5), ("reference.txt", 1, 5), ("my.fr", 0, None), ("my.en", 1, None)
     ):  # fmt: skip
         (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs[:count]), "utf-8")
+    (folder / "terms.tsv").write_text("chat\tkitten\nchien\tpuppy\n", "utf-8")
     made_glyphs(folder / "glyphs")
     made_sounds(folder / "sounds")
     bring(folder)

@@ -68,7 +68,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"{folder}: another process is training in this folder: choose another one") from error
+            raise ConfigError(f"{folder}: another process is writing to this folder: choose another one") from error
         try:
             yield
         finally:

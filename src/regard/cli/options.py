@@ -44,7 +44,10 @@ Device = Annotated[
 Precision = Annotated[
     str, typer.Option(help="Of the products of a search: float32, bfloat16, int8, or auto: the fastest here.")
 ]
-Engine = Annotated[str, typer.Option(help="What searches: regard, or ctranslate2 (an extra).")]
+Engine = Annotated[
+    str,
+    typer.Option(help="What searches: regard; ctranslate2 (an extra); ray (an extra): many processes, with --from."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
 Temperature = Annotated[
     float | None,

@@ -1,12 +1,13 @@
 """`regard translate`: one line in, one line out."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_targets, complain, run_lines, targets_of
+from regard.cli.lines import FAILED, are_many, check_targets, complain, run_lines, targets_of
 from regard.cli.options import (
     BatchTokens,
     Beam,
@@ -71,6 +72,15 @@ def translate(
     ] = 1,
     seed: Seed = None,
     output: Output = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option("--from", help="A corpus (.parquet, .arrow, .jsonl, .csv, .tsv, .txt) to translate in parts."),
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option("--to", help="The folder of the corpus's parts; one that is begun is continued.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column or key of the corpus's texts.")] = "text",
+    workers: Annotated[int, typer.Option(min=1, help="Processes of --engine ray.")] = 2,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
     device: Device = "cpu",
@@ -79,7 +89,14 @@ def translate(
 ) -> None:
     """Translate texts: one line in, one line out."""
     check_targets(look or [])
-    translator = load_for("translate", model, texts, threads, device, precision, engine)
+    in_parts = corpus is not None or into is not None or engine == "ray"
+    if in_parts and (corpus is None or into is None or texts or output or look or as_json or grid or pharaoh):
+        raise ConfigError(
+            "a corpus is translated with --from FILE --to FOLDER, which --engine ray needs; its parts are Parquet "
+            "files: give no texts, --output, --json, --look, --grid or --pharaoh"
+        )
+    loading = LoadConfig(model, threads, device, precision, "regard" if engine == "ray" else engine)
+    translator = loading()
     if n_best > 1 and not sample:
         beam = max(n_best, beam or translator.decoding.beam)
     settings: dict[str, Any] = {"beam": beam, "n_best": n_best, "record": bool(as_json or grid or look or pharaoh)}
@@ -91,6 +108,9 @@ def translate(
         "batch_tokens": batch_tokens,
     }  # fmt: skip
     settings |= {name: value for name, value in given.items() if value is not None}
+    if corpus is not None and into is not None:
+        translate_parts(corpus, into, column, loading, settings, workers if engine == "ray" else 0)
+        return
     many = are_many(texts)
     for text in texts or []:
         if text != "-" and text.endswith((".txt", ".tsv", ".csv")) and Path(text).is_file():
@@ -111,6 +131,62 @@ def translate(
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
     run_lines(texts, lambda some, first: translator.each(some, first_index=first, **settings), show, output=output)
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """How a translator is loaded, here or by a worker."""
+
+    model: str
+    threads: int | None
+    device: str
+    precision: str
+    engine: str
+
+    def __call__(self, _: str = "") -> Any:
+        """The translator."""
+        return load_for("translate", self.model, None, self.threads, self.device, self.precision, self.engine)
+
+
+def translate_parts(
+    corpus: Path, into: Path, column: str, loading: LoadConfig, settings: dict[str, Any], workers: int
+) -> None:
+    """Translate a corpus in parts.
+
+    Args:
+        corpus: its file.
+        into: the folder.
+        column: of its texts.
+        loading: of the model.
+        settings: of the translation.
+        workers: of Ray; 0 for this process alone.
+
+    Raises:
+        typer.Exit: with code 1 where a row could not be translated.
+        ConfigError: there is no such corpus; a package is missing.
+    """
+    from regard.cli.progress import lines_bar
+    from regard.serving.bulk import BulkConfig, Here, OnRay, PartDone, PartWriter, translate_corpus
+
+    if not corpus.is_file():
+        raise ConfigError(f"--from {corpus}: no such file")
+    config = BulkConfig(str(corpus), corpus.stat().st_size, column, loading.model, settings)
+    maker = OnRay(config, into, loading, workers) if workers else Here(PartWriter(config, into, loading))
+    refused = 0
+    try:
+        with lines_bar(None, 1, quiet=False) as advance:
+
+            def done(part: PartDone) -> None:
+                nonlocal refused
+                refused += part.refused
+                advance(part.rows)
+
+            translate_corpus(config, into, maker, 2 * max(1, workers), done)
+    finally:
+        maker.close()
+    if refused:
+        complain(f"{refused:,} rows could not be translated: the column 'error' of the parts in {into} says why")
+        raise typer.Exit(FAILED)
 
 
 def read_glossary(path: Path) -> dict[str, str]:

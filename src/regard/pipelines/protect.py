@@ -39,8 +39,8 @@ _CUT = re.compile(f"({MARKUP})|({PROTECTED})", re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 
 
-class Piece(NamedTuple):
-    """A piece of a text.
+class Segment(NamedTuple):
+    """A segment of a text.
 
     Attributes:
         outer: as it stands in the text.
@@ -65,7 +65,7 @@ class Shielded:
         stands_for: {stand-in: what it stands for}.
     """
 
-    pieces: list[Piece]
+    pieces: list[Segment]
     stands_for: dict[str, str]
 
     @property
@@ -102,21 +102,21 @@ def _digits(text: str) -> Counter[str]:
 def shield(text: str) -> Shielded:
     """Hide the protected parts of a text."""
     read = clean(text)
-    made: list[Piece] = []
+    made: list[Segment] = []
     stands_for: dict[str, str] = {}
     names = _stand_ins(read)
     end = 0
     for found in _CUT.finditer(read):
-        made.append(Piece(read[end : found.start()], read[end : found.start()]))
+        made.append(Segment(read[end : found.start()], read[end : found.start()]))
         end = found.end()
         if found[1]:
-            made.append(Piece(found[1], ""))
+            made.append(Segment(found[1], ""))
             continue
         known = next((name for name, part in stands_for.items() if part == found[2]), None)
         name = known or next(names)
         stands_for[name] = found[2]
-        made.append(Piece(found[2], name))
-    made.append(Piece(read[end:], read[end:]))
+        made.append(Segment(found[2], name))
+    made.append(Segment(read[end:], read[end:]))
     return Shielded([piece for piece in made if piece.outer], stands_for)
 
 
@@ -174,8 +174,8 @@ class Restored(Generation):
 
     inner: Generation = field(repr=False)
     parts: list[Generation] = field(default_factory=list, repr=False)
-    given: list[Piece] = field(default_factory=list, repr=False)
-    made: list[Piece] = field(default_factory=list, repr=False)
+    given: list[Segment] = field(default_factory=list, repr=False)
+    made: list[Segment] = field(default_factory=list, repr=False)
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -213,7 +213,7 @@ class Restored(Generation):
         return self.inner.trace
 
 
-def _mixed(pieces: Sequence[Piece], size: int) -> torch.Tensor:
+def _mixed(pieces: Sequence[Segment], size: int) -> torch.Tensor:
     """`[outer words, inner words]`, 1 where a word of a text has characters of a word of what was translated.
 
     Args:
@@ -255,18 +255,18 @@ def restored(shielded: Shielded, generation: Generation) -> Generation:
     return Restored(**kept, inner=generation, parts=parts, given=shielded.pieces, made=pieces)
 
 
-def _pieces(shielded: Shielded, generation: Generation) -> list[Piece]:
+def _pieces(shielded: Shielded, generation: Generation) -> list[Segment]:
     """The translation in pieces: stand-ins undone, markup beside the words that it belongs to."""
     words = generation.text.split()
     before, after = _markup(shielded, generation, len(words))
-    found: list[Piece] = [Piece(tag, "") for tag in before.get(len(words), [])] if not words else []
+    found: list[Segment] = [Segment(tag, "") for tag in before.get(len(words), [])] if not words else []
     names = "|".join(map(re.escape, sorted(shielded.stands_for, key=len, reverse=True)))
     for n, word in enumerate(words):
-        found += [Piece(" ", " ")] * bool(n)
-        found += [Piece(tag, "") for tag in before.get(n, [])]
+        found += [Segment(" ", " ")] * bool(n)
+        found += [Segment(tag, "") for tag in before.get(n, [])]
         for part in re.split(rf"(?<!\w)({names})(?!\w)", word) if names else [word]:
-            found.append(Piece(shielded.stands_for.get(part, part), part))
-        found += [Piece(tag, "") for tag in after.get(n, [])]
+            found.append(Segment(shielded.stands_for.get(part, part), part))
+        found += [Segment(tag, "") for tag in after.get(n, [])]
     return [piece for piece in found if piece.outer]
 
 

@@ -1,0 +1,261 @@
+"""A corpus translated in parts, by this process or by many: each part is one file that is there, whole, or not at all.
+
+    FOLDER/corpus.json           what the parts are made of: a folder is continued with the same settings alone
+    FOLDER/part-000000.parquet   rows id, source, text, log_prob, error, in the corpus's order
+
+A part that is there is not made again. Its rows depend on its number alone, so a worker that is lost loses nothing: its
+part is made by another, and nothing is there twice.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from regard.data.files import plain_name, stream_lines
+from regard.errors import ConfigError, DataError
+from regard.storage import exclusive, write_text
+
+ABOUT = "corpus.json"
+TABLES = (".parquet", ".arrow", ".feather")
+
+
+@dataclass(frozen=True)
+class BulkConfig:
+    """What a folder of parts is made of.
+
+    Attributes:
+        corpus: the file.
+        size: its bytes.
+        column: of its texts; for a table or JSON.
+        model: its name or folder.
+        settings: of the translation.
+        part: rows of a part.
+    """
+
+    corpus: str
+    size: int
+    column: str
+    model: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    part: int = 1024
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """What came of one part.
+
+    Attributes:
+        number: of the part.
+        rows: of the part.
+        refused: rows that could not be translated; their `error` says why.
+    """
+
+    number: int
+    rows: int
+    refused: int
+
+
+def column_of(path: Path, column: str) -> Iterator[str]:
+    """The texts of a corpus, in order.
+
+    Args:
+        path: a .parquet, .arrow or .feather table, JSON lines (.jsonl, .json), .csv or .tsv with a first line of names,
+            or a text of lines; text may be compressed.
+        column: the name of the texts' column or key; not for a text of lines.
+
+    Raises:
+        DataError: there is no such file or column, or it cannot be read; a row has no text.
+    """
+    name = plain_name(path)
+    if name.endswith(TABLES):
+        from regard.data.arrow import stream_column
+
+        yield from stream_column(path, column)
+    elif name.endswith((".jsonl", ".json")):
+        for number, line in enumerate(stream_lines(path), 1):
+            yield _of_json(line, column, f"{path}:{number}")
+    elif name.endswith((".csv", ".tsv")):
+        delimiter = "\t" if name.endswith(".tsv") else ","
+        reader = csv.DictReader((f"{line}\n" for line in stream_lines(path)), delimiter=delimiter)
+        for number, row in enumerate(reader, 2):
+            if not isinstance(row.get(column), str):
+                known = ", ".join(map(repr, reader.fieldnames or ()))
+                raise DataError(f"{path}:{number}: no column {column!r}: it has {known}; name one with --column")
+            yield row[column]
+    else:
+        yield from stream_lines(path)
+
+
+def _of_json(line: str, column: str, where: str) -> str:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(column), str):
+        raise DataError(f"{where}: expected an object with a text {column!r}; name another with --column")
+    return str(found[column])
+
+
+class PartWriter:
+    """Translates the rows of a part and writes its file.
+
+    Args:
+        config: of the folder.
+        into: the folder.
+        load: gives the model.
+    """
+
+    def __init__(self, config: BulkConfig, into: Path, load: Callable[[str], Any]) -> None:
+        self.config, self.into = config, into
+        self.model = load(config.model)
+
+    def write(self, number: int, texts: list[str]) -> PartDone:
+        """Translate a part and write it.
+
+        Args:
+            number: of the part.
+            texts: its rows.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        first = number * self.config.part
+        made = self.model.each(texts, first_index=first, **{"record": False, **self.config.settings})
+        wrong = [str(one) if isinstance(one, Exception) else None for one in made]
+        columns = {
+            "id": pa.array(range(first, first + len(texts)), pa.int64()),
+            "source": pa.array(texts, pa.string()),
+            "text": pa.array(["" if isinstance(one, Exception) else one.text for one in made], pa.string()),
+            "log_prob": pa.array([None if isinstance(one, Exception) else one.log_prob for one in made], pa.float64()),
+            "error": pa.array(wrong, pa.string()),
+        }
+        path = part_file(self.into, number)
+        aside = path.with_name(f".{path.name}.{id(self):x}.writing")
+        parquet.write_table(pa.table(columns), aside)
+        aside.replace(path)
+        return PartDone(number, len(texts), sum(one is not None for one in wrong))
+
+
+def part_file(into: Path, number: int) -> Path:
+    """The file of a part."""
+    return into / f"part-{number:06d}.parquet"
+
+
+Submit = Callable[[int, list[str]], "Future[PartDone]"]
+
+
+def translate_corpus(
+    config: BulkConfig, into: Path, submit: Submit, waiting: int, done: Callable[[PartDone], None]
+) -> None:
+    """Make every part of a folder that is not there.
+
+    Args:
+        config: of the folder.
+        into: the folder; made where there is none.
+        submit: has a part made, here or by a worker.
+        waiting: parts that are submitted at a time; no more rows are held.
+        done: called with each part, those that were there included.
+
+    Raises:
+        ConfigError: the folder holds something else, or parts made with other settings.
+        DataError: the corpus cannot be read.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    with exclusive(into):
+        _check(config, into)
+        open_: list[Future[PartDone]] = []
+        for number, texts in enumerate(_parts(column_of(Path(config.corpus), config.column), config.part)):
+            if part_file(into, number).exists():
+                done(_there(into, number))
+                continue
+            open_.append(submit(number, texts))
+            while len(open_) >= waiting:
+                done(open_.pop(0).result())
+        for one in open_:
+            done(one.result())
+
+
+def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    rows = iter(texts)
+    while some := list(islice(rows, size)):
+        yield some
+
+
+def _there(into: Path, number: int) -> PartDone:
+    from pyarrow import parquet
+
+    errors = parquet.read_table(part_file(into, number), columns=["error"])["error"]
+    return PartDone(number, len(errors), len(errors) - errors.null_count)
+
+
+def _check(config: BulkConfig, into: Path) -> None:
+    """Begin a folder, or see that it holds parts of the same corpus and settings."""
+    about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
+    if about.exists():
+        before = json.loads(about.read_text("utf-8"))
+        other = next((name for name in now if before.get(name) != now[name]), None)
+        if other:
+            raise ConfigError(
+                f"--to {into}: its parts were made with {other} = {before.get(other)!r}, not {now[other]!r}: name "
+                "another folder, or take the same settings"
+            )
+    elif any(path.name != ".lock" and not path.name.startswith(".") for path in into.iterdir()):
+        raise ConfigError(f"--to {into}: not empty, and not a folder of translated parts: name another")
+    else:
+        write_text(about, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+
+
+class Here:
+    """Parts made by this process, one after the other."""
+
+    def __init__(self, writer: PartWriter) -> None:
+        self.writer = writer
+
+    def __call__(self, number: int, texts: list[str]) -> "Future[PartDone]":
+        """The finished part."""
+        made: Future[PartDone] = Future()
+        made.set_result(self.writer.write(number, texts))
+        return made
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+class OnRay:
+    """Parts made by workers of a Ray cluster, or of this machine where there is none; a lost worker is replaced and its
+    part made again. All machines must see the corpus's folder and the model.
+
+    Args:
+        config: of the folder.
+        into: the folder.
+        load: gives the model, in a worker.
+        workers: processes.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+
+    def __init__(self, config: BulkConfig, into: Path, load: Callable[[str], Any], workers: int) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError("--engine ray: pip install 'regard[ray]'") from error
+        self.ray = ray
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        remote: Any = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1)(PartWriter)
+        self.workers: list[Any] = [remote.remote(config, into.resolve(), load) for _ in range(workers)]
+
+    def __call__(self, number: int, texts: list[str]) -> "Future[PartDone]":
+        """The part that a worker makes."""
+        made: Future[PartDone] = self.workers[number % len(self.workers)].write.remote(number, texts).future()
+        return made
+
+    def close(self) -> None:
+        """End the workers."""
+        self.ray.shutdown()

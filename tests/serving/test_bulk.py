@@ -1,0 +1,156 @@
+"""A corpus translated in parts: every row once, in its order, whatever was interrupted or killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import regard
+from regard.data.arrow import stream_column
+from regard.errors import DataError
+from regard.serving.bulk import BulkConfig, PartDone, column_of, translate_corpus
+
+TEXTS = [
+    ("le chat noir", "Le chien dort. Le chat mange.", "la maison", "")[n % 4] + f" {n}" * (n % 4 == 2)
+    for n in range(90)
+]
+
+
+def table(path: Path, texts: list[str] = TEXTS) -> Path:
+    parquet.write_table(pa.table({"number": list(range(len(texts))), "fr": texts}), path, row_group_size=17)
+    return path
+
+
+def parts(folder: Path) -> list[dict]:
+    return [row for path in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(path).to_pylist()]
+
+
+def check(folder: Path, texts: list[str]) -> None:
+    rows = parts(folder)
+    assert [row["id"] for row in rows] == list(range(len(texts)))
+    assert [row["source"] for row in rows] == texts
+    some = [0, 1, 2, 3, len(texts) - 1]
+    found = regard.load("fr-en")([texts[n] for n in some], beam=1)
+    assert [rows[n]["text"] for n in some] == [one.text for one in found]
+    for n, one in zip(some, found, strict=True):
+        assert rows[n]["log_prob"] == pytest.approx(one.log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl", "csv", "tsv", "txt"])
+def test_every_kind_of_corpus(tmp_path: Path, kind: str) -> None:
+    texts, path = ["un, deux", "", 'le "chat"'], tmp_path / f"corpus.{kind}"
+    if kind == "parquet":
+        table(path, texts)
+    elif kind == "arrow":
+        made = pa.table({"fr": texts})
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, made.schema) as writer:
+            writer.write_table(made)
+    else:
+        lines = {
+            "jsonl": [json.dumps({"fr": text}) for text in texts], "txt": texts,
+            "csv": ["n,fr", '1,"un, deux"', "2,", '3,"le ""chat"""'],
+            "tsv": ["n\tfr", "1\tun, deux", "2\t", '3\tle "chat"'],
+        }[kind]  # fmt: skip
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    assert list(column_of(path, "fr")) == texts
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'text': it has 'number', 'fr'; name one of them"):
+        list(stream_column(table(tmp_path / "c.parquet"), "text"))
+    (tmp_path / "c.jsonl").write_text('{"fr": 3}\n')
+    with pytest.raises(DataError, match=r"c.jsonl:1: expected an object with a text 'fr'"):
+        list(column_of(tmp_path / "c.jsonl", "fr"))
+
+
+def test_parts_are_made_once_and_continued(tmp_path: Path) -> None:
+    corpus, folder = table(tmp_path / "corpus.parquet"), tmp_path / "out"
+    made: list[int] = []
+    config = BulkConfig(str(corpus), corpus.stat().st_size, "fr", "fr-en", {"beam": 1}, part=20)
+    model = regard.load("fr-en")
+
+    def run() -> list[PartDone]:
+        from regard.serving.bulk import Here, PartWriter
+
+        seen: list[PartDone] = []
+        here = Here(PartWriter(config, folder, lambda _: model))
+
+        def submit(number: int, texts: list[str]):
+            made.append(number)
+            return here(number, texts)
+
+        translate_corpus(config, folder, submit, 2, seen.append)
+        return seen
+
+    assert [one.rows for one in run()] == [20, 20, 20, 20, 10]
+    check(folder, TEXTS)
+    (folder / "part-000003.parquet").unlink()
+    made.clear()
+    assert len(run()) == 5
+    assert made == [3]
+    check(folder, TEXTS)
+    assert not list(folder.glob(".*writing"))
+
+
+def test_the_command(talk, tmp_path: Path) -> None:
+    long = "mot " * 400
+    corpus, folder = table(tmp_path / "corpus.parquet", [*TEXTS[:5], long]), tmp_path / "out"
+    command = ("translate", "--from", corpus, "--to", folder, "--column", "fr", "--beam", 1)
+    code, out, err = talk(*command, "--no-split")
+    assert (code, out) == (1, "")
+    assert f"1 rows could not be translated: the column 'error' of the parts in {folder} says why" in err
+    rows = parts(folder)
+    assert len(rows) == 6
+    assert "is too long" in rows[5]["error"]
+    assert rows[0]["error"] is None
+    code, _, err = talk(*command)
+    assert (code, "its parts were made with settings = " in err) == (2, True)
+    code, _, err = talk("translate", "--from", corpus)
+    assert (code, "with --from FILE --to FOLDER" in err) == (2, True)
+    code, _, err = talk("translate", "--from", tmp_path / "no", "--to", folder)
+    assert (code, "no: no such file" in err) == (2, True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("x")
+    code, _, err = talk(*command[:4], tmp_path / "other", *command[5:])
+    assert (code, "not empty, and not a folder of translated parts" in err) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_a_killed_worker_of_ray_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    texts = TEXTS * 120
+    corpus, folder = table(tmp_path / "corpus.parquet", texts), tmp_path / "out"
+    command = [
+        sys.executable, "-m", "regard", "translate", "--from", str(corpus), "--to", str(folder), "--column", "fr",
+        "--beam", "1", "--engine", "ray", "--workers", "2",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 240
+        while not list(folder.glob("part-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        workers = [
+            int(path.name)
+            for path in Path("/proc").iterdir()
+            if path.name.isdigit() and (path / "cmdline").exists() and b"ray::PartWriter" in _line(path)
+        ]
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        _, err = running.communicate(timeout=400)
+    assert running.returncode == 0, err.decode()
+    assert len(list(folder.glob("part-*"))) > 5
+    check(folder, texts)
+
+
+def _line(path: Path) -> bytes:
+    try:
+        return (path / "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
