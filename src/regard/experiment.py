@@ -121,7 +121,7 @@ def train(
     """
     settings = read_config(config, overrides)
     device = local_device(find_device(settings.training.device))  # refused before a folder is made
-    folder = Path(run) if run else _default_folder(config)
+    folder = Path(run) if run else default_folder(config)
     with together(device, settings.training.timeout) as group:
         resume = resume or (restarted() and checkpoint_in(folder))
         changed = _check_folder(folder, settings, resume, set(overrides or {}))
@@ -164,7 +164,7 @@ def prepare(
     settings = read_config(config, overrides)
     if settings.data is None:
         raise ConfigError(f'task = "{settings.task}" has no [data] to prepare: its data are read when training starts')
-    folder = Path(run) if run else _default_folder(config)
+    folder = Path(run) if run else default_folder(config)
     _check_folder(folder, settings, resume=False)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):
@@ -313,7 +313,7 @@ def _lost(folder: Path, group: Processes) -> str:
     )
 
 
-def _default_folder(config: str | Path | dict[str, Any]) -> Path:
+def default_folder(config: str | Path | dict[str, Any]) -> Path:
     """runs/NAME-OF-THE-CONFIG; the run's own folder for the config.toml inside it."""
     if isinstance(config, dict):
         return Path("runs") / "run"

@@ -16,6 +16,7 @@ from regard.cli.average import average
 from regard.cli.caption import caption
 from regard.cli.complete import complete
 from regard.cli.data import app as data
+from regard.cli.distill import distill
 from regard.cli.doctor import doctor
 from regard.cli.evaluate import evaluate
 from regard.cli.export import export
@@ -45,7 +46,8 @@ app = typer.Typer(
 VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
-    (train, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand), (trace, TyperCommand),
+    (train, TyperCommand), (distill, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand),
+    (trace, TyperCommand),
     (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
     (doctor, TyperCommand),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,11 +41,27 @@ def train(
         overrides["training.device"] = device
     if max_minutes is not None:
         overrides["training.max_minutes"] = max_minutes
-    from regard import experiment
-
     if print_config:
-        typer.echo(to_toml(experiment.read_config(config, overrides)), nl=False)
+        from regard.experiment import read_config
+
+        typer.echo(to_toml(read_config(config, overrides)), nl=False)
         return
+    train_run(config, overrides, run, resume)
+
+
+def train_run(config: Path, overrides: dict[str, Any], run: Path | None, resume: bool) -> None:
+    """Train with a bar, and print the run's folder.
+
+    Args:
+        config: the TOML file.
+        overrides: settings that replace its own.
+        run: the folder; runs/NAME-OF-THE-CONFIG by default.
+        resume: continue the run in its folder.
+
+    Raises:
+        typer.Exit: with code 130 where the run was interrupted.
+    """
+    from regard import experiment
     from regard.training.loop import Interrupted
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started

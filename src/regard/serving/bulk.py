@@ -1,7 +1,7 @@
 """A corpus translated in parts, by this process or by many: each part is one file that is there, whole, or not at all.
 
     FOLDER/corpus.json           what the parts are made of: a folder is continued with the same settings alone
-    FOLDER/part-000000.parquet   rows id, source, text, log_prob, error, in the corpus's order
+    FOLDER/part-000000.parquet   rows id, source, text, log_prob, error, alternatives
 
 A part that is there is not made again. Its rows depend on its number alone, so a worker that is lost loses nothing: its
 part is made by another, and nothing is there twice.
@@ -133,7 +133,9 @@ class PartWriter:
             "text": pa.array(["" if isinstance(one, Exception) else one.text for one in made], pa.string()),
             "log_prob": pa.array([None if isinstance(one, Exception) else one.log_prob for one in made], pa.float64()),
             "error": pa.array(wrong, pa.string()),
-        }
+            "alternatives": pa.array([[other.text for other in getattr(one, "alternatives", [])] for one in made],
+                                     pa.list_(pa.string())),
+        }  # fmt: skip
         path = part_file(self.into, number)
         aside = path.with_name(f".{path.name}.{id(self):x}.writing")
         parquet.write_table(pa.table(columns), aside)
@@ -191,6 +193,14 @@ def _there(into: Path, number: int) -> PartDone:
 
     errors = parquet.read_table(part_file(into, number), columns=["error"])["error"]
     return PartDone(number, len(errors), len(errors) - errors.null_count)
+
+
+def rows_of(into: Path) -> Iterator[dict[str, Any]]:
+    """The rows of all parts of a folder, in the corpus's order."""
+    from pyarrow import parquet
+
+    for path in sorted(into.glob("part-*.parquet")):
+        yield from parquet.read_table(path).to_pylist()
 
 
 def _check(config: BulkConfig, into: Path) -> None:

@@ -1,0 +1,54 @@
+"""`regard distill`: a student that learns a teacher's outputs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.lines import complain
+from regard.cli.options import Device, Engine, Precision, load_for
+from regard.cli.progress import lines_bar
+from regard.cli.train import train_run
+
+
+def distill(
+    teacher: Annotated[str, typer.Argument(help="A translator: a shipped model's name, or a run's folder.")],
+    config: Annotated[Path, typer.Argument(help="The student's TOML file; its data is what the teacher translates.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A file of further sources, one a line; may be given again.")
+    ] = None,
+    beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses of the teacher. Default: its own.")] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Outputs of each source that the student learns.")] = 1,
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    engine: Engine = "regard",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the student's training in its folder.")] = False,
+) -> None:
+    """Translate the config's training side by a teacher, and train the student on what comes out; both continue where
+    they were interrupted."""
+    from regard.config import parse_setting
+    from regard.distill import distill as distilled
+    from regard.experiment import default_folder
+
+    folder = run or default_folder(config)
+    given = dict(map(parse_setting, settings or []))
+    if device != "cpu":
+        given.setdefault("training.device", device)
+
+    def load(name: str) -> Any:
+        return load_for("translate", name, None, None, device, precision, engine)
+
+    with lines_bar(None, 1, quiet=False) as advance:
+        made = distilled(
+            teacher, config, given, folder, load, texts=text or [], beam=beam, n_best=n_best, report=advance
+        )
+    if made.refused:
+        complain(f"{made.refused:,} sources have no output of the teacher and are left out")
+    complain(f"{made.pairs:,} pairs to learn in {folder / 'distilled'}")
+    train_run(config, {**given, **made.overrides}, folder, resume)

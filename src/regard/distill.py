@@ -1,0 +1,123 @@
+"""Sequence-level distillation (Kim and Rush 2016): a student learns the outputs of a teacher instead of the references.
+
+RUN/distilled/corpus.jsonl    the training side of the config's data, and further texts without translations
+RUN/distilled/parts/          the teacher's outputs, part by part (`regard.serving.bulk`)
+RUN/distilled/pairs.jsonl     what the student is trained on
+RUN/distilled/dev.jsonl       the development pairs, as they were; test.jsonl the test pairs
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regard import experiment
+from regard.data.files import stream_lines
+from regard.data.pairs import Pairs
+from regard.data.parallel import DataConfig, found, read_pairs, stream_parts
+from regard.errors import ConfigError
+from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, rows_of, translate_corpus
+from regard.storage import write_text
+
+SETTINGS = {"data.source": "source", "data.target": "target", "data.test_share": 0.0, "data.dev_share": 0.0}
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a student is trained on.
+
+    Attributes:
+        pairs: number of pairs.
+        refused: sources that the teacher did not take, or gave nothing for.
+        overrides: settings of the student's config that name the files.
+    """
+
+    pairs: int
+    refused: int
+    overrides: dict[str, Any]
+
+
+def distill(
+    teacher: str, config: Path, overrides: Mapping[str, Any], folder: Path, load: Callable[[str], Any], *,
+    texts: Sequence[str] = (), beam: int | None = None, n_best: int = 1, report: Callable[[int], None] = lambda _: None,
+) -> Distilled:  # fmt: skip
+    """Translate the training side of a config's data by a teacher; interrupted, the same call continues.
+
+    Args:
+        teacher: its name.
+        config: of the student.
+        overrides: settings that replace those of the config.
+        folder: of the run.
+        load: gives the teacher.
+        texts: files of further sources without translations, a line each; patterns too. Development and test sources
+            among them are left out.
+        beam: of the teacher's search; its own by default.
+        n_best: outputs of each source that the student learns.
+        report: called with the number of rows that were translated.
+
+    Raises:
+        ConfigError: the config is not of a translator; the folder's parts were made with other settings.
+        DataError: the data cannot be read.
+    """
+    settings = experiment.read_config(config, dict(overrides))
+    data = settings.data
+    if not isinstance(data, DataConfig):
+        raise ConfigError(f"{config}: a teacher's outputs are distilled into a translator; this is another task")
+    where = folder.resolve() / "distilled"
+    where.mkdir(parents=True, exist_ok=True)
+    corpus = where / "corpus.jsonl"
+    if not corpus.exists():
+        _write_corpus(data, texts, where)
+    own = {"beam": max(beam or 4, n_best) if n_best > 1 else beam, "n_best": n_best, "split": False}
+    bulk = BulkConfig(str(corpus), corpus.stat().st_size, "source", teacher, own)
+    parts = where / "parts"
+
+    def done(part: PartDone) -> None:
+        report(part.rows)
+
+    translate_corpus(bulk, parts, Here(PartWriter(bulk, parts, load)), 1, done)
+    count, refused = _write_pairs(parts, where / "pairs.jsonl")
+    named = {name: str(where / f"dev-{name}.jsonl") for name in data.dev_sets}
+    files = {"data.train": str(where / "pairs.jsonl"), "data.dev": str(where / "dev.jsonl"), "data.dev_sets": named}
+    return Distilled(count, refused, {**SETTINGS, **files})
+
+
+def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:
+    """The sources that the teacher is given, and the pairs that are kept apart from them; the corpus last."""
+    aside = where / "corpus.jsonl.writing"
+    dev: list[Pairs] = [] if data.dev is None else [read_pairs(data.dev, data)]
+    test: list[Pairs] = []
+    with aside.open("w", encoding="utf-8") as file:
+        for train, own_dev, own_test in stream_parts(data):
+            file.writelines(_json(source, target) for source, target in zip(train.source, train.target, strict=True))
+            dev += [own_dev] if data.dev is None else []
+            test.append(own_test)
+        apart = {source for pairs in (*dev, *test) for source in pairs.source}
+        for path in (path for name in texts for path in found(name)):
+            lines = (line for line in stream_lines(path) if line.strip() and line not in apart)
+            file.writelines(_json(line, "") for line in lines)
+    further = {f"dev-{name}": [read_pairs(file, data)] for name, file in data.dev_sets.items()}
+    for name, pairs in {"dev": dev, "test": test, **further}.items():
+        whole = Pairs.together(pairs)
+        rows = (_json(source, target) for source, target in zip(whole.source, whole.target, strict=True))
+        write_text(where / f"{name}.jsonl", "".join(rows))
+    aside.replace(where / "corpus.jsonl")
+
+
+def _json(source: str, target: str) -> str:
+    return json.dumps({"source": source, "target": target}, ensure_ascii=False) + "\n"
+
+
+def _write_pairs(parts: Path, path: Path) -> tuple[int, int]:
+    """The teacher's outputs as pairs, every output of a source; the numbers of pairs, and of sources without one."""
+    aside = path.with_name(f"{path.name}.writing")
+    count = refused = 0
+    with aside.open("w", encoding="utf-8") as file:
+        for row in rows_of(parts):
+            outputs = [one for one in (row["text"], *(row["alternatives"] or ())) if one.strip()]
+            file.writelines(_json(row["source"], one) for one in outputs)
+            count += len(outputs)
+            refused += not outputs
+    aside.replace(path)
+    return count, refused

@@ -1,0 +1,96 @@
+"""A student learns the outputs of a teacher; what was kept apart stays apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import regard
+from regard.data.files import share_of
+
+NOUNS = ("chat", "chien", "cheval", "lapin", "canard")
+COLOURS = ("noir", "blanc", "rouge", "vert")
+CONFIG = """
+languages = ["fr", "en"]
+[data]
+train = "$REGARD_DATA/tatoeba-fra-eng/pairs.en-fr.tsv.gz"
+source = 1
+target = 0
+dev_share = 0.15
+test_share = 0.1
+[tokenizer]
+kind = "characters"
+[model]
+kind = "transformer"
+width = 16
+heads = 2
+ffn_width = 16
+encoder_layers = 1
+decoder_layers = 1
+[training]
+max_steps = 2
+batch_tokens = 500
+evaluate_every = 2
+"""
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_student_learns_what_its_teacher_says(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config, run, extra = tmp_path / "student.toml", tmp_path / "run", tmp_path / "extra.txt"
+    config.write_text(CONFIG)
+    extra.write_text(
+        "un chat noir\n\nla maison\n" + "".join(f"le {noun} {colour}\n" for noun in NOUNS for colour in COLOURS)
+    )
+    command = (
+        "distill", "fr-en", config, "--folder", run, "--text", extra, "--beam", 2, "--n-best", 2, "--precision",
+        "float32", "--set", "data.dev_sets={more = '$REGARD_DATA/tatoeba-fra-eng/pairs.en-fr.tsv.gz'}",
+    )  # fmt: skip
+    code, out, err = talk(*command)
+    assert (code, out) == (0, f"{run}\n"), err
+    folder = run / "distilled"
+    pairs, dev, test = (rows(folder / f"{name}.jsonl") for name in ("pairs", "dev", "test"))
+    shares = {share_of(row["source"]) for row in dev}
+    assert dev
+    assert max(shares) < 0.15
+    assert all(0.15 <= share_of(row["source"]) < 0.25 for row in test)
+    kept = {row["source"] for row in (*dev, *test)}
+    assert not any(row["source"] in kept for row in pairs)
+    assert {"un chat noir", "la maison"} <= {row["source"] for row in pairs}
+    teacher = regard.load("fr-en")
+    for source in ("un chat noir", pairs[0]["source"]):
+        made = teacher(source, beam=2, n_best=2, split=False)
+        said = [row["target"] for row in pairs if row["source"] == source]
+        assert said[: 1 + len(made.alternatives)] == [made.text, *(one.text for one in made.alternatives)]
+    student = regard.load(run)
+    assert isinstance(student("le chat").text, str)
+    journal = rows(run / "journal.jsonl")
+    assert "dev_more_loss" in journal[-1] or any("dev_more_loss" in row for row in journal)
+    settings = (run / "config.toml").read_text()
+    assert str(folder / "pairs.jsonl") in settings
+
+
+def test_another_teacher_is_not_mixed_in(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config, run = tmp_path / "student.toml", tmp_path / "run"
+    config.write_text(CONFIG)
+    folder = run / "distilled"
+    folder.mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"source": "le chat", "target": "the cat"}\n')
+    (folder / "parts").mkdir()
+    (folder / "parts" / "corpus.json").write_text('{"model": "other"}')
+    code, _, err = talk("distill", "fr-en", config, "--folder", run)
+    assert code == 2
+    assert "its parts were made with" in err
+
+
+@pytest.mark.parametrize("teacher", ["english"])
+def test_a_teacher_translates(talk, tmp_path: Path, data_folder: Path, monkeypatch, teacher: str) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    (tmp_path / "student.toml").write_text(CONFIG)
+    code, _, err = talk("distill", teacher, tmp_path / "student.toml", "--folder", tmp_path / "run")
+    assert code == 2
+    assert "not for `regard translate`" in err
