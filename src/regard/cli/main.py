@@ -25,6 +25,7 @@ from regard.cli.meaning import meaning
 from regard.cli.options import BareLook
 from regard.cli.prepare import prepare
 from regard.cli.report import report
+from regard.cli.serve import serve
 from regard.cli.trace import trace
 from regard.cli.train import INTERRUPTED, train
 from regard.cli.transcribe import transcribe
@@ -47,7 +48,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
     (train, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand), (trace, TyperCommand),
     (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
-    (doctor, TyperCommand),
+    (serve, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip
 for verb, kind in VERBS:
     app.command(cls=kind)(verb)

@@ -1,0 +1,1 @@
+"""`regard serve`: trained models over HTTP; concurrent requests are computed in batches."""
