@@ -1,23 +1,34 @@
 """The language of a text, by py3langid (Lui and Baldwin 2012), and languages' names."""
 
 from collections.abc import Collection, Sequence
-from functools import cache
+from copy import copy
+from functools import cache, lru_cache
 from typing import Any
 
 from babel import Locale, UnknownLocaleError
 
-COMMON = frozenset(  # languages that many texts are in; a short text looks like some rare language too easily
-    "ar az bg bn ca cs da de el en eo es et eu fa fi fr ga gl he hi hu id it ja ko lt lv ms nb nl no pl pt ro ru sk sl sq "
-    "sr sv th tl tr uk ur vi zh".split()
-)
+# languages that many texts are in; a short text looks like some rare language too easily
+COMMON = frozenset(
+    {
+        "ar", "az", "bg", "bn", "ca", "cs", "da", "de", "el", "en", "eo", "es", "et", "eu", "fa", "fi", "fr", "ga",
+        "gl", "he", "hi", "hu", "id", "it", "ja", "ko", "lt", "lv", "ms", "nb", "nl", "no", "pl", "pt", "ro", "ru",
+        "sk", "sl", "sq", "sr", "sv", "th", "tl", "tr", "uk", "ur", "vi", "zh",
+    }
+)  # fmt: skip
 
 
 @cache
-def _identifier(languages: frozenset[str]) -> Any:
-    """A classifier over the languages that it knows; over all where it knows none of them."""
+def _whole() -> Any:
+    """The classifier over all its languages."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    made = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@lru_cache(maxsize=16)
+def _identifier(languages: frozenset[str]) -> Any:
+    """A classifier over the languages that it knows; over all where it knows none of them."""
+    made = copy(_whole())
     if some := set(made.labels) & languages:
         made.set_languages(sorted(some))
     return made

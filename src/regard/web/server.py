@@ -58,14 +58,25 @@ def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
     except OSError as error:
         sock.close()
         raise RegardError(f"cannot listen at {host} port {port}: address already in use") from error
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    with stop_on_signal():  # uvicorn raises the signals that it received again, once it has stopped
+        server(app, limits, f"{ready} at {address}").run([sock])
+
+
+def server(app: ASGIApp, limits: Limits, line: str) -> "Announced":
+    """uvicorn with limits for an application.
+
+    Args:
+        app: the application.
+        limits: of connections and times.
+        line: printed to standard error once requests are taken.
+    """
     config = uvicorn.Config(
         app, http=protocol(limits), ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds),
+        backlog=BACKLOG,
     )  # fmt: skip
-    config.backlog = BACKLOG
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    with stop_on_signal():  # uvicorn raises the signals that it received again, once it has stopped
-        Announced(config, f"{ready} at {address}").run([sock])
+    return Announced(config, line)
 
 
 class Announced(uvicorn.Server):
