@@ -1,14 +1,7 @@
 """`regard serve` as a process: when it is ready, how it ends, what it refuses."""
 
-import http.client
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +9,9 @@ import pytest
 
 from conftest import made_pairs
 from regard.web.server import bind
-
+from servers import ask, served, text_of
 
 one_kind = pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
-
-
-@contextmanager
-def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server as a process of its own, and its port."""
-    command = [sys.executable, "-m", "regard", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            assert line.startswith("regard: serving "), line
-            yield process, int(line.strip().rpartition(":")[2])
-        finally:
-            process.kill()
-
-
-def ask(port: int, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        raw = None if body is None else json.dumps(body)
-        connection.request("GET" if body is None else "POST", path, raw, headers or {})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
 
 
 @one_kind
@@ -54,7 +22,7 @@ def test_a_signal_lets_it_finish_what_it_took(tiny_run: Path, number: signal.Sig
         found: list[tuple[int, Any]] = []
         thread = threading.Thread(target=lambda: found.append(ask(port, "/v1/translate", {"texts": texts})))
         thread.start()
-        while "regard_queue_texts 0.0" in _text(port, "/metrics") and not found:
+        while "regard_queue_texts 0.0" in text_of(port, "/metrics") and not found:
             pass
         process.send_signal(number)
         thread.join(30)
@@ -63,15 +31,6 @@ def test_a_signal_lets_it_finish_what_it_took(tiny_run: Path, number: signal.Sig
         assert process.stderr.read() == ""
     assert found[0][0] == 200
     assert len(found[0][1]["translations"]) == 40
-
-
-def _text(port: int, path: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
 
 
 @one_kind

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.pipelines.completer import LENGTH
-from regard.web.limits import Limits
 from regard.web.schemas import AnswerBody, RequestBody
 
-LIMITS = Limits()
-Beam = Annotated[int, Field(ge=1, le=LIMITS.beam)]
+MOST_HYPOTHESES = 32
+MOST_TOKENS = 1000  # of a completion
+Beam = Annotated[int, Field(ge=1, le=MOST_HYPOTHESES)]
 
 
 class TranslateRequest(RequestBody):
@@ -94,7 +94,7 @@ class CompleteRequest(RequestBody):
     """Beginnings."""
     model: str | None = None
     """The name of a loaded language model; the first one by default."""
-    length: int = Field(LENGTH, ge=0, le=LIMITS.length)
+    length: int = Field(LENGTH, ge=0, le=MOST_TOKENS)
     """Tokens added at most."""
     stop: list[str] = Field([], max_length=16)
     """Strings that end the text and are left out of it."""
@@ -180,7 +180,7 @@ class LibreTranslateRequest(KeyFields):
     target: str
     format: str = "text"
     """"text" or "html"; the tags of HTML stay."""
-    alternatives: int = Field(0, ge=0, lt=LIMITS.beam)
+    alternatives: int = Field(0, ge=0, lt=MOST_HYPOTHESES)
     """Further translations of each text."""
 
 

@@ -1,6 +1,6 @@
 """Endpoints as data: from one table come the routes, their description as OpenAPI, and the page that shows it."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -117,17 +117,22 @@ def _section(one: Endpoint) -> str:
 
 
 def _table(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    schema = definitions.get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
-    if schema.get("type") == "array":
-        return f"<p>a list of:</p>{_table(schema['items'], definitions)}"
+    return f"<table>{''.join(_rows(schema, definitions, 0))}</table>"
+
+
+def _rows(schema: dict[str, Any], definitions: dict[str, Any], depth: int) -> Iterator[str]:
+    """A row for each field; the fields of an object follow it, further in."""
     required = schema.get("required", [])
-    rows = [
-        f"<tr><td><code>{escape(name)}</code></td><td>{escape(_kind(field))}"
-        f"{'' if name in required or 'default' not in field else f', default <code>{escape(_default(field))}</code>'}"
-        f"</td><td>{escape(field.get('description', ''))}{_inner(field, definitions)}</td></tr>"
-        for name, field in schema.get("properties", {}).items()
-    ]
-    return f"<table>{''.join(rows)}</table>"
+    for name, field in schema.get("properties", {}).items():
+        has_default = name not in required and "default" in field
+        default = f", default <code>{escape(_default(field['default']))}</code>" if has_default else ""
+        yield (
+            f'<tr><td style="padding-left: {1.4 * depth}rem"><code>{escape(name)}</code></td>'
+            f"<td>{escape(_kind(field))}{default}</td><td>{escape(field.get('description', ''))}</td></tr>"
+        )
+        for one in (field, field.get("items", {}), *field.get("anyOf", ())):
+            if "$ref" in one:
+                yield from _rows(definitions[one["$ref"].rpartition("/")[2]], definitions, depth + 1)
 
 
 def _kind(field: dict[str, Any]) -> str:
@@ -136,20 +141,12 @@ def _kind(field: dict[str, Any]) -> str:
     if "$ref" in field:
         return "object"
     if field.get("type") == "array":
-        return f"list of {_kind(field.get('items', {})) or 'values'}"
+        return f"list of {_kind(field.get('items', field.get('prefixItems', [{}])[0])) or 'value'}s"
     return str(field.get("type", ""))
 
 
-def _inner(field: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """The fields of an object within a field."""
-    for one in (field, field.get("items", {}), *field.get("anyOf", ())):
-        if "$ref" in one:
-            return _table(one, definitions)
-    return ""
-
-
-def _default(field: dict[str, Any]) -> str:
-    return {None: "none", True: "true", False: "false"}.get(field["default"], str(field["default"]))
+def _default(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 PAGE = """<!doctype html>
@@ -171,7 +168,7 @@ h2 b.POST { color: #b4541a; }
 h3 { font-size: .72rem; letter-spacing: .08em; text-transform: uppercase; color: var(--soft); margin: 1.1rem 0 .2rem; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 td { border-top: 1px solid var(--line); padding: .4rem .9rem .4rem 0; vertical-align: top; }
-td:nth-child(2) { color: var(--soft); white-space: nowrap; } td td:first-child { padding-left: .6rem; }
+td:nth-child(2) { color: var(--soft); white-space: nowrap; }
 a { color: inherit; }
 </style></head><body>
 <h1>{title}</h1>

@@ -15,8 +15,6 @@ class Limits:
         least: what the shortest text counts.
         batch: texts computed together.
         batch_characters: their characters together, where they are several.
-        beam: hypotheses of a search, and outputs returned.
-        length: tokens of a completion.
         sound: seconds of a recording.
         connections: clients connected at a time.
         header_seconds: from a connection, or from the first byte of a further request on it, to the end of its header.
@@ -32,8 +30,6 @@ class Limits:
     least: int = 32
     batch: int = 32
     batch_characters: int = 8_000
-    beam: int = 32
-    length: int = 1_000
     sound: float = 120.0
     connections: int = 1_000
     header_seconds: float = 10.0
