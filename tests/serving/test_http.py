@@ -149,6 +149,9 @@ class Fake:
     def __init__(self, work: Callable[[str], None] = lambda text: None) -> None:
         self.work, self.batches = work, []
 
+    def read_words(self, generations: list[Any]) -> None:
+        pass
+
     def each(self, texts: list[str], **settings: Any) -> list[Any]:
         self.batches.append(list(texts))
         for text in texts:

@@ -188,6 +188,10 @@ class Generation(Result):
     def words(self) -> list[Word]:
         """The output's words with their log-probabilities and entropies, computed when they are asked for."""
         (found,) = self.translator.forced([self.source_ids], [self.ids]) if self.ids else [Forced([], [])]
+        return self.words_of(found)
+
+    def words_of(self, found: Forced) -> list[Word]:
+        """The output's words, from what the model gives its tokens."""
         spans, owners = word_spans(self.text), word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
         made: list[Word] = []
         following: int | None = len(spans) - 1
@@ -414,6 +418,21 @@ class Translator(Pipeline[str, Generation]):
             before = [[self.tokenizer.bos]] * len(rows)
             rules = self.rule_constraints(before, [self.limit(len(row)) for row in rows])
             return forced(stepper, stepper.start(memory), before, outputs, rules)
+
+    def read_words(self, generations: Sequence[Generation], batch_tokens: int = BATCH_TOKENS) -> None:
+        """Compute the words of many outputs together, where each would compute its own when it is asked for them.
+
+        Args:
+            generations: of this translator; of a text of several sentences its parts are read.
+            batch_tokens: source tokens worked on at a time.
+        """
+        parts: list[Generation] = [part for one in generations for part in getattr(one, "parts", None) or [one]]
+        unread = [part for part in parts if part.ids and "words" not in vars(part)]
+        for group in length_groups([max(len(one.source_ids), len(one.ids)) for one in unread], batch_tokens):
+            some = [unread[i] for i in group]
+            found = self.forced([one.source_ids for one in some], [one.ids for one in some])
+            for one, numbers in zip(some, found, strict=True):
+                vars(one)["words"] = one.words_of(numbers)  # where cached_property keeps it
 
     def limit(self, source_tokens: int) -> int:
         """The most tokens of an output; it depends on this source alone."""

@@ -88,10 +88,11 @@ class Service:
 
         def compute(some: list[str]) -> Sequence[Any]:
             found = translator.each(some, **settings)
-            for one in found:
-                if details and not isinstance(one, InputError):
-                    _ = one.words  # computed here, by the thread that computes, and kept in the result
-                    _ = settings["record"] and one.alignment
+            sound = [one for one in found if not isinstance(one, InputError)]
+            if details:  # computed here, by the thread that computes, and kept in the results
+                translator.read_words(sound)
+            for one in sound if details and settings["record"] else ():
+                _ = one.alignment
             return list(found)
 
         key = translator.name, "translate", details, _frozen(settings)
