@@ -31,7 +31,7 @@ def test_no_request_that_the_description_allows_is_a_failure(translator: Transla
     for operation in operations:
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         def check(case: Any) -> None:
             case.call_and_validate(checks=[not_a_server_error], timeout=120)
 
