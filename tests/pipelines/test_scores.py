@@ -54,6 +54,16 @@ def test_words_divide_the_log_prob(translator: Translator) -> None:
     assert translator("").words == []
 
 
+def test_words_read_together_are_those_read_one_by_one(translator: Translator) -> None:
+    texts = [*TEXTS, "", "Le chien mange. Le chat dort."]
+    alone, together = translator(texts), translator(texts)
+    translator.read_words(together)
+    for one, other in zip(alone, together, strict=True):
+        assert [word.text for word in one.words] == [word.text for word in other.words]
+        for word, same in zip(one.words, other.words, strict=True):
+            assert (same.log_prob, same.entropy) == pytest.approx((word.log_prob, word.entropy), abs=1e-4)
+
+
 def test_entropies_are_those_of_the_steps(translator: Translator) -> None:
     (made,) = translator(TEXTS[:1], beam=1)
     source = torch.tensor([made.source_ids])

@@ -26,6 +26,7 @@ from regard.cli.meaning import meaning
 from regard.cli.options import BareLook
 from regard.cli.prepare import prepare
 from regard.cli.report import report
+from regard.cli.serve import serve
 from regard.cli.trace import trace
 from regard.cli.train import INTERRUPTED, train
 from regard.cli.transcribe import transcribe
@@ -49,7 +50,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (train, TyperCommand), (distill, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand),
     (trace, TyperCommand),
     (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
-    (doctor, TyperCommand),
+    (serve, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip
 for verb, kind in VERBS:
     app.command(cls=kind)(verb)

@@ -17,6 +17,7 @@ PURPOSES = {
     "gguf": ".gguf files of Llama models",
     "marian": "tokenizers of Marian models",
     "questions": "questions about pictures of shapes",
+    "ray": "`regard translate --engine ray`, a corpus by many processes",
     "scenes": "scenes of emoji",
     "tensorboard": "curves of a training run in TensorBoard",
     "transformers": "attention inside models of transformers",

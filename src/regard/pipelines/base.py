@@ -102,7 +102,7 @@ class Pipeline(Generic[Given, Made]):
         Raises:
             InputError: an input that cannot be worked on.
         """
-        if isinstance(source, Sequence) and not isinstance(source, str):
+        if isinstance(source, Sequence) and not isinstance(source, str | bytes):
             return self.many(list(source), **settings)
         return self.many([source], **settings)[0]
 

@@ -19,8 +19,8 @@ class Captioner(Describer):
 
     task = "caption"
 
-    def prepare(self, source: str | Path | Image.Image) -> MediaInput:
-        """A picture as the encoder takes it.
+    def prepare(self, source: str | Path | bytes | Image.Image) -> MediaInput:
+        """A picture, a file or the bytes of one, as the encoder takes it.
 
         Raises:
             InputError: it cannot be read.
@@ -28,10 +28,11 @@ class Captioner(Describer):
         moving = self.encoder_config.kind == "frames"
         if isinstance(source, Image.Image):
             return self.moving("picture", [source]) if moving else self.seen("picture", source)
+        name, file = ("picture", source) if isinstance(source, bytes) else (str(source), Path(source))
         try:
             if moving:
-                return self.moving(str(source), read_frames(Path(source)))
-            return self.seen(str(source), read_picture(Path(source)))
+                return self.moving(name, read_frames(file, name))
+            return self.seen(name, read_picture(file, name))
         except DataError as error:
             raise InputError(str(error)) from error
 

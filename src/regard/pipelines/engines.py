@@ -100,6 +100,8 @@ class CTranslate2(Translator):
         compute: "float32" or "int8".
     """
 
+    protects = False
+
     def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
         super().__init__(bundle, name)
         with TemporaryDirectory() as folder:

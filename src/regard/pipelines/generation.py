@@ -154,6 +154,10 @@ class Generation(Result):
     def words(self) -> list[Word]:
         """The output's words with their log-probabilities and entropies, computed when they are asked for."""
         (found,) = self.translator.forced([self.source_ids], [self.ids]) if self.ids else [Forced([], [])]
+        return self.words_of(found)
+
+    def words_of(self, found: Forced) -> list[Word]:
+        """The output's words, from what the model gives its tokens."""
         spans, owners = word_spans(self.text), word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
         made: list[Word] = []
         following: int | None = len(spans) - 1

@@ -23,17 +23,17 @@ class Transcriber(Describer):
 
     task = "transcribe"
 
-    def prepare(self, source: str | Path | Image.Image) -> Path:
-        """The file's path.
+    def prepare(self, source: str | Path | bytes | Image.Image) -> Path | bytes:
+        """The file's path, or its bytes.
 
         Raises:
-            InputError: it is not a path.
+            InputError: it is neither.
         """
         if isinstance(source, Image.Image):
             raise InputError(f"{self.name} transcribes sound; got a picture")
-        return Path(source)
+        return source if isinstance(source, bytes) else Path(source)
 
-    def run(self, prepared: Sequence[Path], **settings: Any) -> list[Description]:
+    def run(self, prepared: Sequence[Path | bytes], **settings: Any) -> list[Description]:
         """The transcripts of recordings; settings as in `describe`.
 
         Raises:
@@ -41,7 +41,7 @@ class Transcriber(Describer):
         """
         return [self.hear(one, **settings) for one in prepared]
 
-    def each(self, sources: Sequence[str | Path], **settings: Any) -> list[Description | InputError]:
+    def each(self, sources: Sequence[str | Path | bytes], **settings: Any) -> list[Description | InputError]:
         """The transcript of every recording, or the error in its place; a file may turn out damaged halfway."""
         made: list[Description | InputError] = []
         for one in sources:
@@ -52,13 +52,13 @@ class Transcriber(Describer):
         return made
 
     def hear(
-        self, source: str | Path | Image.Image, report: Callable[[float], None] = lambda _: None,
+        self, source: str | Path | bytes | Image.Image, report: Callable[[float], None] = lambda _: None,
         collect: Callable[[Description], None] | None = None, **settings: Any,
     ) -> Description:  # fmt: skip
         """One recording of any length: a long one is cut at quiet moments into segments of at most 15 seconds.
 
         Args:
-            source: a file; a pipe or a device, such as /dev/stdin, is read to its end first.
+            source: a file or its bytes; a pipe or a device, such as /dev/stdin, is read to its end first.
             report: called with the seconds read so far.
             collect: called with the description of every segment of a long recording; its sound and attention are
                 not kept then, which would take gigabytes for a long one.
@@ -67,12 +67,13 @@ class Transcriber(Describer):
         Raises:
             InputError: it cannot be read.
         """
-        path = self.prepare(source)
+        file = self.prepare(source)
+        name = "recording" if isinstance(file, bytes) else str(file)
         found: list[Description] = []
         given = 0
         rest, start, end = torch.zeros(0), 0.0, False
         try:
-            blocks = sound_blocks(_stream(path) if _is_stream(path) else path, str(path))
+            blocks = sound_blocks(_stream(file) if isinstance(file, Path) and _is_stream(file) else file, name)
         except (DataError, OSError) as error:
             raise InputError(str(error)) from error
         while not end:
@@ -83,7 +84,7 @@ class Transcriber(Describer):
             end = block is None
             rest = rest if block is None else torch.cat([rest, block])
             cuts = segments(rest) if end else segments(rest)[:-1]
-            heard = [self.heard(str(path), rest[a:b].clone(), start + a / RATE) for a, b in cuts]
+            heard = [self.heard(name, rest[a:b].clone(), start + a / RATE) for a, b in cuts]
             found += self.describe(heard, **settings)
             if len(found) > 1 and (collect or not settings.get("record", True)):
                 for n in range(given, len(found)):

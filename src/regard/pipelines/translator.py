@@ -67,6 +67,7 @@ class Translator(Pipeline[str, Generation]):
 
     task = "translate"
     draws = True
+    protects = True  # takes protect
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
@@ -313,6 +314,21 @@ class Translator(Pipeline[str, Generation]):
             before = [[self.tokenizer.bos]] * len(rows)
             rules = self.rule_constraints(before, [self.limit(len(row)) for row in rows])
             return forced(stepper, stepper.start(memory), before, outputs, rules)
+
+    def read_words(self, generations: Sequence[Generation], batch_tokens: int = BATCH_TOKENS) -> None:
+        """Compute the words of many outputs together, where each would compute its own when it is asked for them.
+
+        Args:
+            generations: of this translator; those that a search found are read.
+            batch_tokens: source tokens worked on at a time.
+        """
+        parts = [part for one in generations for part in one.searched]
+        unread = [part for part in parts if part.ids and "words" not in vars(part)]
+        for group in length_groups([max(len(one.source_ids), len(one.ids)) for one in unread], batch_tokens):
+            some = [unread[i] for i in group]
+            found = self.forced([one.source_ids for one in some], [one.ids for one in some])
+            for one, numbers in zip(some, found, strict=True):
+                vars(one)["words"] = one.words_of(numbers)  # where cached_property keeps it
 
     def limit(self, source_tokens: int) -> int:
         """The most tokens of an output; it depends on this source alone."""

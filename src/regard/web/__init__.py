@@ -1,0 +1,1 @@
+"""What regard's servers share: endpoints, refusals, limits, tokens, metrics, and the socket they listen on."""

@@ -1,0 +1,38 @@
+"""Limits of a server, one default each."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may ask for.
+
+    Attributes:
+        body: bytes of a request's body.
+        texts: texts in a request.
+        characters: characters of a text; models refuse by tokens, often earlier.
+        waiting: characters of all texts that wait to be computed; a text counts `least` at least.
+        least: what the shortest text counts.
+        batch: texts computed together.
+        batch_characters: their characters together, where they are several.
+        sound: seconds of a recording.
+        connections: clients connected at a time.
+        header_seconds: from a connection, or from the first byte of a further request on it, to the end of its header.
+        body_seconds: from there to the end of its body.
+        seconds: from there to the answer.
+        linger_seconds: how long the rest of a body is read, and dropped, behind an answer that did not need it.
+    """
+
+    body: int = 2**20
+    texts: int = 256
+    characters: int = 20_000
+    waiting: int = 100_000
+    least: int = 32
+    batch: int = 32
+    batch_characters: int = 8_000
+    sound: float = 120.0
+    connections: int = 1_000
+    header_seconds: float = 10.0
+    body_seconds: float = 20.0
+    seconds: float = 60.0
+    linger_seconds: float = 3.0

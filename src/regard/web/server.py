@@ -1,0 +1,155 @@
+"""The socket and the life of a server: it says when it is ready, cuts off slow clients, and ends what it took."""
+
+import asyncio
+import json
+import socket
+import sys
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from regard.errors import RegardError
+from regard.process import stop_on_signal
+from regard.web.limits import Limits
+from regard.web.refusals import Refusal, body_of
+
+BACKLOG = 512
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, which does not listen yet.
+
+    Raises:
+        RegardError: the address is in use, or not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise RegardError(f"cannot listen at {host} port {port}: {why[:1].lower() + why[1:]}") from error
+    return made
+
+
+def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
+    """Serve an application until SIGTERM or SIGINT; what has begun by then is finished.
+
+    Args:
+        app: the application.
+        sock: of `bind`; closed at the end.
+        limits: of connections and times.
+        ready: printed to standard error, with the address, once requests are taken.
+
+    Raises:
+        RegardError: another program listens at the address meanwhile.
+    """
+    host, port = sock.getsockname()[:2]
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise RegardError(f"cannot listen at {host} port {port}: address already in use") from error
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    with stop_on_signal():  # uvicorn raises the signals that it received again, once it has stopped
+        server(app, limits, f"{ready} at {address}").run([sock])
+
+
+def server(app: ASGIApp, limits: Limits, line: str) -> "Announced":
+    """uvicorn with limits for an application.
+
+    Args:
+        app: the application.
+        limits: of connections and times.
+        line: printed to standard error once requests are taken.
+    """
+    config = uvicorn.Config(
+        app, http=protocol(limits), ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds),
+        backlog=BACKLOG,
+    )  # fmt: skip
+    return Announced(config, line)
+
+
+class Announced(uvicorn.Server):
+    """A server that prints one line once it takes requests."""
+
+    def __init__(self, config: uvicorn.Config, line: str) -> None:
+        super().__init__(config)
+        self.line = line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin, and say so."""
+        await super().startup(sockets)
+        print(f"regard: {self.line}", file=sys.stderr, flush=True)
+
+
+def protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP/1.1 with the limits that it lacks: a time for headers, and a number of connections.
+
+    Its own refusals, of what is no HTTP, get the shape of all others.
+    """
+
+    class Limited(H11Protocol):
+        deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+            if len(self.connections) > limits.connections:
+                self._refuse(Refusal(503, "too many connections: try again later", headers={"Retry-After": "1"}))
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._unwatch()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.deadline is None and self._is_idle():
+                self._watch()
+            super().data_received(data)
+            if not self._is_idle():
+                self._unwatch()
+
+        def _is_idle(self) -> bool:
+            """Whether no request is being answered: bytes that come are of a header, or of a body nothing waits for."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def _watch(self) -> None:
+            self.deadline = self.loop.call_later(limits.header_seconds, self._late)
+
+        def _unwatch(self) -> None:
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
+
+        def _late(self) -> None:
+            self.deadline = None
+            if self.conn.our_state is h11.IDLE and not self.transport.is_closing():
+                self._refuse(Refusal(408, f"no whole header arrived within {limits.header_seconds:g} seconds"))
+            else:
+                self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(Refusal(400, f"this is no HTTP/1.1 request that can be read: {msg}"))
+
+        def _refuse(self, refusal: Refusal) -> None:
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or self.transport.is_closing():
+                self.transport.close()
+                return
+            body = json.dumps(body_of(refusal, plain=False)).encode()
+            headers: list[Any] = [("content-type", "application/json"), ("content-length", str(len(body)))]
+            headers += [("connection", "close"), *(refusal.headers or {}).items()]
+            response = h11.Response(status_code=refusal.status, headers=headers)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+    return Limited

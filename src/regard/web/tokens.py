@@ -1,0 +1,39 @@
+"""The bearer token of a server, and which addresses need none."""
+
+import hmac
+import ipaddress
+from pathlib import Path
+
+from regard.errors import ConfigError, not_utf8
+
+
+def read_token(path: Path) -> str:
+    """The token in a file, white space around it left out.
+
+    Raises:
+        ConfigError: the file cannot be read, is empty, or holds more than one printable ASCII word.
+    """
+    try:
+        token = path.read_bytes().decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--token-file {path}: {not_utf8(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"--token-file {path}: {(error.strerror or str(error)).lower()}") from error
+    if not token:
+        raise ConfigError(f"--token-file {path}: the file is empty: write a long random token into it")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigError(f"--token-file {path}: expected one token of printable ASCII characters on one line")
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of the same machine reach this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_token(given: str, token: str) -> bool:
+    """Whether they are equal, in time that does not depend on where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode())

@@ -1,0 +1,48 @@
+"""HTML: markup stays, texts change."""
+
+import pytest
+
+from regard.serving.markup import Markup
+
+
+@pytest.mark.parametrize(
+    ("html", "texts", "wanted"),
+    [
+        ("<p>le <b>chat</b> noir</p>", ["le", "chat", "noir"], "<p>LE <b>CHAT</b> NOIR</p>"),
+        ("a &lt; b &amp; c", ["a < b & c"], "A &lt; B &amp; C"),
+        ("<script>un</script>deux<!-- trois -->", ["deux"], "<script>un</script>DEUX<!-- trois -->"),
+        ('<i translate="no">un<i>x</i></i><br>deux', ["deux"], '<i translate="no">un<i>x</i></i><br>DEUX'),
+        ('<br translate="no">deux<img src="a"/>', ["deux"], '<br translate="no">DEUX<img src="a"/>'),
+        ("<!doctype html>\n  un\n", ["un"], "<!doctype html>\n  UN\n"),
+        ("un < deux", ["un < deux"], "UN &lt; DEUX"),
+        ("", [], ""),
+    ],
+)
+def test_texts_between_tags_are_replaced(html: str, texts: list[str], wanted: str) -> None:
+    markup = Markup(html, inline=False)
+    assert markup.texts() == texts
+    assert markup.filled([text.upper() for text in texts]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("html", "texts", "wanted"),
+    [
+        ("<p>le <b>chat</b> noir</p>", ["le <b>chat</b> noir"], "<p>le <b>chat</b> noir!</p>"),
+        ("<p>un</p><p><i>caf&eacute;</i> &amp; deux</p>", ["un", "<i>café</i> &amp; deux"],
+         "<p>un!</p><p><i>café</i> &amp; deux!</p>"),
+        ('un <span translate="no">x</span> deux', ["un", "deux"], 'un! <span translate="no">x</span> deux!'),
+        ("<script>a<b>c</b></script>", [], "<script>a<b>c</b></script>"),
+    ],
+)  # fmt: skip
+def test_elements_within_a_line_belong_to_a_text(html: str, texts: list[str], wanted: str) -> None:
+    markup = Markup(html, inline=True)
+    assert markup.texts() == texts
+    assert markup.filled([f"{text}!" for text in texts]) == wanted
+    assert Markup("a", inline=True).filled(["x & y"]) == "x &amp; y"
+
+
+def test_damaged_html_is_taken() -> None:
+    for html in ("<", "<p", "</", "<!--", "<![", "<?", "&#xffffffff;", "<a" * 1000, "<script>" * 100):
+        for inline in (False, True):
+            markup = Markup(html, inline)
+            markup.filled(markup.texts())

@@ -1,0 +1,90 @@
+"""Checked bodies: every refusal is one sentence that says what was expected, what came, and where."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from regard.web.refusals import Refusal
+from regard.web.schemas import RequestBody, checked, from_form, from_json, from_query
+
+
+class Asked(RequestBody):
+    texts: list[str]
+    beam: int = Field(1, ge=1, le=8)
+    q: str | list[str] = ""
+    words: dict[str, str] | None = None
+    fast: bool = False
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "texts is missing"),
+        ({"texts": "a"}, "texts: expected a list; got 'a'"),
+        ({"texts": ["a", None]}, "texts[1]: expected a string; got null"),
+        ({"texts": [], "beam": "2"}, "beam: expected a whole number; got '2'"),
+        ({"texts": [], "beam": True}, "beam: expected a whole number; got true"),
+        ({"texts": [], "beam": 9}, "beam: expected less than or equal to 8; got 9"),
+        ({"texts": [], "beem": 9}, "unknown field 'beem': known are beam, fast, q, texts, words"),
+        ({"texts": [], "q": 5}, "q: expected a string or a list; got 5"),
+        ({"texts": [], "q": ["a", {}]}, "q[1]: expected a string; got an object"),
+        ({"texts": [], "words": {"a": 1.5}}, "words.a: expected a string; got 1.5"),
+        ({"texts": [], "fast": "yes"}, "fast: expected true or false; got 'yes'"),
+        ([1], "the body: expected an object; got a list of 1"),
+        (None, "the body: expected an object; got null"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(values: Any, sentence: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        checked(Asked, values)
+    assert (refused.value.status, refused.value.message) == (422, sentence)
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b"", "the body is empty: expected a JSON object"),
+        (b"{", "the body is not JSON: "),
+        (b'{"a": NaN}', "the body is not JSON: "),
+        (b'{"a": "\\ud800"}', "the body is not JSON: "),
+        (b"[" * 100_000, "the body is not JSON: "),
+        (b'"\xff"', "the body: not UTF-8 (byte 0xff at position 1)"),
+    ],
+)
+def test_what_is_no_json_is_refused(raw: bytes, sentence: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        from_json(raw)
+    assert refused.value.status == 400
+    assert refused.value.message.startswith(sentence)
+
+
+def test_forms_of_both_kinds_and_parameters() -> None:
+    wanted = {"q": ["a é", "b"], "source": "fr"}
+    assert from_form(b"q=a+%C3%A9&q=b&source=fr", "application/x-www-form-urlencoded") == wanted
+    parts = [("q", "a é"), ("q", "b"), ("source", "fr")]
+    raw = "".join(f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in parts)
+    assert from_form((raw + "--x--\r\n").encode(), "multipart/form-data; boundary=x") == wanted
+    assert from_query(b"q=a%20%C3%A9&q=b&source=fr") == wanted
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: from_form(b"q=%ff", "application/x-www-form-urlencoded"),
+        lambda: from_form(b"q=\xff", "application/x-www-form-urlencoded"),
+        lambda: from_form(b"&".join([b"q=1"] * 2000), "application/x-www-form-urlencoded"),
+        lambda: from_query(b"q=%ff"),
+    ],
+)
+def test_forms_that_cannot_be_read_are_refused(read: Callable[[], Any]) -> None:
+    with pytest.raises(Refusal) as refused:
+        read()
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("raw", [b"", b"--", b"--x", b"--x\r\n\r\n\xff\r\n--x--", b"nothing"])
+def test_parts_that_are_none_give_no_fields(raw: bytes) -> None:
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data", 'multipart/form-data; boundary="'):
+        assert from_form(raw, kind) == {}
