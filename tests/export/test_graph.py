@@ -1,6 +1,7 @@
 """Graphs in onnxruntime and in torch.export give the logits of the model that they were made from."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 RECURRENT = {"kind": "recurrent", "width": 12, "embedding": 10, "score_width": 6}
 RECURRENTS: dict[str, dict[str, Any]] = {
-    **{f"score {score}": {"score": score} for score in ("concat", "general", "dot", "scaled_dot", "cosine", "distance")},
+    **{
+        f"score {score}": {"score": score} for score in ("concat", "general", "dot", "scaled_dot", "cosine", "distance")
+    },
     "none": {"score": "none", "start": "zeros"},
     "hard backward": {"normalizer": "hard", "direction": "backward"},
     "uniform gate": {"normalizer": "uniform", "gate": True, "direction": "forward"},
@@ -241,6 +244,18 @@ def test_a_shipped_translator(name: str, layout: str, tmp_path: Path) -> None:
             token = found["logits"].argmax(-1, keepdim=True)
             ids.append(int(token))
         assert model.tokenizer.tokens(ids) == expected.tokens
+
+
+@slow
+def test_the_documented_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "export.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    export_bundle(regard.load("fr-en"), tmp_path / "model", "float32", "onnx")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out == "the black cat\n"
 
 
 def test_what_it_cannot_express_is_named(tmp_path: Path) -> None:

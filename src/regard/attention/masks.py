@@ -131,7 +131,8 @@ class Combined(Mask):
         raise NotImplementedError
 
     def full(self, shape: tuple[int, ...], device: torch.device) -> Tile:
-        return self.join(self.left.full(shape, device), self.right.full(shape, device))
+        whole: Tile = self.join(self.left.full(shape, device), self.right.full(shape, device))
+        return whole
 
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         tile: Tile = self.join(self.left.tile(rows, columns, shape), self.right.tile(rows, columns, shape))

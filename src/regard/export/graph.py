@@ -23,7 +23,7 @@ from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import TransformerConfig
 from regard.nn.kv_cache import KVCache
 from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState
-from regard.shapes import batch_shape
+from regard.shapes import batch_shape, share_heads
 
 Tensors = dict[str, Tensor]
 BATCH, SOURCE, PAST = "batch", "source", "past"
@@ -106,19 +106,11 @@ def attention(call: Call) -> Tensor:
 
     The kernels also keep a NaN in one key from the queries that may not attend to it, which a graph has no use for.
     """
-    query, key, value = call.query, _by_head(call.query, call.key), _by_head(call.query, call.value)
+    query, key, value = call.query, share_heads(call.query, call.key), share_heads(call.query, call.value)
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
     scores = call.spec.scores(query, key, None, shape)
     weights, _ = call.spec.normalizer(scores, call.spec.allowed(None, shape, scores.device).expand_as(scores))
     return weights @ value  # type: ignore[no-any-return]
-
-
-def _by_head(query: Tensor, tensor: Tensor) -> Tensor:
-    """Grouped keys or values repeated for every head of the queries, in a way that no guard on lengths comes of."""
-    if query.ndim < 4 or query.shape[-3] == tensor.shape[-3]:
-        return tensor
-    heads = torch.arange(query.shape[-3], device=tensor.device)
-    return tensor.index_select(-3, heads // (query.shape[-3] // tensor.shape[-3]))
 
 
 def read(sizes: Mapping[str, int]) -> Tensors:

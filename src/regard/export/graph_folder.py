@@ -1,4 +1,4 @@
-"""A folder of graphs: their files, a description of their inputs and outputs, and the tokenizer; whole or not at all."""
+"""A folder of graphs: files, a description of their inputs and outputs, and the tokenizer; whole or not at all."""
 
 import json
 from collections.abc import Callable

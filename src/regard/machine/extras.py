@@ -16,6 +16,7 @@ PURPOSES = {
     "features": "EfficientNet features of pictures",
     "gguf": ".gguf files of Llama models",
     "marian": "tokenizers of Marian models",
+    "onnx": "`regard export --layout onnx`",
     "questions": "questions about pictures of shapes",
     "scenes": "scenes of emoji",
     "tensorboard": "curves of a training run in TensorBoard",
