@@ -28,8 +28,7 @@ from regard.models.vision import VisionConfig
 
 SIZES: dict[str, Any] = {"width": 24, "heads": 4, "ffn_width": 20}
 PAIR = {"kind": "transformer", "encoder_layers": 2, "decoder_layers": 2, **SIZES}
-SPEECHLIKE = {"convolution": 2, "ctc_head": True}
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "positions": "rotary", "window": 3, "window_layers": (1,), "key_heads": 2, "gated": True, "activation": "silu",
     "normalization": "rms", "head_norm": True, "head_width": 10, "tied": False, "biases": (), "ffn_biases": False,
 }  # fmt: skip
@@ -39,7 +38,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "relative": {"positions": "relative", "activation": "gelu", "embedding_norm": True, "output_bias": False},
     "alibi window": {"positions": "alibi", "window": 2},
     "no positions": {"positions": "none", "cross_score": "additive"},
-    "conformer": SPEECHLIKE,
+    "conformer": {"convolution": 2, "ctc_head": True},
     **{f"score {score}": {"score": score} for score in ("dot", "cosine", "distance", "general", "concat")},
     **{f"normalizer {kind}": {"normalizer": kind} for kind in ("uniform", "sparsemax", "entmax15", "sigmoid")},
     "normalizer softmax1": {"normalizer": "softmax1"},
@@ -60,6 +59,8 @@ DECODERS: dict[str, dict[str, Any]] = {
     "rotary": LLAMA, "learned": {"positions": "learned", "length": 16}, "context": {"context": "running_mean"}
 }  # fmt: skip
 slow = pytest.mark.slow
+# torch imports its own deprecated parts when it runs a loop that it has exported
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 VOCABULARY = 30
 
 
@@ -175,7 +176,11 @@ def check_decoder(config: Any, layout: str, path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["onnx", pytest.param("torch", marks=slow)])
 def test_a_transformer(layout: str, tmp_path: Path) -> None:
-    check_pair(TransformerConfig(**PAIR, **LLAMA), layout, tmp_path)
+    check_pair(
+        TransformerConfig(**{**PAIR, **LLAMA, "encoder_layers": 1, "decoder_layers": 1, "window_layers": None}),
+        layout,
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize("layout", [pytest.param("onnx", marks=slow), "torch"])
@@ -189,7 +194,7 @@ def test_a_decoder_alone(layout: str, tmp_path: Path) -> None:
     check_decoder(config, layout, tmp_path)
 
 
-@pytest.mark.parametrize("layout", ["onnx", "torch"])
+@pytest.mark.parametrize("layout", [pytest.param("onnx", marks=slow), "torch"])
 def test_an_encoder_alone(layout: str, tmp_path: Path) -> None:
     config = EncoderConfig(kind="encoder", layers=1, kinds=2, pooler=True, **SIZES)
     model, folder = made(config, layout, tmp_path)
