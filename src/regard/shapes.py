@@ -148,4 +148,7 @@ def share_heads(query: Tensor, tensor: Tensor) -> Tensor:
     """A key or value with grouped heads repeated to the query's: query head h uses head h // group."""
     if query.ndim < 4 or tensor.shape[HEADS] in (1, query.shape[HEADS]) or query.shape[HEADS] == 1:
         return tensor
-    return tensor.repeat_interleave(query.shape[HEADS] // tensor.shape[HEADS], HEADS)
+    groups = query.shape[HEADS] // tensor.shape[HEADS]
+    if torch.compiler.is_exporting():  # repeat_interleave would put a guard on the number of keys into the graph
+        return tensor.index_select(HEADS, torch.arange(query.shape[HEADS], device=tensor.device) // groups)
+    return tensor.repeat_interleave(groups, HEADS)

@@ -130,6 +130,10 @@ class Combined(Mask):
         """Both as one."""
         raise NotImplementedError
 
+    def full(self, shape: tuple[int, ...], device: torch.device) -> Tile:
+        whole: Tile = self.join(self.left.full(shape, device), self.right.full(shape, device))
+        return whole
+
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
         tile: Tile = self.join(self.left.tile(rows, columns, shape), self.right.tile(rows, columns, shape))
         return tile

@@ -350,7 +350,8 @@ class LocationAware(Score):
         flat = looked.reshape(-1, 1, looked.shape[-1])
         found = nn.functional.conv1d(flat, self.filters.weight.to(flat), padding=self.filters.padding)
         found = found.transpose(-2, -1).unflatten(0, looked.shape[:-1])  # [*q_batch, T, S, filters]
-        around = _linear(self.location, torch.take_along_dim(found, place, -2))
+        _, index = torch.broadcast_tensors(found[..., :1, :], place)
+        around = _linear(self.location, found.expand(*index.shape[:-2], -1, -1).gather(-2, index))
         inside = asked[..., :, None, :] + answered[..., None, :, :] + around
         return torch.tanh(inside) @ self.content.v.to(query)
 

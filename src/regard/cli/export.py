@@ -15,7 +15,8 @@ def export(
     layout: Annotated[
         str,
         typer.Option(
-            help="regard; hf: config.json and model.safetensors in float32, which transformers loads; or ctranslate2."
+            help="regard; hf: config.json and model.safetensors in float32, which transformers loads; ctranslate2; "
+            "onnx: float32 graphs for onnxruntime; or torch: the same graphs for torch.export.load."
         ),
     ] = "regard",
 ) -> None:

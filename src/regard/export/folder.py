@@ -5,9 +5,10 @@ from typing import Any, get_args
 
 from regard.bundle import Bundle, Precision, save_bundle
 from regard.errors import ConfigError, unknown
-from regard.export import ctranslate2, hf
+from regard.export import ctranslate2, hf, onnx
+from regard.export import torch as torch_layout
 
-LAYOUTS = ("regard", "hf", "ctranslate2")
+LAYOUTS = ("regard", "hf", "ctranslate2", "onnx", "torch")
 
 
 def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard") -> None:
@@ -18,11 +19,12 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
         into: the folder.
         precision: of the weights, "float32", "float16" or "int8".
         layout: "regard", or "hf": float32 in the Hugging Face layout, which transformers loads; or "ctranslate2": a
-            Transformer translator for CTranslate2.
+            Transformer translator for CTranslate2; or "onnx" and "torch": float32 graphs of the encoder and of one
+            step of the decoder, for onnxruntime and for `torch.export.load`.
 
     Raises:
         ChoiceError: an unknown precision or layout.
-        ConfigError: the folder is not empty; ctranslate2 is not installed, or cannot express the model.
+        ConfigError: the folder is not empty; what writes the layout is not installed, or cannot express the model.
         BundleError: no family of the Hugging Face layout has the model's parts.
     """
     if layout not in LAYOUTS:
@@ -35,6 +37,10 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
         hf.write(bundle, into)
     elif layout == "ctranslate2":
         ctranslate2.write(bundle, into, precision)
+    elif layout == "onnx":
+        onnx.write(bundle, into)
+    elif layout == "torch":
+        torch_layout.write(bundle, into)
     else:
         save_bundle(into, bundle, precision)  # type: ignore[arg-type]
 

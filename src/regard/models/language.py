@@ -223,4 +223,4 @@ class MaskedLM(Embeds):
         if self.pooler is None:
             return None
         first = real.long().argmax(-1)
-        return self.pooler(states[torch.arange(len(states), device=states.device), first]).tanh()  # type: ignore[no-any-return]
+        return self.pooler(states[torch.arange(states.shape[0], device=states.device), first]).tanh()  # type: ignore[no-any-return]

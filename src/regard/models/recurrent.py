@@ -233,7 +233,7 @@ class Recurrent(Seq2Seq[RecurrentState]):
     def _first_state(self, memory: Memory) -> Tensor:
         assert memory.summary is not None
         if self.decoder.start is None:
-            return memory.summary.new_zeros(len(memory.summary), self.config.width)
+            return memory.summary.new_zeros(memory.summary.shape[0], self.config.width)
         return torch.tanh(self.decoder.start(memory.summary)).to(memory.summary.dtype)
 
     def _first_context(self, memory: Memory) -> Tensor:

@@ -243,7 +243,7 @@ class Stack(nn.Module):
             cross = None
             if memory is not None:
                 cross = CrossAttentionState(*(part[:, None] for part in layer.cross.keys_values(memory.states)))
-            empty = like.new_zeros(len(like), 1, layer.self.key_heads, 0, layer.self.head_width)
+            empty = like.new_zeros(like.shape[0], 1, layer.self.key_heads, 0, layer.self.head_width)
             blocks.append(BlockState(SelfAttentionState(KVCache(empty, empty)), cross))
         allowed = None if memory is None else memory.allowed[:, None]
         return DecoderState(tuple(blocks), record=record, memory_allowed=allowed)
@@ -350,9 +350,10 @@ class _BlockStep:
         own, before, stack = self.layer.self, self.after.self_attention, self.stack
         query, context = own.next_query(x, before.context, self.positions)
         cache = before.cache.append(*own.keys_values(x[:, :, None], None, self.positions))
-        mask = stack.step_mask(self.number, self.state, len(cache))
+        keys = cache.key.shape[-2]  # not len(cache), which would fix the number in an exported graph
+        mask = stack.step_mask(self.number, self.state, keys)
         found: Tensor = own.attend(query, cache.key, cache.value, mask, stack.score_bias())[:, :, 0]
-        kept = cache.drop(stack.first_kept(self.number, len(cache), self.state.record))
+        kept = cache.drop(stack.first_kept(self.number, keys, self.state.record))
         after = SelfAttentionState(kept, context, self._recorded(before.queries, query))
         self.after = replace(self.after, self_attention=after)
         return found

@@ -1,10 +1,12 @@
 """Recurrence with attention: the bidirectional encoder, and one step of a decoder with attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch._higher_order_ops import scan
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from regard.attention.masks import MaskLike
@@ -59,10 +61,11 @@ class RecurrentEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "B S d"], Float[Tensor, "B d"]]:
         """States `[B, S, d]` (0 at padding, on either side) and the last layer's final state `[B, d]`."""
         lengths = allowed.sum(-1)
-        order = torch.argsort((~allowed).long(), dim=-1, stable=True)  # real tokens first, in their order
+        back = torch.where(allowed, allowed.cumsum(-1), lengths[:, None] + (~allowed).cumsum(-1)) - 1
+        order = _inverse(back)  # real tokens first, in their order
         if self.direction == "backward":
             order = _flip(order, lengths)
-        back = torch.argsort(order, -1)
+            back = _inverse(order)
         read = self._padded if are_hidden(x, allowed) else self._packed
         states, summary = read(_pick(x, order), lengths)  # [B, S, d] and [B, d]
         alive = (lengths > 0)[:, None]
@@ -134,6 +137,8 @@ class RecurrentLayers(nn.Module):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         weights = [getattr(self, f"{kind}_l{layer}{side}") for kind in kinds]
         first = x.new_zeros(1, x.shape[0], self.hidden_size) if first is None else first
+        if torch.compiler.is_exporting():  # torch.gru and torch.lstm would fix the length and the batch in the graph
+            return scanned(x, first[0], weights)
         how = (True, 1, 0.0, self.training, False, True)
         if self.is_lstm:
             return torch.lstm(x, (first, first), weights, *how)[0]
@@ -224,7 +229,7 @@ class AttentionalStep(nn.Module):
         value = memory
         if self.follows:  # Σ_i α_i [h_i; onehot(i)] = [c; α]
             onehot = torch.eye(memory.shape[1], dtype=memory.dtype, device=memory.device)
-            value = torch.cat([memory, onehot.expand(len(memory), -1, -1)], -1)
+            value = torch.cat([memory, onehot.expand(memory.shape[0], -1, -1)], -1)
         normalizer = as_weights(self.normalizer, draw=self.training)
         with owned(self):
             found = attend(query, key, value, score=self.score.projected(), normalizer=normalizer, mask=mask)
@@ -273,12 +278,51 @@ def as_weights(normalizer: str, draw: bool = False) -> str | Normalizer:
     return Hard(sample=draw) if normalizer == "hard" else normalizer
 
 
+def scanned(
+    x: Float[Tensor, "B S e"], first: Float[Tensor, "B d"], weights: Sequence[Tensor]
+) -> Float[Tensor, "B S d"]:
+    """The states of a recurrent unit over vectors of any number, as one loop of a graph.
+
+    Args:
+        x: the vectors.
+        first: the state before them; an LSTM's cell state begins with 0.
+        weights: of inputs and states, then their biases, as torch orders them: three gates for a GRU, four for an LSTM.
+    """
+    to_gates, of_state, to_bias, of_bias = weights
+    gates = nn.functional.linear(x, to_gates, to_bias).transpose(0, 1)  # [S, B, gates]
+
+    def gru(state: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        reset, update, new = gate.chunk(3, -1)
+        reset_h, update_h, new_h = nn.functional.linear(state, of_state, of_bias).chunk(3, -1)
+        new = torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
+        state = torch.lerp(new, state, torch.sigmoid(update + update_h))
+        return state, state.clone()
+
+    def lstm(states: tuple[Tensor, Tensor], gate: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        enter, keep, new, leave = (gate + nn.functional.linear(states[0], of_state, of_bias)).chunk(4, -1)
+        inner = torch.sigmoid(keep) * states[1] + torch.sigmoid(enter) * torch.tanh(new)
+        state = torch.sigmoid(leave) * torch.tanh(inner)
+        return (state, inner), state.clone()
+
+    is_lstm = len(of_state) == 4 * first.shape[-1]
+    start: Any = (first, torch.zeros_like(first)) if is_lstm else first
+    step: Any = lstm if is_lstm else gru
+    _, states = scan(step, start, gates)
+    return states.transpose(0, 1)  # type: ignore[no-any-return]
+
+
 def _pick(x: Tensor, order: Tensor) -> Tensor:
-    return torch.take_along_dim(x, order[..., None], 1)
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """The inverse of every row, a permutation."""
+    index = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.zeros_like(order).scatter(1, order, index)
 
 
 def _flip(order: Tensor, lengths: Tensor) -> Tensor:
     """The first `lengths` entries of every row in reverse."""
     index = torch.arange(order.shape[1], device=order.device).expand_as(order)
     mirrored = lengths[:, None] - 1 - index
-    return torch.take_along_dim(order, torch.where(mirrored >= 0, mirrored, index), 1)
+    return order.gather(1, torch.where(mirrored >= 0, mirrored, index))
