@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from regard.analysis.base import ForwardPass
 from regard.analysis.vectors import Vectors, vectors
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
@@ -129,6 +130,15 @@ class Completer(Pipeline[str, Completion]):
         ids = self.encode(text)
         spans = self.tokenizer.source_spans(text)
         return vectors(self.model, ids, [(0, 0)] * (len(ids) - len(spans)) + spans, text, self.tokenizer)
+
+    def forward_pass(self, source: str) -> ForwardPass:
+        """The pass over a text: logits `[1, T, V]` of the token after each of its tokens.
+
+        Raises:
+            InputError: it is empty and no token begins a text; or it is too long.
+        """
+        ids = self.encode(source)
+        return ForwardPass(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
 
     def encode(self, source: str) -> list[int]:
         """The beginning's ids, BOS first where the model's texts begin with it.

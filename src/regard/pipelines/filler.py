@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from regard.analysis.base import ForwardPass
 from regard.analysis.meaning import Candidates, Contribution, Meaning, contributions, meaning
 from regard.analysis.vectors import Vectors, vectors
 from regard.data.batching import lengths_mask, pad
@@ -109,6 +110,15 @@ class Filler(Pipeline[str, Filling]):
             text=text, source=one.text, tokens=self.tokenizer.tokens(chosen), ids=chosen, score=total, log_prob=total,
             gaps=found,
         )  # fmt: skip
+
+    def forward_pass(self, source: str) -> ForwardPass:
+        """The pass over a text, in which [MASK] marks gaps: logits `[1, S, V]` of the token at each position.
+
+        Raises:
+            InputError: it is too long.
+        """
+        ids = self._with_gaps(clean(source), self.tokenizer.mask) if GAP.search(source) else self.encode(source)[0]
+        return ForwardPass(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
 
     def embed(self, text: str) -> Vectors:
         """Static and contextual vectors of a text's tokens, layer by layer; `.sentence` is one vector of the text."""

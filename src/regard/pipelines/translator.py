@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
@@ -329,6 +330,23 @@ class Translator(Pipeline[str, Generation]):
             found = self.forced([one.source_ids for one in some], [one.ids for one in some])
             for one, numbers in zip(some, found, strict=True):
                 vars(one)["words"] = one.words_of(numbers)  # where cached_property keeps it
+
+    def forward_pass(self, source: str) -> ForwardPass:
+        """The pass over a text and its own translation: logits `[1, T, V]`, one position for each of its tokens.
+
+        Raises:
+            InputError: an empty text, or one with more tokens than the model takes.
+        """
+        (made,) = self.many([source], record=False, split=False)
+        if not made.ids:
+            raise InputError("an empty text has no translation to look into")
+        before = [self.tokenizer.bos, *made.ids[:-1]]
+        arguments = {
+            name: torch.tensor([ids], device=self.device)
+            for name, ids in (("source", made.source_ids), ("target", before))
+        }
+        tokens = self.tokenizer.tokens(before)
+        return ForwardPass(self.model, arguments, tokens, list(made.source_tokens), list(made.ids))
 
     def limit(self, source_tokens: int) -> int:
         """The most tokens of an output; it depends on this source alone."""

@@ -1,0 +1,83 @@
+"""What findings run a model on: a text for what `load` returns, else the arguments of a module's forward."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from regard.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """One forward pass of a module that can be repeated.
+
+    Attributes:
+        module: the module.
+        arguments: of its forward, by their names; tensors have one row for each input.
+        tokens: of the positions of the logits: what the module is given there (for a decoder BOS first).
+        source_tokens: of the memory, where there is an encoder.
+        predicted: ids of the tokens that were predicted at these positions, where an output was found first.
+    """
+
+    module: nn.Module
+    arguments: dict[str, Any]
+    tokens: list[str] = field(default_factory=list)
+    source_tokens: list[str] = field(default_factory=list)
+    predicted: list[int] = field(default_factory=list)
+
+    def __call__(self) -> Any:
+        """The module's output."""
+        return self.module(**self.arguments)
+
+    def logits(self) -> Tensor:
+        """Logits `[B, positions, V]`: the output, or its attribute `logits`.
+
+        Raises:
+            ConfigError: the module gives neither a tensor nor an object with logits.
+        """
+        output = self()
+        found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(found, Tensor):
+            raise ConfigError(
+                f"{type(self.module).__name__} gives {type(output).__name__}: expected a tensor or .logits"
+            )
+        return found
+
+
+@runtime_checkable
+class PassesForward(Protocol):
+    """What `load` returns: it knows the forward pass of an input."""
+
+    @property
+    def model(self) -> Any: ...
+
+    def forward_pass(self, source: Any) -> ForwardPass:
+        """The pass whose logits an input's output was chosen from, the output given."""
+        ...
+
+
+def as_pass(model: Any, inputs: Any) -> ForwardPass:
+    """The forward pass of an input.
+
+    Args:
+        model: an nn.Module, or what `load` returns.
+        inputs: the arguments of the module's forward by their names; or an input of the pipeline, whose output is found
+            first and given to the decoder.
+
+    Raises:
+        ConfigError: a text for a bare module; a pipeline without a forward pass of its inputs.
+    """
+    module = getattr(model, "model", model)
+    if isinstance(inputs, Mapping):
+        device = next((part.device for part in module.parameters()), torch.device("cpu"))
+        moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+        return ForwardPass(module, moved)
+    if not isinstance(model, PassesForward):
+        raise ConfigError(
+            f"{type(model).__name__} is given {type(inputs).__name__}: expected the arguments of its forward as a dict "
+            "(a text is for what regard.load returns)"
+        )
+    return model.forward_pass(inputs)
