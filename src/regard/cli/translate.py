@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from math import inf, log
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import FAILED, are_many, check_targets, complain, run_lines, targets_of
+from regard.cli.lines import FAILED, are_many, check_output, check_targets, complain, run_lines, targets_of, writing
 from regard.cli.options import (
     BatchTokens,
     Beam,
@@ -29,6 +30,7 @@ from regard.cli.options import (
     load_for,
 )
 from regard.cli.progress import err
+from regard.cli.subtitles import ENDINGS, read_subtitles
 from regard.errors import ConfigError, not_utf8
 
 
@@ -45,6 +47,9 @@ def translate(
     pharaoh: Annotated[
         bool, typer.Option("--pharaoh", help='Print the alignment instead, as "i-j" (source word, output word) a link.')
     ] = False,
+    unsure: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Mark words below this probability with (?).")
+    ] = None,
     prefix: Annotated[str, typer.Option(help="What every output begins with.")] = "",
     force: Annotated[
         list[str] | None, typer.Option(help="A word or phrase that every output has; may be given again.")
@@ -74,7 +79,7 @@ def translate(
     output: Output = None,
     corpus: Annotated[
         Path | None,
-        typer.Option("--from", help="A corpus (.parquet, .arrow, .jsonl, .csv, .tsv, .txt) to translate in parts."),
+        typer.Option("--from", help="Subtitles (.srt, .vtt), or a corpus (.parquet, .jsonl, .csv, …) for --to."),
     ] = None,
     into: Annotated[
         Path | None, typer.Option("--to", help="The folder of the corpus's parts; one that is begun is continued.")
@@ -89,11 +94,17 @@ def translate(
 ) -> None:
     """Translate texts: one line in, one line out."""
     check_targets(look or [])
-    in_parts = corpus is not None or into is not None or engine == "ray"
+    subtitles = corpus is not None and corpus.suffix.lower() in ENDINGS
+    in_parts = not subtitles and (corpus is not None or into is not None or engine == "ray")
     if in_parts and (corpus is None or into is None or texts or output or look or as_json or grid or pharaoh):
         raise ConfigError(
             "a corpus is translated with --from FILE --to FOLDER, which --engine ray needs; its parts are Parquet "
             "files: give no texts, --output, --json, --look, --grid or --pharaoh"
+        )
+    if subtitles and (into or texts or look or as_json or grid or pharaoh or unsure is not None):
+        raise ConfigError(
+            "subtitles are translated with --from FILE --output FILE: give no texts, --to, --json, --look, --grid, "
+            "--pharaoh or --unsure"
         )
     loading = LoadConfig(model, threads, device, precision, "regard" if engine == "ray" else engine)
     translator = loading()
@@ -108,6 +119,12 @@ def translate(
         "batch_tokens": batch_tokens,
     }  # fmt: skip
     settings |= {name: value for name, value in given.items() if value is not None}
+    if subtitles and corpus is not None:
+        settings.setdefault("protect", (translator.protects and not sample) or None)
+        translate_subtitles(
+            corpus, output, translator, {name: one for name, one in settings.items() if one is not None}
+        )
+        return
     if corpus is not None and into is not None:
         translate_parts(corpus, into, column, loading, settings, workers if engine == "ray" else 0)
         return
@@ -115,6 +132,8 @@ def translate(
     for text in texts or []:
         if text != "-" and text.endswith((".txt", ".tsv", ".csv")) and Path(text).is_file():
             complain(f"{text!r} is translated as a text; to translate the file: regard translate < {text}")
+
+    least = log(unsure) if unsure else -inf
 
     def show(generation: Any, number: int) -> str:
         if grid:
@@ -126,11 +145,38 @@ def translate(
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
         for path in targets_of(look or [], "", number, many):
             generation.alignment.plot(path)
+        if unsure is not None and not as_json:
+            return " ".join(f"{one.text}(?)" if one.log_prob < least else one.text for one in generation.words)
         if pharaoh:
             return " ".join(f"{j}-{i}" for i, j in generation.alignment.pairs)
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
     run_lines(texts, lambda some, first: translator.each(some, first_index=first, **settings), show, output=output)
+
+
+def translate_subtitles(path: Path, output: Path | None, translator: Any, settings: dict[str, Any]) -> None:
+    """Translate the cues of a file; their times stay.
+
+    Args:
+        path: of the subtitles.
+        output: where they go; standard output if None.
+        translator: the model.
+        settings: of the translation.
+
+    Raises:
+        typer.Exit: with code 1 where a cue could not be translated, which then stays as it is.
+    """
+    check_output(output, [path])
+    subtitles = read_subtitles(path)
+    texts, made = subtitles.texts, translator.each(subtitles.texts, **settings)
+    wrong = [n for n, one in enumerate(made) if isinstance(one, Exception)]
+    for n in wrong:
+        complain(f"{path}:{subtitles.cues[n][0] + 1}: {made[n]}")
+    shown = [text if isinstance(one, Exception) else one.text for text, one in zip(texts, made, strict=True)]
+    with writing(output) as write:
+        write(subtitles.with_texts(shown).removesuffix("\n"))
+    if wrong:
+        raise typer.Exit(FAILED)
 
 
 @dataclass(frozen=True)

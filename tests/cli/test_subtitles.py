@@ -1,0 +1,105 @@
+"""Subtitles: times, numbers and settings stay; texts change, on as many lines."""
+
+from pathlib import Path
+
+import pytest
+
+import regard
+from regard.cli.subtitles import read_subtitles
+from regard.errors import DataError
+
+SRT = """\ufeff1\r
+00:00:01,000 --> 00:00:02,500\r
+le chat noir\r
+\r
+2\r
+00:00:03,000 --> 00:00:05,000 X1:10\r
+Le chien <i>rouge</i>\r
+mange.\r
+\r
+3\r
+00:01:03,000 --> 00:01:05,000\r
+\r
+"""
+VTT = """WEBVTT - talk
+
+STYLE
+::cue { color: red }
+
+intro
+00:01.000 --> 00:02.500 align:start position:10%
+le chat noir
+
+NOTE le chien
+
+00:00:03.000 --> 00:00:05.000
+la maison"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("talk.srt", SRT), ("talk.vtt", VTT)])
+def test_only_texts_change(talk, tmp_path: Path, name: str, text: str) -> None:
+    path, output = tmp_path / name, tmp_path / f"out-{name}"
+    path.write_bytes(text.encode())
+    code, out, err = talk("translate", "--from", path, "--output", output)
+    assert (code, out) == (0, ""), err
+    before = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    after = output.read_text("utf-8").split("\n")
+    subtitles = read_subtitles(path)
+    inside = {n for first, last in subtitles.cues for n in range(first, last)}
+    changed = {n for n, (one, other) in enumerate(zip(before, after, strict=False)) if one != other}
+    assert changed == inside
+    made = regard.load("fr-en")(subtitles.texts, protect=True)
+    assert read_subtitles(output).texts == [one.text for one in made]
+    if name == "talk.srt":
+        assert output.read_text("utf-8").count("<i>") == output.read_text("utf-8").count("</i>") == 1
+
+
+def test_what_is_no_subtitles_is_refused(talk, tmp_path: Path) -> None:
+    path = tmp_path / "x.srt"
+    path.write_text("bonjour\n")
+    with pytest.raises(DataError, match="no subtitles: expected lines of times"):
+        read_subtitles(path)
+    code, _, err = talk("translate", "--from", path)
+    assert (code, "no subtitles" in err) == (1, True)
+    code, _, err = talk("translate", "--from", path, "--json")
+    assert (code, "subtitles are translated with --from FILE --output FILE" in err) == (2, True)
+
+
+def test_unsure_words_are_marked(talk) -> None:
+    code, out, _ = talk("translate", "le chat noir", "--unsure", 0.0)
+    assert (code, out) == (0, "the black cat\n")
+    code, out, _ = talk("translate", "le chat noir", "--unsure", 1.0)
+    assert (code, out) == (0, "the(?) black(?) cat(?)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--glossary", "no.tsv"), "--glossary no.tsv: No such file or directory"),
+        (
+            ("--glossary", "bad.tsv"),
+            "--glossary bad.tsv: line 2: expected a term, a tab and its translation; got 'chien'",
+        ),
+        (("--glossary", "two.tsv"), "--glossary two.tsv: line 2: 'chat' is there twice, with two translations"),
+        (("--force", "cat", "--sample"), "force and glossary need a search: leave out sample"),
+        (("--mbr", "4"), "mbr draws at least 1 output a text, with sample=True; got mbr = 4"),
+    ],
+)
+def test_wishes_that_cannot_be(talk, tmp_path: Path, monkeypatch, arguments, sentence: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.tsv").write_text("chat\tcat\nchien\n")
+    Path("two.tsv").write_text("chat\tcat\nchat\tkitten\n")
+    code, out, err = talk("translate", "le chat noir", *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
+def test_wishes_on_the_command_line(talk, tmp_path: Path) -> None:
+    terms = tmp_path / "terms.tsv"
+    terms.write_text("chat\tkitten\n\n", "utf-8")
+    assert talk("translate", "le chat noir", "--glossary", terms)[1] == "the black kitten\n"
+    code, out, _ = talk("translate", "le chat noir {x}", "--protect", "--forbid", "cat")
+    assert code == 0
+    assert "{x}" in out
+    assert "cat" not in out.split()
+    assert talk("translate", "le chat noir", "--sample", "--mbr", 3, "--seed", 1)[0] == 0
