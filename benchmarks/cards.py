@@ -16,10 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import everyday
 import torch
 from senses import measure_scenes, measure_sounds
 
 from regard.data.pairs import Pairs
+from regard.data.parallel import corpora
 from regard.data.texts import read_texts
 from regard.experiment import average_run, read_config
 from regard.export.folder import export_bundle
@@ -167,9 +169,34 @@ The development part chose the weights; there is no test part here.
 """
 
 
+CORPORA = {  # a part of a file's name → where its pairs come from, and their licence
+    "tatoeba": "sentences from [tatoeba.org](https://tatoeba.org) by way of "
+    "[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); attribution: tatoeba.org, "
+    "manythings.org/anki and their contributors",
+    "expressions": "made sentences with times, dates, prices, numbers, names and places as Unicode's CLDR writes them, "
+    "by Babel (`regard data expressions`; CLDR: Unicode License v3)",
+    "debian": "sentences of Debian's package descriptions and their translations by the Debian Description Translation "
+    "Project (`regard data debian`), each under its package's licence",
+}
+NOT_MEANT = """The model translates short everyday sentences. It is not meant for long or technical text, for medicine,
+law or anything where a mistake does harm: it can leave out or invent words, and `generation.words` shows where it is
+unsure. Rare names, words outside its training data, verse and idioms come out wrong; figures usually survive, and
+`protect=True` sees to it. It takes sentences one by one (a text is cut into them), so a pronoun knows nothing of the
+sentence before."""
+
+
+def data_of(settings: Any) -> str:
+    """Where a config's training pairs come from."""
+    named = [
+        corpus.path if isinstance(corpus.path, str) else " ".join(corpus.path) for corpus in corpora(settings.data)
+    ]
+    return "; ".join(text for part, text in CORPORA.items() if any(part in name for name in named))
+
+
 def card(name: str, settings: Any, parts: Any, measured: Any, run: Path) -> str:
     """The model card."""
-    bundle = load(name).bundle
+    ready = load(name)
+    bundle = ready.bundle
     weights = sum(p.numel() for p in bundle.model.parameters())
     source, target = (NAMES[language] for language in settings.languages)
     rows = "\n".join(
@@ -182,14 +209,16 @@ def card(name: str, settings: Any, parts: Any, measured: Any, run: Path) -> str:
         for e in curve
     )
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
+    found = everyday.measure(ready)
     return f"""# {name}
 
 {source} to {target}, {KINDS[settings.model.kind]}, {weights / 1e6:.1f} million parameters, {size:.1f} MB (int8, one
-scale per row). Task: short everyday sentences; not meant for long or technical text.
+scale per row).
 
-**Data.** {len(parts[0]):,} sentence pairs from [tatoeba.org](https://tatoeba.org) by way of
-[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); attribution: tatoeba.org, manythings.org/anki
-and their contributors. Split by English sentence: no English sentence stands on two sides of the split.
+**What it cannot do.** {NOT_MEANT}
+
+**Data.** {len(parts[0]):,} pairs in an epoch: {data_of(settings)}. Split by English sentence: no English
+sentence of the Tatoeba pairs stands on two sides of the split.
 
 **Training.** {commands}, {minutes:.0f} minutes
 wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()}, torch {torch.__version__})
@@ -203,6 +232,11 @@ that did other work at the same time.
 
 BLEU {measured["test"]["bleu_signature"]}; chrF {measured["test"]["chrf_signature"]}. The development part chose the
 weights; the test part was measured once.
+
+**Everyday sentences** that are right word by word (`python benchmarks/everyday.py {name}`; the list was written before
+the training):
+
+{everyday.table(found)}
 
 **Alignment** is read from `{bundle.alignment["site"]}`, heads {bundle.alignment["heads"]}, chosen on development data
 (alignment error rate {bundle.alignment["aer"]:.3f} against IBM Model 1). One head was guided during training

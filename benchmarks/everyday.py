@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sacrebleu
 
@@ -93,6 +93,33 @@ def judge(sentence: Sentence, output: str) -> tuple[bool, float]:
     return False, max(sacrebleu.sentence_chrf(found, [text]).score for text in near)
 
 
+class Judged(NamedTuple):
+    """A translation of one line of the list."""
+
+    sentence: Sentence
+    output: str
+    right: bool
+    chrf: float
+
+
+def measure(model: Any, beam: int = 4) -> list[Judged]:
+    """The list in a model's direction, translated and judged."""
+    direction = "-".join(model.bundle.languages)
+    sentences = [sentence for sentence in read() if sentence.direction == direction]
+    outputs = [one.text for one in model([sentence.source for sentence in sentences], beam=beam)]
+    return [Judged(one, output, *judge(one, output)) for one, output in zip(sentences, outputs, strict=True)]
+
+
+def table(found: list[Judged]) -> str:
+    """What is right, by kind, as Markdown."""
+    lines = ["| kind | right | of | chrF |", "|---|---|---|---|"]
+    for kind in [*dict.fromkeys(one.sentence.kind for one in found), "all"]:
+        of = [one for one in found if kind in (one.sentence.kind, "all")]
+        chrf = sum(one.chrf for one in of) / len(of)
+        lines.append(f"| {kind} | {sum(one.right for one in of)} | {len(of)} | {chrf:.1f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print one table per model."""
     import regard
@@ -104,18 +131,13 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.models:
         model = regard.load(name)
-        direction = "-".join(model.bundle.languages)
-        sentences = [sentence for sentence in read() if sentence.direction == direction]
-        outputs = [one.text for one in model([sentence.source for sentence in sentences], beam=given.beam)]
-        found = [judge(*both) for both in zip(sentences, outputs, strict=True)]
-        print(f"\n{name}, {direction}, beam {given.beam}\n\n| kind | right | of | chrF |\n|---|---|---|---|")
-        for kind in [*dict.fromkeys(sentence.kind for sentence in sentences), "all"]:
-            of = [result for s, result in zip(sentences, found, strict=True) if kind in (s.kind, "all")]
-            print(f"| {kind} | {sum(r for r, _ in of)} | {len(of)} | {sum(c for _, c in of) / len(of):.1f} |")
-        if given.wrong:
-            for sentence, output, (right, _) in zip(sentences, outputs, found, strict=True):
-                if not right:
-                    print(f"{sentence.kind}: {sentence.source}\n    {output}\n    [{sentence.references[0]}]")
+        found = measure(model, given.beam)
+        print(f"\n{name}, {'-'.join(model.bundle.languages)}, beam {given.beam}\n\n{table(found)}")
+        for one in found if given.wrong else ():
+            if not one.right:
+                print(
+                    f"{one.sentence.kind}: {one.sentence.source}\n    {one.output}\n    [{one.sentence.references[0]}]"
+                )
 
 
 if __name__ == "__main__":
