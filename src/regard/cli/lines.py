@@ -7,6 +7,7 @@ others are worked on. Standard output carries nothing but results.
 import codecs
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from regard.errors import ConfigError, RegardError, not_utf8
 
 FAILED = 1
 CHUNK = 64  # inputs worked on at a time
+OF_A_FILE = 1024  # the same, where standard input is a file: more lines make fuller batches of like lengths
 
 # inputs and the index of the first → a result for each, or the error in its place
 Work = Callable[[list[str], int], Sequence[Any]]
@@ -37,6 +39,7 @@ def complain(sentence: str) -> None:
 
 def run_lines(
     arguments: list[str] | None, work: Work, show: Show, *, output: Path | None = None, chunk: int = CHUNK,
+    of_a_file: int | None = None,
 ) -> None:  # fmt: skip
     """Work on the arguments, or on the lines of standard input, and print one line for each.
 
@@ -46,6 +49,7 @@ def run_lines(
         show: gives a result's line.
         output: a file for the lines; standard output if None.
         chunk: inputs at a time; one where a person types them.
+        of_a_file: inputs at a time where standard input is a file; `chunk` by default.
 
     Raises:
         typer.Exit: with code 1 where an input was refused.
@@ -56,7 +60,7 @@ def run_lines(
     reading = not arguments or arguments == ["-"]
     if reading and sys.stdin is None:
         raise ConfigError("standard input is closed: give the inputs as arguments")
-    size = 1 if reading and sys.stdin.isatty() else chunk
+    size = 1 if reading and sys.stdin.isatty() else of_a_file or chunk if reading and _is_file(sys.stdin) else chunk
     refused = False
     total = None if reading else len(arguments or ())
     with writing(output) as write, lines_bar(total, chunk, quiet=output is None) as advance:
@@ -75,6 +79,14 @@ def run_lines(
             advance(len(some))
     if refused:
         raise typer.Exit(FAILED)
+
+
+def _is_file(stream: Any) -> bool:
+    """Whether a stream reads a file that is there as a whole."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def inputs(arguments: list[str] | None) -> Iterator[str | RegardError]:

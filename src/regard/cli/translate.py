@@ -2,13 +2,24 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from math import inf, log
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import FAILED, are_many, check_output, check_targets, complain, run_lines, targets_of, writing
+from regard.cli.lines import (
+    FAILED,
+    OF_A_FILE,
+    are_many,
+    check_output,
+    check_targets,
+    complain,
+    run_lines,
+    targets_of,
+    writing,
+)
 from regard.cli.options import (
     BatchTokens,
     Beam,
@@ -151,7 +162,12 @@ def translate(
             return " ".join(f"{j}-{i}" for i, j in generation.alignment.pairs)
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
-    run_lines(texts, lambda some, first: translator.each(some, first_index=first, **settings), show, output=output)
+    work = partial(_each, translator, settings)
+    run_lines(texts, work, show, output=output, of_a_file=OF_A_FILE)
+
+
+def _each(translator: Any, settings: dict[str, Any], some: list[str], first: int) -> Any:
+    return translator.each(some, first_index=first, **settings)
 
 
 def translate_subtitles(path: Path, output: Path | None, translator: Any, settings: dict[str, Any]) -> None:
