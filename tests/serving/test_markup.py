@@ -28,10 +28,11 @@ def test_texts_between_tags_are_replaced(html: str, texts: list[str], wanted: st
     ("html", "texts", "wanted"),
     [
         ("<p>le <b>chat</b> noir</p>", ["le <b>chat</b> noir"], "<p>le <b>chat</b> noir!</p>"),
-        ("<p>un</p><p><i>caf&eacute;</i> &amp; deux</p>", ["un", "<i>café</i> &amp; deux"],
+        ("<p>un</p><p><i>caf&eacute;</i> &amp; deux</p>", ["un", "<i>café</i> & deux"],
          "<p>un!</p><p><i>café</i> &amp; deux!</p>"),
         ('un <span translate="no">x</span> deux', ["un", "deux"], 'un! <span translate="no">x</span> deux!'),
         ("<script>a<b>c</b></script>", [], "<script>a<b>c</b></script>"),
+        ("a &lt; b &amp;amp; c", ["a &lt; b &amp;amp; c"], "a &lt; b &amp;amp; c!"),
     ],
 )  # fmt: skip
 def test_elements_within_a_line_belong_to_a_text(html: str, texts: list[str], wanted: str) -> None:

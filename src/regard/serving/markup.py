@@ -115,7 +115,7 @@ def _within(piece: str, text: str) -> str:
 
 def _without_entities(piece: str) -> str:
     """HTML whose entities are characters, but for those that would be read as markup."""
-    return re.sub(r"&(?!amp;|lt;|gt;)#?\w+;", lambda found: unescape(found[0]), piece)
+    return re.sub(r"&(?!lt;|gt;|amp;#?\w+;)#?\w+;", lambda found: unescape(found[0]), piece)
 
 
 def _with_entities(text: str) -> str:
