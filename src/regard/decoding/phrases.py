@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from regard.decoding.constraints import StepFunction
+from regard.text.protocol import Span
 
 AHEAD = 8  # most probable tokens of a step behind which one more is looked at
 GOES_ON = 0.5  # probability from which a word is expected to go on
@@ -79,8 +80,7 @@ def _pattern(phrases: Iterable[str], behind: str) -> "re.Pattern[str]":
 
 def has_phrase(text: str, phrase: str) -> bool:
     """Whether a text has a phrase as whole words, whatever its case."""
-    behind = r"(?!\w)" if _is_word(phrase.strip()[-1:]) else ""
-    return bool(_pattern([folded(phrase)], behind).search(folded(text)))
+    return bool(spans_of(text, phrase))
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,24 +311,44 @@ class Glossary:
     def __init__(self, terms: Mapping[str, str]) -> None:
         self._terms: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         for term, translation in terms.items():
-            words = tuple(_words(term))
+            words = tuple(word for word, _ in _words(term))
             if words:
                 self._terms.setdefault(words[0], []).append((words, translation))
         for some in self._terms.values():
             some.sort(key=lambda one: -len(one[0]))
 
-    def of(self, source: str) -> list[str]:
-        """The translations that the terms in a text demand, in its order; where terms overlap, the first and longest
-        counts. A translation is listed once, however often its term occurs."""
+    def terms(self, source: str) -> list[tuple[str, Span]]:
+        """The terms in a text, in its order: the translation of each, and its span in the folded text. Where terms
+        overlap, the first and longest counts."""
         words, at, found = _words(source), 0, []
         while at < len(words):
-            fitting = (one for one in self._terms.get(words[at], ()) if tuple(words[at : at + len(one[0])]) == one[0])
-            term, translation = next(fitting, ((words[at],), ""))
-            at += len(term)
+            behind = [word for word, _ in words[at:]]
+            fitting = (one for one in self._terms.get(behind[0], ()) if tuple(behind[: len(one[0])]) == one[0])
+            term, translation = next(fitting, ((behind[0],), ""))
             if translation:
-                found.append(translation)
-        return list(dict.fromkeys(found))
+                found.append((translation, (words[at][1][0], words[at + len(term) - 1][1][1])))
+            at += len(term)
+        return found
+
+    def of(self, source: str) -> list[str]:
+        """The translations that the terms in a text demand, in its order, each once however often its term occurs."""
+        return list(dict.fromkeys(translation for translation, _ in self.terms(source)))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s]", folded(text))
+def _words(text: str) -> list[tuple[str, Span]]:
+    """The words and signs of a text, folded, and their spans."""
+    return [(found[0], found.span()) for found in re.finditer(r"\w+|[^\w\s]", folded(text))]
+
+
+def words_within(text: str, span: Span) -> list[int]:
+    """Numbers of the words of `text.split()` that have a character in a span of the folded text."""
+    first, end = span
+    return [
+        n for n, found in enumerate(re.finditer(r"\S+", folded(text))) if found.start() < end and found.end() > first
+    ]
+
+
+def spans_of(text: str, phrase: str) -> list[Span]:
+    """Where a text has a phrase as whole words, in the folded text."""
+    behind = r"(?!\w)" if _is_word(phrase.strip()[-1:]) else ""
+    return [found.span() for found in _pattern([folded(phrase)], behind).finditer(folded(text))]

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from regard.decoding.constraints import Constraint, ForcedPrefix
-from regard.decoding.phrases import Forbidden, Glossary, Goal, Phrase, Spelling, folded, has_phrase
+from regard.decoding.phrases import (
+    Forbidden,
+    Glossary,
+    Goal,
+    Phrase,
+    Spelling,
+    folded,
+    has_phrase,
+    spans_of,
+    words_within,
+)
 from regard.errors import ConfigError
+from regard.pipelines.generation import Generation
 from regard.text.normalize import clean
 
 
@@ -77,16 +89,35 @@ class Demands:
         Raises:
             ConfigError: the vocabulary cannot spell a phrase.
         """
-        terms = Glossary(self.glossary)
         forced = [self._phrase("force", one) for one in self.force]
         known: dict[str, Phrase] = {}
         goals: list[Goal | None] = []
         for source in sources:
-            demanded = terms.of(source)
+            demanded = self._terms.of(source)
             known |= {one: self._phrase("glossary", one) for one in demanded if one not in known}
             phrases = (*forced, *(known[one] for one in demanded if known[one] not in forced))
             goals.append(Goal(phrases, self.spelling()) if phrases else None)
         return goals
+
+    def misplaced(self, made: Generation) -> float:
+        """How much of an output stands in the wrong place, as its attention has it: for each term of the glossary, the
+        share of its translation that is aligned elsewhere, and the other words that are aligned with the term."""
+        terms = self._terms.terms(made.read) if self.glossary else []
+        alignment = made.alignment if terms else None
+        if alignment is None or not alignment.site:
+            return 0.0
+        total = 0.0
+        for translation, span in terms:
+            columns = words_within(made.read, span)
+            own = [n for place in spans_of(made.text, translation) for n in words_within(made.text, place)]
+            mass = alignment.matrix[:, columns].sum(1)
+            total += 1 - float(mass[own].mean()) if own else 1.0
+            total += float(mass.sum() - mass[own].sum())
+        return total
+
+    @cached_property
+    def _terms(self) -> Glossary:
+        return Glossary(self.glossary)
 
     def _spell(self, setting: str, *texts: str) -> tuple[list[int], str]:
         """The first of some texts that the vocabulary can spell: its tokens and itself.

@@ -26,6 +26,7 @@ from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
 from regard.text.normalize import clean
 
+MISPLACED = 2.0  # nats of score that a misplaced word of a glossary costs
 GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
@@ -194,7 +195,8 @@ class Translator(Pipeline[str, Generation]):
             prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
             force: phrases that every output has, as whole words in whatever case.
             forbid: phrases that no output has, as whole words in whatever case.
-            glossary: {a term of the source language: what stands for it in the output of a text that has the term}.
+            glossary: {a term of the source language: what stands for it in the output of a text that has the term}. Of
+                the outputs found, those are preferred whose attention puts it in the term's place.
             mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
                 their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
@@ -234,7 +236,6 @@ class Translator(Pipeline[str, Generation]):
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
         listening = has_search_listeners()
         encoder_maps: dict[int, dict[str, AttentionMap]] = {}
-        kept = record or listening
         groups = [
             (how, [members[k] for k in group])
             for how, members in self._divided(config, filled, goals)
@@ -244,9 +245,10 @@ class Translator(Pipeline[str, Generation]):
             for how, group in groups:
                 some = [prepared[i] for i in group]
                 own, aims = [numbers[i] for i in group], [goals[i] for i in group]
+                kept = record or listening or any(aims)  # attention says where a term's translation belongs
                 calls, found = self._search([one.ids for one in some], how, kept, own, demands, aims)
                 for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
-                    results[i] = self._generation(some[row], hypotheses, kept, n_best)
+                    results[i] = self._generation(some[row], hypotheses, kept, n_best, demands)
                     encoder_maps[i] = self._encoder_maps(calls, row, some[row].ids)
         for i in filled if listening else ():
             for returned in (results[i], *results[i].alternatives):
@@ -412,21 +414,29 @@ class Translator(Pipeline[str, Generation]):
     ) -> list[tuple[SearchConfig | SampleConfig, list[int]]]:
         """Those of some texts that are searched alike; one with a goal needs several hypotheses."""
         free, bound = ([i for i in members if bool(goals[i]) is aimed] for aimed in (False, True))
-        wide = replace(config, beam=max(config.beam, GOAL_BEAM)) if isinstance(config, SearchConfig) else config
-        return [(config, [*free, *bound])] if wide == config else [(config, free), (wide, bound)]
+        if isinstance(config, SampleConfig):
+            return [(config, [*free, *bound])]
+        beam = max(config.beam, GOAL_BEAM)
+        return [(config, free), (replace(config, beam=beam, n_best=beam), bound)]
 
     @cached_property
     def spelling(self) -> Spelling:
         """What the tokens add to a text, computed once."""
         return Spelling(self.tokenizer.decode, len(self.tokenizer), self.ends())
 
-    def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
-        """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
+    def _generation(
+        self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int, demands: Demands
+    ) -> Generation:
+        """The best output, and up to `most` - 1 others whose texts differ from it and from each other. Those with terms
+        of a glossary are ranked by their score less what is misplaced."""
         if not found:  # nothing that is allowed has any probability
             return Generation(
                 text="", source=source.text, score=-inf, log_prob=-inf, recorded=recorded, translator=self
             )
-        best, *others = [self._one(source, one, recorded) for one in found]
+        made = [self._one(source, one, recorded) for one in found]
+        if demands.glossary and len(made) > 1:
+            made.sort(key=lambda one: MISPLACED * demands.misplaced(one) - one.score)
+        best, *others = made
         seen = {best.text}
         for one in others:
             if one.text not in seen and len(seen) < most:
