@@ -28,6 +28,7 @@ from regard.text.normalize import clean
 
 MISPLACED = 2.0  # nats of score that a misplaced word of a glossary costs
 GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase
+GOAL_BEST = 4  # outputs at least among which the one is chosen whose terms are in their places
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
@@ -417,7 +418,7 @@ class Translator(Pipeline[str, Generation]):
         if isinstance(config, SampleConfig):
             return [(config, [*free, *bound])]
         beam = max(config.beam, GOAL_BEAM)
-        return [(config, free), (replace(config, beam=beam, n_best=beam), bound)]
+        return [(config, free), (replace(config, beam=beam, n_best=max(config.n_best, GOAL_BEST)), bound)]
 
     @cached_property
     def spelling(self) -> Spelling:
