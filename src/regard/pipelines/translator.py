@@ -340,13 +340,7 @@ class Translator(Pipeline[str, Generation]):
         (made,) = self.many([source], record=False, split=False)
         if not made.ids:
             raise InputError("an empty text has no translation to look into")
-        before = [self.tokenizer.bos, *made.ids[:-1]]
-        arguments = {
-            name: torch.tensor([ids], device=self.device)
-            for name, ids in (("source", made.source_ids), ("target", before))
-        }
-        tokens = self.tokenizer.tokens(before)
-        return ForwardPass(self.model, arguments, tokens, list(made.source_tokens), list(made.ids))
+        return made.forward_pass()
 
     def limit(self, source_tokens: int) -> int:
         """The most tokens of an output; it depends on this source alone."""
