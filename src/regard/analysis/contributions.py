@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from regard.text.tokenizer import word_of_each
 Parts = dict[tuple[str, int], Float[Tensor, "S"]]
 
 
+@runtime_checkable
 class Generated(Protocol):
     """An output of what `load` returns: a translation, a completion, a caption."""
 
@@ -66,7 +67,8 @@ class Contributions:
     def by_word(self) -> list[tuple[str, float]]:
         """What each word of the source gave, in its order: the sum over its tokens, sites and heads.
 
-        Tokens that belong to no word (EOS) are left out. For a decoder alone, words are those of the text so far.
+        Tokens that belong to no word (EOS, lone spaces) are left out. The words of a decoder alone are those of
+        the text so far.
 
         Raises:
             ConfigError: a source that has no words: a picture or a sound.

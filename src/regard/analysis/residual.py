@@ -107,12 +107,47 @@ def record(given: ForwardPass) -> tuple[dict[str, Stream], Tensor]:
     return streams, logits
 
 
+def terms(stream: Stream, place: int, until: str | None = None) -> dict[str, Float[Tensor, "d"]]:
+    """What a position's vector is the sum of: {what wrote it: term}, each head of an attention by itself.
+
+    Args:
+        stream: the stream.
+        place: the position.
+        until: path of the part that takes the vector, through its norm where it has one; the stream's end by default.
+    """
+    found = {name: term[place] for name, term in stream.start.items()}
+    for step in stream.steps:
+        taking = isinstance(step, Write) and step.name == until
+        norm = step if isinstance(step, FrozenNorm) else step.norm if taking else None
+        if norm is not None:
+            found = {name: norm.push(term, place) for name, term in found.items()}
+            if norm.bias is not None:
+                found[f"{norm.name}.bias"] = norm.bias
+        if taking:
+            break
+        if isinstance(step, Write):
+            found |= _written(step, place)
+    return found
+
+
+def _written(write: Write, place: int) -> dict[str, Tensor]:
+    """What a part wrote at one position; an attention's output by heads, and its bias."""
+    if write.attention is None:
+        return {write.name: write.added[place]}
+    weights, values = head_outputs(write, place)
+    heads = (weights[:, None] @ values).to(write.added.dtype) @ head_weights(write.attention, len(weights))
+    found = {f"{write.name}, head {head}": vector[0] for head, vector in enumerate(heads)}
+    bias = write.attention.output.bias
+    return found if bias is None else {**found, f"{write.name}.output.bias": bias}
+
+
 def head_outputs(write: Write, place: int) -> tuple[Float[Tensor, "H S"], Float[Tensor, "H S d_v"]]:
     """The weights of every head of an attention at one query, and the value vectors of its heads."""
     call = write.call
     assert call is not None
     weights = AttentionMap.from_spec(call.query, call.key, call.spec).tile([place], slice(None))[0, :, 0]
-    return weights, share_heads(call.query, call.value)[0].to(weights.dtype)
+    values = share_heads(call.query, call.value)[0].to(weights.dtype)
+    return weights, values.expand(len(weights), -1, -1)
 
 
 def head_weights(attention: MultiHead, heads: int) -> Float[Tensor, "H d_v d"]:

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regard.figures.heatmap import COLOURS, fonts, heatmap, name_axes, save_figure, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SIGNED = "RdBu"  # red below 0, blue above
 
@@ -54,16 +58,17 @@ def save_table(
 
 def save_parts(
     parts: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], rest: Mapping[str, float],
-    path: str | Path, title: str = "",
+    path: str | Path, title: str = "", label: str = "part of the logit",
 ) -> None:  # fmt: skip
     """Write signed parts of a sum: those between rows and columns by colour, the rest as bars on the right.
 
     Args:
         parts: one row per name in `rows`, one column per name in `columns`.
         rows, columns: names.
-        rest: further parts.
+        rest: further parts; there may be none.
         path: the file; its ending (.png, .svg, .pdf) gives the format.
         title: above the picture.
+        label: what the numbers are.
 
     Raises:
         DataError: the ending is none that can be drawn, or the folder does not exist.
@@ -71,27 +76,33 @@ def save_parts(
     from matplotlib.figure import Figure
 
     wide, lines = max(1, len(columns)), max(len(rows), len(rest), 3)
-    figure = Figure(figsize=(0.6 * wide + 6.4, 0.3 * lines + 1.7), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[0.6 * wide + 2.2, 4.2])
+    figure = Figure(figsize=(0.6 * wide + 2.2 + 4.2 * bool(rest), 0.3 * lines + 1.7), layout="constrained")
+    grid = figure.add_gridspec(1, 1 + bool(rest), width_ratios=[0.6 * wide + 2.2, 4.2][: 1 + bool(rest)])
+    left = figure.add_subplot(grid[0])
     if rows and columns:
         most = max(1e-9, *(abs(value) for row in parts for value in row))
         image = left.imshow(parts, cmap=SIGNED, vmin=-most, vmax=most, aspect="auto")
         name_axes(left, rows, columns)
         bar = figure.colorbar(image, ax=left, fraction=0.04, pad=0.02)
-        bar.set_label("part of the logit", fontsize=8)
+        bar.set_label(label, fontsize=8)
         bar.ax.tick_params(labelsize=7)
     else:
         left.axis("off")
-    names = list(rest)
-    right.barh(range(len(names)), [rest[name] for name in names], color=[_ink(rest[name]) for name in names])
-    right.set_yticks(range(len(names)), [visible(name) for name in names], fontsize=8)
-    right.invert_yaxis()
-    right.axvline(0, color="#333", linewidth=0.8)
-    right.tick_params(labelsize=8)
-    right.spines[["top", "right", "left"]].set_visible(False)
-    right.set_xlabel("part of the logit", fontsize=8)
+    if rest:
+        _draw_bars(figure.add_subplot(grid[1]), rest, label)
     figure.suptitle(visible(title), fontsize=9, color="#555", fontfamily=fonts())
     save_figure(figure, path)
+
+
+def _draw_bars(axes: "Axes", numbers: Mapping[str, float], label: str) -> None:
+    names = list(numbers)
+    axes.barh(range(len(names)), [numbers[name] for name in names], color=[_ink(numbers[name]) for name in names])
+    axes.set_yticks(range(len(names)), [visible(name) for name in names], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0, color="#333", linewidth=0.8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel(label, fontsize=8)
 
 
 def _ink(value: float) -> str:

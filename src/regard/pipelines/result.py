@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from regard.analysis.base import ForwardPass
-from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.map import AttentionMap, know_origin
 from regard.errors import ConfigError
 
 
@@ -32,6 +32,10 @@ class Result:
     log_prob: float = 0.0
     alternatives: "list[Any]" = field(default_factory=list, repr=False)
     attention: Mapping[str, AttentionMap] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.attention):
+            know_origin(self.attention, self.forward_pass)
 
     def as_json(self) -> dict[str, Any]:
         """Everything that `--json` prints: the keys of all results, then those of the task."""
