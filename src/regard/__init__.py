@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from regard import distributed as distributed
     from regard import nn as nn
+    from regard.analysis.contributions import contributions as contributions
+    from regard.analysis.lens import logit_lens as logit_lens
+    from regard.analysis.why import why as why
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
     from regard.attention.approximate.low_rank import LowRank as LowRank
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
     from regard.pipelines.load import load as load
 
 _HOMES = {
+    "analysis.contributions": ("contributions",),
+    "analysis.lens": ("logit_lens",),
+    "analysis.why": ("why",),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),

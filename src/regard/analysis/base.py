@@ -19,7 +19,9 @@ class ForwardPass:
         arguments: of its forward, by their names; tensors have one row for each input.
         tokens: of the positions of the logits: what the module is given there (for a decoder BOS first).
         source_tokens: of the memory, where there is an encoder.
-        predicted: ids of the tokens that were predicted at these positions, where an output was found first.
+        predicted: ids of the tokens that were predicted at the last positions, where an output was found first.
+        text: that the source tokens were cut from; of a decoder alone, the text of its tokens.
+        spans: where these tokens stand in it; tokens beyond them belong to none of its words.
     """
 
     module: nn.Module
@@ -27,6 +29,8 @@ class ForwardPass:
     tokens: list[str] = field(default_factory=list)
     source_tokens: list[str] = field(default_factory=list)
     predicted: list[int] = field(default_factory=list)
+    text: str = ""
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
     def __call__(self) -> Any:
         """The module's output."""
@@ -70,7 +74,8 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
     Raises:
         ConfigError: a text for a bare module; a pipeline without a forward pass of its inputs.
     """
-    module = getattr(model, "model", model)
+    # a module may have a part of the name `model`: a transformers' Llama without its head
+    module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     if isinstance(inputs, Mapping):
         device = next((part.device for part in module.parameters()), torch.device("cpu"))
         moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}

@@ -70,7 +70,7 @@ def heatmap(
         axes.axis("off")
         return figure
     image = axes.imshow(weights, cmap=COLOURS, vmin=0, vmax=1, aspect="equal")
-    _name_axes(axes, rows, columns)
+    name_axes(axes, rows, columns)
     _name_sides(axes, *sides)
     if len(rows) * len(columns) <= NUMBERS_UP_TO:
         for i, row in enumerate(weights):
@@ -117,7 +117,7 @@ def draw_panels(
             # a large map's weights are small: its colours run to its own maximum, and rise early
             colours = PowerNorm(0.4, 0, max(1e-9, float(shown[number].max()))) if large else Normalize(0, 1)
             axes.imshow(shown[number].tolist(), cmap=COLOURS, norm=colours, aspect="auto", interpolation="nearest")
-            _name_axes(axes, rows, columns)
+            name_axes(axes, rows, columns)
             axes.set_title(f"head {number}", fontsize=9, color="#555")
             axes.tick_params(labelsize=7)
         what = (
@@ -190,7 +190,7 @@ def save_trace(trace: "Trace", path: str | Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[0.62 * columns + 1.6, 4.8])
     weights = [step.weights or [0.0] * columns for step in steps]
     left.imshow(weights, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
-    _name_axes(left, [f"{step.number}. {step.token}" for step in steps], trace.source_tokens)
+    name_axes(left, [f"{step.number}. {step.token}" for step in steps], trace.source_tokens)
     _name_sides(left, *SIDES)
     for i, step in enumerate(steps):
         for j, (e, a) in enumerate(zip(step.scores, step.weights, strict=True)):
@@ -246,7 +246,8 @@ def _draw_predictions(axes: "Axes", steps: "Sequence[TraceStep]") -> None:
     axes.set_title("candidates: logit and probability", fontsize=9, color="#555", loc="left")
 
 
-def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
+def name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Name rows and columns, the columns above the picture."""
     shown = [visible(name) for name in columns]
     steep = len(columns) > 14 or max(map(_width, shown)) > 9
     axes.set_xticks(

@@ -129,5 +129,10 @@ class Transformer(Embeds, Seq2Seq[DecoderState]):
         (call,) = calls_by_site(self, calls)[site]
         return AttentionMap.from_spec(call.query[:, :1], call.key[:, :1], call.spec).full(force=True)[:, 0]
 
+    @property
+    def output_scale(self) -> float:
+        """What the decoder's states are multiplied by before the output layer."""
+        return self.config.width**-0.5 if self.config.scaled_output else 1.0
+
     def _scaled(self, hidden: Tensor) -> Tensor:
-        return hidden * self.config.width**-0.5 if self.config.scaled_output else hidden
+        return hidden * self.output_scale if self.config.scaled_output else hidden

@@ -30,10 +30,20 @@ class Completion(Result):
         source: the beginning.
         score, log_prob: the sum of the tokens' log-probabilities under the model itself, in nats.
         source_tokens: the beginning's tokens.
+        source_ids: their ids.
+        completer: the pipeline it came from.
         attention: {site: map `[heads, T, P + T - 1]`}: row t is the query that predicts the t-th added token.
     """
 
     source_tokens: list[str] = field(default_factory=list, repr=False)
+    source_ids: list[int] = field(default_factory=list, repr=False)
+    completer: "Completer" = field(repr=False)
+
+    def forward_pass(self) -> ForwardPass:
+        """The pass over beginning and continuation: logits `[1, P + T - 1, V]` of the token after each."""
+        if not self.ids:
+            raise ConfigError("an empty completion has no forward pass to look into")
+        return self.completer.pass_over([*self.source_ids, *self.ids[:-1]], self.ids)
 
 
 class Completer(Pipeline[str, Completion]):
@@ -137,8 +147,17 @@ class Completer(Pipeline[str, Completion]):
         Raises:
             InputError: it is empty and no token begins a text; or it is too long.
         """
-        ids = self.encode(source)
-        return ForwardPass(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
+        return self.pass_over(self.encode(source))
+
+    def pass_over(self, ids: list[int], predicted: Sequence[int] = ()) -> ForwardPass:
+        """The pass over token ids, the last of which were followed by those that were `predicted`."""
+        tokenizer = self.tokenizer
+        arguments = {"tokens": torch.tensor([ids], device=self.device)}
+        spans = list(tokenizer.target_spans(ids))
+        return ForwardPass(
+            self.model, arguments, tokenizer.tokens(ids), predicted=list(predicted), text=tokenizer.decode(ids),
+            spans=spans,
+        )  # fmt: skip
 
     def encode(self, source: str) -> list[int]:
         """The beginning's ids, BOS first where the model's texts begin with it.
@@ -208,7 +227,10 @@ class Completer(Pipeline[str, Completion]):
 
     def _completion(self, source: Encoded, found: list[Hypothesis], padding: int, stop: Sequence[str]) -> Completion:
         if not found:
-            return Completion(text="", source=source.text, source_tokens=self.tokenizer.tokens(source.ids))
+            return Completion(
+                text="", source=source.text, source_tokens=self.tokenizer.tokens(source.ids), source_ids=source.ids,
+                completer=self,
+            )  # fmt: skip
         best, *others = [self._one(source, one, padding, stop) for one in found]
         best.alternatives.extend(others)
         return best
@@ -218,7 +240,8 @@ class Completer(Pipeline[str, Completion]):
         return Completion(
             text=_cut(self._added(source.ids, found.tokens), stop), source=source.text, tokens=tokens,
             ids=found.tokens, score=found.score, log_prob=found.log_prob,
-            source_tokens=self.tokenizer.tokens(source.ids), attention=self._maps(found, source.ids, tokens, padding),
+            source_tokens=self.tokenizer.tokens(source.ids), source_ids=source.ids, completer=self,
+            attention=self._maps(found, source.ids, tokens, padding),
         )  # fmt: skip
 
     def _maps(self, found: Hypothesis, ids: list[int], tokens: list[str], padding: int) -> dict[str, AttentionMap]:

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
@@ -160,6 +161,24 @@ class Description(Result):
                 start=self.media.start,
             )  # fmt: skip
 
+    def forward_pass(self) -> ForwardPass:
+        """The pass over the file and its text: logits `[1, T, V]`, one position for each of its tokens."""
+        if self.pieces or not self.ids or not self.media.features.numel():
+            raise ConfigError(
+                f"{self.source} has no single forward pass to look into: its text is empty, was read in pieces, or was "
+                "not kept with what it was read from"
+            )
+        tokenizer = self.pipeline.tokenizer
+        before = [tokenizer.bos, *self.ids[:-1]]
+        features, allowed = stacked([self.media.features])
+        arguments = {"source": features, "target": torch.tensor([before]), "source_allowed": allowed}
+        device = self.pipeline.device
+        return ForwardPass(
+            self.pipeline.model,
+            {name: one.to(device) for name, one in arguments.items() if one is not None},
+            tokenizer.tokens(before), [str(i) for i in range(len(self.positions))], list(self.ids),
+        )  # fmt: skip
+
     def details(self) -> dict[str, Any]:
         """The cell or time of each word's greatest weight; the segments of a long recording."""
         if self.pieces:
@@ -197,6 +216,16 @@ class Describer(Pipeline[Any, Description]):
     def hears(self) -> bool:
         """Whether inputs are sounds."""
         return self.task == "transcribe"
+
+    def forward_pass(self, source: Any) -> ForwardPass:
+        """The pass over a file and its own text: logits `[1, T, V]`, one position for each of the text's tokens.
+
+        Raises:
+            InputError: it cannot be read.
+            ConfigError: its text is empty, or it is read in pieces.
+        """
+        (made,) = self.many([source])
+        return made.forward_pass()
 
     def describe(
         self, sources: Sequence[MediaInput], *, beam: int | None = None, length_penalty: float | None = None,

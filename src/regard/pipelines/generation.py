@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from regard.analysis.base import ForwardPass
 from regard.decoding.forced import Forced
 from regard.errors import ConfigError
 from regard.pipelines.result import Result, name_heads, reading_site
@@ -169,6 +170,20 @@ class Generation(Result):
             entropy = sum(found.entropies[place] for place in own) / max(1, len(own))
             made.append(Word(self.text[first:end], log_prob, entropy, (first, end)))
         return made
+
+    def forward_pass(self) -> ForwardPass:
+        """The pass over source and translation: logits `[1, T, V]`, one position for each of its tokens."""
+        tokenizer, device = self.translator.tokenizer, self.translator.device
+        if not self.ids:
+            raise ConfigError("an empty translation has no forward pass to look into")
+        before = [tokenizer.bos, *self.ids[:-1]]
+        arguments = {
+            name: torch.tensor([ids], device=device) for name, ids in (("source", self.source_ids), ("target", before))
+        }
+        return ForwardPass(
+            self.translator.model, arguments, tokenizer.tokens(before), list(self.source_tokens), list(self.ids),
+            self.read, list(tokenizer.source_spans(self.read)),
+        )  # fmt: skip
 
     @cached_property
     def trace(self) -> Any:

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from regard.attention.maps.map import AttentionMap
+from regard.analysis.base import ForwardPass
+from regard.attention.maps.map import AttentionMap, know_origin
+from regard.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,6 +33,10 @@ class Result:
     alternatives: "list[Any]" = field(default_factory=list, repr=False)
     attention: Mapping[str, AttentionMap] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if len(self.attention):
+            know_origin(self.attention, self.forward_pass)
+
     def as_json(self) -> dict[str, Any]:
         """Everything that `--json` prints: the keys of all results, then those of the task."""
         return {
@@ -46,6 +52,14 @@ class Result:
     def details(self) -> dict[str, Any]:
         """The keys that only this task's results have."""
         return {}
+
+    def forward_pass(self) -> ForwardPass:
+        """The pass over the input and this output: the tokens were taken from the logits of its last positions.
+
+        Raises:
+            ConfigError: there is none: the output is empty, or made of several.
+        """
+        raise ConfigError(f"a {type(self).__name__} has no single forward pass to look into")
 
     @staticmethod
     def as_alternative(one: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sentencex import segment
 
+from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError
 from regard.pipelines.generation import Alignment, Generation, Word
@@ -79,6 +80,14 @@ class Joined(Generation):
     def searched(self) -> list[Generation]:
         """The translations of the sentences."""
         return self.parts
+
+    def forward_pass(self) -> ForwardPass:
+        """Refused.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise NoMaps._refusal()
 
     @cached_property
     def trace(self) -> Any:

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.analysis.base import ForwardPass
-from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.map import AttentionMap, know_origin
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
@@ -252,6 +252,7 @@ class Translator(Pipeline[str, Generation]):
                     results[i] = self._generation(some[row], hypotheses, kept, n_best, demands)
                     encoder_maps[i] = self._encoder_maps(calls, row, some[row].ids)
         for i in filled if listening else ():
+            know_origin(encoder_maps[i], results[i].forward_pass)
             for returned in (results[i], *results[i].alternatives):
                 announce(self.model, {**encoder_maps[i], **returned.attention})
         return [results[i] for i in range(len(prepared))]
@@ -343,13 +344,7 @@ class Translator(Pipeline[str, Generation]):
         (made,) = self.many([source], record=False, split=False)
         if not made.ids:
             raise InputError("an empty text has no translation to look into")
-        before = [self.tokenizer.bos, *made.ids[:-1]]
-        arguments = {
-            name: torch.tensor([ids], device=self.device)
-            for name, ids in (("source", made.source_ids), ("target", before))
-        }
-        tokens = self.tokenizer.tokens(before)
-        return ForwardPass(self.model, arguments, tokens, list(made.source_tokens), list(made.ids))
+        return made.forward_pass()
 
     def limit(self, source_tokens: int) -> int:
         """The most tokens of an output; it depends on this source alone."""

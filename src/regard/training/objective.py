@@ -34,7 +34,7 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ForwardPass:
+class TrainingPass:
     """One forward pass of a model over a batch.
 
     Attributes:
@@ -75,25 +75,25 @@ class ForwardPass:
         return found
 
 
-def token_loss(one: ForwardPass) -> Tensor:
+def token_loss(one: TrainingPass) -> Tensor:
     """Cross-entropy with label smoothing."""
     return one.token_losses[0]
 
 
-def guided_alignment(one: ForwardPass) -> Tensor:
+def guided_alignment(one: TrainingPass) -> Tensor:
     """-Σ a_ts log α_ts, the cross-entropy between word links a and attention weights α (Garg et al. 2019)."""
     links = one.batch.links
     assert links is not None  # the term applies only where there are links
     return -(links * one.weights.clamp(min=1e-6).log()).sum()
 
 
-def coverage_loss(one: ForwardPass) -> Tensor:
+def coverage_loss(one: TrainingPass) -> Tensor:
     """Σ_i (1 - Σ_t α_ti)² over the memory's real positions i (Xu et al. 2015, equation 14)."""
     received = one.weights.masked_fill(~one.real[..., None], 0.0).sum(1)
     return (1 - received).masked_fill(~one.memory.allowed, 0.0).square().sum()
 
 
-def reinforce(one: ForwardPass) -> Tensor:
+def reinforce(one: TrainingPass) -> Tensor:
     """The surrogate loss of `regard.training.reinforce` and its entropy bonus; updates the model's baseline."""
     assert one.draws is not None  # the term applies only where positions are sampled
     with torch.no_grad():
@@ -104,7 +104,7 @@ def reinforce(one: ForwardPass) -> Tensor:
     return -gained - one.config.entropy * entropy
 
 
-def r_drop(one: ForwardPass) -> Tensor:
+def r_drop(one: TrainingPass) -> Tensor:
     """½ (KL(p ‖ q) + KL(q ‖ p)) of the two distributions p and q that two draws of dropout give a token (Wu et al.
     2021, equation 2)."""
     (first, second), real = one.hidden.chunk(2), one.real.chunk(2)[0]
@@ -113,7 +113,7 @@ def r_drop(one: ForwardPass) -> Tensor:
     return symmetric_kl(first.flatten(0, 1), second.flatten(0, 1), weight, bias, dtype, real.flatten())
 
 
-def ctc(one: ForwardPass) -> Tensor:
+def ctc(one: TrainingPass) -> Tensor:
     """-Σ log p(y | memory) under CTC (Graves et al. 2006), the target without EOS; PAD is the blank.
 
     With `ctc_halfway` = w: (1 - w) of it, and w of the same loss computed from the states after half of the encoder's
@@ -132,7 +132,7 @@ def ctc(one: ForwardPass) -> Tensor:
     return (1 - share) * _ctc(one, memory.states) + share * _ctc(one, memory.halfway)
 
 
-def _ctc(one: ForwardPass, states: Tensor) -> Tensor:
+def _ctc(one: TrainingPass, states: Tensor) -> Tensor:
     log_p = one.model.ctc_head(states.float()).log_softmax(-1).transpose(0, 1)
     lengths = one.memory.allowed.sum(1), one.real.sum(1) - 1
     loss: Tensor = nn.functional.ctc_loss(
@@ -145,8 +145,8 @@ class Term(NamedTuple):
     """One term of the loss: its weight, whether it applies to a pass, and its value, summed over target tokens."""
 
     weight: Callable[[TrainingConfig], float]
-    applies: Callable[[ForwardPass], bool]
-    value: Callable[[ForwardPass], Tensor]
+    applies: Callable[[TrainingPass], bool]
+    value: Callable[[TrainingPass], Tensor]
 
 
 TERMS = (
@@ -203,7 +203,7 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
     ):
         hidden, memory = batch.hidden(model)
     losses = _token_losses(model, batch, config, pad, half, hidden)
-    one = ForwardPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses, twice)
+    one = TrainingPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses, twice)
     terms = [term.weight(config) * term.value(one) for term in TERMS if term.applies(one)]
     tokens = one.real.sum() // passes
     loss, nll = sum(terms[1:], terms[0]) / passes, one.token_losses[1] / passes

@@ -4,8 +4,8 @@ A map keeps queries, keys, the spec and one number per row (or weights that were
 row, tile or statistic by computing blocks. It is exact: the same numbers as the reference kernel.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import product
 from math import ceil, prod
@@ -76,6 +76,21 @@ def _check_values_are_known(like: Tensor) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a map comes from, for what needs more of the model than queries and keys (`regard.why`).
+
+    Attributes:
+        site: of which attention it is.
+        run: gives the forward pass in which that attention can be computed again; the map's rows are the last of it.
+        heads: index of the head of each of the map's batch axes.
+    """
+
+    site: str
+    run: Callable[[], Any]
+    heads: Tensor
+
+
 class AttentionMap:
     """Weights α `[*batch, T, S]` after the normaliser and before dropout, float32 (float64 for float64 inputs).
 
@@ -86,6 +101,7 @@ class AttentionMap:
     Attributes:
         shape: `(*batch, T, S)`.
         query_tokens, key_tokens: names of the rows and columns, where known.
+        origin: the model's site and input, where known: of the maps of a result; what is selected of one keeps it.
     """
 
     def __init__(
@@ -95,6 +111,7 @@ class AttentionMap:
         self.source = source
         self.query_tokens = query_tokens
         self.key_tokens = key_tokens
+        self.origin: Origin | None = None
         # with and without torch.is_grad_enabled()
         self._found: dict[bool, Summary] = {}
         self._pools: dict[tuple[bool, Pool], Tensor] = {}
@@ -274,9 +291,12 @@ class AttentionMap:
         """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
         shape = torch.empty(self.shape[:-2], device="meta")[index].shape
         source = self.source.select(index)
-        return AttentionMap(
+        found = AttentionMap(
             (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
         )
+        if self.origin is not None:
+            found.origin = replace(self.origin, heads=self.origin.heads[index])
+        return found
 
     def through(self, matrix: Tensor) -> "AttentionMap":
         """The map times a matrix `[..., S, N]`: where its keys are mixtures of N others, what reaches those."""
@@ -475,6 +495,12 @@ class AttentionMap:
         if isinstance(first, Tensor):
             return torch.stack(list(parts)).unflatten(0, outer)
         return replace(first, **{f.name: self._join([getattr(part, f.name) for part in parts]) for f in fields(first)})
+
+
+def know_origin(maps: Mapping[str, AttentionMap], run: Callable[[], Any]) -> None:
+    """Tell maps `[heads, T, S]` by site the forward pass in which they can be computed again."""
+    for site, one in maps.items():
+        one.origin = Origin(site, run, torch.arange(one.shape[-3]))
 
 
 def attention_map(

@@ -1,0 +1,215 @@
+"""Which word made this word: the logit of an output's token as a sum over sites, heads and source positions."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.analysis.base import ForwardPass
+from regard.analysis.residual import FrozenNorm, Stream, Write, head_outputs, head_weights, record
+from regard.attention.maps.map import AttentionMap
+from regard.attention.watch import Call, calls_by_site, watching
+from regard.errors import ConfigError
+from regard.models.recurrent import SITE, Recurrent
+from regard.text.tokenizer import word_of_each
+
+Parts = dict[tuple[str, int], Float[Tensor, "S"]]
+
+
+@runtime_checkable
+class Generated(Protocol):
+    """An output of what `load` returns: a translation, a completion, a caption."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def tokens(self) -> list[str]: ...
+
+    def forward_pass(self) -> ForwardPass:
+        """The pass over the input and this output."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """The logit of one token, taken apart.
+
+    Attributes:
+        token: the token.
+        logit: the model's own.
+        parts: {(site, head): `[S]`}, what each source position gave through that head: α_ij (v_j W_O) · u.
+        rest: {name: number}, what was given by everything that is no attention.
+        keys: {site: tokens of its source positions}, where known.
+        text, spans: the source, and where its tokens stand in it.
+    """
+
+    token: str
+    logit: float
+    parts: Parts
+    rest: dict[str, float]
+    keys: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    text: str = field(default="", repr=False)
+    spans: list[tuple[int, int]] = field(default_factory=list, repr=False)
+
+    @property
+    def total(self) -> float:
+        """The sum of all parts and the rest: the logit, up to rounding."""
+        return float(sum(float(part.sum()) for part in self.parts.values()) + sum(self.rest.values()))
+
+    def sites(self) -> list[str]:
+        """The sites that attend to the source: cross-attention where there is any, else self-attention."""
+        every = list(dict.fromkeys(site for site, _ in self.parts))
+        return [site for site in every if site.endswith("cross")] or every
+
+    def by_word(self) -> list[tuple[str, float]]:
+        """What each word of the source gave, in its order: the sum over its tokens, sites and heads.
+
+        Tokens that belong to no word (EOS, lone spaces) are left out. The words of a decoder alone are those of
+        the text so far.
+
+        Raises:
+            ConfigError: a source that has no words: a picture or a sound.
+        """
+        if not self.spans:
+            raise ConfigError("the source of this output has no words: .parts has its positions")
+        sites, words = self.sites(), self.text.split()
+        found = [0.0] * len(words)
+        given = [part for (site, _), part in self.parts.items() if site in sites]
+        total: list[float] = torch.stack(given).sum(0).tolist() if given else []
+        for word, number in zip(word_of_each(self.spans, self.text), total, strict=False):
+            if word is not None:
+                found[word] += number
+        return list(zip(words, found, strict=True))
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the parts of the sites that attend to the source, by head and position, and beside them the rest.
+
+        Args:
+            path: the file; its ending (.png, .svg, .pdf) gives the format.
+        """
+        from regard.figures.tables import save_parts
+
+        sites = self.sites()
+        shown = {f"{site}, head {head}": part for (site, head), part in self.parts.items() if site in sites}
+        others = dict.fromkeys((site for site, _ in self.parts if site not in sites), 0.0)
+        for (site, _), part in self.parts.items():
+            if site in others:
+                others[site] += float(part.sum())
+        size = len(next(iter(shown.values()))) if shown else 0
+        names = self.keys.get(sites[0], []) if sites else []
+        save_parts(
+            [part.tolist() for part in shown.values()], list(shown), names or [str(i) for i in range(size)],
+            {**others, **self.rest}, path, title=f"logit of {self.token}: {self.logit:.2f}",
+        )  # fmt: skip
+
+
+def contributions(generation: Generated, step: int) -> Contributions:
+    """Direct logit attribution of the token chosen at one step, per attention site, head and source position.
+
+        logit_t = Σ_(site, head) Σ_j α_ij (v_j W_O) · u + rest,   u = Aᵀ W_U[t]
+
+    A is the product of the norms that stand between the site and the logit, each with its σ frozen at its actual value
+    (Elhage et al. 2021, "Handling layer normalization"): for a pre-norm model the final norm alone; for a post-norm
+    model every later one. The rest are embeddings, feed-forwards, bias vectors of attentions' outputs, norms' offsets
+    and the output's bias; a value's own bias is part of v_j. All parts and the rest sum to the logit.
+
+    Direct means: what a part wrote into the residual stream of this position, as the output layer reads it. What later
+    parts made of it is counted as theirs: a feed-forward that answers to a head's output keeps the whole answer in the
+    rest, and what came into the encoder's states before the decoder attended to them is not followed further. A frozen
+    σ says nothing of what would happen without a part, whose absence would change σ; ablation measures that.
+
+    For a recurrent model the logit is W_s s_t + W_c c_t + b with c_t = Σ_j α_tj h_j (Bahdanau et al. 2015, section
+    3.1): each source state's part is β α_tj W_c h_j (β is 1 without a gate); the state and the bias are the rest.
+
+    Args:
+        generation: a translation, a completion or a description of what `load` returns.
+        step: index of the token in `generation.ids`; negative ones count from the end.
+
+    Raises:
+        ConfigError: no such step; an output without a forward pass; a model of another kind.
+    """
+    count = len(generation.ids)
+    if not -count <= step < count:
+        raise ConfigError(f"step {step} is none of the output's {count} tokens: 0 … {count - 1}")
+    given, step = generation.forward_pass(), step % count
+    token = generation.ids[step]
+    with torch.no_grad():
+        take = _of_recurrent if isinstance(given.module, Recurrent) else _of_stack
+        logit, parts, rest = take(given, step, token)
+    across = given.source_tokens
+    keys = {site: across if site.endswith("cross") else given.tokens for site, _ in parts}
+    return Contributions(generation.tokens[step], logit, parts, rest, keys, given.text, given.spans)
+
+
+def _of_stack(given: ForwardPass, step: int, token: int) -> tuple[float, Parts, dict[str, float]]:
+    """Of a Transformer with a decoder."""
+    streams, logits = record(given)
+    if "decoder" not in streams:
+        raise ConfigError(f"{type(given.module).__name__} has no decoder whose logits could be taken apart")
+    module: Any = given.module
+    place = logits.shape[1] - len(given.predicted) + step
+    weight, bias = module.readout()
+    direction = weight[token] * getattr(module, "output_scale", 1.0)
+    parts, rest = follow(streams["decoder"], direction, place)
+    rest["output.bias"] = float(bias[token])
+    return float(logits[0, place, token]), parts, rest
+
+
+def follow(stream: Stream, direction: Float[Tensor, "d"], place: int) -> tuple[Parts, dict[str, float]]:
+    """direction · x at the end of a stream, at one position, by what was written into it: from the last part back."""
+    parts: list[tuple[tuple[str, int], Tensor]] = []
+    rest: dict[str, float] = {}
+    for step in reversed(stream.steps):
+        if isinstance(step, FrozenNorm):
+            if step.bias is not None:
+                rest[f"{step.name}.bias"] = float(direction @ step.bias)
+            direction = step.pull(direction, place)
+        elif step.attention is None:
+            rest[step.name] = float(step.added[place] @ direction)
+        else:
+            found = _by_source(step, direction, place)
+            parts += [((step.name, head), found[head]) for head in reversed(range(len(found)))]
+            if step.attention.output.bias is not None:
+                rest[f"{step.name}.output.bias"] = float(direction @ step.attention.output.bias)
+    rest |= {name: float(term[place] @ direction) for name, term in reversed(stream.start.items())}
+    return dict(reversed(parts)), dict(reversed(rest.items()))
+
+
+def _by_source(write: Write, direction: Tensor, place: int) -> Float[Tensor, "H S"]:
+    """α_ij (v_j W_O) · direction."""
+    assert write.attention is not None
+    weights, values = head_outputs(write, place)
+    into = head_weights(write.attention, len(weights)) @ direction  # [H, d_v]
+    return weights * (values @ into[:, :, None].to(values.dtype))[..., 0]
+
+
+def _of_recurrent(given: ForwardPass, step: int, token: int) -> tuple[float, Parts, dict[str, float]]:
+    module, arguments = given.module, given.arguments
+    assert isinstance(module, Recurrent)
+    calls: list[Call] = []
+    memory = module.encode(arguments["source"], arguments.get("source_allowed"))
+    with watching(calls.append):
+        features = module.hidden(memory, arguments["target"])
+    weight, bias = module.readout()
+    state, context = features[0, step].split([module.config.width, features.shape[-1] - module.config.width])
+    from_state, from_context = weight[token].split([len(state), len(context)])
+    rest = {"state": float(from_state @ state), "output.bias": float(bias[token])}
+    logit = float(module.project(features)[0, step, token])
+    own = calls_by_site(module, calls).get(SITE)
+    if own is None:  # no attention: the context is the summary of the source
+        return logit, {}, {"context": float(from_context @ context), **rest}
+    return logit, {(SITE, 0): _of_context(module, own[step], from_context)}, rest
+
+
+def _of_context(module: Recurrent, call: Call, direction: Tensor) -> Float[Tensor, "S"]:
+    """β α_tj h_j · direction."""
+    cross = module.decoder.cross
+    weights = AttentionMap.from_spec(call.query, call.key, call.spec).full(force=True)[0, 0]
+    values = call.value[0, :, : cross.memory_width].to(weights.dtype)
+    gate: nn.Linear | None = cross.gate
+    if gate is not None:
+        weights = weights * torch.sigmoid(gate(call.query[0, 0, : gate.in_features]))
+    return weights * (values @ direction.to(values.dtype))

@@ -1,0 +1,209 @@
+"""The logit lens: what every layer of a model would predict, had it to answer at once.
+
+The residual stream x_l after l blocks goes through what the model itself computes after its last block (final norm,
+scale, head), without the blocks between. Early layers need not speak the output's language: what the lens shows there
+is a reading by the last layer's own readout, not a prediction that the model makes (Belrose et al. 2023, section 1).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.analysis.base import ForwardPass, as_pass
+from regard.errors import ConfigError
+from regard.models.recurrent import Recurrent
+
+Names = Callable[[Sequence[int]], list[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """The logits of every layer.
+
+    Attributes:
+        logits: `[layers + 1, *positions, V]`, from the embedded tokens to the last block's output; positions are those
+            of the model's own logits, `[B, T]`. `logits[-1]` are these logits.
+        layers: names of the first axis.
+        tokens: of the positions: what the model is given there, where known.
+        names: from token ids to their strings, where there is a tokenizer.
+    """
+
+    logits: Float[Tensor, "layers *positions V"]
+    layers: list[str]
+    tokens: list[str] = field(default_factory=list)
+    names: Names | None = None
+
+    def probabilities(self) -> Float[Tensor, "layers *positions V"]:
+        """softmax(logits), in at least float32."""
+        return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)).softmax(-1)
+
+    def top(self, k: int = 5, row: int = 0) -> list[list[list[tuple[Any, float]]]]:
+        """The k most probable tokens of every layer and position, best first.
+
+        Args:
+            k: how many; all where the vocabulary has fewer.
+            row: which input of the batch.
+
+        Returns:
+            for each layer, for each position k pairs (token, probability); a token is its string where a tokenizer is
+            known, else its id.
+        """
+        if k < 1:
+            raise ConfigError(f"top needs k of at least 1; got {k}")
+        best, ids = self.probabilities()[:, row].topk(min(k, self.logits.shape[-1]), -1)
+        return [
+            [list(zip(self._named(some), shares, strict=True)) for some, shares in zip(*layer, strict=True)]
+            for layer in zip(ids.tolist(), best.tolist(), strict=True)
+        ]
+
+    def plot(self, path: str | Path, row: int = 0) -> None:
+        """Draw a table of layers and positions: each cell has the most probable token, its colour the probability.
+
+        Args:
+            path: the file; its ending (.png, .svg, .pdf) gives the format.
+            row: which input of the batch.
+        """
+        from regard.figures.tables import save_table
+
+        best = [[cell[0] for cell in layer] for layer in self.top(1, row)]
+        tokens = self.tokens or [str(i) for i in range(len(best[0]))]
+        save_table(
+            [[probability for _, probability in layer] for layer in best],
+            [[str(token) for token, _ in layer] for layer in best],
+            self.layers, tokens, path, title="the most probable token after each layer",
+        )  # fmt: skip
+
+    def _named(self, ids: Sequence[int]) -> list[Any]:
+        return list(ids) if self.names is None else self.names(ids)
+
+
+def logit_lens(model: Any, inputs: Any) -> Lens:
+    """softmax(W_U · norm(x_l)) at every layer l and position (nostalgebraist 2020; Belrose et al. 2023, equation 2).
+
+    W_U and norm are whatever the model computes after its last block: a final norm only where it has one (a post-norm
+    model's x_l is taken as it is), a scale, a bias, the layers of a BERT's head. Of an encoder–decoder, layers and
+    positions are the decoder's. A recurrent decoder projects [s_t; c_t]: its two layers are [s_t; 0], before it has
+    attended, and [s_t; c_t].
+
+    Args:
+        model: what `load` returns, or any module with a stack of blocks (an `nn.ModuleList`, each of whose members runs
+            once) and logits: regard's, torch's, transformers'. In evaluation mode.
+        inputs: an input of what `load` returns, whose own output is given to the decoder; or the arguments of the
+            module's forward by their names.
+
+    Raises:
+        ConfigError: a text for a bare module; a module without logits, or without a stack of blocks.
+    """
+    given = as_pass(model, inputs)
+    tokenizer = getattr(model, "tokenizer", None)
+    names = None if tokenizer is None else tokenizer.tokens
+    with torch.no_grad():
+        found = _recurrent(given) if isinstance(given.module, Recurrent) else _stacked(given)
+    return Lens(torch.stack(list(found.values())), list(found), given.tokens, names)
+
+
+def _recurrent(given: ForwardPass) -> dict[str, Tensor]:
+    """The logits of a recurrent decoder's state alone, and those of state and context."""
+    module, arguments = given.module, given.arguments
+    assert isinstance(module, Recurrent)
+    memory = module.encode(arguments["source"], arguments.get("source_allowed"))
+    features = module.hidden(memory, arguments["target"])
+    state = features.clone()
+    state[..., module.config.width :] = 0
+    return {"state": module.project(state), "state and context": module.project(features)}
+
+
+def _stacked(given: ForwardPass) -> dict[str, Tensor]:
+    """The logits of every layer of a stack: the model runs anew, and its blocks only pass on what they gave before."""
+    runs, logits = _recorded(given)
+    stacks = _stacks(given.module, runs)
+    if not stacks:
+        raise ConfigError(
+            f"{type(given.module).__name__} has no stack of blocks to look into: a ModuleList whose members run once "
+            "each, one after the other, on states of one width"
+        )
+    blocks = stacks[-1]
+    first, _ = runs[blocks[0]][0]
+    stream = [first, *(_states(runs[block][0][1]) for block in blocks[:-1])]
+    answers = {block: runs[block][0][1] for stack in stacks for block in stack}
+    found = {}
+    with _answering(answers):
+        for number, states in enumerate(stream):
+            answers[blocks[-1]] = _with_states(answers[blocks[-1]], states)
+            found[f"layer {number}" if number else "embedding"] = given.logits()
+    return {**found, f"layer {len(blocks)}": logits}
+
+
+Runs = dict[nn.Module, list[tuple[Any, Any]]]  # of every module, the states that it was given and its output
+
+
+def _recorded(given: ForwardPass) -> tuple[Runs, Tensor]:
+    """What the members of all lists of modules were given and gave, in the order in which they finished."""
+    runs: Runs = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        states = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
+        runs.setdefault(module, []).append((states, output))
+
+    members = {block for parts in _lists(given.module).values() for block in parts}
+    hooks = [block.register_forward_hook(note, with_kwargs=True) for block in members]
+    try:
+        return runs, given.logits()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _stacks(module: nn.Module, runs: Runs) -> list[list[nn.Module]]:
+    """The lists of blocks that are no part of another one, in the order in which they finished."""
+    order = {block: number for number, block in enumerate(runs)}
+    found: dict[str, list[nn.Module]] = {}
+    for path, blocks in _lists(module).items():
+        within = any(path.startswith(f"{outer}.") for outer in found)
+        if not within and all(len(runs.get(block, [])) == 1 and _is_block(*runs[block][0]) for block in blocks):
+            places = [order[block] for block in blocks]
+            if places == sorted(places):
+                found[path] = blocks
+    return sorted(found.values(), key=lambda blocks: order[blocks[-1]])
+
+
+def _lists(module: nn.Module) -> Mapping[str, list[nn.Module]]:
+    """The members of every list of modules, outer lists before those inside them."""
+    return {path: [*part] for path, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part)}
+
+
+def _is_block(states: Any, output: Any) -> bool:
+    """Whether a module turned states into states."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return isinstance(states, Tensor) and isinstance(first, Tensor) and states.shape == first.shape and states.ndim > 2
+
+
+def _states(output: Any) -> Tensor:
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+def _with_states(output: Any, states: Tensor) -> Any:
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+@contextmanager
+def _answering(answers: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Inside the block, these modules compute nothing: each returns what stands in `answers` at the time."""
+    own = {module: vars(module).get("forward") for module in answers}
+    for module in answers:
+        module.forward = lambda *_, module=module, **__: answers[module]
+    try:
+        yield
+    finally:
+        for module, forward in own.items():
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
