@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from regard import distributed as distributed
     from regard import nn as nn
+    from regard.analysis.ablations import ablations as ablations
+    from regard.analysis.attribution import attribute_patches as attribute_patches
+    from regard.analysis.patching import patch as patch
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
     from regard.attention.approximate.low_rank import LowRank as LowRank
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
     from regard.pipelines.load import load as load
 
 _HOMES = {
+    "analysis.ablations": ("ablations",),
+    "analysis.attribution": ("attribute_patches",),
+    "analysis.patching": ("patch",),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),
