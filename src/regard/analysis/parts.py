@@ -27,7 +27,7 @@ from regard.observation.torch_calls import refuse_mapped
 Metric = Callable[[Any], Any]
 WHAT = ("head", "query", "key", "value", "weights", "state")
 OF_KEYS = ("key", "value")  # parts whose positions are those of the keys
-BUDGET = 512 * 2**20  # bytes that the outputs and the largest attention of one batched forward may take, about
+BUDGET = 256 * 2**20  # bytes that the outputs and the largest attention of one batched forward may take, about
 MOST = 64  # cells of one forward
 
 
@@ -263,7 +263,7 @@ class Sweep:
     """Runs of a module with parts of a recording in them, many at a time; each row of a batch has its own cells.
 
     A batch enters the model as one input and becomes many at the first site that it patches, so that what comes before
-    is computed once: where the model's shapes allow it (the first batch is run both ways, and must agree). Elsewhere
+    is computed once: where the model's shapes allow it (two cells are run both ways, and must agree). Elsewhere
     the input is repeated.
 
     Args:
@@ -289,23 +289,28 @@ class Sweep:
         """The metric with each of these sets of cells patched."""
         values: list[float] = []
         with torch.no_grad():
-            for start in range(0, len(patches), self.batch):
+            if self._expands is None and self.batch > 1 and len(patches) > 2:
+                values += self._try_expanding(patches[:2])
+            for start in range(len(values), len(patches), self.batch):
                 values += self._values(patches[start : start + self.batch])
         return values
 
-    def _values(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
-        expanded = None
-        if self._expands is not False and len(patches) > 1:
-            try:
-                expanded = self._forward(patches, self.run.arguments)
-            except (RuntimeError, ValueError, TypeError, IndexError):  # the model's shapes do not allow it
-                self._expands = False
-        if expanded is not None and self._expands:
-            return expanded
-        values = self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)))
-        if expanded is not None:
+    def _try_expanding(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
+        self._expands = False
+        values = self._values(patches)
+        self._expands = True
+        expanded = self._values(patches)
+        if self._expands:
             self._expands = torch.allclose(torch.tensor(expanded), torch.tensor(values), rtol=1e-3, atol=1e-5)
         return values
+
+    def _values(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
+        if self._expands and len(patches) > 1:
+            try:
+                return self._forward(patches, self.run.arguments)
+            except (RuntimeError, ValueError, TypeError, IndexError):  # the model's shapes do not allow it
+                self._expands = False
+        return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)))
 
     def _forward(self, patches: Sequence[Sequence[Cell]], arguments: dict[str, Any]) -> list[float]:
         at: dict[str, list[tuple[int, Cell]]] = {}

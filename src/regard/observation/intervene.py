@@ -26,8 +26,8 @@ def intervene(model: Any, site: str, change: Change, part: str = "weights") -> A
 
     Works at every site that `observe` records. Gradients flow through the change. An intervened site applies no
     dropout, and computes the whole map where the weights are changed; `nn.MultiheadAttention` returns the changed
-    weights where it is asked for them, transformers' models none. With gradient checkpointing, the backward pass belongs
-    inside the block too: it repeats the forward.
+    weights where it is asked for them, transformers' models none. With gradient checkpointing, the backward pass
+    belongs inside the block too: it repeats the forward.
 
     An observation of the same model records what the site's own score and normaliser gave: the weights before the
     change, whichever of the two blocks is entered first; so does `generation.attention`. Of nested interventions at
