@@ -4,8 +4,8 @@ python benchmarks/findings.py            12 layers of 12 heads at 128 and 512 to
 python benchmarks/findings.py 64 4       64 tokens, 4 layers
 
 The peer is TransformerLens' way, written by hand on the same model of transformers: eager attention, whose weights are
-whole matrices, and one forward for each cell with a hook that puts the clean head in. `benchmarks/findings_peer.py`
-runs TransformerLens itself in an environment of its own. Each way has a process of its own, for its memory.
+whole matrices, and one forward for each cell with a hook that puts the clean head in. Each way has a process of its
+own, for its memory.
 """
 
 import json
@@ -130,8 +130,8 @@ def main() -> None:
             first = first or found
             apart = float((torch.tensor(found["table"]) - torch.tensor(first["table"])).abs().max())
             print(
-                f"| {way} | {found['seconds']:.1f} | {first['seconds'] / found['seconds']:.2f} | {found['peak']:,.0f} MiB "
-                f"| {apart:.1e} |",
+                f"| {way} | {found['seconds']:.1f} | {first['seconds'] / found['seconds']:.2f} "
+                f"| {found['peak']:,.0f} MiB | {apart:.1e} |",
                 flush=True,
             )
 

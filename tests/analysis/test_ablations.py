@@ -73,7 +73,7 @@ def test_resampling_takes_the_outputs_of_another_input() -> None:
     assert float(found.table["resample"][0, 1]) == pytest.approx(0.0, abs=1e-12)  # one gains what the other loses
     again = regard.ablations(Model(), pair, metric, ["resample"])
     assert torch.equal(again.table["resample"], found.table["resample"])
-    changes = found._changes([[cell for cell in []]], "resample")  # nothing is replaced
+    changes = found._changes([[]], "resample")  # nothing is replaced
     torch.testing.assert_close(changes, torch.zeros(2, 1, dtype=torch.float64))
     assert a != b
 

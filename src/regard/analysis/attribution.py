@@ -132,11 +132,11 @@ def _effects(
         """`[rows, groups, T]`, summed over the query heads that share a key head."""
 
         def put(old: Tensor) -> Tensor:
-            new = by_head(old, rows, site).clone()
+            new = by_head(old, rows).clone()
             new[:, :, where] = clean[:, :, where].to(new.dtype)
             return new.reshape(rows if old.shape[0] == 1 else old.shape[0], *old.shape[1:])
 
-        change = by_head((part.changed(put) - own) * gradient, rows, site).double().sum(-1)
+        change = by_head((part.changed(put) - own) * gradient, rows).double().sum(-1)
         return change.reshape(len(change), groups, -1, change.shape[-1]).sum(2)
 
     if not by_position:

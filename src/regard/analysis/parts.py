@@ -105,8 +105,16 @@ class Parts:
         self._blocks = _blocks(self.tracker)
 
     @contextmanager
-    def visiting(self, visit: Visit) -> Iterator[None]:
-        """Call `visit(site, n, part)` for the n-th part at every site; the tensor it returns is what the site gives."""
+    def visiting(self, visit: Visit, rows: int | None = None) -> Iterator[None]:
+        """Call `visit(site, n, part)` for the n-th part at every site; the tensor it returns is what the site gives.
+
+        Args:
+            visit: None leaves the site as it is.
+            rows: of the inputs; an attention over another number of them is refused.
+
+        Raises:
+            ShapeError: the first axis of an attention is not one of the inputs' rows.
+        """
         seen: Counter[str] = Counter()
         attended: set[nn.Module] = set()
 
@@ -119,6 +127,8 @@ class Parts:
 
         def attends(module: nn.Module, call: Call) -> Tensor | None:
             attended.add(self._blocks[module])
+            if rows is not None:
+                _check_rows(self.tracker.names[module], call, rows)
             if self.what == "state":
                 return None
             refuse_mapped()
@@ -219,30 +229,30 @@ def record(run: ForwardPass, parts: Parts) -> Recording:
         found = part.tensor()
         if isinstance(found, AttentionMap):
             if len(found.shape) != 4 or found.shape[0] != rows:
-                weights = by_head(found.full(force=True), rows, site)
+                weights = by_head(found.full(force=True), rows)
                 found = AttentionMap.from_weights(weights)
         else:
-            found = by_head(found.detach(), rows, site).clone()
+            found = by_head(found.detach(), rows).clone()
         kept.setdefault(site, []).append(found)
 
-    with torch.no_grad(), parts.visiting(keep):
+    with torch.no_grad(), parts.visiting(keep, rows):
         output = run()
     if not kept:
         raise RegardError(f"the model ran, and no {parts.what} was seen: regard.observe tells which sites attend")
     return Recording(output, kept, parts.what)
 
 
-def by_head(tensor: Tensor, rows: int, site: str) -> Tensor:
-    """`[rows, heads, n, d]`: what stands between the rows and the positions are heads.
-
-    Raises:
-        ShapeError: the first axis is not one of the inputs' rows.
-    """
-    if tensor.ndim < 3 or (tensor.shape[0] % rows and tensor.shape[0] != 1):
+def _check_rows(site: str, call: Call, rows: int) -> None:
+    sizes = call.query.shape[0], call.key.shape[0]  # what all inputs share has one row
+    if call.query.ndim < 3 or max(sizes) % rows or any(size != 1 and size % rows for size in sizes):
         raise ShapeError(
-            f"{site} attends with shape {list(tensor.shape)} and the inputs have {rows} rows: give inputs whose first "
-            "axis is the batch (batch_first=True)"
+            f"{site} attends with queries {list(call.query.shape)} and the inputs have {rows} rows: give inputs whose "
+            "first axis is the batch (batch_first=True)"
         )
+
+
+def by_head(tensor: Tensor, rows: int) -> Tensor:
+    """`[rows, heads, n, d]`: what stands between the rows and the positions are heads."""
     whole = tensor.expand(rows, *tensor.shape[1:]) if tensor.shape[0] == 1 else tensor
     return whole.reshape(rows, -1, *tensor.shape[-2:])
 

@@ -167,7 +167,11 @@ def table_of(kept: Recording, cells: Sequence[Cell], values: Sequence[float]) ->
 
 
 def tokens_of(kept: Recording, run: ForwardPass) -> dict[str, list[str]]:
-    """The tokens at each site's positions, where a text has as many: first the source's for keys."""
-    both = [run.source_tokens, run.tokens] if kept.what in OF_KEYS else [run.tokens, run.source_tokens]
-    found = {site: [own for own in both if own and len(own) == kept.positions(site)] for site in kept.kept}
-    return {site: own[0] for site, own in found.items() if own}
+    """The tokens at each site's positions of a text: the source's in an encoder and for a memory's keys."""
+    found = {}
+    for site in kept.kept:
+        of_source = site.startswith("encoder") or (kept.what in OF_KEYS and site.endswith("cross"))
+        tokens = run.source_tokens if of_source and run.source_tokens else run.tokens
+        if len(tokens) == kept.positions(site):
+            found[site] = tokens
+    return found
