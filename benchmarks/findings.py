@@ -25,6 +25,7 @@ HEADS, WIDTH, VOCABULARY = 12, 768, 50257
 WAYS = (
     "one forward a cell, eager",
     "one forward a cell, sdpa",
+    "one forward a cell, sdpa, the last logits alone",
     "regard.patch",
     "regard.patch, the last logits alone",
     "regard.attribute_patches",
@@ -59,7 +60,7 @@ def metric(output: Any) -> Tensor:
 
 
 @torch.no_grad()
-def one_by_one(model: Any, clean: Tensor, corrupted: Tensor) -> Tensor:
+def one_by_one(model: Any, clean: Tensor, corrupted: Tensor, **more: Any) -> Tensor:
     """The sweep with one forward a cell, by hooks on the projection that follows the heads."""
     kept: dict[int, Tensor] = {}
     projections = [block.attn.c_proj for block in model.transformer.h]
@@ -81,7 +82,7 @@ def one_by_one(model: Any, clean: Tensor, corrupted: Tensor) -> Tensor:
                 return (states,)
 
             hook = projection.register_forward_pre_hook(put)
-            table[n, head] = metric(model(corrupted))
+            table[n, head] = metric(model(corrupted, **more))
             hook.remove()
     return table
 
@@ -94,13 +95,13 @@ def run(way: str, positions: int, layers: int) -> dict[str, Any]:
         model(clean)
     before = _resident()
     start = time.perf_counter()
+    more = {"logits_to_keep": 1} if "last" in way else {}
     if way.startswith("regard.patch"):
-        more = {"logits_to_keep": 1} if "last" in way else {}
         table = regard.patch(model, {"input_ids": clean} | more, {"input_ids": corrupted} | more, metric).table
     elif way == "regard.attribute_patches":
         table = regard.attribute_patches(model, {"input_ids": clean}, {"input_ids": corrupted}, metric, check=0).table
     else:
-        table = one_by_one(model, clean, corrupted)
+        table = one_by_one(model, clean, corrupted, **more)
     return {
         "seconds": time.perf_counter() - start, "peak": _resident("VmHWM") - before, "table": table.tolist(),
     }  # fmt: skip

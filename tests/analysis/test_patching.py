@@ -318,7 +318,7 @@ def test_texts_of_a_translator(tmp_path: Path) -> None:
     model = regard.load("fr-en")
     clean, corrupted = "le chat noir dort .", "le chat blanc dort ."
     black = model.tokenizer.encode("black")[0]
-    found = regard.patch(model, clean, corrupted, lambda out: out[0, 2, black], "state")
+    found = regard.patch(model, clean, corrupted, lambda out: out[0, 1, black], "state")
     assert found.clean > found.corrupted
     assert found.sites[0] == "encoder.layers.0"
     assert found.tokens["encoder.layers.0"][2] == "▁noir"
