@@ -72,7 +72,9 @@ class Patches:
             heads = [str(n) for n in range(effect.shape[1])]
             return draw_tables({"": effect}, self.sites, heads, ("site ↓", "head →"), title, path)
         count = effect.shape[-1]
-        names = next((own for own in self.tokens.values() if len(own) == count), [str(n) for n in range(count)])
+        known = [self.tokens.get(site) for site in self.sites]
+        alike = known[0] is not None and len(known[0]) == count and all(one == known[0] for one in known)
+        names = known[0] if known[0] is not None and alike else [str(n) for n in range(count)]  # the panels share them
         if effect.shape[1] == 1:
             return draw_tables({"": effect[:, 0]}, self.sites, names, ("site ↓", "position →"), title, path)
         panels = dict(zip(self.sites, effect, strict=True))
