@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from regard.analysis.contributions import contributions as contributions
     from regard.analysis.lens import logit_lens as logit_lens
     from regard.analysis.why import why as why
+    from regard.analysis.ablations import ablations as ablations
+    from regard.analysis.attribution import attribute_patches as attribute_patches
+    from regard.analysis.patching import patch as patch
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
     from regard.attention.approximate.low_rank import LowRank as LowRank
@@ -66,6 +69,9 @@ _HOMES = {
     "analysis.contributions": ("contributions",),
     "analysis.lens": ("logit_lens",),
     "analysis.why": ("why",),
+    "analysis.ablations": ("ablations",),
+    "analysis.attribution": ("attribute_patches",),
+    "analysis.patching": ("patch",),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),

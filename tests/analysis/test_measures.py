@@ -112,10 +112,10 @@ def test_roles_are_found_and_tested() -> None:
 def test_a_role_has_an_interval() -> None:
     previous = next(role for role in roles(corpus(40)) if role.role == "previous")
     assert previous.interval == pytest.approx((previous.share, previous.share))  # the same in every sentence
-    low, high = measures._bootstrap([0.0, 1.0] * 50)
+    low, high = measures.bootstrap([0.0, 1.0] * 50)
     assert low == pytest.approx(0.4, abs=0.03)
     assert high == pytest.approx(0.6, abs=0.03)
-    assert measures._bootstrap([0.0, 1.0] * 50) == (low, high)
+    assert measures.bootstrap([0.0, 1.0] * 50) == (low, high)
 
 
 def test_a_few_sentences_prove_nothing() -> None:

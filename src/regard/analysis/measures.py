@@ -193,12 +193,12 @@ def roles(
         share, chance = (sum(numbers) / len(pairs) for numbers in zip(*pairs, strict=True))
         p = min(1.0, _sign_test(pairs) * len(counts))
         if p <= level and share >= 2 * chance:
-            interval = _bootstrap([share for share, _ in pairs])
+            interval = bootstrap([share for share, _ in pairs])
             found.append(Role(site, head, role, share, interval, chance, p, len(pairs)))
     return sorted(found, key=lambda role: (role.p, -role.share))
 
 
-def _bootstrap(numbers: Sequence[float], draws: int = 1000) -> tuple[float, float]:
+def bootstrap(numbers: Sequence[float], draws: int = 1000) -> tuple[float, float]:
     """The 2.5 and 97.5 % quantiles of the mean (Efron 1979); the same draws every time."""
     whole = np.asarray(numbers)
     chosen = np.random.default_rng(0).integers(len(whole), size=(draws, len(whole)))

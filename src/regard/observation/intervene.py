@@ -1,14 +1,16 @@
-"""intervene: replace the attention weights of a site, to measure what the model's output owes to them."""
+"""intervene: replace a part of the attention at a site, to measure what the model's output owes to it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
-from regard.attention.watch import Call, changing
-from regard.errors import RegardError, ShapeError
+from regard.attention.operator import attend
+from regard.attention.watch import Call, changing, computing, suppress
+from regard.errors import RegardError, ShapeError, unknown
 from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import is_tracing, refuse_mapped
@@ -16,15 +18,16 @@ from regard.observation.transformers_calls import interface_notified
 from regard.shapes import share_heads
 
 Change = Callable[[Tensor], Tensor]
+PARTS = ("weights", "query", "key", "value", "output")
 
 
-def intervene(model: Any, site: str, change: Change) -> AbstractContextManager[None]:
+def intervene(model: Any, site: str, change: Change, part: str = "weights") -> AbstractContextManager[None]:
     """Inside the block, `site` uses change(weights) instead of its weights: output_i = Σ_j change(α)_ij v_j.
 
     Works at every site that `observe` records. Gradients flow through the change. An intervened site applies no
-    dropout and computes the whole map; `nn.MultiheadAttention` returns the changed weights where it is asked for
-    them, transformers' models none. With gradient checkpointing, the backward pass belongs inside the block too: it
-    repeats the forward.
+    dropout, and computes the whole map where the weights are changed; `nn.MultiheadAttention` returns the changed
+    weights where it is asked for them, transformers' models none. With gradient checkpointing, the backward pass
+    belongs inside the block too: it repeats the forward.
 
     An observation of the same model records what the site's own score and normaliser gave: the weights before the
     change, whichever of the two blocks is entered first; so does `generation.attention`. Of nested interventions at
@@ -35,50 +38,97 @@ def intervene(model: Any, site: str, change: Change) -> AbstractContextManager[N
         site: a site's path or a pattern, as in `observe`.
         change: from weights `[*batch, heads, T, S]`, after the normaliser, to weights of the same shape;
             `regard.observation.intervene` has `ablate`, `uniform` and `permute`.
+        part: what is changed: "weights"; "query" `[*batch, heads, T, d_k]`, "key" or "value" `[*batch, key heads,
+            S, d]`, as they enter the score; "output", of each head `[*batch, heads, T, d_v]`, before they are joined.
 
     Raises:
-        ChoiceError: a site that the model has not, nearest spelling first.
+        ChoiceError: a site that the model has not, or an unknown part, nearest spelling first.
         ShapeError: a change that returns another shape.
         RegardError: at the end of the block, if the model ran and the site did not attend.
     """
+    if part not in PARTS:
+        raise unknown("part", part, PARTS)
     module = module_of(model)
     tracker = Tracker(module, discreet=False)
     known_sites([site], tracker.paths)
-    return _intervening(tracker, site, change)
+    return _intervening(tracker, site, change, part)
 
 
 @contextmanager
-def _intervening(tracker: Tracker, site: str, change: Change) -> Iterator[None]:
+def _intervening(tracker: Tracker, site: str, change: Change, part: str) -> Iterator[None]:
     applied = ran = False
 
     def started(_: nn.Module) -> None:
         nonlocal ran
         ran = True
 
-    def changed(call: Call) -> Tensor | None:
+    def changed(attending: nn.Module, call: Call) -> Tensor | None:
         nonlocal applied
-        attending = tracker.module(call.owner)
-        if attending is None or is_tracing() or not matches(tracker.paths[attending], site):
+        if not matches(tracker.paths[attending], site):
             return None
         refuse_mapped()
-        applied, here = True, tracker.names[attending]
-        seen = AttentionMap.from_spec(call.query, call.key, call.spec)
-        weights = (seen if call.through is None else seen.through(call.through)).full(force=True)
-        new = change(weights)
-        if new.shape != weights.shape:
-            raise ShapeError(f"{here}: the change turned {list(weights.shape)} into {list(new.shape)}: keep the shape")
-        value = share_heads(call.query, call.value)
-        result: Tensor = (new @ value.to(new.dtype)).to(value.dtype)
-        return result
+        applied = True
+        return output_of(call, part, _keeping_shape(change, tracker.names[attending]))
+
+    tracker.started = started
+    with answering(tracker, changed):
+        yield
+    if ran and not applied:
+        raise RegardError(f"nothing was changed: {site!r} ran no attention of its own; observe tells which sites do")
+
+
+@contextmanager
+def answering(tracker: Tracker, answer: Callable[[nn.Module, Call], Tensor | None]) -> Iterator[None]:
+    """Call `answer` with the module and the call of every attention of a model; the tensor it returns is the output.
+
+    Args:
+        tracker: of the model, not discreet.
+        answer: None leaves the attention as it is.
+    """
+
+    def changed(call: Call) -> Tensor | None:
+        attending = tracker.module(call.owner)
+        return None if attending is None or is_tracing() else answer(attending, call)
 
     with ExitStack() as stack:
         stack.enter_context(interface_notified())
         stack.enter_context(tracker.tracking())
         stack.enter_context(changing(changed))
-        tracker.started = started
         yield
-    if ran and not applied:
-        raise RegardError(f"nothing was changed: {site!r} ran no attention of its own; observe tells which sites do")
+
+
+def output_of(call: Call, part: str = "output", change: Change = lambda same: same) -> Tensor:
+    """The output of a call `[*batch, heads, T, d_v]` with a part of it changed, without dropout."""
+    if part == "weights":
+        new = change(map_of(call).full(force=True))
+        value = share_heads(call.query, call.value)
+        return (new @ value.to(new.dtype)).to(value.dtype)
+    if part != "output":
+        new_part: Any = {part: change(getattr(call, part))}
+        return output_of(replace(call, **new_part))
+    spec = call.spec
+    with suppress(), computing():
+        own = attend(
+            call.query, call.key, call.value,
+            score=spec.score, normalizer=spec.normalizer, mask=spec.mask, bias=spec.bias,
+        )  # fmt: skip
+    return change(own)
+
+
+def map_of(call: Call) -> AttentionMap:
+    """The map of a call."""
+    seen = AttentionMap.from_spec(call.query, call.key, call.spec)
+    return seen if call.through is None else seen.through(call.through)
+
+
+def _keeping_shape(change: Change, site: str) -> Change:
+    def checked(part: Tensor) -> Tensor:
+        new = change(part)
+        if new.shape != part.shape:
+            raise ShapeError(f"{site}: the change turned {list(part.shape)} into {list(new.shape)}: keep the shape")
+        return new
+
+    return checked
 
 
 def ablate(*heads: int) -> Change:

@@ -27,7 +27,7 @@ from regard.attention.watch import is_computing
 from regard.observation.hand_written import follow
 from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
-Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
+Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 
 _busy: ContextVar[tuple["Tracker", ...]] = ContextVar("busy", default=())
 
@@ -39,7 +39,8 @@ class Tracker:
         model: the observed module.
         discreet: whether torch's own attention modules keep their fast paths.
         started: called with a module before its forward.
-        finished: called with (module, args, kwargs, output) after its forward; the output is None if it raised.
+        finished: called with (module, args, kwargs, output) after its forward; the output is None if it raised. What it
+            returns takes the output's place, unless that is None.
 
     Attributes:
         paths: {module: paths}, "." is the model itself; a module that is registered twice has two.
@@ -113,14 +114,14 @@ class Tracker:
         _switch()
         self.started(module)
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
         if not self._alive or self not in _busy.get() or is_tracing() or module not in self.stack:
-            return
+            return None
         kwargs, output = rest if len(rest) == 2 else ({}, None)  # torch passes no kwargs after an exception
         while self.stack.pop() is not module:  # modules that an exception left above this one go too
             pass
         _switch()
-        self.finished(module, args, kwargs, output)
+        return self.finished(module, args, kwargs, output)
 
 
 def _outside_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,229 @@
+"""Ablations: what the output owes to each head, over a set of inputs, and the fewest heads that suffice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard.analysis.base import as_pass
+from regard.analysis.measures import bootstrap
+from regard.analysis.parts import Cell, Metric, Parts, Recording, Sweep, record
+from regard.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("zero", "mean", "resample")
+Heads = Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sufficient:
+    """A set of heads that keeps a share of the metric while all others are ablated.
+
+    Attributes:
+        heads: (site, head) of each, in the order of the sites.
+        share: of the difference between the whole model and the model without any head.
+        metric: the mean metric with these heads alone.
+        ablated: the mean metric without any head.
+    """
+
+    heads: list[tuple[str, int]]
+    share: float
+    metric: float
+    ablated: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ablations:
+    """What each head is worth: the change of the metric without it.
+
+    Attributes:
+        table: {kind: `[sites, heads]`}, mean over the inputs of metric(ablated) - metric(whole); NaN where a site has
+            fewer heads than others.
+        intervals: {kind: `[sites, heads, 2]`}, 95 % of that mean over 1,000 draws of the inputs with replacement
+            (percentile bootstrap, Efron 1979).
+        sites: names of the rows.
+        whole: mean metric of the model as it is.
+    """
+
+    table: dict[str, Tensor]
+    intervals: dict[str, Tensor]
+    sites: list[str]
+    whole: float
+    _sweeps: dict[str, list[Sweep]] = field(repr=False)
+    _wholes: list[float] = field(repr=False)
+
+    def together(self, heads: Heads, kind: str = "mean") -> tuple[float, tuple[float, float]]:
+        """The change of the metric without these heads together, a pair, say, and its 95 % interval.
+
+        Beside the sum of their own changes it says whether one stands in for the other.
+
+        Args:
+            heads: (site, head) of each.
+            kind: "zero", "mean" or "resample".
+        """
+        changes = self._changes([[Cell(site, head) for site, head in heads]], self._kind(kind))[:, 0]
+        return float(changes.mean()), bootstrap(changes.tolist())
+
+    def smallest(self, keep: float = 0.9, kind: str = "mean") -> Sufficient:
+        """The fewest heads that keep a share of the metric, greedily: all others are ablated at once.
+
+        share(S) = (m(S) - m(∅)) / (m(all) - m(∅)). Heads are taken out in the order of their own effects, the least
+        first; each stays out if what is left keeps the share. One pass, as in Conmy et al. 2023, section 3.
+
+        Args:
+            keep: the share to keep, of the mean metric over the inputs.
+            kind: how heads are taken out: "zero", "mean" or "resample".
+
+        Raises:
+            ConfigError: the metric is the same without any head.
+        """
+        table = self.table[self._kind(kind)]
+        heads = [Cell(site, n) for i, site in enumerate(self.sites) for n in range(int((~table[i].isnan()).sum()))]
+        nothing = float(self._changes([heads], kind).mean())
+        if not nothing:
+            raise ConfigError("the metric is the same with every head ablated: it does not depend on attention")
+
+        def share(out: Sequence[Cell]) -> float:
+            return 1 - float(self._changes([out], kind).mean()) / nothing if out else 1.0
+
+        rows = {site: i for i, site in enumerate(self.sites)}
+        out: list[Cell] = []
+        for cell in sorted(heads, key=lambda one: abs(float(table[rows[one.site], one.head]))):
+            if share([*out, cell]) >= keep:
+                out.append(cell)
+        kept, found = [cell for cell in heads if cell not in set(out)], share(out)
+        return Sufficient(
+            [(cell.site, cell.head) for cell in kept], found,
+            self.whole + nothing * (1 - found), self.whole + nothing,
+        )  # fmt: skip
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """A figure of the tables, blue where the metric falls without a head; its ending gives the file's format."""
+        from regard.figures.table import draw_tables
+
+        heads = [str(n) for n in range(next(iter(self.table.values())).shape[1])]
+        title = f"change of the metric without each head (whole: {self.whole:.3g})"
+        return draw_tables(self.table, self.sites, heads, ("site ↓", "head →"), title, path)
+
+    def _kind(self, kind: str) -> str:
+        if kind not in self._sweeps:
+            raise unknown("ablation", kind, self._sweeps)
+        return kind
+
+    def _changes(self, patches: Sequence[Sequence[Cell]], kind: str) -> Tensor:
+        return _changes(self._sweeps[kind], self._wholes, patches)
+
+
+def ablations(
+    model: Any, inputs: Sequence[Any], metric: Metric | Sequence[Metric], kinds: Sequence[str] = KINDS, *,
+    sites: Sequence[str] | None = None, batch: int | None = None, seed: int = 0,
+) -> Ablations:  # fmt: skip
+    """What every head is worth: the change of the metric when its output is replaced, with intervals over the inputs.
+
+    "zero" replaces a head's output by 0; "mean" by its mean over all inputs and positions; "resample" by its output at
+    the same position of another input (of the last one that this has), which keeps every statistic of the layer.
+
+    Args:
+        model: an nn.Module, or what `load` returns.
+        inputs: as the inputs of `patch`, at least two; without padding, which would enter the means.
+        metric: from the output of the module's forward to a number; one for all inputs, or one for each.
+        kinds: which ablations.
+        sites: which sites, by path or pattern; all by default.
+        batch: cells of one forward; chosen from the sizes of outputs and attentions by default.
+        seed: of the draws of other inputs.
+
+    Raises:
+        ConfigError: fewer than two inputs, or another number of metrics.
+        ChoiceError, ShapeError, RegardError: as `patch`.
+
+    Source: Michel et al. 2019, section 3.2 (zero); Wang et al. 2023, section 3 (mean); Chan et al. 2022 (resample).
+    """
+    inputs = list(inputs)
+    metrics = list(metric) if isinstance(metric, Sequence) else [metric] * len(inputs)
+    if len(inputs) < 2 or len(metrics) != len(inputs):
+        raise ConfigError(
+            f"{len(inputs)} inputs and {len(metrics)} metrics: ablations needs two inputs or more, and one metric "
+            "for all or one for each"
+        )
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown("ablation", kind, KINDS)
+    parts, passes = Parts(model, "head", sites), [as_pass(model, one) for one in inputs]
+    recordings = [record(one, parts) for one in passes]
+    with torch.no_grad():
+        wholes = [float(own(kept.output)) for own, kept in zip(metrics, recordings, strict=True)]
+    sweeps = {
+        kind: [
+            Sweep(run, parts, kept, own, batch)
+            for run, kept, own in zip(passes, _replacements(kind, recordings, seed), metrics, strict=True)
+        ]
+        for kind in kinds
+    }
+    table, intervals = {}, {}
+    longest = max(recordings, key=lambda kept: len(kept.kept))
+    names = list(longest.kept)
+    cells = longest.cells(False)
+    places = {site: i for i, site in enumerate(names)}
+    size = (len(names), max(map(longest.heads, names)))
+    for kind, own in sweeps.items():
+        changes = _changes(own, wholes, [[cell] for cell in cells])
+        table[kind] = torch.full(size, float("nan"), dtype=torch.float64)
+        intervals[kind] = torch.full((*size, 2), float("nan"), dtype=torch.float64)
+        for cell, column in zip(cells, changes.T, strict=True):
+            place = places[cell.site], cell.head
+            table[kind][place] = column.mean()
+            intervals[kind][place] = torch.tensor(bootstrap(column.tolist()), dtype=torch.float64)
+    return Ablations(table, intervals, names, sum(wholes) / len(wholes), sweeps, wholes)
+
+
+def _changes(sweeps: Sequence[Sweep], wholes: Sequence[float], patches: Sequence[Sequence[Cell]]) -> Tensor:
+    """`[inputs, patches]`: metric(ablated) - metric(whole)."""
+    values = torch.tensor([sweep(patches) for sweep in sweeps], dtype=torch.float64)
+    return values - torch.tensor(wholes, dtype=torch.float64)[:, None]
+
+
+def _replacements(kind: str, recordings: Sequence[Recording], seed: int) -> list[Recording]:
+    """What each input's heads are replaced by."""
+    if kind == "zero":
+        return [_replaced(kept, lambda _, part: torch.zeros_like(part)) for kept in recordings]
+    if kind == "mean":
+        means = _means(recordings)
+        return [_replaced(kept, lambda site, part: means[site].expand_as(part)) for kept in recordings]
+    generator = torch.Generator().manual_seed(seed)
+    count = len(recordings)
+    away = [1 + int(torch.randint(count - 1, (), generator=generator)) for _ in recordings]
+    others = [recordings[(i + step) % count] for i, step in enumerate(away)]
+    return [_resampled(kept, other) for kept, other in zip(recordings, others, strict=True)]
+
+
+def _replaced(kept: Recording, change: Any) -> Recording:
+    return replace(kept, kept={site: [change(site, part) for part in found] for site, found in kept.kept.items()})
+
+
+def _means(recordings: Sequence[Recording]) -> Mapping[str, Tensor]:
+    """{site: `[1, heads, 1, d]`}, over inputs and positions."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for kept in recordings:
+        for site, found in kept.kept.items():
+            for part in (kept.part(site, n) for n in range(len(found))):
+                sums[site] = sums.get(site, 0) + part.sum((0, 2), keepdim=True)
+                counts[site] = counts.get(site, 0) + part.shape[0] * part.shape[2]
+    return {site: whole / counts[site] for site, whole in sums.items()}
+
+
+def _resampled(kept: Recording, other: Recording) -> Recording:
+    """The outputs of another input at the same positions, its last one beyond its end."""
+    resampled: dict[str, list[Any]] = {}
+    for site, found in kept.kept.items():
+        pool = torch.cat([other.part(site, n) for n in range(len(other.kept[site]))], 2)
+        for n, part in enumerate(found):
+            index = (torch.arange(part.shape[-2]) + kept.first(site, n)).clamp(max=pool.shape[2] - 1)
+            rows = torch.arange(part.shape[0]) % pool.shape[0]
+            resampled.setdefault(site, []).append(pool[rows][:, :, index.to(pool.device)])
+    return replace(kept, kept=resampled)

@@ -1,0 +1,383 @@
+"""Parts of a forward pass: the heads' outputs, queries, keys, values and weights of its attentions, its blocks' states.
+
+They are kept from one run, and put into another: many cells in one batched forward, each row with another patch.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from regard.analysis.base import ForwardPass
+from regard.attention.maps.map import AttentionMap
+from regard.attention.watch import Call
+from regard.errors import ChoiceError, RegardError, ShapeError, unknown
+from regard.observation.intervene import Change, answering, map_of, output_of
+from regard.observation.observe import known_sites, matches, module_of
+from regard.observation.sites import Tracker
+from regard.observation.torch_calls import refuse_mapped
+
+Metric = Callable[[Any], Any]
+WHAT = ("head", "query", "key", "value", "weights", "state")
+OF_KEYS = ("key", "value")  # parts whose positions are those of the keys
+BUDGET = 256 * 2**20  # bytes that the outputs and the largest attention of one batched forward may take, about
+MOST = 64  # cells of one forward
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One part that can be patched: a head of a site, at one position or (None) at all of them."""
+
+    site: str
+    head: int
+    position: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPart:
+    """A part of one call of an attention."""
+
+    call: Call
+    what: str
+
+    def tensor(self) -> Tensor | AttentionMap:
+        """The part `[*batch, heads, n, d]`; of the weights their map, which is smaller."""
+        if self.what == "weights":
+            query, key = self.call.query.detach().clone(), self.call.key.detach().clone()
+            return map_of(replace(self.call, query=query, key=key))
+        return self.output() if self.what == "head" else getattr(self.call, self.what)
+
+    def output(self) -> Tensor:
+        """What the site gives on."""
+        return output_of(self.call)
+
+    def changed(self, change: Change) -> Tensor:
+        """The same with the part changed."""
+        return output_of(self.call, "output" if self.what == "head" else self.what, change)
+
+
+@dataclass(frozen=True, eq=False)
+class StatePart:
+    """The state that one run of a block gives on, `[B, n, d]`."""
+
+    state: Tensor
+
+    def tensor(self) -> Tensor:
+        """The state."""
+        return self.state
+
+    output = tensor
+
+    def changed(self, change: Change) -> Tensor:
+        """The same with the part changed."""
+        return change(self.state)
+
+
+Part = AttentionPart | StatePart
+Visit = Callable[[str, int, Part], Tensor | None]
+
+
+class Parts:
+    """Finds the parts of one kind in a module's forward, wherever `observe` sees an attention.
+
+    Args:
+        model: an nn.Module, or what `load` returns.
+        what: "head", "query", "key", "value", "weights" or "state".
+        sites: paths or patterns, of attentions or of blocks; all by default.
+
+    Raises:
+        ChoiceError: an unknown kind or site, nearest spelling first.
+    """
+
+    def __init__(self, model: Any, what: str, sites: Sequence[str] | None = None) -> None:
+        if what not in WHAT:
+            raise unknown("part", what, WHAT)
+        self.what = what
+        self.tracker = Tracker(module_of(model), discreet=False)
+        self.sites = None if sites is None else known_sites(sites, self.tracker.paths)
+        self._blocks = _blocks(self.tracker)
+
+    @contextmanager
+    def visiting(self, visit: Visit, rows: int | None = None) -> Iterator[None]:
+        """Call `visit(site, n, part)` for the n-th part at every site; the tensor it returns is what the site gives.
+
+        Args:
+            visit: None leaves the site as it is.
+            rows: of the inputs; an attention over another number of them is refused.
+
+        Raises:
+            ShapeError: the first axis of an attention is not one of the inputs' rows.
+        """
+        seen: Counter[str] = Counter()
+        attended: set[nn.Module] = set()
+
+        def visited(module: nn.Module, part: Part) -> Tensor | None:
+            if self.sites is not None and not any(matches(self.tracker.paths[module], one) for one in self.sites):
+                return None
+            site = self.tracker.names[module]
+            seen[site] += 1
+            return visit(site, seen[site] - 1, part)
+
+        def attends(module: nn.Module, call: Call) -> Tensor | None:
+            attended.add(self._blocks[module])
+            if rows is not None:
+                _check_rows(self.tracker.names[module], call, rows)
+            if self.what == "state":
+                return None
+            refuse_mapped()
+            return visited(module, AttentionPart(call, self.what))
+
+        def finished(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+            state = output[0] if isinstance(output, tuple | list) and output else output
+            if self.what != "state" or module not in attended or not isinstance(state, Tensor):
+                return None
+            new = visited(module, StatePart(state))
+            if new is None or new is state:
+                return None
+            return new if state is output else type(output)([new, *output[1:]])
+
+        self.tracker.finished = finished
+        with answering(self.tracker, attends):
+            yield
+
+
+def _blocks(tracker: Tracker) -> dict[nn.Module, nn.Module]:
+    """The block that each module is in: the outermost item of a list of modules, or of a sequence; else itself."""
+    paths = {path: module for module, own in tracker.paths.items() for path in own}
+
+    def block(path: str) -> nn.Module:
+        names = path.split(".")
+        around = [".".join(names[:n]) or "." for n in range(len(names) + 1)]
+        for kind in (nn.ModuleList, nn.Sequential):
+            for outer, inner in pairwise(around):
+                if isinstance(paths[outer], kind):
+                    return paths[inner]
+        return paths[path]
+
+    return {module: block(own[0]) if own[0] != "." else module for module, own in tracker.paths.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The parts of one run.
+
+    Attributes:
+        output: the module's.
+        kept: {site: the part of each call `[rows, heads, n, d]`}, sites in order of their first call; of weights, maps.
+        what: which parts.
+    """
+
+    output: Any
+    kept: dict[str, list[Tensor | AttentionMap]]
+    what: str
+
+    def part(self, site: str, n: int) -> Tensor:
+        """The part of a site's n-th call `[rows, heads, n, d]`.
+
+        Raises:
+            ShapeError: the recorded run called the site less often.
+        """
+        if n >= len(self.kept.get(site, ())):
+            raise ShapeError(f"{site} is called more often in one run than in the other: choose inputs of one length")
+        found = self.kept[site][n]
+        return found.full(force=True) if isinstance(found, AttentionMap) else found
+
+    def heads(self, site: str) -> int:
+        """Heads of the part; fewer for grouped keys and values."""
+        return self.kept[site][0].shape[1]
+
+    def positions(self, site: str) -> int:
+        """Positions of the part; single queries of one site follow each other, as `observe` joins them."""
+        sizes = [one.shape[-2] for one in self.kept[site]]
+        return len(sizes) if self._joined(site) else max(sizes)
+
+    def first(self, site: str, n: int) -> int:
+        """The position of the first row of the n-th call."""
+        return n if self._joined(site) else 0
+
+    def _joined(self, site: str) -> bool:
+        return self.what not in OF_KEYS and all(one.shape[-2] == 1 for one in self.kept[site])
+
+    def cells(self, by_position: bool) -> list[Cell]:
+        """Every cell, in the order of the sites."""
+        return [
+            Cell(site, head, position)
+            for site in self.kept
+            for head in range(self.heads(site))
+            for position in (range(self.positions(site)) if by_position else (None,))
+        ]
+
+
+def record(run: ForwardPass, parts: Parts) -> Recording:
+    """A run with its parts kept.
+
+    Raises:
+        ShapeError: the rows of an attention are not those of the inputs.
+        RegardError: no attention was seen.
+    """
+    rows = rows_of(run.arguments)
+    kept: dict[str, list[Tensor | AttentionMap]] = {}
+
+    def keep(site: str, _: int, part: Part) -> None:
+        found = part.tensor()
+        if isinstance(found, AttentionMap):
+            if len(found.shape) != 4 or found.shape[0] != rows:
+                weights = by_head(found.full(force=True), rows)
+                found = AttentionMap.from_weights(weights)
+        else:
+            found = by_head(found.detach(), rows).clone()
+        kept.setdefault(site, []).append(found)
+
+    with torch.no_grad(), parts.visiting(keep, rows):
+        output = run()
+    if not kept:
+        raise RegardError(f"the model ran, and no {parts.what} was seen: regard.observe tells which sites attend")
+    return Recording(output, kept, parts.what)
+
+
+def _check_rows(site: str, call: Call, rows: int) -> None:
+    sizes = call.query.shape[0], call.key.shape[0]  # what all inputs share has one row
+    if call.query.ndim < 3 or max(sizes) % rows or any(size != 1 and size % rows for size in sizes):
+        raise ShapeError(
+            f"{site} attends with queries {list(call.query.shape)} and the inputs have {rows} rows: give inputs whose "
+            "first axis is the batch (batch_first=True)"
+        )
+
+
+def by_head(tensor: Tensor, rows: int) -> Tensor:
+    """`[rows, heads, n, d]`: what stands between the rows and the positions are heads."""
+    whole = tensor.expand(rows, *tensor.shape[1:]) if tensor.shape[0] == 1 else tensor
+    return whole.reshape(rows, -1, *tensor.shape[-2:])
+
+
+def rows_of(arguments: Mapping[str, Any]) -> int:
+    """The number of inputs: the first axis of the first tensor.
+
+    Raises:
+        ShapeError: there is no tensor with an axis.
+    """
+    for one in arguments.values():
+        if isinstance(one, Tensor) and one.ndim:
+            return one.shape[0]
+    raise ShapeError("the inputs have no tensor: give the arguments of the module's forward, batch axis first")
+
+
+class Sweep:
+    """Runs of a module with parts of a recording in them, many at a time; each row of a batch has its own cells.
+
+    A batch enters the model as one input and becomes many at the first site that it patches, so that what comes before
+    is computed once: where the model's shapes allow it (two cells are run both ways, and must agree). Elsewhere
+    the input is repeated.
+
+    Args:
+        run: the pass that is patched.
+        parts: where.
+        kept: the recording that patches come from.
+        metric: from the module's output to a number.
+        batch: cells of one forward; as many as `BUDGET` allows by default.
+    """
+
+    def __init__(
+        self, run: ForwardPass, parts: Parts, kept: Recording, metric: Metric, batch: int | None = None
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise ChoiceError(f"batch = {batch}: at least one cell is run at a time")
+        self.run, self.parts, self.kept, self.metric = run, parts, kept, metric
+        self.rows = rows_of(run.arguments)
+        self.batch = _cells_of_a_forward(kept) if batch is None else batch
+        self.forwards = 0
+        self._expands: bool | None = None if self.rows == 1 else False
+
+    def __call__(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
+        """The metric with each of these sets of cells patched."""
+        values: list[float] = []
+        with torch.no_grad():
+            if self._expands is None and self.batch > 1 and len(patches) > 2:
+                values += self._try_expanding(patches[:2])
+            for start in range(len(values), len(patches), self.batch):
+                values += self._values(patches[start : start + self.batch])
+        return values
+
+    def _try_expanding(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
+        self._expands = False
+        values = self._values(patches)
+        self._expands = True
+        expanded = self._values(patches)
+        if self._expands:
+            self._expands = torch.allclose(torch.tensor(expanded), torch.tensor(values), rtol=1e-3, atol=1e-5)
+        return values
+
+    def _values(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
+        if self._expands and len(patches) > 1:
+            try:
+                return self._forward(patches, self.run.arguments)
+            except (RuntimeError, ValueError, TypeError, IndexError):  # the model's shapes do not allow it
+                self._expands = False
+        return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)))
+
+    def _forward(self, patches: Sequence[Sequence[Cell]], arguments: dict[str, Any]) -> list[float]:
+        at: dict[str, list[tuple[int, Cell]]] = {}
+        for row, cells in enumerate(patches):
+            for cell in cells:
+                at.setdefault(cell.site, []).append((row, cell))
+
+        def visit(site: str, n: int, part: Part) -> Tensor | None:
+            if site not in at:
+                return None
+            first, clean = self.kept.first(site, n), self.kept.part(site, n)
+            here = [(row, cell) for row, cell in at[site] if _reaches(cell, first, clean.shape[-2])]
+            if not here:
+                return None
+            return part.changed(lambda old: self._put(old, clean, first, here, len(patches)))
+
+        self.forwards += 1
+        with self.parts.visiting(visit):
+            output = replace(self.run, arguments=arguments)()
+        whole = len(patches) * self.rows
+        if not any(one.shape[:1] == (whole,) for one in pytree.tree_leaves(output) if isinstance(one, Tensor)):
+            raise ShapeError(f"{len(patches)} inputs went in, and the output has another number of rows")
+        parts = (rows_from(output, whole, slice(i * self.rows, (i + 1) * self.rows)) for i in range(len(patches)))
+        return [float(self.metric(part)) for part in parts]
+
+    def _put(self, old: Tensor, clean: Tensor, first: int, at: Sequence[tuple[int, Cell]], count: int) -> Tensor:
+        whole: Tensor = old.reshape(-1, *clean.shape[1:])
+        expanding = len(whole) == 1 != count * self.rows
+        whole = whole.expand(count * self.rows, *clean.shape[1:]) if expanding else whole
+        new: Tensor = whole.reshape(count, self.rows, *clean.shape[1:]).clone()
+        for row, cell in at:
+            where = slice(None) if cell.position is None else cell.position - first
+            new[row, :, cell.head, where] = clean[:, cell.head, where].to(new.dtype)
+        return new.reshape(old.shape[0] * count * self.rows if expanding else old.shape[0], *old.shape[1:])
+
+
+def _reaches(cell: Cell, first: int, size: int) -> bool:
+    return cell.position is None or first <= cell.position < first + size
+
+
+def _cells_of_a_forward(kept: Recording) -> int:
+    outputs = [one for one in pytree.tree_leaves(kept.output) if isinstance(one, Tensor)]
+    largest = max(prod(part.shape) for found in kept.kept.values() for part in found)
+    size = sum(one.numel() * one.element_size() for one in outputs) + 8 * 4 * largest
+    return max(1, min(MOST, BUDGET // max(1, size)))
+
+
+def repeated(arguments: Mapping[str, Any], rows: int, times: int) -> dict[str, Any]:
+    """The arguments with every tensor of one row for each input repeated."""
+    return {
+        name: one.repeat(times, *[1] * (one.ndim - 1))
+        if isinstance(one, Tensor) and one.ndim and one.shape[0] == rows
+        else one
+        for name, one in arguments.items()
+    }
+
+
+def rows_from(output: Any, whole: int, chosen: slice) -> Any:
+    """Some rows of every tensor of an output that has `whole` rows."""
+    return pytree.tree_map_only(Tensor, lambda one: one[chosen] if one.shape[:1] == (whole,) else one, output)

@@ -1,0 +1,129 @@
+"""Ablations by hand, planted heads, and the fewest heads that suffice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import regard
+from regard.errors import ChoiceError, ConfigError
+
+H, N = 3, 5
+
+
+class Heads(nn.Module):
+    """The mean of the states by every head, weighted by its own factor."""
+
+    def __init__(self, factors: list[float]) -> None:
+        super().__init__()
+        self.factors = torch.tensor(factors, dtype=torch.float64).view(1, H, 1, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        heads = states[:, None].expand(-1, H, -1, -1)
+        flat = torch.zeros_like(heads)
+        return F.scaled_dot_product_attention(flat, flat, heads * self.factors).sum(1)
+
+
+class Model(nn.Module):
+    """Two attentions that read the same states: the output is the sum of six heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Heads([0.0, 3.0, 0.0]), Heads([0.1, 0.0, 1.0])
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.first(states) + self.second(states)
+
+
+def inputs() -> list[dict[str, Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    return [
+        {"states": 1 + torch.rand(1, N + n % 2, 2, generator=draw, dtype=torch.float64)} for n in range(6)
+    ]  # of two lengths
+
+
+def metric(output: Tensor) -> Tensor:
+    return output[0, -1, 0]
+
+
+def means() -> Tensor:
+    return torch.stack([one["states"][0, :, 0].mean() for one in inputs()])
+
+
+def test_by_hand() -> None:
+    found = regard.ablations(Model(), inputs(), metric)
+    assert found.sites == ["first", "second"]
+    assert found.whole == pytest.approx(float(4.1 * means().mean()))
+    factors = torch.tensor([[0.0, 3.0, 0.0], [0.1, 0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(found.table["zero"], -factors * means().mean())
+    counts = torch.tensor([one["states"].shape[1] for one in inputs()], dtype=torch.float64)
+    middle = (means() * counts).sum() / counts.sum()  # over all positions of all inputs
+    torch.testing.assert_close(found.table["mean"], factors * (middle - means().mean()))
+    low, high = found.intervals["zero"][0, 1].tolist()
+    assert low < float(found.table["zero"][0, 1]) < high
+    assert low == pytest.approx(-3 * float(means().mean()), abs=0.5)
+
+
+def test_resampling_takes_the_outputs_of_another_input() -> None:
+    pair = inputs()[:2]  # each has one other: what is drawn is known
+    found = regard.ablations(Model(), pair, metric, ["resample"])
+    a, b = (float(one["states"][0, :, 0].mean()) for one in pair)
+    assert float(found.table["resample"][0, 1]) == pytest.approx(0.0, abs=1e-12)  # one gains what the other loses
+    again = regard.ablations(Model(), pair, metric, ["resample"])
+    assert torch.equal(again.table["resample"], found.table["resample"])
+    changes = found._changes([[]], "resample")  # nothing is replaced
+    torch.testing.assert_close(changes, torch.zeros(2, 1, dtype=torch.float64))
+    assert a != b
+
+
+def test_batches_change_nothing() -> None:
+    found = regard.ablations(Model(), inputs(), metric)
+    alone = regard.ablations(Model(), inputs(), metric, batch=1)
+    for kind in found.table:
+        torch.testing.assert_close(found.table[kind], alone.table[kind])
+
+
+def test_a_pair_of_heads() -> None:
+    found = regard.ablations(Model(), inputs(), metric, ["zero"])
+    change, (low, high) = found.together([("first", 1), ("second", 2)], "zero")
+    assert change == pytest.approx(float(-4 * means().mean()))
+    assert low < change < high
+
+
+def test_the_smallest_sufficient_set() -> None:
+    found = regard.ablations(Model(), inputs(), metric)
+    enough = found.smallest(0.9, "zero")
+    assert enough.heads == [("first", 1), ("second", 2)]
+    assert enough.share == pytest.approx(4 / 4.1)
+    assert enough.metric == pytest.approx(float(4 * means().mean()))
+    assert enough.ablated == pytest.approx(0.0, abs=1e-9)
+    assert found.smallest(0.7, "zero").heads == [("first", 1)]
+    assert len(found.smallest(1.0, "zero").heads) == 3
+
+
+def test_a_metric_for_each_input_on_a_translator(tmp_path: Path) -> None:
+    model = regard.load("fr-en")
+    texts = ["le chat noir", "le chien mange"]
+    wanted = [torch.tensor(model.forward_pass(text).predicted) for text in texts]
+    metrics = [lambda out, ids=ids: out[0].log_softmax(-1).gather(-1, ids[:, None]).mean() for ids in wanted]
+    found = regard.ablations(model, texts, metrics, ["mean"], sites=["decoder.*.cross"])
+    assert found.sites == [f"decoder.layers.{n}.cross" for n in range(3)]
+    assert float(found.table["mean"].min()) < 0
+    found.plot(tmp_path / "heads.png")
+    assert (tmp_path / "heads.png").exists()
+
+
+def test_what_is_refused() -> None:
+    model = Model()
+    with pytest.raises(ConfigError, match="1 inputs and 1 metrics"):
+        regard.ablations(model, inputs()[:1], metric)
+    with pytest.raises(ConfigError, match="6 inputs and 2 metrics"):
+        regard.ablations(model, inputs(), [metric, metric])
+    with pytest.raises(ChoiceError, match="unknown ablation 'means': expected one of 'mean'"):
+        regard.ablations(model, inputs(), metric, ["means"])
+    with pytest.raises(ChoiceError, match="unknown ablation 'mean'"):
+        regard.ablations(model, inputs(), metric, ["zero"]).smallest(kind="mean")
+    with pytest.raises(ConfigError, match="does not depend on attention"):
+        regard.ablations(model, inputs(), lambda out: 1.0, ["zero"]).smallest(kind="zero")
