@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from regard import distributed as distributed
     from regard import nn as nn
+    from regard.analysis.flow import HeadGradient as HeadGradient
+    from regard.analysis.flow import flow as flow
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
     from regard.attention.approximate.low_rank import LowRank as LowRank
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from regard.pipelines.load import load as load
 
 _HOMES = {
+    "analysis.flow": ("HeadGradient", "flow"),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),
