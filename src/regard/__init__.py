@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from regard import nn as nn
     from regard.analysis.flow import HeadGradient as HeadGradient
     from regard.analysis.flow import flow as flow
+    from regard.analysis.roles import Role as Role
+    from regard.analysis.roles import roles as roles
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
     from regard.attention.approximate.low_rank import LowRank as LowRank
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.flow": ("HeadGradient", "flow"),
+    "analysis.roles": ("Role", "roles"),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),

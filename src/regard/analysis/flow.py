@@ -1,8 +1,8 @@
 """flow: what reaches the input through all layers of attention, not through one.
 
-A layer's map says where its states looked; the states it looked at are mixtures already. Every way of following them
-down is a product of the layers' matrices, or a maximum flow through the graph that they are. For one target a product is
-a vector times one map after the other (`AttentionMap.pull`): O(N) memory at any length.
+A layer's map weighs states that are mixtures themselves. Every way of following them down is a product of the layers'
+matrices, or a maximum flow through the graph that the layers form. For one target a product is a vector times one map
+after the other (`AttentionMap.pull`): O(N) memory at any length.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,9 +51,9 @@ def flow(
     attention-model explainability", equations 5 and 6). "flow": the maximum flow from output i to input j through the
     graph whose layers are the tokens and whose capacities are Ã (Abnar and Zuidema 2020, section 3.2).
 
-    A map of cross-attention may stand in the chain: after an encoder's maps and before those of the decoder layers above
-    it. Its queries are another sequence, so nothing stays where it is: `residual` is 0 there, by itself where T ≠ S and
-    else as given.
+    A map of cross-attention may stand in the chain: after an encoder's maps, before those of the decoder layers above
+    it. Its queries are another sequence, so nothing stays where it is: its residual is 0, by itself where T ≠ S; where
+    T = S give one for each map.
 
     Args:
         maps: `[heads, T, S]` or `[T, S]` of each layer, the lowest first; each one's keys are the queries of the one
@@ -177,8 +177,8 @@ def _weighted(chain: list[AttentionMap], gradients: Sequence[HeadGradient]) -> I
         width = slope.value.shape[-1]
         if slope.output.shape != (*heads, t, width) or slope.value.shape != (*heads, s, width):
             raise ShapeError(
-                f"map {number} is {list(one.shape)}: its gradient needs output {[*heads, t]} and value {[*heads, s]} by "
-                f"d_v; got {list(slope.output.shape)} and {list(slope.value.shape)}"
+                f"map {number} is {list(one.shape)}: its gradient needs output {[*heads, t]} and value {[*heads, s]} "
+                f"by d_v; got {list(slope.output.shape)} and {list(slope.value.shape)}"
             )
         like = one.source.like
         source = _Relevant(one.source, slope.output.to(like), slope.value.to(like))

@@ -165,8 +165,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["products", "gradient"])
 def test_memory_at_32768_tokens(what: str) -> None:
-    """43 MiB; with a gradient, whose blocks the allocator must give back at once, 250 MiB instead of T × S's 8 GiB."""
+    """43 MiB; with a gradient, whose blocks the allocator must give back at once, 193 MiB instead of T × S's 8 GiB."""
     # glibc: what is freed between tensors that are kept goes back to the system
     command, given = [sys.executable, "-c", PEAK, what], {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=given)
-    assert float(done.stdout) < {"products": 100, "gradient": 400}[what], f"{done.stdout.strip()} MiB"
+    assert float(done.stdout) < {"products": 100, "gradient": 300}[what], f"{done.stdout.strip()} MiB"
