@@ -32,8 +32,8 @@ class Planted(nn.Module):
         before = token.roll(1, 1) * (torch.arange(N) > 0)[:, None]
         first = (torch.arange(N) == 0).float()[:, None].expand(len(tokens), N, N)
         pairs = [
-            (place.roll(-1, 1) * 0 + place.roll(-1, 2), place), (token, before), (token, token),
-            (torch.ones(len(tokens), N, N) / N, first), (place, place), tuple(self.noise.expand(len(tokens), 2, N, V).unbind(1)),
+            (place.roll(-1, 2), place), (token, before), (token, token), (torch.ones(len(tokens), N, N) / N, first),
+            (place, place), tuple(self.noise.expand(len(tokens), 2, N, V).unbind(1)),
         ]  # fmt: skip
         pad = lambda x: nn.functional.pad(x, (0, N - x.shape[-1]))  # noqa: E731
         query, key = (torch.stack([pad(pair[side]) for pair in pairs], 1) for side in (0, 1))
@@ -199,7 +199,7 @@ def test_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cells() -> None:
-    rows, tokens = torch.arange(5), Sequences(list("abcab"), list("abcab"), list("bcab") + [None], counts={"c": 1})
+    rows, tokens = torch.arange(5), Sequences(list("abcab"), list("abcab"), [*list("bcab"), None], counts={"c": 1})
     want = {
         "previous token": [[], [0], [1], [2], [3]], "next token": [[1], [2], [3], [4], []],
         "same token": [[n] for n in range(5)], "duplicate token": [[3], [4], [], [0], [1]],

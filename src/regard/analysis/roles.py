@@ -109,9 +109,9 @@ def roles(
       weight moves forward from row to row.
     - copying, successor, by weights alone: `Circuit`.
 
-    A head has a role if its effect exceeds `least` in significantly many inputs (a minimum-effect test, Murphy and Myors
-    1999): untrained heads differ from equal attention too, by little and in the same direction in every input. One test
-    over n inputs gives at best p = 2⁻ⁿ before the correction: a few inputs prove nothing, and the list is empty.
+    A head has a role if its effect exceeds `least` in significantly many inputs (a minimum-effect test, Murphy and
+    Myors 1999): untrained heads differ from equal attention too, by little and the same way in every input. One test over
+    n inputs gives at best p = 2⁻ⁿ before the correction: a few inputs prove nothing, and the list is empty.
 
     Args:
         model: an nn.Module, or what `load` returns.
@@ -217,6 +217,7 @@ def _shares(
 ) -> Iterator[tuple[str, tuple[Tensor, float]]]:
     """(role, (share of each head `[heads]`, chance)), over the queries for which the role and another key exist."""
     t, s = seen.shape[-2:]
+    none = torch.zeros(_heads(seen), dtype=torch.float64)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
     visible = _visible(seen)
     for rows in torch.arange(t).split(max(1, BLOCK // max(1, _heads(seen) * s))):
@@ -232,7 +233,7 @@ def _shares(
             count = chosen.sum(-1)
             some = (count > 0) & (count < keys)
             mass = torch.einsum("hts,ts->ht", weights, chosen.double()) / total.masked_fill(total == 0, 1)
-            share, chance, n = sums.get(role, (0, 0, 0))
+            share, chance, n = sums.get(role, (none, none[0], 0))
             sums[role] = share + mass[:, some].sum(-1), chance + (count / keys)[some].sum(), n + int(some.sum())
     for role, (share, chance, n) in sums.items():
         if n:
