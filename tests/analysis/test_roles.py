@@ -73,6 +73,31 @@ def test_an_input_a_dict_is_an_input_a_row() -> None:
     assert rows == regard.roles(Planted(), [{"tokens": texts()}])
 
 
+class Alone(nn.Module):
+    """A model without a batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Planted()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.inner(tokens[None])[0]
+
+
+class Unbatched(nn.Module):
+    """Two heads without a batch axis: the second looks at the first key."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        key = (torch.arange(len(tokens)) == 0).float()[:, None].expand(2, -1, 4) * torch.tensor([0.0, 1])[:, None, None]
+        return scaled_dot_product_attention(torch.full_like(key, SHARP), key, key)
+
+
+def test_without_a_batch_axis() -> None:
+    given = [{"tokens": one} for one in texts()]
+    assert {one.role for one in regard.roles(Alone(), given)} >= set(PLANTED[:5])
+    assert [(one.role, one.head) for one in regard.roles(Unbatched(), given)] == [("sink", 1)]
+
+
 def test_a_few_inputs_prove_nothing() -> None:
     assert regard.roles(Planted(), [{"tokens": texts(3)}]) == []
     with pytest.raises(regard.ConfigError, match="roles need inputs"):

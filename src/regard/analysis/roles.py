@@ -110,7 +110,7 @@ def roles(
     - copying, successor, by weights alone: `Circuit`.
 
     A head has a role if its effect exceeds `least` in significantly many inputs (a minimum-effect test, Murphy and
-    Myors 1999): untrained heads differ from equal attention too, by little and the same way in every input. One test over
+    Myors 1999): untrained heads differ from equal attention too, by little and the same way in every input. One test of
     n inputs gives at best p = 2⁻ⁿ before the correction: a few inputs prove nothing, and the list is empty.
 
     Args:
@@ -136,7 +136,7 @@ def roles(
             with torch.no_grad(), observe(one.module) as seen:
                 one()
             for row, sequences in enumerate(rows):
-                found = _by_site({site: maps[0] for site, maps in seen.items()}, row, sequences, counts)
+                found = _by_site({site: maps[0] for site, maps in seen.items()}, row, len(rows), sequences, counts)
                 heads.update({site: _heads(shown) for site, (shown, _) in found.items()})
                 yield found
 
@@ -234,7 +234,8 @@ def _shares(
             some = (count > 0) & (count < keys)
             mass = torch.einsum("hts,ts->ht", weights, chosen.double()) / total.masked_fill(total == 0, 1)
             share, chance, n = sums.get(role, (none, none[0], 0))
-            sums[role] = share + mass[:, some].sum(-1), chance + (count / keys)[some].sum(), n + int(some.sum())
+            share, chance = share + mass[:, some].sum(-1), chance + (count.double() / keys)[some].sum()
+            sums[role] = share, chance, n + int(some.sum())
     for role, (share, chance, n) in sums.items():
         if n:
             yield role, (share / n, float(chance / n))
@@ -254,12 +255,18 @@ def _visible(seen: AttentionMap) -> Callable[[Tensor], Tensor]:
             )
 
         return masked
-    behind = lambda rows: torch.arange(s) <= rows[:, None] + (s - t)  # noqa: E731
+
+    def behind(rows: Tensor) -> Tensor:
+        return torch.arange(s) <= rows[:, None] + (s - t)
+
+    def all_keys(rows: Tensor) -> Tensor:
+        return torch.ones(len(rows), s, dtype=torch.bool)
+
     if t > s:
-        return lambda rows: torch.ones(len(rows), s, dtype=torch.bool)
+        return all_keys
     parts = torch.arange(t).split(max(1, BLOCK // max(1, _heads(seen) * s)))
     ahead = any(bool((seen.tile(rows, slice(None)).cpu() != 0)[..., ~behind(rows)].any()) for rows in parts)
-    return (lambda rows: torch.ones(len(rows), s, dtype=torch.bool)) if ahead else behind
+    return all_keys if ahead else behind
 
 
 def _is_causal(seen: AttentionMap) -> bool:
@@ -296,9 +303,13 @@ def _sequences(model: Any, one: ForwardPass) -> list[list[Sequence[Hashable]]]:
 
 
 def _by_site(
-    maps: Mapping[str, AttentionMap], row: int, texts: Sequence[Sequence[Hashable]], counts: Mapping[Hashable, int]
+    maps: Mapping[str, AttentionMap],
+    row: int,
+    rows: int,
+    texts: Sequence[Sequence[Hashable]],
+    counts: Mapping[Hashable, int],
 ) -> Seen:
-    """One input's maps and what their axes stand for.
+    """The maps of one row of a batch of `rows`, and what their axes stand for.
 
     Where source and target have one length, the order of the calls tells: an encoder's sites come before the first
     causal one, and what is not causal after it crosses.
@@ -306,7 +317,7 @@ def _by_site(
     found: dict[str, tuple[AttentionMap, Sequences]] = {}
     decoding = False
     for site, whole in maps.items():
-        seen = whole.select(row) if len(whole.shape) > 2 + (len(whole.shape) == 3 and whole.shape[0] <= row) else whole
+        seen = whole.select(row) if len(whole.shape) > 3 or rows > 1 else whole
         t, s = seen.shape[-2:]
         causal = _is_causal(seen)
         decoding = decoding or causal
@@ -373,11 +384,11 @@ def _induction(sequences: Sequences, rows: Tensor, t: int, s: int) -> Tensor | N
     return (queries[rows, None] == keys[before]) & (before >= 0) & (before < rows[:, None] + (s - t))
 
 
-def _retrieval(sequences: Sequences, rows: Tensor, _: int, __: int) -> Tensor | None:
+def _retrieval(sequences: Sequences, rows: Tensor, __: int, s: int) -> Tensor | None:
     if not sequences.keys or not sequences.predicted:
         return None
     _, keys, predicted = sequences.codes
-    return predicted[rows, None] == keys
+    return (predicted[rows, None] == keys).expand(len(rows), s)
 
 
 def _alignment(sequences: Sequences, rows: Tensor, t: int, s: int) -> Tensor | None:
