@@ -11,12 +11,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from regard import distributed as distributed
     from regard import nn as nn
-    from regard.analysis.contributions import contributions as contributions
-    from regard.analysis.lens import logit_lens as logit_lens
-    from regard.analysis.why import why as why
     from regard.analysis.ablations import ablations as ablations
     from regard.analysis.attribution import attribute_patches as attribute_patches
+    from regard.analysis.contributions import contributions as contributions
+    from regard.analysis.flow import HeadGradient as HeadGradient
+    from regard.analysis.flow import flow as flow
+    from regard.analysis.lens import logit_lens as logit_lens
     from regard.analysis.patching import patch as patch
+    from regard.analysis.roles import Role as Role
+    from regard.analysis.roles import roles as roles
+    from regard.analysis.why import why as why
     from regard.attention.approximate.linear import EluFeatures as EluFeatures
     from regard.attention.approximate.linear import RandomFeatures as RandomFeatures
     from regard.attention.approximate.low_rank import LowRank as LowRank
@@ -72,6 +76,8 @@ _HOMES = {
     "analysis.ablations": ("ablations",),
     "analysis.attribution": ("attribute_patches",),
     "analysis.patching": ("patch",),
+    "analysis.flow": ("HeadGradient", "flow"),
+    "analysis.roles": ("Role", "roles"),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),
     "attention.approximate.low_rank": ("LowRank",),
     "attention.approximate.patterns": ("big_bird", "strided"),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from regard.analysis.base import as_pass
-from regard.analysis.measures import bootstrap
 from regard.analysis.parts import Cell, Metric, Parts, Recording, Sweep, record
+from regard.analysis.roles import bootstrap
 from regard.errors import ConfigError, unknown
 
 if TYPE_CHECKING:

@@ -1,16 +1,14 @@
-"""Measures of attention: the role of a head, its certainty, and the loss of the model without it.
+"""Measures of attention: how certain a head is, how far it looks, and the loss of the model without it.
 
 Every measure takes maps (`AttentionMap`), so it works at any length and for any model that can be observed. A
 weight says where a layer looked, not what the output depends on: `importance` measures that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from math import comb, log
+from math import log
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,8 +17,6 @@ from regard.attention.maps.map import AttentionMap
 from regard.data.align import Link, scores
 from regard.errors import ShapeError
 from regard.observation.intervene import ablate, intervene
-
-Sieve = Callable[[int, int, Sequence[str]], Tensor]
 
 
 def effective_span(seen: AttentionMap) -> Float[Tensor, "*batch T"]:
@@ -129,123 +125,3 @@ def importance(model: Any, loss: Callable[[], float], heads: Mapping[str, int]) 
             with intervene(model, site, ablate(head)):
                 result[site].append(loss() - whole)
     return result
-
-
-@dataclass(frozen=True)
-class Role:
-    """The role that a head was found to have over a corpus.
-
-    Attributes:
-        site, head: which head.
-        role: the sieve's name.
-        share: mean weight on the sieve's keys, over the sentences.
-        interval: 95 % of the shares of 1,000 corpora drawn from the sentences with replacement (percentile bootstrap).
-        chance: what a head gets that looks at every allowed key equally.
-        p: of a one-sided sign test over the sentences that share > chance, times the number of tests (Bonferroni).
-        sentences: how many were counted.
-    """
-
-    site: str
-    head: int
-    role: str
-    share: float
-    interval: tuple[float, float]
-    chance: float
-    p: float
-    sentences: int
-
-
-def roles(
-    sentences: Sequence[tuple[Mapping[str, AttentionMap], Sequence[str]]],
-    sieves: Mapping[str, Sieve] | None = None,
-    level: float = 0.05,
-) -> list[Role]:
-    """The roles of heads, tested over a corpus; smallest p-value first.
-
-    For each sentence the mean weight on a sieve's keys is compared with that of uniform attention over the keys the
-    head looks at; a head plays the role if it is above in significantly many sentences and at least at twice
-    the chance. A picture of one sentence shows none of this.
-
-    Args:
-        sentences: ({site: map `[heads, N, N]`}, tokens) of each sentence.
-        sieves: {name: (T, S, tokens) -> bool `[T, S]`}; previous, next, same, first and separator token by default.
-        level: significance after correction for all tests.
-
-    Source: Voita et al. 2019, section 5; Pande et al. 2021, section 3.
-    """
-    sieves = SIEVES if sieves is None else sieves
-    counts: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
-    for maps, tokens in sentences:
-        for site, seen in maps.items():
-            weights = _share(seen.full())
-            looked = (weights > 0).float()
-            even = _share(looked)
-            for role, sieve in sieves.items():
-                chosen = sieve(seen.shape[-2], seen.shape[-1], tokens).to(weights.device)
-                some = chosen.any(-1)
-                if not bool(some.any()):
-                    continue
-                share, chance = (((w * chosen).sum(-1)[..., some]).mean(-1) for w in (weights, even))
-                for head, pair in enumerate(zip(share.tolist(), chance.tolist(), strict=True)):
-                    counts.setdefault((site, head, role), []).append(pair)
-    found = []
-    for (site, head, role), pairs in counts.items():
-        share, chance = (sum(numbers) / len(pairs) for numbers in zip(*pairs, strict=True))
-        p = min(1.0, _sign_test(pairs) * len(counts))
-        if p <= level and share >= 2 * chance:
-            interval = bootstrap([share for share, _ in pairs])
-            found.append(Role(site, head, role, share, interval, chance, p, len(pairs)))
-    return sorted(found, key=lambda role: (role.p, -role.share))
-
-
-def bootstrap(numbers: Sequence[float], draws: int = 1000) -> tuple[float, float]:
-    """The 2.5 and 97.5 % quantiles of the mean (Efron 1979); the same draws every time."""
-    whole = np.asarray(numbers)
-    chosen = np.random.default_rng(0).integers(len(whole), size=(draws, len(whole)))
-    low, high = np.quantile(whole[chosen].mean(-1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _sign_test(pairs: Sequence[tuple[float, float]]) -> float:
-    """The probability of at least so many values above chance if above and below were equally likely (a sign test)."""
-    differ = [share > chance for share, chance in pairs if share != chance]
-    n, above = len(differ), sum(differ)
-    return float(sum(comb(n, k) for k in range(above, n + 1)) / 2**n)
-
-
-def beside(offset: int) -> Sieve:
-    """The key that stands `offset` places after the query (-1: the previous token)."""
-
-    def sieve(t: int, s: int, _: Sequence[str]) -> Tensor:
-        return torch.arange(s) == torch.arange(t)[:, None] + (s - t) + offset
-
-    return sieve
-
-
-def among(wanted: Callable[[str], bool]) -> Sieve:
-    """The keys whose token is wanted, for every query."""
-
-    def sieve(t: int, _: int, tokens: Sequence[str]) -> Tensor:
-        return torch.tensor([wanted(token) for token in tokens]).expand(t, -1)
-
-    return sieve
-
-
-def rare(counts: Mapping[str, int]) -> Sieve:
-    """The rarest token of the sentence (Voita et al. 2019, section 5.2), by its count in a corpus."""
-
-    def sieve(t: int, _: int, tokens: Sequence[str]) -> Tensor:
-        number = torch.tensor([counts.get(token, 0) for token in tokens])
-        return (number == number.min()).expand(t, -1)
-
-    return sieve
-
-
-SEPARATORS = frozenset({"</s>", "[SEP]", "[CLS]", "<s>", "<|endoftext|>", ".", ",", ";", ":", "!", "?"})
-SIEVES: dict[str, Sieve] = {
-    "previous": beside(-1),
-    "next": beside(1),
-    "same": beside(0),
-    "first": lambda t, s, _: (torch.arange(s) == 0).expand(t, -1),
-    "separator": among(lambda token: token.strip("▁Ġ ") in SEPARATORS),
-}

@@ -1,4 +1,4 @@
-"""Tables of signed numbers as a figure: red where they are positive, blue where they are negative."""
+"""Tables of signed numbers as a figure: blue where they are positive, red where they are negative."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -42,7 +42,7 @@ def draw_tables(
     panels = figure.subplots(down, across, squeeze=False).flat
     shown = None
     for (name, table), axes in zip(tables.items(), panels, strict=False):
-        shown = axes.imshow(table.tolist(), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        shown = axes.imshow(table.tolist(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         if len(rows) <= NAMES_UP_TO:
             axes.set_yticks(range(len(rows)), [visible(row) for row in rows], fontsize=7)
         if len(columns) <= NAMES_UP_TO:

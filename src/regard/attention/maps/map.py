@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from regard.attention.biases import BiasLike
+from regard.attention.maps.products import Product, fit_vector, pulled, pushed
 from regard.attention.maps.saved import load_map, save_map
 from regard.attention.maps.sources import (
     ComputedWeights,
@@ -221,6 +222,34 @@ class AttentionMap:
     def argmax(self) -> Tensor:
         """The key each query looks at most `[*batch, T]`, the lower index on a tie; -1 for a dead row."""
         return self._kept().argmax
+
+    @exactly
+    def pull(self, weights: Tensor) -> Tensor:
+        """wᵀA: Σ_i w_i α_ij `[*batch, S]`, what reaches the keys when query i counts w_i; differentiable.
+
+        Computed block by block, also in the backward pass: never T × S.
+
+        Args:
+            weights: `[*batch, T]`, or `[T]` for all batch axes.
+
+        Raises:
+            ShapeError: a size that is not the map's.
+        """
+        return self._times(pulled, weights, self.shape[-2], self.shape[-1], "queries")
+
+    @exactly
+    def push(self, weights: Tensor) -> Tensor:
+        """A·w: Σ_j α_ij w_j `[*batch, T]`, what the queries collect when key j holds w_j; differentiable.
+
+        Computed block by block, also in the backward pass: never T × S.
+
+        Args:
+            weights: `[*batch, S]`, or `[S]` for all batch axes.
+
+        Raises:
+            ShapeError: a size that is not the map's.
+        """
+        return self._times(pushed, weights, self.shape[-1], self.shape[-2], "keys")
 
     @exactly
     def distance(self) -> Tensor:
@@ -458,6 +487,18 @@ class AttentionMap:
             if aside == OVERVIEW and found.pooled is not None:
                 self._pools[mode, OVERVIEW] = found.pooled
         return found if aside is pool else replace(found, pooled=None)
+
+    def _times(self, product: Product, weights: Tensor, size: int, other: int, axis: str) -> Tensor:
+        """A product with a vector along an axis of `size`: one number for each place of the `other` axis."""
+        vector = fit_vector(weights, size, self.shape[:-2], self.source.like, axis)
+        outer = len(self._outer())
+        room: list[Tensor] = []
+        parts = [
+            product(source, part, other, self._rows_of_a_block(source), room)
+            for source, part in zip(self._entries(), vector.flatten(0, outer - 1) if outer else [vector], strict=True)
+        ]
+        joined: Tensor = self._join(parts)
+        return joined
 
     def _kept(self) -> Summary:
         return self._found.get(torch.is_grad_enabled()) or self._statistics()
