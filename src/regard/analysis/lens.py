@@ -34,12 +34,12 @@ class Lens:
         names: from token ids to their strings, where there is a tokenizer.
     """
 
-    logits: Float[Tensor, "layers *positions V"]
+    logits: Float[Tensor, "layers ... V"]
     layers: list[str]
     tokens: list[str] = field(default_factory=list)
     names: Names | None = None
 
-    def probabilities(self) -> Float[Tensor, "layers *positions V"]:
+    def probabilities(self) -> Float[Tensor, "layers ... V"]:
         """softmax(logits), in at least float32."""
         return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)).softmax(-1)
 
