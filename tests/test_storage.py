@@ -57,7 +57,7 @@ def test_what_a_reader_still_holds_stays_as_it_was(tmp_path):
 def test_a_folder_is_held_by_one(tmp_path):
     with exclusive(tmp_path):
         second = exclusive(tmp_path)
-        with pytest.raises(ConfigError, match="another process is training"):
+        with pytest.raises(ConfigError, match="another process is writing"):
             second.__enter__()
     with exclusive(tmp_path):
         pass

@@ -300,7 +300,8 @@ def test_a_run_exports_to_the_layout_of_others(runs, tmp_path: Path) -> None:
     assert back("the cat", length=5, temperature=0).ids == ours("the cat", length=5, temperature=0).ids
     with pytest.raises(regard.BundleError, match="no family of the Hugging Face layout has these parts"):
         export_bundle(regard.load(runs["fill"].path), tmp_path / "no", "float32", "hf")
-    with pytest.raises(regard.ChoiceError, match="unknown layout 'h5': expected one of 'hf', 'ctranslate2', 'regard'"):
+    known = "'hf', 'ctranslate2', 'onnx', 'regard', 'torch'"
+    with pytest.raises(regard.ChoiceError, match=f"unknown layout 'h5': expected one of {known}"):
         export_bundle(ours, tmp_path / "no", "float32", "h5")
     with pytest.raises(regard.BundleError, match="--layout hf"):
         export_bundle(back, tmp_path / "no", "float32")
