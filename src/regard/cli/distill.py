@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import complain
-from regard.cli.options import Device, Engine, Precision, load_for
+from regard.cli.options import Device, Engine, Precision, Run, Settings, load_for
 from regard.cli.progress import lines_bar
 from regard.cli.train import train_run
 
@@ -14,12 +14,8 @@ from regard.cli.train import train_run
 def distill(
     teacher: Annotated[str, typer.Argument(help="A translator: a shipped model's name, or a run's folder.")],
     config: Annotated[Path, typer.Argument(help="The student's TOML file; its data is what the teacher translates.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
-    ] = None,
+    settings: Settings = None,
+    run: Run = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A file of further sources, one a line; may be given again.")
     ] = None,

@@ -67,6 +67,12 @@ Repetition = Annotated[
 NoRepeat = Annotated[int | None, typer.Option(help="No n-gram of this length twice; 0, the default, allows all.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same texts.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Input tokens worked on at a time. Default: 4096.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192; may be given again.")
+]
+Run = Annotated[
+    Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
+]
 
 
 class BareLook(TyperCommand):

@@ -6,16 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import complain
+from regard.cli.options import Run, Settings
 
 
 def prepare(
     config: Annotated[Path, typer.Argument(help="A TOML file of a translator.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a setting: --set tokenizer.vocabulary=16000.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
-    ] = None,
+    settings: Settings = None,
+    folder: Run = None,
 ) -> None:
     """Tokenize a corpus into a run's folder, so that `regard train` starts at once."""
     from regard import experiment

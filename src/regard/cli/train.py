@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import complain
+from regard.cli.options import Run, Settings
 from regard.cli.progress import training_bar
 
 INTERRUPTED = 130
@@ -15,12 +16,8 @@ INTERRUPTED = 130
 
 def train(
     config: Annotated[Path, typer.Argument(help="A TOML file; configs/ holds those of the shipped models.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")
-    ] = None,
+    settings: Settings = None,
+    run: Run = None,
     device: Annotated[
         str | None, typer.Option(help="Where to train: cpu, cuda, cuda:1, mps or auto; sets training.device.")
     ] = None,

@@ -126,9 +126,8 @@ def _stand_ins(text: str) -> Iterator[str]:
     return (name for name in names if not has_phrase(text, name))
 
 
-Translate = Callable[
-    [list[str], Mapping[str, str]], Sequence[Any]
-]  # texts, a glossary -> results, errors in their place
+# texts and a glossary → results, errors in their place
+Translate = Callable[[list[str], Mapping[str, str]], Sequence[Any]]
 
 
 def translate_protected(texts: Sequence[str], translate: Translate) -> list[Any]:

@@ -207,7 +207,10 @@ def _check(config: BulkConfig, into: Path) -> None:
     """Begin a folder, or see that it holds parts of the same corpus and settings."""
     about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
     if about.exists():
-        before = json.loads(about.read_text("utf-8"))
+        try:
+            before = dict(json.loads(about.read_text("utf-8")))
+        except ValueError as error:
+            raise ConfigError(f"{about}: damaged: {error}: name another folder with --to") from error
         other = next((name for name in now if before.get(name) != now[name]), None)
         if other:
             raise ConfigError(
