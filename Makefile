@@ -56,9 +56,14 @@ format: .venv/made-dev
 	$(BIN)/ruff check --fix src tests benchmarks examples docs/*.py
 	$(BIN)/ruff format src tests benchmarks examples docs/*.py
 
-# one thread: the course's models are small, and two threads wait for each other on a busy machine
+# one thread: the course's models are small, and two threads wait for each other on a busy machine.
+# What the pages gave is kept only as long as neither they nor the library change.
 docs: .venv/made-dev
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+	@find src -type f ! -name "*.pyc" ! -path "*.egg-info*" | sort | xargs sha256sum > docs/.sources; \
+	cmp -s docs/.sources docs/.jupyter_cache/sources || rm -rf docs/.jupyter_cache docs/_build; \
+	mkdir -p docs/.jupyter_cache && mv docs/.sources docs/.jupyter_cache/sources
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build \
+	    || { find docs/_build -name "*.err.log" -exec tail -n 40 {} +; exit 1; }
 
 clean:
 	rm -rf .venv docs/_build docs/jupyter_execute docs/.jupyter_cache demo

@@ -22,7 +22,7 @@ html_static_path = ["static"]
 html_css_files = ["wide.css"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-# the course's pages are run; what they gave is kept until the page changes (make clean forgets it)
+# the course's pages are run; what they gave is kept until a page or the library changes
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True

@@ -25,6 +25,10 @@ def translator(tiny_run) -> Translator:
         ("Mr. Smith left.  Why?", "en", ["Mr. Smith left.", "Why?"]),
         ("le chat noir", "fr", ["le chat noir"]),
         ("Il est 18.45. Viens.", "", ["Il est 18.45.", "Viens."]),
+        ("Il dit : « Viens ! » Puis il part.", "fr", ["Il dit : « Viens ! »", "Puis il part."]),
+        ("你好。我很好！再见", "zh", ["你好。", "我很好！", "再见"]),
+        ("p6L0I0i8x2M2E9?i8", "fr", ["p6L0I0i8x2M2E9?i8"]),
+        ("What?No. Yes", "fr", ["What?No.", "Yes"]),
         ("", "fr", []),
     ],
 )

@@ -14,14 +14,27 @@ from regard.errors import ConfigError
 from regard.pipelines.generation import Alignment, Generation, Word
 
 
+# the marks that end a sentence in scripts without spaces between words
+FULL_WIDTH = "。！？｡"
+
+
 def cut(text: str, language: str) -> list[str]:
     """The sentences of a text, in order, without the white space between them.
+
+    A sentence ends before white space, or after a full-width mark ("。"): "v2?x" and "one.Two" stay whole, since a text
+    without spaces is as likely to be a name, an address or a sequence of symbols.
 
     Args:
         text: any text.
         language: its code ("fr"); rules that most languages share where it is unknown or empty.
     """
-    return [one.strip() for one in segment(language or "en", text) if one.strip()]
+    found: list[str] = []
+    for piece in segment(language or "en", text):
+        if found and not (piece[:1].isspace() or found[-1][-1:].isspace() or found[-1][-1:] in FULL_WIDTH):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return [one.strip() for one in found if one.strip()]
 
 
 class NoMaps(Mapping[str, AttentionMap]):
