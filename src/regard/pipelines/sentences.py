@@ -13,7 +13,6 @@ from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError
 from regard.pipelines.generation import Alignment, Generation, Word
 
-
 # the marks that end a sentence in scripts without spaces between words
 FULL_WIDTH = "。！？｡"
 
