@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow coverage bench check format docs clean
+.PHONY: setup demo test test-slow coverage bench check format docs page page-check clean
 
 setup: .venv/made
 
@@ -64,6 +64,18 @@ docs: .venv/made-dev
 	mkdir -p docs/.jupyter_cache && mv docs/.sources docs/.jupyter_cache/sources
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build \
 	    || { find docs/_build -name "*.err.log" -exec tail -n 40 {} +; exit 1; }
+
+# the front end of `regard look`: what it is built into is committed, so that installing regard needs no node
+frontend/node_modules: frontend/package-lock.json
+	cd frontend && npm install --no-save --no-audit --no-fund
+	touch $@
+
+page: frontend/node_modules
+	cd frontend && npm run --silent check && npm test --silent && npm run --silent build
+
+page-check: frontend/node_modules
+	cd frontend && npm run --silent check && npm test --silent
+	mkdir -p build && cd frontend && node build.mjs ../build && cmp ../build/look.mjs ../src/regard/figures/look.mjs
 
 clean:
 	rm -rf .venv docs/_build docs/jupyter_execute docs/.jupyter_cache demo

@@ -22,6 +22,7 @@ from regard.cli.evaluate import evaluate
 from regard.cli.export import export
 from regard.cli.fill import fill
 from regard.cli.lines import FAILED, complain
+from regard.cli.look import look
 from regard.cli.meaning import meaning
 from regard.cli.options import BareLook
 from regard.cli.prepare import prepare
@@ -48,7 +49,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
     (train, TyperCommand), (distill, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand),
-    (trace, TyperCommand),
+    (trace, TyperCommand), (look, TyperCommand),
     (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
     (serve, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import accumulate, count, pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from regard.attention.biases import Added, Bias, Both
 from regard.attention.maps.compact import compact_bias, compact_mask, freeze
 from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.page import page_of_maps
 from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, on_search_result, watching
 from regard.errors import ChoiceError, RegardError, nearest
+from regard.figures.page import Page
 from regard.observation.hand_written import on_hand_written
 from regard.observation.sites import Tracker, is_torchs_own
 from regard.observation.torch_calls import forget_masks, is_tracing, layer_call, module_call, refuse_mapped
@@ -112,6 +115,23 @@ class Observation(Mapping[str, list[AttentionMap]]):
             caches = {self._caches.get((module, step)) for step in steps}
             joined[site] = _along(site, maps, beam_indices, caches, module in self._crossing)
         return joined
+
+    def look(self, path: str | Path | None = None, *, tokens: Sequence[str] | None = None) -> Page:
+        """The page of the maps: each site's last, or the joined steps of a generation (`along`).
+
+        Args:
+            path: an .html file to write, which needs no network; None only makes the page.
+            tokens: names of the positions of the sequence that attends to itself.
+
+        Raises:
+            RegardError: nothing was seen.
+        """
+        if not self._maps:
+            raise RegardError("nothing was seen: no attention happened in the block")
+        many = any(len(maps) > 1 for maps in self._maps.values())
+        maps = (self.along() if many else {}) or {site: maps[-1] for site, maps in self._maps.items()}
+        named = {} if tokens is None else {"text": list(tokens)}
+        return page_of_maps(maps, type(self._tracker.model).__name__, named).written(path)
 
     def _steps(self) -> "list[Forward]":
         """The forwards of the module that generated, in order: of the outermost one that ran on its own."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.page import Draft
 from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
 from regard.bundle import Bundle
 from regard.data.media import stacked
@@ -24,8 +25,10 @@ from regard.decoding.generate import generate
 from regard.decoding.lexicon import Lexicon, spelling_table
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
+from regard.figures.addresses import picture_address, sound_address, spectrogram_address
 from regard.pipelines.base import Pipeline, decoder_maps
-from regard.pipelines.result import Result, reading_site
+from regard.pipelines.reading import reading_site
+from regard.pipelines.result import Result
 from regard.text.tokenizer import word_of_each
 
 BATCH = 32  # inputs searched at a time
@@ -178,6 +181,32 @@ class Description(Result):
             {name: one.to(device) for name, one in arguments.items() if one is not None},
             tokenizer.tokens(before), [str(i) for i in range(len(self.positions))], list(self.ids),
         )  # fmt: skip
+
+    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:  # noqa: ARG002
+        """Add this description to a page, as every result does; with the picture or the sound."""
+        from regard.pipelines import page
+
+        tokenizer, alignment = self.pipeline.tokenizer, self.pipeline.bundle.alignment
+        about, (site, heads) = self.headline(), reading_site(alignment, self.attention)
+        if site:
+            about["chosen"] = {"site": site, "heads": heads, "why": page.why_shown(alignment, site, heads)}
+        if self.media.picture is not None:
+            places = [place[-2:] for place in self.positions.tolist()]
+            about["media"] = {"kind": "picture", "address": picture_address(self.media.picture), "positions": places}
+        elif self.media.samples is not None:
+            samples, seconds = self.media.samples, len(self.media.samples) / RATE
+            about["media"] = {
+                "kind": "sound", "address": sound_address(samples.numpy(), RATE), "seconds": seconds,
+                "positions": [[frame / FRAMES] for (frame,) in self.positions.tolist()],
+                "spectrogram": spectrogram_address(self.media.features.numpy()),
+            }  # fmt: skip
+        sequences = {
+            "output": self.tokens, "source": [str(n) for n in range(len(self.positions))],
+            "before": [*tokenizer.tokens([tokenizer.bos]), *self.tokens[:-1]],
+        }  # fmt: skip
+        words = {"output": page.named_words(self.text, tokenizer.target_spans(self.ids), len(self.tokens))}
+        axes = {name: page.axes_of(name) for name in self.attention}
+        draft.add_run(label, self.attention, sequences, axes=axes, words=words, **about)
 
     def details(self) -> dict[str, Any]:
         """The cell or time of each word's greatest weight; the segments of a long recording."""

@@ -1,6 +1,6 @@
 """What a translation holds: its text and attention, its word alignment, its words' probabilities."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from regard.analysis.base import ForwardPass
+from regard.attention.maps.page import Draft
 from regard.decoding.forced import Forced
 from regard.errors import ConfigError
-from regard.pipelines.result import Result, name_heads, reading_site
+from regard.pipelines.reading import name_heads, reading_site
+from regard.pipelines.result import Result
 from regard.text.protocol import Span
 from regard.text.tokenizer import word_of_each
 from regard.text.tokenizer import words as word_spans
@@ -192,6 +194,31 @@ class Generation(Result):
 
         site, heads = reading_site(self.translator.bundle.alignment, self.attention)
         return trace(self.translator.bundle, self.source, self.source_ids, self.ids, site, heads)
+
+    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:
+        """Add this translation to a page, as every result does; with words, trace, layers, and a test of its map."""
+        from regard.pipelines import page
+
+        if not self.ids:
+            draft.add_run(label, {}, {}, **self.headline())
+            return
+        tokenizer, alignment, given = self.translator.tokenizer, self.translator.bundle.alignment, self.forward_pass()
+        maps = page.recorded(given) if whole else {}
+        maps = maps or {site: one for site, one in self.attention.items() if whole or site.endswith("cross")}
+        source = page.named_words(self.read, tokenizer.source_spans(self.read), len(self.source_tokens))
+        output = page.named_words(self.text, tokenizer.target_spans(self.ids), len(self.tokens))
+        output |= {name: [getattr(word, name) for word in self.words] for name in ("log_prob", "entropy")}
+        about, (site, heads) = self.headline(), reading_site(alignment, maps)
+        if site:
+            about["chosen"] = {"site": site, "heads": heads, "why": page.why_shown(alignment, site, heads)}
+        if whole and len(self.ids) <= page.LONGEST:
+            about["trace"] = [asdict(step) for step in self.trace.steps]
+            about["lens"] = page.lens_of(given, "before", tokenizer)
+            if site:
+                about["believe"] = page.faithfulness_of(given, site, self.source_tokens)
+        sequences = {"source": self.source_tokens, "output": self.tokens, "before": given.tokens}
+        axes = {name: page.axes_of(name) for name in maps}
+        draft.add_run(label, maps, sequences, axes=axes, words={"source": source, "output": output}, **about)
 
     def details(self) -> dict[str, Any]:
         """The source's tokens and the word alignment; null where the attention was not kept."""

@@ -1,11 +1,13 @@
 """What every pipeline returns: a text, its tokens and scores, its alternatives, and its attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import AttentionMap, know_origin
+from regard.attention.maps.page import Draft
 from regard.errors import ConfigError
 
 
@@ -53,6 +55,40 @@ class Result:
         """The keys that only this task's results have."""
         return {}
 
+    def look(self, path: str | Path | None = None) -> Any:
+        """The page of this result: its attention to be looked at, touched and doubted. It shows itself in a notebook.
+
+        Args:
+            path: an .html file to write, which needs no network; None only makes the page.
+
+        Returns:
+            the `regard.figures.page.Page`.
+        """
+        from regard.pipelines.page import page_of
+
+        return page_of(self).written(path)
+
+    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:  # noqa: ARG002
+        """Add this result to a page.
+
+        Args:
+            draft: the page.
+            label: its name among the page's runs.
+            whole: with the maps of all sites and what was measured; else with the maps to the source alone.
+        """
+        from regard.pipelines.page import add_pass, pipeline_of
+
+        try:
+            given = self.forward_pass()
+        except ConfigError:
+            draft.add_run(label, self.attention, {}, **self.headline())
+            return
+        add_pass(draft, given, label, self.headline(), pipeline_of(self).tokenizer)
+
+    def headline(self) -> dict[str, Any]:
+        """What a page says of any result."""
+        return {"source": self.source, "text": self.text, "score": self.score, "log_prob": self.log_prob}
+
     def forward_pass(self) -> ForwardPass:
         """The pass over the input and this output: the tokens were taken from the logits of its last positions.
 
@@ -65,20 +101,3 @@ class Result:
     def as_alternative(one: Any) -> dict[str, Any]:
         """An alternative as it stands in the JSON of the result it belongs to."""
         return {"text": one.text, "score": one.score, "log_prob": one.log_prob}
-
-
-def reading_site(alignment: dict[str, Any], attention: Mapping[str, AttentionMap]) -> tuple[str, list[int]]:
-    """The site and heads from which word attention is read.
-
-    Those chosen on development data when the model was trained; else all heads of the last site that attends to a
-    memory; ("", []) where no site does.
-    """
-    if alignment.get("site") in attention:
-        return str(alignment["site"]), list(alignment["heads"])
-    across = [site for site in attention if site.split(".")[-1] == "cross"]
-    return (across[-1], list(range(attention[across[-1]].shape[-3]))) if across else ("", [])
-
-
-def name_heads(heads: Sequence[int]) -> str:
-    """“head 3”, or “mean of heads 0, 2”."""
-    return f"head {heads[0]}" if len(heads) == 1 else f"mean of heads {', '.join(map(str, heads))}"

@@ -410,6 +410,19 @@ class AttentionMap:
 
         return draw_panels(*self._legible(), path)
 
+    def look(self, path: str | Path | None = None) -> Any:
+        """The page of the map: every weight can be pointed at, at any length. It shows itself in a notebook.
+
+        Args:
+            path: an .html file to write, which needs no network; None only makes the page.
+
+        Returns:
+            the `regard.figures.page.Page`.
+        """
+        from regard.attention.maps.page import page_of_map
+
+        return page_of_map(self).written(path)
+
     def save(self, path: str | Path, half: bool = False) -> None:
         """Write the map as safetensors: queries, keys and row numbers where it is made of them, else the weights.
 

@@ -34,7 +34,7 @@ Full = Callable[[WeightSource, tuple[int, ...]], Tensor]  # the whole matrix of 
 
 def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full: Full, path: Path, half: bool) -> None:
     """Write a map; see `AttentionMap.save`."""
-    tensors, note = _take_apart(source, shape, full)
+    tensors, note = take_apart(source, shape, full)
     if half:
         narrow = {"weights", "query", "key", "v", "through"}
         if note.get("normalizer") == "share":  # features reach beyond float16
@@ -67,10 +67,10 @@ def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     return source, shape, (note["query_tokens"], note["key_tokens"])
 
 
-def _take_apart(source: WeightSource, shape: tuple[int, ...], full: Full) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def take_apart(source: WeightSource, shape: tuple[int, ...], full: Full) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings from which the map can be made again."""
     if isinstance(source, Through):
-        tensors, note = _take_apart(source.source, source.whole, full)
+        tensors, note = take_apart(source.source, source.whole, full)
         return tensors | {"through": source.matrix}, note
     if not isinstance(source, ComputedWeights):
         return {"weights": full(source, shape)}, {}

@@ -1,0 +1,32 @@
+"""The pictures of the page in docs/pictures: `python docs/screenshots.py`, with Debian's Chromium."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+import regard
+
+FOLDER = Path(__file__).parent / "pictures"
+SENTENCE = "Le chat noir dort sur le canapé rouge depuis ce matin."
+
+
+def main() -> None:
+    """Translate a sentence, and photograph its page in light and dark."""
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as running:
+        page = Path(folder) / "page.html"
+        regard.load("fr-en")(SENTENCE, beam=4, n_best=3).look(page)
+        browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for theme in ("light", "dark"):
+            tab = browser.new_page(viewport={"width": 1200, "height": 860})
+            tab.goto(f"file://{page}#theme={theme}")
+            tab.get_by_role("button", name="couch").hover()
+            tab.wait_for_timeout(400)
+            tab.screenshot(path=FOLDER / f"page-{theme}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

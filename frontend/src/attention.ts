@@ -1,0 +1,211 @@
+// Exact weights of a map, from its queries and keys (or from given weights): what AttentionMap computes in Python.
+import type { Tensor, Tensors } from "./safetensors";
+
+/** How queries and keys become weights, as the map's note says. */
+export interface How {
+  score?: "dot" | "additive" | "distance";
+  softcap?: number | null;
+  width?: number;
+  normalizer?: "softmax" | "uniform" | "sigmoid" | "share" | "entmax" | "sink";
+  alpha?: number;
+}
+
+/** Axes of a tensor [(batch,) rows, …] that is broadcast over heads; the heads of keys may be fewer, and divide. */
+function slice(tensor: Tensor, head: number, heads: number, axes: number): Tensor["data"] {
+  const own = tensor.shape.slice(0, -axes).reduce((a, b) => a * b, 1);
+  const size = tensor.shape.slice(-axes).reduce((a, b) => a * b, 1);
+  const index = own === 1 ? 0 : Math.floor((head * own) / heads);
+  return tensor.data.subarray(index * size, (index + 1) * size) as Tensor["data"];
+}
+
+/** α = entmax_α of scores (Peters, Niculae and Martins 2019): bisection of the threshold, in float64. */
+export function entmax(scores: Float64Array, alpha: number): Float64Array {
+  const n = scores.length;
+  const weights = new Float64Array(n);
+  let most = -Infinity;
+  for (let j = 0; j < n; j++) most = Math.max(most, scores[j]);
+  if (most === -Infinity) return weights;
+  const factor = alpha - 1;
+  const power = 1 / factor;
+  let low = most * factor - 1;
+  let high = most * factor;
+  for (let step = 0; step < 60; step++) {
+    const middle = (low + high) / 2;
+    let sum = 0;
+    for (let j = 0; j < n; j++) {
+      const over = scores[j] * factor - middle;
+      if (over > 0) sum += over ** power;
+    }
+    if (sum >= 1) low = middle;
+    else high = middle;
+  }
+  let sum = 0;
+  for (let j = 0; j < n; j++) {
+    const over = scores[j] * factor - low;
+    if (over > 0) sum += weights[j] = over ** power;
+  }
+  for (let j = 0; j < n; j++) weights[j] /= sum || 1;
+  return weights;
+}
+
+/** One head of a map: rows, tiles and scores, computed when they are asked for. */
+export class Head {
+  readonly weights?: Tensor["data"];
+  readonly query?: Tensor["data"];
+  readonly key?: Tensor["data"];
+  readonly width: number = 0;
+  private v?: Tensor["data"];
+  private sink = 0;
+  private start?: Tensor["data"];
+  private end?: Tensor["data"];
+  private mask?: Tensor["data"];
+  private diagonals?: Tensor["data"];
+  private bias?: Tensor["data"];
+  private numbers?: Tensor["data"];
+  private rows = new Map<number, Float32Array>();
+
+  constructor(
+    tensors: Tensors, prefix: string, readonly head: number, heads: number,
+    readonly queries: number, readonly keys: number, readonly how: How,
+  ) {
+    const part = (name: string, axes: number) => {
+      const tensor = tensors.get(`${prefix}.${name}`);
+      return tensor && slice(tensor, head, heads, axes);
+    };
+    this.weights = part("weights", 2);
+    this.query = part("query", 2);
+    this.key = part("key", 2);
+    const query = tensors.get(`${prefix}.query`);
+    if (query) this.width = query.shape[query.shape.length - 1];
+    this.v = part("v", 1);
+    const sink = tensors.get(`${prefix}.sink`);
+    if (sink) this.sink = sink.data[sink.data.length === 1 ? 0 : Math.floor((head * sink.data.length) / heads)];
+    this.start = part("mask.start", 1);
+    this.end = part("mask.end", 1);
+    this.mask = part("mask", 2);
+    this.diagonals = part("bias.diagonals", 1);
+    this.bias = part("bias", 2);
+    this.numbers = part("numbers", 1);
+  }
+
+  /** Whether query i may look at key j. */
+  allowed(i: number, j: number): boolean {
+    if (this.start && this.end) return j >= this.start[i] && j < this.end[i];
+    return !this.mask || !!this.mask[i * this.keys + j];
+  }
+
+  /** The score before bias and mask. */
+  product(i: number, j: number): number {
+    const { query, key, width } = this;
+    if (!query || !key) return NaN;
+    const a = i * width;
+    const b = j * width;
+    let sum = 0;
+    if (this.how.score === "additive") {
+      for (let d = 0; d < width; d++) sum += this.v![d] * Math.tanh(query[a + d] + key[b + d]);
+      return sum;
+    }
+    if (this.how.score === "distance") {
+      for (let d = 0; d < width; d++) sum += (query[a + d] - key[b + d]) ** 2;
+      return -sum / (2 * (this.how.width ?? 1) ** 2);
+    }
+    for (let d = 0; d < width; d++) sum += query[a + d] * key[b + d];
+    const cap = this.how.softcap;
+    return cap ? cap * Math.tanh(sum / cap) : sum;
+  }
+
+  biasOf(i: number, j: number): number {
+    if (this.diagonals) return this.diagonals[j - i + this.queries - 1];
+    return this.bias ? this.bias[i * this.keys + j] : 0;
+  }
+
+  /** e_ij, with bias; -Infinity where the mask forbids it. */
+  score(i: number, j: number): number {
+    return this.allowed(i, j) ? this.product(i, j) + this.biasOf(i, j) : -Infinity;
+  }
+
+  /** The weights of a query, over all keys. */
+  row(i: number): Float32Array {
+    const kept = this.rows.get(i);
+    if (kept) return kept;
+    const n = this.keys;
+    let row: Float32Array;
+    if (this.weights) {
+      row = Float32Array.from(this.weights.subarray(i * n, (i + 1) * n));
+    } else {
+      const scores = new Float64Array(n);
+      for (let j = 0; j < n; j++) scores[j] = this.score(i, j);
+      row = Float32Array.from(this.normalized(scores));
+    }
+    if (this.rows.size * n > 4_000_000) this.rows.clear();
+    this.rows.set(i, row);
+    return row;
+  }
+
+  weight(i: number, j: number): number {
+    if (this.weights) return this.weights[i * this.keys + j];
+    const one = this.fromNumber(i, j);
+    return one === undefined ? this.row(i)[j] : one;
+  }
+
+  /** A weight from its score and the row's number alone, where the normaliser allows it. */
+  private fromNumber(i: number, j: number): number | undefined {
+    const kind = this.how.normalizer;
+    if (!this.numbers || (kind !== "softmax" && kind !== "sink")) return undefined;
+    const score = this.score(i, j);
+    return score === -Infinity ? 0 : Math.exp(score - this.numbers[i]);
+  }
+
+  /** The largest weight of each cell of a window, `rows` × `columns` cells; exact, or from every n-th row and key. */
+  window(top: number, left: number, height: number, width: number, rows: number, columns: number): Float32Array {
+    const cells = new Float32Array(rows * columns);
+    const bottom = Math.min(this.queries, Math.ceil(top + height));
+    const right = Math.min(this.keys, Math.ceil(left + width));
+    const ends = (first: number, size: number, cells: number, last: number) =>
+      Array.from({ length: cells + 1 }, (_, c) => Math.min(last, Math.floor(first + (c * size) / cells)));
+    const rowEnds = ends(top, height, rows, bottom);
+    const columnEnds = ends(left, width, columns, right);
+    for (let r = 0; r < rows; r++) {
+      for (let i = rowEnds[r]; i < Math.max(rowEnds[r + 1], rowEnds[r] + 1) && i < bottom; i++) {
+        for (let c = 0; c < columns; c++) {
+          let most = cells[r * columns + c];
+          for (let j = columnEnds[c]; j < Math.max(columnEnds[c + 1], columnEnds[c] + 1) && j < right; j++) {
+            const weight = this.weight(i, j);
+            if (weight > most) most = weight;
+          }
+          cells[r * columns + c] = most;
+        }
+      }
+    }
+    return cells;
+  }
+
+  private normalized(scores: Float64Array): Float64Array {
+    const n = scores.length;
+    const kind = this.how.normalizer ?? "softmax";
+    const weights = new Float64Array(n);
+    if (kind === "sigmoid") {
+      for (let j = 0; j < n; j++) weights[j] = scores[j] === -Infinity ? 0 : 1 / (1 + Math.exp(-scores[j]));
+      return weights;
+    }
+    if (kind === "entmax") {
+      const alpha = this.how.alpha ?? 1.5;
+      if (alpha > 1) return entmax(scores, alpha);
+    }
+    if (kind === "uniform" || kind === "share") {
+      let sum = 0;
+      for (let j = 0; j < n; j++) {
+        if (scores[j] !== -Infinity) sum += weights[j] = kind === "uniform" ? 1 : Math.max(0, scores[j]);
+      }
+      for (let j = 0; j < n; j++) weights[j] = sum ? weights[j] / sum : 0;
+      return weights;
+    }
+    let most = kind === "sink" ? this.sink : -Infinity;
+    for (let j = 0; j < n; j++) most = Math.max(most, scores[j]);
+    if (most === -Infinity) return weights;
+    let sum = kind === "sink" ? Math.exp(this.sink - most) : 0;
+    for (let j = 0; j < n; j++) sum += weights[j] = Math.exp(scores[j] - most);
+    for (let j = 0; j < n; j++) weights[j] /= sum;
+    return weights;
+  }
+}

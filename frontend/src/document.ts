@@ -1,0 +1,262 @@
+// What a page holds, and the questions that its screens ask of it.
+import { Head, type How } from "./attention";
+import { Tensors } from "./safetensors";
+
+export interface Words {
+  texts: string[];
+  /** The word of each token; -1 for none. */
+  owner: number[];
+  log_prob?: number[];
+  entropy?: number[];
+}
+
+export interface MapInfo {
+  site: string;
+  tensors: string;
+  how: How & { heads: number; queries: number; keys: number };
+  rows: string | null;
+  columns: string | null;
+  importance?: number[];
+}
+
+export interface Prediction {
+  token: string;
+  probability: number;
+  logit: number;
+  from_state: number | null;
+  from_context: number | null;
+  bias: number | null;
+}
+
+export interface TraceStep {
+  number: number;
+  previous: string;
+  token: string;
+  asks: string;
+  scores: number[];
+  weights: number[];
+  context_norm: number;
+  predictions: Prediction[];
+}
+
+/** An explanation's curve in `believe`: the prediction's probability as the inputs it names are taken away. */
+export interface Believe {
+  sentence: string;
+  holds: boolean;
+  site: string;
+  columns: string[];
+  measures: Record<string, number[]>;
+  step?: string;
+}
+
+export interface Lens {
+  layers: string[];
+  rows: string;
+  /** Of every layer and position, the most probable tokens with their probabilities. */
+  top: [string, number][][][];
+}
+
+export interface Media {
+  kind: "picture" | "sound";
+  /** A data: address. */
+  address: string;
+  /** Of a picture, [row, column] centres as shares; of a sound, seconds. */
+  positions: number[][];
+  seconds?: number;
+  spectrogram?: string;
+}
+
+export interface Run {
+  label: string;
+  source?: string;
+  text?: string;
+  score?: number;
+  log_prob?: number;
+  sequences: Record<string, string[]>;
+  words?: Record<string, Words>;
+  maps: MapInfo[];
+  chosen?: { site: string; heads: number[]; why: string };
+  trace?: TraceStep[];
+  believe?: Believe;
+  lens?: Lens;
+  media?: Media;
+}
+
+export interface Document {
+  regard: string;
+  format: number;
+  title: string;
+  model?: string;
+  task?: string;
+  runs: Run[];
+  live?: { token: string; models?: string[]; asks: string[] };
+}
+
+export type Side = "rows" | "columns";
+
+/** An axis of a grid: its names, and the positions that each stands for. */
+export interface Axis {
+  names: string[];
+  groups: number[][] | null;
+}
+
+/** A grid of weights with names: what is drawn. */
+export interface Grid {
+  rows: Axis;
+  columns: Axis;
+  cells: Float32Array;
+  largest: number;
+}
+
+/** The tokens of an axis of a map; their numbers where they have no names. */
+export function names(run: Run, map: MapInfo, side: Side): string[] {
+  const size = side === "rows" ? map.how.queries : map.how.keys;
+  const own = run.sequences[map[side] ?? ""];
+  return own && own.length >= size ? own.slice(0, size) : Array.from({ length: size }, (_, i) => String(i));
+}
+
+/** The words of an axis of a map, or null where there are none. */
+export function wordsOf(run: Run, map: MapInfo, side: Side): Words | null {
+  const words = run.words?.[map[side] ?? ""];
+  return words && words.texts.length ? words : null;
+}
+
+function axis(run: Run, map: MapInfo, side: Side, byWords: boolean): Axis {
+  const words = byWords ? wordsOf(run, map, side) : null;
+  if (!words) return { names: names(run, map, side), groups: null };
+  const groups: number[][] = words.texts.map(() => []);
+  words.owner.forEach((word, token) => {
+    if (word >= 0 && groups[word]) groups[word].push(token);
+  });
+  return { names: words.texts, groups };
+}
+
+/** Reads maps out of a document's tensors. */
+export class Reader {
+  private heads = new Map<string, Head>();
+
+  constructor(readonly tensors: Tensors) {}
+
+  head(map: MapInfo, head: number): Head {
+    const name = `${map.tensors}/${head}`;
+    let found = this.heads.get(name);
+    if (!found) {
+      found = new Head(this.tensors, map.tensors, head, map.how.heads, map.how.queries, map.how.keys, map.how);
+      this.heads.set(name, found);
+    }
+    return found;
+  }
+
+  /** A number of each position, where the page was given it. */
+  given(map: MapInfo, name: string, head: number): Float32Array | null {
+    const tensor = this.tensors.get(`${map.tensors}.${name}`);
+    if (!tensor) return null;
+    const size = tensor.data.length / map.how.heads;
+    return tensor.data.subarray(head * size, (head + 1) * size) as Float32Array;
+  }
+
+  /** The mean over heads, of rows of tokens; by words: summed over a word's keys, averaged over its queries,
+   * rows divided by their sum, as an alignment is. */
+  grid(run: Run, map: MapInfo, heads: number[], byWords: boolean): Grid {
+    const rows = axis(run, map, "rows", byWords);
+    const columns = axis(run, map, "columns", byWords);
+    const joined = !!(rows.groups || columns.groups);
+    const cells = new Float32Array(rows.names.length * columns.names.length);
+    const n = columns.names.length;
+    for (let r = 0; r < rows.names.length; r++) {
+      const asked = rows.groups ? rows.groups[r] : [r];
+      for (const head of heads) {
+        for (const i of asked) {
+          const weights = this.head(map, head).row(i);
+          for (let c = 0; c < n; c++) {
+            let sum = 0;
+            if (columns.groups) for (const j of columns.groups[c]) sum += weights[j];
+            else sum = weights[c];
+            cells[r * n + c] += sum / heads.length / asked.length;
+          }
+        }
+      }
+      if (joined && columns.groups) {
+        let sum = 0;
+        for (let c = 0; c < n; c++) sum += cells[r * n + c];
+        if (sum > 0) for (let c = 0; c < n; c++) cells[r * n + c] /= sum;
+      }
+    }
+    let largest = 0;
+    for (const cell of cells) if (cell > largest) largest = cell;
+    return { rows, columns, cells, largest };
+  }
+}
+
+/** H = -Σ p ln p of a row divided by its sum, in nats. */
+export function entropy(row: ArrayLike<number>): number {
+  let sum = 0;
+  for (let j = 0; j < row.length; j++) sum += row[j];
+  if (!(sum > 0)) return 0;
+  let found = 0;
+  for (let j = 0; j < row.length; j++) {
+    const p = row[j] / sum;
+    if (p > 0) found -= p * Math.log(p);
+  }
+  return found;
+}
+
+/** Roles of a head that one map shows: the mean weight on the key before, the same, the first, the diagonal. */
+export interface Roles {
+  entropy: number;
+  previous: number;
+  same: number;
+  first: number;
+  diagonal: number;
+  /** The role with the most weight, in words. */
+  name: string;
+}
+
+export function roles(grid: Grid, square: boolean): Roles {
+  const t = grid.rows.names.length;
+  const s = grid.columns.names.length;
+  const sums = { entropy: 0, previous: 0, same: 0, first: 0, diagonal: 0 };
+  for (let i = 0; i < t; i++) {
+    const row = grid.cells.subarray(i * s, (i + 1) * s);
+    sums.entropy += entropy(row) / t;
+    sums.first += row[0] / t;
+    if (square && i > 0) sums.previous += row[i - 1] / Math.max(1, t - 1);
+    if (square) sums.same += row[i] / t;
+    const middle = t > 1 ? (i * (s - 1)) / (t - 1) : 0;
+    for (let j = Math.floor(middle - 1); j <= Math.ceil(middle + 1); j++) if (j >= 0 && j < s) sums.diagonal += row[j] / t;
+  }
+  const candidates: [string, number][] = square
+    ? [["looks at the token before", sums.previous], ["looks at the same token", sums.same], ["looks at the first token", sums.first]]
+    : [["follows the diagonal", sums.diagonal], ["looks at the first token", sums.first]];
+  const [name, share] = candidates.reduce((a, b) => (b[1] > a[1] ? b : a));
+  const evenly = sums.entropy > 0.85 * Math.log(Math.max(2, s));
+  return { ...sums, name: share >= 0.4 ? name : evenly ? "spreads evenly" : "no plain role here" };
+}
+
+/** A stack and layer in words: "decoder.layers.1.cross" → "decoder 2, cross". */
+export function siteName(site: string): string {
+  const parts = site.split(".");
+  const layer = parts.findIndex((part) => /^\d+$/.test(part));
+  const last = parts[parts.length - 1];
+  if (layer < 0) return parts.join(" ");
+  const stack = parts.slice(0, layer).filter((part) => part !== "layers" && part !== "layer" && part !== "h").join(" ");
+  const kind = layer === parts.length - 1 ? "" : last === "self" ? "self-attention" : last === "cross" ? "cross-attention" : parts.slice(layer + 1).join(" ");
+  return `${stack || "layer"} ${Number(parts[layer]) + 1}${kind ? ` · ${kind}` : ""}`;
+}
+
+export function headsName(heads: number[], all: number): string {
+  if (all === 1) return "its only head";
+  if (heads.length === 1) return `head ${heads[0] + 1} of ${all}`;
+  return heads.length === all ? `mean of its ${all} heads` : `mean of heads ${heads.map((h) => h + 1).join(", ")}`;
+}
+
+/** Bytes of base64, deflated. */
+export async function inflate(text: string): Promise<ArrayBuffer> {
+  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+export async function readTensors(text: string): Promise<Tensors> {
+  return new Tensors(await inflate(text.trim()));
+}

@@ -1,0 +1,269 @@
+// Parts that several screens are made of: a map with its names, a legend, bars, the choice of a head.
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { colour, css } from "./colour";
+import { usePage } from "./context";
+import { entropy, headsName, siteName, type Grid } from "./document";
+import type { Place } from "./state";
+
+export const number = (x: number, digits = 3): string => (Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(digits));
+export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
+
+/** Draws on a canvas of CSS size width × height, sharp on any screen. */
+export function draw(canvas: HTMLCanvasElement, width: number, height: number, paint: (c: CanvasRenderingContext2D) => void) {
+  const ratio = Math.min(3, globalThis.devicePixelRatio || 1);
+  canvas.width = Math.max(1, Math.round(width * ratio));
+  canvas.height = Math.max(1, Math.round(height * ratio));
+  const context = canvas.getContext("2d")!;
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  paint(context);
+}
+
+/** Paints cells into a box, one pixel a cell, enlarged without blending. */
+export function paintCells(
+  context: CanvasRenderingContext2D, cells: ArrayLike<number>, rows: number, columns: number,
+  colours: Uint8Array, low: number, most: number, box: [number, number, number, number],
+) {
+  if (!rows || !columns) return;
+  const image = new ImageData(columns, rows);
+  for (let n = 0; n < rows * columns; n++) {
+    const [r, g, b] = colour(colours, cells[n] - low, most - low);
+    image.data[4 * n] = r;
+    image.data[4 * n + 1] = g;
+    image.data[4 * n + 2] = b;
+    image.data[4 * n + 3] = 255;
+  }
+  const own = document.createElement("canvas");
+  own.width = columns;
+  own.height = rows;
+  own.getContext("2d")!.putImageData(image, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(own, ...box);
+}
+
+export function Legend({ low = 0, most, difference = false, of = "weight" }: { low?: number; most: number; difference?: boolean; of?: string }) {
+  const page = usePage();
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const colours = difference ? page.scale.value.difference : page.scale.value.weights;
+  useLayoutEffect(() => {
+    draw(canvas.current!, 110, 9, (c) => {
+      for (let x = 0; x < 110; x++) {
+        c.fillStyle = css(colours, x, 109);
+        c.fillRect(x, 0, 1, 9);
+      }
+    });
+  }, [colours]);
+  return (
+    <span class="legend">
+      <span>{low.toFixed(2)}</span>
+      <canvas ref={canvas} role="img" aria-label={`colours from ${low.toFixed(2)} to ${most.toFixed(2)}`} />
+      <span>{most.toFixed(2)}</span>
+      <span>{difference ? "difference of weights" : of}</span>
+    </span>
+  );
+}
+
+interface HeatmapProps {
+  grid: Grid;
+  label: string;
+  rowsAre?: string;
+  columnsAre?: string;
+  place?: Place;
+  onPlace?: (place: Place) => void;
+  onPin?: (place: Place) => void;
+  low?: number;
+  most?: number;
+  difference?: boolean;
+  margins?: boolean;
+}
+
+/** A map of at most some hundred names: cells on a canvas, names as text. */
+export function Heatmap(props: HeatmapProps) {
+  const page = usePage();
+  const { grid, place, onPlace, onPin } = props;
+  const rows = grid.rows.names.length;
+  const columns = grid.columns.names.length;
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const outer = useRef<HTMLDivElement>(null);
+  const [room, setRoom] = useState(640);
+  const [tip, setTip] = useState<{ x: number; y: number; text: string } | null>(null);
+  useLayoutEffect(() => {
+    const observer = new ResizeObserver(() => outer.current && setRoom(outer.current.clientWidth));
+    observer.observe(outer.current!);
+    return () => observer.disconnect();
+  }, []);
+  const longest = Math.min(15, grid.columns.names.reduce((n, name) => Math.max(n, [...name].length), 1));
+  const side = Math.min(22, grid.rows.names.reduce((n, name) => Math.max(n, [...name].length), 1)) * 7.8 + 16;
+  const margin = props.margins ? 46 : 0;
+  const cell = Math.max(11, Math.min(46, Math.floor((room - side - margin - 60) / Math.max(1, columns))));
+  const tall = Math.max(14, Math.min(cell, 34));
+  const width = columns * cell;
+  const height = rows * tall;
+  const top = Math.max(52, longest * 5.6 + 16);
+  const colours = props.difference ? page.scale.value.difference : page.scale.value.weights;
+  const low = props.low ?? 0;
+  const most = props.most ?? (grid.largest || 1);
+  const coverage = new Float32Array(columns);
+  for (let n = 0; n < grid.cells.length; n++) coverage[n % columns] += grid.cells[n];
+  const highest = coverage.reduce((a, b) => Math.max(a, b), 0) || 1;
+  const dark = page.dark.value;
+
+  useLayoutEffect(() => {
+    draw(canvas.current!, width + margin, height + margin, (c) => {
+      paintCells(c, grid.cells, rows, columns, colours, low, most, [0, 0, width, height]);
+      if (cell >= 18) {
+        c.strokeStyle = dark ? "#14171c" : "#fbfaf7";
+        c.lineWidth = 1;
+        c.beginPath();
+        for (let x = 1; x < columns; x++) { c.moveTo(x * cell, 0); c.lineTo(x * cell, height); }
+        for (let y = 1; y < rows; y++) { c.moveTo(0, y * tall); c.lineTo(width, y * tall); }
+        c.stroke();
+      }
+      if (props.margins) {
+        c.fillStyle = dark ? "#5d6b7d" : "#b9c0c9";
+        const most = Math.log(Math.max(2, columns));
+        for (let y = 0; y < rows; y++) {
+          const own = entropy(grid.cells.subarray(y * columns, (y + 1) * columns)) / most;
+          c.fillRect(width + 6, y * tall + tall / 4, Math.max(1, own * (margin - 8)), tall / 2);
+        }
+        for (let x = 0; x < columns; x++) {
+          c.fillRect(x * cell + cell / 4, height + 6, cell / 2, Math.max(1, (coverage[x] / highest) * (margin - 8)));
+        }
+      }
+      c.strokeStyle = dark ? "#ffd27a" : "#c2540a";
+      c.lineWidth = 1.5;
+      if (place?.row != null && place.row < rows) c.strokeRect(0.75, place.row * tall + 0.75, width - 1.5, tall - 1.5);
+      if (place?.column != null && place.column < columns) c.strokeRect(place.column * cell + 0.75, 0.75, cell - 1.5, height - 1.5);
+    });
+  }, [grid, room, colours, low, most, place?.row, place?.column, dark, cell]);
+
+  const sentence = (row: number, column: number) =>
+    `${grid.rows.names[row]} → ${grid.columns.names[column]}: ${props.difference ? number(grid.cells[row * columns + column]) : share(grid.cells[row * columns + column])}`;
+  const over = (event: PointerEvent) => {
+    const box = canvas.current!.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left) / cell);
+    const row = Math.floor((event.clientY - box.top) / tall);
+    if (row < 0 || column < 0 || row >= rows || column >= columns) return leave();
+    setTip({ x: event.clientX - box.left + side + 14, y: event.clientY - box.top + top + 16, text: sentence(row, column) });
+    onPlace?.({ row, column });
+  };
+  const leave = () => {
+    setTip(null);
+    onPlace?.({ row: null, column: null });
+  };
+  const keys = (event: KeyboardEvent) => {
+    const step: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    const at = place ?? { row: null, column: null };
+    if (step[event.key]) {
+      event.preventDefault();
+      const next = {
+        row: Math.min(rows - 1, Math.max(0, (at.row ?? -step[event.key][0]) + step[event.key][0])),
+        column: Math.min(columns - 1, Math.max(0, (at.column ?? -step[event.key][1]) + step[event.key][1])),
+      };
+      onPlace?.(next);
+    } else if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      onPin?.(at);
+    } else if (event.key === "Escape") {
+      onPin?.({ row: null, column: null });
+      leave();
+    }
+  };
+  const said = place?.row != null && place.column != null && place.row < rows && place.column < columns ? sentence(place.row, place.column) : "";
+  return (
+    <div class="map" ref={outer}>
+      <div class="grid" style={{ gridTemplateColumns: `${side}px auto`, gridTemplateRows: `${top}px auto` }}>
+        <div class="corner">{props.rowsAre && <>{props.rowsAre} ↓<br />{props.columnsAre} →</>}</div>
+        <div class="across" style={{ width: `${width + longest * 5}px` }} aria-hidden="true">
+          {grid.columns.names.map((name, c) => (
+            <span key={c} class={place?.column === c ? "on" : ""} style={{ left: `${c * cell + cell / 2}px` }} title={name}>{name}</span>
+          ))}
+        </div>
+        <div class="down" aria-hidden="true">
+          {grid.rows.names.map((name, r) => (
+            <span key={r} class={place?.row === r ? "on" : ""} style={{ height: `${tall}px`, lineHeight: `${tall}px` }} title={name}>{name}</span>
+          ))}
+        </div>
+        <div class="focus" tabIndex={0} role="group" aria-label={`${props.label}: ${rows} rows, ${columns} columns; arrow keys move, Enter pins`} onKeyDown={keys}>
+          <canvas
+            ref={canvas} class="cells" data-cell={cell} data-tall={tall} style={{ width: `${width + margin}px`, height: `${height + margin}px` }}
+            role="img" aria-label={props.label}
+            onPointerMove={over} onPointerLeave={leave} onClick={() => place && onPin?.(place)}
+          />
+        </div>
+      </div>
+      {tip && <div class="tip" style={{ left: `${tip.x}px`, top: `${tip.y}px` }}>{tip.text}</div>}
+      <div class="hidden" aria-live="polite">{said}</div>
+    </div>
+  );
+}
+
+export interface Bar {
+  name: string;
+  value: number;
+  shown?: string;
+  on?: boolean;
+}
+
+/** Numbers as a table with bars; negative ones in another colour. */
+export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; heading: string; most?: number }) {
+  const largest = most ?? bars.reduce((n, bar) => Math.max(n, Math.abs(bar.value)), 0);
+  return (
+    <table class="bars">
+      <thead><tr><th scope="col">{of}</th><th scope="col">{heading}</th><th scope="col"><span class="hidden">as a bar</span></th></tr></thead>
+      <tbody>
+        {bars.map((bar, n) => (
+          <tr key={n} class={bar.on ? "on" : ""}>
+            <td class="name" title={bar.name}>{bar.name}</td>
+            <td class="number">{bar.shown ?? share(bar.value)}</td>
+            <td class="track"><i class={bar.value < 0 ? "minus" : ""} style={{ width: `${(100 * Math.abs(bar.value)) / (largest || 1)}%` }} /></td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+/** Which site and head is shown, why, and the choice of another. */
+export function HeadPicker() {
+  const page = usePage();
+  const run = page.run.value;
+  const map = page.map.value;
+  const chosen = run.chosen && run.chosen.site === map.site;
+  const byWords = run.words && Object.keys(run.words).length > 0;
+  return (
+    <div class="bar-line" data-tour="head">
+      <label>
+        <span class="note">attention </span>
+        <select aria-label="site" value={map.site} onChange={(e) => { page.site.value = e.currentTarget.value; page.head.value = "chosen"; }}>
+          {run.maps.map((one) => <option key={one.site} value={one.site}>{siteName(one.site)}</option>)}
+        </select>
+      </label>
+      <label>
+        <span class="note">head </span>
+        <select
+          aria-label="head" value={String(page.head.value === "chosen" && !chosen ? "mean" : page.head.value)}
+          onChange={(e) => { const value = e.currentTarget.value; page.head.value = value === "chosen" || value === "mean" ? value : Number(value); }}
+        >
+          {chosen && <option value="chosen">{headsName(run.chosen!.heads, map.how.heads)} (chosen)</option>}
+          <option value="mean">{map.how.heads === 1 ? "its only head" : `mean of ${map.how.heads} heads`}</option>
+          {map.how.heads > 1 && page.all.value.map((h) => <option key={h} value={String(h)}>head {h + 1}</option>)}
+        </select>
+      </label>
+      {byWords && (
+        <button aria-pressed={page.byWords.value} onClick={() => (page.byWords.value = !page.byWords.value)}>
+          {page.byWords.value ? "words" : "tokens"}
+        </button>
+      )}
+      <span class="note">{headsName(page.heads.value, map.how.heads)} of {siteName(map.site)}{page.why.value ? `: ${page.why.value.replace(/^[^:]*: /, "")}` : ""}</span>
+    </div>
+  );
+}
+
+export function useEvery(milliseconds: number, running: boolean, act: () => void) {
+  useEffect(() => {
+    if (!running) return;
+    const timer = setInterval(act, milliseconds);
+    return () => clearInterval(timer);
+  }, [milliseconds, running, act]);
+}

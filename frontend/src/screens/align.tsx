@@ -1,0 +1,211 @@
+// What every output word was read from: ribbons and a map of the same weights, and what is known of the chosen word.
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { usePage } from "../context";
+import { entropy, headsName, siteName, type Grid, type Run } from "../document";
+import { Bars, Heatmap, HeadPicker, Legend, share } from "../parts";
+import type { Place } from "../state";
+
+const UNSURE = Math.log(0.5);
+
+/** What stands out in an alignment: a sentence each. */
+export function flags(grid: Grid, across: boolean): string[] {
+  const rows = grid.rows.names;
+  const columns = grid.columns.names;
+  if (!across || rows.length < 2 || columns.length < 2) return [];
+  const found: string[] = [];
+  const n = columns.length;
+  const looked = rows.map((_, r) => {
+    const row = grid.cells.subarray(r * n, (r + 1) * n);
+    return row.reduce((best, x, c) => (x > row[best] ? c : best), 0);
+  });
+  const word = (name: string) => /[\p{L}\p{N}]/u.test(name);
+  columns.forEach((name, c) => {
+    let sum = 0;
+    for (let r = 0; r < rows.length; r++) sum += grid.cells[r * n + c];
+    if (word(name) && sum < 0.15) found.push(`“${name}” is hardly read`);
+  });
+  for (let r = 1; r < rows.length; r++) {
+    if (rows[r] === rows[r - 1] && looked[r] === looked[r - 1] && word(rows[r])) found.push(`“${rows[r]}” is said twice from one word`);
+    if (Math.abs(looked[r] - looked[r - 1]) > Math.max(4, n / 2) && word(rows[r]) && word(rows[r - 1])) {
+      found.push(`far jump from “${columns[looked[r - 1]]}” to “${columns[looked[r]]}”`);
+    }
+  }
+  return found;
+}
+
+function wordsAround(run: Run, side: string | null) {
+  return side === null ? undefined : run.words?.[side];
+}
+
+/** The keys above, the queries below, and between them a ribbon for every weight that can be seen. */
+function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; onPlace: (p: Place) => void; onPin: (p: Place) => void }) {
+  const page = usePage();
+  const sheet = useRef<HTMLDivElement>(null);
+  const [lines, setLines] = useState<{ key: string; d: string; weight: number; row: number; column: number }[]>([]);
+  const n = grid.columns.names.length;
+  const measure = () => {
+    const box = sheet.current;
+    if (!box) return;
+    const origin = box.getBoundingClientRect();
+    const at = (kind: string, edge: "top" | "bottom") =>
+      [...box.querySelectorAll<HTMLElement>(`.${kind} .word`)].map((element) => {
+        const own = element.getBoundingClientRect();
+        return [own.left + own.width / 2 - origin.left, own[edge] - origin.top] as const;
+      });
+    const tops = at("of-columns", "bottom");
+    const bottoms = at("of-rows", "top");
+    const found = [];
+    for (let r = 0; r < bottoms.length; r++) {
+      for (let c = 0; c < tops.length; c++) {
+        const weight = grid.cells[r * n + c];
+        if (weight < 0.03) continue;
+        const [x0, y0] = tops[c];
+        const [x1, y1] = bottoms[r];
+        const middle = (y0 + y1) / 2;
+        found.push({ key: `${r}-${c}`, d: `M${x0.toFixed(1)} ${(y0 + 2).toFixed(1)}C${x0.toFixed(1)} ${middle.toFixed(1)} ${x1.toFixed(1)} ${middle.toFixed(1)} ${x1.toFixed(1)} ${(y1 - 2).toFixed(1)}`, weight, row: r, column: c });
+      }
+    }
+    found.sort((a, b) => a.weight - b.weight);
+    setLines(found);
+  };
+  useLayoutEffect(() => {
+    measure();
+    const observer = new ResizeObserver(measure);
+    observer.observe(sheet.current!);
+    return () => observer.disconnect();
+  }, [grid]);
+  const run = page.run.value;
+  const map = page.map.value;
+  const said = page.byWords.value ? wordsAround(run, map.rows) : undefined;
+  const chosen = place.row !== null || place.column !== null;
+  const lit = (row: number, column: number) => (place.row === null || place.row === row) && (place.column === null || place.column === column);
+  const touched = (side: "row" | "column", index: number): boolean => {
+    if (!chosen) return true;
+    if (place[side] !== null) return place[side] === index;
+    const other = side === "row" ? place.column! : place.row!;
+    return (side === "row" ? grid.cells[index * n + other] : grid.cells[other * n + index]) > 0.1;
+  };
+  const button = (side: "row" | "column", name: string, index: number) => {
+    const own: Place = { row: side === "row" ? index : null, column: side === "column" ? index : null };
+    const log = side === "row" ? said?.log_prob?.[index] : undefined;
+    const state = place[side] === index ? " on" : touched(side, index) ? "" : " dim";
+    return (
+      <button
+        key={`${side}${index}`} class={`word${state}${log !== undefined && log < UNSURE ? " unsure" : ""}`}
+        aria-pressed={page.pinned.value?.[side] === index} title={log === undefined ? name : `${name}: probability ${Math.exp(log).toFixed(2)}`}
+        onPointerEnter={() => onPlace(own)} onPointerLeave={() => onPlace({ row: null, column: null })}
+        onFocus={() => onPlace(own)} onBlur={() => onPlace({ row: null, column: null })} onClick={() => onPin(own)}
+      >
+        {name}
+        {log !== undefined && <span class="sure" aria-hidden="true"><i style={{ width: `${100 * Math.exp(log)}%` }} /></span>}
+      </button>
+    );
+  };
+  const right = page.dark.value ? "#8cc0ea" : "#1b4a86";
+  return (
+    <div class="ribbons" data-tour="ribbons">
+      <div class="sheet" ref={sheet}>
+        <svg aria-hidden="true">
+          {lines.map((line) => (
+            <path
+              key={line.key} d={line.d} fill="none" stroke={right} stroke-linecap="round"
+              stroke-width={(1 + 13 * line.weight).toFixed(2)} stroke-opacity={(lit(line.row, line.column) ? 0.15 + 0.75 * line.weight : 0.04).toFixed(3)}
+            />
+          ))}
+        </svg>
+        <p class="side">{map.columns === "source" ? "what was read" : "what is looked at"}</p>
+        <div class="line of-columns" dir="auto">{grid.columns.names.map((name, c) => button("column", name, c))}</div>
+        <div class="line of-rows" dir="auto">{grid.rows.names.map((name, r) => button("row", name, r))}</div>
+        <p class="side">{map.rows === "output" ? "what was written" : "what looks"}{said?.log_prob ? "; the line under a word is its probability" : ""}</p>
+      </div>
+    </div>
+  );
+}
+
+function sentenceOf(grid: Grid, place: Place, across: boolean): string {
+  const n = grid.columns.names.length;
+  const verb = across ? "was read from" : "looks at";
+  if (place.row !== null && place.row < grid.rows.names.length) {
+    const row = [...grid.cells.subarray(place.row * n, (place.row + 1) * n)];
+    if (place.column !== null && place.column < n) return `“${grid.rows.names[place.row]}” gives “${grid.columns.names[place.column]}” the weight ${share(row[place.column])}`;
+    const order = row.map((x, c) => [x, c] as const).sort((a, b) => b[0] - a[0]).filter(([x]) => x >= 0.1).slice(0, 3);
+    if (!order.length) return `“${grid.rows.names[place.row]}” ${across ? "was read from nothing in particular" : "looks at nothing in particular"}`;
+    return `“${grid.rows.names[place.row]}” ${verb} ${order.map(([x, c]) => `“${grid.columns.names[c]}” (${x.toFixed(2)})`).join(", ")}`;
+  }
+  if (place.column !== null && place.column < n) {
+    const column = grid.rows.names.map((_, r) => [grid.cells[r * n + place.column!], r] as const).sort((a, b) => b[0] - a[0]).filter(([x]) => x >= 0.1).slice(0, 4);
+    const name = `“${grid.columns.names[place.column]}”`;
+    return column.length ? `${name} is looked at by ${column.map(([x, r]) => `“${grid.rows.names[r]}” (${x.toFixed(2)})`).join(", ")}` : `nothing looks at ${name}`;
+  }
+  return across ? "Point at a word: what it was read from lights up. The thicker a ribbon, the greater the weight." : "Point at a word: what it looks at lights up. The thicker a ribbon, the greater the weight.";
+}
+
+export function Align() {
+  const page = usePage();
+  const grid = page.grid.value;
+  const run = page.run.value;
+  const map = page.map.value;
+  const place = page.place.value;
+  const across = map.rows !== map.columns && map.rows === "output" && map.columns === "source";
+  const found = useMemo(() => (grid ? flags(grid, across) : []), [grid, across]);
+  if (!grid) return <div class="card"><p>This map has {map.how.queries.toLocaleString("en")} × {map.how.keys.toLocaleString("en")} weights: <button onClick={() => (page.screen.value = "long")}>look at it in the long view</button></p></div>;
+  const onPlace = (next: Place) => (page.hover.value = next);
+  const onPin = (next: Place) => {
+    const same = page.pinned.value && page.pinned.value.row === next.row && page.pinned.value.column === next.column;
+    page.pinned.value = same || (next.row === null && next.column === null) ? null : next;
+  };
+  const n = grid.columns.names.length;
+  const row = place.row !== null && place.row < grid.rows.names.length ? place.row : null;
+  const words = page.byWords.value && map.rows ? run.words?.[map.rows] : undefined;
+  const weights = row === null ? null : grid.cells.subarray(row * n, (row + 1) * n);
+  return (
+    <>
+      <section class="card" aria-label="ribbons">
+        <header>
+          <h2>{across ? "What each word was read from" : "What looks at what"}</h2>
+          <span class="note">{headsName(page.heads.value, map.how.heads)} of {siteName(map.site)}</span>
+          <span class="grow" />
+          {page.document.value.runs.length > 1 && (
+            <label><span class="note">{run.source === undefined ? "input" : "of the beam"} </span>
+              <select aria-label="run" value={String(page.runIndex.value)} onChange={(e) => { page.runIndex.value = Number(e.currentTarget.value); page.pinned.value = null; }}>
+                {page.document.value.runs.map((one, i) => <option key={i} value={String(i)}>{one.label}{one.text ? `: ${one.text.slice(0, 70)}` : ""}</option>)}
+              </select>
+            </label>
+          )}
+        </header>
+        <p aria-live="polite" data-tour="sentence">{sentenceOf(grid, place, across)}</p>
+        {grid.rows.names.length <= 80 && n <= 80 && <Ribbons grid={grid} place={place} onPlace={onPlace} onPin={onPin} />}
+        {found.length > 0 && <ul class="flags" aria-label="what stands out">{found.slice(0, 8).map((one) => <li key={one}>{one}</li>)}</ul>}
+      </section>
+      <div class="two">
+        <section class="card" aria-label="map" data-tour="map">
+          <header><h2>The same weights as a map</h2><span class="grow" /><Legend most={grid.largest} /></header>
+          <HeadPicker />
+          <div style={{ height: "10px" }} />
+          <Heatmap
+            grid={grid} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={map.rows ?? "query"} columnsAre={map.columns ?? "key"}
+            place={place} onPlace={onPlace} onPin={onPin} margins
+          />
+          <p class="note">Bars to the right: how widely a row spreads (entropy). Bars below: how much a column receives.</p>
+        </section>
+        <aside class="card facts" aria-label="the chosen word" data-tour="facts">
+          {row !== null && weights ? (
+            <>
+              <h3>{grid.rows.names[row]}</h3>
+              {words?.log_prob && <p>Its probability: <b>{Math.exp(words.log_prob[row]).toFixed(3)}</b>{words.log_prob[row] < UNSURE ? ", unsure" : ""}</p>}
+              <p class="note">Spread of its attention: {entropy(weights).toFixed(2)} nats, as over {Math.exp(entropy(weights)).toFixed(1)} equal {page.byWords.value && words ? "words" : "tokens"}.</p>
+              <Bars of={map.columns ?? "key"} heading="weight" most={1} bars={[...weights].map((value, c) => ({ name: grid.columns.names[c], value, on: place.column === c })).sort((a, b) => b.value - a.value).slice(0, 8)} />
+              {run.trace && <button onClick={() => (page.screen.value = "step")}>How this was computed</button>}
+            </>
+          ) : (
+            <>
+              <h3>{run.text ?? page.document.value.title}</h3>
+              {run.log_prob !== undefined && <p class="note">log-probability {run.log_prob.toFixed(2)} nats{run.score !== undefined ? `, score ${run.score.toFixed(2)}` : ""}</p>}
+              {words?.log_prob && <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />}
+            </>
+          )}
+        </aside>
+      </div>
+    </>
+  );
+}

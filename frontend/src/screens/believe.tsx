@@ -1,0 +1,83 @@
+// Whether a map may be believed: what else was measured of the same prediction, side by side.
+import { useState } from "preact/hooks";
+import { usePage } from "../context";
+import { siteName, type Believe as Found } from "../document";
+import { ask } from "../live";
+import { Bars, number } from "../parts";
+
+const NAMES: Record<string, [string, string]> = {
+  attention: ["attention", "the weight on each token, all heads of the site"],
+  gradient: ["gradient × attention", "the weight times what a change of it does to the probability"],
+  zeroed: ["without its value", "how far the log-probability falls when the token's value is taken away"],
+  left_out: ["left out", "how far the log-probability falls when the token is taken out of the input"],
+};
+
+/** The sentence, with the site in words. */
+const plain = (found: Found): string => found.sentence.replaceAll(found.site, siteName(found.site));
+
+/** The sentence that stands on every view. */
+export function BelieveLine() {
+  const page = usePage();
+  const found = page.run.value.believe;
+  const elsewhere = found && found.site !== page.map.value.site;
+  return (
+    <p class={`believe${found && !found.holds ? " doubt" : ""}`} data-tour="believe">
+      <b>Believe it?</b>
+      <span>{found && !elsewhere ? plain(found) : "Attention is not explanation: this map was not tested against the output."} <button style={{ minHeight: "26px", padding: "0 10px" }} onClick={() => (page.screen.value = "believe")}>look closer</button></span>
+    </p>
+  );
+}
+
+export function Believe() {
+  const page = usePage();
+  const run = page.run.value;
+  const live = page.document.value.live;
+  const [busy, setBusy] = useState(false);
+  const [fault, setFault] = useState("");
+  const [chosen, setChosen] = useState<Found | null>(null);
+  const found = chosen ?? run.believe;
+  const output = run.sequences.output ?? [];
+  const test = async (position: number | null) => {
+    setBusy(true);
+    setFault("");
+    try {
+      setChosen(await ask<Found>(live!, "believe", { source: run.source, output: run.text, site: page.map.value.site, position }));
+    } catch (error) {
+      setFault(error instanceof Error ? error.message : String(error));
+    }
+    setBusy(false);
+  };
+  return (
+    <>
+      <section class="card">
+        <header><h2>May this map be believed?</h2>{found && <span class="note">tested at {siteName(found.site)}{found.step ? `, for ${found.step}` : ""}</span>}</header>
+        {found ? <p style={{ fontSize: "17px" }}>{plain(found)}</p> : <p>No test was run for this run. {live ? "Run one below." : "A page saved by `regard look MODEL \"text\" --save` has one for translators."}</p>}
+        {live?.asks.includes("believe") && run.source !== undefined && (
+          <div class="bar-line" style={{ marginTop: "10px" }}>
+            <button disabled={busy} onClick={() => test(null)}>test {siteName(page.map.value.site)} for the whole output</button>
+            <label><span class="note">or for one token </span><select aria-label="token to test" disabled={busy} value="" onChange={(e) => e.currentTarget.value && test(Number(e.currentTarget.value))}><option value="">…</option>{output.map((t, n) => <option key={n} value={String(n)}>{t}</option>)}</select></label>
+            {busy && <span role="status">testing …</span>}
+          </div>
+        )}
+        {fault && <p role="alert" class="believe doubt">{fault}</p>}
+      </section>
+      {found && (
+        <div class="trio">
+          {Object.entries(found.measures).map(([name, values]) => (
+            <section class="card" key={name}>
+              <header><h2>{NAMES[name]?.[0] ?? name}</h2></header>
+              <p class="note">{NAMES[name]?.[1] ?? ""}</p>
+              <Bars of="token" heading={name === "attention" ? "weight" : "number"} bars={values.map((value, n) => ({ name: found.columns[n] ?? String(n), value, shown: number(value, 3) }))} />
+            </section>
+          ))}
+        </div>
+      )}
+      <section class="card">
+        <p class="note">
+          High weight is not importance: weights can often be shuffled without changing the answer (Jain and Wallace 2019), whether that matters depends on the question
+          (Wiegreffe and Pinter 2019), and a state deep in a model is no longer the word that stands there (Brunner et al. 2020). So the output itself is asked.
+        </p>
+      </section>
+    </>
+  );
+}

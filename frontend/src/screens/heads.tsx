@@ -1,0 +1,108 @@
+// All heads of all layers at once: sorted, grouped by likeness, and a click away from the alignment.
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { usePage } from "../context";
+import { roles, siteName, type Grid, type MapInfo, type Roles } from "../document";
+import { draw, Legend, paintCells } from "../parts";
+
+interface Entry {
+  map: MapInfo;
+  head: number;
+  grid: Grid;
+  found: Roles;
+}
+
+const ORDERS = { layer: "by layer", role: "by role", entropy: "most focused first", importance: "most important first", alike: "alike beside alike" };
+type Order = keyof typeof ORDERS;
+
+/** Cosine of two maps of one size; 0 where the sizes differ. */
+export function likeness(a: Float32Array, b: Float32Array): number {
+  if (a.length !== b.length) return 0;
+  let ab = 0, aa = 0, bb = 0;
+  for (let n = 0; n < a.length; n++) {
+    ab += a[n] * b[n];
+    aa += a[n] * a[n];
+    bb += b[n] * b[n];
+  }
+  return aa && bb ? ab / Math.sqrt(aa * bb) : 0;
+}
+
+/** Groups of heads: each joins the first group whose first member is alike enough. */
+export function groups<T>(entries: T[], alike: (a: T, b: T) => number, least = 0.9): T[][] {
+  const found: T[][] = [];
+  for (const entry of entries) {
+    const group = found.find((one) => alike(one[0], entry) >= least);
+    if (group) group.push(entry);
+    else found.push([entry]);
+  }
+  return found.sort((a, b) => b.length - a.length);
+}
+
+function Thumb({ entry, most }: { entry: Entry; most: number }) {
+  const page = usePage();
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const colours = page.scale.value.weights;
+  useLayoutEffect(() => {
+    draw(canvas.current!, 100, 100, (c) => paintCells(c, entry.grid.cells, entry.grid.rows.names.length, entry.grid.columns.names.length, colours, 0, most, [0, 0, 100, 100]));
+  }, [entry, most, colours]);
+  const here = page.map.value.site === entry.map.site && page.heads.value.length === 1 && page.heads.value[0] === entry.head;
+  return (
+    <button
+      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, head ${entry.head + 1}: ${entry.found.name}`}
+      onClick={() => { page.site.value = entry.map.site; page.head.value = entry.head; page.screen.value = "align"; }}
+    >
+      <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, head ${entry.head + 1}`} />
+      <span>head {entry.head + 1}</span>
+      <small>{entry.found.name}</small>
+    </button>
+  );
+}
+
+export function Heads() {
+  const page = usePage();
+  const run = page.run.value;
+  const [order, setOrder] = useState<Order>("layer");
+  const entries = useMemo<Entry[]>(() => run.maps.flatMap((map) => {
+    if (Math.max(map.how.queries, map.how.keys) > 256) return [];
+    return Array.from({ length: map.how.heads }, (_, head) => {
+      const grid = page.reader.value.grid(run, map, [head], false);
+      return { map, head, grid, found: roles(grid, map.columns === map.rows || (map.rows === "output" && map.columns === "before")) };
+    });
+  }), [run, page.reader.value]);
+  const most = entries.reduce((n, e) => Math.max(n, e.grid.largest), 0) || 1;
+  const weighed = run.maps.some((map) => map.importance);
+  const importance = (e: Entry) => e.map.importance?.[e.head] ?? 0;
+  const shelves: [string, Entry[]][] = useMemo(() => {
+    if (order === "role") {
+      const by = new Map<string, Entry[]>();
+      for (const e of entries) by.set(e.found.name, [...(by.get(e.found.name) ?? []), e]);
+      return [...by].sort((a, b) => b[1].length - a[1].length);
+    }
+    if (order === "entropy") return [["least spread first", [...entries].sort((a, b) => a.found.entropy - b.found.entropy)]];
+    if (order === "importance") return [["largest effect first", [...entries].sort((a, b) => importance(b) - importance(a))]];
+    if (order === "alike") return groups(entries, (a, b) => likeness(a.grid.cells, b.grid.cells)).map((group, n) => [group.length > 1 ? `group ${n + 1}: ${group.length} heads` : "alone", group]);
+    const by = new Map<string, Entry[]>();
+    for (const e of entries) by.set(siteName(e.map.site), [...(by.get(siteName(e.map.site)) ?? []), e]);
+    return [...by];
+  }, [entries, order]);
+  return (
+    <section class="card">
+      <header>
+        <h2>All heads</h2><span class="note">one scale for all, so equal attention has equal colour; choose one to see its words</span><span class="grow" /><Legend most={most} />
+      </header>
+      <div class="chips" role="group" aria-label="order" style={{ marginBottom: "14px" }}>
+        {(Object.keys(ORDERS) as Order[]).filter((one) => one !== "importance" || weighed).map((one) => (
+          <button key={one} aria-pressed={order === one} onClick={() => setOrder(one)}>{ORDERS[one]}</button>
+        ))}
+      </div>
+      {entries.length === 0 && <p>These maps are too long for thumbnails: the long view has them.</p>}
+      <div class="atlas">
+        {shelves.map(([name, those]) => (
+          <div class="shelf" key={name}>
+            <div><b>{name}</b></div>
+            <div class="thumbs">{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} />)}</div>
+          </div>
+        ))}
+      </div>
+    </section>
+  );
+}

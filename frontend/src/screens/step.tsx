@@ -1,0 +1,187 @@
+// One weight, from the model down to the arithmetic: model, head, row, weight.
+import { useCallback, useState } from "preact/hooks";
+import { usePage } from "../context";
+import { headsName, names, siteName } from "../document";
+import { Bars, Heatmap, Legend, number, share, useEvery } from "../parts";
+import { WhatIf } from "./what-if";
+
+type Zoom = "model" | "head" | "row" | "weight";
+
+export function Step() {
+  const page = usePage();
+  const run = page.run.value;
+  const map = page.map.value;
+  const rows = names(run, map, "rows");
+  const columns = names(run, map, "columns");
+  const [zoom, setZoom] = useState<Zoom>("row");
+  const [playing, setPlaying] = useState(false);
+  const head = page.heads.value[0];
+  const one = page.reader.value.head(map, head);
+  const [chosen, setChosen] = useState(() => firstToken(page));
+  const [key, setKey] = useState<number | null>(null);
+  const i = Math.min(chosen, rows.length - 1);
+  const weights = one.row(i);
+  const best = weights.reduce((top, x, j) => (x > weights[top] ? j : top), 0);
+  const j = key === null || key >= columns.length ? best : key;
+  const scores = Array.from(weights, (_, c) => one.score(i, c));
+  const computed = !Number.isNaN(scores[best]);
+  const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
+  useEvery(1100, playing, useCallback(() => setChosen((now) => (now + 1) % rows.length), [rows.length]));
+  const crumbs: [Zoom, string][] = [
+    ["model", "the model"], ["head", `${siteName(map.site)}, head ${head + 1}`], ["row", `“${rows[i]}”`], ["weight", `“${rows[i]}” → “${columns[j]}”`],
+  ];
+  return (
+    <>
+      <section class="card" data-tour="zooms">
+        <header><h2>How one weight comes about</h2><span class="note">four zooms, every number from the tensors themselves</span></header>
+        <nav class="crumbs" aria-label="zoom">
+          {crumbs.map(([name, text]) => <button key={name} aria-pressed={zoom === name} onClick={() => setZoom(name)}>{text}</button>)}
+          <span class="grow" />
+          <button onClick={() => setChosen(Math.max(0, i - 1))} aria-label="previous position">◀</button>
+          <button aria-pressed={playing} onClick={() => setPlaying(!playing)}>{playing ? "stop" : "play"}</button>
+          <button onClick={() => setChosen(Math.min(rows.length - 1, i + 1))} aria-label="next position">▶</button>
+          <span class="note">{i + 1} of {rows.length}</span>
+        </nav>
+      </section>
+      {zoom === "model" && (
+        <section class="card">
+          <p class="note">Where this model attends. Choose an attention to zoom into it.</p>
+          <div style={{ display: "grid", gap: "10px", marginTop: "10px" }}>
+            {stacks(run.maps.map((m) => m.site)).map(([stack, sites]) => (
+              <div key={stack} class="chips" style={{ alignItems: "center" }}>
+                <b style={{ minWidth: "92px" }}>{stack}</b>
+                {sites.map((site) => (
+                  <button key={site} aria-pressed={site === map.site} onClick={() => { page.site.value = site; page.head.value = 0; setZoom("head"); }}>{siteName(site)}</button>
+                ))}
+              </div>
+            ))}
+          </div>
+        </section>
+      )}
+      {zoom === "head" && (
+        <section class="card">
+          <header><h2>{siteName(map.site)}, head {head + 1}</h2><span class="grow" /><Legend most={1} /></header>
+          <div class="chips" style={{ marginBottom: "10px" }}>
+            {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h + 1}</button>)}
+          </div>
+          {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
+            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={map.rows ?? "query"} columnsAre={map.columns ?? "key"}
+              place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={() => setZoom("weight")} />
+          )}
+        </section>
+      )}
+      {zoom === "row" && (
+        <div class="two">
+          <section class="card">
+            <header><h2>“{rows[i]}” asks every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
+            {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}</p>}
+            <div class="sum"><table>
+              <thead><tr><th>key</th>{computed && <th>score e</th>}<th>weight α</th><th /></tr></thead>
+              <tbody>
+                {columns.map((name, c) => (c < 200 ? (
+                  <tr key={c}>
+                    <td style={{ textAlign: "left" }}><button style={{ minHeight: "26px", padding: "1px 9px" }} aria-pressed={c === j} onClick={() => { setKey(c); setZoom("weight"); }}>{name}</button></td>
+                    {computed && <td>{scores[c] === -Infinity ? "masked" : number(scores[c], 2)}</td>}
+                    <td>{share(weights[c])}</td>
+                    <td style={{ width: "160px" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * weights[c]}%` }} /></td>
+                  </tr>
+                ) : null))}
+              </tbody>
+            </table></div>
+          </section>
+          <aside class="card facts">
+            {step ? (
+              <>
+                <h3>then: “{step.token}”</h3>
+                <p class="note">after “{step.previous}”{step.context_norm ? `; the context has length ${number(step.context_norm, 2)}` : ""}</p>
+                <Bars of="next token" heading="probability" most={1} bars={step.predictions.map((p) => ({ name: p.token, value: p.probability, on: p.token === step.token }))} />
+                {step.predictions.some((p) => p.from_state !== null) && (
+                  <div class="sum"><table>
+                    <thead><tr><th>logit</th><th>state</th><th>context</th><th>bias</th><th>sum</th></tr></thead>
+                    <tbody>{step.predictions.map((p) => <tr key={p.token}><td style={{ textAlign: "left" }}>{p.token}</td><td>{number(p.from_state!, 2)}</td><td>{number(p.from_context!, 2)}</td><td>{number(p.bias!, 2)}</td><td>{number(p.logit, 2)}</td></tr>)}</tbody>
+                  </table></div>
+                )}
+              </>
+            ) : <p class="note">The weights mix the values of these keys into what this position passes on.</p>}
+          </aside>
+        </div>
+      )}
+      {zoom === "weight" && <Weight i={i} j={j} />}
+      <WhatIf position={i} />
+    </>
+  );
+}
+
+function firstToken(page: ReturnType<typeof usePage>): number {
+  const row = page.pinned.value?.row;
+  if (row == null) return 0;
+  const map = page.map.value;
+  const words = page.byWords.value && map.rows ? page.run.value.words?.[map.rows] : undefined;
+  return words ? Math.max(0, words.owner.indexOf(row)) : row;
+}
+
+function stacks(sites: string[]): [string, string[]][] {
+  const found = new Map<string, string[]>();
+  for (const site of sites) {
+    const stack = site.includes(".") ? site.split(".")[0] : site;
+    found.set(stack, [...(found.get(stack) ?? []), site]);
+  }
+  return [...found];
+}
+
+function equation(score?: string, softcap?: number | null): string {
+  if (score === "additive") return "e = v · tanh(q + k)";
+  if (score === "distance") return "e = −‖q − k‖² / 2w²";
+  return softcap ? `e = ${softcap} tanh(q·k / ${softcap})` : "e = q · k (scale included)";
+}
+
+function Weight({ i, j }: { i: number; j: number }) {
+  const page = usePage();
+  const map = page.map.value;
+  const run = page.run.value;
+  const head = page.heads.value[0];
+  const one = page.reader.value.head(map, head);
+  const row = names(run, map, "rows")[i];
+  const column = names(run, map, "columns")[j];
+  const weight = one.row(i)[j];
+  if (!one.query || !one.key) {
+    return <section class="card"><p>α = <b>{share(weight)}</b>. This page was given the weights of this attention alone; its queries and keys are not in it.</p></section>;
+  }
+  const width = one.width;
+  const q = one.query.subarray(i * width, (i + 1) * width);
+  const k = one.key.subarray(j * width, (j + 1) * width);
+  const additive = map.how.score === "additive";
+  const terms = Array.from(q, (x, d) => [d, x, k[d], x * k[d]] as [number, number, number, number]);
+  const shown = [...terms].sort((a, b) => Math.abs(b[3]) - Math.abs(a[3])).slice(0, 8);
+  const rest = terms.reduce((sum, t) => sum + t[3], 0) - shown.reduce((sum, t) => sum + t[3], 0);
+  const product = one.product(i, j);
+  const bias = one.biasOf(i, j);
+  const scores = Array.from({ length: one.keys }, (_, c) => one.score(i, c));
+  const most = Math.max(...scores);
+  const total = scores.reduce((sum, e) => sum + Math.exp(e - most), 0);
+  const softmax = !map.how.normalizer || map.how.normalizer === "softmax";
+  return (
+    <section class="card">
+      <header><h2>“{row}” → “{column}”: α = {share(weight)}</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
+      {!additive && map.how.score !== "distance" && (
+        <div class="sum"><table>
+          <thead><tr><th>coordinate</th>{shown.map(([d]) => <th key={d}>{d}</th>)}<th>the other {Math.max(0, width - shown.length)}</th><th>sum</th></tr></thead>
+          <tbody>
+            <tr><td>q</td>{shown.map(([d, x]) => <td key={d}>{number(x, 2)}</td>)}<td /><td /></tr>
+            <tr><td>k</td>{shown.map(([d, , y]) => <td key={d}>{number(y, 2)}</td>)}<td /><td /></tr>
+            <tr><td>q × k</td>{shown.map(([d, , , z]) => <td key={d}>{number(z, 2)}</td>)}<td>{number(rest, 2)}</td><td><b>{number(terms.reduce((sum, t) => sum + t[3], 0), 3)}</b></td></tr>
+          </tbody>
+        </table></div>
+      )}
+      <p class="equation">
+        {[
+          `${equation(map.how.score, map.how.softcap).split(" (")[0]} = ${number(product)}`,
+          bias ? `  + bias ${number(bias)}` : "",
+          one.allowed(i, j) ? "" : "  the mask forbids it: −∞",
+          softmax && one.allowed(i, j) ? `\nα = exp(${number(product + bias)}) / Σ exp(e) = ${number(Math.exp(product + bias - most))} / ${number(total)} = ${share(weight)}   (both divided by exp(${number(most)}))` : `\nα = ${share(weight)}`,
+        ].join("")}
+      </p>
+      <p class="note">A softmax compares: the same score among greater ones would get less.</p>
+    </section>
+  );
+}

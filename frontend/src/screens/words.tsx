@@ -1,0 +1,45 @@
+// A position's way through the layers: what would be predicted if the model ended there.
+import { useState } from "preact/hooks";
+import { usePage } from "../context";
+import { colour, wantsDark } from "../colour";
+import { Bars, Legend } from "../parts";
+
+export function WordsInLayers() {
+  const page = usePage();
+  const lens = page.run.value.lens;
+  const [chosen, setChosen] = useState<[number, number] | null>(null);
+  if (!lens) return <section class="card"><p>This run has no predictions by layer: they come with a translation, or a continuation, of one of regard's own models.</p></section>;
+  const rows = page.run.value.sequences[lens.rows] ?? [];
+  const colours = page.scale.value.weights;
+  const shown = chosen ?? [lens.layers.length - 1, 0];
+  const detail = lens.top[shown[0]][shown[1]];
+  return (
+    <div class="two">
+      <section class="card" data-tour="lens">
+        <header><h2>Words on their way through the layers</h2><span class="note">the most probable token if the model ended at that layer</span><span class="grow" /><Legend most={1} of="probability" /></header>
+        <div class="lens" tabIndex={0} role="group" aria-label="predictions by layer and position"><table>
+          <thead><tr><th scope="col">instead of</th>{lens.layers.map((layer) => <th key={layer} scope="col">{layer}</th>)}</tr></thead>
+          <tbody>
+            {lens.top[0].map((_, position) => (
+              <tr key={position}>
+                <th scope="row">{rows[position] ?? position}</th>
+                {lens.layers.map((layer, l) => {
+                  const [token, probability] = lens.top[l][position][0];
+                  const back = colour(colours, probability, 1);
+                  return (
+                    <td key={layer} style={{ background: `rgb(${back.join()})`, color: wantsDark(back) ? "#10151c" : "#fbfaf7", cursor: "pointer" }} title={`${token}: ${probability.toFixed(3)}`} onPointerEnter={() => setChosen([l, position])} onClick={() => setChosen([l, position])}>{token}</td>
+                  );
+                })}
+              </tr>
+            ))}
+          </tbody>
+        </table></div>
+      </section>
+      <aside class="card facts">
+        <h3>{rows[shown[1]] ?? shown[1]}</h3>
+        <p class="note">after {lens.layers[shown[0]]}</p>
+        <Bars of="token" heading="probability" most={1} bars={detail.map(([name, value]) => ({ name, value }))} />
+      </aside>
+    </div>
+  );
+}

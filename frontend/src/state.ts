@@ -1,0 +1,100 @@
+// What a view is of: kept in the address, so that a link shows the same.
+import { computed, effect, signal } from "@preact/signals";
+import { DARK, LIGHT, type Scale } from "./colour";
+import type { Document, MapInfo, Reader, Run } from "./document";
+
+export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words"] as const;
+export type Screen = (typeof SCREENS)[number];
+
+export interface Place {
+  row: number | null;
+  column: number | null;
+}
+
+export type Source = { document: Document; reader: Reader };
+
+/** The state of one page; two pages on one screen have two. */
+export function createState(source: Source, inAddress: boolean) {
+  const document = signal(source.document);
+  const reader = signal(source.reader);
+  const screen = signal<Screen>("align");
+  const runIndex = signal(0);
+  const site = signal("");
+  const head = signal<number | "chosen" | "mean">("chosen");
+  const byWords = signal(true);
+  const hover = signal<Place>({ row: null, column: null });
+  const pinned = signal<Place | null>(null);
+  const theme = signal<"auto" | "light" | "dark">("auto");
+  const systemDark = signal(false);
+  const root = signal(false);
+  const tour = signal<number | null>(null);
+  const notice = signal("");
+  const other = signal<{ run: number; site: string; head: number | "mean" } | null>(null);
+
+  const run = computed<Run>(() => document.value.runs[Math.min(runIndex.value, document.value.runs.length - 1)]);
+  const map = computed<MapInfo>(() => {
+    const maps = run.value.maps;
+    return (
+      maps.find((m) => m.site === site.value) ??
+      maps.find((m) => m.site === run.value.chosen?.site) ??
+      maps[maps.length - 1]
+    );
+  });
+  const all = computed(() => Array.from({ length: map.value.how.heads }, (_, h) => h));
+  const heads = computed<number[]>(() => {
+    if (typeof head.value === "number") return [Math.min(head.value, map.value.how.heads - 1)];
+    const chosen = run.value.chosen;
+    if (head.value === "chosen" && chosen && chosen.site === map.value.site) return chosen.heads;
+    return all.value;
+  });
+  const why = computed(() => {
+    const chosen = run.value.chosen;
+    if (head.value === "chosen" && chosen && chosen.site === map.value.site) return chosen.why;
+    if (typeof head.value === "number") return "chosen by you";
+    return map.value.how.heads > 1 ? "no head of this site was singled out" : "";
+  });
+  const large = computed(() => Math.max(map.value.how.queries, map.value.how.keys) > 256);
+  const grid = computed(() => (large.value ? null : reader.value.grid(run.value, map.value, heads.value, byWords.value)));
+  const place = computed<Place>(() => {
+    const { row, column } = hover.value;
+    return row === null && column === null && pinned.value ? pinned.value : hover.value;
+  });
+  const dark = computed(() => (theme.value === "auto" ? systemDark.value : theme.value === "dark"));
+  const scale = computed<Scale>(() => (dark.value ? DARK : LIGHT));
+
+  if (inAddress) {
+    const at = new URLSearchParams(location.hash.slice(1));
+    const wanted = at.get("screen") as Screen | null;
+    if (wanted && SCREENS.includes(wanted)) screen.value = wanted;
+    runIndex.value = Math.max(0, Number(at.get("run") ?? 0) || 0);
+    site.value = at.get("site") ?? "";
+    const one = at.get("head");
+    if (one === "mean") head.value = "mean";
+    else if (one && /^\d+$/.test(one)) head.value = Number(one);
+    if (at.get("unit") === "tokens") byWords.value = false;
+    const row = at.get("row");
+    const column = at.get("column");
+    if (row !== null || column !== null) pinned.value = { row: row ? Number(row) : null, column: column ? Number(column) : null };
+    const kind = at.get("theme");
+    if (kind === "light" || kind === "dark") theme.value = kind;
+    effect(() => {
+      const here = new URLSearchParams();
+      if (screen.value !== "align") here.set("screen", screen.value);
+      if (runIndex.value) here.set("run", String(runIndex.value));
+      if (site.value) here.set("site", site.value);
+      if (head.value !== "chosen") here.set("head", String(head.value));
+      if (!byWords.value) here.set("unit", "tokens");
+      if (pinned.value?.row != null) here.set("row", String(pinned.value.row));
+      if (pinned.value?.column != null) here.set("column", String(pinned.value.column));
+      if (theme.value !== "auto") here.set("theme", theme.value);
+      const text = here.toString();
+      if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    });
+  }
+  return {
+    document, reader, screen, runIndex, run, site, map, head, heads, all, why, byWords, hover, pinned, place, theme,
+    systemDark, dark, scale, grid, large, root, tour, notice, other,
+  };
+}
+
+export type State = ReturnType<typeof createState>;

@@ -1,0 +1,72 @@
+// Take it along: files of what is shown, a link to it, the Python that makes it again.
+import { useRef, useState } from "preact/hooks";
+import { usePage } from "./context";
+import { headsName, siteName } from "./document";
+import { download, quoted, toCsv, toNpz, toSvg } from "./export";
+
+function python(page: ReturnType<typeof usePage>): string {
+  const run = page.run.value, map = page.map.value, model = page.document.value.model;
+  const heads = page.heads.value;
+  const pick = heads.length === map.how.heads && heads.length > 1 ? ".mean_heads()" : heads.length === 1 ? `.select(${heads[0]})` : `.full()[${JSON.stringify(heads)}].mean(0)`;
+  if (!model || run.source === undefined) return `import regard\n\nseen = regard.AttentionMap.load("map.safetensors")   # where you saved it\nseen${map.how.heads > 1 ? pick : ""}`;
+  return [
+    "import regard", "", `model = regard.load(${quoted(model)})`, `made = model(${quoted(run.source)})`,
+    "with regard.observe(model) as seen:", "    made.forward_pass()()", `head = seen[${quoted(map.site)}][0].select(0)${pick}`, 'made.look("page.html")',
+  ].join("\n");
+}
+
+export function TakeAlong({ framed }: { framed: boolean }) {
+  const page = usePage();
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [done, setDone] = useState("");
+  const name = () => `${(page.document.value.model || "map").replace(/[^\w-]+/g, "-")}-${page.map.value.site.replace(/[^\w.-]+/g, "-")}`;
+  const title = () => `${page.document.value.title} (${headsName(page.heads.value, page.map.value.how.heads)} of ${siteName(page.map.value.site)})`;
+  const grid = () => page.grid.value ?? page.reader.value.grid(page.run.value, page.map.value, page.heads.value, false);
+  const small = !page.large.value;
+  const svg = () => toSvg(grid(), title(), page.scale.value, page.dark.value);
+  const png = () => {
+    const image = new Image();
+    image.onload = () => {
+      const canvas = document.createElement("canvas");
+      canvas.width = image.width * 2;
+      canvas.height = image.height * 2;
+      canvas.getContext("2d")!.drawImage(image, 0, 0, canvas.width, canvas.height);
+      canvas.toBlob((blob) => blob && download(`${name()}.png`, blob, "image/png"));
+    };
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg())}`;
+  };
+  const npz = () => {
+    const run = page.run.value;
+    const arrays: Record<string, { shape: number[]; data: Float32Array }> = {};
+    for (const map of run.maps) {
+      const { heads, queries, keys } = map.how;
+      if (heads * queries * keys > 16_000_000) continue;
+      const data = new Float32Array(heads * queries * keys);
+      for (let h = 0; h < heads; h++) for (let i = 0; i < queries; i++) data.set(page.reader.value.head(map, h).row(i), (h * queries + i) * keys);
+      arrays[map.site] = { shape: [heads, queries, keys], data };
+    }
+    download(`${name()}.npz`, toNpz(arrays) as BlobPart, "application/zip");
+  };
+  const copy = (text: string, what: string) => navigator.clipboard?.writeText(text).then(() => setDone(`${what} copied`), () => setDone("the browser did not allow copying: select the text"));
+  return (
+    <span class="take">
+      <button onClick={() => dialog.current!.showModal()} data-tour="take">take it along</button>
+      <dialog ref={dialog} aria-labelledby="take-title" onClick={(e) => e.target === dialog.current && dialog.current!.close()}>
+        <h2 id="take-title">Take it along</h2>
+        <p class="note">{title()}</p>
+        <div class="chips" style={{ margin: "12px 0" }}>
+          {small && <button onClick={png}>PNG</button>}
+          {small && <button onClick={() => download(`${name()}.svg`, svg(), "image/svg+xml")}>SVG</button>}
+          <button onClick={() => globalThis.print()}>PDF (print)</button>
+          {small && <button onClick={() => download(`${name()}.csv`, toCsv(grid()), "text/csv")}>CSV</button>}
+          <button onClick={npz}>npz, all heads</button>
+          {!framed && <button onClick={() => copy(location.href, "link")}>copy a link to this view</button>}
+        </div>
+        <p>The Python that makes it:</p>
+        <pre tabIndex={0}>{python(page)}</pre>
+        <div class="chips"><button onClick={() => copy(python(page), "Python")}>copy the Python</button><button onClick={() => dialog.current!.close()}>close</button></div>
+        <p role="status" class="note">{done}</p>
+      </dialog>
+    </span>
+  );
+}

@@ -1,0 +1,139 @@
+"""The page of maps: their document, which is plain data, and the tensors it names (`regard.figures.page`)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard import __version__
+from regard.attention.maps.packed import pack_map
+from regard.figures.page import Page
+from regard.figures.still import still
+
+if TYPE_CHECKING:
+    from regard.attention.maps.map import AttentionMap
+
+STILL = 48  # queries or keys of a map that has a picture for where scripts are off
+Sequences = Mapping[str, Sequence[str]]
+
+
+class Draft:
+    """A page that is being put together.
+
+    Attributes:
+        document: as `Page` takes it.
+        tensors: by name, as `Page` takes them.
+    """
+
+    def __init__(self, title: str, **about: Any) -> None:
+        self.document: dict[str, Any] = {"regard": __version__, "title": title, **about, "runs": []}
+        self.tensors: dict[str, Tensor] = {}
+        self._first: tuple[AttentionMap, dict[str, Any], dict[str, Any]] | None = None
+
+    def add_run(
+        self, label: str, maps: Mapping[str, "AttentionMap"], sequences: Sequences, *,
+        axes: Mapping[str, tuple[str, str]] | None = None, **about: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Add a run: one input with its output and its maps.
+
+        Args:
+            label: its name among the runs.
+            maps: `[heads, T, S]` or `[T, S]`, by site.
+            sequences: names of positions, by the name of the sequence.
+            axes: which sequences a site's queries and keys are; a map's own tokens by default.
+            about: what else the page shows of it.
+        """
+        number = len(self.document["runs"])
+        run: dict[str, Any] = {
+            "label": label, "sequences": {name: list(names) for name, names in sequences.items()}, "maps": [], **about
+        }  # fmt: skip
+        for place, (site, seen) in enumerate(maps.items()):
+            note, parts = pack_map(seen)
+            prefix = f"{number}.{place}"
+            self.tensors |= {f"{prefix}.{name}": part for name, part in parts.items()}
+            named = (axes or {}).get(site)
+            sides = named or [self._own(run, names, prefix, side) for side, names in
+                              (("queries", seen.query_tokens), ("keys", seen.key_tokens))]  # fmt: skip
+            run["maps"].append({"site": site, "tensors": prefix, "how": note, "rows": sides[0], "columns": sides[1]})
+            if not number and (self._first is None or site == run.get("chosen", {}).get("site")):
+                self._first = seen, run["maps"][-1], run
+        self.document["runs"].append(run)
+        return run
+
+    @staticmethod
+    def _own(run: dict[str, Any], names: list[str] | None, prefix: str, side: str) -> str | None:
+        """The name of the sequence that a map's own tokens make."""
+        if names is None:
+            return None
+        known = next((name for name, those in run["sequences"].items() if those == names), None)
+        if known is None:
+            known = f"{side} {prefix}"
+            run["sequences"][known] = list(names)
+        return str(known)
+
+    def page(self) -> Page:
+        """The page."""
+        return Page(self.document, self.tensors, self._still())
+
+    def _still(self) -> str:
+        """A picture of the first run's chosen map, where it is small enough for one."""
+        if self._first is None:
+            return ""
+        seen, info, run = self._first
+        if max(seen.shape[-2:]) > STILL:
+            return ""
+        weights = seen.full().detach().cpu()
+        heads = run.get("chosen", {}).get("heads") if run.get("chosen", {}).get("site") == info["site"] else None
+        weights = weights.reshape(-1, *weights.shape[-2:])
+        mean = (weights[heads] if heads else weights).mean(0)
+        rows, columns = (
+            run["sequences"].get(info[side] or "", [str(n) for n in range(size)])[:size]
+            for side, size in zip(("rows", "columns"), mean.shape, strict=True)
+        )
+        shown = "" if info["site"] == "map" else f"{info['site']}: "
+        return still(mean.numpy(), rows, columns, f"{shown}{run.get('source') or self.document['title']}")
+
+
+def page_of_map(seen: "AttentionMap", title: str = "attention map") -> Page:
+    """The page of a map; every entry of further batch axes is a run.
+
+    Args:
+        seen: `[*batch, heads, T, S]` or `[T, S]`.
+        title: of the page.
+    """
+    draft = Draft(title, task="map")
+    for label, one in _entries(seen):
+        draft.add_run(label, {"map": one}, {})
+    return draft.page()
+
+
+def page_of_maps(seen: Mapping[str, "AttentionMap"], title: str, sequences: Sequences | None = None) -> Page:
+    """The page of an observed model's maps, by site; the entries of a batch are runs.
+
+    Args:
+        seen: `[batch, heads, T, S]` each.
+        title: of the page.
+        sequences: {"text": names of the positions of the sequence that attends to itself}, where known.
+    """
+    draft = Draft(title, task="maps")
+    known = sequences or {}
+    by_run: dict[str, dict[str, AttentionMap]] = {}
+    for site, whole in seen.items():
+        for label, one in _entries(whole):
+            by_run.setdefault(label, {})[site] = one
+    for label, maps in by_run.items():
+        size = len(known.get("text", ()))
+        axes = {site: ("text", "text") for site, one in maps.items() if size and tuple(one.shape[-2:]) == (size, size)}
+        draft.add_run(label, maps, known, axes=axes)
+    return draft.page()
+
+
+def _entries(seen: "AttentionMap") -> Iterable[tuple[str, "AttentionMap"]]:
+    """The maps `[heads, T, S]` of a batch, with their names."""
+    batch = seen.shape[:-3]
+    if not batch:
+        yield "the map", seen
+        return
+    for index in torch.cartesian_prod(*map(torch.arange, batch)).view(-1, len(batch)).tolist():
+        yield f"input {', '.join(str(i + 1) for i in index)}", seen.select(*index)

@@ -1,0 +1,67 @@
+"""`regard look`: the page where attention is looked at, touched and doubted."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.options import Device, load
+from regard.errors import ConfigError
+
+TASKS = ("translate", "complete")
+
+
+def look(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A shipped model, a run's folder, or a saved map (.safetensors).")
+    ],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[INPUT]…", help="What the model is given.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the page as one .html file instead of serving it.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another model or checkpoint, compared on the same inputs; repeatable.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    device: Device = "cpu",
+) -> None:
+    """The page where attention is looked at, touched and doubted: served on this machine, or saved as one file."""
+    if save is not None and save.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--save {save}: a page is written as .html")
+    if model.endswith(".safetensors"):
+        if texts or against:
+            raise ConfigError(
+                f"{model} is a saved map: it has no model that could take {' '.join(texts or against or [])!r}"
+            )
+        from regard.attention.maps.map import AttentionMap
+
+        page, pipeline = AttentionMap.load(model).look(), None
+    else:
+        if not texts:
+            raise ConfigError(f'regard look {model} needs something to look at: regard look {model} "le chat noir"')
+        from regard.pipelines.page import look_at
+
+        pipelines = [load(name, texts, device=device) for name in [model, *(against or [])]]
+        page, pipeline = look_at(pipelines, texts), pipelines[0]
+    if save is not None:
+        size = len(page.html().encode())
+        typer.echo(f"regard: {save}: {size / 1e6:.1f} MB", err=True)
+        page.save(save)
+        return
+    _serve(page, pipeline if pipeline is not None and pipeline.task in TASKS else None, port, browser)
+
+
+def _serve(page: Any, pipeline: Any, port: int, browser: bool) -> None:
+    import webbrowser
+
+    from regard.explorer.server import create_explorer
+    from regard.web.limits import Limits
+    from regard.web.server import bind, run
+
+    app, token = create_explorer(page, pipeline)
+    with bind("127.0.0.1", port) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={token}"
+        typer.echo(f"regard: {address}", err=True)
+        if browser:
+            listening.listen()  # the browser may come before the server runs
+            webbrowser.open(address)
+        run(app, listening, Limits(), "the page is served (Ctrl-C ends it)")

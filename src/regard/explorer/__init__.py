@@ -1,0 +1,1 @@
+"""The explorer: a page that asks the model, on this machine alone."""

@@ -1,0 +1,169 @@
+"""What a page asks of its model: another text, what if, may it be believed."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from regard.observation.intervene import intervene, uniform
+from regard.pipelines.base import InputError
+from regard.pipelines.page import TRANSLATED, faithfulness_of, look_at
+
+LONGEST = 2_000  # characters of a text
+CANDIDATES = 6  # tokens named before and after a change
+
+
+class Asked(BaseModel):
+    """A question in JSON; what it does not know it refuses."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Look(Asked):
+    """Another text to look at."""
+
+    text: str = Field(min_length=1, max_length=LONGEST)
+
+
+class Change(Asked):
+    """A change of the source (drop, replace), or of a head's weights (uniform, ablate, force)."""
+
+    kind: Literal["drop", "replace", "uniform", "ablate", "force"]
+    word: int = Field(0, ge=0)
+    text: str = Field("", max_length=200)
+    key: int = Field(0, ge=0)
+
+
+class WhatIf(Asked):
+    """A change, and the output before it."""
+
+    source: str = Field(min_length=1, max_length=LONGEST)
+    output: str = Field("", max_length=4 * LONGEST)
+    position: int = Field(0, ge=0)
+    site: str = Field(max_length=200)
+    head: int = Field(0, ge=0)
+    change: Change
+
+
+class Believe(Asked):
+    """A test of a site's map for one token of the output, or for all of it."""
+
+    source: str = Field(min_length=1, max_length=LONGEST)
+    output: str = Field("", max_length=4 * LONGEST)
+    site: str = Field(max_length=200)
+    position: int | None = Field(None, ge=0)
+
+
+def look(pipeline: Any, asked: Look) -> dict[str, Any]:
+    """The document and the packed tensors of another text."""
+    page = look_at([pipeline], [asked.text])
+    return {"document": dict(page.document), "tensors": page.packed}
+
+
+def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
+    """The output and the candidates for one of its tokens, before and after a change.
+
+    Raises:
+        InputError: a word that the source does not have, or nothing left of it; an empty output.
+    """
+    before = _made(pipeline, asked.source)
+    change, source = asked.change, asked.source
+    if change.kind in ("drop", "replace"):
+        words = source.split()
+        if change.word >= len(words):
+            raise InputError(f"the source has {len(words)} words; there is no word {change.word + 1}")
+        said = words[change.word]
+        words[change.word : change.word + 1] = change.text.split() if change.kind == "replace" else []
+        source = " ".join(words)
+        if not source:
+            raise InputError("nothing is left of the source: leave out another word")
+        done = f"leaving out “{said}”" if change.kind == "drop" else f"“{change.text.strip()}” instead of “{said}”"
+        around: AbstractContextManager[Any] = nullcontext()
+    else:
+        done = {"uniform": "equal weights", "ablate": "no weights", "force": "all weight on one key"}[change.kind]
+        done += f" in head {asked.head + 1} of {asked.site}"
+        around = intervene(pipeline.model, asked.site, _weights(change, asked.head))
+    kept = before.forward_pass()
+    with around:
+        after = _made(pipeline, source)
+        # the same output tokens before it, so that the candidates can be compared
+        given = kept if source == asked.source else _with_output(pipeline, after, before)
+        changed = _candidates(pipeline, given, asked.position)
+    same = "the output stays the same" if after.text == before.text else "the output changes"
+    return {
+        "text": after.text, "step": changed,
+        "before": {"text": before.text, "step": _candidates(pipeline, kept, asked.position)},
+        "sentence": f"With {done}, {same}.",
+    }  # fmt: skip
+
+
+def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
+    """Whether a site's map may be believed for an output, as `regard.pipelines.page.faithfulness_of` gives it.
+
+    Raises:
+        InputError: a position that the output does not have.
+    """
+    made = _made(pipeline, asked.source)
+    given = made.forward_pass()
+    if asked.position is not None and asked.position >= len(given.predicted):
+        raise InputError(f"the output has {len(given.predicted)} tokens; there is no token {asked.position + 1}")
+    site_of_source = given.source_tokens and not asked.site.endswith("self")
+    columns = given.source_tokens if site_of_source or asked.site.startswith("encoder") else given.tokens
+    found = faithfulness_of(given, asked.site, columns, asked.position)
+    step = None if asked.position is None else f"“{made.tokens[asked.position]}”"
+    return {**found, **({"step": step} if step else {})}
+
+
+def _made(pipeline: Any, source: str) -> Any:
+    settings = {**TRANSLATED, "n_best": 1} if pipeline.task == "translate" else {}
+    made = pipeline(source, **settings)
+    if not made.ids:
+        raise InputError("the output is empty: there is nothing to ask about")
+    return made
+
+
+def _with_output(pipeline: Any, after: Any, before: Any) -> Any:
+    """The pass over the changed source and the output that was there before."""
+    if pipeline.task == "translate":
+        from dataclasses import replace
+
+        return replace(after, ids=before.ids, tokens=before.tokens, text=before.text).forward_pass()
+    return pipeline.pass_over([*after.source_ids, *before.ids[:-1]], before.ids)
+
+
+def _candidates(pipeline: Any, given: Any, position: int) -> list[list[Any]]:
+    """The most probable tokens at a position of the logits, the last one at most."""
+    with torch.no_grad():
+        logits = given.logits()[0]
+    shares, ids = logits[min(position, len(logits) - 1)].float().softmax(-1).topk(CANDIDATES)
+    return [
+        [name, round(p, 5)] for name, p in zip(pipeline.tokenizer.tokens(ids.tolist()), shares.tolist(), strict=True)
+    ]
+
+
+def _weights(change: Change, head: int) -> Callable[[Tensor], Tensor]:
+    """A change of one head's weights `[*batch, heads, T, S]`; of all where there is one head."""
+
+    def one(weights: Tensor) -> Tensor:
+        if change.kind == "uniform":
+            return uniform(weights)
+        forced = torch.zeros_like(weights)
+        if change.kind == "force":
+            if change.key >= weights.shape[-1]:
+                raise InputError(f"there are {weights.shape[-1]} keys; there is no key {change.key + 1}")
+            forced[..., change.key] = 1
+        return forced
+
+    def changed(weights: Tensor) -> Tensor:
+        if weights.ndim < 4 or weights.shape[-3] == 1:
+            return one(weights)
+        if head >= weights.shape[-3]:
+            raise InputError(f"this site has {weights.shape[-3]} heads; there is no head {head + 1}")
+        kept = weights.clone()
+        kept[..., head, :, :] = one(weights[..., head, :, :])
+        return kept
+
+    return changed

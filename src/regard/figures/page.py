@@ -1,0 +1,118 @@
+"""The page: attention looked at, touched and doubted, as one file that needs no network, and in a notebook.
+
+A page is a document, which is plain data, and the tensors that it names. Its script, built from `frontend/`, computes
+every row of every map itself, so the file holds queries and keys, not matrices.
+"""
+
+import base64
+import gzip
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from regard.errors import ConfigError
+from regard.storage import write_text
+
+FORMAT = 1
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; "
+    "img-src data: blob:; media-src data: blob:; connect-src 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+@cache
+def script() -> str:
+    """The built front end, an ECMAScript module without imports."""
+    return files("regard.figures").joinpath("look.mjs").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A page that shows itself in a notebook, and writes itself as one file.
+
+    Attributes:
+        document: plain data, which `json` can write: the title, and the runs with their tokens, words and maps.
+        tensors: what the maps are computed from, by the names in the document.
+        still: an SVG picture for where scripts are off.
+    """
+
+    document: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    still: str = field(default="", repr=False)
+
+    @cached_property
+    def packed(self) -> str:
+        """The tensors as safetensors, deflated, in base64."""
+        raw = save({name: part.detach().cpu().contiguous().clone() for name, part in self.tensors.items()})
+        return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file that `save` writes."""
+        return len(self.html().encode("utf-8"))
+
+    def html(self, live: Mapping[str, Any] | None = None) -> str:
+        """The whole page as text; it loads nothing.
+
+        Args:
+            live: what a server that answers the page's questions tells it.
+        """
+        document = {**self.document, "format": FORMAT, **({"live": live} if live else {})}
+        policy = POLICY.replace("connect-src 'none'", "connect-src 'self'") if live else POLICY
+        title = html.escape(str(self.document.get("title", "regard")))
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            f"<title>{title}</title>\n<style>html,body{{margin:0;min-height:100%}}</style>\n</head>\n<body>\n"
+            f'<main id="regard">{self.still}</main>\n'
+            f'<script type="application/json" id="document">{inert(document)}</script>\n'
+            f'<script type="text/plain" id="tensors">{self.packed}</script>\n'
+            f'<script type="module">{script()}</script>\n</body>\n</html>\n'
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the page as one file.
+
+        Raises:
+            ConfigError: a name that does not end in .html.
+            OSError: it could not be written; what was there is still there.
+        """
+        if Path(path).suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"{path}: a page is written as .html")
+        write_text(Path(path), self.html())
+
+    def written(self, path: str | Path | None) -> "Page":
+        """Itself, written to `path` where there is one."""
+        if path is not None:
+            self.save(path)
+        return self
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002
+        """What a notebook shows: the page in a frame of its own; the picture where scripts are off."""
+        framed = html.escape(self.html(), quote=True)
+        found = {
+            "text/html": (
+                f'<iframe srcdoc="{framed}" sandbox="allow-scripts allow-downloads" '
+                'title="regard: attention" style="width:100%;height:720px;border:0"></iframe>'
+            ),
+            "text/plain": repr(self),
+        }
+        return found | ({"image/svg+xml": self.still} if self.still else {})
+
+    def __repr__(self) -> str:
+        return f"Page({self.document.get('title', '')!r}, {len(self.document.get('runs', []))} runs)"
+
+
+def inert(document: Any) -> str:
+    """JSON that nothing in a page can end early."""
+    raw = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return raw.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,49 @@
+"""A small map as SVG by hand, for where a page's scripts are off: no plotting library is imported for it."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from numpy.typing import NDArray
+
+CELL, LETTER = 22, 7.4  # sizes in units of the picture
+LONGEST = 18  # characters of a name
+
+
+def still(weights: NDArray[Any], rows: Sequence[str], columns: Sequence[str], title: str) -> str:
+    """A map `[rows, columns]` as an SVG picture whose names are text.
+
+    Args:
+        weights: of at most some dozens of rows and columns.
+        rows, columns: names.
+        title: above it.
+    """
+    most = float(weights.max()) if weights.size else 0.0
+    left = min(LONGEST, max((len(name) for name in rows), default=1)) * LETTER + 14
+    top = min(LONGEST, max((len(name) for name in columns), default=1)) * LETTER * 0.72 + 40
+    width, height = left + CELL * len(columns) + 70, top + CELL * len(rows) + 14
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" fill="#1b2430">'
+        f'<title>{_text(title, 200)}</title><rect width="100%" height="100%" fill="#fbfaf7"/>'
+        f'<text x="{left:.0f}" y="20" font-weight="600">{_text(title, 70)}</text>'
+    ]
+    for c, name in enumerate(columns):
+        at = f"translate({left + (c + 0.6) * CELL:.1f} {top - 6:.1f}) rotate(-42)"
+        parts.append(f'<text transform="{at}">{_text(name)}</text>')
+    for r, name in enumerate(rows):
+        y = top + r * CELL
+        parts.append(f'<text x="{left - 8:.1f}" y="{y + 0.68 * CELL:.1f}" text-anchor="end">{_text(name)}</text>')
+        for c in range(len(columns)):
+            share = float(weights[r, c]) / most if most > 0 else 0.0
+            parts.append(
+                f'<rect x="{left + c * CELL:.1f}" y="{y:.1f}" width="{CELL - 1}" height="{CELL - 1}" '
+                f'fill="#1b4a86" fill-opacity="{max(0.0, share):.3f}"/>'
+            )
+    return "".join([*parts, "</svg>"])
+
+
+def _text(name: str, most: int = LONGEST) -> str:
+    """A name that XML takes, shortened."""
+    plain = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+    return escape(plain if len(plain) <= most else plain[: most - 1] + "…")

@@ -1,0 +1,187 @@
+"""The page of a result: its tokens, words, maps, and what was measured of them (`regard.attention.maps.page`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard.analysis.base import ForwardPass
+from regard.analysis.faithfulness import faithfulness
+from regard.analysis.lens import logit_lens
+from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.page import Draft
+from regard.attention.watch import calls_by_site, unwatched, watching
+from regard.errors import ConfigError, RegardError
+from regard.figures.page import Page
+from regard.pipelines.reading import name_heads
+from regard.text.protocol import Span
+from regard.text.tokenizer import word_of_each
+from regard.text.tokenizer import words as word_spans
+
+if TYPE_CHECKING:
+    from regard.pipelines.result import Result
+
+LONGEST = 160  # tokens of an output that is tested and looked at layer by layer
+TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
+CANDIDATES = 5  # tokens named for each layer and position
+
+
+def page_of(result: "Result") -> Page:
+    """The page of a result of any pipeline: its maps and those of its alternatives.
+
+    Raises:
+        ConfigError: the result was read in several parts, each of which has a page of its own.
+    """
+    pipeline = pipeline_of(result)
+    draft = Draft(f"{pipeline.name}: {result.source[:60]}", model=pipeline.name, task=pipeline.task or "")
+    add_with_alternatives(draft, result, "the output")
+    return draft.page()
+
+
+def look_at(pipelines: Sequence[Any], inputs: Sequence[str]) -> Page:
+    """The page of what some models make of some inputs; every model's output for every input is a run.
+
+    Args:
+        pipelines: what `regard.load` returns.
+        inputs: texts, or names of files for models that take these.
+
+    Raises:
+        InputError: an input that cannot be worked on.
+        ConfigError: a model without attention to look at.
+    """
+    first = pipelines[0]
+    draft = Draft(f"{first.name}: {inputs[0][:60]}", model=first.name, task=first.task or "")
+    for given in inputs:
+        for pipeline in pipelines:
+            named = [f"{pipeline.name}" if len(pipelines) > 1 else "", f"“{given[:40]}”" if len(inputs) > 1 else ""]
+            label = ", ".join(part for part in named if part) or "the output"
+            if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
+                settings = TRANSLATED if pipeline.task == "translate" else {}
+                add_with_alternatives(draft, pipeline(given, **settings), label)
+            elif hasattr(pipeline, "forward_pass"):
+                add_pass(draft, pipeline.forward_pass(given), label, {"source": given}, pipeline.tokenizer)
+            else:
+                raise ConfigError(
+                    f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
+                )
+    return draft.page()
+
+
+def add_with_alternatives(draft: Draft, result: "Result", label: str) -> None:
+    """Add a result and its alternatives to a page.
+
+    Raises:
+        ConfigError: the result was read in several parts, each of which has a page of its own.
+    """
+    if getattr(result, "parts", None) or getattr(result, "pieces", None):
+        raise ConfigError("this result is made of several parts, each with its own attention: look at one of its parts")
+    result.add_to(draft, label)
+    for number, one in enumerate(result.alternatives, 2):
+        one.add_to(draft, f"{label}, number {number} of the beam", whole=False)
+
+
+def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any], tokenizer: Any = None) -> None:
+    """Add a model without a source to a page: a decoder's beginning and continuation, an encoder's text.
+
+    Args:
+        draft: the page.
+        given: the pass over the text.
+        label: its name among the page's runs.
+        about: what else the page says of it.
+        tokenizer: names the candidates after each layer; None leaves these out.
+    """
+    maps = recorded(given)
+    words = {"text": named_words(given.text, given.spans, len(given.tokens))} if given.spans else {}
+    axes = dict.fromkeys(maps, ("text", "text"))
+    if tokenizer is not None and len(given.tokens) <= LONGEST:
+        about = {**about, "lens": lens_of(given, "text", tokenizer)}
+    draft.add_run(label, maps, {"text": given.tokens}, axes=axes, words=words, **about)
+
+
+def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
+    """The maps `[heads, T, S]` of all sites with their queries and keys, from one forward pass over one input.
+
+    Empty where a site attends step by step, as in a recurrent decoder: there the search's own maps are kept.
+    """
+    calls: list[Any] = []
+    with torch.inference_mode(), unwatched(), watching(calls.append):
+        given()
+    found = calls_by_site(given.module, calls)
+    if any(len(some) != 1 for some in found.values()):
+        return {}
+    maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in found.items()}
+    return {site: one.select(0) for site, one in maps.items()}
+
+
+def faithfulness_of(
+    given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None
+) -> dict[str, Any]:
+    """Whether a site's map may be believed, as the page shows it.
+
+    Args:
+        given: the pass over source and output.
+        site: whose map.
+        columns: names of its keys.
+        position: of the output's token whose log-probability is asked for; the whole output's by default.
+    """
+    wanted = torch.tensor(given.predicted, device=next(given.module.parameters()).device)
+
+    def output() -> Tensor:
+        logs = given.logits()[0, -len(wanted) :].float().log_softmax(-1)
+        own = logs.gather(-1, wanted[:, None])[:, 0]
+        return own.sum() if position is None else own[position]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = faithfulness(given.module, site, output)
+    measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
+    return {
+        "sentence": found.sentence, "holds": "may be believed" in found.sentence, "site": site,
+        "columns": list(columns), "measures": measures,
+    }  # fmt: skip
+
+
+def lens_of(given: ForwardPass, rows: str, tokenizer: Any) -> dict[str, Any] | None:
+    """The most probable tokens after each layer; None where the model has no layers to look into."""
+    try:
+        lens = logit_lens(given.module, given.arguments)
+    except RegardError:
+        return None
+    probabilities, ids = lens.logits[:, 0].float().softmax(-1).topk(CANDIDATES, -1)
+    top = [
+        [
+            [[name, round(p, 5)] for name, p in zip(tokenizer.tokens(position), shares, strict=True)]
+            for position, shares in zip(layer, parts, strict=True)
+        ]
+        for layer, parts in zip(ids.tolist(), probabilities.tolist(), strict=True)
+    ]
+    return {"layers": lens.layers, "rows": rows, "top": top}
+
+
+def axes_of(site: str) -> tuple[str, str]:
+    """The sequences of a site of an encoder–decoder: the decoder's queries predict the output's tokens."""
+    if site.startswith("encoder"):
+        return "source", "source"
+    return ("output", "before") if site.endswith("self") else ("output", "source")
+
+
+def named_words(text: str, spans: Sequence[Span], tokens: int) -> dict[str, Any]:
+    """The words of a text, and the word of each of its tokens; -1 for none."""
+    owners = [-1 if owner is None else owner for owner in word_of_each(list(spans), text)]
+    return {
+        "texts": [text[first:end] for first, end in word_spans(text)], "owner": (owners + [-1] * tokens)[:tokens],
+    }  # fmt: skip
+
+
+def why_shown(alignment: Mapping[str, Any], site: str, heads: Sequence[int]) -> str:
+    """Why these heads are shown."""
+    if alignment.get("site") == site:
+        return f"{name_heads(heads)}: nearest to the word alignments of development sentences"
+    return f"{name_heads(heads)}: all heads of the last site that attends to the source"
+
+
+def pipeline_of(result: Any) -> Any:
+    """The pipeline that a result came from."""
+    names = ("translator", "completer", "answerer", "pipeline")
+    return next(found for name in names if (found := getattr(result, name, None)) is not None)

@@ -1,0 +1,82 @@
+"""`regard look`."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import torch
+
+import regard
+from regard import cli
+
+
+def document(path: Path) -> dict:
+    return json.loads(re.search(r'id="document">(.*?)</script>', path.read_text(encoding="utf-8"))[1])
+
+
+def test_one_self_contained_file(tiny_run: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "page.html"
+    assert cli.run(["look", str(tiny_run), "le chat noir", "--save", str(path)]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(rf"regard: {re.escape(str(path))}: \d\.\d MB\n", said.err)
+    run = document(path)["runs"][0]
+    assert run["source"] == "le chat noir"
+    assert run["text"] == regard.load(tiny_run)("le chat noir", beam=4).text
+    text = re.sub(r"http://www\.w3\.org/", "", path.read_text(encoding="utf-8"))  # names of vocabularies
+    assert not re.search(r"https?://|import\s*\(|src=\"", text)
+
+
+def test_several_inputs_and_models_are_runs(tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    arguments = ["look", str(tiny_run), "le chat", "le chien", "--against", str(tiny_run), "--save", str(path)]
+    assert cli.run(arguments) == 0
+    labels = [run["label"] for run in document(path)["runs"] if "of the beam" not in run["label"]]
+    assert len(labels) == 4
+    assert "“le chien”" in labels[-1]
+
+
+def test_a_saved_map(tmp_path: Path) -> None:
+    seen = regard.attention_map(torch.randn(2, 3, 4), torch.randn(2, 5, 4), key_tokens=list("abcde"))
+    seen.save(tmp_path / "map.safetensors")
+    assert cli.run(["look", str(tmp_path / "map.safetensors"), "--save", str(tmp_path / "page.html")]) == 0
+    (run,) = document(tmp_path / "page.html")["runs"]
+    assert [*run["sequences"].values()] == [list("abcde")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fr-en"], 'regard look fr-en needs something to look at: regard look fr-en "le chat noir"'),
+        (["fr-en", "a", "--save", "page.png"], "--save page.png: a page is written as .html"),
+        (["nothing.safetensors"], "nothing.safetensors is not a saved attention map"),
+        (["map.safetensors", "a"], "map.safetensors is a saved map: it has no model that could take 'a'"),
+    ],
+)
+def test_refusals(arguments: list[str], sentence: str, capsys) -> None:
+    assert cli.run(["look", *arguments]) in (1, 2)
+    assert sentence in capsys.readouterr().err
+
+
+def test_it_is_served_until_it_is_stopped(tmp_path: Path) -> None:
+    regard.attention_map(torch.randn(2, 3), torch.randn(5, 3), key_tokens=list("abcde")).save(
+        tmp_path / "m.safetensors"
+    )
+    command = [sys.executable, "-m", "regard", "look", str(tmp_path / "m.safetensors"), "--no-browser"]
+    served = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        address = served.stderr.readline().split()[1]
+        assert "is served" in served.stderr.readline()
+        with urlopen(address, timeout=20) as answer:
+            assert b'["a","b","c","d","e"]' in answer.read()
+        served.send_signal(signal.SIGINT)
+        served.communicate(timeout=20)
+        assert served.returncode == 0
+    finally:
+        served.kill()
+        served.communicate()

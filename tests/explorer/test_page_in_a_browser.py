@@ -1,0 +1,249 @@
+"""The page in a real browser: its numbers are the tensors', its pixels are the weights, every screen has content."""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Callable
+from html import escape
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+import regard
+from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.packed import pack_map
+from regard.figures.page import Page, script
+
+Open = Callable[..., Any]
+T, S, D, H = 7, 11, 5, 3
+
+ROWS = """
+async ([code, packed, how]) => {
+  const page = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
+  const raw = Uint8Array.from(atob(packed), c => c.charCodeAt(0)).buffer;
+  const tensors = new page.Tensors(raw);
+  const found = [];
+  for (let h = 0; h < how.heads; h++) {
+    const head = new page.Head(tensors, "m", h, how.heads, how.queries, how.keys, how);
+    const keys = [...Array(how.keys).keys()];
+    for (let i = 0; i < how.queries; i++) found.push([...head.row(i)], keys.map(j => head.weight(i, j)));
+  }
+  return found;
+}
+"""
+
+
+def maps() -> dict[str, AttentionMap]:
+    """A map of every kind that a page computes by itself."""
+    made = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=made)  # noqa: E731
+    query, key = draw(H, T, D), draw(H, S, D)
+    lengths = torch.tensor([9, 11, 4])
+    dead = torch.ones(T, S, dtype=torch.bool)
+    dead[2] = False
+    kinds: dict[str, dict[str, Any]] = {
+        "scaled dot": {}, "causal": {"mask": regard.causal()}, "window": {"mask": regard.window(2)},
+        "padding": {"mask": regard.padding(lengths)},
+        "a dead row": {"mask": dead}, "bias": {"bias": draw(H, T, S)}, "alibi": {"bias": regard.alibi(H)},
+        "additive": {"score": regard.Additive(D, D, 6)}, "distance": {"score": regard.Distance(0.7)},
+        "sparsemax": {"normalizer": "sparsemax"}, "entmax": {"normalizer": "entmax15"},
+        "sigmoid": {"normalizer": "sigmoid"}, "softmax1": {"normalizer": "softmax1"},
+        "sink": {"normalizer": regard.Sink(draw(H))}, "uniform": {"normalizer": "uniform"},
+    }  # fmt: skip
+    found = {name: regard.attention_map(query, key, **settings) for name, settings in kinds.items()}
+    found["grouped heads"] = regard.attention_map(draw(1, 4, T, D), draw(1, 2, S, D)).select(0)
+    found["one head"] = regard.attention_map(draw(T, D), draw(S, D))
+    found["given"] = AttentionMap.from_weights(draw(H, T, S).softmax(-1))
+    long = draw(2, 300, 8)
+    found["long"] = regard.attention_map(long, long, mask=regard.causal())
+    return found
+
+
+def test_the_page_computes_the_weights_of_every_kind_of_map(browser: Any) -> None:
+    tab = browser.new_page()
+    for name, seen in maps().items():
+        how, parts = pack_map(seen)
+        packed = base64.b64encode(save({f"m.{key}": part.contiguous() for key, part in parts.items()})).decode()
+        rows = np.array(tab.evaluate(ROWS, [script(), packed, how]))
+        wanted = seen.full().detach().reshape(-1, seen.shape[-1]).numpy()
+        np.testing.assert_allclose(rows[0::2], wanted, atol=1e-3 if name == "long" else 2e-5, err_msg=name)
+        np.testing.assert_allclose(rows[1::2], wanted, atol=1e-3 if name == "long" else 2e-5, err_msg=name)
+    tab.close()
+
+
+def canvas_box(tab: Any) -> tuple[Any, float, float]:
+    canvas = tab.locator("canvas.cells").first
+    return canvas, float(canvas.get_attribute("data-cell")), float(canvas.get_attribute("data-tall"))
+
+
+def test_tooltips_and_pixels_are_the_tensors(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#unit=tokens&head=2")
+    run = translation.document["runs"][0]
+    info = next(one for one in run["maps"] if one["site"] == run["chosen"]["site"])
+    query, key = (translation.tensors[f"{info['tensors']}.{name}"] for name in ("query", "key"))
+    weights = torch.softmax(query[2] @ key[2].T, -1)
+    canvas, cell, tall = canvas_box(tab)
+    colours = {}
+    raw = canvas.evaluate("c => c.toDataURL('image/png')").partition(",")[2]
+    picture = np.asarray(Image.open(BytesIO(base64.b64decode(raw))).convert("RGB")).astype(int)
+    for i, j in ((0, 0), (1, 2), (2, 1), (3, 3)):
+        canvas.hover(position={"x": (j + 0.5) * cell, "y": (i + 0.5) * tall})
+        said = tab.locator(".tip").inner_text()
+        assert said.startswith(f"{run['sequences']['output'][i]} → {run['sequences']['source'][j]}: ")
+        shown = said.rpartition(" ")[2]
+        assert shown == "<0.001" or float(shown) == pytest.approx(float(weights[i, j]), abs=1e-3)
+        colours[float(weights[i, j])] = picture[int((i + 0.5) * tall), int((j + 0.5) * cell)].sum()
+    light_to_dark = [colours[weight] for weight in sorted(colours)]
+    assert light_to_dark == sorted(light_to_dark, reverse=True)
+    assert light_to_dark[0] - light_to_dark[-1] > 200
+
+
+def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation)
+    names = [one.inner_text() for one in tab.get_by_role("tab").all()]
+    assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Words in layers"]
+    wanted = {
+        "Align": "What each word was read from", "Step": "asks every key", "Heads": "encoder 1", "Long view": "weights",
+        "Believe it?": "Shuffling the weights", "Compare": "first − second",
+        "Words in layers": "the most probable token",
+    }  # fmt: skip
+    for name, text in wanted.items():
+        tab.get_by_role("tab", name=name, exact=True).click()
+        assert tab.get_by_role("tabpanel").get_by_text(text).first.is_visible(), name
+    tab.get_by_role("tab", name="Heads").click()
+    assert tab.locator(".thumb").count() == sum(one["how"]["heads"] for one in translation.document["runs"][0]["maps"])
+
+
+def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=step")
+    tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(3).click()
+    equation = tab.locator(".equation").inner_text()
+    score = float(re.search(r"e = q · k = (-?[\d.]+)", equation)[1])
+    total, weight = (float(x) for x in re.search(r"/ ([\d.]+) = ([\d.]+)", equation).groups())
+    run = translation.document["runs"][0]
+    info = next(one for one in run["maps"] if one["site"] == run["chosen"]["site"])
+    head = run["chosen"]["heads"][0]
+    query, key = (translation.tensors[f"{info['tensors']}.{name}"][head] for name in ("query", "key"))
+    scores = query[0] @ key.T
+    assert score == pytest.approx(float(scores.max()), abs=2e-3)
+    assert total == pytest.approx(float((scores - scores.max()).exp().sum()), abs=2e-3)
+    assert weight == pytest.approx(1 / total, abs=2e-3)
+
+
+def test_pointing_pinning_and_the_keyboard(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation)
+    tab.get_by_role("button", name="black").hover()
+    assert "“black” was read from “noir”" in tab.locator("[data-tour=sentence]").inner_text()
+    tab.mouse.move(5, 5)
+    tab.get_by_role("group", name="weights of").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "Enter"):
+        tab.keyboard.press(key)
+    assert "gives “chat” the weight" in tab.locator("[data-tour=sentence]").inner_text()
+    assert "row=1" in tab.url
+    assert "column=1" in tab.url
+    tab.keyboard.press("Escape")
+    assert "row=" not in tab.url
+    tab.get_by_role("tab", name="Align").focus()
+    tab.keyboard.press("ArrowRight")
+    assert tab.get_by_role("tab", name="Step").get_attribute("aria-selected") == "true"
+
+
+def test_the_address_keeps_the_view(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=heads&theme=dark")
+    tab.locator(".thumb").nth(5).click()
+    tab.reload()
+    tab.get_by_role("tablist").wait_for()
+    assert tab.get_by_role("combobox", name="site").input_value() == translation.document["runs"][0]["maps"][1]["site"]
+    assert tab.get_by_role("combobox", name="head").input_value() == "1"
+    assert "theme=dark" in tab.url
+
+
+def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) -> None:
+    tab = open_page(translation, "#unit=tokens&head=0")
+    run = translation.document["runs"][0]
+    tab.get_by_role("button", name="take it along").click()
+    held = {}
+    for name in ("SVG", "CSV", "npz, all heads", "PNG"):
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=name, exact=True).click()
+        held[name] = tmp_path / download.value.suggested_filename
+        download.value.save_as(held[name])
+    arrays = np.load(held["npz, all heads"])
+    assert set(arrays.files) == {one["site"] for one in run["maps"]}
+    site = run["chosen"]["site"]
+    info = next(one for one in run["maps"] if one["site"] == site)
+    query, key = (translation.tensors[f"{info['tensors']}.{name}"] for name in ("query", "key"))
+    wanted = torch.softmax(query @ key.transpose(-2, -1), -1).numpy()
+    np.testing.assert_allclose(arrays[site], wanted, atol=1e-5)
+    table = np.genfromtxt(held["CSV"], delimiter=",", skip_header=1)[:, 1:]
+    np.testing.assert_allclose(table, wanted[0], atol=1e-5)
+    drawn = held["SVG"].read_text(encoding="utf-8")
+    assert all(f">{escape(name)}</text>" in drawn for name in run["sequences"]["source"])
+    assert Image.open(held["PNG"]).width > 300
+    code = tab.locator("dialog pre").inner_text()
+    compile(code, "page", "exec")
+    assert '"le chat noir"' in code
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "漢字",
+    "مرحبا",
+    "a\u0000b",
+    "x" * 5000,
+]
+
+
+def test_tokens_are_text(open_page: Open) -> None:
+    n = len(HOSTILE)
+    seen = regard.attention_map(torch.randn(n, 4), torch.randn(n, 4), query_tokens=HOSTILE, key_tokens=HOSTILE)
+    tab = open_page(seen.look())
+    assert tab.locator("img").count() == 0
+    assert [one.inner_text().strip() for one in tab.locator(".of-rows .word").all()][2:4] == HOSTILE[2:4]
+    assert "<img src=x" in tab.locator(".of-rows .word").nth(1).inner_text()
+
+
+@pytest.mark.parametrize("settings", [{"color_scheme": "dark"}, {"viewport": {"width": 320, "height": 640}}])
+def test_dark_and_narrow(open_page: Open, translation: Page, settings: dict[str, Any]) -> None:
+    tab = open_page(translation, **settings)
+    for name in ("Step", "Heads", "Long view", "Compare", "Align"):
+        tab.get_by_role("tab", name=name, exact=True).click()
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, name
+
+
+def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
+    torch.manual_seed(2)
+    n = 1500
+    query, key = torch.randn(n, 16) * 2, torch.randn(n, 16) * 2
+    seen = regard.attention_map(query, key, mask=regard.causal())
+    tab = open_page(seen.look(), "#screen=long")
+    main = tab.locator("canvas.main")
+    for _ in range(9):
+        tab.get_by_role("button", name="zoom in").click()
+    top, left, height, width = json.loads(main.get_attribute("data-view"))
+    assert height < 60
+    assert math.isclose(height, width, rel_tol=1e-6)
+    main.hover(position={"x": 300, "y": 300})
+    said = tab.locator(".tip").inner_text()
+    row, column = (int(x.replace(",", "")) for x in re.findall(r"\(([\d,]+)\)", said))
+    exact = float(seen.tile([row], [column]))
+    assert (
+        said.endswith("<0.001")
+        if 0 < exact < 1e-3
+        else float(said.rpartition(" ")[2]) == pytest.approx(exact, abs=1e-3)
+    )
+    tab.get_by_role("button", name="strongest links").click()
+    first = tab.locator(".sum tbody tr").first.inner_text().split("\t")
+    weights, keys = seen.top(1)
+    assert float(first[2]) == pytest.approx(float(weights.max()), abs=1e-3)
+    assert top >= 0
+    assert left >= 0
+    assert keys.shape == (n, 1)

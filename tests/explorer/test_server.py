@@ -1,0 +1,123 @@
+"""The page's server answers its own visitor alone, and what it answers is what the model does."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load as read_tensors
+from starlette.testclient import TestClient
+
+import regard
+from regard.explorer.server import create_explorer
+from regard.figures.page import Page
+
+TOKEN = "only-for-this-visitor"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return regard.load("fr-en")
+
+
+@pytest.fixture(scope="module")
+def client(translation: Page, model: Any) -> Iterator[TestClient]:
+    app, _ = create_explorer(translation, model, TOKEN)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as made:
+        yield made
+
+
+def ask(client: TestClient, name: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(f"/api/{name}", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_the_page_opens_with_its_token_only(client: TestClient) -> None:
+    assert client.get("/").status_code == 401
+    assert client.get("/", params={"token": "wrong"}).status_code == 401
+    page = client.get("/", params={"token": TOKEN})
+    assert page.status_code == 200
+    assert "connect-src 'self'" in page.text
+    assert TOKEN in page.text
+
+
+def test_questions_need_the_token_and_a_local_host(client: TestClient) -> None:
+    assert client.post("/api/look", json={"text": "le chat"}).status_code == 401
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert client.post("/api/look", json={"text": "a"}, headers={**headers, "Host": "evil.example"}).status_code == 400
+    assert client.get("/", params={"token": TOKEN}, headers={"Host": "evil.example:80"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [
+        ("look", b"{", 422), ("look", b"[" * 100_000, 413), ("look", b"[" * 60_000, 422),
+        ("look", b'{"text": ""}', 422),
+        ("look", b'{"text": "a", "path": "/etc/passwd"}', 422), ("look", b'{"text": 3}', 422),
+        ("what-if", json.dumps({"source": "le chat", "site": "nowhere", "change": {"kind": "ablate"}}).encode(), 422),
+        ("what-if", json.dumps({"source": "le", "site": "", "change": {"kind": "drop", "word": 9}}).encode(), 422),
+        ("believe", json.dumps({"source": "le", "site": "decoder.layers.0.cross", "position": 99}).encode(), 422),
+        ("passwd", b"{}", 404),
+    ],
+)  # fmt: skip
+def test_bad_questions_are_one_sentence(client: TestClient, name: str, body: bytes, status: int) -> None:
+    answer = client.post(f"/api/{name}", content=body, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == status
+    message = answer.json()["error"]["message"]
+    assert message
+    assert "\n" not in message
+    assert "Traceback" not in message
+
+
+def test_another_text(client: TestClient, model: Any) -> None:
+    found = ask(client, "look", text="le chien dort")
+    run = found["document"]["runs"][0]
+    assert run["text"] == model("le chien dort", beam=4).text
+    tensors = read_tensors(gzip.decompress(base64.b64decode(found["tensors"])))
+    assert all(any(name.startswith(one["tensors"] + ".") for name in tensors) for one in run["maps"])
+
+
+def test_what_if(client: TestClient, model: Any) -> None:
+    site, source = "decoder.layers.1.cross", "le chat noir"
+    common = {"source": source, "output": "", "site": site, "head": 1, "position": 1}
+    dropped = ask(client, "what-if", **common, change={"kind": "drop", "word": 2})
+    assert dropped["before"]["text"] == model(source, beam=4).text
+    assert dropped["text"] == model("le chat", beam=4).text
+    assert "changes" in dropped["sentence"]
+    replaced = ask(client, "what-if", **common, change={"kind": "replace", "word": 1, "text": "chien"})
+    assert replaced["text"] == model("le chien noir", beam=4).text
+    ablated = ask(client, "what-if", **common, change={"kind": "ablate"})
+
+    def without(weights: torch.Tensor) -> torch.Tensor:
+        weights = weights.clone()
+        weights[..., 1, :, :] = 0
+        return weights
+
+    made = model(source, beam=4)
+    with regard.intervene(model.model, site, without):
+        assert ablated["text"] == model(source, beam=4).text
+        logits = made.forward_pass().logits()[0, 1].detach()
+    shares, ids = logits.softmax(-1).topk(2)
+    assert ablated["step"][0] == [model.tokenizer.tokens([int(ids[0])])[0], pytest.approx(float(shares[0]), abs=1e-4)]
+    for kind in ("uniform", "force"):
+        assert ask(client, "what-if", **common, change={"kind": kind})["step"] != ablated["step"]
+
+
+def test_believe(client: TestClient) -> None:
+    common = {"source": "le chat noir", "site": "decoder.layers.1.cross"}
+    whole, one = ask(client, "believe", **common), ask(client, "believe", **common, position=1)
+    assert whole["sentence"] != one["sentence"]
+    assert "step" in one
+    assert "step" not in whole
+    assert len(one["measures"]["zeroed"]) == len(one["columns"])
+
+
+def test_a_page_without_a_model_answers_no_question(translation: Page) -> None:
+    app, token = create_explorer(translation, None)
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post("/api/look", json={"text": "a"}, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 404

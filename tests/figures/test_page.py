@@ -1,0 +1,62 @@
+"""The page as a file, and in a notebook."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import regard
+from regard.errors import ConfigError
+from regard.figures.page import Page, inert, script
+
+
+@pytest.mark.parametrize("text", ["</script><b>", "<!--", "\u2028", "a & b", '"'])
+def test_nothing_in_a_document_ends_it(text: str) -> None:
+    raw = inert({"title": text})
+    assert "<" not in raw
+    assert "\u2028" not in raw
+    assert json.loads(raw) == {"title": text}
+
+
+def test_the_script_stands_in_a_page() -> None:
+    assert "</script" not in script().lower()
+    assert "<!--" not in script()
+    assert len(script()) < 150_000
+    assert not re.search(r"https?://(?!www\.w3\.org)", script())
+
+
+def test_a_page_is_written_as_html_only(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"page\.txt: a page is written as \.html"):
+        regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look(tmp_path / "page.txt")
+
+
+def test_the_size_is_told_before_it_is_written(tmp_path: Path) -> None:
+    page = regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look(tmp_path / "page.html")
+    assert page.size == (tmp_path / "page.html").stat().st_size
+    assert page.html() == (tmp_path / "page.html").read_text(encoding="utf-8")  # the same page, byte for byte
+
+
+def test_144_heads_at_128_tokens_take_at_most_8_mb() -> None:
+    made = torch.Generator().manual_seed(1)
+    from regard.attention.maps.page import page_of_maps
+
+    layers = {
+        f"layers.{n}": regard.attention_map(
+            torch.randn(12, 128, 64, generator=made), torch.randn(12, 128, 64, generator=made)
+        )
+        for n in range(12)
+    }
+    assert page_of_maps(layers, "twelve layers").size < 8e6
+
+
+def test_a_notebook_shows_a_frame_and_a_picture_without_scripts() -> None:
+    shown = regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look()._repr_mimebundle_()
+    assert shown["text/html"].startswith("<iframe srcdoc=")
+    assert "allow-same-origin" not in shown["text/html"]
+    assert "<svg" in shown["image/svg+xml"]
+
+
+def test_a_page_without_a_picture_has_none() -> None:
+    assert "image/svg+xml" not in Page({"title": "a", "runs": []}, {})._repr_mimebundle_()
