@@ -185,7 +185,8 @@ def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) 
     np.testing.assert_allclose(table, wanted[0], atol=1e-5)
     drawn = held["SVG"].read_text(encoding="utf-8")
     assert all(f">{escape(name)}</text>" in drawn for name in run["sequences"]["source"])
-    assert Image.open(held["PNG"]).width > 300
+    with Image.open(held["PNG"]) as picture:
+        assert picture.width > 300
     code = tab.locator("dialog pre").inner_text()
     compile(code, "page", "exec")
     assert '"le chat noir"' in code

@@ -16,6 +16,13 @@ export function Media() {
   const line = useRef<HTMLCanvasElement>(null);
   const sound = useRef<HTMLAudioElement>(null);
   const [clock, setClock] = useState(0);
+  const [size, setSize] = useState(0); // of the picture as it is shown: known once it is loaded
+  useLayoutEffect(() => {
+    if (!over.current) return;
+    const observer = new ResizeObserver(() => over.current && setSize(over.current.clientHeight));
+    observer.observe(over.current);
+    return () => observer.disconnect();
+  }, [media]);
   const rows = grid?.rows.names.length ?? 0;
   const n = grid?.columns.names.length ?? 0;
   const row = Math.min(word, Math.max(0, rows - 1));
@@ -48,7 +55,7 @@ export function Media() {
         });
       });
     }
-  }, [grid, row, colours, dark, blend, media]);
+  }, [grid, row, colours, dark, blend, media, size]);
   if (!media || !grid) return <section class="card"><p>There is no picture and no recording here.</p></section>;
   /** The word that is read at a time: the one with the greatest weight there. */
   const wordAt = (seconds: number): number => {
