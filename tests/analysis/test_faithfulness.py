@@ -161,7 +161,7 @@ def test_a_word_taken_out_of_a_text_is_a_text_without_it():
     found = regard.faithfulness(made, [2, 3])
     given = made.forward_pass()
     ids = given.arguments["tokens"][0].tolist()[: len(made.source_ids) + 3]
-    owners = Erasure.of(given, before=len(made.source_ids) + 1).words
+    owners = Erasure.of(given, before=len(made.source_ids) + 2).words
     out = set(owners[0][1])
     with torch.no_grad():
         logits = given.module(torch.tensor([[i for n, i in enumerate(ids) if n not in out]]))[0, -2:].log_softmax(-1)

@@ -26,8 +26,7 @@ class Erasure:
 
     Attributes:
         given: the pass of an encoder–decoder over a source and its output, or of a decoder over a text.
-        words: (word, positions of its tokens); of a decoder alone, those before the position that predicts: this one
-            stays.
+        words: (word, positions of its tokens); of a decoder alone those of the text before the tokens that it predicts.
     """
 
     given: ForwardPass
@@ -40,7 +39,8 @@ class Erasure:
 
         Args:
             given: the pass.
-            before: of a decoder alone: positions from here on stay.
+            before: of a decoder alone: positions from here on stay; where no other position would be left, the last
+                word too.
 
         Raises:
             ConfigError: an input without words (a picture, a sound), or of another model.
@@ -53,6 +53,8 @@ class Erasure:
         for place, owner in enumerate(owners):
             if owner is not None:
                 found.setdefault(owner, []).append(place)
+        if not crossing and all(owner is not None for owner in owners) and found:
+            found.popitem()
         spans = [(given.spans[places[0]][0], given.spans[places[-1]][1]) for places in found.values()]
         words = [given.text[first:end].strip() for first, end in spans]
         return cls(given, list(zip(words, found.values(), strict=True)))

@@ -52,9 +52,7 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
     length = given.arguments[SOURCE if crossing else TOKENS].shape[1]
     offset = 0 if crossing else length - len(given.predicted)
     size = length if crossing else offset + min(steps) + 1
-    with torch.no_grad(), observe(given.module) as seen:
-        given()
-    maps = {site: one[0].select(0) for site, one in seen.items()}
+    maps = _maps(given)
     reading = [site for site in maps if site.endswith("cross")] or list(maps)
     found: dict[str, Tensor] = {}
 
@@ -85,6 +83,15 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
     add("gradient × input", first)
     add("integrated gradients", path)
     return found
+
+
+def _maps(given: ForwardPass) -> dict[str, AttentionMap]:
+    """{site: `[heads, T, S]`} of the whole pass."""
+    if isinstance(given.module, Recurrent) and given.module.decoder.cross.score is None:
+        return {}  # the context is a fixed vector
+    with torch.no_grad(), observe(given.module) as seen:
+        given()
+    return {site: one[0].select(0) for site, one in seen.items()}
 
 
 def _row(map: AttentionMap, place: int, heads: Sequence[int] | None = None) -> Tensor:

@@ -303,7 +303,7 @@ def _erasure(generation: Generated, steps: Sequence[int]) -> Erasure:
         given, arguments={TOKENS: tokens[:, :last]}, predicted=[given.predicted[step] for step in steps],
         spans=given.spans[:last],
     )  # fmt: skip
-    return Erasure.of(cut, before=first)
+    return Erasure.of(cut, before=first + 1)
 
 
 def _by_word(row: Tensor, erasure: Erasure) -> Tensor:
