@@ -109,7 +109,7 @@ def test_long_inputs_are_cut_at_sixteen_points():
 
 
 ALL = {"attention", "contributions", "gradient × input", "integrated gradients", "leave one out"}
-OF_TRANSFORMERS = ALL | {"norms", "rollout", "flow"}
+OF_TRANSFORMERS = ALL | {"norms", "rollout", "flow", "alti"}
 
 
 @pytest.mark.parametrize(

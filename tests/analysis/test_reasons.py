@@ -7,8 +7,18 @@ import torch
 
 import regard
 from random_outputs import SOURCE, completer, recurrent, translator
+from regard.analysis import explanations
 from regard.analysis.faithfulness import faithfulness
 from regard.analysis.reasons import Reasons, Verdict, reasons
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_path():
+    """Two steps of integrated gradients are enough here, and no maximum flow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explanations, "STEPS", 2)
+        patch.setattr(explanations, "LONGEST_FLOW", 0)
+        yield
 
 
 @pytest.fixture(scope="module")

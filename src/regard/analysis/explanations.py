@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.analysis.alti import mixed
 from regard.analysis.base import ForwardPass
 from regard.analysis.contributions import Generated, contributions
 from regard.analysis.erasure import SOURCE, TOKENS
@@ -36,6 +37,7 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
     - contributions: Σ α_ij (v_j W_O) · u over sites and heads: see `contributions`.
     - rollout, flow: of the maps below, by `flow` (Abnar and Zuidema 2020); of an encoder–decoder the encoder's maps,
       then the mean cross-attention. flow up to 32 positions. Transformers.
+    - alti: of the vectors that move, through all layers (Ferrando et al. 2022). Transformers.
     - gradient × input: x_j · ∂ log p/∂x_j, x the token's vector (Shrikumar et al. 2017).
     - integrated gradients: x_j · ∫ ∂ log p(a x)/∂x_j da by 16 midpoints, from the vector 0 (Sundararajan et al. 2017,
       equation 1).
@@ -77,6 +79,7 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
         if not isinstance(given.module, Recurrent):
             chain = _chain(maps, reading, crossing)
             add("rollout", flow(chain, target=place))
+            add("alti", mixed(given, "decoder", place)[0])
             if max(chain[-1].shape[-2:]) <= LONGEST_FLOW:
                 add("flow", flow(chain, "flow", target=place))
     first, path = _gradients(given, steps)
