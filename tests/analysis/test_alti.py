@@ -105,7 +105,7 @@ def test_attention_that_adds_nothing_leaves_each_position_to_itself():
 
 def test_maps_that_do_not_know_a_transformer_are_refused():
     made = recurrent()(SOURCE, beam=1)
-    with pytest.raises(regard.ChoiceError, match="a Transformer's generation.attention"):
+    with pytest.raises(regard.ChoiceError, match=r"a Transformer's generation\.attention"):
         regard.flow(made.attention, "alti")
     one, other = (translator()(SOURCE, beam=1).attention["decoder.layers.1.cross"] for _ in range(2))
     with pytest.raises(regard.ChoiceError, match="maps of a result"):

@@ -28,8 +28,8 @@ def alti(maps: Sequence[AttentionMap], target: int | None = None) -> Tensor:
 
         c_ij = max(0, ‖y_i‖₁ - ‖y_i - T_i(x_j)‖₁), each row divided by its sum; the layers' product
 
-    Of an encoder–decoder (ALTI+), a cross-attention's row divides what it gives between the source and the residual, the
-    prefix of the target: the result has the source's part alone, so its rows sum to the source's share.
+    Of an encoder–decoder (ALTI+), a cross-attention's row divides what it gives between the source and the residual,
+    the prefix of the target: the result has the source's part alone, so its rows sum to the source's share.
 
     Args:
         maps: of one result; the stack in which the last of them stands is followed.
@@ -50,7 +50,7 @@ def alti(maps: Sequence[AttentionMap], target: int | None = None) -> Tensor:
     return rows if target is None else rows[0]
 
 
-def mixed(given: ForwardPass, stack: str, places: slice | int) -> Matrix:
+def mixed(given: ForwardPass, stack: str, chosen: slice | int) -> Matrix:
     """ALTI's rows of some positions of a stack, "encoder" or "decoder", in one forward pass.
 
     Raises:
@@ -63,7 +63,7 @@ def mixed(given: ForwardPass, stack: str, places: slice | int) -> Matrix:
         own = _layers(streams[stack])
         crossing = any(site.endswith("cross") for site, _, _ in own)
         every = torch.eye(len(own[0][1])).to(own[0][1])
-        rows = every[places] if isinstance(places, slice) else every[places][None]
+        rows = every[chosen] if isinstance(chosen, slice) else every[chosen][None]
         source = None
         for site, matrix, kept in reversed(own):
             if site.endswith("cross"):
