@@ -419,6 +419,7 @@ def test_hard_attention_trains_by_reinforce(files: Path, tmp_path: Path) -> None
 def test_every_verb_that_computes_has_a_device(talk: Any) -> None:
     for verb in (
         "translate", "complete", "fill", "meaning", "caption", "transcribe", "answer", "train", "evaluate", "trace",
+        "why",
     ):  # fmt: skip
         assert "--device" in talk(verb, "--help")[1], verb
 
