@@ -28,11 +28,11 @@ def module():
 CLEAN, CORRUPTED = arguments(7, 8, 9, 10), arguments(7, 12, 9, 11)
 
 
-def outputs_of(model, inputs):
+def outputs_of(model, inputs, sites):
     """{site: its heads' outputs}, by interventions that change nothing."""
     found = {}
     with torch.no_grad(), ExitStack() as stack:
-        for site in ("decoder.layers.0.self", RECEIVER):
+        for site in sites:
             stack.enter_context(
                 regard.intervene(model, site, lambda o, site=site: found.setdefault(site, o.clone()), "output")
             )
@@ -40,48 +40,72 @@ def outputs_of(model, inputs):
     return found
 
 
-def one_by_one(model, head, receiver, what):
+def one_by_one(model, inputs, sites, sender, receiver, what):
     """The metric of one path, by nested interventions."""
-    clean, corrupted = outputs_of(model, CLEAN), outputs_of(model, CORRUPTED)
+    clean, corrupted = (outputs_of(model, one, sites) for one in inputs)
     told = []
 
-    def sent(output):
-        new = corrupted["decoder.layers.0.self"].clone()
-        new[:, head] = clean["decoder.layers.0.self"][:, head]
-        return new.reshape(output.shape)
+    def frozen(site):
+        def change(output):
+            new = corrupted[site].clone()
+            if site == sender[0]:
+                new[:, sender[1]] = clean[site][:, sender[1]]
+            return new.reshape(output.shape)
+
+        return change
 
     def heard(part):
         told.append(part.clone())
         return part
 
+    def put(part):
+        new = part.clone()
+        new[:, receiver[1]] = told[0][:, receiver[1]]
+        return new
+
     with torch.no_grad():
-        with (
-            regard.intervene(model, "decoder.layers.0.self", sent, "output"),
-            regard.intervene(model, RECEIVER, heard, what),
-        ):
-            model(**CORRUPTED)
-
-        def put(part):
-            new = part.clone()
-            new[:, receiver] = told[0][:, receiver]
-            return new
-
-        with regard.intervene(model, RECEIVER, put, what):
-            return float(margin(model(**CORRUPTED)))
+        with ExitStack() as stack:
+            for site in sites:
+                if site != receiver[0]:
+                    stack.enter_context(regard.intervene(model, site, frozen(site), "output"))
+            stack.enter_context(regard.intervene(model, receiver[0], heard, what))
+            model(**inputs[1])
+        with regard.intervene(model, receiver[0], put, what):
+            return float(margin(model(**inputs[1])))
 
 
-@pytest.mark.parametrize(("what", "receiver"), [("query", 3), ("key", 1), ("value", 0)])
+@pytest.mark.parametrize(
+    ("what", "receiver"),
+    [("key", 1), pytest.param("query", 3, marks=pytest.mark.slow), pytest.param("value", 0, marks=pytest.mark.slow)],
+)
 def test_each_path_is_that_of_interventions_one_by_one(module, what, receiver):
+    sites = ["decoder.layers.0.self", RECEIVER]
     found = path_patches(module, CLEAN, CORRUPTED, margin, (RECEIVER, receiver), what)
-    assert found.sites == ["decoder.layers.0.self"]
+    assert found.sites == sites[:1]
     assert found.receiver == (RECEIVER, receiver)
-    expected = [one_by_one(module, head, receiver, what) for head in range(4)]
+    expected = [
+        one_by_one(module, (CLEAN, CORRUPTED), sites, (sites[0], head), (RECEIVER, receiver), what) for head in range(4)
+    ]
     assert found.table[0].tolist() == pytest.approx(expected, abs=1e-9)
     assert float((found.table - found.corrupted).abs().min()) > 1e-6
     assert found.forwards == 7
     in_parts = path_patches(module, CLEAN, CORRUPTED, margin, (RECEIVER, receiver), what, batch=3)
     torch.testing.assert_close(in_parts.table, found.table)
     torch.testing.assert_close(in_parts.approximate, found.approximate)
+
+
+def test_attentions_between_sender_and_receiver_are_held():
+    model = translator(torch.float64).model
+    target = torch.tensor([[1, 7, 8]])
+    inputs = tuple({"source": torch.tensor([ids]), "target": target} for ids in ([7, 8, 9, 2], [7, 12, 9, 2]))
+    receiver = ("decoder.layers.1.cross", 0)
+    found = path_patches(model, *inputs, margin, receiver, "value", sites=["encoder.layers.0.self"])
+    sites = [f"encoder.layers.{n}.self" for n in (0, 1)]
+    sites += [f"decoder.layers.{n}.{kind}" for n in (0, 1) for kind in ("self", "cross")]
+    expected = one_by_one(model, inputs, sites, ("encoder.layers.0.self", 2), receiver, "value")
+    assert float(found.table[0, 2]) == pytest.approx(expected, abs=1e-9)
+    free = one_by_one(model, inputs, [sites[0], receiver[0]], (sites[0], 2), receiver, "value")
+    assert abs(free - expected) > 1e-4
 
 
 def test_the_approximation_is_exact_for_small_changes(module):
