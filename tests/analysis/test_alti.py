@@ -5,7 +5,8 @@ import torch
 
 import regard
 from random_outputs import BLOCKS, SOURCE, completer, recurrent, translator
-from regard.analysis.alti import mixed
+from regard.analysis.alti import _layers, mixed
+from regard.analysis.residual import record
 
 
 def of_a_layer(attention, weights, keys, states, norm):
@@ -43,9 +44,6 @@ def normalized(rows, together):
 
 @pytest.mark.parametrize("name", ["pre", "post"])
 def test_the_cross_attention_of_one_layer_is_that_of_a_loop(name):
-    from regard.analysis.alti import _layers
-    from regard.analysis.residual import record
-
     made = translator(torch.float64, **BLOCKS[name])(SOURCE, beam=1)
     given, module = made.forward_pass(), made.translator.model
     kept = {}
@@ -89,7 +87,10 @@ def test_of_an_encoder_decoder_the_source_has_its_share():
     found = regard.flow(made.attention, "alti")
     assert found.shape == (len(made.ids), len(made.source_ids))
     assert bool(((found.sum(-1) > 0) & (found.sum(-1) <= 1 + 1e-9)).all())
-    inside = mixed(made.forward_pass(), "encoder", slice(None))
+    given = made.forward_pass()
+    inside = mixed(given, "encoder", slice(None))
+    (_, _, _), (_, first, _), (_, within, _), (_, second, kept) = _layers(record(given)[0]["decoder"])
+    torch.testing.assert_close(found, kept[:, None] * (within @ first @ inside) + second @ inside)
     torch.testing.assert_close(inside.sum(-1), torch.ones(len(inside), dtype=inside.dtype))
 
 

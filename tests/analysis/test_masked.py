@@ -59,6 +59,13 @@ def test_the_patches_of_a_padded_source_are_those_of_the_source(poisoned, what):
     torch.testing.assert_close(table, expected.table, atol=1e-3, rtol=1e-3, equal_nan=what == "state")
 
 
+def test_the_attributions_of_a_padded_source_are_those_of_the_source(poisoned):
+    module, plain, padded = poisoned
+    site = ["encoder.layers.1.self"]
+    found, expected = (regard.attribute_patches(module, *pair, margin, sites=site) for pair in (padded, plain))
+    torch.testing.assert_close(found.table, expected.table, atol=1e-3, rtol=1e-3)
+
+
 class Attends(nn.Module):
     """One attention, some of whose keys no query may look at, and one of whose queries may look nowhere."""
 
