@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from regard.analysis.ablations import ablations as ablations
     from regard.analysis.attribution import attribute_patches as attribute_patches
     from regard.analysis.contributions import contributions as contributions
+    from regard.analysis.faithfulness import faithfulness as faithfulness
     from regard.analysis.flow import HeadGradient as HeadGradient
     from regard.analysis.flow import flow as flow
     from regard.analysis.lens import logit_lens as logit_lens
@@ -76,6 +77,7 @@ _HOMES = {
     "analysis.ablations": ("ablations",),
     "analysis.attribution": ("attribute_patches",),
     "analysis.patching": ("patch",),
+    "analysis.faithfulness": ("faithfulness",),
     "analysis.flow": ("HeadGradient", "flow"),
     "analysis.roles": ("Role", "roles"),
     "attention.approximate.linear": ("EluFeatures", "RandomFeatures"),

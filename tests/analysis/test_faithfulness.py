@@ -1,91 +1,239 @@
-"""May I believe this map: models whose attention matters, and one whose attention does not."""
+"""Faithfulness: curves by hand, right and wrong explanations told apart, every explanation of every kind of model."""
+
+import json
+from itertools import permutations
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import regard
-from regard.analysis.faithfulness import faithfulness, leave_one_out, spearman
+from random_outputs import SOURCE, completer, recurrent, translator
+from regard.analysis.erasure import Erasure
+from regard.analysis.explanations import explanations
+from regard.analysis.faithfulness import Curves
 
-N, D = 6, 4
-
-
-class MaskedLM(nn.Module):
-    """Reads one number out of the values by attention; `deaf` reads the mean of them instead."""
-
-    def __init__(self, deaf: bool) -> None:
-        super().__init__()
-        self.deaf = deaf
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        found = nn.functional.scaled_dot_product_attention(query, key, value)
-        return value.mean(-2, keepdim=True) + 1e-9 * found if self.deaf else found
+WORTH = torch.tensor([0.02, 0.4, 0.05, 0.3, 0.0, 0.13], dtype=torch.float64)  # what each part adds to a probability
 
 
-def tensors() -> tuple[Tensor, Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    query, key = torch.randn(1, 1, 1, D, generator=draw), 3 * torch.randn(1, 1, N, D, generator=draw)
-    return query, key, torch.ones(1, 1, N, 1)
+def additive(kept):
+    """A probability that is a sum over the parts: what each is worth is known."""
+    return 0.1 + kept.double() @ WORTH
 
 
-def test_by_hand() -> None:
-    query, key, value = tensors()
-    model = nn.Sequential(MaskedLM(deaf=False))
-    value = torch.arange(1.0, N + 1).view(1, 1, N, 1)
-    found = faithfulness(model[0], ".", lambda: model[0](query, key, value).sum())
-    weights = torch.softmax(query @ key.mT / D**0.5, -1).flatten()
-    torch.testing.assert_close(found.attention, weights)
-    torch.testing.assert_close(found.gradient, weights * value.flatten())  # d output / d α_j = v_j
-    torch.testing.assert_close(found.zeroed, weights * value.flatten())
-    assert found.output == pytest.approx(float(weights @ value.flatten()))
-    assert found.uniform == pytest.approx(float(value.mean()))
-    assert len(found.permuted) == 8
-    assert len(set(found.permuted)) > 1
+def deaf(kept):
+    """A probability that rests on the last part alone."""
+    return 0.2 + 0.7 * kept[:, -1].double()
 
 
-def test_a_map_that_matters_and_one_that_does_not() -> None:
-    query, key, _ = tensors()
-    value = torch.tensor([5.0, 1, 2, 3, 9, 4]).view(1, 1, N, 1)
-    answers = {}
-    for deaf in (False, True):
-        model = MaskedLM(deaf)
-        answers[deaf] = faithfulness(model, ".", lambda m=model: m(query, key, value).sum())
-    assert answers[False].agreement > 0.7
-    assert answers[False].sentence.endswith("this map may be believed for this output.")
-    assert "explains little of this output" in answers[True].sentence
-    assert answers[True].sentence.startswith("Shuffling the weights at . changes the output by")
+def test_curves_by_hand():
+    found = regard.faithfulness(additive, explanations={"worth": WORTH})
+    curves = found.curves["worth"]
+    torch.testing.assert_close(torch.tensor(curves.shares), torch.arange(7) / 6)
+    assert curves.deletion == pytest.approx([1.0, 0.6, 0.3, 0.17, 0.12, 0.1, 0.1])
+    assert curves.insertion == pytest.approx([0.1, 0.5, 0.8, 0.93, 0.98, 1.0, 1.0])
+    assert curves.gain == pytest.approx(
+        (0.0 - 0.9) / 12 + (0.5 - 0.6 + 0.8 - 0.3 + 0.93 - 0.17 + 0.98 - 0.12 + 1 - 0.1) / 6 + 0.9 / 12
+    )
+    assert curves.comprehensiveness == pytest.approx(1 - 2.39 / 7)
+    assert curves.sufficiency == pytest.approx(1 - 5.31 / 7)
+    assert found.probability == 1.0
+    assert found.parts == list("012345")
 
 
-def test_on_a_translator() -> None:
-    model = regard.load("fr-en")
-    ids = torch.tensor([[*model.tokenizer.encode("le chat noir"), 2]])
-    target = torch.tensor([[1, *model("le chat noir").ids[:-1]]])
-
-    def output() -> Tensor:
-        logits = model.model(ids, target)
-        return torch.log_softmax(logits[0, -1], -1).max()
-
-    found = faithfulness(model, "decoder.layers.1.cross", output, draws=3)
-    assert found.attention.shape == found.gradient.shape == found.zeroed.shape == (ids.shape[1],)
-    assert "decoder.layers.1.cross" in found.sentence
-
-
-def test_refusals() -> None:
-    model = nn.ModuleDict({"a": MaskedLM(False), "b": MaskedLM(False)})
-    with pytest.raises(regard.ConfigError, match="output never reaches 'b'"):
-        faithfulness(model, "b", lambda: model["a"](*tensors()).sum())
-    with pytest.raises(regard.ConfigError, match=r"output must give one number; got shape \[2\]"):
-        faithfulness(model, "a", lambda: torch.zeros(2))
+def test_a_right_explanation_is_believed_and_a_planted_wrong_one_is_not():
+    found = regard.faithfulness(additive, explanations={"planted": -WORTH, "right": WORTH, "constant": 0 * WORTH})
+    assert found.believed("right")
+    assert found.best == "right"
+    assert found.verdict("right").startswith("right may be believed for 'the prediction'")
+    assert not found.believed("planted")
+    assert found.curves["planted"].gain == pytest.approx(-found.curves["right"].gain)
+    assert found.sentence.startswith(
+        "planted explains no more of 'the prediction' than a random order (it does worse than most) (gain -"
+    )
+    assert found.sentence.endswith("; best: right, 0.49; of 3 explanations 2 do no better than chance.")
+    assert str(found) == found.sentence
+    assert found.agreement[0].tolist() == pytest.approx([1.0, -1.0, 0.0])
 
 
-def test_leave_one_out() -> None:
-    assert leave_one_out(lambda parts: float(sum(parts)), [3, 1, 2]) == [3, 1, 2]
+def test_attention_that_the_prediction_does_not_depend_on_is_not_believed():
+    weights = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
+    found = regard.faithfulness(deaf, explanations={"attention": weights, "needed": torch.eye(6)[5]})
+    assert not found.believed("attention")
+    assert found.believed("needed") is (found.p("needed") <= 0.05)
+    assert found.curves["needed"].gain > 0.5 > 0 > found.curves["attention"].gain
 
 
-def test_spearman() -> None:
-    rising = torch.tensor([0.1, 0.5, 0.9, 4.0])
-    assert spearman(rising, rising**3) == pytest.approx(1)
-    assert spearman(rising, -rising) == pytest.approx(-1)
-    assert spearman(rising, torch.ones(4)) == 0
-    # ranks 0, 1.5, 1.5, 3 against 0, 1, 2, 3
-    assert spearman(torch.tensor([1.0, 2, 2, 3]), rising) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+def test_the_gains_of_all_orders_have_mean_0_and_those_drawn_come_with_their_reverse():
+    worth = WORTH[:4]
+
+    def curved(kept):
+        return (kept.double() @ worth).square()
+
+    found = regard.faithfulness(curved, explanations={"worth": worth})
+    assert found.exhaustive
+    assert len(found.random) == 24
+    assert sum(found.random) == pytest.approx(0, abs=1e-9)
+    by_hand = [
+        regard.faithfulness(curved, explanations={"one": -torch.tensor(order, dtype=torch.float64)}).curves["one"].gain
+        for order in permutations(range(4))
+    ]
+    assert sorted(found.random) == pytest.approx(sorted(by_hand))
+    drawn = regard.faithfulness(additive, explanations={"worth": WORTH}, draws=20).random
+    assert len(drawn) == 20
+    assert drawn[::2] == pytest.approx([-one for one in drawn[1::2]])
+    assert drawn == regard.faithfulness(additive, explanations={"worth": WORTH}, draws=20).random
+    assert drawn != regard.faithfulness(additive, explanations={"worth": WORTH}, draws=20, seed=1).random
+
+
+def test_three_parts_are_too_few_to_tell():
+    found = regard.faithfulness(lambda kept: kept.double() @ WORTH[:3], explanations={"worth": WORTH[:3]})
+    assert not found.decidable
+    assert not found.believed("worth")
+    assert "stays open: 3 parts of the input are too few to tell" in found.sentence
+
+
+def test_long_inputs_are_cut_at_sixteen_points():
+    worth = torch.rand(45, generator=torch.Generator().manual_seed(0)).double()
+    rows = []
+
+    def counted(kept):
+        rows.append(len(kept))
+        return kept.double() @ worth / worth.sum()
+
+    found = regard.faithfulness(counted, explanations={"worth": worth})
+    shares = found.curves["worth"].shares
+    assert len(shares) == 18  # an odd number of parts has no middle: there are two points beside it
+    assert shares == pytest.approx([1 - share for share in reversed(shares)])
+    assert found.believed("worth")
+    assert rows[0] <= 51 * 2 * 18
+
+
+ALL = {"attention", "contributions", "gradient × input", "integrated gradients", "leave one out"}
+OF_TRANSFORMERS = ALL | {"norms", "rollout", "flow", "alti"}
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [(translator, OF_TRANSFORMERS | {"alignment"}), (recurrent, ALL | {"alignment"}), (completer, OF_TRANSFORMERS)],
+    ids=["transformer", "recurrent", "decoder"],
+)
+def test_every_explanation_of_every_kind_of_model(make, names, tmp_path):
+    made = make()(SOURCE, **({"length": 4, "seed": 1} if make is completer else {"beam": 1}))
+    found = regard.faithfulness(made, 1)
+    assert set(found.curves) == set(found.explanations) == names
+    assert " ".join(found.parts).startswith(SOURCE if make is not completer else "le chat noir dor")
+    given = made.forward_pass()
+    with torch.no_grad():
+        logs = given.logits()[0, -len(made.ids) :].log_softmax(-1)
+    assert found.probability == pytest.approx(float(logs[1, made.ids[1]].exp()), abs=1e-6)
+    assert found.token == made.tokens[1]
+    written = json.loads(json.dumps(found.as_json()))
+    assert written["sentence"] == found.sentence
+    assert set(written["explanations"]) == names
+    found.plot(tmp_path / "faithfulness.svg")
+    assert "integrated gradients" in (tmp_path / "faithfulness.svg").read_text()
+
+
+def test_a_sub_word_s_numbers_are_summed_to_its_word_s():
+    made = translator()(SOURCE, beam=1)
+    row = torch.arange(1.0, 1 + len(made.source_ids))
+    found = regard.faithfulness(made, 0, explanations={"places": row})
+    words = Erasure.of(made.forward_pass()).words
+    assert found.explanations["places"].tolist() == [float(row[places].sum()) for _, places in words]
+    assert next(iter(found.curves)) == "places"
+
+
+@pytest.mark.parametrize("make", [translator, recurrent], ids=["transformer", "recurrent"])
+def test_a_word_taken_out_is_a_source_without_it(make):
+    made = make()(SOURCE, beam=1)
+    given = made.forward_pass()
+    erasure = Erasure.of(given)
+    kept = torch.tensor([[True, True, True, True], [True, False, True, False]])
+    shorter = [i for n, i in enumerate(made.source_ids) if all(n not in erasure.words[w][1] for w in (1, 3))]
+    with torch.no_grad():
+        logits = given.module(torch.tensor([shorter]), given.arguments["target"])[0].double().log_softmax(-1)
+    expected = [float(logits[t, token]) for t, token in enumerate(made.ids)]
+    assert erasure(kept)[1].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_word_taken_out_of_a_text_is_a_text_without_it():
+    made = completer()("le chat noir dort", length=5, seed=1)
+    found = regard.faithfulness(made, [2, 3])
+    given = made.forward_pass()
+    ids = given.arguments["tokens"][0].tolist()[: len(made.source_ids) + 3]
+    owners = Erasure.of(given, before=len(made.source_ids) + 2).words
+    out = set(owners[0][1])
+    with torch.no_grad():
+        logits = given.module(torch.tensor([[i for n, i in enumerate(ids) if n not in out]]))[0, -2:].log_softmax(-1)
+    expected = float(logits[0, made.ids[2]] + logits[1, made.ids[3]])
+    without = found.explanations["leave one out"][0]
+    assert float(torch.tensor(found.probability).log() - without) == pytest.approx(expected, abs=1e-4)
+
+
+def test_gradient_times_input_is_that_of_finite_differences():
+    made = translator(torch.float64)(SOURCE, beam=1)
+    given = made.forward_pass()
+    rows = explanations(made, [1])
+    table = given.module.embedding
+    own = torch.nn.functional.embedding(given.arguments["source"], table.weight) * table.scale
+
+    def scaled(place, share):
+        def hook(_, args, output):
+            if not torch.equal(args[0], given.arguments["source"]):
+                return None
+            changed = output.clone()
+            changed[0, place] = own[0, place] * share
+            return changed
+
+        handle = table.register_forward_hook(hook)
+        with torch.no_grad():
+            value = given.logits()[0, 1].log_softmax(-1)[made.ids[1]]
+        handle.remove()
+        return float(value)
+
+    for place in (0, len(made.source_ids) - 1):
+        slope = (scaled(place, 1 + 1e-5) - scaled(place, 1 - 1e-5)) / 2e-5
+        assert float(rows["gradient × input"][place]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_integrated_gradients_of_a_model_without_bends_sum_to_the_difference():
+    made = recurrent(torch.float64)(SOURCE, beam=1)
+    given = made.forward_pass()
+    total = float(explanations(made, [0])["integrated gradients"].sum())
+    table, ids = given.module.decoder.embedding, given.arguments["source"]
+
+    handle = table.register_forward_hook(lambda _, args, out: out * 0 if torch.equal(args[0], ids) else None)
+    with torch.no_grad():
+        empty = given.logits()[0, 0].log_softmax(-1)[made.ids[0]]
+    handle.remove()
+    with torch.no_grad():
+        whole = given.logits()[0, 0].log_softmax(-1)[made.ids[0]]
+    assert total == pytest.approx(float(whole - empty), rel=0.02)  # 16 midpoints of the integral
+
+
+def test_refusals():
+    made = translator()(SOURCE, beam=1)
+    count = len(made.ids)
+    for step in (count, -count - 1):
+        with pytest.raises(regard.ConfigError, match=f"is none of the output's {count} tokens"):
+            regard.faithfulness(made, step)
+    with pytest.raises(regard.ConfigError, match=r"that follow each other; got \[0, 2\]"):
+        regard.faithfulness(made, [0, 2])
+    with pytest.raises(regard.ConfigError, match="draws must be at least 20"):
+        regard.faithfulness(made, 0, draws=19)
+    with pytest.raises(regard.ShapeError, match=r"explanation 'short' has shape \[2\]: expected"):
+        regard.faithfulness(made, 0, explanations={"short": torch.ones(2)})
+    with pytest.raises(regard.ConfigError, match="'broken' has numbers that are not finite"):
+        regard.faithfulness(additive, explanations={"broken": WORTH * float("nan")})
+    with pytest.raises(regard.ConfigError, match="needs explanations"):
+        regard.faithfulness(additive)
+    with pytest.raises(regard.ShapeError, match=r"gave shape \[1\] for"):
+        regard.faithfulness(lambda kept: kept[:1, 0].double(), explanations={"worth": WORTH})
+    with pytest.raises(regard.ChoiceError, match="unknown explanation 'worht': expected one of 'worth'"):
+        regard.faithfulness(additive, explanations={"worth": WORTH}).p("worht")
+    with pytest.raises(regard.ConfigError, match="no words to take out before this token"):
+        regard.faithfulness(completer()("le", length=2, seed=1), 0)
+
+
+def test_curves_are_a_plain_value():
+    assert Curves([0.0, 1.0], [1.0, 0.0], [0.0, 1.0]).gain == 0.0

@@ -6,7 +6,7 @@ from torch import nn
 
 import regard
 from random_outputs import BLOCKS, SIZES, SOURCE, bundle, completer, recurrent, translator
-from regard.analysis.lens import Lens
+from regard.analysis.lens import Lens, TunedLens, tune_lens
 from regard.errors import ConfigError, DataError
 from regard.models.language import EncoderConfig
 from regard.pipelines.filler import Filler
@@ -215,3 +215,41 @@ def test_of_transformers_models_every_hidden_state_goes_through_their_norm_and_h
         torch.testing.assert_close(lens.logits[-1], output.logits, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(lens.logits[:-1], expected, atol=1e-6, rtol=1e-5)
     assert len(lens.layers) == 4
+
+
+TEXTS = ["le chat noir dort", "la vache", "le chat dort"]
+
+
+@pytest.mark.parametrize("make", [translator, completer, recurrent], ids=["transformer", "decoder", "recurrent"])
+def test_a_tuned_lens_begins_as_the_logit_lens_and_comes_nearer_to_the_last_layer(make):
+    model = make()
+    plain = regard.logit_lens(model, TEXTS[0])
+    width = model.model.readout()[0].shape[1]
+    fresh = regard.logit_lens(model, TEXTS[0], offsets=TunedLens(len(plain.layers) - 1, width))
+    assert torch.equal(fresh.logits, plain.logits)
+    tuned = tune_lens(model, TEXTS, steps=12, learning_rate=0.02)
+    assert list(tuned.divergences) == plain.layers[:-1]
+    for before, after in tuned.divergences.values():
+        assert after < 0.9 * before
+    found = regard.logit_lens(model, TEXTS[0], offsets=tuned)
+    assert torch.equal(found.logits[-1], plain.logits[-1])
+    assert not torch.equal(found.logits[0], plain.logits[0])
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+    torch.testing.assert_close(regard.logit_lens(model, TEXTS[0]).logits, plain.logits)  # the model is as it was
+
+
+def test_a_tuned_lens_measures_the_divergence_of_its_docstring():
+    model = completer()
+    tuned = tune_lens(model, TEXTS[:1], steps=1, learning_rate=1e-9)
+    logits = regard.logit_lens(model, TEXTS[0]).logits.log_softmax(-1)
+    expected = [(logits[-1].exp() * (logits[-1] - one)).sum(-1).mean() for one in logits[:-1]]
+    before = [first for first, _ in tuned.divergences.values()]
+    assert before == pytest.approx([float(one) for one in expected], rel=1e-4)
+
+
+def test_refusals_of_a_tuned_lens():
+    model = completer()
+    with pytest.raises(ConfigError, match="needs inputs and steps of at least 1; got 0 inputs, 5 steps"):
+        tune_lens(model, [], steps=5)
+    with pytest.raises(ConfigError, match="translators are of 3 layers of width 12, and this model has 2 of width 12"):
+        regard.logit_lens(model, TEXTS[0], offsets=TunedLens(3, 12))

@@ -119,6 +119,38 @@ def test_trace(talk, tiny_run: Path, tmp_path: Path) -> None:
     assert record["steps"][0]["previous"] == "<s>"
 
 
+def test_why(talk, tmp_path: Path) -> None:
+    code, out, err = talk("why", "fr-en-rnn", "le chat dort", "--look", tmp_path / "why.png")
+    assert (code, err) == (0, "")
+    text, *words, heads, sentence = out.splitlines()
+    assert [line.split()[0] for line in words] == text.split() == ["the", "cat", "sleeping"]
+    assert all(" ← " in line for line in words)
+    assert "cat      ← chat" in words[1]
+    assert heads.startswith("heads: ")
+    assert sentence.startswith("contributions ")
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = talk("why", "fr-en-rnn", "le chat", "", "--json")
+    assert (code, err) == (0, "")
+    first, second = map(json.loads, out.splitlines())
+    assert first["sentence"].startswith("contributions ")
+    assert first["words"][0]["faithfulness"]["parts"] == ["le", "chat"]
+    assert (second["text"], second["words"]) == ("", [])
+
+
+def test_why_refuses_models_for_other_tasks(talk) -> None:
+    code, out, err = talk("why", "english", "the [MASK]")
+    assert (code, out) == (2, "")
+    assert err == ("regard: english is a model for `regard fill`: `regard why` explains translations and completions\n")
+
+
+@pytest.mark.slow
+def test_why_of_a_completion(talk) -> None:
+    code, out, err = talk("why", "shakespeare", "ROMEO: But, soft!", "--length", 8)
+    assert (code, err) == (0, "")
+    assert out.startswith("ROMEO: But, soft!")
+    assert "decoder.layers." in out
+
+
 def test_evaluate_average_export(talk, tiny_run: Path, tmp_path: Path) -> None:
     for name, side in (("source", 0), ("reference", 1)):
         (tmp_path / name).write_text("".join(f"{pair[side]}\n" for pair in made_pairs()[:5]))

@@ -419,12 +419,13 @@ def test_hard_attention_trains_by_reinforce(files: Path, tmp_path: Path) -> None
 def test_every_verb_that_computes_has_a_device(talk: Any) -> None:
     for verb in (
         "translate", "complete", "fill", "meaning", "caption", "transcribe", "answer", "train", "evaluate", "trace",
+        "why",
     ):  # fmt: skip
         assert "--device" in talk(verb, "--help")[1], verb
 
 
-def test_faithfulness_is_that_of_the_cpu(trained: Any) -> None:
-    from regard.analysis.faithfulness import faithfulness
+def test_dependence_is_that_of_the_cpu(trained: Any) -> None:
+    from regard.analysis.dependence import dependence
 
     here = load(trained("fill", "cpu").path)
     found = []
@@ -432,7 +433,7 @@ def test_faithfulness_is_that_of_the_cpu(trained: Any) -> None:
         ids = torch.tensor([here.encode("the black cat")[0]], device=device_of(module))
         site = "encoder.layers.0.self"
         site = next(iter(_sites(module, ids)), site)
-        one = faithfulness(module, site, lambda module=module, ids=ids: module(ids)[0, 1].log_softmax(-1)[5], draws=1)
+        one = dependence(module, site, lambda module=module, ids=ids: module(ids)[0, 1].log_softmax(-1)[5], draws=1)
         found.append(one)
     torch.testing.assert_close(found[1].zeroed.cpu(), found[0].zeroed, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found[1].gradient.cpu(), found[0].gradient, atol=1e-4, rtol=1e-3)

@@ -136,7 +136,9 @@ def _effects(
             new[:, :, where] = clean[:, :, where].to(new.dtype)
             return new.reshape(rows if old.shape[0] == 1 else old.shape[0], *old.shape[1:])
 
-        change = by_head((part.changed(put) - own) * gradient, rows).double().sum(-1)
+        # an output that is not finite is of a masked position: the metric, which is finite, does not depend on it
+        effect = ((part.changed(put) - own) * gradient).masked_fill(~own.isfinite(), 0)
+        change = by_head(effect, rows).double().sum(-1)
         return change.reshape(len(change), groups, -1, change.shape[-1]).sum(2)
 
     if not by_position:

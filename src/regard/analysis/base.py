@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import ConfigError
+from regard.nn.dropout import Dropout
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,29 @@ class PassesForward(Protocol):
         ...
 
 
+DROPS = ("dropout", "attention_dropout", "dropout_rate")  # of modules that drop elements in training: how many
+
+
+def check_repeatable(module: nn.Module) -> None:
+    """Refuse a module whose next run would be another one: dropout or batch statistics, in training mode.
+
+    Raises:
+        ConfigError: naming a part of it.
+    """
+    for path, part in module.named_modules():
+        if not part.training:
+            continue
+        drops = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+        drops = drops or (isinstance(part, Dropout) and part.threshold > 0)
+        drops = drops or any(isinstance(size := getattr(part, name, 0), int | float) and size > 0 for name in DROPS)
+        if drops or isinstance(part, nn.modules.batchnorm._BatchNorm):
+            what = "dropout changes" if drops else "batch statistics change"
+            raise ConfigError(
+                f"{type(module).__name__} is in training mode, in which {what} every run (at {path or '.'!r}), and "
+                "findings compare runs: call .eval() first"
+            )
+
+
 def as_pass(model: Any, inputs: Any) -> ForwardPass:
     """The forward pass of an input.
 
@@ -72,10 +96,13 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
             first and given to the decoder.
 
     Raises:
-        ConfigError: a text for a bare module; a pipeline without a forward pass of its inputs.
+        ConfigError: a text for a bare module; a pipeline without a forward pass of its inputs; a module in training
+            mode that would give another output in every run.
     """
     # a module may have a part of the name `model`: a transformers' Llama without its head
     module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
+    if isinstance(module, nn.Module):
+        check_repeatable(module)
     if isinstance(inputs, Mapping):
         device = next((part.device for part in module.parameters()), torch.device("cpu"))
         moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}

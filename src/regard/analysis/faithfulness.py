@@ -1,155 +1,365 @@
-"""Is a map a faithful explanation? The change of the output when the attention is changed, beside the weights.
+"""Which explanation is to be believed: the input is taken apart in its order, and the prediction must follow.
 
-Attention is not explanation: weights can often be changed without changing the answer (Jain and Wallace 2019), and
-whether that matters depends on the question (Wiegreffe and Pinter 2019). Here the question is put, and the answer
-is a number and a sentence.
+Attention is not explanation (Jain and Wallace 2019): whether a map says what a prediction rests on is a question for
+the model. It is put by taking words out of the input, and every explanation answers it beside random orders.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from math import factorial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from regard.errors import ConfigError
-from regard.observation.intervene import intervene, permute, uniform
+from regard.analysis.base import ForwardPass
+from regard.analysis.contributions import Generated
+from regard.analysis.dependence import spearman
+from regard.analysis.erasure import TOKENS, Erasure
+from regard.analysis.explanations import explanations as explain
+from regard.errors import ChoiceError, ConfigError, ShapeError, nearest
 
-Output = Callable[[], Tensor]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LEVEL = 0.05  # of the test against random orders
+CUTS = 16  # steps of a curve, about, where there are more words
+EXACT = 5  # words up to which every order is tried
+LEAVE_ONE_OUT = "leave one out"
+
+Probability = Callable[[Tensor], Tensor]
+"""Which parts are kept (bool `[n, parts]`) -> probability of the prediction `[n]`."""
 
 
-@dataclass(frozen=True)
-class Faithfulness:
-    """The faithfulness of a map for one output.
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The probability of a prediction while parts of the input are taken out, or put in, in one order.
 
     Attributes:
-        site: whose attention.
-        output: what was asked for, with the model's own weights.
-        uniform: the output when the site looks at everything equally.
-        permuted: the output when each row's weights are shuffled, for each draw.
-        attention: the weight on every key, summed over heads and queries `[S]`.
-        gradient: gradient × attention of every key, summed likewise `[S]` (Chefer et al. 2021, equation 5, without
-            the cut at 0).
-        zeroed: by how much the output falls when the key's value is taken away `[S]` (value zeroing: Mohebbi et al.
-            2023, section 3).
+        shares: of the parts that were taken out, or put in: from 0 to 1.
+        deletion: probability without that share of the parts, the first of the order taken out first.
+        insertion: probability with that share of the parts alone, the first of the order put in first.
     """
 
-    site: str
-    output: float
-    uniform: float
-    permuted: list[float]
-    attention: Float[Tensor, "S"]
-    gradient: Float[Tensor, "S"]
-    zeroed: Float[Tensor, "S"]
+    shares: list[float]
+    deletion: list[float]
+    insertion: list[float]
 
     @property
-    def agreement(self) -> float:
-        """Spearman's rank correlation between the weight on a key and the drop of the output without it."""
-        return spearman(self.attention, self.zeroed)
+    def gain(self) -> float:
+        """Area under the insertion curve less that under the deletion curve: between -1 and 1.
+
+        Its mean over all orders is 0, for a set of parts is as often kept by the one as by the other.
+        """
+        higher = [one - other for one, other in zip(self.insertion, self.deletion, strict=True)]
+        return float(torch.trapezoid(*(torch.tensor(one, dtype=torch.float64) for one in (higher, self.shares))))
+
+    @property
+    def comprehensiveness(self) -> float:
+        """Mean drop of the probability over the points of the deletion curve (AOPC: Samek et al. 2017, equation 12)."""
+        return self.deletion[0] - sum(self.deletion) / len(self.deletion)
+
+    @property
+    def sufficiency(self) -> float:
+        """Mean drop of the probability over the points of the insertion curve: the smaller, the better (DeYoung et al.
+        2020, section 4.1)."""
+        return self.deletion[0] - sum(self.insertion) / len(self.insertion)
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """Explanations of one prediction, measured.
+
+    Attributes:
+        token: the prediction.
+        parts: of the input, that are taken out: its words.
+        probability: of the prediction, with the whole input.
+        explanations: {name: `[parts]`}, what each says that the part gave; those that were given to be tested first.
+        curves: {name: its curves}.
+        random: gains of random orders; of all orders, where there are few.
+        exhaustive: whether these are all orders.
+    """
+
+    token: str
+    parts: list[str]
+    probability: float
+    explanations: dict[str, Float[Tensor, "parts"]]
+    curves: dict[str, Curves]
+    random: list[float]
+    exhaustive: bool = False
+
+    def p(self, name: str) -> float:
+        """Share of random orders whose gain is at least the explanation's: a permutation test, of it alone.
+
+        (1 + k) / (1 + n) for k of n drawn orders (Phipson and Smyth 2010); k / n where these are all orders.
+        """
+        own = self.curves[self._known(name)].gain - 1e-9
+        reached = sum(gain >= own for gain in self.random)
+        return reached / len(self.random) if self.exhaustive else (1 + reached) / (1 + len(self.random))
+
+    def believed(self, name: str) -> bool:
+        """Whether the explanation beats random orders at the level of 5 %."""
+        return self.p(name) <= LEVEL
+
+    @property
+    def decidable(self) -> bool:
+        """Whether any order could beat random ones: three words have six orders, of which the best is one in six."""
+        return factorial(min(len(self.parts), 9)) * LEVEL >= 1
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the gains of random orders."""
+        low, high = torch.tensor(self.random, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double())
+        return float(low), float(high)
+
+    @property
+    def agreement(self) -> Float[Tensor, "explanations explanations"]:
+        """Spearman's rank correlation of every explanation with every other, over the parts."""
+        rows = list(self.explanations.values())
+        return torch.tensor([[spearman(one, other) for other in rows] for one in rows], dtype=torch.float64)
+
+    @property
+    def best(self) -> str:
+        """The explanation of the largest gain."""
+        return max(self.curves, key=lambda name: self.curves[name].gain)
+
+    def verdict(self, name: str) -> str:
+        """What the test says of one explanation: a sentence."""
+        name, (low, high) = self._known(name), self.interval
+        gain = self.curves[name].gain
+        measured = f"gain {gain:.2f}; 95 % of random orders: {low:.2f} … {high:.2f}; p = {self.p(name):.2g}"
+        if not self.decidable:
+            few = f"{len(self.parts)} {'part' if len(self.parts) == 1 else 'parts'} of the input are too few to tell"
+            return f"Whether {name} may be believed for {self.token!r} stays open: {few} ({measured})."
+        if self.believed(name):
+            return f"{name} may be believed for {self.token!r} ({measured})."
+        worse = " (it does worse than most)" if self.p(name) > 1 - LEVEL else ""
+        return f"{name} explains no more of {self.token!r} than a random order{worse} ({measured})."
 
     @property
     def sentence(self) -> str:
-        """The answer in one sentence."""
-        change = sum(abs(other - self.output) for other in self.permuted) / len(self.permuted)
-        biggest = float(self.zeroed.abs().max()) if len(self.zeroed) else 0.0
-        verdict = (
-            "may be believed for this output" if self._holds(change, biggest) else "explains little of this output"
+        """The answer in one sentence: of the explanation that was given, or attention; and which one does best."""
+        first = next(iter(self.curves))
+        best = "none does better" if first == self.best else f"best: {self.best}, {self.curves[self.best].gain:.2f}"
+        failed = [name for name in self.curves if not self.believed(name)]
+        others = (
+            f"; of {len(self.curves)} explanations {len(failed)} do no better than chance" if self.decidable else ""
         )
-        return (
-            f"Shuffling the weights at {self.site} changes the output by {change:.3g} (equal weights by "
-            f"{abs(self.uniform - self.output):.3g}), and the keys it looks at most are "
-            f"{_how_much(self.agreement)} the ones it needs (rank correlation {self.agreement:.2f}): "
-            f"this map {verdict}."
-        )
+        return f"{self.verdict(first).removesuffix('.')}; {best}{others}."
 
-    def _holds(self, change: float, biggest: float) -> bool:
-        return self.agreement >= 0.5 and change >= 0.1 * max(biggest, 1e-12)
+    def __str__(self) -> str:
+        return self.sentence
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {
+            "token": self.token,
+            "parts": self.parts,
+            "probability": self.probability,
+            "explanations": {
+                name: {
+                    "values": self.explanations[name].tolist(),
+                    "gain": curves.gain,
+                    "p": self.p(name),
+                    "believed": self.decidable and self.believed(name),
+                    "comprehensiveness": curves.comprehensiveness,
+                    "sufficiency": curves.sufficiency,
+                    "deletion": curves.deletion,
+                    "insertion": curves.insertion,
+                }
+                for name, curves in self.curves.items()
+            },
+            "shares": next(iter(self.curves.values())).shares,
+            "random": {"orders": len(self.random), "exhaustive": self.exhaustive, "interval": list(self.interval)},
+            "agreement": self.agreement.tolist(),
+            "sentence": self.sentence,
+        }
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """A figure of the curves, and the gains beside those of random orders; its ending gives the file's format."""
+        from regard.figures.faithfulness import draw_faithfulness
+
+        curves = {name: (one.shares, one.deletion, one.insertion) for name, one in self.curves.items()}
+        gains = {name: (one.gain, self.believed(name)) for name, one in self.curves.items()}
+        return draw_faithfulness(curves, gains, self.interval, f"p({self.token}) = {self.probability:.2f}", path)
+
+    def _known(self, name: str) -> str:
+        if name not in self.curves:
+            expected = ", ".join(map(repr, nearest(name, list(self.curves))))
+            raise ChoiceError(f"unknown explanation {name!r}: expected one of {expected}")
+        return name
 
 
-def faithfulness(model: Any, site: str, output: Output, draws: int = 8) -> Faithfulness:
-    """Test a map for one output.
+def faithfulness(
+    prediction: Generated | Probability, step: int | Sequence[int] = -1, *,
+    explanations: Mapping[str, Tensor] | None = None, parts: Sequence[str] | None = None, draws: int = 100,
+    seed: int = 0,
+) -> Faithfulness:  # fmt: skip
+    """Deletion and insertion curves of every explanation of one prediction, against random orders.
+
+        gain = ∫ p(only the first x) dx - ∫ p(without the first x) dx,   x the share of the input's words
+
+    The words are ordered by what the explanation says they gave, most first. Where it is right, the probability falls
+    as soon as these words are taken out of the input (deletion), and is back as soon as they are put into an empty one
+    (insertion). A random order has gain 0 on average; an explanation may be believed where its gain is among the
+    5 % highest of random orders.
+
+    The explanations of a result: those of `regard.analysis.explanations`, and leave one out, the drop of log p without
+    each word by itself (Li et al. 2016). A sub-word's numbers are summed to its word's.
+
+    What this does not say: a text without some of its words is one that the model was not trained on (Hooker et al.
+    2019), and a prediction may rest on words together, of which no order tells. Words are taken out of the input alone:
+    what a decoder said before stays.
 
     Args:
-        model: an nn.Module, or what `regard.load` returns.
-        site: one site of one forward, as in `observe`.
-        output: runs the model and gives one number, differentiable: the log-probability of a prediction, say.
-        draws: how many shuffles; they come from torch's generator.
+        prediction: a translation or completion of what `load` returns; or, of any model, a function from what is kept
+            of the input (bool `[n, parts]`) to the probability of the prediction `[n]`.
+        step: index of the token in `generation.ids`, negative ones from the end; or those of a word's tokens.
+        explanations: further ones, tested first: {name: one number for each position of the input}, as a row of a map;
+            of a function, for each part. It needs at least one.
+        parts: names of a function's parts; their numbers by default.
+        draws: random orders, of which half are the others reversed; up to five words all orders are tried.
+        seed: of the draws.
 
     Raises:
-        ConfigError: `output` never reaches the site, or gives more than a number.
+        ConfigError: no such step; an output without a forward pass; an input without words; an explanation that is not
+            finite; no explanation of a function; draws below 20, which no test at 5 % can do with.
+        ShapeError: an explanation of another size; a function that gives another number of probabilities.
+
+    Source: Samek et al. 2017, section 3 (deletion); Petsiuk et al. 2018, section 3.3 (both); DeYoung et al. 2020,
+    section 4 (words of a text).
     """
-    own = output()
-    if own.numel() != 1:
-        raise ConfigError(f"output must give one number; got shape {list(own.shape)}")
-    kept: list[Tensor] = []
-
-    def keep(weights: Tensor) -> Tensor:
-        weights = weights.detach().requires_grad_()
-        kept.append(weights)
-        return weights
-
-    with torch.enable_grad(), intervene(model, site, keep):
-        changed = output()
-        if not kept:
-            raise ConfigError(f"output never reaches {site!r}: name a site that the model asks on the way")
-        gradients = torch.autograd.grad(changed.sum(), kept, allow_unused=True)
-    attention = sum(_by_key(weights.detach()) for weights in kept)
-    gradient = sum(
-        _by_key(weights.detach() * grad) for weights, grad in zip(kept, gradients, strict=True) if grad is not None
-    )
-    size = kept[0].shape[-1]
-    with torch.no_grad():
-        drops = [float(own) - _with(model, site, output, _without(key)) for key in range(size)]
-        zeroed = torch.tensor(drops, device=kept[0].device)
-        return Faithfulness(
-            site, float(own), _with(model, site, output, uniform),
-            [_with(model, site, output, permute) for _ in range(draws)],
-            torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,
-        )  # fmt: skip
+    if draws < 20:
+        raise ConfigError(f"draws must be at least 20: a test at 5 % needs as many random orders; got {draws}")
+    given = dict(explanations or {})
+    if isinstance(prediction, Generated):
+        return of_steps(prediction, _steps(prediction, step), given, draws, seed)
+    if not given:
+        raise ConfigError("faithfulness of a function needs explanations: {name: one number for each part}")
+    size = len(next(iter(given.values())))
+    names = [str(n) for n in range(size)] if parts is None else list(parts)
+    _check(given, len(names))
+    return _measured(prediction, "the prediction", names, given, draws, seed)
 
 
-def leave_one_out(score: Callable[[Sequence[Any]], float], parts: Sequence[Any]) -> list[float]:
-    """The drop of a score without each part of the input (Li et al. 2016, "erasure").
+def of_steps(
+    generation: Generated, steps: Sequence[int], given: Mapping[str, Tensor], draws: int, seed: int,
+    erasure: Erasure | None = None,
+) -> Faithfulness:  # fmt: skip
+    """`faithfulness` of a result, for the tokens of some steps together.
 
     Args:
-        score: of an input with some of its parts missing, the log-probability of the same output, say.
-        parts: of the input: its tokens or words.
+        generation: the result.
+        steps: indices of the tokens.
+        given: further explanations, of positions.
+        draws, seed: of random orders.
+        erasure: of this result's own pass, which keeps what it computed for other steps.
     """
-    whole = score(parts)
-    return [whole - score([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
+    own = explain(generation, steps)
+    _check(given, len(next(iter(own.values()))))
+    crossing = erasure is not None or TOKENS not in generation.forward_pass().arguments
+    if erasure is None:
+        erasure = _erasure(generation, steps)
+    chosen = list(steps) if crossing else list(range(len(steps)))
+    if not erasure.words:
+        raise ConfigError("the input has no words to take out before this token")
+
+    def log_probability(kept: Tensor) -> Tensor:
+        return erasure(kept)[:, chosen].sum(-1)
+
+    by_word = {name: _by_word(row, erasure) for name, row in {**given, **own}.items()}
+    whole = torch.ones(1 + len(erasure.words), len(erasure.words), dtype=torch.bool)
+    whole[1:][torch.eye(len(erasure.words), dtype=torch.bool)] = False
+    logs = log_probability(whole)
+    by_word[LEAVE_ONE_OUT] = logs[0] - logs[1:]
+    token = "".join(generation.tokens[step] for step in steps)
+    names = [word for word, _ in erasure.words]
+    return _measured(lambda kept: log_probability(kept).exp(), token, names, by_word, draws, seed)
 
 
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two series, ties by their mean rank; 0 where one of them is constant."""
-    x, y = (_ranks(series) - (len(series) - 1) / 2 for series in (a, b))
-    norm = float(x.norm() * y.norm())
-    return float(x @ y) / norm if norm else 0.0
+def _steps(generation: Generated, step: int | Sequence[int]) -> list[int]:
+    count, asked = len(generation.ids), [step] if isinstance(step, int) else list(step)
+    for one in asked:
+        if not -count <= one < count:
+            raise ConfigError(f"step {one} is none of the output's {count} tokens: 0 … {count - 1}")
+    steps = sorted({one % count for one in asked})
+    if not steps or steps[-1] - steps[0] != len(steps) - 1:
+        raise ConfigError(f"steps must be one token or those of one word, that follow each other; got {asked}")
+    return steps
 
 
-def _ranks(series: Tensor) -> Tensor:
-    less = (series[:, None] > series).sum(1)
-    equal = (series[:, None] == series).sum(1)
-    return less + (equal - 1) / 2
+def _erasure(generation: Generated, steps: Sequence[int]) -> Erasure:
+    """Of the pass up to the last of the steps."""
+    given: ForwardPass = generation.forward_pass()
+    if TOKENS not in given.arguments:
+        return Erasure.of(given)
+    tokens = given.arguments[TOKENS]
+    first = tokens.shape[1] - len(given.predicted) + steps[0]
+    last = first + len(steps)
+    cut = replace(
+        given, arguments={TOKENS: tokens[:, :last]}, predicted=[given.predicted[step] for step in steps],
+        spans=given.spans[:last],
+    )  # fmt: skip
+    return Erasure.of(cut, before=first + 1)
 
 
-def _by_key(weights: Tensor) -> Tensor:
-    return weights.sum(tuple(range(weights.ndim - 1)))
+def _by_word(row: Tensor, erasure: Erasure) -> Tensor:
+    return torch.stack([row.detach().cpu().double()[places].sum() for _, places in erasure.words])
 
 
-def _without(key: int) -> Callable[[Tensor], Tensor]:
-    def change(weights: Tensor) -> Tensor:
-        weights = weights.clone()
-        weights[..., key] = 0  # the same output as if the key's value were zero
-        return weights
-
-    return change
-
-
-def _with(model: Any, site: str, output: Output, change: Callable[[Tensor], Tensor]) -> float:
-    with intervene(model, site, change):
-        return float(output())
+def _check(given: Mapping[str, Tensor], size: int) -> None:
+    for name, values in given.items():
+        if values.shape != (size,):
+            raise ShapeError(
+                f"explanation {name!r} has shape {list(values.shape)}: expected [{size}], a number for each"
+            )
+        if not bool(values.isfinite().all()):
+            raise ConfigError(f"explanation {name!r} has numbers that are not finite")
 
 
-def _how_much(agreement: float) -> str:
-    return "mostly" if agreement >= 0.7 else "partly" if agreement >= 0.3 else "not"
+def _measured(
+    probability: Probability, token: str, parts: list[str], explained: Mapping[str, Tensor], draws: int, seed: int
+) -> Faithfulness:
+    size = len(parts)
+    orders = {name: values.argsort(descending=True, stable=True) for name, values in explained.items()}
+    exhaustive = size <= EXACT
+    if exhaustive:
+        drawn = [torch.tensor(order) for order in permutations(range(size))]
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [torch.randperm(size, generator=generator) for _ in range((draws + 1) // 2)]
+    cuts = _cuts(size)
+    found = _curves(probability, [*orders.values(), *drawn], cuts)
+    curves = dict(zip(orders, found, strict=False))
+    gains = [one.gain for one in found[len(orders) :]]
+    if not exhaustive:  # a set that one order keeps by insertion, its reverse keeps by deletion: the opposite gain
+        gains = [sign * gain for gain in gains for sign in (1, -1)][:draws]
+    whole = next(iter(curves.values())).deletion[0]
+    return Faithfulness(token, parts, whole, dict(explained), curves, gains, exhaustive)
+
+
+def _cuts(size: int) -> list[int]:
+    """How many parts are taken out at each point: evenly spaced, and the same from either end."""
+    if size <= CUTS:
+        return list(range(size + 1))
+    half = [round(n * size / CUTS) for n in range(CUTS // 2 + 1)]
+    return sorted({*half, *(size - one for one in half)})
+
+
+def _curves(probability: Probability, orders: Sequence[Tensor], cuts: Sequence[int]) -> list[Curves]:
+    size = cuts[-1]
+    ranks = torch.stack([order.argsort() for order in orders])  # [orders, parts]
+    at = torch.tensor(cuts)[:, None]
+    kept: Bool[Tensor, "orders two cuts parts"] = torch.stack([ranks[:, None] >= at, ranks[:, None] < at], 1)
+    rows, index = kept.reshape(-1, size).unique(dim=0, return_inverse=True)
+    found = probability(rows)
+    if found.shape != (len(rows),):
+        raise ShapeError(
+            f"the function gave shape {list(found.shape)} for {len(rows)} rows: expected a probability each"
+        )
+    values = found.detach().double().cpu()[index].reshape(len(orders), 2, len(cuts))
+    shares = [cut / size for cut in cuts]
+    return [Curves(shares, deletion.tolist(), insertion.tolist()) for deletion, insertion in values]

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from regard.analysis.alti import alti
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import WeightSource
 from regard.errors import ChoiceError, ShapeError, nearest
 
-HOWS = ("rollout", "gradient", "flow")
+HOWS = ("rollout", "gradient", "flow", "alti")
 LONGEST = 64  # tokens of a maximum flow
-ALTI = (
-    "'alti' needs the residual states and the value and output weights of every layer, which maps do not hold: "
-    "AttentionMap.norms gives one layer's ‖α_ij v_j W_O‖, and flow follows such maps too"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +46,8 @@ def flow(
     "rollout": Π_l Ã_l, Ã = ½A + ½I with A the heads' mean, rows divided by their sum (Abnar and Zuidema 2020, section
     3.1). "gradient": Ā = mean over heads of (∇A ⊙ A)⁺ and R ← R + Ā R from R = I (Chefer, Gur and Wolf 2021, "Generic
     attention-model explainability", equations 5 and 6). "flow": the maximum flow from output i to input j through the
-    graph whose layers are the tokens and whose capacities are Ã (Abnar and Zuidema 2020, section 3.2).
+    graph whose layers are the tokens and whose capacities are Ã (Abnar and Zuidema 2020, section 3.2). "alti": the
+    product of what the vectors that move contribute, residuals included (`regard.analysis.alti`; Ferrando et al. 2022).
 
     A map of cross-attention may stand in the chain: after an encoder's maps, before those of the decoder layers above
     it. Its queries are another sequence, so nothing stays where it is: its residual is 0, by itself where T ≠ S; where
@@ -58,7 +56,8 @@ def flow(
     Args:
         maps: `[heads, T, S]` or `[T, S]` of each layer, the lowest first; each one's keys are the queries of the one
             before. A mapping {site: map} is taken in its order.
-        how: "rollout", "gradient" or "flow".
+        how: "rollout", "gradient", "flow" or "alti"; the last takes maps of a result, which know their model, and
+            follows the whole stack of the last of them: a `generation.attention`.
         target: an output position (negative: from the end): its row `[S]` alone, in O(T + S) memory for the products.
         residual: the share of a state that stays where it is; one for all layers, or one for each.
         gradients: of each layer, for "gradient".
@@ -68,20 +67,23 @@ def flow(
 
     Raises:
         ShapeError: no map, sizes that do not follow each other, a target outside, more than 64 tokens for "flow".
-        ChoiceError: an unknown `how`; "alti" (Ferrando et al. 2022), which maps alone do not determine; "gradient"
-            without gradients, or these for something else.
+        ChoiceError: an unknown `how`; "alti" of maps that do not know their model; "gradient" without gradients, or
+            these for something else.
     """
     if how not in HOWS:
         expected = ", ".join(map(repr, nearest(how, list(HOWS))))
-        raise ChoiceError(ALTI if how == "alti" else f"unknown how {how!r}: expected one of {expected}")
+        raise ChoiceError(f"unknown how {how!r}: expected one of {expected}")
     if (how == "gradient") != (gradients is not None):
         raise ChoiceError("gradients, one for each layer, and how='gradient' belong together")
-    chain = _chain(list(maps.values()) if isinstance(maps, Mapping) else list(maps))
+    given = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
+    chain = given if how == "alti" and given else _chain(given)
     if target is not None:
         rows = chain[-1].shape[-2]
         if not -rows <= target < rows:
             raise ShapeError(f"target {target} stands outside the {rows} queries of the last map")
         target %= rows
+    if how == "alti":
+        return alti(chain, target)
     layers = list(_mixed(chain, residual) if gradients is None else _weighted(chain, gradients))
     if how == "flow":
         return _maximum_flow(layers, target)

@@ -83,7 +83,102 @@ class Lens:
         return list(ids) if self.names is None else self.names(ids)
 
 
-def logit_lens(model: Any, inputs: Any) -> Lens:
+class TunedLens(nn.Module):
+    """Affine translators, one for each layer but the last: x_l → x_l + A_l x_l + b_l, the identity before training.
+
+    Early layers do not write in the language of the last layer's readout; the translator of a layer is what best turns
+    the one into the other, so that its reading is a prediction (Belrose et al. 2023, equations 3 and 4).
+
+    Args:
+        layers: how many layers are translated: the model's blocks, for the last is read as it is.
+        width: d.
+
+    Attributes:
+        matrix: A `[layers, d, d]`.
+        offset: b `[layers, d]`.
+        divergences: {layer: KL of the last layer's prediction from this layer's, in nats a position, over the inputs,
+            (before training, after it)}.
+    """
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.zeros(layers, width, width))
+        self.offset = nn.Parameter(torch.zeros(layers, width))
+        self.divergences: dict[str, tuple[float, float]] = {}
+
+    def forward(self, states: Float[Tensor, "*n d"], layer: int) -> Float[Tensor, "*n d"]:
+        """The states of a layer in the language of the last one."""
+        return states + (states @ self.matrix[layer].T + self.offset[layer]).to(states.dtype)
+
+
+def tune_lens(
+    model: Any, inputs: Sequence[Any], steps: int = 200, learning_rate: float = 0.001, seed: int = 0
+) -> TunedLens:
+    """Train the translators of a tuned lens on some inputs: minimise KL(last layer's prediction ‖ layer's prediction).
+
+    The model itself stays as it is. One step is one input at every layer, by Adam with a cosine schedule.
+
+    Args:
+        model, inputs: as for `logit_lens`, of each input.
+        steps: how many.
+        learning_rate: of the first step.
+        seed: of the order of the inputs.
+
+    Returns:
+        the translators; `divergences` says what they gained. Read it on other inputs than these: a matrix has d²
+        numbers, and few inputs are learned by heart.
+
+    Raises:
+        ConfigError: no input, or fewer than one step; what `logit_lens` refuses.
+
+    Source: Belrose et al. 2023, "Eliciting latent predictions from Transformers with the tuned lens", section 3.
+    """
+    if not len(inputs) or steps < 1:
+        raise ConfigError(f"a tuned lens needs inputs and steps of at least 1; got {len(inputs)} inputs, {steps} steps")
+    passes = [as_pass(model, one) for one in inputs]
+    with _opened(passes[0]) as first:
+        width = next(iter(first.stream.values())).shape[-1]
+        tuned = TunedLens(len(first.stream), width).to(first.logits.device)
+    names = list(first.stream)
+    before = _divergences(passes, tuned)
+    parameters = list(tuned.parameters())
+    optimizer = torch.optim.Adam(parameters, learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        given = passes[int(torch.randint(len(passes), (), generator=generator))]
+        with _opened(given) as opened, torch.enable_grad():
+            losses = _losses(opened, tuned)
+            gradients = torch.autograd.grad(torch.stack(losses).sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        schedule.step()
+    after = _divergences(passes, tuned)
+    tuned.divergences = dict(zip(names, zip(before, after, strict=True), strict=True))
+    return tuned.requires_grad_(False)
+
+
+def _losses(opened: "_Opened", tuned: TunedLens) -> list[Tensor]:
+    """KL(p_last ‖ p_layer) of every layer, the mean over positions."""
+    wanted = opened.logits.float().log_softmax(-1)
+    losses = []
+    for layer, states in enumerate(opened.stream.values()):
+        found = opened.read(tuned(states, layer)).float().log_softmax(-1)
+        losses.append((wanted.exp() * (wanted - found)).sum(-1).mean())
+    return losses
+
+
+def _divergences(passes: Sequence[ForwardPass], tuned: TunedLens) -> list[float]:
+    total: list[Tensor] = []
+    for given in passes:
+        with torch.no_grad(), _opened(given) as opened:
+            total.append(torch.stack(_losses(opened, tuned)))
+    found: list[float] = torch.stack(total).mean(0).tolist()
+    return found
+
+
+def logit_lens(model: Any, inputs: Any, offsets: TunedLens | None = None) -> Lens:
     """softmax(W_U · norm(x_l)) at every layer l and position (nostalgebraist 2020; Belrose et al. 2023, equation 2).
 
     W_U and norm are whatever the model computes after its last block: a final norm only where it has one (a post-norm
@@ -96,32 +191,55 @@ def logit_lens(model: Any, inputs: Any) -> Lens:
             once) and logits: regard's, torch's, transformers'. In evaluation mode.
         inputs: an input of what `load` returns, whose own output is given to the decoder; or the arguments of the
             module's forward by their names.
+        offsets: translators of `tune_lens`, through which every layer but the last is read.
 
     Raises:
-        ConfigError: a text for a bare module; a module without logits, or without a stack of blocks.
+        ConfigError: a text for a bare module; a module without logits, or without a stack of blocks; translators of
+            another model.
     """
     given = as_pass(model, inputs)
     tokenizer = getattr(model, "tokenizer", None)
     names = None if tokenizer is None else tokenizer.tokens
+    with torch.no_grad(), _opened(given) as opened:
+        if offsets is not None:
+            layers, width = len(opened.stream), next(iter(opened.stream.values())).shape[-1]
+            if offsets.offset.shape != (layers, width):
+                raise ConfigError(
+                    f"these translators are of {len(offsets.offset)} layers of width {offsets.offset.shape[1]}, and "
+                    f"this model has {layers} of width {width}: use those that tune_lens gave for it"
+                )
+        found = [
+            opened.read(states if offsets is None else offsets(states, layer))
+            for layer, states in enumerate(opened.stream.values())
+        ]
+    return Lens(torch.stack([*found, opened.logits]), [*opened.stream, opened.last], given.tokens, names)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A forward pass whose layers can be read.
+
+    Attributes:
+        stream: {layer: states} of every layer but the last.
+        last: name of the last layer.
+        logits: the model's own.
+        read: from states to logits, by what the model computes after its last block.
+    """
+
+    stream: dict[str, Tensor]
+    last: str
+    logits: Tensor
+    read: Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def _opened(given: ForwardPass) -> Iterator[_Opened]:
+    """The layers of a pass, readable inside the block."""
+    if isinstance(given.module, Recurrent):
+        yield _recurrent(given)
+        return
     with torch.no_grad():
-        found = _recurrent(given) if isinstance(given.module, Recurrent) else _stacked(given)
-    return Lens(torch.stack(list(found.values())), list(found), given.tokens, names)
-
-
-def _recurrent(given: ForwardPass) -> dict[str, Tensor]:
-    """The logits of a recurrent decoder's state alone, and those of state and context."""
-    module, arguments = given.module, given.arguments
-    assert isinstance(module, Recurrent)
-    memory = module.encode(arguments["source"], arguments.get("source_allowed"))
-    features = module.hidden(memory, arguments["target"])
-    state = features.clone()
-    state[..., module.config.width :] = 0
-    return {"state": module.project(state), "state and context": module.project(features)}
-
-
-def _stacked(given: ForwardPass) -> dict[str, Tensor]:
-    """The logits of every layer of a stack: the model runs anew, and its blocks only pass on what they gave before."""
-    runs, logits = _recorded(given)
+        runs, logits = _recorded(given)
     stacks = _stacks(given.module, runs)
     if not stacks:
         raise ConfigError(
@@ -132,12 +250,27 @@ def _stacked(given: ForwardPass) -> dict[str, Tensor]:
     first, _ = runs[blocks[0]][0]
     stream = [first, *(_states(runs[block][0][1]) for block in blocks[:-1])]
     answers = {block: runs[block][0][1] for stack in stacks for block in stack}
-    found = {}
-    with _answering(answers):
-        for number, states in enumerate(stream):
-            answers[blocks[-1]] = _with_states(answers[blocks[-1]], states)
-            found[f"layer {number}" if number else "embedding"] = given.logits()
-    return {**found, f"layer {len(blocks)}": logits}
+    own = answers[blocks[-1]]
+
+    def read(states: Tensor) -> Tensor:
+        answers[blocks[-1]] = _with_states(own, states)
+        return given.logits()
+
+    with _answering(answers):  # the model runs anew, and its blocks only pass on what they gave before
+        names = [f"layer {number}" if number else "embedding" for number in range(len(stream))]
+        yield _Opened(dict(zip(names, stream, strict=True)), f"layer {len(blocks)}", logits, read)
+
+
+def _recurrent(given: ForwardPass) -> _Opened:
+    """A recurrent decoder's state alone, and its state and context."""
+    module, arguments = given.module, given.arguments
+    assert isinstance(module, Recurrent)
+    with torch.no_grad():
+        memory = module.encode(arguments["source"], arguments.get("source_allowed"))
+        features = module.hidden(memory, arguments["target"])
+        state = features.clone()
+        state[..., module.config.width :] = 0
+        return _Opened({"state": state}, "state and context", module.project(features), module.project)
 
 
 Runs = dict[nn.Module, list[tuple[Any, Any]]]  # of every module, the states that it was given and its output

@@ -33,6 +33,7 @@ from regard.cli.train import INTERRUPTED, train
 from regard.cli.transcribe import transcribe
 from regard.cli.translate import translate
 from regard.cli.tune import tune
+from regard.cli.why import why
 from regard.errors import ChoiceError, ConfigError, RegardError
 
 OK, USAGE = 0, 2
@@ -49,7 +50,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
     (train, TyperCommand), (distill, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand),
-    (trace, TyperCommand), (look, TyperCommand),
+    (trace, TyperCommand), (why, TyperCommand), (look, TyperCommand),
     (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
     (serve, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.observation.intervene import intervene, uniform
 from regard.pipelines.base import InputError
-from regard.pipelines.page import TRANSLATED, faithfulness_of, look_at
+from regard.pipelines.page import TRANSLATED, dependence_of, look_at
 
 LONGEST = 2_000  # characters of a text
 CANDIDATES = 6  # tokens named before and after a change
@@ -101,7 +101,7 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
 
 
 def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
-    """Whether a site's map may be believed for an output, as `regard.pipelines.page.faithfulness_of` gives it.
+    """Whether a site's map may be believed for an output, as `regard.pipelines.page.dependence_of` gives it.
 
     Raises:
         InputError: a position that the output does not have.
@@ -112,7 +112,7 @@ def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
         raise InputError(f"the output has {len(given.predicted)} tokens; there is no token {asked.position + 1}")
     site_of_source = given.source_tokens and not asked.site.endswith("self")
     columns = given.source_tokens if site_of_source or asked.site.startswith("encoder") else given.tokens
-    found = faithfulness_of(given, asked.site, columns, asked.position)
+    found = dependence_of(given, asked.site, columns, asked.position)
     step = None if asked.position is None else f"“{made.tokens[asked.position]}”"
     return {**found, **({"step": step} if step else {})}
 

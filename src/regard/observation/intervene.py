@@ -102,7 +102,7 @@ def output_of(call: Call, part: str = "output", change: Change = lambda same: sa
     if part == "weights":
         new = change(map_of(call).full(force=True))
         value = share_heads(call.query, call.value)
-        return (new @ value.to(new.dtype)).to(value.dtype)
+        return _weighted(new, value.to(new.dtype)).to(value.dtype)
     if part != "output":
         new_part: Any = {part: change(getattr(call, part))}
         return output_of(replace(call, **new_part))
@@ -113,6 +113,16 @@ def output_of(call: Call, part: str = "output", change: Change = lambda same: sa
             score=spec.score, normalizer=spec.normalizer, mask=spec.mask, bias=spec.bias,
         )  # fmt: skip
     return change(own)
+
+
+def _weighted(weights: Tensor, value: Tensor) -> Tensor:
+    """Σ_j α_ij v_j `[*batch, T, d_v]`; a value of weight 0 adds nothing, were it NaN, as in every kernel."""
+    if bool(value.isfinite().all()):
+        return weights @ value
+    poisoned = ~value.isfinite()
+    whole = weights @ value.masked_fill(poisoned, 0)
+    reached = (weights != 0).to(weights.dtype) @ poisoned.to(weights.dtype)
+    return whole.masked_fill(reached > 0, float("nan"))
 
 
 def map_of(call: Call) -> AttentionMap:

@@ -16,6 +16,7 @@ from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, length_groups
 from regard.pipelines.result import Result
+from regard.text.tokenizer import tokens_of_words, word_of_each
 
 LENGTH = 200  # tokens of a completion by default
 SETTINGS = ("length", "stop", "beam", "n_best", "record")  # beside those of drawing
@@ -44,6 +45,12 @@ class Completion(Result):
         if not self.ids:
             raise ConfigError("an empty completion has no forward pass to look into")
         return self.completer.pass_over([*self.source_ids, *self.ids[:-1]], self.ids)
+
+    def word_tokens(self) -> list[tuple[str, list[int]]]:
+        tokenizer, ids = self.completer.tokenizer, [*self.source_ids, *self.ids]
+        text, spans = tokenizer.decode(ids), list(tokenizer.target_spans(ids))[len(self.source_ids) :]
+        owned = tokens_of_words(word_of_each(spans, text)).values()
+        return [(text[spans[own[0]][0] : spans[own[-1]][1]].strip(), own) for own in owned]
 
 
 class Completer(Pipeline[str, Completion]):

@@ -14,7 +14,7 @@ from regard.errors import ConfigError
 from regard.pipelines.reading import name_heads, reading_site
 from regard.pipelines.result import Result
 from regard.text.protocol import Span
-from regard.text.tokenizer import word_of_each
+from regard.text.tokenizer import tokens_of_words, word_of_each
 from regard.text.tokenizer import words as word_spans
 
 if TYPE_CHECKING:
@@ -161,17 +161,23 @@ class Generation(Result):
 
     def words_of(self, found: Forced) -> list[Word]:
         """The output's words, from what the model gives its tokens."""
-        spans, owners = word_spans(self.text), word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
         made: list[Word] = []
-        following: int | None = len(spans) - 1
-        for place in reversed(range(len(owners) - (self.ids[-1:] == [self.translator.tokenizer.eos]))):
-            following = owners[place] = following if owners[place] is None else owners[place]
-        for number, (first, end) in enumerate(spans):
-            own = [place for place, owner in enumerate(owners) if owner == number]
+        owned = self._tokens_of_words()
+        for number, (first, end) in enumerate(word_spans(self.text)):
+            own = owned.get(number, [])
             log_prob = sum(found.log_probs[place] for place in own)
             entropy = sum(found.entropies[place] for place in own) / max(1, len(own))
             made.append(Word(self.text[first:end], log_prob, entropy, (first, end)))
         return made
+
+    def word_tokens(self) -> list[tuple[str, list[int]]]:
+        words = self.text.split()
+        return [(words[number], own) for number, own in self._tokens_of_words().items()]
+
+    def _tokens_of_words(self) -> dict[int, list[int]]:
+        """{word: indices of its tokens}; the end token belongs to none."""
+        owners = word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
+        return tokens_of_words(owners[:-1] if self.ids[-1:] == [self.translator.tokenizer.eos] else owners)
 
     def forward_pass(self) -> ForwardPass:
         """The pass over source and translation: logits `[1, T, V]`, one position for each of its tokens."""
@@ -215,7 +221,7 @@ class Generation(Result):
             about["trace"] = [asdict(step) for step in self.trace.steps]
             about["lens"] = page.lens_of(given, "before", tokenizer)
             if site:
-                about["believe"] = page.faithfulness_of(given, site, self.source_tokens)
+                about["believe"] = page.dependence_of(given, site, self.source_tokens)
         sequences = {"source": self.source_tokens, "output": self.tokens, "before": given.tokens}
         axes = {name: page.axes_of(name) for name in maps}
         draft.add_run(label, maps, sequences, axes=axes, words={"source": source, "output": output}, **about)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regard.analysis.base import ForwardPass
-from regard.analysis.faithfulness import faithfulness
+from regard.analysis.dependence import dependence
 from regard.analysis.lens import logit_lens
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
@@ -114,9 +114,7 @@ def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
     return {site: one.select(0) for site, one in maps.items()}
 
 
-def faithfulness_of(
-    given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None
-) -> dict[str, Any]:
+def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None) -> dict[str, Any]:
     """Whether a site's map may be believed, as the page shows it.
 
     Args:
@@ -134,7 +132,7 @@ def faithfulness_of(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = faithfulness(given.module, site, output)
+        found = dependence(given.module, site, output)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
     return {
         "sentence": found.sentence, "holds": "may be believed" in found.sentence, "site": site,

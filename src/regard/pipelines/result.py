@@ -97,6 +97,14 @@ class Result:
         """
         raise ConfigError(f"a {type(self).__name__} has no single forward pass to look into")
 
+    def word_tokens(self) -> list[tuple[str, list[int]]]:
+        """The output's words and the indices of their tokens; white space belongs to the word that follows.
+
+        Raises:
+            ConfigError: the output's words are not made of its tokens.
+        """
+        raise ConfigError(f"a {type(self).__name__} has no words made of tokens")
+
     @staticmethod
     def as_alternative(one: Any) -> dict[str, Any]:
         """An alternative as it stands in the JSON of the result it belongs to."""

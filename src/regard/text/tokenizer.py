@@ -170,6 +170,21 @@ def word_of_each(spans: Sequence[Span], text: str) -> list[int | None]:
     return found
 
 
+def tokens_of_words(owners: Sequence[int | None]) -> dict[int, list[int]]:
+    """{word: indices of its tokens}, of what `word_of_each` returns.
+
+    White space belongs to the word that follows, at the end to the last.
+    """
+    following = max((owner for owner in owners if owner is not None), default=None)
+    found: dict[int, list[int]] = {}
+    for index in reversed(range(len(owners))):
+        own = owners[index]
+        following = following if own is None else own
+        if following is not None:
+            found.setdefault(following, []).insert(0, index)
+    return dict(sorted(found.items()))
+
+
 _LOSSES = {
     "bytes": "",
     "byte_bpe": "",

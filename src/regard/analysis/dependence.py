@@ -1,0 +1,155 @@
+"""Does an output depend on the attention at one site? Its change when the weights are changed, beside the weights.
+
+Attention is not explanation: weights can often be changed without changing the answer (Jain and Wallace 2019), and
+whether that matters depends on the question (Wiegreffe and Pinter 2019). Here the question is put, and the answer
+is a number and a sentence.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import ConfigError
+from regard.observation.intervene import intervene, permute, uniform
+
+Output = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """The dependence of one output on the attention at a site.
+
+    Attributes:
+        site: whose attention.
+        output: what was asked for, with the model's own weights.
+        uniform: the output when the site looks at everything equally.
+        permuted: the output when each row's weights are shuffled, for each draw.
+        attention: the weight on every key, summed over heads and queries `[S]`.
+        gradient: gradient × attention of every key, summed likewise `[S]` (Chefer et al. 2021, equation 5, without
+            the cut at 0).
+        zeroed: by how much the output falls when the key's value is taken away `[S]` (value zeroing: Mohebbi et al.
+            2023, section 3).
+    """
+
+    site: str
+    output: float
+    uniform: float
+    permuted: list[float]
+    attention: Float[Tensor, "S"]
+    gradient: Float[Tensor, "S"]
+    zeroed: Float[Tensor, "S"]
+
+    @property
+    def agreement(self) -> float:
+        """Spearman's rank correlation between the weight on a key and the drop of the output without it."""
+        return spearman(self.attention, self.zeroed)
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        change = sum(abs(other - self.output) for other in self.permuted) / len(self.permuted)
+        biggest = float(self.zeroed.abs().max()) if len(self.zeroed) else 0.0
+        verdict = (
+            "may be believed for this output" if self._holds(change, biggest) else "explains little of this output"
+        )
+        return (
+            f"Shuffling the weights at {self.site} changes the output by {change:.3g} (equal weights by "
+            f"{abs(self.uniform - self.output):.3g}), and the keys it looks at most are "
+            f"{_how_much(self.agreement)} the ones it needs (rank correlation {self.agreement:.2f}): "
+            f"this map {verdict}."
+        )
+
+    def _holds(self, change: float, biggest: float) -> bool:
+        return self.agreement >= 0.5 and change >= 0.1 * max(biggest, 1e-12)
+
+
+def dependence(model: Any, site: str, output: Output, draws: int = 8) -> Dependence:
+    """Test what one output owes to the attention at one site.
+
+    Args:
+        model: an nn.Module, or what `regard.load` returns.
+        site: one site of one forward, as in `observe`.
+        output: runs the model and gives one number, differentiable: the log-probability of a prediction, say.
+        draws: how many shuffles; they come from torch's generator.
+
+    Raises:
+        ConfigError: `output` never reaches the site, or gives more than a number.
+    """
+    own = output()
+    if own.numel() != 1:
+        raise ConfigError(f"output must give one number; got shape {list(own.shape)}")
+    kept: list[Tensor] = []
+
+    def keep(weights: Tensor) -> Tensor:
+        weights = weights.detach().requires_grad_()
+        kept.append(weights)
+        return weights
+
+    with torch.enable_grad(), intervene(model, site, keep):
+        changed = output()
+        if not kept:
+            raise ConfigError(f"output never reaches {site!r}: name a site that the model asks on the way")
+        gradients = torch.autograd.grad(changed.sum(), kept, allow_unused=True)
+    attention = sum(_by_key(weights.detach()) for weights in kept)
+    gradient = sum(
+        _by_key(weights.detach() * grad) for weights, grad in zip(kept, gradients, strict=True) if grad is not None
+    )
+    size = kept[0].shape[-1]
+    with torch.no_grad():
+        drops = [float(own) - _with(model, site, output, _without(key)) for key in range(size)]
+        zeroed = torch.tensor(drops, device=kept[0].device)
+        return Dependence(
+            site, float(own), _with(model, site, output, uniform),
+            [_with(model, site, output, permute) for _ in range(draws)],
+            torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,
+        )  # fmt: skip
+
+
+def leave_one_out(score: Callable[[Sequence[Any]], float], parts: Sequence[Any]) -> list[float]:
+    """The drop of a score without each part of the input (Li et al. 2016, "erasure").
+
+    Args:
+        score: of an input with some of its parts missing, the log-probability of the same output, say.
+        parts: of the input: its tokens or words.
+    """
+    whole = score(parts)
+    return [whole - score([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two series, ties by their mean rank; 0 where one of them is constant."""
+    x, y = (_ranks(series) - (len(series) - 1) / 2 for series in (a, b))
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm else 0.0
+
+
+def _ranks(series: Tensor) -> Tensor:
+    less = (series[:, None] > series).sum(1)
+    equal = (series[:, None] == series).sum(1)
+    return less + (equal - 1) / 2
+
+
+def _by_key(weights: Tensor) -> Tensor:
+    return weights.sum(tuple(range(weights.ndim - 1)))
+
+
+def _without(key: int) -> Callable[[Tensor], Tensor]:
+    def change(weights: Tensor) -> Tensor:
+        weights = weights.clone()
+        weights[..., key] = 0  # the same output as if the key's value were zero
+        return weights
+
+    return change
+
+
+def _with(model: Any, site: str, output: Output, change: Callable[[Tensor], Tensor]) -> float:
+    with intervene(model, site, change):
+        return float(output())
+
+
+def _how_much(agreement: float) -> str:
+    return "mostly" if agreement >= 0.7 else "partly" if agreement >= 0.3 else "not"

@@ -1,0 +1,174 @@
+"""Explanations of one prediction: what each position of the input gave to it, by every method of this package.
+
+Each is one number a position, from one generation; which of them is to be believed is measured by `faithfulness`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.analysis.alti import mixed
+from regard.analysis.base import ForwardPass
+from regard.analysis.contributions import Generated, contributions
+from regard.analysis.erasure import SOURCE, TOKENS
+from regard.analysis.flow import LONGEST, flow
+from regard.analysis.residual import Write, head_outputs, head_weights, record
+from regard.attention.maps.map import AttentionMap
+from regard.models.recurrent import Recurrent
+from regard.nn.embedding import Embedding
+from regard.observation.observe import observe
+
+STEPS = 16  # of the path of integrated gradients
+LONGEST_FLOW = LONGEST // 2  # positions; every one is a maximum flow through all layers
+
+Explanation = Float[Tensor, "S"]
+
+
+def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Explanation]:
+    """What each position of the input gave to the tokens chosen at some steps, one number each; summed over the steps.
+
+    - attention: α_ij, the mean over heads of all sites that attend to the input (cross-attention where there is any).
+    - alignment: the mean over the heads that the model's word alignment is read from, where it has one.
+    - norms: ‖Σ_h α_ij v_j W_O‖, the mean over these sites (Kobayashi et al. 2020, section 3). Transformers.
+    - contributions: Σ α_ij (v_j W_O) · u over sites and heads: see `contributions`.
+    - rollout, flow: of the maps below, by `flow` (Abnar and Zuidema 2020); of an encoder–decoder the encoder's maps,
+      then the mean cross-attention. flow up to 32 positions. Transformers.
+    - alti: of the vectors that move, through all layers (Ferrando et al. 2022). Transformers.
+    - gradient × input: x_j · ∂ log p/∂x_j, x the token's vector (Shrikumar et al. 2017).
+    - integrated gradients: x_j · ∫ ∂ log p(a x)/∂x_j da by 16 midpoints, from the vector 0 (Sundararajan et al. 2017,
+      equation 1).
+
+    Args:
+        generation: a translation or a completion of what `load` returns.
+        steps: indices of tokens in `generation.ids`.
+
+    Returns:
+        {name: `[S]`}, in float64: source positions, or the positions up to that which predicts the first of the tokens.
+    """
+    given = generation.forward_pass()
+    crossing = SOURCE in given.arguments
+    length = given.arguments[SOURCE if crossing else TOKENS].shape[1]
+    offset = 0 if crossing else length - len(given.predicted)
+    size = length if crossing else offset + min(steps) + 1
+    maps = _maps(given)
+    reading = [site for site in maps if site.endswith("cross")] or list(maps)
+    found: dict[str, Tensor] = {}
+
+    def add(name: str, row: Tensor) -> None:
+        row = row.detach().cpu().double()[:size]
+        found[name] = found.get(name, torch.zeros(size, dtype=torch.float64)) + row
+
+    for step in steps:
+        place = offset + step
+        for site in reading:
+            add("attention", _row(maps[site], place) / len(reading))
+        aligned = _aligned(generation)
+        if aligned is not None:
+            add("alignment", _row(maps[aligned[0]], place, aligned[1]))
+        if not isinstance(given.module, Recurrent):
+            for row in _norms(given, reading, place):
+                add("norms", row / len(reading))
+        parts = contributions(generation, step).parts
+        for (site, _), part in parts.items():
+            if site in reading:
+                add("contributions", part)
+        if not isinstance(given.module, Recurrent):
+            chain = _chain(maps, reading, crossing)
+            add("rollout", flow(chain, target=place))
+            add("alti", mixed(given, "decoder", place)[0])
+            if max(chain[-1].shape[-2:]) <= LONGEST_FLOW:
+                add("flow", flow(chain, "flow", target=place))
+    first, path = _gradients(given, steps)
+    add("gradient × input", first)
+    add("integrated gradients", path)
+    return found
+
+
+def _maps(given: ForwardPass) -> dict[str, AttentionMap]:
+    """{site: `[heads, T, S]`} of the whole pass."""
+    if isinstance(given.module, Recurrent) and given.module.decoder.cross.score is None:
+        return {}  # the context is a fixed vector
+    with torch.no_grad(), observe(given.module) as seen:
+        given()
+    return {site: one[0].select(0) for site, one in seen.items()}
+
+
+def _row(map: AttentionMap, place: int, heads: Sequence[int] | None = None) -> Tensor:
+    """The mean over heads of one row `[S]`."""
+    row = map.tile([place], slice(None))[..., 0, :].reshape(-1, map.shape[-1])
+    return (row if heads is None else row[list(heads)]).mean(0)
+
+
+def _aligned(generation: Any) -> tuple[str, list[int]] | None:
+    """Site and heads of the word alignment, of results that have one."""
+    shown = getattr(generation, "alignment", None) if getattr(generation, "attention", None) else None
+    return None if shown is None or not shown.site else (shown.site, shown.heads)
+
+
+def _norms(given: ForwardPass, sites: Sequence[str], place: int) -> Iterator[Tensor]:
+    streams, _ = record(given)
+    for step in streams["decoder"].steps:
+        if isinstance(step, Write) and step.attention is not None and step.name in sites:
+            weights, values = head_outputs(step, place)
+            given_on = weights[:, :, None] * (values @ head_weights(step.attention, len(weights)).to(values.dtype))
+            yield given_on.sum(0).norm(dim=-1)
+
+
+def _chain(maps: dict[str, AttentionMap], reading: Sequence[str], crossing: bool) -> list[AttentionMap]:
+    """The maps that lead from the input to the output, the lowest first."""
+    if not crossing:
+        return [maps[site] for site in reading]
+    mean = torch.stack([maps[site].mean_heads().full(force=True) for site in reading]).mean(0)
+    inside = [one for site, one in maps.items() if site.startswith("encoder.")]
+    return [*inside, AttentionMap.from_weights(mean)]
+
+
+def _gradients(given: ForwardPass, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """gradient × input and integrated gradients `[S]` of Σ log p over the steps."""
+
+    def one(share: float) -> tuple[Tensor, Tensor]:
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def scaled(vectors: Tensor) -> Tensor:
+            leaf = (vectors.detach() * share).requires_grad_()
+            kept.append((vectors.detach(), leaf))
+            return leaf
+
+        with torch.enable_grad(), _changing_inputs(given, scaled):
+            logits = given.logits()[0, -len(given.predicted) :].double().log_softmax(-1)
+            wanted = sum(logits[step, given.predicted[step]] for step in steps)
+            assert isinstance(wanted, Tensor)
+        vectors, leaf = kept[0]
+        (gradient,) = torch.autograd.grad(wanted, leaf)
+        return vectors[0], gradient[0]
+
+    vectors, gradient = one(1.0)
+    path = sum(one((n + 0.5) / STEPS)[1] for n in range(STEPS)) / STEPS
+    return (vectors * gradient).sum(-1), (vectors * path).sum(-1)
+
+
+@contextmanager
+def _changing_inputs(given: ForwardPass, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside the block, the vectors of the input's tokens are `change` of what the embedding gives; only the first time
+    that it is given these tokens."""
+    ids = given.arguments[SOURCE if SOURCE in given.arguments else TOKENS]
+    used = False
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        nonlocal used
+        if used or not torch.equal(args[0], ids):
+            return None
+        used = True
+        return change(output)
+
+    tables = [part for part in given.module.modules() if isinstance(part, Embedding)]
+    hooks = [table.register_forward_hook(hook) for table in tables]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()

@@ -1,0 +1,62 @@
+"""`regard why`: which words an output came from, through which heads, and whether to believe it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regard.cli.lines import are_many, check_targets, run_lines, targets_of
+from regard.cli.options import Beam, Device, ModelName, Texts, load
+from regard.errors import ConfigError, RegardError
+
+TASKS = ("translate", "complete")
+
+
+def why(
+    model: ModelName,
+    texts: Texts = None,
+    look: Annotated[list[Path] | None, typer.Option(help="Draw the answer to this file (.png, .svg, .pdf).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    beam: Beam = None,
+    length: Annotated[int, typer.Option(min=1, help="Tokens that a completion adds at most.")] = 40,
+    device: Device = "cpu",
+) -> None:
+    """Which words of the input each word of the output came from, through which heads, and whether to believe it."""
+    from regard.analysis.reasons import reasons
+
+    check_targets(look or [])
+    pipeline = load(model, texts, device=device)
+    if pipeline.task is None:
+        raise pipeline.refusal()
+    if pipeline.task not in TASKS:
+        raise ConfigError(
+            f"{model} is a model for `regard {pipeline.task}`: `regard why` explains translations and completions"
+        )
+    if pipeline.task == "complete":
+        settings: dict[str, Any] = {"length": length} | ({"temperature": 0} if beam is None else {"beam": beam})
+    else:
+        settings = {"beam": beam}
+    many = are_many(texts)
+
+    def work(some: list[str], _: int) -> list[Any]:
+        return [_explained(one) for one in pipeline.each(some, **settings)]
+
+    def _explained(made: Any) -> Any:
+        try:
+            return made if isinstance(made, RegardError) else reasons(made)
+        except RegardError as error:
+            return error
+
+    def show(found: Any, number: int) -> str | None:
+        for path in targets_of(look or [], "", number, many):
+            found.plot(path)
+        if as_json:
+            return json.dumps(found.as_json(), ensure_ascii=False)
+        whole = found.source + found.text if pipeline.task == "complete" else found.text
+        typer.echo(whole.replace("\n", " "))
+        for line in found.lines():
+            typer.echo(line)
+        return None
+
+    run_lines(texts, work, show)

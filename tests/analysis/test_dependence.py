@@ -1,0 +1,91 @@
+"""May I believe this map: models whose attention matters, and one whose attention does not."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.analysis.dependence import dependence, leave_one_out, spearman
+
+N, D = 6, 4
+
+
+class MaskedLM(nn.Module):
+    """Reads one number out of the values by attention; `deaf` reads the mean of them instead."""
+
+    def __init__(self, deaf: bool) -> None:
+        super().__init__()
+        self.deaf = deaf
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        found = nn.functional.scaled_dot_product_attention(query, key, value)
+        return value.mean(-2, keepdim=True) + 1e-9 * found if self.deaf else found
+
+
+def tensors() -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    query, key = torch.randn(1, 1, 1, D, generator=draw), 3 * torch.randn(1, 1, N, D, generator=draw)
+    return query, key, torch.ones(1, 1, N, 1)
+
+
+def test_by_hand() -> None:
+    query, key, value = tensors()
+    model = nn.Sequential(MaskedLM(deaf=False))
+    value = torch.arange(1.0, N + 1).view(1, 1, N, 1)
+    found = dependence(model[0], ".", lambda: model[0](query, key, value).sum())
+    weights = torch.softmax(query @ key.mT / D**0.5, -1).flatten()
+    torch.testing.assert_close(found.attention, weights)
+    torch.testing.assert_close(found.gradient, weights * value.flatten())  # d output / d α_j = v_j
+    torch.testing.assert_close(found.zeroed, weights * value.flatten())
+    assert found.output == pytest.approx(float(weights @ value.flatten()))
+    assert found.uniform == pytest.approx(float(value.mean()))
+    assert len(found.permuted) == 8
+    assert len(set(found.permuted)) > 1
+
+
+def test_a_map_that_matters_and_one_that_does_not() -> None:
+    query, key, _ = tensors()
+    value = torch.tensor([5.0, 1, 2, 3, 9, 4]).view(1, 1, N, 1)
+    answers = {}
+    for deaf in (False, True):
+        model = MaskedLM(deaf)
+        answers[deaf] = dependence(model, ".", lambda m=model: m(query, key, value).sum())
+    assert answers[False].agreement > 0.7
+    assert answers[False].sentence.endswith("this map may be believed for this output.")
+    assert "explains little of this output" in answers[True].sentence
+    assert answers[True].sentence.startswith("Shuffling the weights at . changes the output by")
+
+
+def test_on_a_translator() -> None:
+    model = regard.load("fr-en")
+    ids = torch.tensor([[*model.tokenizer.encode("le chat noir"), 2]])
+    target = torch.tensor([[1, *model("le chat noir").ids[:-1]]])
+
+    def output() -> Tensor:
+        logits = model.model(ids, target)
+        return torch.log_softmax(logits[0, -1], -1).max()
+
+    found = dependence(model, "decoder.layers.1.cross", output, draws=3)
+    assert found.attention.shape == found.gradient.shape == found.zeroed.shape == (ids.shape[1],)
+    assert "decoder.layers.1.cross" in found.sentence
+
+
+def test_refusals() -> None:
+    model = nn.ModuleDict({"a": MaskedLM(False), "b": MaskedLM(False)})
+    with pytest.raises(regard.ConfigError, match="output never reaches 'b'"):
+        dependence(model, "b", lambda: model["a"](*tensors()).sum())
+    with pytest.raises(regard.ConfigError, match=r"output must give one number; got shape \[2\]"):
+        dependence(model, "a", lambda: torch.zeros(2))
+
+
+def test_leave_one_out() -> None:
+    assert leave_one_out(lambda parts: float(sum(parts)), [3, 1, 2]) == [3, 1, 2]
+
+
+def test_spearman() -> None:
+    rising = torch.tensor([0.1, 0.5, 0.9, 4.0])
+    assert spearman(rising, rising**3) == pytest.approx(1)
+    assert spearman(rising, -rising) == pytest.approx(-1)
+    assert spearman(rising, torch.ones(4)) == 0
+    # ranks 0, 1.5, 1.5, 3 against 0, 1, 2, 3
+    assert spearman(torch.tensor([1.0, 2, 2, 3]), rising) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
