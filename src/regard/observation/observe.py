@@ -80,6 +80,12 @@ class Observation(Mapping[str, list[AttentionMap]]):
         lines = [f"{site}: {len(maps)} of {list(maps[0].shape)}" for site, maps in self._maps.items()]
         return "\n".join(["Observation", *(f"  {line}" for line in lines)])
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sites, and of the first ones a small picture of each head."""
+        from regard.figures.thumbnails import sites_table
+
+        return sites_table(self._maps, f"{type(self._tracker.model).__name__}: {len(self._maps)} sites")
+
     def along(self, beam_indices: Tensor | None = None) -> dict[str, AttentionMap]:
         """The steps of transformers' `generate` joined: one map per site `[sequences, heads, T, S]`, detached.
 
@@ -191,6 +197,8 @@ class Observation(Mapping[str, list[AttentionMap]]):
                 self._add(whole, [found], None)
 
     def _add(self, site: str, maps: list[AttentionMap], forward: "Forward | None") -> None:
+        for one in maps:
+            one.site = site
         with self._lock:
             self._maps.setdefault(site, []).extend(maps)
             self._forwards.setdefault(site, []).extend([forward] * len(maps))
