@@ -66,4 +66,4 @@ docs: .venv/made-dev
 	    || { find docs/_build -name "*.err.log" -exec tail -n 40 {} +; exit 1; }
 
 clean:
-	rm -rf .venv docs/_build docs/jupyter_execute docs/.jupyter_cache demo
+	rm -rf .venv docs/_build docs/gallery docs/jupyter_execute docs/.jupyter_cache demo

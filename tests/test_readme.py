@@ -141,6 +141,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     ("page", "count", "files"),
     [
         ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
+        ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
         ("docs/findings.md", 4, {"lens.png", "parts.png", "why.png"}),
         ("docs/own_score.md", 3, set()),
         ("docs/approximate.md", 3, set()),

@@ -109,7 +109,7 @@ def test_sixty_words(tmp_path):
         check_opens(tmp_path / f"x{ending}")
     words = words_of(tmp_path / "x.svg")
     assert all(words.count(name) == 2 for name in names)
-    assert len([word for word in words if re.fullmatch(r"\.\d+", word)]) < 4  # in the legend; in cells too small to read
+    assert len([word for word in words if re.fullmatch(r"\.\d+", word)]) < 4  # the legend's
     with Image.open(tmp_path / "x.png") as image:
         assert max(image.size) < 6000
 
