@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from regard.config import apply, parse_setting, read_toml, to_toml, validate
+from regard.config import CONFIG_FOLDER, apply, config_names, find_config, parse_setting, read_toml, to_toml, validate
 from regard.errors import ConfigError
 from regard.tasks.config import ExperimentConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+CONFIGS = sorted(CONFIG_FOLDER.glob("*.toml"))
 MODELS = {
     "recurrent": {"kind": "recurrent", "width": 16, "score": "general", "dropout": 0.25},
     "transformer": {"kind": "transformer", "width": 16, "heads": 2, "key_heads": 1, "tied": False},
