@@ -70,8 +70,7 @@ def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, An
     runs = ([run.parent / Path(settings.start).name] if settings.start else []) + [run]  # they stand beside each other
     legs = [[e for e in Journal(one / "journal.jsonl").entries() if e["event"] == "evaluation"] for one in runs]
     commands = ", then ".join(
-        f"`regard train {one.name}` ({leg[-1]['step']:,} updates)"
-        for one, leg in zip(runs, legs, strict=True)
+        f"`regard train {one.name}` ({leg[-1]['step']:,} updates)" for one, leg in zip(runs, legs, strict=True)
     )
     return commands, sum(leg[-1]["seconds"] for leg in legs) / 60, [e for leg in legs for e in leg]
 

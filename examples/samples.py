@@ -15,7 +15,7 @@ import soundfile
 from PIL import Image, ImageDraw
 
 FOLDER = Path(__file__).parents[1] / "src" / "regard" / "samples"
-COUNT, HELD_OUT = 4000, 200
+COUNT, HELD_OUT = 4000, 50
 Noun = tuple[str, str, str, str]  # French, gender, English, English plural
 NOUNS: tuple[Noun, ...] = (
     ("chat", "m", "cat", "cats"), ("chien", "m", "dog", "dogs"), ("oiseau", "m", "bird", "birds"),
@@ -30,7 +30,8 @@ ADJECTIVES = (  # masculine, feminine, English; all of them follow the noun
     ("intelligent", "intelligente", "clever"), ("calme", "calme", "quiet"), ("curieux", "curieuse", "curious"),
 )  # fmt: skip
 PLACES = (
-    ("sur la table", "on the table"), ("dans le jardin", "in the garden"), ("devant la maison", "in front of the house"),
+    ("sur la table", "on the table"), ("dans le jardin", "in the garden"),
+    ("devant la maison", "in front of the house"),
     ("sous l'arbre", "under the tree"), ("près de la gare", "near the station"), ("dans la cuisine", "in the kitchen"),
     ("derrière la porte", "behind the door"), ("au bord de la mer", "by the sea"),
 )  # fmt: skip
@@ -39,7 +40,8 @@ TIMES = (
     ("aujourd'hui", "today"),
 )  # fmt: skip
 VERBS = (  # singular, plural, English third person, English base
-    ("dort", "dorment", "sleeps", "sleep"), ("mange", "mangent", "eats", "eat"), ("chante", "chantent", "sings", "sing"),
+    ("dort", "dorment", "sleeps", "sleep"), ("mange", "mangent", "eats", "eat"),
+    ("chante", "chantent", "sings", "sing"),
     ("attend", "attendent", "waits", "wait"), ("joue", "jouent", "plays", "play"), ("court", "courent", "runs", "run"),
     ("travaille", "travaillent", "works", "work"), ("arrive", "arrivent", "arrives", "arrive"),
 )  # fmt: skip

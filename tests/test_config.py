@@ -34,6 +34,21 @@ def test_reads_toml(tmp_path):
     assert read_toml(tmp_path / "x.toml") == {"a": 1, "b": {"c": ["é", 2.5]}}
 
 
+def test_a_config_is_a_file_or_the_name_of_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {"first", "fr-en", "shapes"} <= set(config_names())
+    assert find_config("first") == CONFIG_FOLDER / "first.toml"
+    (tmp_path / "first").write_text("")
+    assert find_config("first") == Path("first")
+    with pytest.raises(
+        ConfigError, match=r"frist: no such config file, and no shipped .*`regard configs` lists 'first'"
+    ):
+        find_config("frist")
+    for name in ("first.toml", "there/first"):
+        with pytest.raises(ConfigError, match=rf"^{name}: no such config file$"):
+            find_config(name)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml: no such config file"):
         read_toml(tmp_path / "none.toml")

@@ -13,7 +13,6 @@ import soundfile
 import torch
 from PIL import Image
 
-from conftest import made_pairs
 from made import made_glyphs, made_sounds, tone
 from regard import attend, cli, experiment
 
@@ -29,6 +28,7 @@ SCENES = [
 ]
 MORE = {
     "shakespeare": ["texts.dev_share=0.1"], "english": ["texts.dev_share=0.1"],
+    "first --set 'data.train": ["data.dev_share=0.1"], "first": ["data.dev_share=0.003"],
     "emoji": [*SCENES, "training.batch_tokens=600"],
     "moving": [*SCENES, "training.batch_tokens=2000", "scenes.first=7"],
     "an4": ["files.files=sounds", "files.dev_share=0.3", "training.batch_tokens=600"],
@@ -67,9 +67,6 @@ def few_of(command: str) -> list[str]:
 def place(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the README speaks of."""
     folder = tmp_path_factory.mktemp("readme")
-    pairs = made_pairs()
-    for name, side in ("my.fr", 0), ("my.en", 1):
-        (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs), "utf-8")
     made_glyphs(folder / "glyphs")
     made_sounds(folder / "sounds")
     bring(folder)
@@ -125,7 +122,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     monkeypatch.chdir(place)
     read = experiment.read_config
-    few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.1}
+    few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.003}
     monkeypatch.setattr(experiment, "read_config", lambda config, overrides: read(config, {**(overrides or {}), **few}))
     assert len(blocks("python")) == 4
     for block in blocks("python"):

@@ -9,6 +9,7 @@ import typer
 from regard.cli.lines import complain
 from regard.errors import ConfigError
 
+
 def samples(
     folder: Annotated[Path, typer.Argument(help="Where they go.")] = Path("samples"),
 ) -> None:

@@ -22,7 +22,7 @@ LETTERS = 32  # of a name, at most
 
 
 @dataclass(frozen=True)
-class Names:
+class AxisNames:
     """The names along one side of a panel.
 
     Attributes:
@@ -47,7 +47,7 @@ class Names:
         return [visible(one) for one in self.texts]
 
 
-def row_names(names: Sequence[str], count: int, pitch: float, cell: int = 1) -> Names:
+def row_names(names: Sequence[str], count: int, pitch: float, cell: int = 1) -> AxisNames:
     """Names of rows: each where there is room, else positions at round numbers.
 
     Args:
@@ -59,12 +59,14 @@ def row_names(names: Sequence[str], count: int, pitch: float, cell: int = 1) -> 
     if names and pitch >= NAMED:
         texts = [cut(one, LETTERS + 8) for one in names]
         points = min(NAME, max(6.0, 0.78 * 72 * pitch))
-        return Names([float(n) for n in range(count)], texts, points, 0, max(wide(one, points) for one in texts) + 0.08)
+        return AxisNames(
+            [float(n) for n in range(count)], texts, points, 0, max(wide(one, points) for one in texts) + 0.08
+        )
     positions, texts = _some_positions(names, count, cell, ceil(0.3 / pitch * cell))
-    return Names(positions, texts, 8.0, 0, max(wide(one, 8.0) for one in texts) + 0.08)
+    return AxisNames(positions, texts, 8.0, 0, max(wide(one, 8.0) for one in texts) + 0.08)
 
 
-def column_names(names: Sequence[str], count: int, pitch: float, cell: int = 1) -> Names:
+def column_names(names: Sequence[str], count: int, pitch: float, cell: int = 1) -> AxisNames:
     """Names of columns: beside each other where they do not meet, else turned; positions where there is no room."""
     if names and pitch >= NAMED:
         texts = [cut(one, LETTERS) for one in names]
@@ -77,10 +79,10 @@ def column_names(names: Sequence[str], count: int, pitch: float, cell: int = 1) 
             room = max(widths) * (1.0 if turn == 90 else 0.71) + 0.16
             last = (width * 0.71 - (count - n - 1) * pitch for n, width in enumerate(widths))
             beyond = max(0.0, *last) if turn == 45 else 0.0
-        return Names([float(n) for n in range(count)], texts, points, turn, room, beyond)
+        return AxisNames([float(n) for n in range(count)], texts, points, turn, room, beyond)
     widest = wide(names[-1] if names else f"{count * cell:,}", 8.0) + 0.15
     positions, texts = _some_positions(names, count, cell, ceil(widest / pitch * cell))
-    return Names(positions, texts, 8.0, 0, 0.2, wide(texts[-1], 8.0) / 2)
+    return AxisNames(positions, texts, 8.0, 0, 0.2, wide(texts[-1], 8.0) / 2)
 
 
 def _some_positions(names: Sequence[str], count: int, cell: int, least: int) -> tuple[list[float], list[str]]:
@@ -231,13 +233,13 @@ def dress(axes: "Axes", theme: Theme) -> None:
         edge.set(color=theme.line, linewidth=0.8)
 
 
-def name_rows(axes: "Axes", names: Names) -> None:
+def name_rows(axes: "Axes", names: AxisNames) -> None:
     """Names left of a panel's rows."""
     axes.set_yticks(names.positions, names.drawn)
     axes.tick_params(axis="y", labelsize=names.points, pad=4)
 
 
-def name_columns(axes: "Axes", names: Names) -> None:
+def name_columns(axes: "Axes", names: AxisNames) -> None:
     """Names above a panel's columns."""
     how: dict[str, Any] = {"ha": "center" if names.turn == 0 else "left", "rotation_mode": "anchor"}
     if names.turn == 90:

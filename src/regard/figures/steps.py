@@ -9,7 +9,7 @@ import torch
 from regard.figures.files import finished
 from regard.figures.heatmap import SIDES, draw_heatmaps
 from regard.figures.sheet import (
-    Names,
+    AxisNames,
     Sheet,
     add_axes,
     column_names,
@@ -53,7 +53,7 @@ def draw_trace(trace: "Trace", path: str | Path | None = None, theme: str = "lig
     step = max([0.56, *(wide(name, 9.0) + 0.08 for name in columns)])
     step = min(step, 0.9)
     down_names = row_names(names, len(names), PITCH)
-    across_names = column_names(columns, len(columns), step) if columns else Names([], [], room=0.2)
+    across_names = column_names(columns, len(columns), step) if columns else AxisNames([], [], room=0.2)
     corner = corner_room(*SIDES)
     matrix = step * max(1, len(columns))
     made = sheet(

@@ -12,7 +12,7 @@ from regard.figures.files import finished
 from regard.figures.heatmap import draw_heatmaps
 from regard.figures.sheet import (
     NAMED,
-    Names,
+    AxisNames,
     Sheet,
     add_axes,
     column_names,
@@ -180,8 +180,8 @@ def draw_parts(
     full = bool(rows) and bool(columns)
     high, across = max(len(rows), len(rest), 3), max(1, len(columns))
     step = max(0.34, min(0.6, 8.0 / across))
-    down_names = row_names(rows, len(rows), PITCH) if full else Names([], [])
-    across_names = column_names(columns, len(columns), step) if full else Names([], [])
+    down_names = row_names(rows, len(rows), PITCH) if full else AxisNames([], [])
+    across_names = column_names(columns, len(columns), step) if full else AxisNames([], [])
     corner, beside = corner_room(*sides), max([0.0, *(wide(name, 8.5) for name in rest)]) + 0.5
     bars = beside + 2.6 if rest else 0.0
     made = sheet(
