@@ -17,7 +17,7 @@ from torch import Tensor
 import regard
 from regard.figures.files import finished
 from regard.figures.heatmap import heatmap
-from regard.figures.overlay import draw_film, draw_sound, draw_strip
+from regard.figures.overlay import draw_film
 from regard.figures.tables import draw_tables
 
 THEMES = "light", "dark"
@@ -140,18 +140,7 @@ def pooled(theme: str) -> Any:
     return long_map().plot(title="4,096 positions, causal, with ALiBi", theme=theme)
 
 
-def scene() -> Image.Image:
-    """A picture of our own drawing: a sun, a tree and a house."""
-    picture = Image.new("RGB", (256, 256), "#cfe8f7")
-    pen = ImageDraw.Draw(picture)
-    pen.rectangle((0, 176, 256, 256), fill="#8fbf6a")
-    pen.ellipse((176, 20, 232, 76), fill="#f6c945")
-    pen.rectangle((100, 110, 190, 190), fill="#d9775f")
-    pen.polygon([(90, 112), (145, 66), (200, 112)], fill="#7a4a3a")
-    pen.rectangle((134, 150, 158, 190), fill="#5b3a2e")
-    pen.rectangle((40, 130, 52, 196), fill="#6b4a33")
-    pen.ellipse((14, 70, 80, 140), fill="#4e8a4b")
-    return picture
+SAMPLES = Path(regard.__file__).parent / "samples"
 
 
 def blob(side: int, row: float, column: float, size: float) -> Tensor:
@@ -163,11 +152,7 @@ def blob(side: int, row: float, column: float, size: float) -> Tensor:
 
 def strip(theme: str) -> Any:
     """A caption over a picture."""
-    places = [("a", 0.5, 0.5, 0.6), ("house", 0.58, 0.57, 0.12), ("under", 0.4, 0.7, 0.25), ("the", 0.5, 0.5, 0.6),
-              ("sun", 0.18, 0.8, 0.08)]  # fmt: skip
-    weights = torch.stack([blob(12, *place) for _, *place in places])
-    return draw_strip(scene(), [word for word, *_ in places], weights, title="scene.png → a house under the sun",
-                      note="made by hand: one grid of 12 × 12 cells a word", theme=theme)  # fmt: skip
+    return load("emoji")(str(SAMPLES / "picture.png")).plot(theme=theme)
 
 
 def film(theme: str) -> Any:
@@ -186,17 +171,7 @@ def film(theme: str) -> Any:
 
 def sound(theme: str) -> Any:
     """Speech: a wave, a spectrogram, and words."""
-    torch.manual_seed(0)
-    time = torch.arange(32_000) / 16_000
-    loud = sum(torch.exp(-(((time - at) / 0.12) ** 2)) for at in (0.35, 0.9, 1.5))
-    wave = loud * torch.sin(2 * torch.pi * 180 * time) * 0.5
-    spectrum = torch.stft(wave + 0.003 * torch.randn(32_000), 400, 160, window=torch.hann_window(400),
-                          return_complex=True).abs()[:64]  # fmt: skip
-    moments = torch.arange(50) * 4.0
-    weights = torch.stack([(-(((moments / 100 - at) / width) ** 2)).softmax(-1) for at, width in
-                           ((0.35, 0.12), (0.9, 0.2), (1.5, 0.1))])  # fmt: skip
-    return draw_sound(wave, spectrum.log(), ["yes", "no", "go"], weights, moments, title="recording.wav → yes no go",
-                      note="made by hand", theme=theme)  # fmt: skip
+    return load("spelling")(str(SAMPLES / "recording.flac")).plot(theme=theme)
 
 
 def lens(theme: str) -> Any:

@@ -11,7 +11,7 @@ from drawn import check_opens
 
 DOCS = Path(__file__).parents[1] / "docs"
 GALLERY: dict[str, Any] = run_path(str(DOCS / "gallery.py"))
-FAST = ["alignment-long", "batch", "cjk", "film", "long-words", "right-to-left", "sound", "strip", "trace"]
+FAST = ["alignment-long", "batch", "cjk", "film", "long-words", "right-to-left"]
 
 
 def test_the_page_shows_every_figure_in_both_themes() -> None:
