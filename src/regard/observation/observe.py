@@ -38,6 +38,17 @@ class UnseenSite(ChoiceError, KeyError):
     __str__ = Exception.__str__  # a KeyError would quote the sentence
 
 
+class MapList(list[AttentionMap]):
+    """The maps of a site, one for each forward of the observed module."""
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(AttentionMap, name):
+            raise AttributeError(
+                f"seen[site] is a list of {len(self)} maps, one a forward: ask one, seen[site][0].{name}"
+            )
+        raise AttributeError(f"a list of maps has no attribute {name!r}")
+
+
 class Observation(Mapping[str, list[AttentionMap]]):
     """What was recorded: site -> maps, sites in the order of their first call; readable after the block, detached.
 
@@ -50,7 +61,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         self._sites = None if sites is None else known_sites(sites, self._tracker.paths)
         self._modules = {path: module for module, paths in self._tracker.paths.items() for path in paths}
         self._shelf = Shelf(budget)
-        self._maps: dict[str, list[AttentionMap]] = {}
+        self._maps: dict[str, MapList] = {}
         self._forwards: dict[str, list[Forward | None]] = {}  # of which forward each map is
         self._caches: dict[tuple[nn.Module, Forward | None], int] = {}  # the cache that a site was given in a forward
         self._numbers: MutableMapping[Any, int] = WeakKeyDictionary()  # a number for every cache
@@ -200,7 +211,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         for one in maps:
             one.site = site
         with self._lock:
-            self._maps.setdefault(site, []).extend(maps)
+            self._maps.setdefault(site, MapList()).extend(maps)
             self._forwards.setdefault(site, []).extend([forward] * len(maps))
 
     def _started(self, module: nn.Module) -> None:
