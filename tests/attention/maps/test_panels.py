@@ -6,6 +6,7 @@ import torch
 import regard
 from drawn import check_opens, panels_of, words_of
 from regard.attention.maps.map import AttentionMap
+from regard.figures import heatmap
 
 ROWS, COLUMNS = ["the", "black", "cat"], ["le", "chat", "noir", "."]
 
@@ -53,10 +54,14 @@ def test_panels_are_named_by_what_their_axis_is():
     assert names_of(AttentionMap.from_weights(torch.rand(2, 3, 3)).plot()) == ["[0]", "[1]"]  # a batch, or heads
 
 
-def test_panels_that_are_left_out_are_counted(tmp_path):
-    figure = AttentionMap.from_weights(torch.rand(35, 2, 2, 2)).plot(tmp_path / "x.svg")
-    assert len(panels_of(figure)) == 64
-    assert "the first 64 of 70 panels" in " ".join(words_of(tmp_path / "x.svg"))
+def test_panels_that_are_left_out_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmap, "PANELS", 4)
+    weights = torch.rand(3, 2, 2, 2)
+    figure = AttentionMap.from_weights(weights).plot(tmp_path / "x.svg")
+    assert names_of(figure)[-1] == "sequence 1 · head 1"
+    assert len(panels_of(figure)) == 4
+    assert "the first 4 of 6 panels" in " ".join(words_of(tmp_path / "x.svg"))
+    torch.testing.assert_close(torch.tensor(panels_of(figure)[3].images[0].get_array().tolist()), weights[1, 1])
 
 
 def test_large_maps_are_the_largest_weights_of_cells():
