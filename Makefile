@@ -78,4 +78,4 @@ page-check: frontend/node_modules
 	mkdir -p build && cd frontend && node build.mjs ../build && cmp ../build/look.mjs ../src/regard/figures/look.mjs
 
 clean:
-	rm -rf .venv docs/_build docs/jupyter_execute docs/.jupyter_cache demo
+	rm -rf .venv docs/_build docs/gallery docs/jupyter_execute docs/.jupyter_cache demo

@@ -32,7 +32,7 @@ Silver = list[tuple[set[Link], set[Link]]]
 
 def parts(name: str) -> tuple[Pairs, Pairs]:
     """Training pairs, and 1,000 development pairs, evenly spaced."""
-    train, dev, _ = read_data(read_config(HERE.parent / "configs" / f"{name}.toml"))
+    train, dev, _ = read_data(read_config(name))
     return train, dev.sample(SENTENCES)
 
 

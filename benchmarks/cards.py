@@ -70,8 +70,7 @@ def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, An
     runs = ([run.parent / Path(settings.start).name] if settings.start else []) + [run]  # they stand beside each other
     legs = [[e for e in Journal(one / "journal.jsonl").entries() if e["event"] == "evaluation"] for one in runs]
     commands = ", then ".join(
-        f"`regard train configs/{one.name}.toml` ({leg[-1]['step']:,} updates)"
-        for one, leg in zip(runs, legs, strict=True)
+        f"`regard train {one.name}` ({leg[-1]['step']:,} updates)" for one, leg in zip(runs, legs, strict=True)
     )
     return commands, sum(leg[-1]["seconds"] for leg in legs) / 60, [e for leg in legs for e in leg]
 
@@ -101,7 +100,7 @@ def text_card(name: str, settings: Any, run: Path) -> str:
 
 **Data.** {data}. {sum(map(len, texts.train)):,} characters for training.
 
-**Training.** `regard train configs/{name}.toml` ({entries[-1]["step"]:,} updates), {entries[-1]["seconds"] / 60:.0f}
+**Training.** `regard train {name}` ({entries[-1]["step"]:,} updates), {entries[-1]["seconds"] / 60:.0f}
 minutes wall clock on one thread of a two-core machine ({platform.processor() or platform.machine()},
 torch {torch.__version__}) that did other work at the same time.
 

@@ -1,4 +1,4 @@
-"""Emoji in another style, for configs/emoji-styles.toml and `senses.py style`: an Iconify package as .png files.
+"""Emoji in another style, for the config emoji-styles and `senses.py style`: an Iconify package as .png files.
 
     npm pack @iconify-json/openmoji && mkdir openmoji && tar xzf iconify-json-openmoji-*.tgz -C openmoji
     python benchmarks/emoji_styles.py openmoji/package styles/openmoji

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--terms", type=int, default=1000)
     given = parser.parse_args()
     model = regard.load(given.model)
-    dev = read_data(read_config(ROOT / "configs" / f"{given.model}.toml"))[1]
+    dev = read_data(read_config(given.model))[1]
     half = len(dev) // 2
     known, pairs = dev.at(list(range(half))), dev.at(list(range(half, min(len(dev), half + given.sentences))))
     terms = terms_of(model, known, given.terms)

@@ -1,9 +1,9 @@
 """What attention adds: runs that differ in nothing else, on their development pairs, as a Markdown table.
 
-    regard train configs/fr-en-rnn.toml --run runs/none --set model.score=none --set training.guided_alignment=0
-    regard train configs/fr-en-rnn.toml --run runs/luong --set model.score=dot --set model.asks=new \\
+    regard train fr-en-rnn --run runs/none --set model.score=none --set training.guided_alignment=0
+    regard train fr-en-rnn --run runs/luong --set model.score=dot --set model.asks=new \\
         --set model.feed=previous
-    regard train configs/fr-en-rnn.toml --run runs/bahdanau
+    regard train fr-en-rnn --run runs/bahdanau
     python benchmarks/ladder.py runs/none runs/luong runs/bahdanau
 
 Beam 4, full precision; also sentences of up to 6, 7 to 12, and more source words, where a fixed vector must hold

@@ -4,7 +4,7 @@ python benchmarks/senses.py train RUNS [LADDER …]     trains every rung into R
 python benchmarks/senses.py RUNS [LADDER …]           measures what is there and prints Markdown
 python benchmarks/senses.py style FOLDER [MODEL]      the shipped emoji, or a run, on drawings in another style
 
-A rung is a config of configs/ and what differs from it; REGARD_DATA must be set for flickr, daquar, fsdd and an4.
+A rung is a shipped config and what differs from it; REGARD_DATA must be set for flickr, daquar, fsdd and an4.
 """
 
 import json
@@ -122,7 +122,7 @@ def train(runs: Path, ladders: list[str]) -> None:
             where = folder(runs, ladder, rung)
             if not (where / "bundle.json").exists():
                 resume = (where / "last.safetensors").exists()
-                regard.train(f"configs/{name}.toml", overrides, run=where, resume=resume)
+                regard.train(name, overrides, run=where, resume=resume)
             print(where, flush=True)
 
 
@@ -291,7 +291,7 @@ def main() -> None:
     """Train, or print tables."""
     arguments = sys.argv[1:]
     if arguments[0] == "style":
-        settings = read_config("configs/emoji.toml", {"scenes.pictures": arguments[1]})
+        settings = read_config("emoji", {"scenes.pictures": arguments[1]})
         for key, value in measure_scenes(regard.load((arguments[2:] or ["emoji"])[0]), settings).items():
             print(f"{key}: {value:.2f}")
         return

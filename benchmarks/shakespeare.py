@@ -4,7 +4,7 @@ python benchmarks/shakespeare.py        (about seven minutes on two idle cores; 
 
 nanoGPT's setting (its README, "I only have a macbook"): 4 layers, width 128, 4 heads, windows of 64, 12 of them a
 step, 2,000 steps, AdamW 1e-3 falling to 1e-4, no dropout; it reports 1.88. It is written here in plain torch, with
-torch's own fused attention. Ours is configs/shakespeare.toml with a smaller model; its number of steps is what fits
+torch's own fused attention. Ours is the config shakespeare with a smaller model; its number of steps is what fits
 into the seconds that the other took. Both see the first nine tenths of the text; the loss is that of the whole last
 tenth, in nats a character, in windows of the length each was trained with.
 """
@@ -94,7 +94,7 @@ def plain(train: Tensor, dev: Tensor, vocabulary: int) -> tuple[float, float]:
 
 def ours(seconds: float) -> dict[str, Any]:
     """Our last evaluation after as many steps as fit into the seconds."""
-    config = Path(__file__).parent.parent / "configs" / "shakespeare.toml"
+    config = "shakespeare"
     with tempfile.TemporaryDirectory() as folder:
         speeds: list[float] = []
         trial = OURS | {"training.max_steps": 30, "training.evaluate_every": 30, "texts.dev_share": 0.001}

@@ -7,6 +7,8 @@ from pathlib import Path
 from regard import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))
+from gallery import draw_all
+
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a kernel's debugger speaks of what no page uses
 
 project = "regard"
@@ -29,3 +31,8 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # what libraries say there depends on the machine
 nb_number_source_lines = False
+
+
+def setup(app):  # type: ignore[no-untyped-def]
+    """Draw the gallery before the pages are read."""
+    app.connect("builder-inited", lambda _: draw_all(Path(__file__).parent / "gallery"))

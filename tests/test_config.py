@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from regard.config import apply, parse_setting, read_toml, to_toml, validate
+from regard.config import CONFIG_FOLDER, apply, config_names, find_config, parse_setting, read_toml, to_toml, validate
 from regard.errors import ConfigError
 from regard.tasks.config import ExperimentConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+CONFIGS = sorted(CONFIG_FOLDER.glob("*.toml"))
 MODELS = {
     "recurrent": {"kind": "recurrent", "width": 16, "score": "general", "dropout": 0.25},
     "transformer": {"kind": "transformer", "width": 16, "heads": 2, "key_heads": 1, "tied": False},
@@ -32,6 +32,21 @@ def check(config):
 def test_reads_toml(tmp_path):
     (tmp_path / "x.toml").write_text('a = 1\n[b]\nc = ["é", 2.5]\n', "utf-8")
     assert read_toml(tmp_path / "x.toml") == {"a": 1, "b": {"c": ["é", 2.5]}}
+
+
+def test_a_config_is_a_file_or_the_name_of_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {"first", "fr-en", "shapes"} <= set(config_names())
+    assert find_config("first") == CONFIG_FOLDER / "first.toml"
+    (tmp_path / "first").write_text("")
+    assert find_config("first") == Path("first")
+    with pytest.raises(
+        ConfigError, match=r"frist: no such config file, and no shipped .*`regard configs` lists 'first'"
+    ):
+        find_config("frist")
+    for name in ("first.toml", "there/first"):
+        with pytest.raises(ConfigError, match=rf"^{name}: no such config file$"):
+            find_config(name)
 
 
 def test_a_missing_file(tmp_path):

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 
 pytest.importorskip("transformers")
 from made import made_glyphs
@@ -85,3 +86,21 @@ def test_emoji_styles_draws_an_iconify_package(tmp_path: Path) -> None:
     (cat,) = glyphs.pictures[glyphs.names.index("cat")]
     assert cat.size == (136, 136)
     assert cat.getpixel((68, 68)) == (255, 0, 0, 255)
+
+
+def test_the_shipped_samples_are_what_their_script_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = example("samples")
+    monkeypatch.setattr(made.shutil, "which", lambda _: None)  # the recording needs a synthesiser
+    made.make(tmp_path)
+    for path in tmp_path.iterdir():
+        shipped = made.FOLDER / path.name
+        if path.suffix == ".png":
+            with Image.open(path) as drawn, Image.open(shipped) as before:
+                assert drawn.size == before.size
+                assert ImageChops.difference(drawn, before).convert("L").getextrema()[1] < 40
+        else:
+            assert path.read_bytes() == shipped.read_bytes(), path.name
+    train = {line.split("\t")[0] for line in (made.FOLDER / "pairs.fr-en.tsv").read_text("utf-8").splitlines()}
+    held_out = (made.FOLDER / "source.txt").read_text("utf-8").splitlines()
+    assert len(train) == 4000
+    assert not train & set(held_out)

@@ -13,7 +13,6 @@ import soundfile
 import torch
 from PIL import Image
 
-from conftest import made_pairs
 from made import made_glyphs, made_sounds, tone
 from regard import attend, cli, experiment
 
@@ -29,6 +28,7 @@ SCENES = [
 ]
 MORE = {
     "shakespeare": ["texts.dev_share=0.1"], "english": ["texts.dev_share=0.1"],
+    "first --set 'data.train": ["data.dev_share=0.1"], "first": ["data.dev_share=0.003"],
     "emoji": [*SCENES, "training.batch_tokens=600"],
     "moving": [*SCENES, "training.batch_tokens=2000", "scenes.first=7"],
     "an4": ["files.files=sounds", "files.dev_share=0.3", "training.batch_tokens=600"],
@@ -59,7 +59,7 @@ def commands(page: str = "README.md") -> list[tuple[str, str]]:
 
 def few_of(command: str) -> list[str]:
     """Settings that let a command's training end after two updates on made data."""
-    more = next((more for name, more in MORE.items() if f"configs/{name}." in command), ["data.dev_share=0.1"])
+    more = next((more for name, more in MORE.items() if f"regard train {name}" in command), ["data.dev_share=0.1"])
     return [*FEW, *(part for setting in more for part in ("--set", setting))]
 
 
@@ -67,13 +67,6 @@ def few_of(command: str) -> list[str]:
 def place(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the README speaks of."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    pairs = made_pairs()
-    for name, side, count in (
-        ("sentences.txt", 0, 5), ("source.txt", 0, 5), ("reference.txt", 1, 5), ("my.fr", 0, None), ("my.en", 1, None)
-    ):  # fmt: skip
-        (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs[:count]), "utf-8")
-    (folder / "terms.tsv").write_text("chat\tkitten\nchien\tpuppy\n", "utf-8")
     made_glyphs(folder / "glyphs")
     made_sounds(folder / "sounds")
     bring(folder)
@@ -98,7 +91,7 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
         if "<" in words:
             whole = command.replace("regard", f"{shlex.quote(sys.executable)} -m regard", 1)
             subprocess.run(whole, shell=True, check=True, cwd=place)
-            assert (place / "translations.txt").read_text("utf-8").count("\n") == 5
+            assert (place / "translations.txt").read_text("utf-8").count("\n") == 4
             continue
         arguments = [*words[1:], *(few_of(command) if words[1] == "train" else [])]
         code = cli.run(arguments)
@@ -129,7 +122,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     monkeypatch.chdir(place)
     read = experiment.read_config
-    few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.1}
+    few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.003}
     monkeypatch.setattr(experiment, "read_config", lambda config, overrides: read(config, {**(overrides or {}), **few}))
     assert len(blocks("python")) == 4
     for block in blocks("python"):
@@ -141,6 +134,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
     ("page", "count", "files"),
     [
         ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
+        ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
         ("docs/findings.md", 4, {"lens.png", "parts.png", "why.png"}),
         ("docs/explorer.md", 1, {"page.html"}),
         ("docs/own_score.md", 3, set()),

@@ -21,11 +21,11 @@ def test_all_are_there_with_a_card() -> None:
     assert shipped() == sorted([*NAMES, *TEXTS, *SENSES])
     for name, config in SENSES.items():
         card = (SHIPPED / name / "README.md").read_text("utf-8")
-        for word in ("exact", "updates", "wall clock", f"configs/{config}.toml"):
+        for word in ("exact", "updates", "wall clock", f"train {config}`"):
             assert word in card, f"{name}: {word}"
     for name in TEXTS:
         card = (SHIPPED / name / "README.md").read_text("utf-8")
-        for word in ("development loss", "updates", "wall clock", f"configs/{name}.toml"):
+        for word in ("development loss", "updates", "wall clock", f"train {name}`"):
             assert word in card, f"{name}: {word}"
     for name in NAMES:
         card = (SHIPPED / name / "README.md").read_text("utf-8")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from regard.errors import ConfigError, nearest
 
 T = TypeVar("T", bound=BaseModel)
+CONFIG_FOLDER = Path(__file__).parent / "configs"  # the shipped ones
 
 # settings and sections of format 1 with their current names, in the order in which they are replaced: a setting of a
 # renamed section stands here under the section's current name
@@ -31,6 +32,30 @@ RENAMED = {
     "training.join": "training.concat_pairs",
 }
 SIMILAR = 0.8  # of two spellings, for a suggestion from another section
+
+
+def config_names() -> list[str]:
+    """The names of the shipped configs."""
+    return sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
+
+
+def find_config(config: str | Path) -> Path:
+    """The TOML file of a config: a file, or else the shipped one of that name.
+
+    Raises:
+        ConfigError: there is neither; the nearest names are listed.
+    """
+    path = Path(config)
+    if path.exists() or path.is_symlink():
+        return path
+    if str(config) in config_names():
+        return CONFIG_FOLDER / f"{config}.toml"
+    if path.suffix == ".toml" or path.parent != Path():
+        raise ConfigError(f"{config}: no such config file")
+    near = ", ".join(map(repr, nearest(str(config), config_names())[:4]))
+    raise ConfigError(
+        f"{config}: no such config file, and no shipped config of that name; `regard configs` lists {near}, …"
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

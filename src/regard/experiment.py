@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from regard.bundle import INFO, Bundle, load_bundle, save_bundle
-from regard.config import apply, current_name, read_toml, to_toml, validate, with_current_names
+from regard.config import apply, current_name, find_config, read_toml, to_toml, validate, with_current_names
 from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
 from regard.device import find_device
@@ -82,7 +82,7 @@ def read_config(config: str | Path | dict[str, Any], overrides: dict[str, Any] |
         ConfigError: an unknown or invalid setting, nearest spelling first; sizes of which no model can be built.
     """
     where = "config" if isinstance(config, dict) else str(config)
-    given = config if isinstance(config, dict) else read_toml(Path(config))
+    given = config if isinstance(config, dict) else read_toml(find_config(config))
     settings, renamed = with_current_names(given)
     for old, new in renamed.items():
         warnings.warn(f"{where}: {old} is called {new} now", stacklevel=2)
@@ -106,7 +106,7 @@ def train(
     """Train what a config describes, as `regard train` does.
 
     Args:
-        config: a TOML file, or the same as a dict.
+        config: a TOML file, the name of a shipped config, or the same as a dict.
         overrides: dotted settings to replace, {"model.width": 192}.
         run: the run's folder; runs/NAME-OF-THE-CONFIG by default.
         resume: continue the run in that folder.

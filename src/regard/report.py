@@ -13,7 +13,8 @@ from typing import Any
 
 from regard.errors import BundleError
 from regard.experiment import CONFIG, MACHINE
-from regard.figures.curves import as_svg, course, curves
+from regard.figures.curves import course, curves
+from regard.figures.files import as_svg
 from regard.tasks.base import ATTENTION, SAMPLES
 from regard.training.journal import Journal
 

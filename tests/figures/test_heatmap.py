@@ -1,52 +1,32 @@
 """Figures: files that open again, words as text in an SVG, whatever the words are."""
 
 import re
-import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from regard.analysis.trace import Prediction, Trace, TraceStep
-from regard.attention.maps.map import AttentionMap
-from regard.errors import DataError
-from regard.figures.heatmap import heatmap, save_heatmap, save_trace
+from drawn import check_opens, panels_of, words_of
+from regard.errors import ChoiceError, DataError
+from regard.figures.heatmap import draw_heatmaps, heatmap, scale_of
+from regard.figures.style import fonts
 
 ROWS, COLUMNS = ["the", "black", "cat"], ["le", "chat", "noir"]
 WEIGHTS = [[0.9, 0.06, 0.04], [0.1, 0.15, 0.75], [0.05, 0.8, 0.15]]
-
-
-def words_of(path):
-    """The text of an SVG: one string per text element, in order."""
-    root = ET.fromstring(path.read_bytes())
-    return ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
-
-
-def check_opens(path):
-    raw = path.read_bytes()
-    if path.suffix == ".png":
-        with Image.open(path) as image:
-            image.load()
-            assert min(image.size) > 100
-            assert len(image.convert("RGB").getcolors(2**24)) > 2
-    elif path.suffix == ".svg":
-        assert words_of(path)
-    else:
-        assert raw.startswith(b"%PDF-")
-        assert raw.rstrip().endswith(b"%%EOF")
-        assert len(re.findall(rb"/Type /Page\b", raw)) == 1
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 @pytest.mark.parametrize("as_text", [True, False])
 def test_files_open_again(tmp_path, ending, as_text):
     path = tmp_path / f"x{ending}"
-    save_heatmap(WEIGHTS, ROWS, COLUMNS, str(path) if as_text else path, title="head 0")
+    heatmap(WEIGHTS, ROWS, COLUMNS, path=str(path) if as_text else path, title="head 0")
     check_opens(path)
 
 
 def test_an_svg_has_words_and_numbers_as_text(tmp_path):
-    save_heatmap(WEIGHTS, ROWS, COLUMNS, tmp_path / "x.svg", title="head 3")
+    heatmap(WEIGHTS, ROWS, COLUMNS, path=tmp_path / "x.svg", title="head 3")
     words = words_of(tmp_path / "x.svg")
     assert [word for word in words if word in COLUMNS] == COLUMNS
     assert {"head 3", "attention weight", ".90", ".75", ".06"} <= set(words)
@@ -57,7 +37,7 @@ def test_query_goes_down_and_key_across():
     axes = heatmap(WEIGHTS, ROWS, COLUMNS).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == COLUMNS
     assert [label.get_text() for label in axes.get_yticklabels()] == ROWS
-    assert axes.images[0].get_array().tolist() == WEIGHTS
+    torch.testing.assert_close(torch.tensor(axes.images[0].get_array().tolist()), torch.tensor(WEIGHTS))
     assert axes.images[0].get_clim() == (0, 1)
     low, high = axes.get_ylim()
     assert low > high  # the first row is at the top
@@ -67,12 +47,12 @@ def test_query_goes_down_and_key_across():
 
 def test_a_whole_weight_is_written_in_full_and_none_not_at_all():
     texts = [t.get_text() for t in heatmap([[1.0, 0.0]], ["a"], ["x", "y"]).axes[0].texts]
-    assert texts == ["1.00"]
+    assert [text for text in texts if "→" not in text] == ["1.00"]
 
 
 def test_the_same_figure_is_the_same_svg(tmp_path):
     for name in ("a.svg", "b.svg"):
-        save_heatmap(WEIGHTS, ROWS, COLUMNS, tmp_path / name)
+        heatmap(WEIGHTS, ROWS, COLUMNS, path=tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
@@ -84,48 +64,52 @@ WORDS = [
 
 @pytest.mark.parametrize("word", WORDS, ids=ascii)
 def test_any_word_is_text_in_an_svg(tmp_path, word):
-    save_heatmap([[0.4, 0.6]], [word], [word, "b"], tmp_path / "x.svg")
+    heatmap([[0.4, 0.6]], [word], [word, "b"], path=tmp_path / "x.svg")
     assert words_of(tmp_path / "x.svg").count(word) == 2 * bool(word)
 
 
 @pytest.mark.parametrize("ending", [".png", ".pdf"])
 def test_any_word_can_be_drawn(tmp_path, ending):
     size = len(WORDS)
-    save_heatmap([[1 / size] * size] * size, WORDS, WORDS, tmp_path / f"x{ending}")
+    heatmap([[1 / size] * size] * size, WORDS, WORDS, path=tmp_path / f"x{ending}")
     check_opens(tmp_path / f"x{ending}")
 
 
 @pytest.mark.parametrize("word", ["a\x01b", "\x0b", "\x7f", "a\nb", "\ufffe"], ids=ascii)
 def test_words_with_control_characters_make_a_file_that_opens(tmp_path, word):
     for ending in (".svg", ".png"):
-        save_heatmap([[1.0]], [word], ["b"], tmp_path / f"x{ending}")
+        heatmap([[1.0]], [word], ["b"], path=tmp_path / f"x{ending}")
         check_opens(tmp_path / f"x{ending}")
 
 
-@pytest.mark.parametrize(
-    ("word", "drawn"),
-    [("שלום", "םולש"), ("שלום.", ".םולש"), ("ש$ל$ם", "ם$ל$ש"), ("אב $5", "$5 בא")],
-)
-def test_right_to_left_words_are_turned_round(tmp_path, word, drawn):
-    save_heatmap([[1.0]], [word], ["x"], tmp_path / "x.svg")
-    assert words_of(tmp_path / "x.svg").count(drawn) == 1
+@pytest.mark.parametrize("word", ["שלום", "שלום.", "القطط", "אב $5", "abc אבג"])
+def test_right_to_left_words_keep_their_logical_order(tmp_path, word):
+    """A browser turns the text of an SVG itself, as matplotlib does what it draws."""
+    heatmap([[1.0]], [word], ["x"], path=tmp_path / "x.svg")
+    assert words_of(tmp_path / "x.svg").count(word) == 1
 
 
-def test_arabic_letters_are_joined(tmp_path):
-    save_heatmap([[1.0]], ["قط"], ["x"], tmp_path / "x.svg")
-    initial_qaf, final_tah = "\ufed7", "\ufec2"
-    assert final_tah + initial_qaf in words_of(tmp_path / "x.svg")
+def test_hebrew_is_drawn_from_right_to_left(tmp_path):
+    """Of an alef and three yods, which hang from the line above, only the alef reaches the ground: on the right."""
+    (label,) = heatmap([[1.0]], ["אייי"], ["x"]).axes[0].get_yticklabels()
+    figure = Figure(figsize=(2, 1), dpi=200)
+    figure.text(0.1, 0.4, label.get_text(), fontsize=30, fontfamily=fonts())
+    figure.savefig(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        rows, columns = np.nonzero(np.asarray(image.convert("L")) < 128)
+    low = columns[rows > rows.max() - (rows.max() - rows.min()) // 5]
+    assert low.min() > (columns.min() + columns.max()) / 2
 
 
 def test_sixty_words(tmp_path):
     names = [f"word{n}" for n in range(60)]
     weights = torch.rand(60, 60).softmax(-1).tolist()
     for ending in (".svg", ".png"):
-        save_heatmap(weights, names, names, tmp_path / f"x{ending}")
+        heatmap(weights, names, names, path=tmp_path / f"x{ending}")
         check_opens(tmp_path / f"x{ending}")
     words = words_of(tmp_path / "x.svg")
     assert all(words.count(name) == 2 for name in names)
-    assert not any(re.fullmatch(r"\.\d\d", word) for word in words)  # too small to read
+    assert len([word for word in words if re.fullmatch(r"\.\d+", word)]) < 4  # the legend's
     with Image.open(tmp_path / "x.png") as image:
         assert max(image.size) < 6000
 
@@ -133,98 +117,78 @@ def test_sixty_words(tmp_path):
 @pytest.mark.parametrize(("rows", "columns"), [([], []), ([], ["x"]), (["a"], [])])
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_an_empty_matrix(tmp_path, rows, columns, ending):
-    save_heatmap([[] for _ in rows], rows, columns, tmp_path / f"x{ending}")
+    heatmap([[] for _ in rows], rows, columns, path=tmp_path / f"x{ending}")
     check_opens(tmp_path / f"x{ending}")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 12), (12, 1)])
 def test_narrow_shapes(tmp_path, rows, columns):
     names = "abcdefghijkl"
-    save_heatmap([[0.5] * columns] * rows, names[:rows], names[:columns], tmp_path / "x.png")
+    heatmap([[0.5] * columns] * rows, names[:rows], names[:columns], path=tmp_path / "x.png")
     check_opens(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(("name", "ending"), [("x.doc", "'.doc'"), ("x.txt", "'.txt'"), ("x", "without an ending")])
 def test_an_unknown_ending_is_refused(tmp_path, name, ending):
     with pytest.raises(DataError, match=rf"{name}: cannot draw .*{ending}.*: end it in \.png, \.svg or \.pdf"):
-        save_heatmap(WEIGHTS, ROWS, COLUMNS, tmp_path / name)
+        heatmap(WEIGHTS, ROWS, COLUMNS, path=tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"x\.png: the folder .*none does not exist"):
-        save_heatmap(WEIGHTS, ROWS, COLUMNS, tmp_path / "none" / "x.png")
+        heatmap(WEIGHTS, ROWS, COLUMNS, path=tmp_path / "none" / "x.png")
 
 
-# the trace
+def test_all_panels_share_one_scale_and_one_legend():
+    """Equal attention has the same colour beside a sharp head as beside another equal one."""
+    weights = torch.stack([torch.eye(4), torch.full((4, 4), 0.25)])
+    figure = draw_heatmaps(weights, [], [], names=["sharp", "equal"])
+    assert {axes.images[0].get_clim() for axes in panels_of(figure)} == {(0.0, 1.0)}
+    assert sum(axes.get_label() == "<colorbar>" for axes in figure.axes) == 1
 
 
-def make_trace(token="cat", parts=True, site="decoder.cross", columns=3):
-    split = (1.5, -0.75, 0.25) if parts else (None, None, None)
-    predictions = [
-        Prediction(token, 0.7, 1.0, *split),
-        Prediction("b", 0.2, -2.0, *((-1.0, -1.5, 0.5) if parts else split)),
+@pytest.mark.parametrize(("largest", "top"), [(0.9, 1.0), (0.21, 1.0), (0.16, 0.2), (0.021, 0.025), (0.0, 1.0)])
+def test_the_scale_ends_at_one_or_at_a_round_number(largest, top):
+    norm, ticks, beyond = scale_of(torch.tensor([0.0, largest]), large=False)
+    assert (norm.vmin, norm.vmax, ticks[-1], beyond) == (0, pytest.approx(top), pytest.approx(top), False)
+
+
+def test_a_few_large_weights_do_not_hide_a_large_map():
+    weights = torch.full((1, 200, 200), 0.004)
+    weights[0, 0, 0] = 1.0
+    norm, ticks, beyond = scale_of(weights, large=True)
+    assert (ticks[-1], beyond) == (pytest.approx(0.004), True)
+    assert norm(0.001) == pytest.approx(0.5)  # the root of a quarter
+    assert "≥ .004" in [
+        label.get_text()
+        for axes in draw_heatmaps(weights, [], [], cell=(16, 16)).axes
+        for label in axes.get_xticklabels()
     ]
-    weights, scores = ([0.2, 0.7, 0.1], [1.0, 2.25, 0.5]) if columns else ([], [])
-    step = TraceStep(1, "<s>", token, "s_t", 1.0, scores, weights, 0.5, predictions)
-    return Trace("le chat noir", COLUMNS, site, [0], [step, step])
 
 
-@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
-@pytest.mark.parametrize("parts", [True, False])
-def test_a_trace_opens_again(tmp_path, ending, parts):
-    save_trace(make_trace(parts=parts), tmp_path / f"x{ending}")
-    check_opens(tmp_path / f"x{ending}")
+def test_only_labels_that_meet_are_turned():
+    def turns(columns):
+        axes = heatmap([[0.5] * len(columns)] * 3, ROWS, columns).axes[0]
+        return {label.get_rotation() for label in axes.get_xticklabels()}
+
+    assert turns(["le", "chat", "noir"]) == {0}
+    assert turns(["die", "Donaudampfschiff", "ist", "alt"]) == {0}
+    assert turns(["Donaudampfschifffahrt", "Eisenbahngesellschaft", "ist"]) == {45}
 
 
-def test_a_trace_shows_weights_scores_and_candidates(tmp_path):
-    save_trace(make_trace(), tmp_path / "x.svg")
-    words = "\n".join(words_of(tmp_path / "x.svg"))
-    for part in ("1. cat", "chat", "0.70", "e 2.2", "cat  0.70", "state", "context", "bias", "decoder.cross"):
-        assert part in words
+def test_many_panels_are_of_a_page_s_width():
+    figure = draw_heatmaps(torch.rand(12, 50, 50), [], [], names=[f"head {n}" for n in range(12)])
+    width, height = figure.get_size_inches()
+    assert width < 13
+    assert height < 13
+    ticks = [label.get_text() for label in panels_of(figure)[0].get_xticklabels()]
+    assert ticks[:2] == ["0", "5"]
 
 
-def test_a_trace_without_attention(tmp_path):
-    save_trace(make_trace(site="", columns=0), tmp_path / "x.svg")
-    assert "no attention" in " ".join(words_of(tmp_path / "x.svg"))
-
-
-@pytest.mark.parametrize("token", ["$x$", r"$\frac$", "$", "猫", "[/]", "<&>"], ids=ascii)
-def test_a_trace_of_any_token(tmp_path, token):
-    save_trace(make_trace(token), tmp_path / "x.svg")
-    assert words_of(tmp_path / "x.svg").count(f"{token}  0.70") == 2
-
-
-def test_a_trace_of_a_right_to_left_token(tmp_path):
-    save_trace(make_trace("שלום"), tmp_path / "x.svg")
-    words = words_of(tmp_path / "x.svg")
-    assert sum("שלום" in word for word in words) == 0
-    assert sum("םולש" in word for word in words) == 4
-
-
-def test_a_trace_of_nothing(tmp_path):
-    save_trace(Trace("", [], "", [], []), tmp_path / "x.svg")
-    assert "nothing to look at" in words_of(tmp_path / "x.svg")
-
-
-# maps
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (5, 2, 3), (2, 9, 2, 3), (3, 0, 2), (0, 2, 3)])
-def test_maps(tmp_path, shape):
-    weights = torch.rand(shape)
-    figure = AttentionMap.from_weights(weights).plot(tmp_path / "x.png")
-    check_opens(tmp_path / "x.png")
-    panels = [axes for axes in figure.axes if axes.images and axes.get_label() != "<colorbar>"]
-    matrices = weights.reshape(-1, *shape[-2:]) if weights.numel() else []
-    assert len(panels) == min(16, len(matrices))
-    for axes, matrix in zip(panels, matrices, strict=False):
-        torch.testing.assert_close(torch.tensor(axes.images[0].get_array().tolist()), matrix)
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"]
-
-
-def test_maps_with_tokens():
-    heads = AttentionMap.from_weights(torch.rand(2, 3, 3), query_tokens=ROWS, key_tokens=COLUMNS)
-    for axes in heads.plot().axes[:2]:
-        assert [label.get_text() for label in axes.get_yticklabels()] == ROWS
-        assert [label.get_text() for label in axes.get_xticklabels()] == COLUMNS
+def test_themes_differ_and_an_unknown_one_is_refused():
+    light, dark = (heatmap(WEIGHTS, ROWS, COLUMNS, theme=theme) for theme in ("light", "dark"))
+    assert light.get_facecolor() != dark.get_facecolor()
+    assert light.axes[0].images[0].get_cmap() != dark.axes[0].images[0].get_cmap()
+    with pytest.raises(ChoiceError, match=r"unknown theme 'drak': expected one of 'dark', 'light'"):
+        heatmap(WEIGHTS, ROWS, COLUMNS, theme="drak")

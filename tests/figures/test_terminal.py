@@ -1,16 +1,22 @@
 """The terminal's grid shows words and numbers, the darkest for the largest."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from regard.figures.terminal import DARK, LIGHT, grid
+from regard.figures.style import THEMES, colour
+from regard.figures.terminal import grid
 
 
-def shown(table, colour=False):
+def rgb(weight):
+    return tuple(round(255 * part) for part in colour(weight, THEMES["light"].weights))
+
+
+def shown(table, colour=False, width=200):
     file = io.StringIO()
-    Console(file=file, width=200, force_terminal=colour, color_system="truecolor" if colour else None).print(table)
+    Console(file=file, width=width, force_terminal=colour, color_system="truecolor" if colour else None).print(table)
     return file.getvalue()
 
 
@@ -27,14 +33,13 @@ def test_any_word_is_shown_as_it_is(word):
 
 def test_colours_by_hand():
     table = grid([[0.0, 0.5, 1.0]], ["a"], ["x", "y", "z"])
-    middle = tuple(round((a + b) / 2) for a, b in zip(LIGHT, DARK, strict=True))
     text = shown(table, colour=True)
-    for colour in (LIGHT, middle, DARK):
-        assert "48;2;{};{};{}".format(*colour) in text
+    for weight in (0.0, 0.5, 1.0):
+        assert "48;2;{};{};{}".format(*rgb(weight)) in text
 
 
 def styles(table):
-    return [[str(cell.style) for cell in column.cells] for column in table.columns[1:]]
+    return [[str(cell.style) for cell in column.cells] for column in table.renderables[0].columns[1:]]
 
 
 def test_the_largest_of_a_row_is_bold():
@@ -46,8 +51,8 @@ def test_the_largest_of_a_row_is_bold():
 
 
 def test_numbers_outside_are_drawn_as_the_nearest():
-    assert styles(grid([[-1.0, 2.0]], "a", "xy"))[0][0].endswith("rgb({},{},{})".format(*LIGHT))
-    assert styles(grid([[-1.0, 2.0]], "a", "xy"))[1][0].endswith("rgb({},{},{})".format(*DARK))
+    assert styles(grid([[-1.0, 2.0]], "a", "xy"))[0][0].endswith("rgb({},{},{})".format(*rgb(0.0)))
+    assert styles(grid([[-1.0, 2.0]], "a", "xy"))[1][0].endswith("rgb({},{},{})".format(*rgb(1.0)))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [([], []), ([], ["x"]), (["a"], [])])
@@ -58,3 +63,21 @@ def test_nothing_to_show(rows, columns):
 def test_rows_without_weights_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         grid([[1.0]], ["a", "b"], ["x"])
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+@pytest.mark.parametrize("word", ["mot{}", "猫{}", "incompréhensible{}"])
+def test_no_word_is_lost_where_there_is_little_room(width, word):
+    columns = [word.format(n) for n in range(18)]
+    weights = [[(i + n) % 18 / 18 for n in range(18)] for i in range(3)]
+    text = shown(grid(weights, ["the", "black", "cat"], columns, width), width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    heads = re.findall(r"[^\s\d.]\S*", text.replace("the ", "").replace("black ", "").replace("cat ", ""))
+    assert len(heads) == 18
+    assert heads == columns or all(head.endswith("…") for head in heads)
+    assert sorted(re.findall(r"\d\.\d\d", text)) == sorted(f"{x:.2f}" for row in weights for x in row)
+    assert text.count("black") == text.count("cat") > 0
+
+
+def test_a_grid_that_fits_is_one_block():
+    assert len(grid([[0.5] * 9], ["the"], ["word"] * 9, 80).renderables) == 1

@@ -140,6 +140,8 @@ ROWS = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.0, 0.8]], [[0.1, 0.6, 0.3], [0.0,
 
 def test_ablate() -> None:
     assert not ablate()(ROWS).any()
+    with pytest.raises(regard.ShapeError, match=r"ablate\(0, 9\): no head 9: this site has heads 0 to \d"):
+        ablate(0, 9)(ROWS)
     one = ablate(1)(ROWS)
     assert torch.equal(one[0], ROWS[0])
     assert not one[1].any()

@@ -789,3 +789,23 @@ def test_a_softmax_that_is_no_attention_is_not_refused() -> None:
     with regard.observe(model := Router()) as seen:
         model(draw(B, T, D))
     assert list(seen) == ["attend"]
+
+
+def test_a_list_of_maps_says_that_it_is_one() -> None:
+    model = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    with regard.observe(model) as seen:
+        model(*[torch.randn(1, 5, 8)] * 3)
+    with pytest.raises(AttributeError, match=r"a list of 1 maps, one a forward: ask one, seen\[site\]\[0\]\.entropy"):
+        seen["."].entropy  # noqa: B018
+    with pytest.raises(AttributeError, match="a list of maps has no attribute 'entropie'"):
+        seen["."].entropie  # noqa: B018
+
+
+def test_a_notebook_shows_the_sites_and_their_heads() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False)
+    with regard.observe(model.eval()) as seen:
+        model(torch.randn(1, 5, 8))
+    page = seen._repr_html_()
+    assert page.count("<img") == 4
+    assert all(site in page for site in seen)
+    assert seen["layers.0.self_attn"][0].site == "layers.0.self_attn"

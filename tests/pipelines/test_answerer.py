@@ -197,4 +197,4 @@ def test_the_package_s_questions() -> None:
 
 def test_answer_without_a_model_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["answer", "room.png", "what is it?"]) == 2
-    assert "regard train configs/shapes.toml" in capsys.readouterr().err
+    assert "regard train shapes" in capsys.readouterr().err

@@ -16,10 +16,11 @@ from PIL import Image
 import regard
 from made import made_glyphs, made_sounds, made_table, tone
 from regard import experiment
+from regard.config import CONFIG_FOLDER
 from regard.pretrained import efficientnet
 from regard.pretrained.efficientnet import EfficientNet
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = CONFIG_FOLDER
 FEW = {"training.max_steps": 2, "training.warmup": 1, "training.evaluate_every": 2}
 SCENES = {"scenes.scenes": 8, "scenes.dev_scenes": 4, "scenes.ranges": (), "scenes.dev_share": 0.3}
 MORE: dict[str, dict[str, Any]] = {

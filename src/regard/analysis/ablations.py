@@ -102,13 +102,15 @@ class Ablations:
             self.whole + nothing * (1 - found), self.whole + nothing,
         )  # fmt: skip
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """A figure of the tables, blue where the metric falls without a head; its ending gives the file's format."""
-        from regard.figures.table import draw_tables
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
+        """A figure of the tables, red where the metric falls without a head; the file's ending gives its format."""
+        from regard.figures.tables import draw_tables
 
         heads = [str(n) for n in range(next(iter(self.table.values())).shape[1])]
-        title = f"change of the metric without each head (whole: {self.whole:.3g})"
-        return draw_tables(self.table, self.sites, heads, ("site ↓", "head →"), title, path)
+        return draw_tables(
+            self.table, self.sites, heads, ("site ↓", "head →"), "Change of the metric without each head", path,
+            note=f"with all heads it is {self.whole:.3g}", label="change of the metric", theme=theme,
+        )  # fmt: skip
 
     def _kind(self, kind: str) -> str:
         if kind not in self._sweeps:

@@ -84,13 +84,17 @@ class Contributions:
                 found[word] += number
         return list(zip(words, found, strict=True))
 
-    def plot(self, path: str | Path) -> None:
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
         """Draw the parts of the sites that attend to the source, by head and position, and beside them the rest.
 
         Args:
-            path: the file; its ending (.png, .svg, .pdf) gives the format.
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
         """
-        from regard.figures.tables import save_parts
+        from regard.figures.tables import draw_parts
 
         sites = self.sites()
         shown = {f"{site}, head {head}": part for (site, head), part in self.parts.items() if site in sites}
@@ -100,9 +104,10 @@ class Contributions:
                 others[site] += float(part.sum())
         size = len(next(iter(shown.values()))) if shown else 0
         names = self.keys.get(sites[0], []) if sites else []
-        save_parts(
+        return draw_parts(
             [part.tolist() for part in shown.values()], list(shown), names or [str(i) for i in range(size)],
-            {**others, **self.rest}, path, title=f"logit of {self.token}: {self.logit:.2f}",
+            {**others, **self.rest}, path, title=f"What wrote the logit of {self.token}",
+            note=f"all parts sum to {self.logit:.2f}", theme=theme,
         )  # fmt: skip
 
 

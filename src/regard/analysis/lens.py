@@ -62,21 +62,25 @@ class Lens:
             for layer in zip(ids.tolist(), best.tolist(), strict=True)
         ]
 
-    def plot(self, path: str | Path, row: int = 0) -> None:
+    def plot(self, path: str | Path | None = None, row: int = 0, theme: str = "light") -> Any:
         """Draw a table of layers and positions: each cell has the most probable token, its colour the probability.
 
         Args:
-            path: the file; its ending (.png, .svg, .pdf) gives the format.
+            path: a .png, .svg or .pdf file; None only makes the figure.
             row: which input of the batch.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
         """
-        from regard.figures.tables import save_table
+        from regard.figures.tables import draw_words
 
         best = [[cell[0] for cell in layer] for layer in self.top(1, row)]
         tokens = self.tokens or [str(i) for i in range(len(best[0]))]
-        save_table(
+        return draw_words(
             [[probability for _, probability in layer] for layer in best],
             [[str(token) for token, _ in layer] for layer in best],
-            self.layers, tokens, path, title="the most probable token after each layer",
+            self.layers, tokens, path, title="The most probable token after each layer", theme=theme,
         )  # fmt: skip
 
     def _named(self, ids: Sequence[int]) -> list[Any]:

@@ -92,11 +92,25 @@ class Meaning:
     towards: list[list[tuple[str, float]]]
     moved_by: list[list[Contribution]]
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the word's way through the layers in every text."""
-        from regard.figures.heatmap import draw_meaning
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
+        """Draw the word's way through the layers in every text.
 
-        return draw_meaning(self, path)
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
+        """
+        from regard.figures.meaning import draw_meaning
+
+        return draw_meaning(self, path, theme)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        from regard.figures.files import as_png
+
+        return as_png(self.plot())
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""

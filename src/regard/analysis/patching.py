@@ -59,27 +59,29 @@ class Patches:
                 found.append((cell, float(self.table[tuple(place)])))
         return found
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """A figure of the change of the metric by part, red where it grows; its ending gives the file's format.
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
+        """A figure of the change of the metric by part, blue where it grows; the file's ending gives its format.
 
         Sites down and heads across; by position a panel for each site, states in one panel.
         """
-        from regard.figures.table import draw_tables
+        from regard.figures.tables import draw_tables
 
         effect = self.table - self.corrupted
-        title = f"{self.what} patched: change of the metric (clean {self.clean - self.corrupted:+.3g})"
+        title, label = f"Clean {self.what} in the corrupted run", "change of the metric"
+        how = {"note": f"the whole clean run changes the metric by {self.clean - self.corrupted:+.3g}", "label": label,
+               "theme": theme}  # fmt: skip
         if effect.ndim == 2:
             heads = [str(n) for n in range(effect.shape[1])]
-            return draw_tables({"": effect}, self.sites, heads, ("site ↓", "head →"), title, path)
+            return draw_tables({"": effect}, self.sites, heads, ("site ↓", "head →"), title, path, **how)
         count = effect.shape[-1]
         known = [self.tokens.get(site) for site in self.sites]
         alike = known[0] is not None and len(known[0]) == count and all(one == known[0] for one in known)
         names = known[0] if known[0] is not None and alike else [str(n) for n in range(count)]  # the panels share them
         if effect.shape[1] == 1:
-            return draw_tables({"": effect[:, 0]}, self.sites, names, ("site ↓", "position →"), title, path)
+            return draw_tables({"": effect[:, 0]}, self.sites, names, ("site ↓", "position →"), title, path, **how)
         panels = dict(zip(self.sites, effect, strict=True))
         heads = [str(n) for n in range(effect.shape[1])]
-        return draw_tables(panels, heads, names, ("head ↓", "position →"), title, path)
+        return draw_tables(panels, heads, names, ("head ↓", "position →"), title, path, **how)
 
 
 def patch(

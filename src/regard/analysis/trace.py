@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -78,26 +79,47 @@ class Trace:
         """The whole trace as plain data."""
         return asdict(self)
 
-    def lines(self) -> Iterator[RenderableType]:
-        """For the terminal: for each step a heading, scores and weights over the source, and the predictions."""
+    def lines(self, width: int = 80) -> Iterator[RenderableType]:
+        """For a terminal of some width: for each step a heading, scores and weights over the source, the predictions.
+
+        Source tokens for which there is no room in a line follow in the next.
+        """
+        from regard.figures.terminal import blocks
+
         for step in self.steps:
             yield Text(self._heading(step), style="bold")
             if step.scores:
-                table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-                table.add_column("  source")
-                for token in self.source_tokens:
-                    table.add_column(Text(token), justify="right", no_wrap=True)
-                table.add_row("  score e", *(f"{e:.2f}" for e in step.scores))
-                table.add_row("  weight α", *(f"{a:.3f}" for a in step.weights), style="bold")
-                yield table
+                widths = [max(5, cell_len(token)) + 2 for token in self.source_tokens]
+                for part in blocks(range(len(widths)), widths, width - 12):
+                    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+                    table.add_column("  source")
+                    for n in part:
+                        table.add_column(Text(self.source_tokens[n]), justify="right", no_wrap=True)
+                    table.add_row("  score e", *(f"{step.scores[n]:.2f}" for n in part))
+                    table.add_row("  weight α", *(f"{step.weights[n]:.3f}" for n in part), style="bold")
+                    yield table
             yield from (Text(_sentence(p)) for p in step.predictions)
             yield Text()
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the weights over the source, step by step, with the predictions beside them."""
-        from regard.figures.heatmap import save_trace
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
+        """Draw the weights over the source, step by step, with the predictions beside them.
 
-        save_trace(self, path)
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
+        """
+        from regard.figures.steps import draw_trace
+
+        return draw_trace(self, path, theme)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        from regard.figures.files import as_png
+
+        return as_png(self.plot())
 
     def _heading(self, step: TraceStep) -> str:
         query = f"{step.asks} is the query, |{step.asks}| = {step.state_norm:.2f}" if step.asks else "no attention"

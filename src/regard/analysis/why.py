@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,18 +43,25 @@ class Why:
         """The k largest parts by magnitude, largest first."""
         return sorted(self.parts.items(), key=lambda part: -abs(part[1]))[:k]
 
-    def plot(self, path: str | Path) -> None:
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
         """Draw the parts: what wrote the query down, what wrote the key across.
 
         Args:
-            path: the file; its ending (.png, .svg, .pdf) gives the format.
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
         """
-        from regard.figures.tables import save_parts
+        from regard.figures.tables import draw_parts
 
         rows, columns = (list(dict.fromkeys(pair[side] for pair in self.parts)) for side in (0, 1))
         numbers = [[self.parts.get((row, column), 0.0) for column in columns] for row in rows]
-        title = f"score {self.score:.2f}, weight {self.weight:.2f}: query sources ↓, key sources →"
-        save_parts(numbers, rows, columns, {}, path, title=title, label="part of the score")
+        return draw_parts(
+            numbers, rows, columns, {}, path, title=f"What wrote a score of {self.score:.2f}",
+            note=f"all parts sum to the score; the weight is {self.weight:.2f}", label="part of the score",
+            sides=("in the query ↓", "in the key →"), theme=theme,
+        )  # fmt: skip
 
 
 def why(map: AttentionMap, i: int, j: int) -> Why:

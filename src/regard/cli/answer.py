@@ -27,7 +27,7 @@ def answer(
     """Answer questions about a picture: one question in, one line out."""
     if model is None:
         raise ConfigError(
-            "no model that answers comes with regard: train one, for example `regard train configs/shapes.toml`, and "
+            "no model that answers comes with regard: train one, for example `regard train shapes`, and "
             "name it, --model runs/shapes"
         )
     answerer = load_for("answer", model, questions, threads, device)

@@ -13,7 +13,9 @@ from regard.cli.train import train_run
 
 def distill(
     teacher: Annotated[str, typer.Argument(help="A translator: a shipped model's name, or a run's folder.")],
-    config: Annotated[Path, typer.Argument(help="The student's TOML file; its data is what the teacher translates.")],
+    config: Annotated[
+        Path, typer.Argument(help="The student's TOML file or shipped config; its data is what the teacher translates.")
+    ],
     settings: Settings = None,
     run: Run = None,
     text: Annotated[

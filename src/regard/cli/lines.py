@@ -176,7 +176,7 @@ def check_targets(targets: Sequence[Path], sources: Sequence[str] = ()) -> None:
     """
     if not targets:
         return
-    from regard.figures.heatmap import check_target, is_drawn
+    from regard.figures.files import check_target, is_drawn
 
     for target in targets:
         check_target(target)

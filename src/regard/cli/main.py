@@ -15,6 +15,7 @@ from regard.cli.answer import answer
 from regard.cli.average import average
 from regard.cli.caption import caption
 from regard.cli.complete import complete
+from regard.cli.configs import configs
 from regard.cli.data import app as data
 from regard.cli.distill import distill
 from regard.cli.doctor import doctor
@@ -27,6 +28,7 @@ from regard.cli.meaning import meaning
 from regard.cli.options import BareLook
 from regard.cli.prepare import prepare
 from regard.cli.report import report
+from regard.cli.samples import samples
 from regard.cli.serve import serve
 from regard.cli.trace import trace
 from regard.cli.train import INTERRUPTED, train
@@ -50,7 +52,7 @@ VERBS: tuple[tuple[Callable[..., None], type[TyperCommand]], ...] = (
     (translate, TyperCommand), (complete, TyperCommand), (fill, TyperCommand), (meaning, TyperCommand),
     (caption, BareLook), (transcribe, BareLook), (answer, BareLook),
     (train, TyperCommand), (distill, TyperCommand), (prepare, TyperCommand), (evaluate, TyperCommand),
-    (trace, TyperCommand), (why, TyperCommand), (look, TyperCommand),
+    (trace, TyperCommand), (why, TyperCommand), (look, TyperCommand), (configs, TyperCommand), (samples, TyperCommand),
     (average, TyperCommand), (report, TyperCommand), (tune, TyperCommand), (export, TyperCommand),
     (serve, TyperCommand), (doctor, TyperCommand),
 )  # fmt: skip

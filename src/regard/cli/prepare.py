@@ -10,7 +10,7 @@ from regard.cli.options import Run, Settings
 
 
 def prepare(
-    config: Annotated[Path, typer.Argument(help="A TOML file of a translator.")],
+    config: Annotated[Path, typer.Argument(help="A TOML file of a translator, or the name of a shipped config.")],
     settings: Settings = None,
     folder: Run = None,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 out, err = Console(), Console(stderr=True)
+WIDE = 120  # columns of a terminal that has room for every number of a training run
 
 
 @contextmanager
@@ -73,8 +74,9 @@ def training_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.description}"), BarColumn(40 if err.width >= WIDE else 8), MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
     )  # fmt: skip
     progress = Progress(*columns, console=err, refresh_per_second=2)
     try:
@@ -90,7 +92,7 @@ class _TrainingReporter:
     def __init__(self, progress: Any) -> None:
         self.progress = progress
         self.task: Any = None
-        self.dev = ""
+        self.dev = self.measure = ""
         self.loss = 0.0
         self.marks: list[tuple[float, int]] = []
 
@@ -112,6 +114,8 @@ class _TrainingReporter:
             spent = self.marks[-1][0] - self.marks[0][0]
             speed = sum(tokens for _, tokens in self.marks[1:]) / spent if spent > 0 else 0.0
             numbers = f"loss {self.loss:.3f}  {speed:,.0f} tokens/s{self.dev}"
+            if self.progress.console.width < WIDE:  # the steps and the time are what a narrow terminal must keep
+                numbers = f"loss {self.loss:.3f}{self.measure}"
             self.progress.update(self.task, completed=event["step"], numbers=numbers)
         elif event["event"] == "prepare":
             self.progress.console.print(f"{event['pairs']:,} pairs prepared")
@@ -128,3 +132,4 @@ class _TrainingReporter:
             shown = [f"  {name} {event[key]:{form}}" for key, name, form in names if key in event]
             self.progress.console.print(f"step {event['step']}:{self.dev}{''.join(shown)}")
             self.dev += "".join(shown[:1])
+            self.measure = "".join(shown[:1])

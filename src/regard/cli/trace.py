@@ -31,9 +31,8 @@ def trace(
         if as_json:
             return json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False)
         typer.echo(generation.text)
-        longest = sum(max(8, len(token)) + 2 for token in generation.source_tokens)
-        wide = Console(width=max(out.width, 90, 14 + longest), highlight=False)
-        for line in generation.trace.lines():
+        wide = Console(width=max(out.width, 90), highlight=False)
+        for line in generation.trace.lines(out.width):
             wide.print(line)
         return None
 

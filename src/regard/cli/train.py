@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A TOML file; configs/ holds those of the shipped models.")],
+    config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a shipped config (regard configs).")],
     settings: Settings = None,
     run: Run = None,
     device: Annotated[

@@ -153,7 +153,7 @@ def translate(
             alignment = generation.alignment
             if alignment.target and not alignment.site:
                 raise ConfigError(f"{model} does not attend to its source: there is no alignment to show")
-            err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source))
+            err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source, err.width))
         for path in targets_of(look or [], "", number, many):
             generation.alignment.plot(path)
         if unsure is not None and not as_json:

@@ -7,7 +7,7 @@ import typer
 
 
 def tune(
-    config: Annotated[Path, typer.Argument(help="A TOML file.")],
+    config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a shipped config.")],
     ranges: Annotated[
         list[str], typer.Option("--range", help="NAME=LOW..HIGH, NAME=LOW..HIGH,log or NAME=A|B|C; repeat for others.")
     ],

@@ -1,19 +1,17 @@
 """Curves of a training run, and attention maps over its course, as SVG to put into a page."""
 
-import warnings
 from collections.abc import Sequence
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-from regard.figures.heatmap import fonts, visible
+from regard.figures.style import THEMES, colormap, visible
 
 Points = Sequence[tuple[float, float]]
-INK, GREY = "#222", "#777"
-COLOURS = "#2166ac", "#d6604d", "#1b7837", "#7b3294", "#8c510a", "#444444"
+THEME = THEMES["light"]  # the page lays figures on a light ground
+INK, GREY, COLOURS = THEME.ink, THEME.soft, THEME.series
 
 
 def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int | None = None) -> "Figure":
@@ -65,22 +63,12 @@ def course(
     figure = Figure(figsize=((wide + 0.15) * len(steps) + 1.0, high + 1.1), layout="constrained")
     for place, (step, weights) in enumerate(zip(steps, maps, strict=True)):
         axes = figure.add_subplot(1, len(steps), place + 1)
-        axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.imshow(
+            weights, cmap=colormap(THEME.weights, THEME.paper), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
         axes.set_title(f"update {step:,}", fontsize=7, color=INK)
         axes.set_xticks(range(len(columns)), [visible(name) for name in columns], fontsize=5, rotation=90)
         axes.set_yticks(range(len(rows)), [visible(name) for name in rows] if not place else [], fontsize=5)
         axes.tick_params(length=0, colors=GREY)
-        axes.spines[:].set_color("#ccc")
+        axes.spines[:].set_color(THEME.line)
     return figure
-
-
-def as_svg(figure: "Figure") -> str:
-    """A figure as an `<svg>` element, its text as text."""
-    import matplotlib
-
-    text = StringIO()
-    style: dict[Any, Any] = {"svg.fonttype": "none", "font.family": fonts(), "svg.hashsalt": "regard"}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of glyphs that the reader's own fonts have
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regard.figures.heatmap import fonts, name_axes, save_figure, visible
+from regard.figures.files import save_figure
+from regard.figures.style import THEMES, colormap, fonts, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BELIEVED, NOT = "#2166ac", "#999999"
+THEME = THEMES["light"]
 
 Lines = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
@@ -81,8 +83,8 @@ def draw_reasons(
     figure = Figure(figsize=(wide + 4.6 * bool(gains), high), layout="constrained")
     panels = figure.subplots(1, 1 + bool(gains), squeeze=False, width_ratios=[wide, 4.6][: 1 + bool(gains)])[0]
     if rows and columns:
-        panels[0].imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        name_axes(panels[0], rows, columns)
+        panels[0].imshow(shares, cmap=colormap(THEME.weights, THEME.paper), vmin=0, vmax=1, aspect="auto")
+        _name_axes(panels[0], rows, columns)
         for i, row in enumerate(shares):
             for j, share in enumerate(row):
                 if share >= 0.1:
@@ -109,3 +111,14 @@ def _draw_gains(axes: "Axes", gains: Mapping[str, tuple[float, bool]], interval:
     axes.set_title("gain; shaded: 95 % of random orders", fontsize=9, loc="left")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(labelsize=8)
+
+
+def _name_axes(axes: "Axes", rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Name rows and columns, the columns above the cells."""
+    shown = [visible(name) for name in columns]
+    turned = max(map(len, shown)) > 9
+    side = "left" if turned else "center"
+    axes.set_xticks(range(len(columns)), shown, rotation=42 * turned, ha=side, rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [visible(name) for name in rows])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelfontfamily=fonts(), labelsize=10)

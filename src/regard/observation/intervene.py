@@ -142,11 +142,20 @@ def _keeping_shape(change: Change, site: str) -> Change:
 
 
 def ablate(*heads: int) -> Change:
-    """A change that sets the weights of some heads (of all, if none is named) to 0: they contribute nothing."""
+    """A change that sets the weights of some heads (of all, if none is named) to 0: they contribute nothing.
+
+    Raises:
+        ShapeError: in the forward, where the site has no such head.
+    """
 
     def change(weights: Tensor) -> Tensor:
         if not heads:
             return weights * 0
+        count = weights.shape[-3] if weights.ndim > 2 else 0
+        wrong = [head for head in heads if not -count <= head < count]
+        if wrong:
+            there = f"heads 0 to {count - 1}" if count else "no heads"
+            raise ShapeError(f"ablate({', '.join(map(str, heads))}): no head {wrong[0]}: this site has {there}")
         kept = weights.clone()
         kept[..., list(heads), :, :] = 0
         return kept

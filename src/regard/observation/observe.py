@@ -41,6 +41,17 @@ class UnseenSite(ChoiceError, KeyError):
     __str__ = Exception.__str__  # a KeyError would quote the sentence
 
 
+class MapList(list[AttentionMap]):
+    """The maps of a site, one for each forward of the observed module."""
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(AttentionMap, name):
+            raise AttributeError(
+                f"seen[site] is a list of {len(self)} maps, one a forward: ask one, seen[site][0].{name}"
+            )
+        raise AttributeError(f"a list of maps has no attribute {name!r}")
+
+
 class Observation(Mapping[str, list[AttentionMap]]):
     """What was recorded: site -> maps, sites in the order of their first call; readable after the block, detached.
 
@@ -53,7 +64,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         self._sites = None if sites is None else known_sites(sites, self._tracker.paths)
         self._modules = {path: module for module, paths in self._tracker.paths.items() for path in paths}
         self._shelf = Shelf(budget)
-        self._maps: dict[str, list[AttentionMap]] = {}
+        self._maps: dict[str, MapList] = {}
         self._forwards: dict[str, list[Forward | None]] = {}  # of which forward each map is
         self._caches: dict[tuple[nn.Module, Forward | None], int] = {}  # the cache that a site was given in a forward
         self._numbers: MutableMapping[Any, int] = WeakKeyDictionary()  # a number for every cache
@@ -82,6 +93,12 @@ class Observation(Mapping[str, list[AttentionMap]]):
     def __repr__(self) -> str:
         lines = [f"{site}: {len(maps)} of {list(maps[0].shape)}" for site, maps in self._maps.items()]
         return "\n".join(["Observation", *(f"  {line}" for line in lines)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sites, and of the first ones a small picture of each head."""
+        from regard.figures.thumbnails import sites_table
+
+        return sites_table(self._maps, f"{type(self._tracker.model).__name__}: {len(self._maps)} sites")
 
     def along(self, beam_indices: Tensor | None = None) -> dict[str, AttentionMap]:
         """The steps of transformers' `generate` joined: one map per site `[sequences, heads, T, S]`, detached.
@@ -211,8 +228,10 @@ class Observation(Mapping[str, list[AttentionMap]]):
                 self._add(whole, [found], None)
 
     def _add(self, site: str, maps: list[AttentionMap], forward: "Forward | None") -> None:
+        for one in maps:
+            one.site = site
         with self._lock:
-            self._maps.setdefault(site, []).extend(maps)
+            self._maps.setdefault(site, MapList()).extend(maps)
             self._forwards.setdefault(site, []).extend([forward] * len(maps))
 
     def _started(self, module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
 from regard.pipelines.base import InputError, Pipeline
-from regard.pipelines.result import Result
+from regard.pipelines.result import Result, shorten
 from regard.pretrained.features import prepared
 from regard.text.normalize import clean
 from regard.text.tokenizer import UNK, word_of_each
@@ -69,8 +69,21 @@ class Answer(Result):
         weights = [maps[-1][r].mean(0) if r else maps[-1].new_zeros(maps[-1].shape[-1]) for r in rows]
         return [*words, f"→ {self.text}"], torch.stack(weights)
 
-    def plot(self, path: str | Path, smooth: bool = False) -> None:
-        """Draw the attention to the picture under question and answer; `path` ends in .png, .svg or .pdf.
+    @property
+    def title(self) -> str:
+        """Model, question and answer."""
+        return f"{self.answerer.name}: {shorten(self.question, 60)} → {self.text}"
+
+    def plot(self, path: str | Path | None = None, smooth: bool = False, theme: str = "light") -> Any:
+        """Draw the attention to the picture under question and answer.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            smooth: blend the cells into each other, which the figure says; exact cells otherwise.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
 
         Raises:
             ConfigError: the model does not attend to the picture.
@@ -79,7 +92,18 @@ class Answer(Result):
 
         if not self.attention:
             raise ConfigError(f"{self.answerer.name} does not attend to the picture: there is no attention to draw")
-        draw_strip(self.picture, *self.word_attention, path, smooth=smooth, heading=f"{self.question} → {self.text}")
+        last = list(self.attention)[-1]
+        words = self.attention[last].shape[-2] > 1
+        note = f"{last}, the mean of its heads" if words else "every look of stacked attention"
+        return draw_strip(
+            self.picture, *self.word_attention, path, smooth=smooth, title=self.title, note=note, theme=theme
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows; None, for its text, where the model does not attend to the picture."""
+        from regard.figures.files import as_png
+
+        return as_png(self.plot()) if self.attention else None
 
     def details(self) -> dict[str, Any]:
         """The question, the answer's probability, unknown words, and the cell of each greatest weight."""

@@ -27,8 +27,8 @@ from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.figures.addresses import picture_address, sound_address, spectrogram_address
 from regard.pipelines.base import Pipeline, decoder_maps
-from regard.pipelines.reading import reading_site
-from regard.pipelines.result import Result
+from regard.pipelines.reading import name_heads, reading_site
+from regard.pipelines.result import Result, shorten
 from regard.text.tokenizer import word_of_each
 
 BATCH = 32  # inputs searched at a time
@@ -132,12 +132,21 @@ class Description(Result):
             or [weights.new_zeros(0, weights.shape[-1])]
         ).reshape(len(words), weights.shape[-1])
 
-    def plot(self, path: str | Path, smooth: bool = False) -> None:
+    @property
+    def title(self) -> str:
+        """Model, file and text."""
+        return f"{self.pipeline.name}: {Path(self.source).name} → {shorten(self.text, 72)}"
+
+    def plot(self, path: str | Path | None = None, smooth: bool = False, theme: str = "light") -> Any:
         """Draw the attention of each word: a strip of pictures, or the sound's spectrogram with times.
 
         Args:
-            path: the file; its ending (.png, .svg, .pdf) gives the format.
-            smooth: blend the cells into each other, which the title says; exact cells otherwise.
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            smooth: blend the cells into each other, which the figure says; exact cells otherwise.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
 
         Raises:
             ConfigError: it is a recording of several segments, each of which draws itself; or the model attends to
@@ -153,16 +162,24 @@ class Description(Result):
         from regard.figures.overlay import draw_film, draw_sound, draw_strip
 
         words, weights = self.word_attention
+        site, heads = reading_site(self.pipeline.bundle.alignment, self.attention)
+        about = {"title": self.title, "note": f"{site}, {name_heads(heads)}" if site else "", "theme": theme}
         if self.media.frames:
-            draw_film(self.media.frames, words, weights, path, smooth=smooth)
-        elif self.media.picture is not None:
-            draw_strip(self.media.picture, words, weights, path, smooth=smooth)
-        else:
-            assert self.media.samples is not None
-            draw_sound(
-                self.media.samples, self.media.features, words, weights, self.positions[:, 0], path,
-                start=self.media.start,
-            )  # fmt: skip
+            return draw_film(self.media.frames, words, weights, path, smooth=smooth, **about)
+        if self.media.picture is not None:
+            return draw_strip(self.media.picture, words, weights, path, smooth=smooth, **about)
+        assert self.media.samples is not None
+        return draw_sound(
+            self.media.samples, self.media.features, words, weights, self.positions[:, 0], path,
+            start=self.media.start, **about,
+        )  # fmt: skip
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows; None, for its text, where there is nothing to draw."""
+        from regard.figures.files import as_png
+
+        site, _ = reading_site(self.pipeline.bundle.alignment, self.attention)
+        return as_png(self.plot()) if site and not self.pieces else None
 
     def forward_pass(self) -> ForwardPass:
         """The pass over the file and its text: logits `[1, T, V]`, one position for each of its tokens."""

@@ -77,7 +77,7 @@ class Searched(Generation):
         tokenizer = self.translator.tokenizer
         spans = tokenizer.target_spans(self.ids), tokenizer.source_spans(self.read)
         matrix = join_words(torch.tensor(self.weights), spans[0], self.text, spans[1], self.read)
-        return Alignment(matrix, source, target, site, heads)
+        return Alignment(matrix, source, target, site, heads, self.title, "heads" in chosen)
 
     @cached_property
     def trace(self) -> Any:

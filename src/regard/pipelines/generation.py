@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class Alignment:
         matrix: `[output words, source words]`.
         source, target: the words, as `str.split()` gives them.
         site, heads: the attention that is read, averaged over these heads.
+        title: of which model and sentence it is.
+        chosen: whether site and heads were chosen on development data when the model was trained.
     """
 
     matrix: torch.Tensor
@@ -39,6 +42,8 @@ class Alignment:
     target: list[str]
     site: str
     heads: list[int]
+    title: str = ""
+    chosen: bool = False
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -47,20 +52,45 @@ class Alignment:
             return []
         return [(i, int(row.argmax())) for i, row in enumerate(self.matrix) if float(row.sum()) > 0]
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the heatmap; the ending of `path` (.png, .svg, .pdf) gives the format.
+    def plot(
+        self, path: str | Path | None = None, *, title: str | None = None, theme: str = "light"
+    ) -> Any:  # fmt: skip
+        """Draw the heatmap of words with words.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            title: above the figure; model, source and translation by default.
+            theme: "light" or "dark".
+
+        Returns:
+            the matplotlib figure.
 
         Raises:
             ConfigError: the model does not attend to its source: there is nothing to draw.
         """
-        from regard.figures.heatmap import save_heatmap
+        from regard.figures.heatmap import SIDES, heatmap
 
         if self.target and not self.site:
             raise ConfigError("the model does not attend to its source: there is no alignment to show")
+        return heatmap(
+            self.matrix.tolist(), self.target, self.source, self.title if title is None else title, SIDES,
+            note=self.why, theme=theme, path=path,
+        )  # fmt: skip
 
-        save_heatmap(
-            self.matrix.tolist(), self.target, self.source, path, title=f"{self.site}, {name_heads(self.heads)}"
-        )
+    @property
+    def why(self) -> str:
+        """Which attention is read, and why this one."""
+        if not self.site:
+            return ""
+        several = len(self.heads) > 1
+        chosen = f"the head{'s' * several} that aligned best on development data"
+        return f"{self.site}, {name_heads(self.heads)}" + (f": {chosen}" if self.chosen else "")
+
+    def _repr_svg_(self) -> str | None:
+        """What a notebook shows; None, for its text, where there is nothing to draw."""
+        from regard.figures.files import as_svg
+
+        return as_svg(self.plot()) if self.site and self.matrix.numel() else None
 
     def as_json(self) -> dict[str, Any]:
         """The alignment as plain data."""
@@ -125,6 +155,11 @@ class Generation(Result):
     translator: "Translator" = field(repr=False)
 
     @property
+    def title(self) -> str:
+        """Model, source and translation."""
+        return f"{self.translator.name}: {super().title}"
+
+    @property
     def searched(self) -> "list[Generation]":
         """The translations that a search found, of which this one is made; itself alone."""
         return [self]
@@ -151,7 +186,8 @@ class Generation(Result):
         matrix = join_words(
             weights, tokenizer.target_spans(self.ids), self.text, tokenizer.source_spans(self.read), self.read
         )
-        return Alignment(matrix, source, target, site, heads)
+        chosen = "heads" in self.translator.bundle.alignment and self.translator.bundle.alignment["site"] == site
+        return Alignment(matrix, source, target, site, heads, self.title, chosen)
 
     @cached_property
     def words(self) -> list[Word]:
@@ -178,6 +214,18 @@ class Generation(Result):
         """{word: indices of its tokens}; the end token belongs to none."""
         owners = word_of_each(self.translator.tokenizer.target_spans(self.ids), self.text)
         return tokens_of_words(owners[:-1] if self.ids[-1:] == [self.translator.tokenizer.eos] else owners)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: source, translation, and the alignment where it was kept."""
+        from regard.figures.files import as_svg
+
+        kept = self.ids and self.recorded and self.alignment.site
+        shown = as_svg(self.alignment.plot(title="")) if kept else ""
+        numbers = f"{self.translator.name} · log-probability {self.log_prob:.2f} · score {self.score:.3f}"
+        return (
+            f'<div><div dir="auto">{escape(self.source)}</div><div dir="auto"><b>{escape(self.text)}</b></div>'
+            f'<div style="opacity:.65;font-size:.85em">{escape(numbers)}</div>{shown}</div>'
+        )
 
     def forward_pass(self) -> ForwardPass:
         """The pass over source and translation: logits `[1, T, V]`, one position for each of its tokens."""

@@ -188,7 +188,8 @@ class Restored(Generation):
         matrix = rows / rows.sum(1, keepdim=True).clamp(min=1) @ own.matrix @ (columns / columns.sum(0).clamp(min=1)).T
         sums = matrix.sum(1, keepdim=True)
         matrix = torch.where(sums > 0, matrix / sums, 0.0)
-        return Alignment(matrix, self.source.split(), self.text.split(), own.site, own.heads)
+        words = self.source.split(), self.text.split()
+        return Alignment(matrix, *words, own.site, own.heads, self.title, own.chosen)
 
     @cached_property
     def words(self) -> list[Word]:

@@ -37,7 +37,12 @@ class Result:
 
     def __post_init__(self) -> None:
         if len(self.attention):
-            know_origin(self.attention, self.forward_pass)
+            know_origin(self.attention, self.forward_pass, self.title)
+
+    @property
+    def title(self) -> str:
+        """What figures of it are called: input and output, shortened."""
+        return f"{shorten(self.source, 48)} → {shorten(self.text, 48)}"
 
     def as_json(self) -> dict[str, Any]:
         """Everything that `--json` prints: the keys of all results, then those of the task."""
@@ -109,3 +114,9 @@ class Result:
     def as_alternative(one: Any) -> dict[str, Any]:
         """An alternative as it stands in the JSON of the result it belongs to."""
         return {"text": one.text, "score": one.score, "log_prob": one.log_prob}
+
+
+def shorten(text: str, width: int) -> str:
+    """A text of one line, of so many characters at most."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1].rstrip()}…"

@@ -76,7 +76,8 @@ class Joined(Generation):
         own = [part.alignment for part in self.parts]
         first = next((one for one in own if one.site), own[0])
         source, target = ([word for one in own for word in getattr(one, side)] for side in ("source", "target"))
-        return Alignment(torch.block_diag(*[one.matrix for one in own]), source, target, first.site, first.heads)
+        matrix = torch.block_diag(*[one.matrix for one in own])
+        return Alignment(matrix, source, target, first.site, first.heads, self.title, first.chosen)
 
     @cached_property
     def words(self) -> list[Word]:

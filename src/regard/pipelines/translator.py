@@ -252,7 +252,7 @@ class Translator(Pipeline[str, Generation]):
                     results[i] = self._generation(some[row], hypotheses, kept, n_best, demands)
                     encoder_maps[i] = self._encoder_maps(calls, row, some[row].ids)
         for i in filled if listening else ():
-            know_origin(encoder_maps[i], results[i].forward_pass)
+            know_origin(encoder_maps[i], results[i].forward_pass, results[i].title)
             for returned in (results[i], *results[i].alternatives):
                 announce(self.model, {**encoder_maps[i], **returned.attention})
         return [results[i] for i in range(len(prepared))]

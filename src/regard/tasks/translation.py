@@ -67,7 +67,9 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         save_bundle(run.path, bundle)
         return bundle
 
-    amount = f"{note.pairs:,} training pairs{dropped}"
+    cut = settings.data is not None and (settings.data.fragments or settings.data.phrases)
+    made = ", those made of parts of others among them" if cut else ""
+    amount = f"{note.pairs:,} training pairs{made}{dropped}"
     evaluate = make_evaluate(dev, tokenizer, settings, further_sets(tokenizer, settings))
     watch = partial(watch_attention, folder=run.path, dev=dev, tokenizer=tokenizer, settings=settings)
     return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch)

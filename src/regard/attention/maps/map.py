@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import product
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from regard.attention.biases import BiasLike
+from regard.attention.maps.panels import Rows, draw_map
 from regard.attention.maps.products import Product, fit_vector, pulled, pushed
 from regard.attention.maps.saved import load_map, save_map
 from regard.attention.maps.sources import (
@@ -42,8 +43,6 @@ from regard.shapes import check
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
-LEGIBLE = 128  # queries or keys that are drawn one by one, with names
-CELLS = 256  # of a larger map, to a side
 ROWS = 256  # rows at a time, where they fit: fewer are slow, and more leave the caches
 OVERVIEW = Pool(256, 256)  # found with the first statistic, where it is smaller than the map
 KEPT = 16 * 2**20  # bytes of overview that are kept
@@ -103,6 +102,8 @@ class AttentionMap:
         shape: `(*batch, T, S)`.
         query_tokens, key_tokens: names of the rows and columns, where known.
         origin: the model's site and input, where known: of the maps of a result; what is selected of one keeps it.
+        site: of which attention it is, where known; named in figures.
+        title: of which model and text, where known; the title of figures.
     """
 
     def __init__(
@@ -113,6 +114,9 @@ class AttentionMap:
         self.query_tokens = query_tokens
         self.key_tokens = key_tokens
         self.origin: Origin | None = None
+        self.site = ""
+        self.title = ""
+        self._of_heads = False
         # with and without torch.is_grad_enabled()
         self._found: dict[bool, Summary] = {}
         self._pools: dict[tuple[bool, Pool], Tensor] = {}
@@ -323,6 +327,8 @@ class AttentionMap:
         found = AttentionMap(
             (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
         )
+        left = len(self.shape) - 2 - len(index)  # leading axes that no index names
+        self._known(found, left > 0 or (left == 0 and bool(index) and isinstance(index[-1], slice)))
         if self.origin is not None:
             found.origin = replace(self.origin, heads=self.origin.heads[index])
         return found
@@ -332,7 +338,8 @@ class AttentionMap:
         if matrix.shape[-2] != self.shape[-1]:
             raise ShapeError(f"matrix has {matrix.shape[-2]} rows on axis -2 and the map has {self.shape[-1]} keys")
         source = Through(self.source, matrix, self.shape)
-        return AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
+        found = AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
+        return self._known(found, same_heads=True)
 
     def crop(
         self, queries: int, first_key: int, end_key: int, query_tokens: Tokens = None, key_tokens: Tokens = None
@@ -349,13 +356,14 @@ class AttentionMap:
         whole = (first_key, end_key) == (0, self.shape[-1])
         source = self.source if whole else Cropped(self.source, first_key, end_key)
         shape = (*self.shape[:-2], queries, end_key - first_key)
-        return AttentionMap(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
+        found = AttentionMap(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
+        return self._known(found, same_heads=True)
 
     def frozen(self) -> "AttentionMap":
         """The same map, detached: later updates of the model's parameters do not change it, and it has no gradient."""
         with torch.no_grad():
             source = self.source.frozen()
-        return AttentionMap(self.shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
+        return self._derived(self.shape, source)
 
     def mean_heads(self) -> "AttentionMap":
         """The mean over the heads (axis -3)."""
@@ -397,18 +405,30 @@ class AttentionMap:
         """`full()` as a numpy array."""
         return self.full().detach().cpu().numpy()
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the map, one panel per head (the first 16 of the leading axes); write it where `path` says.
+    def plot(
+        self, path: str | Path | None = None, *, rows: Rows | None = None, heads: int | Sequence[int] | None = None,
+        title: str | None = None, theme: str = "light",
+    ) -> Any:  # fmt: skip
+        """Draw the map, one panel per head (the first 64 entries of the leading axes), all on one scale from 0.
+
+        A map with more than 128 queries or keys is pooled to at most 256 × 256 cells, each the largest of its weights.
 
         Args:
             path: a .png, .svg or .pdf file; None only makes the figure.
+            rows: which queries, as a slice or as indices; all by default.
+            heads: which entries of axis -3; all by default.
+            title: above the figure; by default what is known of the map: model, text and site.
+            theme: "light" or "dark".
 
         Returns:
             the matplotlib figure.
-        """
-        from regard.figures.heatmap import draw_panels  # matplotlib is imported when something is drawn
 
-        return draw_panels(*self._legible(), path)
+        Raises:
+            ShapeError: rows or heads that the map does not have.
+            ChoiceError: there is no such theme.
+            DataError: a file that cannot be drawn to.
+        """
+        return draw_map(self, path, rows, heads, title, theme)
 
     def look(self, path: str | Path | None = None) -> Any:
         """The page of the map: every weight can be pointed at, at any length. It shows itself in a notebook.
@@ -452,33 +472,25 @@ class AttentionMap:
     def __repr__(self) -> str:
         return f"AttentionMap({' × '.join(map(str, self.shape))})"
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether axis -3 is known to be the heads: of `[batch, heads, T, S]`, and of what results and models give."""
+        return len(self.shape) > 3 or self._of_heads or (self.origin is not None and len(self.shape) > 2)
+
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
-        from regard.figures.heatmap import as_png
+        from regard.figures.files import as_png
 
         return as_png(self.plot())
 
-    def _legible(self) -> tuple[Tensor, list[str], list[str], tuple[int, int]]:
-        """What can be drawn: panels `[panel, rows, columns]`, their names, and the size of a cell.
-
-        A map with more than 128 queries or keys is pooled to at most 256 × 256 cells, named by their positions.
-        """
-        large = max(self.shape[-2:]) > LEGIBLE
-        weights = self.pool(CELLS, CELLS).detach() if large else self.full().detach()
-        weights = weights.flatten(0, -3) if weights.ndim > 2 else weights[None]
-        if not large:
-            queries, keys = self.shape[-2:]
-            rows = self.query_tokens or [str(i) for i in range(queries)]
-            return weights, rows, self.key_tokens or [str(i) for i in range(keys)], (1, 1)
-        cells = [ceil(n / CELLS) for n in self.shape[-2:]]
-        names = []
-        for cell, shown in zip(cells, weights.shape[-2:], strict=True):
-            spacing = max(1, shown // 8)
-            names.append([f"{i * cell:,}" if i % spacing == 0 else "" for i in range(shown)])
-        return weights, names[0], names[1], (cells[0], cells[1])
-
     def _derived(self, shape: Sequence[int], source: WeightSource) -> "AttentionMap":
-        return AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
+        found = AttentionMap(shape, source, query_tokens=self.query_tokens, key_tokens=self.key_tokens)
+        return self._known(found, len(shape) == len(self.shape))
+
+    def _known(self, found: "AttentionMap", same_heads: bool) -> "AttentionMap":
+        """Another map of this attention, told what it is of."""
+        found.site, found.title, found._of_heads = self.site, self.title, same_heads and self.has_heads
+        return found
 
     @exactly
     def _statistics(self, pool: Pool | None = None, top: int | None = None) -> Summary:
@@ -551,10 +563,11 @@ class AttentionMap:
         return replace(first, **{f.name: self._join([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
-def know_origin(maps: Mapping[str, AttentionMap], run: Callable[[], Any]) -> None:
-    """Tell maps `[heads, T, S]` by site the forward pass in which they can be computed again."""
+def know_origin(maps: Mapping[str, AttentionMap], run: Callable[[], Any], title: str = "") -> None:
+    """Tell maps `[heads, T, S]` by site the forward pass in which they can be computed again, and of what they are."""
     for site, one in maps.items():
         one.origin = Origin(site, run, torch.arange(one.shape[-3]))
+        one.site, one.title = site, title
 
 
 def attention_map(

@@ -1,0 +1,20 @@
+"""`regard configs`: the configs that come with the package."""
+
+from typing import Annotated
+
+import typer
+
+
+def configs(
+    name: Annotated[str | None, typer.Argument(help="Print this config; without it, the list of all.")] = None,
+) -> None:
+    """List the shipped configs, each with what it trains; or print one, to be saved and changed."""
+    from regard.config import config_names, find_config
+
+    if name is not None:
+        typer.echo(find_config(name).read_text("utf-8"), nl=False)
+        return
+    width = max(map(len, config_names()))
+    for one in config_names():
+        first = find_config(one).read_text("utf-8").splitlines()[0]
+        typer.echo(f"{one:<{width}}  {first.removeprefix('# ')}")

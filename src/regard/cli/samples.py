@@ -1,0 +1,30 @@
+"""`regard samples`: small files to try everything with."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli.lines import complain
+from regard.errors import ConfigError
+
+
+def samples(
+    folder: Annotated[Path, typer.Argument(help="Where they go.")] = Path("samples"),
+) -> None:
+    """Write the samples that ship with regard into a folder: texts, a picture, a recording, and pairs to train on."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: a file; name a folder for the samples")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = 0
+    for sample in sorted(files("regard").joinpath("samples").iterdir(), key=lambda one: one.name):
+        content, path = sample.read_bytes(), folder / sample.name
+        if path.exists() and path.read_bytes() != content:
+            kept += 1
+            complain(f"{path}: is there, with another content: left as it is")
+            continue
+        path.write_bytes(content)
+        typer.echo(str(path))
+    if kept:
+        raise typer.Exit(1)

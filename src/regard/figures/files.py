@@ -1,0 +1,105 @@
+"""Figures as files, and as a notebook shows them."""
+
+import os
+import warnings
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regard.errors import DataError
+from regard.figures.style import fonts, quiet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MADE = b"drawn by regard"  # marks a file as drawn by regard
+# text stays text in an SVG, so the reader's own fonts serve every script
+SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "regard"}
+
+
+def check_target(path: str | Path) -> Path:
+    """A path to which a figure can be drawn.
+
+    Raises:
+        DataError: the ending is none that can be drawn, the folder does not exist or may not be written to, or there
+            is a folder of that name.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = Path(path)
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise DataError(
+            f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
+        )
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DataError(f"{path}: may not be written to")
+    return path
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file holds nothing that would be lost if it were drawn anew: it is empty, or a figure of regard's."""
+    return not path.exists() or not path.stat().st_size or MADE in path.read_bytes()
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure to a file.
+
+    Raises:
+        DataError: as `check_target`; there is no room for it.
+    """
+    import matplotlib
+
+    path = check_target(path)
+    ending = path.suffix.lower()
+    style: dict[Any, Any] = {**SVG, "font.family": fonts()}
+    with quiet(), matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        about: dict[str, dict[str, Any]] = {
+            ".svg": {"Date": None, "Description": MADE.decode()}, ".pdf": {"Subject": MADE.decode()},
+            ".png": {"Description": MADE.decode()},
+        }  # fmt: skip
+        try:
+            figure.savefig(path, dpi=160, bbox_inches="tight", metadata=about.get(ending))
+        except (OSError, AttributeError) as error:  # the second is what a .pdf's writer makes of the first
+            raise DataError(f"{path}: could not be written: {error}") from error
+    if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.warn(
+                f"{path}: no installed font has some of the letters: install one (Debian: fonts-noto-core, "
+                "fonts-noto-cjk), or draw an .svg",
+                stacklevel=2,
+            )
+
+
+def finished(figure: "Figure", path: str | Path | None) -> "Figure":
+    """A figure, written where `path` says so."""
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def as_png(figure: "Figure") -> bytes:
+    """A figure as a notebook shows it."""
+    import matplotlib
+
+    buffer = BytesIO()
+    with quiet(), matplotlib.rc_context({"font.family": fonts()}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that no font has
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def as_svg(figure: "Figure") -> str:
+    """A figure as an `<svg>` element, its text as text."""
+    import matplotlib
+
+    text = StringIO()
+    with quiet(), matplotlib.rc_context({**SVG, "font.family": fonts()}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the reader's own fonts have
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
