@@ -174,8 +174,9 @@ def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) 
             tab.get_by_role("button", name=name, exact=True).click()
         held[name] = tmp_path / download.value.suggested_filename
         download.value.save_as(held[name])
-    arrays = np.load(held["npz, all heads"])
-    assert set(arrays.files) == {one["site"] for one in run["maps"]}
+    with np.load(held["npz, all heads"]) as file:
+        arrays = dict(file)
+    assert set(arrays) == {one["site"] for one in run["maps"]}
     site = run["chosen"]["site"]
     info = next(one for one in run["maps"] if one["site"] == site)
     query, key = (translation.tensors[f"{info['tensors']}.{name}"] for name in ("query", "key"))
