@@ -7,6 +7,7 @@ that have made different progress (grid beam search: Hokamp and Liu 2017; the di
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -226,7 +227,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class GoalProgress:
-    """How far an output has come towards its goal.
+    """How far an output has come towards its goal; phrases are numbers of the goal's.
 
     Attributes:
         tokens: of the output.
@@ -234,24 +235,19 @@ class GoalProgress:
         left: phrases that it does not have.
         written: phrases that end with it: it has them unless the next token continues their last word.
         made: number of the goal's tokens that it has.
+        begun: {phrase of which the output ends with some tokens, not all: the token that comes next}.
+        attended: number of tokens before which attention was last at the place of each phrase; -1 for never.
+        misplaced: phrases that it has, and that were written while attention was elsewhere.
     """
 
     tokens: tuple[int, ...]
     text: str
-    left: tuple[Phrase, ...]
-    written: tuple[Phrase, ...]
+    left: tuple[int, ...]
+    written: tuple[int, ...]
     made: int
-
-    @cached_property
-    def lacking(self) -> int:
-        """Number of tokens of the phrases that it does not have."""
-        return sum(len(phrase.tokens) for phrase in self.left)
-
-    @cached_property
-    def wanted(self) -> list[int]:
-        """Tokens that would bring it further: the next one of each phrase that is begun, and the first of each."""
-        first = [(phrase.tokens if self.tokens else phrase.first)[0] for phrase in self.left]
-        return list(dict.fromkeys([*(phrase.begun(self.tokens)[1] for phrase in self.left), *first]))
+    begun: Mapping[int, int]
+    attended: tuple[int, ...]
+    misplaced: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,44 +257,110 @@ class Goal:
     Attributes:
         phrases: in any order; one that is listed twice must be there twice.
         spelling: of the model's vocabulary.
+        places: of each phrase, the positions of the source that it translates; none where it may stand anywhere. All
+            phrases may by default.
     """
 
     phrases: tuple[Phrase, ...]
     spelling: Spelling
+    places: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def room(self) -> int:
         """Number of tokens of all phrases."""
-        return sum(len(phrase.tokens) for phrase in self.phrases)
+        return sum(self._sizes)
 
     @cached_property
-    def _last(self) -> frozenset[str]:
-        """The last characters of the phrases."""
-        return frozenset(phrase.text[-1:] for phrase in self.phrases)
+    def _sizes(self) -> list[int]:
+        return [len(phrase.tokens) for phrase in self.phrases]
+
+    @cached_property
+    def _anywhere(self) -> frozenset[int]:
+        """Phrases without a place."""
+        return frozenset(n for n in range(len(self.phrases)) if not (self.places and self.places[n]))
+
+    def met(self, text: str) -> bool:
+        """Whether a text has all phrases."""
+        counts = Counter(phrase.text for phrase in self.phrases)
+        return all(len(spans_of(text, phrase)) >= count for phrase, count in counts.items())
 
     def start(self) -> GoalProgress:
         """Before the first token."""
-        return GoalProgress((), "", self.phrases, (), 0)
+        every = range(len(self.phrases))
+        return GoalProgress((), "", tuple(every), (), 0, {}, (-1,) * len(self.phrases))
+
+    def wanted(self, before: GoalProgress, here: Collection[int], ending: bool) -> list[int]:
+        """Tokens that would bring an output further: the next one of each phrase that is begun, and the first of each
+        whose place is attended, or was.
+
+        Args:
+            before: progress of the output.
+            here: phrases whose place is attended.
+            ending: every phrase may begin.
+        """
+        found = list(before.begun.values())
+        for n in before.left:
+            if ending or n in self._anywhere or n in here or before.attended[n] >= 0:
+                found.append((self.phrases[n].tokens if before.tokens else self.phrases[n].first)[0])
+        return list(dict.fromkeys(found))
+
+    def missed(self, before: GoalProgress, here: Collection[int]) -> bool:
+        """Whether attention has left the place of a phrase that an output has not begun."""
+        return any(before.attended[n] >= 0 and n not in here and n not in before.begun for n in before.left)
 
     def made(self, before: GoalProgress, token: int) -> int:
         """Number of the goal's tokens that an output has with one more token."""
-        piece = self.spelling.pieces[token]
-        if before.written or token in before.wanted or (piece[-1:] in self._last or not self.spelling.adds_up):
+        if self._concerns(before, token):
             return self.after(before, token).made
-        return self.room - before.lacking  # a token that belongs to no phrase
+        return self.room - sum(self._sizes[n] for n in before.left)
 
-    def after(self, before: GoalProgress, token: int) -> GoalProgress:
-        """The progress with one more token."""
+    def _concerns(self, before: GoalProgress, token: int) -> bool:
+        """Whether a token may begin, continue or end a phrase, or take one back."""
+        if before.written or not self.spelling.adds_up or token in self._tokens:
+            return True
+        piece = self.spelling.pieces[token]
+        return any(one.endswith(piece) or piece.endswith(one) for one in self._texts) if piece else False
+
+    @cached_property
+    def _tokens(self) -> frozenset[int]:
+        """The phrases' tokens."""
+        return frozenset(token for one in self.phrases for token in (*one.tokens, *one.first))
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        """The phrases' texts."""
+        return list(dict.fromkeys(one.text for one in self.phrases))
+
+    def after(self, before: GoalProgress, token: int, here: Collection[int] = ()) -> GoalProgress:
+        """The progress with one more token.
+
+        Args:
+            before: progress of the output.
+            token: that follows.
+            here: phrases whose place is attended where it is chosen.
+        """
         tokens = (*before.tokens, token)
         text = self.spelling.extended(before.text, tokens)
+        attended = before.attended
+        if here:
+            attended = tuple(len(before.tokens) if n in here else last for n, last in enumerate(attended))
+        if not self._concerns(before, token):
+            made = before.made if not before.begun else self.room - sum(self._sizes[n] for n in before.left)
+            return GoalProgress(tokens, text, before.left, (), made, {}, attended, before.misplaced)
         open_ = (*before.left, *before.written) if self.spelling.continues[token] else before.left
-        written: list[Phrase] = []
-        left: list[Phrase] = []
-        for phrase in open_:
-            (written if phrase.ends(text) and phrase not in written else left).append(phrase)
-        rest = sum(len(phrase.tokens) for phrase in left)
-        begun = max((phrase.begun(tokens)[0] for phrase in left), default=0)
-        return GoalProgress(tokens, text, tuple(left), tuple(written), self.room - rest + begun)
+        written: list[int] = []
+        left: list[int] = []
+        for n in open_:
+            phrase = self.phrases[n]
+            again = any(self.phrases[m] == phrase for m in written)
+            (written if phrase.ends(text) and not again else left).append(n)
+        starts = {n: self.phrases[n].begun(tokens) for n in left}
+        made = self.room - sum(self._sizes[n] for n in left) + max((size for size, _ in starts.values()), default=0)
+        begun = {n: following for n, (size, following) in starts.items() if size}
+        first = len(before.tokens) + 1
+        elsewhere = (n for n in written if n not in self._anywhere and attended[n] < first - self._sizes[n])
+        misplaced = before.misplaced.difference(open_).union(elsewhere)
+        return GoalProgress(tokens, text, tuple(left), tuple(written), made, begun, attended, misplaced)
 
 
 class Glossary:

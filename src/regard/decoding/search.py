@@ -4,7 +4,7 @@ A hypothesis that ends keeps its own slice of the state, so what was recorded th
 every attention) has followed it through every reordering of the beam.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import inf
@@ -19,6 +19,8 @@ from regard.decoding.phrases import Goal, GoalProgress
 from regard.errors import ConfigError
 from regard.nn.state import State
 
+Attention = Callable[[Any], Tensor | None]
+
 
 @runtime_checkable
 class Followed(Protocol):
@@ -28,6 +30,8 @@ class Followed(Protocol):
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
+MISPLACED = 2.0  # nats of score that a phrase of a goal costs that is written while attention is elsewhere
+ATTENDED = 0.5  # weight of a phrase's place from which it is attended
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
@@ -82,6 +86,8 @@ class _Beam:
         goal: what its outputs must have, if anything.
         progress: of each hypothesis towards the goal.
         totals: log-probability of each hypothesis, where there is a goal.
+        here: of each hypothesis, the goal's phrases whose place is attended.
+        misplaced: of each finished hypothesis, the number of the goal's phrases that stand elsewhere than they belong.
     """
 
     number: int
@@ -91,6 +97,17 @@ class _Beam:
     finished: list[Hypothesis] = field(default_factory=list)
     progress: list[GoalProgress] = field(default_factory=list)
     totals: list[float] = field(default_factory=lambda: [0.0])
+    here: list[list[int]] = field(default_factory=lambda: [[]])
+    misplaced: list[int] = field(default_factory=list)
+
+    def ranked(self, most: int) -> tuple[list[Hypothesis], float]:
+        """The best `most` finished hypotheses, and what the last of them is ranked by; -inf where there are fewer."""
+        if self.goal is None:
+            best = sorted(self.finished, key=lambda h: -h.score)[:most]
+            return best, best[-1].score if len(best) == most else -inf
+        keys = [one.score - MISPLACED * count for one, count in zip(self.finished, self.misplaced, strict=True)]
+        order = sorted(range(len(keys)), key=lambda n: -keys[n])[:most]
+        return [self.finished[n] for n in order], keys[order[-1]] if len(order) == most else -inf
 
 
 class _Candidate(NamedTuple):
@@ -104,7 +121,7 @@ class _Candidate(NamedTuple):
 def search(
     step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
     ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
-    goals: Sequence[Goal | None] = (),
+    goals: Sequence[Goal | None] = (), attention: Attention | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The best hypotheses of every sentence, best first.
 
@@ -126,6 +143,8 @@ def search(
         device: of the tokens that `step` is given; the CPU by default.
         goals: what each sentence's outputs must have, None for nothing; its limit is longer by the goal's tokens. An
             output that comes to its limit without all of it is the best of those that come furthest.
+        attention: state -> the last step's weights of the source, `[N, K, S]`; by it phrases come to their places.
+            Without it they may stand anywhere.
     """
     closing = {ends} if isinstance(ends, int) else set(ends)
     results: list[list[Hypothesis]] = [[] for _ in limits]
@@ -143,17 +162,20 @@ def search(
         going, kept = [], []
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_p = wide if scored else torch.log_softmax(wide, -1)
-        pairs = _pairs(beams, log_p, config.beam + 1)
-        for n, candidates in enumerate(_continue(totals, log_p, config.beam)):
+        aimed = any(beam.goal for beam in beams)
+        count = 2 * config.beam if config.beam > 1 or aimed else 1
+        some, names = largest(log_p, count)
+        if aimed:
+            _attend(beams, None if attention is None else attention(state))
+            pairs = _pairs(beams, log_p, some, names, config.beam + 1, closing)
+        for n, candidates in enumerate(_continue(totals, some, names, count)):
             beam = beams[n]
             if beam.goal:
                 candidates = _towards(beam.goal, beam, pairs[n], closing, length)
             living, others = _finish(beam, n, candidates, state, config, closing, length)
-            ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
+            ranked, least = beam.ranked(config.n_best)
             full = len(beam.finished) >= config.beam or length >= beam.limit or not living
-            if full or (
-                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.limit)
-            ):
+            if full or (least > -inf and least >= _bound(living, config, length, beam.limit)):
                 results[beam.number] = ranked
                 continue
             going.append(n)
@@ -161,7 +183,10 @@ def search(
             beam.rows = [[*beam.rows[one.parent], one.token] for one in kept[-1]]
             if beam.goal:
                 beam.totals = [one.log_prob for one in kept[-1]]
-                beam.progress = [beam.goal.after(beam.progress[one.parent], one.token) for one in kept[-1]]
+                beam.progress = [
+                    beam.goal.after(beam.progress[one.parent], one.token, beam.here[one.parent]) for one in kept[-1]
+                ]
+                beam.here = [[]] * len(kept[-1])
         if not going:
             break
         if len(going) < len(beams):
@@ -181,31 +206,77 @@ def _bound(living: Sequence[_Candidate], config: SearchConfig, length: int, limi
     return max(config.score(best, length + 1), config.score(best, limit))
 
 
-def _continue(totals: Float[Tensor, "N K"], log_p: Float[Tensor, "N K V"], beam: int) -> list[list[_Candidate]]:
-    """The best continuations of each sentence, best first, twice as many as the beam; one, if it is greedy."""
-    some, names = largest(log_p, 2 * beam if beam > 1 else 1)
-    sums = (totals[..., None].to(log_p.dtype) + some).flatten(1)
-    best, where = sums.topk(min(2 * beam if beam > 1 else 1, sums.shape[1]), dim=1)
+def _continue(
+    totals: Float[Tensor, "N K"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"], count: int
+) -> list[list[_Candidate]]:
+    """The `count` best continuations of each sentence, best first.
+
+    Args:
+        totals: log-probabilities of the hypotheses.
+        some: the greatest log-probabilities of their next tokens.
+        names: these tokens.
+        count: how many.
+    """
+    sums = (totals[..., None].to(some.dtype) + some).flatten(1)
+    best, where = sums.topk(min(count, sums.shape[1]), dim=1)
     parents, tokens = where // some.shape[-1], names.flatten(1).gather(1, where)
     # one transfer: a float32 holds every integer below 2**24
     numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).tolist()
     return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
 
 
-def _pairs(beams: Sequence[_Beam], log_p: Float[Tensor, "N K V"], size: int) -> list[dict[tuple[int, int], float]]:
+def _attend(beams: Sequence[_Beam], weights: Float[Tensor, "N K S"] | None) -> None:
+    """Find for each hypothesis the phrases of its goal whose place is attended; all of them without attention.
+
+    Args:
+        beams: of the sentences.
+        weights: of the source.
+    """
+    if weights is None:
+        for beam in beams:
+            beam.here = [list(range(len(beam.goal.phrases))) if beam.goal else []] * len(beam.rows)
+        return
+    places = [(n, p, s) for n, beam in enumerate(beams) if beam.goal
+              for p, place in enumerate(beam.goal.places) for s in place]  # fmt: skip
+    if not places:
+        return
+    n, p, s = torch.tensor(places, device=weights.device).unbind(1)
+    chosen = weights.new_zeros(len(beams), int(p.max()) + 1, weights.shape[-1])
+    chosen[n, p, s] = 1.0
+    attended = torch.bmm(weights, chosen.mT) >= ATTENDED
+    for beam, rows in zip(beams, attended.tolist(), strict=True):
+        beam.here = [[p for p, yes in enumerate(row) if yes] for row in rows]
+
+
+def _pairs(
+    beams: Sequence[_Beam], log_p: Float[Tensor, "N K V"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"],
+    size: int, ends: Collection[int],
+) -> list[dict[tuple[int, int], float]]:  # fmt: skip
     """{(hypothesis, token): log-probability} of each sentence: the `size` best tokens of each hypothesis, and those
-    that its goal wants; nothing for a sentence without a goal."""
+    that its goal wants; nothing for a sentence without a goal.
+
+    Args:
+        beams: of the sentences.
+        log_p: log-probabilities of the next tokens.
+        some: the greatest of them.
+        names: these tokens.
+        size: how many of them.
+        ends: tokens that end an output.
+    """
     found: list[dict[tuple[int, int], float]] = [{} for _ in beams]
-    own = [n for n, beam in enumerate(beams) if beam.goal]
-    if not own:
-        return found
-    wanted = [(n, k, t) for n in own for k, before in enumerate(beams[n].progress) for t in before.wanted]
-    index = torch.tensor(wanted, dtype=torch.long, device=log_p.device).reshape(-1, 3).unbind(-1)
-    for (n, k, t), value in zip(wanted, log_p[index].tolist(), strict=True):
-        found[n][k, t] = value
-    values, tokens = (part.tolist() for part in largest(log_p[own], size))
-    for n, rows, names in zip(own, values, tokens, strict=True):
-        found[n] |= {(k, t): v for k in range(len(rows)) for t, v in zip(names[k], rows[k], strict=True)}
+    best, tokens = (part[..., :size].tolist() for part in (some, names))
+    wanted: list[tuple[int, int, int]] = []
+    for n, beam in enumerate(beams):
+        if beam.goal is None:
+            continue
+        for k, before in enumerate(beam.progress):
+            found[n] |= {(k, t): v for t, v in zip(tokens[n][k], best[n][k], strict=True)}
+            more = beam.goal.wanted(before, beam.here[k], tokens[n][k][0] in ends)
+            wanted += [(n, k, t) for t in more if (k, t) not in found[n]]
+    if wanted:
+        index = torch.tensor(wanted, device=log_p.device).unbind(1)
+        for (n, k, t), value in zip(wanted, log_p[index].tolist(), strict=True):
+            found[n][k, t] = value
     return found
 
 
@@ -214,8 +285,9 @@ def _towards(
 ) -> list[_Candidate]:
     """The continuations of a sentence that has a goal, in the order in which they are to be kept.
 
-    They are divided by how far they have come; the groups take turns, the one that has come furthest first. An output
-    ends only where it has everything.
+    They are divided by how far they have come; the groups take turns, the one that has come furthest first. Behind all
+    groups are continuations of hypotheses whose attention has passed the place of a phrase that they do not have. An
+    output ends only where it has everything.
 
     Args:
         goal: of the sentence.
@@ -226,7 +298,9 @@ def _towards(
     """
     slots = beam.limit - length  # tokens that may still follow
     groups: dict[int, list[_Candidate]] = {}
+    passed: dict[int, list[_Candidate]] = {}
     dropped: list[_Candidate] = []
+    missed = [goal.missed(before, here) for before, here in zip(beam.progress, beam.here, strict=True)]
     for (k, token), value in pairs.items():
         one = _Candidate(beam.totals[k] + value, k, token)
         before, closes = beam.progress[k], token in ends
@@ -235,11 +309,13 @@ def _towards(
         if one.log_prob == -inf or late or (closes and before.left):
             dropped.append(one._replace(log_prob=-inf))
         else:
-            groups.setdefault(made, []).append(one)
-    ordered = [sorted(groups[made], key=lambda one: -one.log_prob) for made in sorted(groups, reverse=True)]
-    if length >= beam.limit:
-        ordered = ordered[:1]
-    turns = [one for some in zip_longest(*ordered) for one in some if one is not None]
+            (passed if missed[k] and made <= before.made else groups).setdefault(made, []).append(one)
+    turns: list[_Candidate] = []
+    for some in (groups, passed):
+        ordered = [sorted(some[made], key=lambda one: -one.log_prob) for made in sorted(some, reverse=True)]
+        if length >= beam.limit:
+            ordered = [] if turns else ordered[:1]
+        turns += [one for row in zip_longest(*ordered) for one in row if one is not None]
     return [*turns, *dropped]
 
 
@@ -288,6 +364,9 @@ def _finish(
             own = own_state(state, n, one.parent)
             tokens = [*beam.rows[one.parent], one.token]
             beam.finished.append(Hypothesis(tokens, config.score(one.log_prob, length), one.log_prob, own))
+            if beam.goal:
+                done = beam.goal.after(beam.progress[one.parent], one.token, beam.here[one.parent])
+                beam.misplaced.append(len(done.misplaced))
             others.append(one._replace(log_prob=-inf))
         else:
             living.append(one)

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
@@ -372,6 +372,20 @@ class PlannedDecoder:
     def maps(self, state: PlannedState) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         return self.model.maps(state.plain())
+
+    def attended(self, state: PlannedState, site: str, heads: Sequence[int]) -> Float[Tensor, "N K S"]:
+        """The last step's weights of the memory, as `Seq2Seq.attended` gives them."""
+        number = int(site.split(".")[2])
+        cross, chosen = self.layers[number].cross, list(heads)
+        live = torch.arange(state.count) if state.rows is None else state.rows
+        last = torch.full((len(live), 1), state.filled - 1) if state.path is None else state.path[..., -1]
+        query = state.cells.query[number][1][live[:, None], last].unflatten(-1, (state.heads, -1))[:, :, chosen]
+        groups = [head * cross.key_heads // cross.heads for head in chosen]
+        key = state.crossed.key[number].unflatten(0, (state.count, -1))[live][:, groups]
+        alpha = cross.head_width**-0.5 if cross.score == "scaled_dot" else 1.0
+        scores = alpha * torch.matmul(query.transpose(1, 2), key)
+        scores = scores.masked_fill(~state.crossed.memory.allowed[live][:, None, None], -torch.inf)
+        return scores.softmax(-1).mean(1)
 
     def parameters(self) -> Iterator[Tensor]:
         """The model's."""

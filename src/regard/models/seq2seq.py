@@ -8,6 +8,7 @@
 `forward = project(hidden(…))` and `step` likewise, so a loss may work on chunks without building all logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
@@ -78,6 +79,18 @@ class Seq2Seq(nn.Module, Generic[StateT]):
     def maps(self, state: StateT) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         raise NotImplementedError
+
+    def attended(self, state: StateT, site: str, heads: Sequence[int]) -> Float[Tensor, "N K S"]:
+        """The last step's weights of the memory, averaged over heads, of a state that was started with `record`.
+
+        Args:
+            state: after at least one step.
+            site: where the memory is attended to.
+            heads: of the site.
+        """
+        whole = self.maps(state)[site]
+        last = slice(whole.shape[-2] - 1, whole.shape[-2])
+        return whole.tile(last, slice(None))[:, :, list(heads), 0].mean(2)
 
     def encoder_sites(self) -> list[str]:
         """Paths of the encoder's attentions."""

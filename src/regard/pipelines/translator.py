@@ -1,6 +1,6 @@
 """Translation: from a text to a `Generation`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -19,16 +19,16 @@ from regard.decoding.forced import Forced, forced
 from regard.decoding.generate import generate
 from regard.decoding.phrases import Goal, Spelling
 from regard.decoding.sample import SampleConfig, sample_config
-from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
+from regard.decoding.search import LENGTH_PENALTY, Attention, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
+from regard.pipelines.result import reading_site
 from regard.text.normalize import clean
 
-MISPLACED = 2.0  # nats of score that a misplaced word of a glossary costs
-GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase
-GOAL_BEST = 4  # outputs at least among which the one is chosen whose terms are in their places
+GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase, wherever it stands
+PLACED_BEAM = 4  # the same where attention says where each phrase stands
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
@@ -235,27 +235,57 @@ class Translator(Pipeline[str, Generation]):
         goals = demands.goals([one.read for one in prepared])
         filled = [i for i, one in enumerate(prepared) if one.ids]
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
-        listening = has_search_listeners()
+        kept = record or has_search_listeners()
         encoder_maps: dict[int, dict[str, AttentionMap]] = {}
-        groups = [
-            (how, [members[k] for k in group])
-            for how, members in self._divided(config, filled, goals)
-            for group in length_groups([len(prepared[i].ids) + 1 for i in members], batch_tokens // _beam(how))
-        ]
+
+        def searched(
+            how: SearchConfig | SampleConfig, members: Sequence[int], aimed: bool = False
+        ) -> Iterator[tuple[int, list[Hypothesis]]]:
+            """The hypotheses of some texts."""
+            lengths = [len(prepared[i].ids) + 1 for i in members]
+            for places in length_groups(lengths, batch_tokens // _beam(how)):
+                group = [members[k] for k in places]
+                own, aims = [numbers[i] for i in group], [goals[i] if aimed else None for i in group]
+                calls, found = self._search([prepared[i].ids for i in group], how, kept, own, demands, aims)
+                for row, i in enumerate(group):
+                    encoder_maps[i] = self._encoder_maps(calls, row, prepared[i].ids)
+                yield from zip(group, found, strict=True)
+
         with torch.inference_mode(), unwatched():
-            for how, group in groups:
-                some = [prepared[i] for i in group]
-                own, aims = [numbers[i] for i in group], [goals[i] for i in group]
-                kept = record or listening or any(aims)  # attention says where a term's translation belongs
-                calls, found = self._search([one.ids for one in some], how, kept, own, demands, aims)
-                for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
-                    results[i] = self._generation(some[row], hypotheses, kept, n_best, demands)
-                    encoder_maps[i] = self._encoder_maps(calls, row, some[row].ids)
-        for i in filled if listening else ():
+            found = dict(searched(config, filled))
+            if isinstance(config, SearchConfig):  # a draw has no goals
+                again = [i for i in filled if not self._meets(goals[i], found[i], n_best)]
+                for how, members in self._divided(config, again, goals):
+                    for i, others in searched(how, members, aimed=True):
+                        found[i] = self._joined(goals[i], found[i], others)
+            for i in filled:
+                results[i] = self._generation(prepared[i], found[i], kept, n_best)
+        for i in filled if has_search_listeners() else ():
             know_origin(encoder_maps[i], results[i].forward_pass)
             for returned in (results[i], *results[i].alternatives):
                 announce(self.model, {**encoder_maps[i], **returned.attention})
         return [results[i] for i in range(len(prepared))]
+
+    def _meets(self, goal: Goal | None, found: Sequence[Hypothesis], wanted: int) -> bool:
+        """Whether a search without a goal has come to it: its best output has every phrase, and so have others,
+        `wanted` in all that differ."""
+        if goal is None:
+            return True
+        texts = [self._text(one) for one in found]
+        good = [text for text in texts if goal.met(text)]
+        return bool(good) and good[0] == texts[0] and len(set(good)) >= wanted
+
+    def _joined(self, goal: Goal | None, free: Sequence[Hypothesis], bound: Sequence[Hypothesis]) -> list[Hypothesis]:
+        """The outputs that have every phrase, of a search without a goal and of one with it, best first.
+
+        The best output of the search without a goal stays the first where it has every phrase.
+        """
+        assert goal is not None
+        good = [one for one in free if goal.met(self._text(one))]
+        first = free if good and good[0] is free[0] else bound
+        own = [*bound, *(one for one in good if all(one.tokens != other.tokens for other in bound))]
+        rest = [one for one in own if one.tokens != first[0].tokens] if first else own
+        return [*first[:1], *sorted(rest, key=lambda one: -one.score)]
 
     def score(
         self, sources: Sequence[str], targets: Sequence[str | Generation], batch_tokens: int = BATCH_TOKENS
@@ -366,16 +396,28 @@ class Translator(Pipeline[str, Generation]):
         encoder, stepper = self.searched()
         with watching(calls.append) if has_search_listeners() else nullcontext():
             memory = encoder.encode(pad(rows, tokenizer.pad).to(self.device), lengths_mask(rows).to(self.device))
-        state = stepper.start(memory, record=record)
+        state = stepper.start(memory, record=record or any(goals))  # attention says where phrases belong
         limits = [self.limit(len(row)) for row in rows]
         before = [[tokenizer.bos]] * len(rows)
         longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
         around = [*self.rule_constraints(before, longest), *demands.constraints(longest)]
         found = generate(
             stepper, state, before, limits, config, self.ends(), constraints=around, indices=indices,
-            goals=goals,
+            goals=goals, attention=self._reading(stepper),
         )  # fmt: skip
         return calls_by_site(self.model, calls), found
+
+    def _reading(self, stepper: Any) -> Attention:
+        """What gives the last step's weights of the source that alignments are read from; None without attention."""
+        chosen = [(str(self.bundle.alignment["site"]), self.bundle.alignment["heads"])] if self.bundle.alignment else []
+
+        def weights(state: Any) -> torch.Tensor | None:
+            if not chosen:
+                chosen.append(reading_site({}, stepper.maps(state)))
+            site, heads = chosen[0]
+            return stepper.attended(state, site, heads) if site else None
+
+        return weights
 
     def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:
         """The encoder's maps `[heads, S, S]` of one sentence of a padded batch."""
@@ -406,48 +448,52 @@ class Translator(Pipeline[str, Generation]):
 
     @staticmethod
     def _divided(
-        config: SearchConfig | SampleConfig, members: Sequence[int], goals: Sequence[Goal | None]
-    ) -> list[tuple[SearchConfig | SampleConfig, list[int]]]:
-        """Those of some texts that are searched alike; one with a goal needs several hypotheses."""
-        free, bound = ([i for i in members if bool(goals[i]) is aimed] for aimed in (False, True))
-        if isinstance(config, SampleConfig):
-            return [(config, [*free, *bound])]
-        beam = max(config.beam, GOAL_BEAM)
-        return [(config, free), (replace(config, beam=beam, n_best=max(config.n_best, GOAL_BEST)), bound)]
+        config: SearchConfig, members: Sequence[int], goals: Sequence[Goal | None]
+    ) -> list[tuple[SearchConfig, list[int]]]:
+        """Those of some texts with goals that are searched alike: several hypotheses are needed, more of them where a
+        phrase has no place."""
+        placed, others = [], []
+        for i in members:
+            goal = goals[i]
+            (placed if goal is not None and all(goal.places) else others).append(i)
+        return [
+            (replace(config, beam=max(config.beam, least)), some)
+            for least, some in ((PLACED_BEAM, placed), (GOAL_BEAM, others))
+            if some
+        ]
 
     @cached_property
     def spelling(self) -> Spelling:
         """What the tokens add to a text, computed once."""
         return Spelling(self.tokenizer.decode, len(self.tokenizer), self.ends())
 
-    def _generation(
-        self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int, demands: Demands
-    ) -> Generation:
-        """The best output, and up to `most` - 1 others whose texts differ from it and from each other. Those with terms
-        of a glossary are ranked by their score less what is misplaced."""
+    def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
+        """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
         if not found:  # nothing that is allowed has any probability
             return Generation(
                 text="", source=source.text, score=-inf, log_prob=-inf, recorded=recorded, translator=self
             )
-        made = [self._one(source, one, recorded) for one in found]
-        if demands.glossary and len(made) > 1:
-            made.sort(key=lambda one: MISPLACED * demands.misplaced(one) - one.score)
-        best, *others = made
+        best = self._one(source, found[0], recorded)
         seen = {best.text}
-        for one in others:
-            if one.text not in seen and len(seen) < most:
-                seen.add(one.text)
-                best.alternatives.append(one)
+        for one in found[1:]:
+            text = self._text(one)
+            if text not in seen and len(seen) < most:
+                seen.add(text)
+                best.alternatives.append(self._one(source, one, recorded))
         return best
+
+    def _text(self, found: Hypothesis) -> str:
+        return str(self.tokenizer.decode(found.tokens)).strip()
 
     def _one(self, source: Encoded, found: Hypothesis, recorded: bool) -> Generation:
         tokenizer = self.tokenizer
         ids = [*source.ids, tokenizer.eos]
         source_tokens, tokens = tokenizer.tokens(ids), tokenizer.tokens(found.tokens)
+        maps = decoder_maps(self.model, found, tokenizer, source_tokens) if recorded else {}
         return Generation(
-            text=str(tokenizer.decode(found.tokens)).strip(), source=source.text, tokens=tokens, ids=found.tokens,
+            text=self._text(found), source=source.text, tokens=tokens, ids=found.tokens,
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
-            attention=decoder_maps(self.model, found, tokenizer, source_tokens), recorded=recorded, translator=self,
+            attention=maps, recorded=recorded, translator=self,
         )  # fmt: skip
 
 
