@@ -225,7 +225,7 @@ class Phrase:
         return 0, (self.tokens if tokens else self.first)[0]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which makes building one three times as long
 class GoalProgress:
     """How far an output has come towards its goal; phrases are numbers of the goal's.
 
@@ -234,20 +234,20 @@ class GoalProgress:
         text: its folded text.
         left: phrases that it does not have.
         written: phrases that end with it: it has them unless the next token continues their last word.
-        made: number of the goal's tokens that it has.
+        whole: number of tokens of the phrases that it has.
+        made: the same, with those of the phrase that it has begun.
         begun: {phrase of which the output ends with some tokens, not all: the token that comes next}.
-        attended: number of tokens before which attention was last at the place of each phrase; -1 for never.
-        misplaced: phrases that it has, and that were written while attention was elsewhere.
+        attended: phrases whose place attention has been at.
     """
 
     tokens: tuple[int, ...]
     text: str
     left: tuple[int, ...]
     written: tuple[int, ...]
+    whole: int
     made: int
     begun: Mapping[int, int]
-    attended: tuple[int, ...]
-    misplaced: frozenset[int] = frozenset()
+    attended: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +287,7 @@ class Goal:
     def start(self) -> GoalProgress:
         """Before the first token."""
         every = range(len(self.phrases))
-        return GoalProgress((), "", tuple(every), (), 0, {}, (-1,) * len(self.phrases))
+        return GoalProgress((), "", tuple(every), (), 0, 0, {}, frozenset())
 
     def wanted(self, before: GoalProgress, here: Collection[int], ending: bool) -> list[int]:
         """Tokens that would bring an output further: the next one of each phrase that is begun, and the first of each
@@ -298,38 +298,24 @@ class Goal:
             here: phrases whose place is attended.
             ending: every phrase may begin.
         """
-        found = list(before.begun.values())
-        for n in before.left:
-            if ending or n in self._anywhere or n in here or before.attended[n] >= 0:
-                found.append((self.phrases[n].tokens if before.tokens else self.phrases[n].first)[0])
-        return list(dict.fromkeys(found))
+        ripe = (n for n in before.left if ending or n in self._anywhere or n in here or n in before.attended)
+        first = ((self.phrases[n].tokens if before.tokens else self.phrases[n].first)[0] for n in ripe)
+        return list(dict.fromkeys([*before.begun.values(), *first]))
 
     def missed(self, before: GoalProgress, here: Collection[int]) -> bool:
         """Whether attention has left the place of a phrase that an output has not begun."""
-        return any(before.attended[n] >= 0 and n not in here and n not in before.begun for n in before.left)
+        return any(n in before.attended and n not in here and n not in before.begun for n in before.left)
 
     def made(self, before: GoalProgress, token: int) -> int:
         """Number of the goal's tokens that an output has with one more token."""
-        if self._concerns(before, token):
+        if before.written or self._relevant[token]:
             return self.after(before, token).made
-        return self.room - sum(self._sizes[n] for n in before.left)
-
-    def _concerns(self, before: GoalProgress, token: int) -> bool:
-        """Whether a token may begin, continue or end a phrase, or take one back."""
-        if before.written or not self.spelling.adds_up or token in self._tokens:
-            return True
-        piece = self.spelling.pieces[token]
-        return any(one.endswith(piece) or piece.endswith(one) for one in self._texts) if piece else False
+        return before.whole
 
     @cached_property
-    def _tokens(self) -> frozenset[int]:
-        """The phrases' tokens."""
-        return frozenset(token for one in self.phrases for token in (*one.tokens, *one.first))
-
-    @cached_property
-    def _texts(self) -> list[str]:
-        """The phrases' texts."""
-        return list(dict.fromkeys(one.text for one in self.phrases))
+    def _relevant(self) -> "_Relevant":
+        """Tokens that may begin, continue or end a phrase; any, where the pieces of a text do not make the text."""
+        return _Relevant(self)
 
     def after(self, before: GoalProgress, token: int, here: Collection[int] = ()) -> GoalProgress:
         """The progress with one more token.
@@ -341,12 +327,9 @@ class Goal:
         """
         tokens = (*before.tokens, token)
         text = self.spelling.extended(before.text, tokens)
-        attended = before.attended
-        if here:
-            attended = tuple(len(before.tokens) if n in here else last for n, last in enumerate(attended))
-        if not self._concerns(before, token):
-            made = before.made if not before.begun else self.room - sum(self._sizes[n] for n in before.left)
-            return GoalProgress(tokens, text, before.left, (), made, {}, attended, before.misplaced)
+        attended = before.attended.union(here)
+        if not (before.written or self._relevant[token]):
+            return GoalProgress(tokens, text, before.left, (), before.whole, before.whole, {}, attended)
         open_ = (*before.left, *before.written) if self.spelling.continues[token] else before.left
         written: list[int] = []
         left: list[int] = []
@@ -355,12 +338,26 @@ class Goal:
             again = any(self.phrases[m] == phrase for m in written)
             (written if phrase.ends(text) and not again else left).append(n)
         starts = {n: self.phrases[n].begun(tokens) for n in left}
-        made = self.room - sum(self._sizes[n] for n in left) + max((size for size, _ in starts.values()), default=0)
+        whole = self.room - sum(self._sizes[n] for n in left)
+        made = whole + max((size for size, _ in starts.values()), default=0)
         begun = {n: following for n, (size, following) in starts.items() if size}
-        first = len(before.tokens) + 1
-        elsewhere = (n for n in written if n not in self._anywhere and attended[n] < first - self._sizes[n])
-        misplaced = before.misplaced.difference(open_).union(elsewhere)
-        return GoalProgress(tokens, text, tuple(left), tuple(written), made, begun, attended, misplaced)
+        return GoalProgress(tokens, text, tuple(left), tuple(written), whole, made, begun, attended)
+
+
+class _Relevant(dict[int, bool]):
+    """{token: whether it may begin, continue or end a phrase of a goal}, found where it is asked for."""
+
+    def __init__(self, goal: Goal) -> None:
+        super().__init__()
+        self.spelling = goal.spelling
+        self.tokens = {token for one in goal.phrases for token in (*one.tokens, *one.first)}
+        self.texts = list(dict.fromkeys(one.text for one in goal.phrases))
+
+    def __missing__(self, token: int) -> bool:
+        piece = self.spelling.pieces[token]
+        within = bool(piece) and any(text.endswith(piece) or piece.endswith(text) for text in self.texts)
+        self[token] = found = within or token in self.tokens or not self.spelling.adds_up
+        return found
 
 
 class Glossary:

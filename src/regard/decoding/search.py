@@ -30,8 +30,7 @@ class Followed(Protocol):
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
-MISPLACED = 2.0  # nats of score that a phrase of a goal costs that is written while attention is elsewhere
-ATTENDED = 0.5  # weight of a phrase's place from which it is attended
+ATTENDED = 0.3  # weight of a phrase's place from which it is attended
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
@@ -87,7 +86,6 @@ class _Beam:
         progress: of each hypothesis towards the goal.
         totals: log-probability of each hypothesis, where there is a goal.
         here: of each hypothesis, the goal's phrases whose place is attended.
-        misplaced: of each finished hypothesis, the number of the goal's phrases that stand elsewhere than they belong.
     """
 
     number: int
@@ -98,16 +96,6 @@ class _Beam:
     progress: list[GoalProgress] = field(default_factory=list)
     totals: list[float] = field(default_factory=lambda: [0.0])
     here: list[list[int]] = field(default_factory=lambda: [[]])
-    misplaced: list[int] = field(default_factory=list)
-
-    def ranked(self, most: int) -> tuple[list[Hypothesis], float]:
-        """The best `most` finished hypotheses, and what the last of them is ranked by; -inf where there are fewer."""
-        if self.goal is None:
-            best = sorted(self.finished, key=lambda h: -h.score)[:most]
-            return best, best[-1].score if len(best) == most else -inf
-        keys = [one.score - MISPLACED * count for one, count in zip(self.finished, self.misplaced, strict=True)]
-        order = sorted(range(len(keys)), key=lambda n: -keys[n])[:most]
-        return [self.finished[n] for n in order], keys[order[-1]] if len(order) == most else -inf
 
 
 class _Candidate(NamedTuple):
@@ -173,9 +161,11 @@ def search(
             if beam.goal:
                 candidates = _towards(beam.goal, beam, pairs[n], closing, length)
             living, others = _finish(beam, n, candidates, state, config, closing, length)
-            ranked, least = beam.ranked(config.n_best)
+            ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
             full = len(beam.finished) >= config.beam or length >= beam.limit or not living
-            if full or (least > -inf and least >= _bound(living, config, length, beam.limit)):
+            if full or (
+                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.limit)
+            ):
                 results[beam.number] = ranked
                 continue
             going.append(n)
@@ -302,17 +292,17 @@ def _towards(
     dropped: list[_Candidate] = []
     missed = [goal.missed(before, here) for before, here in zip(beam.progress, beam.here, strict=True)]
     for (k, token), value in pairs.items():
-        one = _Candidate(beam.totals[k] + value, k, token)
         before, closes = beam.progress[k], token in ends
         made = before.made if closes else goal.made(before, token)
-        late = goal.room - made > slots and made <= before.made
-        if one.log_prob == -inf or late or (closes and before.left):
-            dropped.append(one._replace(log_prob=-inf))
+        late = made <= before.made and goal.room - made > slots
+        if value == -inf or late or (closes and before.left):
+            dropped.append(_Candidate(-inf, k, token))
         else:
-            (passed if missed[k] and made <= before.made else groups).setdefault(made, []).append(one)
+            some = passed if missed[k] and made <= before.made else groups
+            some.setdefault(made, []).append(_Candidate(beam.totals[k] + value, k, token))
     turns: list[_Candidate] = []
     for some in (groups, passed):
-        ordered = [sorted(some[made], key=lambda one: -one.log_prob) for made in sorted(some, reverse=True)]
+        ordered = [sorted(some[made], reverse=True) for made in sorted(some, reverse=True)]
         if length >= beam.limit:
             ordered = [] if turns else ordered[:1]
         turns += [one for row in zip_longest(*ordered) for one in row if one is not None]
@@ -364,9 +354,6 @@ def _finish(
             own = own_state(state, n, one.parent)
             tokens = [*beam.rows[one.parent], one.token]
             beam.finished.append(Hypothesis(tokens, config.score(one.log_prob, length), one.log_prob, own))
-            if beam.goal:
-                done = beam.goal.after(beam.progress[one.parent], one.token, beam.here[one.parent])
-                beam.misplaced.append(len(done.misplaced))
             others.append(one._replace(log_prob=-inf))
         else:
             living.append(one)

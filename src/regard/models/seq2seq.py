@@ -43,6 +43,11 @@ class Memory:
     positions: Float[Tensor, "B S c"] | None = None
     halfway: Float[Tensor, "B S d"] | None = None
 
+    def keep(self, sources: Int[Tensor, "M"]) -> "Memory":
+        """The memory of the sources with these indices."""
+        parts = (self.states, self.allowed, self.summary, self.positions, self.halfway)
+        return Memory(*(None if part is None else part[sources] for part in parts))  # type: ignore[arg-type]
+
 
 class Step(NamedTuple):
     """One decoder step: logits `[N, K, V]` of the next token, and the state after it."""

@@ -1,8 +1,8 @@
 """Translation: from a text to a `Generation`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 from typing import Any
@@ -21,6 +21,7 @@ from regard.decoding.phrases import Goal, Spelling
 from regard.decoding.sample import SampleConfig, sample_config
 from regard.decoding.search import LENGTH_PENALTY, Attention, Hypothesis, SearchConfig
 from regard.errors import ConfigError
+from regard.models.seq2seq import Memory
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
@@ -238,28 +239,18 @@ class Translator(Pipeline[str, Generation]):
         kept = record or has_search_listeners()
         encoder_maps: dict[int, dict[str, AttentionMap]] = {}
 
-        def searched(
-            how: SearchConfig | SampleConfig, members: Sequence[int], aimed: bool = False
-        ) -> Iterator[tuple[int, list[Hypothesis]]]:
-            """The hypotheses of some texts."""
-            lengths = [len(prepared[i].ids) + 1 for i in members]
-            for places in length_groups(lengths, batch_tokens // _beam(how)):
-                group = [members[k] for k in places]
-                own, aims = [numbers[i] for i in group], [goals[i] if aimed else None for i in group]
-                calls, found = self._search([prepared[i].ids for i in group], how, kept, own, demands, aims)
-                for row, i in enumerate(group):
-                    encoder_maps[i] = self._encoder_maps(calls, row, prepared[i].ids)
-                yield from zip(group, found, strict=True)
-
+        lengths = [len(prepared[i].ids) + 1 for i in filled]
         with torch.inference_mode(), unwatched():
-            found = dict(searched(config, filled))
-            if isinstance(config, SearchConfig):  # a draw has no goals
-                again = [i for i in filled if not self._meets(goals[i], found[i], n_best)]
-                for how, members in self._divided(config, again, goals):
-                    for i, others in searched(how, members, aimed=True):
-                        found[i] = self._joined(goals[i], found[i], others)
-            for i in filled:
-                results[i] = self._generation(prepared[i], found[i], kept, n_best)
+            for places in length_groups(lengths, batch_tokens // _beam(config)):
+                group = [filled[k] for k in places]
+                batch = _Batch(
+                    [prepared[i].ids for i in group], [numbers[i] for i in group], [goals[i] for i in group], demands,
+                    kept, n_best, batch_tokens,
+                )  # fmt: skip
+                calls, found = self._search(batch, config)
+                for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
+                    results[i] = self._generation(prepared[i], hypotheses, kept, n_best)
+                    encoder_maps[i] = self._encoder_maps(calls, row, prepared[i].ids)
         for i in filled if has_search_listeners() else ():
             know_origin(encoder_maps[i], results[i].forward_pass)
             for returned in (results[i], *results[i].alternatives):
@@ -381,31 +372,43 @@ class Translator(Pipeline[str, Generation]):
         return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
 
     def _search(
-        self,
-        sources: list[list[int]],
-        config: SearchConfig | SampleConfig,
-        record: bool,
-        indices: list[int],
-        demands: Demands,
-        goals: list[Goal | None],
+        self, batch: "_Batch", config: SearchConfig | SampleConfig
     ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
-        """The encoder's calls by site, recorded while the model is observed, and the hypotheses."""
-        tokenizer = self.tokenizer
-        rows = [[*ids, tokenizer.eos] for ids in sources]
+        """The encoder's calls by site, recorded while the model is observed, and the hypotheses.
+
+        All sources are searched without their goals first; then with them those whose best outputs lack a phrase.
+        """
+        rows = [[*ids, self.tokenizer.eos] for ids in batch.sources]
         calls: list[Call] = []
-        encoder, stepper = self.searched()
         with watching(calls.append) if has_search_listeners() else nullcontext():
-            memory = encoder.encode(pad(rows, tokenizer.pad).to(self.device), lengths_mask(rows).to(self.device))
-        state = stepper.start(memory, record=record or any(goals))  # attention says where phrases belong
-        limits = [self.limit(len(row)) for row in rows]
-        before = [[tokenizer.bos]] * len(rows)
-        longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
-        around = [*self.rule_constraints(before, longest), *demands.constraints(longest)]
-        found = generate(
-            stepper, state, before, limits, config, self.ends(), constraints=around, indices=indices,
-            goals=goals, attention=self._reading(stepper),
-        )  # fmt: skip
+            allowed = lengths_mask(rows).to(self.device)
+            memory = self.searched()[0].encode(pad(rows, self.tokenizer.pad).to(self.device), allowed)
+        every = range(len(rows))
+        found = self._hypotheses(batch, config, memory, every, aimed=False)
+        again = [n for n in every if not self._meets(batch.goals[n], found[n], batch.n_best)]
+        for how, members in self._divided(config, again, batch.goals) if isinstance(config, SearchConfig) else ():
+            size = max(1, batch.tokens // (how.beam * allowed.shape[1]))
+            for some in (members[first : first + size] for first in range(0, len(members), size)):
+                chosen = memory.keep(torch.tensor(some, device=self.device))
+                for n, others in zip(some, self._hypotheses(batch, how, chosen, some, aimed=True), strict=True):
+                    found[n] = self._joined(batch.goals[n], found[n], others)
         return calls_by_site(self.model, calls), found
+
+    def _hypotheses(
+        self, batch: "_Batch", how: SearchConfig | SampleConfig, memory: Memory, members: Sequence[int], aimed: bool
+    ) -> list[list[Hypothesis]]:
+        """The outputs of some of a batch's sources, whose memory is given, with their goals or without."""
+        stepper = self.searched()[1]
+        goals = [batch.goals[n] if aimed else None for n in members]
+        state = stepper.start(memory, record=batch.record or aimed)  # attention says where phrases belong
+        limits = [self.limit(len(batch.sources[n]) + 1) for n in members]
+        before = [[self.tokenizer.bos]] * len(limits)
+        longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
+        return generate(
+            stepper, state, before, limits, how, self.ends(),
+            constraints=[*self.rule_constraints(before, longest), *batch.demands.constraints(longest)],
+            indices=[batch.indices[n] for n in members], goals=goals, attention=self._reading(stepper),
+        )  # fmt: skip
 
     def _reading(self, stepper: Any) -> Attention:
         """What gives the last step's weights of the source that alignments are read from; None without attention."""
@@ -495,6 +498,29 @@ class Translator(Pipeline[str, Generation]):
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=maps, recorded=recorded, translator=self,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Texts that are searched at a time.
+
+    Attributes:
+        sources: ids without EOS.
+        indices: of each among all texts of a seed.
+        goals: of each.
+        demands: on their outputs.
+        record: keep the attention.
+        n_best: outputs wanted of each.
+        tokens: source tokens searched at a time, hypotheses counted.
+    """
+
+    sources: list[list[int]]
+    indices: list[int]
+    goals: list[Goal | None]
+    demands: Demands
+    record: bool
+    n_best: int
+    tokens: int
 
 
 def _beam(how: SearchConfig | SampleConfig) -> int:
