@@ -156,10 +156,10 @@ def search(
         if aimed:
             _attend(beams, None if attention is None else attention(state))
             pairs = _pairs(beams, log_p, some, names, config.beam + 1, closing)
-        for n, candidates in enumerate(_continue(totals, some, names, count)):
-            beam = beams[n]
-            if beam.goal:
-                candidates = _towards(beam.goal, beam, pairs[n], closing, length)
+        free = not all(beam.goal for beam in beams)
+        continued = _continue(totals, some, names, count) if free else []
+        for n, beam in enumerate(beams):
+            candidates = _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else continued[n]
             living, others = _finish(beam, n, candidates, state, config, closing, length)
             ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
             full = len(beam.finished) >= config.beam or length >= beam.limit or not living

@@ -27,6 +27,8 @@ class PlannedRecurrent:
         precision: of the products: "float32", "bfloat16" or "int8".
     """
 
+    attends_unrecorded = False
+
     def __init__(self, model: Recurrent, precision: str = "float32") -> None:
         self.model, self.precision = model, precision
         cross = model.decoder.cross

@@ -9,12 +9,14 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import TypeVar
 
 from regard.attention.maps.map import AttentionMap
@@ -43,10 +45,28 @@ class Memory:
     positions: Float[Tensor, "B S c"] | None = None
     halfway: Float[Tensor, "B S d"] | None = None
 
-    def keep(self, sources: Int[Tensor, "M"]) -> "Memory":
-        """The memory of the sources with these indices."""
-        parts = (self.states, self.allowed, self.summary, self.positions, self.halfway)
-        return Memory(*(None if part is None else part[sources] for part in parts))  # type: ignore[arg-type]
+    def one(self, source: int) -> "Memory":
+        """The memory of one source, without the padding behind it."""
+        end = int(self.allowed[source].nonzero().max()) + 1
+
+        def own(name: str) -> Tensor | None:
+            part = getattr(self, name)
+            chosen = None if part is None else part[source : source + 1]
+            return chosen if chosen is None or name == "summary" else chosen[:, :end]
+
+        return Memory(*(own(part.name) for part in fields(self)))  # type: ignore[arg-type]
+
+    @classmethod
+    def together(cls, parts: Sequence["Memory"]) -> "Memory":
+        """The memory of several sources, padded to the longest."""
+
+        def joined(name: str) -> Tensor | None:
+            some = [getattr(part, name) for part in parts]
+            if some[0] is None or name == "summary":
+                return None if some[0] is None else torch.cat(some)
+            return pad_sequence([one for part in some for one in part], batch_first=True)
+
+        return cls(*(joined(field.name) for field in fields(cls)))  # type: ignore[arg-type]
 
 
 class Step(NamedTuple):
@@ -59,6 +79,7 @@ class Step(NamedTuple):
 class Seq2Seq(nn.Module, Generic[StateT]):
     """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout` and `maps`."""
 
+    attends_unrecorded = False  # `attended` takes a state that was started without `record`
     ctc_head: nn.Linear | None  # from states of the memory to logits of tokens, for CTC
 
     def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:

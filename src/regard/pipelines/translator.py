@@ -1,8 +1,7 @@
 """Translation: from a text to a `Generation`."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from math import inf
 from typing import Any
@@ -11,25 +10,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.analysis.base import ForwardPass
-from regard.attention.maps.map import AttentionMap, know_origin
-from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
+from regard.attention.maps.map import know_origin
+from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
-from regard.decoding.generate import generate
-from regard.decoding.phrases import Goal, Spelling
+from regard.decoding.phrases import Spelling
 from regard.decoding.sample import SampleConfig, sample_config
-from regard.decoding.search import LENGTH_PENALTY, Attention, Hypothesis, SearchConfig
+from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.models.seq2seq import Memory
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
-from regard.pipelines.result import reading_site
+from regard.pipelines.text_search import TextSearch
 from regard.text.normalize import clean
 
-GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase, wherever it stands
-PLACED_BEAM = 4  # the same where attention says where each phrase stands
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
@@ -236,47 +231,20 @@ class Translator(Pipeline[str, Generation]):
         goals = demands.goals([one.read for one in prepared])
         filled = [i for i, one in enumerate(prepared) if one.ids]
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
-        kept = record or has_search_listeners()
-        encoder_maps: dict[int, dict[str, AttentionMap]] = {}
-
-        lengths = [len(prepared[i].ids) + 1 for i in filled]
+        listening = has_search_listeners()
+        search = TextSearch(
+            self, [prepared[i].ids for i in filled], [numbers[i] for i in filled], [goals[i] for i in filled], demands,
+            record or listening, n_best, batch_tokens,
+        )  # fmt: skip
         with torch.inference_mode(), unwatched():
-            for places in length_groups(lengths, batch_tokens // _beam(config)):
-                group = [filled[k] for k in places]
-                batch = _Batch(
-                    [prepared[i].ids for i in group], [numbers[i] for i in group], [goals[i] for i in group], demands,
-                    kept, n_best, batch_tokens,
-                )  # fmt: skip
-                calls, found = self._search(batch, config)
-                for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
-                    results[i] = self._generation(prepared[i], hypotheses, kept, n_best)
-                    encoder_maps[i] = self._encoder_maps(calls, row, prepared[i].ids)
-        for i in filled if has_search_listeners() else ():
-            know_origin(encoder_maps[i], results[i].forward_pass)
+            for n, found in search.run(config):
+                i = filled[n]
+                results[i] = self._generation(prepared[i], found, search.record, n_best)
+        for n, i in enumerate(filled) if listening else ():
+            know_origin(search.encoder_maps[n], results[i].forward_pass)
             for returned in (results[i], *results[i].alternatives):
-                announce(self.model, {**encoder_maps[i], **returned.attention})
+                announce(self.model, {**search.encoder_maps[n], **returned.attention})
         return [results[i] for i in range(len(prepared))]
-
-    def _meets(self, goal: Goal | None, found: Sequence[Hypothesis], wanted: int) -> bool:
-        """Whether a search without a goal has come to it: its best output has every phrase, and so have others,
-        `wanted` in all that differ."""
-        if goal is None:
-            return True
-        texts = [self._text(one) for one in found]
-        good = [text for text in texts if goal.met(text)]
-        return bool(good) and good[0] == texts[0] and len(set(good)) >= wanted
-
-    def _joined(self, goal: Goal | None, free: Sequence[Hypothesis], bound: Sequence[Hypothesis]) -> list[Hypothesis]:
-        """The outputs that have every phrase, of a search without a goal and of one with it, best first.
-
-        The best output of the search without a goal stays the first where it has every phrase.
-        """
-        assert goal is not None
-        good = [one for one in free if goal.met(self._text(one))]
-        first = free if good and good[0] is free[0] else bound
-        own = [*bound, *(one for one in good if all(one.tokens != other.tokens for other in bound))]
-        rest = [one for one in own if one.tokens != first[0].tokens] if first else own
-        return [*first[:1], *sorted(rest, key=lambda one: -one.score)]
 
     def score(
         self, sources: Sequence[str], targets: Sequence[str | Generation], batch_tokens: int = BATCH_TOKENS
@@ -371,64 +339,6 @@ class Translator(Pipeline[str, Generation]):
         """The most tokens of an output; it depends on this source alone."""
         return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
 
-    def _search(
-        self, batch: "_Batch", config: SearchConfig | SampleConfig
-    ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
-        """The encoder's calls by site, recorded while the model is observed, and the hypotheses.
-
-        All sources are searched without their goals first; then with them those whose best outputs lack a phrase.
-        """
-        rows = [[*ids, self.tokenizer.eos] for ids in batch.sources]
-        calls: list[Call] = []
-        with watching(calls.append) if has_search_listeners() else nullcontext():
-            allowed = lengths_mask(rows).to(self.device)
-            memory = self.searched()[0].encode(pad(rows, self.tokenizer.pad).to(self.device), allowed)
-        every = range(len(rows))
-        found = self._hypotheses(batch, config, memory, every, aimed=False)
-        again = [n for n in every if not self._meets(batch.goals[n], found[n], batch.n_best)]
-        for how, members in self._divided(config, again, batch.goals) if isinstance(config, SearchConfig) else ():
-            size = max(1, batch.tokens // (how.beam * allowed.shape[1]))
-            for some in (members[first : first + size] for first in range(0, len(members), size)):
-                chosen = memory.keep(torch.tensor(some, device=self.device))
-                for n, others in zip(some, self._hypotheses(batch, how, chosen, some, aimed=True), strict=True):
-                    found[n] = self._joined(batch.goals[n], found[n], others)
-        return calls_by_site(self.model, calls), found
-
-    def _hypotheses(
-        self, batch: "_Batch", how: SearchConfig | SampleConfig, memory: Memory, members: Sequence[int], aimed: bool
-    ) -> list[list[Hypothesis]]:
-        """The outputs of some of a batch's sources, whose memory is given, with their goals or without."""
-        stepper = self.searched()[1]
-        goals = [batch.goals[n] if aimed else None for n in members]
-        state = stepper.start(memory, record=batch.record or aimed)  # attention says where phrases belong
-        limits = [self.limit(len(batch.sources[n]) + 1) for n in members]
-        before = [[self.tokenizer.bos]] * len(limits)
-        longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
-        return generate(
-            stepper, state, before, limits, how, self.ends(),
-            constraints=[*self.rule_constraints(before, longest), *batch.demands.constraints(longest)],
-            indices=[batch.indices[n] for n in members], goals=goals, attention=self._reading(stepper),
-        )  # fmt: skip
-
-    def _reading(self, stepper: Any) -> Attention:
-        """What gives the last step's weights of the source that alignments are read from; None without attention."""
-        chosen = [(str(self.bundle.alignment["site"]), self.bundle.alignment["heads"])] if self.bundle.alignment else []
-
-        def weights(state: Any) -> torch.Tensor | None:
-            if not chosen:
-                chosen.append(reading_site({}, stepper.maps(state)))
-            site, heads = chosen[0]
-            return stepper.attended(state, site, heads) if site else None
-
-        return weights
-
-    def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:
-        """The encoder's maps `[heads, S, S]` of one sentence of a padded batch."""
-        tokens = self.tokenizer.tokens([*ids, self.tokenizer.eos])
-        n = len(tokens)
-        maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in calls.items()}
-        return {site: whole.select(row).frozen().crop(n, 0, n, tokens, tokens) for site, whole in maps.items()}
-
     def _least_risk(
         self, prepared: Sequence[Encoded], numbers: Sequence[int], draws: int, n_best: int, settings: dict[str, Any]
     ) -> list[Generation]:
@@ -449,22 +359,6 @@ class Translator(Pipeline[str, Generation]):
             found.append(best)
         return found
 
-    @staticmethod
-    def _divided(
-        config: SearchConfig, members: Sequence[int], goals: Sequence[Goal | None]
-    ) -> list[tuple[SearchConfig, list[int]]]:
-        """Those of some texts with goals that are searched alike: several hypotheses are needed, more of them where a
-        phrase has no place."""
-        placed, others = [], []
-        for i in members:
-            goal = goals[i]
-            (placed if goal is not None and all(goal.places) else others).append(i)
-        return [
-            (replace(config, beam=max(config.beam, least)), some)
-            for least, some in ((PLACED_BEAM, placed), (GOAL_BEAM, others))
-            if some
-        ]
-
     @cached_property
     def spelling(self) -> Spelling:
         """What the tokens add to a text, computed once."""
@@ -479,13 +373,14 @@ class Translator(Pipeline[str, Generation]):
         best = self._one(source, found[0], recorded)
         seen = {best.text}
         for one in found[1:]:
-            text = self._text(one)
+            text = self.text_of(one)
             if text not in seen and len(seen) < most:
                 seen.add(text)
                 best.alternatives.append(self._one(source, one, recorded))
         return best
 
-    def _text(self, found: Hypothesis) -> str:
+    def text_of(self, found: Hypothesis) -> str:
+        """The text of an output."""
         return str(self.tokenizer.decode(found.tokens)).strip()
 
     def _one(self, source: Encoded, found: Hypothesis, recorded: bool) -> Generation:
@@ -494,35 +389,7 @@ class Translator(Pipeline[str, Generation]):
         source_tokens, tokens = tokenizer.tokens(ids), tokenizer.tokens(found.tokens)
         maps = decoder_maps(self.model, found, tokenizer, source_tokens) if recorded else {}
         return Generation(
-            text=self._text(found), source=source.text, tokens=tokens, ids=found.tokens,
+            text=self.text_of(found), source=source.text, tokens=tokens, ids=found.tokens,
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=maps, recorded=recorded, translator=self,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Texts that are searched at a time.
-
-    Attributes:
-        sources: ids without EOS.
-        indices: of each among all texts of a seed.
-        goals: of each.
-        demands: on their outputs.
-        record: keep the attention.
-        n_best: outputs wanted of each.
-        tokens: source tokens searched at a time, hypotheses counted.
-    """
-
-    sources: list[list[int]]
-    indices: list[int]
-    goals: list[Goal | None]
-    demands: Demands
-    record: bool
-    n_best: int
-    tokens: int
-
-
-def _beam(how: SearchConfig | SampleConfig) -> int:
-    """Hypotheses of each text."""
-    return how.beam if isinstance(how, SearchConfig) else 1
