@@ -279,6 +279,11 @@ class Goal:
         """Phrases without a place."""
         return frozenset(n for n in range(len(self.phrases)) if not (self.places and self.places[n]))
 
+    @cached_property
+    def placed(self) -> bool:
+        """Whether all phrases have a place."""
+        return not self._anywhere
+
     def met(self, text: str) -> bool:
         """Whether a text has all phrases."""
         counts = Counter(phrase.text for phrase in self.phrases)

@@ -97,6 +97,11 @@ class _Beam:
     totals: list[float] = field(default_factory=lambda: [0.0])
     here: list[list[int]] = field(default_factory=lambda: [[]])
 
+    def furthest(self, length: int) -> int:
+        """The length at which a living hypothesis is still expected to end with a better score; the limit, but the
+        next one where every phrase of the goal has a place, beyond which little is won."""
+        return length + 1 if self.goal and self.goal.placed else self.limit
+
 
 class _Candidate(NamedTuple):
     """A continuation: its log-probability, the hypothesis that it continues, and its token."""
@@ -164,7 +169,7 @@ def search(
             ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
             full = len(beam.finished) >= config.beam or length >= beam.limit or not living
             if full or (
-                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.limit)
+                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.furthest(length))
             ):
                 results[beam.number] = ranked
                 continue

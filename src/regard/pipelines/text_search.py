@@ -84,7 +84,7 @@ class TextSearch:
                 if goal is None or isinstance(config, SampleConfig) or self._meets(goal, found):
                     yield number, found
                     continue
-                beam = max(config.beam, PLACED_BEAM if all(goal.places) else GOAL_BEAM)
+                beam = max(config.beam, PLACED_BEAM if goal.placed else GOAL_BEAM)
                 waiting.setdefault(beam, []).append(Lacking(number, memory.one(row), found))
             if isinstance(config, SearchConfig):
                 yield from self._again(config, waiting, last=group is groups[-1])
