@@ -20,6 +20,7 @@ from torch import Tensor
 from regard.decoding.constraints import StepFunction
 from regard.text.protocol import Span
 
+ATTENDED = 0.3  # attention that the place of a phrase has got from which the phrase may begin
 AHEAD = 8  # most probable tokens of a step behind which one more is looked at
 GOES_ON = 0.5  # probability from which a word is expected to go on
 _UNFINISHED = "\ufffd"  # what a part of a character's bytes is decoded to
@@ -237,7 +238,8 @@ class GoalProgress:
         whole: number of tokens of the phrases that it has.
         made: the same, with those of the phrase that it has begun.
         begun: {phrase of which the output ends with some tokens, not all: the token that comes next}.
-        attended: phrases whose place attention has been at.
+        astray: of each phrase with a place, how much of it is not there: the attention that its place got while other
+            tokens were written, and the rest of the attention where it began.
     """
 
     tokens: tuple[int, ...]
@@ -247,7 +249,7 @@ class GoalProgress:
     whole: int
     made: int
     begun: Mapping[int, int]
-    attended: frozenset[int]
+    astray: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,49 +294,53 @@ class Goal:
     def start(self) -> GoalProgress:
         """Before the first token."""
         every = range(len(self.phrases))
-        return GoalProgress((), "", tuple(every), (), 0, 0, {}, frozenset())
+        return GoalProgress((), "", tuple(every), (), 0, 0, {}, (0.0,) * len(self.phrases))
 
-    def wanted(self, before: GoalProgress, here: Collection[int], ending: bool) -> list[int]:
+    def wanted(self, before: GoalProgress, attended: Sequence[float], ending: bool) -> list[int]:
         """Tokens that would bring an output further: the next one of each phrase that is begun, and the first of each
         whose place is attended, or was.
 
         Args:
             before: progress of the output.
-            here: phrases whose place is attended.
+            attended: attention that the place of each phrase gets.
             ending: every phrase may begin.
         """
-        ripe = (n for n in before.left if ending or n in self._anywhere or n in here or n in before.attended)
+        ripe = (n for n in before.left if ending or n in self._anywhere or attended[n] + before.astray[n] >= ATTENDED)
         first = ((self.phrases[n].tokens if before.tokens else self.phrases[n].first)[0] for n in ripe)
         return list(dict.fromkeys([*before.begun.values(), *first]))
 
-    def missed(self, before: GoalProgress, here: Collection[int]) -> bool:
-        """Whether attention has left the place of a phrase that an output has not begun."""
-        return any(n in before.attended and n not in here and n not in before.begun for n in before.left)
+    def passing(self, before: GoalProgress, attended: Sequence[float]) -> tuple[float, ...]:
+        """`astray` of an output behind one more token that belongs to no phrase."""
+        if not self.places:
+            return before.astray
+        return tuple(
+            some if n in self._anywhere else some + (1.0 if n in before.begun else attended[n])
+            for n, some in enumerate(before.astray)
+        )
 
-    def made(self, before: GoalProgress, token: int) -> int:
-        """Number of the goal's tokens that an output has with one more token."""
-        if before.written or self._relevant[token]:
-            return self.after(before, token).made
-        return before.whole
+    def concerns(self, before: GoalProgress, token: int) -> bool:
+        """Whether a token may begin, continue or end a phrase, or take one back."""
+        return bool(before.written) or self._relevant[token]
 
     @cached_property
     def _relevant(self) -> "_Relevant":
         """Tokens that may begin, continue or end a phrase; any, where the pieces of a text do not make the text."""
         return _Relevant(self)
 
-    def after(self, before: GoalProgress, token: int, here: Collection[int] = ()) -> GoalProgress:
+    def after(self, before: GoalProgress, token: int, attended: Sequence[float] = ()) -> GoalProgress:
         """The progress with one more token.
 
         Args:
             before: progress of the output.
             token: that follows.
-            here: phrases whose place is attended where it is chosen.
+            attended: attention that the place of each phrase gets where it is chosen; all of it by default.
         """
         tokens = (*before.tokens, token)
         text = self.spelling.extended(before.text, tokens)
-        attended = before.attended.union(here)
-        if not (before.written or self._relevant[token]):
-            return GoalProgress(tokens, text, before.left, (), before.whole, before.whole, {}, attended)
+        attended = attended or (1.0,) * len(self.phrases)
+        if not self.concerns(before, token):
+            astray = self.passing(before, attended)
+            return GoalProgress(tokens, text, before.left, (), before.whole, before.whole, {}, astray)
         open_ = (*before.left, *before.written) if self.spelling.continues[token] else before.left
         written: list[int] = []
         left: list[int] = []
@@ -346,7 +352,14 @@ class Goal:
         whole = self.room - sum(self._sizes[n] for n in left)
         made = whole + max((size for size, _ in starts.values()), default=0)
         begun = {n: following for n, (size, following) in starts.items() if size}
-        return GoalProgress(tokens, text, tuple(left), tuple(written), whole, made, begun, attended)
+        own = {*begun, *written}  # phrases that the token is of
+        astray = list(before.astray)
+        for n in set(range(len(astray))) - self._anywhere:
+            if n in before.begun:
+                astray[n] += token != before.begun[n]  # a phrase that is broken off was no use
+            else:
+                astray[n] += 1 - attended[n] if n in own else attended[n]
+        return GoalProgress(tokens, text, tuple(left), tuple(written), whole, made, begun, tuple(astray))
 
 
 class _Relevant(dict[int, bool]):

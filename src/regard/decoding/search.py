@@ -30,7 +30,7 @@ class Followed(Protocol):
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
-ATTENDED = 0.3  # weight of a phrase's place from which it is attended
+ASTRAY = 5.0  # nats that a phrase of a goal costs in the ranking of outputs where none of it is in its place
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
@@ -85,7 +85,8 @@ class _Beam:
         goal: what its outputs must have, if anything.
         progress: of each hypothesis towards the goal.
         totals: log-probability of each hypothesis, where there is a goal.
-        here: of each hypothesis, the goal's phrases whose place is attended.
+        attended: of each hypothesis, the attention that the place of each phrase gets.
+        ranks: of each finished hypothesis, its score, less for phrases that are not in their places.
     """
 
     number: int
@@ -95,7 +96,12 @@ class _Beam:
     finished: list[Hypothesis] = field(default_factory=list)
     progress: list[GoalProgress] = field(default_factory=list)
     totals: list[float] = field(default_factory=lambda: [0.0])
-    here: list[list[int]] = field(default_factory=lambda: [[]])
+    attended: list[list[float]] = field(default_factory=lambda: [[]])
+    ranks: list[float] = field(default_factory=list)
+
+    def ranked(self) -> list[int]:
+        """The numbers of the finished hypotheses, best first."""
+        return sorted(range(len(self.finished)), key=lambda n: -self.ranks[n])
 
     def furthest(self, length: int) -> int:
         """The length at which a living hypothesis is still expected to end with a better score; the limit, but the
@@ -166,12 +172,13 @@ def search(
         for n, beam in enumerate(beams):
             candidates = _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else continued[n]
             living, others = _finish(beam, n, candidates, state, config, closing, length)
-            ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
+            ranked = beam.ranked()[: config.n_best]
             full = len(beam.finished) >= config.beam or length >= beam.limit or not living
             if full or (
-                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.furthest(length))
+                len(ranked) == config.n_best
+                and beam.ranks[ranked[-1]] >= _bound(living, config, length, beam.furthest(length))
             ):
-                results[beam.number] = ranked
+                results[beam.number] = [beam.finished[k] for k in ranked]
                 continue
             going.append(n)
             kept.append([*living, *others][: config.beam])
@@ -179,9 +186,8 @@ def search(
             if beam.goal:
                 beam.totals = [one.log_prob for one in kept[-1]]
                 beam.progress = [
-                    beam.goal.after(beam.progress[one.parent], one.token, beam.here[one.parent]) for one in kept[-1]
+                    beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent]) for one in kept[-1]
                 ]
-                beam.here = [[]] * len(kept[-1])
         if not going:
             break
         if len(going) < len(beams):
@@ -221,26 +227,24 @@ def _continue(
 
 
 def _attend(beams: Sequence[_Beam], weights: Float[Tensor, "N K S"] | None) -> None:
-    """Find for each hypothesis the phrases of its goal whose place is attended; all of them without attention.
+    """Find how much attention each hypothesis pays the places of its goal's phrases; all of it where none is known.
 
     Args:
         beams: of the sentences.
         weights: of the source.
     """
-    if weights is None:
-        for beam in beams:
-            beam.here = [list(range(len(beam.goal.phrases))) if beam.goal else []] * len(beam.rows)
-        return
+    for beam in beams:
+        beam.attended = [[1.0] * len(beam.goal.phrases) if beam.goal else []] * len(beam.rows)
     places = [(n, p, s) for n, beam in enumerate(beams) if beam.goal
               for p, place in enumerate(beam.goal.places) for s in place]  # fmt: skip
-    if not places:
+    if weights is None or not places:
         return
     n, p, s = torch.tensor(places, device=weights.device).unbind(1)
     chosen = weights.new_zeros(len(beams), int(p.max()) + 1, weights.shape[-1])
     chosen[n, p, s] = 1.0
-    attended = torch.bmm(weights, chosen.mT) >= ATTENDED
-    for beam, rows in zip(beams, attended.tolist(), strict=True):
-        beam.here = [[p for p, yes in enumerate(row) if yes] for row in rows]
+    for beam, rows in zip(beams, torch.bmm(weights, chosen.mT).tolist(), strict=True):
+        if beam.goal:
+            beam.attended = [[*row, *[0.0] * len(beam.goal.phrases)][: len(beam.goal.phrases)] for row in rows]
 
 
 def _pairs(
@@ -266,7 +270,7 @@ def _pairs(
             continue
         for k, before in enumerate(beam.progress):
             found[n] |= {(k, t): v for t, v in zip(tokens[n][k], best[n][k], strict=True)}
-            more = beam.goal.wanted(before, beam.here[k], tokens[n][k][0] in ends)
+            more = beam.goal.wanted(before, beam.attended[k], tokens[n][k][0] in ends)
             wanted += [(n, k, t) for t in more if (k, t) not in found[n]]
     if wanted:
         index = torch.tensor(wanted, device=log_p.device).unbind(1)
@@ -280,9 +284,8 @@ def _towards(
 ) -> list[_Candidate]:
     """The continuations of a sentence that has a goal, in the order in which they are to be kept.
 
-    They are divided by how far they have come; the groups take turns, the one that has come furthest first. Behind all
-    groups are continuations of hypotheses whose attention has passed the place of a phrase that they do not have. An
-    output ends only where it has everything.
+    They are divided by how far they have come; the groups take turns, the one that has come furthest first. Within a
+    group, a phrase that is not in its place costs. An output ends only where it has everything.
 
     Args:
         goal: of the sentence.
@@ -292,25 +295,27 @@ def _towards(
         length: tokens of the outputs with the continuation.
     """
     slots = beam.limit - length  # tokens that may still follow
-    groups: dict[int, list[_Candidate]] = {}
-    passed: dict[int, list[_Candidate]] = {}
+    groups: dict[int, list[tuple[float, _Candidate]]] = {}
     dropped: list[_Candidate] = []
-    missed = [goal.missed(before, here) for before, here in zip(beam.progress, beam.here, strict=True)]
+    passing = [goal.passing(before, some) for before, some in zip(beam.progress, beam.attended, strict=True)]
     for (k, token), value in pairs.items():
         before, closes = beam.progress[k], token in ends
-        made = before.made if closes else goal.made(before, token)
+        made, astray = before.whole, passing[k]
+        if closes:
+            made, astray = before.made, before.astray
+        elif goal.concerns(before, token):
+            after = goal.after(before, token, beam.attended[k])
+            made, astray = after.made, after.astray
         late = made <= before.made and goal.room - made > slots
         if value == -inf or late or (closes and before.left):
             dropped.append(_Candidate(-inf, k, token))
         else:
-            some = passed if missed[k] and made <= before.made else groups
-            some.setdefault(made, []).append(_Candidate(beam.totals[k] + value, k, token))
-    turns: list[_Candidate] = []
-    for some in (groups, passed):
-        ordered = [sorted(some[made], reverse=True) for made in sorted(some, reverse=True)]
-        if length >= beam.limit:
-            ordered = [] if turns else ordered[:1]
-        turns += [one for row in zip_longest(*ordered) for one in row if one is not None]
+            one = _Candidate(beam.totals[k] + value, k, token)
+            groups.setdefault(made, []).append((one.log_prob - ASTRAY * sum(astray), one))
+    ordered = [sorted(groups[made], reverse=True) for made in sorted(groups, reverse=True)]
+    if length >= beam.limit:
+        ordered = ordered[:1]
+    turns = [pair[1] for row in zip_longest(*ordered) for pair in row if pair is not None]
     return [*turns, *dropped]
 
 
@@ -358,7 +363,10 @@ def _finish(
         if closes or (length >= beam.limit and room > 0):
             own = own_state(state, n, one.parent)
             tokens = [*beam.rows[one.parent], one.token]
-            beam.finished.append(Hypothesis(tokens, config.score(one.log_prob, length), one.log_prob, own))
+            score = config.score(one.log_prob, length)
+            beam.finished.append(Hypothesis(tokens, score, one.log_prob, own))
+            astray = sum(beam.progress[one.parent].astray) if beam.goal else 0.0
+            beam.ranks.append(score - ASTRAY * astray)
             others.append(one._replace(log_prob=-inf))
         else:
             living.append(one)
