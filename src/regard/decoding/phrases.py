@@ -259,13 +259,13 @@ class Goal:
     Attributes:
         phrases: in any order; one that is listed twice must be there twice.
         spelling: of the model's vocabulary.
-        places: of each phrase, the positions of the source that it translates; none where it may stand anywhere. All
+        positions: of each phrase, those of the source that it translates; none where it may stand anywhere. All
             phrases may by default.
     """
 
     phrases: tuple[Phrase, ...]
     spelling: Spelling
-    places: tuple[tuple[int, ...], ...] = ()
+    positions: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def room(self) -> int:
@@ -279,7 +279,7 @@ class Goal:
     @cached_property
     def _anywhere(self) -> frozenset[int]:
         """Phrases without a place."""
-        return frozenset(n for n in range(len(self.phrases)) if not (self.places and self.places[n]))
+        return frozenset(n for n in range(len(self.phrases)) if not (self.positions and self.positions[n]))
 
     @cached_property
     def placed(self) -> bool:
@@ -311,7 +311,7 @@ class Goal:
 
     def passing(self, before: GoalProgress, attended: Sequence[float]) -> tuple[float, ...]:
         """`astray` of an output behind one more token that belongs to no phrase."""
-        if not self.places:
+        if not self.positions:
             return before.astray
         return tuple(
             some if n in self._anywhere else some + (1.0 if n in before.begun else attended[n])

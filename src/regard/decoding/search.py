@@ -236,7 +236,7 @@ def _attend(beams: Sequence[_Beam], weights: Float[Tensor, "N K S"] | None) -> N
     for beam in beams:
         beam.attended = [[1.0] * len(beam.goal.phrases) if beam.goal else []] * len(beam.rows)
     places = [(n, p, s) for n, beam in enumerate(beams) if beam.goal
-              for p, place in enumerate(beam.goal.places) for s in place]  # fmt: skip
+              for p, place in enumerate(beam.goal.positions) for s in place]  # fmt: skip
     if weights is None or not places:
         return
     n, p, s = torch.tensor(places, device=weights.device).unbind(1)

@@ -93,14 +93,17 @@ class Demands:
         known: dict[str, Phrase] = {}
         goals: list[Goal | None] = []
         for source in sources:
-            places: dict[Phrase, tuple[int, ...]] = dict.fromkeys(forced, ())
+            positions: dict[Phrase, tuple[int, ...]] = dict.fromkeys(forced, ())
             for translation, span in self._terms.terms(source):
                 if translation not in known:
                     known[translation] = self._phrase("glossary", translation)
                 if known[translation] not in forced:
-                    places[known[translation]] = (*places.get(known[translation], ()), *self._tokens(source, span))
-            demanded = (*forced, *(phrase for phrase in places if phrase not in forced))
-            own = tuple(places[phrase] for phrase in demanded)
+                    positions[known[translation]] = (
+                        *positions.get(known[translation], ()),
+                        *self._tokens(source, span),
+                    )
+            demanded = (*forced, *(phrase for phrase in positions if phrase not in forced))
+            own = tuple(positions[phrase] for phrase in demanded)
             goals.append(Goal(demanded, self.spelling(), own) if demanded else None)
         return goals
 
