@@ -353,13 +353,13 @@ class Goal:
         made = whole + max((size for size, _ in starts.values()), default=0)
         begun = {n: following for n, (size, following) in starts.items() if size}
         own = {*begun, *written}  # phrases that the token is of
-        astray = list(before.astray)
-        for n in set(range(len(astray))) - self._anywhere:
+        outside = list(before.astray)
+        for n in set(range(len(outside))) - self._anywhere:
             if n in before.begun:
-                astray[n] += token != before.begun[n]  # a phrase that is broken off was no use
+                outside[n] += token != before.begun[n]  # a phrase that is broken off was no use
             else:
-                astray[n] += 1 - attended[n] if n in own else attended[n]
-        return GoalProgress(tokens, text, tuple(left), tuple(written), whole, made, begun, tuple(astray))
+                outside[n] += 1 - attended[n] if n in own else attended[n]
+        return GoalProgress(tokens, text, tuple(left), tuple(written), whole, made, begun, tuple(outside))
 
 
 class _Relevant(dict[int, bool]):
