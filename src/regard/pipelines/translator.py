@@ -181,7 +181,8 @@ class Translator(Pipeline[str, Generation]):
 
         Args:
             prepared: of `prepare`.
-            beam: hypotheses kept; the model's own number by default. At least 8 where an output must have a phrase.
+            beam: hypotheses kept; the model's own number by default. Where a text is searched again for a forced phrase
+                at least 8, for terms of a glossary at least 4.
             length_penalty: α (Wu et al. 2016, equation 14); the model's own by default.
             n_best: outputs returned per text, at most the beam; all but the best as `alternatives`.
             record: keep the attention.
@@ -192,8 +193,8 @@ class Translator(Pipeline[str, Generation]):
             prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
             force: phrases that every output has, as whole words in whatever case.
             forbid: phrases that no output has, as whole words in whatever case.
-            glossary: {a term of the source language: what stands for it in the output of a text that has the term}. Of
-                the outputs found, those are preferred whose attention puts it in the term's place.
+            glossary: {a term of the source language: what stands for it in the output of a text that has the term}. It is
+                written where the alignment's attention reads the term.
             mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
                 their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
