@@ -193,8 +193,8 @@ class Translator(Pipeline[str, Generation]):
             prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
             force: phrases that every output has, as whole words in whatever case.
             forbid: phrases that no output has, as whole words in whatever case.
-            glossary: {a term of the source language: what stands for it in the output of a text that has the term}. It is
-                written where the alignment's attention reads the term.
+            glossary: {a term of the source language: what stands for it in the output of a text that has the term}.
+                It is written where the alignment's attention reads the term.
             mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
                 their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
