@@ -1,15 +1,23 @@
-"""A glossary of 1,000 terms: how many are there, what it costs in time, and BLEU with and without it.
+"""Glossaries of up to 1,000 terms: how many are there, what they cost in time, and BLEU with and without them.
 
     python benchmarks/glossary.py [--model fr-en] [--sentences 1000] [--terms 1000]
 
-The terms are words of development references with the source words that the model aligns them with, given the
-reference (each source word has one translation, the most frequent). BLEU rises where the model would have said
-something else than the reference; sentences without a term are the same with and without a glossary.
+Terms are source words with the word of the reference that the model aligns with each, given the reference; a term has
+one translation, the most frequent. Two glossaries:
+
+    consistent    terms of the sentences that are translated, whose translation every reference has
+    imposed       the most frequent words of other sentences: half of the references say something else, so that even
+                  a perfect translation with these words loses BLEU
+
+"Elsewhere" is BLEU where the translations of terms are left out of outputs and references. Sentences without a term are
+the same with and without a glossary.
 """
 
 import argparse
+import re
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sacrebleu
@@ -24,17 +32,61 @@ from regard.tasks.translation import read_data
 ROOT = Path(__file__).parents[1]
 
 
-def terms_of(model: Translator, pairs: Pairs, count: int) -> dict[str, str]:
-    """The most frequent translations of source words in references, as the model's attention has them."""
+def terms_of(model: Translator, pairs: Pairs) -> dict[str, str]:
+    """Source words with their most frequent translation in references, as the model's attention has them; the most
+    frequent words first."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for source, target in zip(pairs.source, pairs.target, strict=True):
+    for source, target in pairs:
         made = model(source, prefix=target, split=False, beam=1)
         for i, j in made.alignment.pairs:
             word, term = made.text.split()[i].strip(".,?!;:\"'"), made.alignment.source[j].strip(".,?!;:\"'")
             if len(word) > 3 and len(term) > 3 and word.isalpha() and term.isalpha():
                 found[term.lower()][word.lower()] += 1
     ranked = sorted(found.items(), key=lambda item: -sum(item[1].values()))
-    return {term: words.most_common(1)[0][0] for term, words in ranked[:count]}
+    return {term: words.most_common(1)[0][0] for term, words in ranked}
+
+
+def consistent(terms: Mapping[str, str], pairs: Pairs) -> dict[str, str]:
+    """The terms whose translation is in the reference of every sentence that has the term."""
+    own = Glossary({term: term for term in terms})
+    wrong = {term for source, target in pairs for term in own.of(source) if not has_phrase(target, terms[term])}
+    return {term: translation for term, translation in terms.items() if term not in wrong}
+
+
+def without(texts: Sequence[str], wanted: Sequence[Sequence[str]]) -> list[str]:
+    """Texts without the translations of their terms."""
+    patterns = ["|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words) or r"(?!)" for words in wanted]
+    return [re.sub(some, "", text, flags=re.IGNORECASE) for some, text in zip(patterns, texts, strict=True)]
+
+
+def compare(model: Translator, pairs: Pairs, terms: dict[str, str]) -> None:
+    """Print the figures of one glossary."""
+    glossary = Glossary(terms)
+    wanted = [glossary.of(source) for source in pairs.source]
+    texts, seconds = {}, {}
+    for name, setting in (("without", {}), ("with", terms), ("again", {})):
+        start = time.process_time()
+        texts[name] = [one.text for one in model(list(pairs.source), record=False, glossary=setting, split=False)]
+        seconds[name] = time.process_time() - start
+
+    def count(some: Sequence[str]) -> int:
+        return sum(has_phrase(text, word) for text, words in zip(some, wanted, strict=True) for word in words)
+
+    def bleu(name: str, elsewhere: bool) -> float:
+        some, references = texts[name], list(pairs.target)
+        if elsewhere:
+            some, references = without(some, wanted), without(references, wanted)
+        return float(sacrebleu.corpus_bleu(some, [references], force=True).score)
+
+    none = [n for n, words in enumerate(wanted) if not words]
+    assert all(texts["with"][n] == texts["without"][n] for n in none)
+    total, there = sum(map(len, wanted)), count(texts["with"])
+    print(f"  {len(terms):,} terms; {len(pairs):,} sentences, {len(pairs) - len(none):,} with {total:,} terms")
+    print(f"  in references {count(pairs.target):,}, in outputs without {count(texts['without']):,}, with {there:,}")
+    for name, elsewhere in (("BLEU", False), ("BLEU elsewhere", True)):
+        print(f"  {name} {bleu('without', elsewhere):.2f} without, {bleu('with', elsewhere):.2f} with")
+    free = min(seconds["without"], seconds["again"])
+    print(f"  {free:.1f} s without, {seconds['with']:.1f} s with: {seconds['with'] / free:.2f} times", flush=True)
 
 
 def main() -> None:
@@ -45,26 +97,18 @@ def main() -> None:
     parser.add_argument("--terms", type=int, default=1000)
     given = parser.parse_args()
     model = regard.load(given.model)
-    dev = read_data(read_config(given.model))[1]
+    settings = read_config(given.model)
+    assert settings.data is not None
+    parts = settings.data.train  # what is never held out is not needed
+    held_out = tuple(part for part in parts if part.held_out) if isinstance(parts, tuple) else parts
+    dev = read_data(settings.model_copy(update={"data": settings.data.model_copy(update={"train": held_out})}))[1]
     half = len(dev) // 2
     known, pairs = dev.at(list(range(half))), dev.at(list(range(half, min(len(dev), half + given.sentences))))
-    terms = terms_of(model, known, given.terms)
-    glossary = Glossary(terms)
-    wanted = [glossary.of(source) for source in pairs.source]
-    texts, seconds = {}, {}
-    for name, setting in (("without", {}), ("with", terms), ("again", {})):
-        start = time.perf_counter()
-        texts[name] = [one.text for one in model(list(pairs.source), record=False, glossary=setting, split=False)]
-        seconds[name] = time.perf_counter() - start
-    there = [has_phrase(text, word) for text, words in zip(texts["with"], wanted, strict=True) for word in words]
-    bleu = {name: sacrebleu.corpus_bleu(some, [list(pairs.target)]).score for name, some in texts.items()}
-    none = [n for n, words in enumerate(wanted) if not words]
-    assert all(texts["with"][n] == texts["without"][n] for n in none)
-    print(f"{len(terms):,} terms; {len(pairs):,} sentences, {len(pairs) - len(none):,} with a term")
-    print(f"{sum(there):,} of {len(there):,} terms are there ({100 * sum(there) / len(there):.1f} %)")
-    print(f"BLEU {bleu['without']:.2f} without, {bleu['with']:.2f} with")
-    without = min(seconds["without"], seconds["again"])
-    print(f"{without:.1f} s without, {seconds['with']:.1f} s with: {seconds['with'] / without:.2f} times")
+    own = list(consistent(terms_of(model, pairs), pairs).items())
+    imposed = list(terms_of(model, known).items())
+    for name, terms in (("consistent", own), ("imposed", imposed)):
+        print(name)
+        compare(model, pairs, dict(terms[: given.terms]))
 
 
 if __name__ == "__main__":

@@ -148,11 +148,53 @@ def test_every_output_has_its_phrases_and_batch_mates_do_not_matter(spelling: Sp
     assert re.search(r"\bblack\b", third)
 
 
+def test_a_phrase_comes_to_its_place(spelling: Spelling) -> None:
+    """Attention reads the source in order, one position a token: the phrase belongs where its own position is read."""
+    size, body = len(spelling.pieces), 9
+
+    def attention(state: Path) -> Tensor:
+        return torch.stack([torch.stack([torch.eye(body)[len(path) - 1] for path in row]) for row in state.paths])
+
+    for place in range(4):
+        goal = Goal((phrase("black"),), spelling, ((place,),))
+        ((best, *_),) = search(
+            stepper(spelling), Path([[()]]), [5], SearchConfig(4), BOS, EOS, scored=True, goals=[goal],
+            attention=attention,
+        )  # fmt: skip
+        assert best.tokens[place] == BLACK
+        total = sum(float(log_p((BOS, *best.tokens[:n]), size)[token]) for n, token in enumerate(best.tokens))
+        assert best.log_prob == pytest.approx(total, abs=1e-5)
+    never = Goal((phrase("black"),), spelling, ((8,),))
+    ((best, *_),) = search(
+        stepper(spelling), Path([[()]]), [5], SearchConfig(4), BOS, EOS, scored=True, goals=[never],
+        attention=attention,
+    )  # fmt: skip
+    assert BLACK in best.tokens
+
+
+def test_what_is_not_in_its_place_adds_up(spelling: Spelling) -> None:
+    goal = Goal((phrase("black cat"), phrase("cat")), spelling, ((0, 1), ()))
+    state = goal.start()
+    for token, attended, astray in ((STOP, 0.25, 0.25), (BLACK, 0.75, 0.5), (CAT, 0.1, 0.5), (STOP, 0.5, 1.0)):
+        state = goal.after(state, token, (attended, 0.9))
+        assert state.astray == pytest.approx((astray, 0.0))
+    broken = goal.after(goal.after(goal.start(), BLACK, (1.0, 1.0)), STOP, (0.0, 0.0))
+    assert broken.astray == (1.0, 0.0)
+
+
+def test_a_text_meets_a_goal(spelling: Spelling) -> None:
+    goal = Goal((phrase("cat"), phrase("cat"), phrase("black")), spelling)
+    assert goal.met("A Cat, a black cat.")
+    assert not goal.met("A black cat.")
+    assert not goal.met("cats cat black")
+
+
 def test_progress_counts_tokens(spelling: Spelling) -> None:
     goal = Goal((phrase("black cat"), phrase("cat")), spelling)
     state, made = goal.start(), []
     for token in (BLACK, CAT, S, BLACK, CAT, CAT):
-        assert goal.made(state, token) == goal.after(state, token).made
+        if not goal.concerns(state, token):
+            assert goal.after(state, token).made == state.whole
         state = goal.after(state, token)
         made.append(state.made)
     # "cats" is neither phrase: what was written is taken back

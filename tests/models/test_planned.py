@@ -87,6 +87,25 @@ def test_a_planned_decoder_steps_as_the_model_does(name: str, padded: bool) -> N
     go([(model, there), (PlannedDecoder(model), there)])
 
 
+@pytest.mark.parametrize("name", ["plain", "rotary", "wide heads", "recurrent"])
+@torch.no_grad()
+def test_the_last_step_says_what_it_attends_to(name: str) -> None:
+    """`attended` is the last row of the map, of a plan as of the model, where a batch has shrunk too."""
+    recurrent = name == "recurrent"
+    model: Transformer | Recurrent = make_recurrent() if recurrent else make(**CONFIGS[name])
+    site, heads = ("decoder.cross", [0]) if recurrent else ("decoder.layers.1.cross", [1, 3])
+    plan = PlannedRecurrent(model) if isinstance(model, Recurrent) else PlannedDecoder(model)
+    states = [stepper.start(memory(model), record=not stepper.attends_unrecorded) for stepper in (model, plan)]
+    for tokens in (torch.ones(3, 1, dtype=torch.long), torch.tensor([[5, 6], [7, 8], [9, 5]]), torch.tensor([[4, 7]])):
+        if len(tokens) == 1:
+            states = [state.keep(torch.tensor([1])) for state in states]
+        states = [state.select(torch.zeros_like(tokens)) for state in states]
+        states = [one.step(tokens, state).state for one, state in zip((model, plan), states, strict=True)]
+        row = model.maps(states[0])[site].full()[:, :, heads, -1].mean(2)
+        for one, state in zip((model, plan), states, strict=True):
+            torch.testing.assert_close(one.attended(state, site, heads), row, atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_nothing_is_recorded_unless_asked_and_buffers_grow() -> None:
     model = make()

@@ -379,3 +379,15 @@ def test_dropout_is_drawn_from_torchs_seed_in_training_only(name: str) -> None:
         drawn.append(model(source, target, allowed))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.allclose(drawn[0], drawn[2])
+
+
+def test_memories_are_taken_apart_and_put_together() -> None:
+    allowed = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    whole = Memory(torch.randn(3, 5, 7), allowed, torch.randn(3, 7))
+    parts = [whole.one(n) for n in (1, 0)]
+    assert [part.states.shape[1] for part in parts] == [2, 4]
+    again = Memory.together(parts)
+    assert torch.equal(again.allowed, allowed[[1, 0], :4])
+    assert torch.equal(again.states[again.allowed], torch.cat([whole.states[1, :2], whole.states[0, :4]]))
+    assert torch.equal(again.summary, whole.summary[[1, 0]])
+    assert again.positions is None

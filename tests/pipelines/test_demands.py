@@ -57,6 +57,20 @@ def test_forced_phrases_are_in_every_output(translator: Translator, settings: di
     assert [one.ids for one in alone] == [one.ids for one in found]
 
 
+def test_what_a_search_finds_without_its_demands_stays(translator: Translator) -> None:
+    plain = translator(TEXTS[0])
+    word = plain.text.split()[0].strip(".")
+    found = translator(TEXTS[0], force=[word.upper()], n_best=3)
+    assert found.ids == plain.ids == translator(TEXTS[0], force=[word]).ids
+    assert all(has(one.text, word) for one in found.alternatives)
+    light = translator(TEXTS[:2], force=["horse"], record=False, batch_tokens=20)
+    several = translator(TEXTS[:2], force=["horse"], n_best=3)
+    for one, other in zip(light, several, strict=True):
+        assert one.ids == other.ids
+        assert not one.attention
+        assert all(has(more.text, "horse") for more in other.alternatives)
+
+
 def test_a_trained_model_within_its_demands() -> None:
     model = load("fr-en")
     text = "Un chien noir court dans la rue."
@@ -67,6 +81,8 @@ def test_a_trained_model_within_its_demands() -> None:
     assert has(other.text, "black")
     assert not re.search(r"\bdog", other.text)  # nor a made word that begins so
     assert has(model(text, glossary={"chien": "puppy"}).text, "puppy")
+    placed = model("Le chat voit le chien et la maison.", glossary={"chien": "puppy"})
+    assert placed.text == "The cat sees the puppy and the house."
 
 
 def test_a_glossary_concerns_the_texts_that_have_its_terms(translator: Translator) -> None:

@@ -13,7 +13,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.decoding.constraints import Constraint, StepFunction, innermost
 from regard.decoding.phrases import Goal
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
-from regard.decoding.search import Hypothesis, SearchConfig, search
+from regard.decoding.search import Attention, Hypothesis, SearchConfig, search
 from regard.device import device_of
 
 
@@ -34,6 +34,7 @@ def generate(
     model: StepModel, state: Any, before: Sequence[Sequence[int]], limits: Sequence[int],
     how: SearchConfig | SampleConfig, ends: Collection[int], *, constraints: Sequence[Constraint] = (),
     stop: Stop = lambda _row, _tokens: False, indices: Sequence[int] | None = None, goals: Sequence[Goal | None] = (),
+    attention: Attention | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The outputs of N sentences, best first: beam search for a `SearchConfig`, draws for a `SampleConfig`.
 
@@ -48,6 +49,7 @@ def generate(
         stop: (sentence, its tokens) -> whether it ends here; for draws.
         indices: of the sentences among all texts of a seed; 0 … N-1 by default; for draws.
         goals: what each sentence's outputs must have; for a search.
+        attention: the model's state -> the last step's weights of the source, `[N, K, S]`, for goals with places.
     """
     step, state = constrained(model, state, constraints, len(limits))
     device = device_of(model)
@@ -56,7 +58,8 @@ def generate(
         steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device, scored=scored)
         return sampled(steps, len(limits))
     first = [tokens[-1] for tokens in before]
-    return search(step, state, limits, how, first, ends, scored=scored, device=device, goals=goals)
+    attended = None if attention is None else lambda state: attention(innermost(state))
+    return search(step, state, limits, how, first, ends, scored=scored, device=device, goals=goals, attention=attended)
 
 
 def stream(

@@ -7,6 +7,7 @@ that have made different progress (grid beam search: Hokamp and Liu 2017; the di
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from torch import Tensor
 from regard.decoding.constraints import StepFunction
 from regard.text.protocol import Span
 
+ATTENDED = 0.3  # attention that the place of a phrase has got from which the phrase may begin
 AHEAD = 8  # most probable tokens of a step behind which one more is looked at
 GOES_ON = 0.5  # probability from which a word is expected to go on
 _UNFINISHED = "\ufffd"  # what a part of a character's bytes is decoded to
@@ -224,34 +226,30 @@ class Phrase:
         return 0, (self.tokens if tokens else self.first)[0]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which makes building one three times as long
 class GoalProgress:
-    """How far an output has come towards its goal.
+    """How far an output has come towards its goal; phrases are numbers of the goal's.
 
     Attributes:
         tokens: of the output.
         text: its folded text.
         left: phrases that it does not have.
         written: phrases that end with it: it has them unless the next token continues their last word.
-        made: number of the goal's tokens that it has.
+        whole: number of tokens of the phrases that it has.
+        made: the same, with those of the phrase that it has begun.
+        begun: {phrase of which the output ends with some tokens, not all: the token that comes next}.
+        astray: of each phrase with a place, how much of it is not there: the attention that its place got while other
+            tokens were written, and the rest of the attention where it began.
     """
 
     tokens: tuple[int, ...]
     text: str
-    left: tuple[Phrase, ...]
-    written: tuple[Phrase, ...]
+    left: tuple[int, ...]
+    written: tuple[int, ...]
+    whole: int
     made: int
-
-    @cached_property
-    def lacking(self) -> int:
-        """Number of tokens of the phrases that it does not have."""
-        return sum(len(phrase.tokens) for phrase in self.left)
-
-    @cached_property
-    def wanted(self) -> list[int]:
-        """Tokens that would bring it further: the next one of each phrase that is begun, and the first of each."""
-        first = [(phrase.tokens if self.tokens else phrase.first)[0] for phrase in self.left]
-        return list(dict.fromkeys([*(phrase.begun(self.tokens)[1] for phrase in self.left), *first]))
+    begun: Mapping[int, int]
+    astray: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,44 +259,123 @@ class Goal:
     Attributes:
         phrases: in any order; one that is listed twice must be there twice.
         spelling: of the model's vocabulary.
+        positions: of each phrase, those of the source that it translates; none where it may stand anywhere. All
+            phrases may by default.
     """
 
     phrases: tuple[Phrase, ...]
     spelling: Spelling
+    positions: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def room(self) -> int:
         """Number of tokens of all phrases."""
-        return sum(len(phrase.tokens) for phrase in self.phrases)
+        return sum(self._sizes)
 
     @cached_property
-    def _last(self) -> frozenset[str]:
-        """The last characters of the phrases."""
-        return frozenset(phrase.text[-1:] for phrase in self.phrases)
+    def _sizes(self) -> list[int]:
+        return [len(phrase.tokens) for phrase in self.phrases]
+
+    @cached_property
+    def _anywhere(self) -> frozenset[int]:
+        """Phrases without a place."""
+        return frozenset(n for n in range(len(self.phrases)) if not (self.positions and self.positions[n]))
+
+    @cached_property
+    def placed(self) -> bool:
+        """Whether all phrases have a place."""
+        return not self._anywhere
+
+    def met(self, text: str) -> bool:
+        """Whether a text has all phrases."""
+        counts = Counter(phrase.text for phrase in self.phrases)
+        return all(len(spans_of(text, phrase)) >= count for phrase, count in counts.items())
 
     def start(self) -> GoalProgress:
         """Before the first token."""
-        return GoalProgress((), "", self.phrases, (), 0)
+        every = range(len(self.phrases))
+        return GoalProgress((), "", tuple(every), (), 0, 0, {}, (0.0,) * len(self.phrases))
 
-    def made(self, before: GoalProgress, token: int) -> int:
-        """Number of the goal's tokens that an output has with one more token."""
-        piece = self.spelling.pieces[token]
-        if before.written or token in before.wanted or (piece[-1:] in self._last or not self.spelling.adds_up):
-            return self.after(before, token).made
-        return self.room - before.lacking  # a token that belongs to no phrase
+    def wanted(self, before: GoalProgress, attended: Sequence[float], ending: bool) -> list[int]:
+        """Tokens that would bring an output further: the next one of each phrase that is begun, and the first of each
+        whose place is attended, or was.
 
-    def after(self, before: GoalProgress, token: int) -> GoalProgress:
-        """The progress with one more token."""
+        Args:
+            before: progress of the output.
+            attended: attention that the place of each phrase gets.
+            ending: every phrase may begin.
+        """
+        ripe = (n for n in before.left if ending or n in self._anywhere or attended[n] + before.astray[n] >= ATTENDED)
+        first = ((self.phrases[n].tokens if before.tokens else self.phrases[n].first)[0] for n in ripe)
+        return list(dict.fromkeys([*before.begun.values(), *first]))
+
+    def passing(self, before: GoalProgress, attended: Sequence[float]) -> tuple[float, ...]:
+        """`astray` of an output behind one more token that belongs to no phrase."""
+        if not self.positions:
+            return before.astray
+        return tuple(
+            some if n in self._anywhere else some + (1.0 if n in before.begun else attended[n])
+            for n, some in enumerate(before.astray)
+        )
+
+    def concerns(self, before: GoalProgress, token: int) -> bool:
+        """Whether a token may begin, continue or end a phrase, or take one back."""
+        return bool(before.written) or self._relevant[token]
+
+    @cached_property
+    def _relevant(self) -> "_Relevant":
+        """Tokens that may begin, continue or end a phrase; any, where the pieces of a text do not make the text."""
+        return _Relevant(self)
+
+    def after(self, before: GoalProgress, token: int, attended: Sequence[float] = ()) -> GoalProgress:
+        """The progress with one more token.
+
+        Args:
+            before: progress of the output.
+            token: that follows.
+            attended: attention that the place of each phrase gets where it is chosen; all of it by default.
+        """
         tokens = (*before.tokens, token)
         text = self.spelling.extended(before.text, tokens)
+        attended = attended or (1.0,) * len(self.phrases)
+        if not self.concerns(before, token):
+            astray = self.passing(before, attended)
+            return GoalProgress(tokens, text, before.left, (), before.whole, before.whole, {}, astray)
         open_ = (*before.left, *before.written) if self.spelling.continues[token] else before.left
-        written: list[Phrase] = []
-        left: list[Phrase] = []
-        for phrase in open_:
-            (written if phrase.ends(text) and phrase not in written else left).append(phrase)
-        rest = sum(len(phrase.tokens) for phrase in left)
-        begun = max((phrase.begun(tokens)[0] for phrase in left), default=0)
-        return GoalProgress(tokens, text, tuple(left), tuple(written), self.room - rest + begun)
+        written: list[int] = []
+        left: list[int] = []
+        for n in open_:
+            phrase = self.phrases[n]
+            again = any(self.phrases[m] == phrase for m in written)
+            (written if phrase.ends(text) and not again else left).append(n)
+        starts = {n: self.phrases[n].begun(tokens) for n in left}
+        whole = self.room - sum(self._sizes[n] for n in left)
+        made = whole + max((size for size, _ in starts.values()), default=0)
+        begun = {n: following for n, (size, following) in starts.items() if size}
+        own = {*begun, *written}  # phrases that the token is of
+        outside = list(before.astray)
+        for n in set(range(len(outside))) - self._anywhere:
+            if n in before.begun:
+                outside[n] += token != before.begun[n]  # a phrase that is broken off was no use
+            else:
+                outside[n] += 1 - attended[n] if n in own else attended[n]
+        return GoalProgress(tokens, text, tuple(left), tuple(written), whole, made, begun, tuple(outside))
+
+
+class _Relevant(dict[int, bool]):
+    """{token: whether it may begin, continue or end a phrase of a goal}, found where it is asked for."""
+
+    def __init__(self, goal: Goal) -> None:
+        super().__init__()
+        self.spelling = goal.spelling
+        self.tokens = {token for one in goal.phrases for token in (*one.tokens, *one.first)}
+        self.texts = list(dict.fromkeys(one.text for one in goal.phrases))
+
+    def __missing__(self, token: int) -> bool:
+        piece = self.spelling.pieces[token]
+        within = bool(piece) and any(text.endswith(piece) or piece.endswith(text) for text in self.texts)
+        self[token] = found = within or token in self.tokens or not self.spelling.adds_up
+        return found
 
 
 class Glossary:

@@ -4,7 +4,7 @@ A hypothesis that ends keeps its own slice of the state, so what was recorded th
 every attention) has followed it through every reordering of the beam.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import inf
@@ -19,6 +19,8 @@ from regard.decoding.phrases import Goal, GoalProgress
 from regard.errors import ConfigError
 from regard.nn.state import State
 
+Attention = Callable[[Any], Tensor | None]
+
 
 @runtime_checkable
 class Followed(Protocol):
@@ -28,6 +30,7 @@ class Followed(Protocol):
     def keep(self, sentences: Int[Tensor, "M"]) -> "Followed": ...
 
 
+ASTRAY = 5.0  # nats that a phrase of a goal costs in the ranking of outputs where none of it is in its place
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
@@ -82,6 +85,8 @@ class _Beam:
         goal: what its outputs must have, if anything.
         progress: of each hypothesis towards the goal.
         totals: log-probability of each hypothesis, where there is a goal.
+        attended: of each hypothesis, the attention that the place of each phrase gets.
+        ranks: of each finished hypothesis, its score, less for phrases that are not in their places.
     """
 
     number: int
@@ -91,6 +96,17 @@ class _Beam:
     finished: list[Hypothesis] = field(default_factory=list)
     progress: list[GoalProgress] = field(default_factory=list)
     totals: list[float] = field(default_factory=lambda: [0.0])
+    attended: list[list[float]] = field(default_factory=lambda: [[]])
+    ranks: list[float] = field(default_factory=list)
+
+    def ranked(self) -> list[int]:
+        """The numbers of the finished hypotheses, best first."""
+        return sorted(range(len(self.finished)), key=lambda n: -self.ranks[n])
+
+    def furthest(self, length: int) -> int:
+        """The length at which a living hypothesis is still expected to end with a better score; the limit, but the
+        next one where every phrase of the goal has a place, beyond which little is won."""
+        return length + 1 if self.goal and self.goal.placed else self.limit
 
 
 class _Candidate(NamedTuple):
@@ -104,7 +120,7 @@ class _Candidate(NamedTuple):
 def search(
     step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
     ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
-    goals: Sequence[Goal | None] = (),
+    goals: Sequence[Goal | None] = (), attention: Attention | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The best hypotheses of every sentence, best first.
 
@@ -126,6 +142,8 @@ def search(
         device: of the tokens that `step` is given; the CPU by default.
         goals: what each sentence's outputs must have, None for nothing; its limit is longer by the goal's tokens. An
             output that comes to its limit without all of it is the best of those that come furthest.
+        attention: state -> the last step's weights of the source, `[N, K, S]`; by it phrases come to their places.
+            Without it they may stand anywhere.
     """
     closing = {ends} if isinstance(ends, int) else set(ends)
     results: list[list[Hypothesis]] = [[] for _ in limits]
@@ -143,25 +161,33 @@ def search(
         going, kept = [], []
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_p = wide if scored else torch.log_softmax(wide, -1)
-        pairs = _pairs(beams, log_p, config.beam + 1)
-        for n, candidates in enumerate(_continue(totals, log_p, config.beam)):
-            beam = beams[n]
-            if beam.goal:
-                candidates = _towards(beam.goal, beam, pairs[n], closing, length)
+        aimed = any(beam.goal for beam in beams)
+        count = 2 * config.beam if config.beam > 1 or aimed else 1
+        some, names = largest(log_p, count)
+        if aimed:
+            _attend(beams, None if attention is None else attention(state))
+            pairs = _pairs(beams, log_p, some, names, config.beam + 1, closing)
+        free = not all(beam.goal for beam in beams)
+        continued = _continue(totals, some, names, count) if free else []
+        for n, beam in enumerate(beams):
+            candidates = _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else continued[n]
             living, others = _finish(beam, n, candidates, state, config, closing, length)
-            ranked = sorted(beam.finished, key=lambda h: -h.score)[: config.n_best]
+            ranked = beam.ranked()[: config.n_best]
             full = len(beam.finished) >= config.beam or length >= beam.limit or not living
             if full or (
-                len(ranked) == config.n_best and ranked[-1].score >= _bound(living, config, length, beam.limit)
+                len(ranked) == config.n_best
+                and beam.ranks[ranked[-1]] >= _bound(living, config, length, beam.furthest(length))
             ):
-                results[beam.number] = ranked
+                results[beam.number] = [beam.finished[k] for k in ranked]
                 continue
             going.append(n)
             kept.append([*living, *others][: config.beam])
             beam.rows = [[*beam.rows[one.parent], one.token] for one in kept[-1]]
             if beam.goal:
                 beam.totals = [one.log_prob for one in kept[-1]]
-                beam.progress = [beam.goal.after(beam.progress[one.parent], one.token) for one in kept[-1]]
+                beam.progress = [
+                    beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent]) for one in kept[-1]
+                ]
         if not going:
             break
         if len(going) < len(beams):
@@ -181,31 +207,75 @@ def _bound(living: Sequence[_Candidate], config: SearchConfig, length: int, limi
     return max(config.score(best, length + 1), config.score(best, limit))
 
 
-def _continue(totals: Float[Tensor, "N K"], log_p: Float[Tensor, "N K V"], beam: int) -> list[list[_Candidate]]:
-    """The best continuations of each sentence, best first, twice as many as the beam; one, if it is greedy."""
-    some, names = largest(log_p, 2 * beam if beam > 1 else 1)
-    sums = (totals[..., None].to(log_p.dtype) + some).flatten(1)
-    best, where = sums.topk(min(2 * beam if beam > 1 else 1, sums.shape[1]), dim=1)
+def _continue(
+    totals: Float[Tensor, "N K"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"], count: int
+) -> list[list[_Candidate]]:
+    """The `count` best continuations of each sentence, best first.
+
+    Args:
+        totals: log-probabilities of the hypotheses.
+        some: the greatest log-probabilities of their next tokens.
+        names: these tokens.
+        count: how many.
+    """
+    sums = (totals[..., None].to(some.dtype) + some).flatten(1)
+    best, where = sums.topk(min(count, sums.shape[1]), dim=1)
     parents, tokens = where // some.shape[-1], names.flatten(1).gather(1, where)
     # one transfer: a float32 holds every integer below 2**24
     numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).tolist()
     return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
 
 
-def _pairs(beams: Sequence[_Beam], log_p: Float[Tensor, "N K V"], size: int) -> list[dict[tuple[int, int], float]]:
+def _attend(beams: Sequence[_Beam], weights: Float[Tensor, "N K S"] | None) -> None:
+    """Find how much attention each hypothesis pays the places of its goal's phrases; all of it where none is known.
+
+    Args:
+        beams: of the sentences.
+        weights: of the source.
+    """
+    for beam in beams:
+        beam.attended = [[1.0] * len(beam.goal.phrases) if beam.goal else []] * len(beam.rows)
+    places = [(n, p, s) for n, beam in enumerate(beams) if beam.goal
+              for p, place in enumerate(beam.goal.positions) for s in place]  # fmt: skip
+    if weights is None or not places:
+        return
+    n, p, s = torch.tensor(places, device=weights.device).unbind(1)
+    chosen = weights.new_zeros(len(beams), int(p.max()) + 1, weights.shape[-1])
+    chosen[n, p, s] = 1.0
+    for beam, rows in zip(beams, torch.bmm(weights, chosen.mT).tolist(), strict=True):
+        if beam.goal:
+            beam.attended = [[*row, *[0.0] * len(beam.goal.phrases)][: len(beam.goal.phrases)] for row in rows]
+
+
+def _pairs(
+    beams: Sequence[_Beam], log_p: Float[Tensor, "N K V"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"],
+    size: int, ends: Collection[int],
+) -> list[dict[tuple[int, int], float]]:  # fmt: skip
     """{(hypothesis, token): log-probability} of each sentence: the `size` best tokens of each hypothesis, and those
-    that its goal wants; nothing for a sentence without a goal."""
+    that its goal wants; nothing for a sentence without a goal.
+
+    Args:
+        beams: of the sentences.
+        log_p: log-probabilities of the next tokens.
+        some: the greatest of them.
+        names: these tokens.
+        size: how many of them.
+        ends: tokens that end an output.
+    """
     found: list[dict[tuple[int, int], float]] = [{} for _ in beams]
-    own = [n for n, beam in enumerate(beams) if beam.goal]
-    if not own:
-        return found
-    wanted = [(n, k, t) for n in own for k, before in enumerate(beams[n].progress) for t in before.wanted]
-    index = torch.tensor(wanted, dtype=torch.long, device=log_p.device).reshape(-1, 3).unbind(-1)
-    for (n, k, t), value in zip(wanted, log_p[index].tolist(), strict=True):
-        found[n][k, t] = value
-    values, tokens = (part.tolist() for part in largest(log_p[own], size))
-    for n, rows, names in zip(own, values, tokens, strict=True):
-        found[n] |= {(k, t): v for k in range(len(rows)) for t, v in zip(names[k], rows[k], strict=True)}
+    best, tokens = (part[..., :size].tolist() for part in (some, names))
+    wanted: list[tuple[int, int, int]] = []
+    for n, beam in enumerate(beams):
+        if beam.goal is None:
+            continue
+        for k, before in enumerate(beam.progress):
+            found[n] |= {(k, t): v for t, v in zip(tokens[n][k], best[n][k], strict=True)}
+            more = beam.goal.wanted(before, beam.attended[k], tokens[n][k][0] in ends)
+            wanted += [(n, k, t) for t in more if (k, t) not in found[n]]
+    if wanted:
+        index = torch.tensor(wanted, device=log_p.device).unbind(1)
+        for (n, k, t), value in zip(wanted, log_p[index].tolist(), strict=True):
+            found[n][k, t] = value
     return found
 
 
@@ -214,8 +284,8 @@ def _towards(
 ) -> list[_Candidate]:
     """The continuations of a sentence that has a goal, in the order in which they are to be kept.
 
-    They are divided by how far they have come; the groups take turns, the one that has come furthest first. An output
-    ends only where it has everything.
+    They are divided by how far they have come; the groups take turns, the one that has come furthest first. Within a
+    group, a phrase that is not in its place costs. An output ends only where it has everything.
 
     Args:
         goal: of the sentence.
@@ -225,21 +295,27 @@ def _towards(
         length: tokens of the outputs with the continuation.
     """
     slots = beam.limit - length  # tokens that may still follow
-    groups: dict[int, list[_Candidate]] = {}
+    groups: dict[int, list[tuple[float, _Candidate]]] = {}
     dropped: list[_Candidate] = []
+    passing = [goal.passing(before, some) for before, some in zip(beam.progress, beam.attended, strict=True)]
     for (k, token), value in pairs.items():
-        one = _Candidate(beam.totals[k] + value, k, token)
         before, closes = beam.progress[k], token in ends
-        made = before.made if closes else goal.made(before, token)
-        late = goal.room - made > slots and made <= before.made
-        if one.log_prob == -inf or late or (closes and before.left):
-            dropped.append(one._replace(log_prob=-inf))
+        made, astray = before.whole, passing[k]
+        if closes:
+            made, astray = before.made, before.astray
+        elif goal.concerns(before, token):
+            after = goal.after(before, token, beam.attended[k])
+            made, astray = after.made, after.astray
+        late = made <= before.made and goal.room - made > slots
+        if value == -inf or late or (closes and before.left):
+            dropped.append(_Candidate(-inf, k, token))
         else:
-            groups.setdefault(made, []).append(one)
-    ordered = [sorted(groups[made], key=lambda one: -one.log_prob) for made in sorted(groups, reverse=True)]
+            one = _Candidate(beam.totals[k] + value, k, token)
+            groups.setdefault(made, []).append((one.log_prob - ASTRAY * sum(astray), one))
+    ordered = [sorted(groups[made], reverse=True) for made in sorted(groups, reverse=True)]
     if length >= beam.limit:
         ordered = ordered[:1]
-    turns = [one for some in zip_longest(*ordered) for one in some if one is not None]
+    turns = [pair[1] for row in zip_longest(*ordered) for pair in row if pair is not None]
     return [*turns, *dropped]
 
 
@@ -287,7 +363,10 @@ def _finish(
         if closes or (length >= beam.limit and room > 0):
             own = own_state(state, n, one.parent)
             tokens = [*beam.rows[one.parent], one.token]
-            beam.finished.append(Hypothesis(tokens, config.score(one.log_prob, length), one.log_prob, own))
+            score = config.score(one.log_prob, length)
+            beam.finished.append(Hypothesis(tokens, score, one.log_prob, own))
+            astray = sum(beam.progress[one.parent].astray) if beam.goal else 0.0
+            beam.ranks.append(score - ASTRAY * astray)
             others.append(one._replace(log_prob=-inf))
         else:
             living.append(one)

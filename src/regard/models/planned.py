@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
@@ -113,6 +113,8 @@ class PlannedState(State):
         step: number of steps taken.
         record: whether queries are kept.
         heads: of a query.
+        asked: queries `[N · K, heads · d_head]` of the last step's attention to the memory, of each layer; none where
+            hypotheses or sentences have been selected since.
     """
 
     cells: Cells
@@ -124,6 +126,7 @@ class PlannedState(State):
     step: int
     record: bool
     heads: int
+    asked: tuple[Tensor, ...] = ()
 
     def select(self, parents: Int[Tensor, "N K"]) -> "PlannedState":
         path = self.path
@@ -131,7 +134,8 @@ class PlannedState(State):
             return self
         if path is None:
             path = torch.arange(self.filled, device=parents.device).expand(len(parents), 1, -1)
-        return replace(self, path=path.gather(1, parents[..., None].expand(-1, -1, path.shape[-1])))
+        path = path.gather(1, parents[..., None].expand(-1, -1, path.shape[-1]))
+        return replace(self, path=path, asked=())
 
     def one(self, sentence: int, hypothesis: int) -> "PlannedState":
         rows = torch.tensor([sentence]) if self.rows is None else self.rows[sentence : sentence + 1]
@@ -142,10 +146,16 @@ class PlannedState(State):
         rows = sentences if self.rows is None else self.rows[sentences]
         path = None if self.path is None else self.path.index_select(0, sentences)
         if len(rows) >= LEAST_LIVE * self.count:
-            return replace(self, path=path, rows=rows)
+            return replace(self, path=path, rows=rows, asked=())
         cells = self.cells.of(rows, self.count, self.filled)
         return replace(
-            self, cells=cells, path=path, crossed=_chosen(self.crossed, rows, self.count), rows=None, count=len(rows)
+            self,
+            cells=cells,
+            path=path,
+            crossed=_chosen(self.crossed, rows, self.count),
+            rows=None,
+            count=len(rows),
+            asked=(),
         )
 
     def plain(self) -> DecoderState:
@@ -306,6 +316,8 @@ class PlannedDecoder:
         precision: of the products: "float32", "bfloat16" or "int8".
     """
 
+    attends_unrecorded = True
+
     def __init__(self, model: Transformer, precision: str = "float32") -> None:
         self.model, self.precision = model, precision
         stack = model.decoder
@@ -367,11 +379,27 @@ class PlannedDecoder:
             live = state.count if rows is None else len(rows)
             after = torch.cat([before.expand(live, beams, -1), mine.expand(live, -1, 1)], -1)
         logits = self.readout(x).view(-1, beams, len(self.embedding))
-        return Step(logits, replace(state, cells=cells, filled=filled, path=after, step=state.step + 1))
+        after_state = replace(
+            state, cells=cells, filled=filled, path=after, step=state.step + 1, asked=tuple(now.asked)
+        )
+        return Step(logits, after_state)
 
     def maps(self, state: PlannedState) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         return self.model.maps(state.plain())
+
+    def attended(self, state: PlannedState, site: str, heads: Sequence[int]) -> Float[Tensor, "N K S"]:
+        """The last step's weights of the memory, as `Seq2Seq.attended` gives them; of a state as `step` gives it."""
+        number = int(site.split(".")[2])
+        cross, chosen = self.layers[number].cross, list(heads)
+        live = torch.arange(state.count) if state.rows is None else state.rows
+        query = state.asked[number].view(state.count, -1, cross.heads, cross.head_width)[live][:, :, chosen]
+        groups = [head * cross.key_heads // cross.heads for head in chosen]
+        key = state.crossed.key[number].unflatten(0, (state.count, -1))[live][:, groups]
+        alpha = cross.head_width**-0.5 if cross.score == "scaled_dot" else 1.0
+        scores = alpha * torch.matmul(query.transpose(1, 2), key)
+        scores = scores.masked_fill(~state.crossed.memory.allowed[live][:, None, None], -torch.inf)
+        return scores.softmax(-1).mean(1)
 
     def parameters(self) -> Iterator[Tensor]:
         """The model's."""
@@ -407,6 +435,7 @@ class PlannedDecoder:
         query, cross = layer.query(x), layer.cross
         if cross.query_norm is not None:
             query = cross.positioned(query.unflatten(1, (cross.heads, 1, -1)), cross.query_norm, None).flatten(1)
+        now.asked.append(query)
         query = now.by_heads(query, cross, 1, number)
         found = now.joined(query, crossed.key[number], crossed.value[number], crossed.hidden, cross)
         return layer.memory_output(found)
@@ -434,6 +463,7 @@ class _Now:
     crossed: Crossed
 
     def __post_init__(self) -> None:
+        self.asked: list[Tensor] = []
         self.masks: dict[int | None, tuple[int, Tensor | None]] = {}
         self.none = self.cells.key[0].new_zeros(1)
         self.place = torch.full((1, 1), self.step, device=self.cells.key[0].device)

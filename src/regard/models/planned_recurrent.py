@@ -3,11 +3,12 @@
 `Recurrent.step` is the meaning; the tests hold this to it. Products are computed in float32, in bfloat16, or in int8.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
@@ -25,6 +26,8 @@ class PlannedRecurrent:
         model: a recurrent encoder–decoder for which `recurrent_refusal` gives no reason.
         precision: of the products: "float32", "bfloat16" or "int8".
     """
+
+    attends_unrecorded = False
 
     def __init__(self, model: Recurrent, precision: str = "float32") -> None:
         self.model, self.precision = model, precision
@@ -66,6 +69,10 @@ class PlannedRecurrent:
     def maps(self, state: RecurrentState) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         return self.model.maps(state)
+
+    def attended(self, state: RecurrentState, site: str, heads: Sequence[int]) -> Float[Tensor, "N K S"]:
+        """The last step's weights of the memory, as `Seq2Seq.attended` gives them."""
+        return self.model.attended(state, site, heads)
 
     def parameters(self) -> Any:
         """The model's."""

@@ -8,12 +8,15 @@
 `forward = project(hidden(…))` and `step` likewise, so a loss may work on chunks without building all logits.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Generic, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import TypeVar
 
 from regard.attention.maps.map import AttentionMap
@@ -42,6 +45,29 @@ class Memory:
     positions: Float[Tensor, "B S c"] | None = None
     halfway: Float[Tensor, "B S d"] | None = None
 
+    def one(self, source: int) -> "Memory":
+        """The memory of one source, without the padding behind it."""
+        end = int(self.allowed[source].nonzero().max()) + 1
+
+        def own(name: str) -> Tensor | None:
+            part = getattr(self, name)
+            chosen = None if part is None else part[source : source + 1]
+            return chosen if chosen is None or name == "summary" else chosen[:, :end]
+
+        return Memory(*(own(part.name) for part in fields(self)))  # type: ignore[arg-type]
+
+    @classmethod
+    def together(cls, parts: Sequence["Memory"]) -> "Memory":
+        """The memory of several sources, padded to the longest."""
+
+        def joined(name: str) -> Tensor | None:
+            some = [getattr(part, name) for part in parts]
+            if some[0] is None or name == "summary":
+                return None if some[0] is None else torch.cat(some)
+            return pad_sequence([one for part in some for one in part], batch_first=True)
+
+        return cls(*(joined(field.name) for field in fields(cls)))  # type: ignore[arg-type]
+
 
 class Step(NamedTuple):
     """One decoder step: logits `[N, K, V]` of the next token, and the state after it."""
@@ -53,6 +79,7 @@ class Step(NamedTuple):
 class Seq2Seq(nn.Module, Generic[StateT]):
     """An encoder–decoder. Subclasses give `encode`, `start`, `hidden`, `step_hidden`, `readout` and `maps`."""
 
+    attends_unrecorded = False  # `attended` takes a state that was started without `record`
     ctc_head: nn.Linear | None  # from states of the memory to logits of tokens, for CTC
 
     def encode(self, source: Source, allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
@@ -78,6 +105,18 @@ class Seq2Seq(nn.Module, Generic[StateT]):
     def maps(self, state: StateT) -> dict[str, AttentionMap]:
         """The maps of every decoder site, `[N, K, heads, T, S]`, of a state that was started with `record`."""
         raise NotImplementedError
+
+    def attended(self, state: StateT, site: str, heads: Sequence[int]) -> Float[Tensor, "N K S"]:
+        """The last step's weights of the memory, averaged over heads, of a state that was started with `record`.
+
+        Args:
+            state: after at least one step.
+            site: where the memory is attended to.
+            heads: of the site.
+        """
+        whole = self.maps(state)[site]
+        last = slice(whole.shape[-2] - 1, whole.shape[-2])
+        return whole.tile(last, slice(None))[:, :, list(heads), 0].mean(2)
 
     def encoder_sites(self) -> list[str]:
         """Paths of the encoder's attentions."""

@@ -16,12 +16,12 @@ from regard.decoding.phrases import (
     Spelling,
     folded,
     has_phrase,
-    spans_of,
     words_within,
 )
 from regard.errors import ConfigError
-from regard.pipelines.generation import Generation
 from regard.text.normalize import clean
+from regard.text.protocol import Span
+from regard.text.tokenizer import words as word_spans
 
 
 @dataclass(frozen=True)
@@ -93,27 +93,28 @@ class Demands:
         known: dict[str, Phrase] = {}
         goals: list[Goal | None] = []
         for source in sources:
-            demanded = self._terms.of(source)
-            known |= {one: self._phrase("glossary", one) for one in demanded if one not in known}
-            phrases = (*forced, *(known[one] for one in demanded if known[one] not in forced))
-            goals.append(Goal(phrases, self.spelling()) if phrases else None)
+            positions: dict[Phrase, tuple[int, ...]] = dict.fromkeys(forced, ())
+            for translation, span in self._terms.terms(source):
+                if translation not in known:
+                    known[translation] = self._phrase("glossary", translation)
+                if known[translation] not in forced:
+                    positions[known[translation]] = (
+                        *positions.get(known[translation], ()),
+                        *self._tokens(source, span),
+                    )
+            demanded = (*forced, *(phrase for phrase in positions if phrase not in forced))
+            own = tuple(positions[phrase] for phrase in demanded)
+            goals.append(Goal(demanded, self.spelling(), own) if demanded else None)
         return goals
 
-    def misplaced(self, made: Generation) -> float:
-        """How much of an output stands in the wrong place, as its attention has it: for each term of the glossary, the
-        share of its translation that is aligned elsewhere, and the other words that are aligned with the term."""
-        terms = self._terms.terms(made.read) if self.glossary else []
-        alignment = made.alignment if terms else None
-        if alignment is None or not alignment.site:
-            return 0.0
-        total = 0.0
-        for translation, span in terms:
-            columns = words_within(made.read, span)
-            own = [n for place in spans_of(made.text, translation) for n in words_within(made.text, place)]
-            mass = alignment.matrix[:, columns].sum(1)
-            total += 1 - float(mass[own].mean()) if own else 1.0
-            total += float(mass.sum() - mass[own].sum())
-        return total
+    def _tokens(self, source: str, span: Span) -> list[int]:
+        """Numbers of the source's tokens that have a character in a span of the folded text."""
+        spans = list(self.tokenizer.source_spans(source))
+        if len(folded(source)) != len(source):  # a character that is two when it is folded: by words
+            words = word_spans(source)
+            own = [words[n] for n in words_within(source, span)]
+            span = (own[0][0], own[-1][1])
+        return [n for n, (first, end) in enumerate(spans) if first < span[1] and end > span[0] and end > first]
 
     @cached_property
     def _terms(self) -> Glossary:

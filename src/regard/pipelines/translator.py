@@ -1,7 +1,6 @@
 """Translation: from a text to a `Generation`."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from math import inf
@@ -11,24 +10,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.analysis.base import ForwardPass
-from regard.attention.maps.map import AttentionMap, know_origin
-from regard.attention.watch import Call, announce, calls_by_site, has_search_listeners, unwatched, watching
+from regard.attention.maps.map import know_origin
+from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
-from regard.decoding.generate import generate
-from regard.decoding.phrases import Goal, Spelling
+from regard.decoding.phrases import Spelling
 from regard.decoding.sample import SampleConfig, sample_config
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
+from regard.pipelines.text_search import TextSearch
 from regard.text.normalize import clean
 
-MISPLACED = 2.0  # nats of score that a misplaced word of a glossary costs
-GOAL_BEAM = 8  # hypotheses kept at least where an output must have a phrase
-GOAL_BEST = 4  # outputs at least among which the one is chosen whose terms are in their places
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
@@ -185,7 +181,8 @@ class Translator(Pipeline[str, Generation]):
 
         Args:
             prepared: of `prepare`.
-            beam: hypotheses kept; the model's own number by default. At least 8 where an output must have a phrase.
+            beam: hypotheses kept; the model's own number by default. Where a text is searched again for a forced phrase
+                at least 8, for terms of a glossary at least 4.
             length_penalty: α (Wu et al. 2016, equation 14); the model's own by default.
             n_best: outputs returned per text, at most the beam; all but the best as `alternatives`.
             record: keep the attention.
@@ -196,8 +193,8 @@ class Translator(Pipeline[str, Generation]):
             prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
             force: phrases that every output has, as whole words in whatever case.
             forbid: phrases that no output has, as whole words in whatever case.
-            glossary: {a term of the source language: what stands for it in the output of a text that has the term}. Of
-                the outputs found, those are preferred whose attention puts it in the term's place.
+            glossary: {a term of the source language: what stands for it in the output of a text that has the term}.
+                It is written where the alignment's attention reads the term.
             mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
                 their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
@@ -236,25 +233,18 @@ class Translator(Pipeline[str, Generation]):
         filled = [i for i, one in enumerate(prepared) if one.ids]
         results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
         listening = has_search_listeners()
-        encoder_maps: dict[int, dict[str, AttentionMap]] = {}
-        groups = [
-            (how, [members[k] for k in group])
-            for how, members in self._divided(config, filled, goals)
-            for group in length_groups([len(prepared[i].ids) + 1 for i in members], batch_tokens // _beam(how))
-        ]
+        search = TextSearch(
+            self, [prepared[i].ids for i in filled], [numbers[i] for i in filled], [goals[i] for i in filled], demands,
+            record or listening, n_best, batch_tokens,
+        )  # fmt: skip
         with torch.inference_mode(), unwatched():
-            for how, group in groups:
-                some = [prepared[i] for i in group]
-                own, aims = [numbers[i] for i in group], [goals[i] for i in group]
-                kept = record or listening or any(aims)  # attention says where a term's translation belongs
-                calls, found = self._search([one.ids for one in some], how, kept, own, demands, aims)
-                for row, (i, hypotheses) in enumerate(zip(group, found, strict=True)):
-                    results[i] = self._generation(some[row], hypotheses, kept, n_best, demands)
-                    encoder_maps[i] = self._encoder_maps(calls, row, some[row].ids)
-        for i in filled if listening else ():
-            know_origin(encoder_maps[i], results[i].forward_pass, results[i].title)
+            for n, found in search.run(config):
+                i = filled[n]
+                results[i] = self._generation(prepared[i], found, search.record, n_best)
+        for n, i in enumerate(filled) if listening else ():
+            know_origin(search.encoder_maps[n], results[i].forward_pass, results[i].title)
             for returned in (results[i], *results[i].alternatives):
-                announce(self.model, {**encoder_maps[i], **returned.attention})
+                announce(self.model, {**search.encoder_maps[n], **returned.attention})
         return [results[i] for i in range(len(prepared))]
 
     def score(
@@ -350,40 +340,6 @@ class Translator(Pipeline[str, Generation]):
         """The most tokens of an output; it depends on this source alone."""
         return int(self.decoding.length_ratio * source_tokens) + self.decoding.length_extra
 
-    def _search(
-        self,
-        sources: list[list[int]],
-        config: SearchConfig | SampleConfig,
-        record: bool,
-        indices: list[int],
-        demands: Demands,
-        goals: list[Goal | None],
-    ) -> tuple[Mapping[str, list[Call]], list[list[Hypothesis]]]:
-        """The encoder's calls by site, recorded while the model is observed, and the hypotheses."""
-        tokenizer = self.tokenizer
-        rows = [[*ids, tokenizer.eos] for ids in sources]
-        calls: list[Call] = []
-        encoder, stepper = self.searched()
-        with watching(calls.append) if has_search_listeners() else nullcontext():
-            memory = encoder.encode(pad(rows, tokenizer.pad).to(self.device), lengths_mask(rows).to(self.device))
-        state = stepper.start(memory, record=record)
-        limits = [self.limit(len(row)) for row in rows]
-        before = [[tokenizer.bos]] * len(rows)
-        longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
-        around = [*self.rule_constraints(before, longest), *demands.constraints(longest)]
-        found = generate(
-            stepper, state, before, limits, config, self.ends(), constraints=around, indices=indices,
-            goals=goals,
-        )  # fmt: skip
-        return calls_by_site(self.model, calls), found
-
-    def _encoder_maps(self, calls: Mapping[str, list[Call]], row: int, ids: list[int]) -> dict[str, AttentionMap]:
-        """The encoder's maps `[heads, S, S]` of one sentence of a padded batch."""
-        tokens = self.tokenizer.tokens([*ids, self.tokenizer.eos])
-        n = len(tokens)
-        maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in calls.items()}
-        return {site: whole.select(row).frozen().crop(n, 0, n, tokens, tokens) for site, whole in maps.items()}
-
     def _least_risk(
         self, prepared: Sequence[Encoded], numbers: Sequence[int], draws: int, n_best: int, settings: dict[str, Any]
     ) -> list[Generation]:
@@ -404,53 +360,37 @@ class Translator(Pipeline[str, Generation]):
             found.append(best)
         return found
 
-    @staticmethod
-    def _divided(
-        config: SearchConfig | SampleConfig, members: Sequence[int], goals: Sequence[Goal | None]
-    ) -> list[tuple[SearchConfig | SampleConfig, list[int]]]:
-        """Those of some texts that are searched alike; one with a goal needs several hypotheses."""
-        free, bound = ([i for i in members if bool(goals[i]) is aimed] for aimed in (False, True))
-        if isinstance(config, SampleConfig):
-            return [(config, [*free, *bound])]
-        beam = max(config.beam, GOAL_BEAM)
-        return [(config, free), (replace(config, beam=beam, n_best=max(config.n_best, GOAL_BEST)), bound)]
-
     @cached_property
     def spelling(self) -> Spelling:
         """What the tokens add to a text, computed once."""
         return Spelling(self.tokenizer.decode, len(self.tokenizer), self.ends())
 
-    def _generation(
-        self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int, demands: Demands
-    ) -> Generation:
-        """The best output, and up to `most` - 1 others whose texts differ from it and from each other. Those with terms
-        of a glossary are ranked by their score less what is misplaced."""
+    def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
+        """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
         if not found:  # nothing that is allowed has any probability
             return Generation(
                 text="", source=source.text, score=-inf, log_prob=-inf, recorded=recorded, translator=self
             )
-        made = [self._one(source, one, recorded) for one in found]
-        if demands.glossary and len(made) > 1:
-            made.sort(key=lambda one: MISPLACED * demands.misplaced(one) - one.score)
-        best, *others = made
+        best = self._one(source, found[0], recorded)
         seen = {best.text}
-        for one in others:
-            if one.text not in seen and len(seen) < most:
-                seen.add(one.text)
-                best.alternatives.append(one)
+        for one in found[1:]:
+            text = self.text_of(one)
+            if text not in seen and len(seen) < most:
+                seen.add(text)
+                best.alternatives.append(self._one(source, one, recorded))
         return best
+
+    def text_of(self, found: Hypothesis) -> str:
+        """The text of an output."""
+        return str(self.tokenizer.decode(found.tokens)).strip()
 
     def _one(self, source: Encoded, found: Hypothesis, recorded: bool) -> Generation:
         tokenizer = self.tokenizer
         ids = [*source.ids, tokenizer.eos]
         source_tokens, tokens = tokenizer.tokens(ids), tokenizer.tokens(found.tokens)
+        maps = decoder_maps(self.model, found, tokenizer, source_tokens) if recorded else {}
         return Generation(
-            text=str(tokenizer.decode(found.tokens)).strip(), source=source.text, tokens=tokens, ids=found.tokens,
+            text=self.text_of(found), source=source.text, tokens=tokens, ids=found.tokens,
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
-            attention=decoder_maps(self.model, found, tokenizer, source_tokens), recorded=recorded, translator=self,
+            attention=maps, recorded=recorded, translator=self,
         )  # fmt: skip
-
-
-def _beam(how: SearchConfig | SampleConfig) -> int:
-    """Hypotheses of each text."""
-    return how.beam if isinstance(how, SearchConfig) else 1
