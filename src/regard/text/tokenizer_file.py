@@ -1,0 +1,140 @@
+"""Tokenizer files of unknown origin: built in bounds, their failures in a sentence."""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from regard.errors import BundleError, RegardError
+from regard.untrusted import first_line, read_text, shown
+
+BYTES = 2**26  # of a tokenizer's file; the largest ones of known models have half as many
+GROWTH = 64  # characters that one of a text may become before it is cut into tokens
+AROUND = 64  # special tokens around a text
+NFKC = 18  # characters that Unicode's longest composition becomes
+LONGEST = 4 * 64  # bytes of a replacement in a table of characters
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Failures of the tokenizers library as a `BundleError`: it raises bare Exceptions, and panics, which are none."""
+    try:
+        yield
+    except RegardError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{what}: {first_line(error)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a class that cannot be imported
+            raise
+        raise BundleError(f"{what}: {first_line(error)}") from error
+
+
+def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json`, without its padding, truncation and random merges.
+
+    Raises:
+        BundleError: it cannot be read, or makes a text many times longer.
+    """
+    text = read_text(path, BYTES)
+    if "precompiled_charsmap" in text:
+        _check_charsmaps(text, path)
+    with refused(f"{path} is not a tokenizer file"):
+        inner = tokenizers.Tokenizer.from_str(text)
+    inner.no_padding()
+    inner.no_truncation()
+    if getattr(inner.model, "dropout", None) is not None:
+        inner.model.dropout = None
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        part = getattr(inner, name)
+        if part is not None and (growth := _growth(json.loads(part.__getstate__()))) > GROWTH:
+            raise BundleError(
+                f"{path}: its {name} may make a text {growth:.3g} times as long; expected at most {GROWTH} times"
+            )
+    if inner.num_special_tokens_to_add(False) > AROUND:
+        raise BundleError(f"{path}: its post_processor puts more than {AROUND} special tokens around a text")
+    return inner
+
+
+def _growth(part: Any) -> float:
+    """Upper bound of the characters that one character becomes in a normalizer, a pre-tokenizer or a decoder."""
+    if not isinstance(part, dict):
+        return 1.0
+    kind, total = part.get("type"), 1.0
+    for name in ("normalizers", "pretokenizers", "decoders"):
+        for inner in part.get(name, []):
+            total = min(total * _growth(inner), 1e300)
+    if kind == "Replace":
+        content, literal = part["content"], part["pattern"].get("String", "")
+        # a regular expression, and an empty literal, may match between any two characters
+        return max(1.0, len(content) / len(literal)) if literal else 1.0 + len(content)
+    if kind in ("Prepend", "Append"):
+        return max(1.0, len(part.get("prepend", "")) / AROUND)
+    if kind == "Precompiled":
+        return float(NFKC)
+    return total * (4.0 if kind == "ByteLevel" and "normalizers" not in part else 1.0)
+
+
+def _check_charsmaps(text: str, path: Path) -> None:
+    """Refuse sentencepiece's tables of characters in which a look-up would leave the table."""
+    try:
+        waiting: list[Any] = [json.loads(text).get("normalizer")]
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise BundleError(f"{path} is not a tokenizer file: {first_line(error)}") from error
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+            given = part.get("precompiled_charsmap")
+            if given is not None and not (isinstance(given, str) and is_charsmap(given)):
+                raise BundleError(f"{path}: its precompiled_charsmap = {shown(given)} is damaged")
+
+
+def is_charsmap(given: str) -> bool:
+    """Whether every look-up in this table stays in it: a double-array trie (Yata et al. 2007) and texts, base64."""
+    try:
+        raw = base64.b64decode(given, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    size = int.from_bytes(raw[:4], "little")
+    if len(raw) < 4 or not size or size % 4 or 4 + size > len(raw):
+        return False
+    units, texts = np.frombuffer(raw, "<u4", size // 4, 4).astype(np.int64), raw[4 + size :]
+    try:
+        texts.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    if max(map(len, texts.split(b"\0"))) > LONGEST:
+        return False
+    starts = np.ones(len(texts), bool)  # where a character of the texts begins
+    starts[:] = (np.frombuffer(texts, np.uint8) & 0xC0) != 0x80
+    letters = np.arange(1, 256)
+    seen = np.zeros(len(units), bool)
+    bases = np.array([_offset(units[:1])[0]])
+    while len(bases):
+        if int(bases.max()) | 255 >= len(units):
+            return False
+        seen[bases] = True
+        places = (bases[:, None] ^ letters).ravel()
+        expected = np.tile(letters, len(bases))
+        nodes = places[(units[places] & 0x800000FF) == expected]
+        bases = nodes ^ _offset(units[nodes])
+        if len(bases) and int(bases.max()) | 255 >= len(units):
+            return False
+        values = units[bases[(units[nodes] >> 8 & 1) == 1]] & 0x7FFFFFFF
+        if len(values) and (int(values.max()) >= len(texts) or not starts[values].all()):
+            return False
+        bases = np.unique(bases[~seen[bases]])
+    return True
+
+
+def _offset(units: Any) -> Any:
+    return (units >> 10) << ((units & 0x200) >> 6)
