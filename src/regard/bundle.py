@@ -22,7 +22,7 @@ from regard.models.build import ModelConfig, build_shapes
 from regard.pretrained.rules import GenerationRules
 from regard.storage import write_tensors
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
-from regard.untrusted import FLOATS, Stored, TensorFiles, file_size, first_line, named, read_object, shown
+from regard.untrusted import FLOATS, Stored, TensorFiles, faults_of, file_size, first_line, named, read_object, shown
 
 FORMAT = 2  # 1 had other names of settings and weights (regard.config.RENAMED)
 INFO, WEIGHTS, TOKENIZER = "bundle.json", "weights.safetensors", "tokenizer.json"
@@ -118,8 +118,10 @@ def load_bundle(folder: Path) -> Bundle:
         tokenizer_config = TokenizerConfig(**info.tokenizer)
         if info.alignment:
             _check_heads(_Alignment(**info.alignment), config)
-    except (ValidationError, TypeError) as error:
-        raise BundleError(f"{where}: does not describe a model: {_faults(error)}") from error
+    except ValidationError as error:
+        raise BundleError(f"{where}: does not describe a model: {faults_of(error)}") from error
+    except TypeError as error:
+        raise BundleError(f"{where}: does not describe a model: {first_line(error)}") from error
     tokenizer = Tokenizer.load(folder / TOKENIZER, tokenizer_config)
     _check_decoding(info, config, where)
     files = TensorFiles([folder / WEIGHTS])
@@ -186,12 +188,6 @@ def _check_decoding(info: _Info, config: ModelConfig, where: Path) -> None:
         raise BundleError(f"{where}: decoding.begins = {shown(info.decoding['begins'])}: expected true or false")
 
 
-def _faults(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))[:120]}: {e['msg']}" for e in error.errors()[:3])
-    return first_line(error)
-
-
 def pack(tensors: dict[str, Tensor], precision: Precision) -> dict[str, Tensor]:
     """Weights as they are stored: int8 for matrices (w ≈ q · scale, scale = max |row| / 127), float16 for the rest."""
     packed = {}
@@ -240,7 +236,7 @@ def _read_info(path: Path) -> _Info:
     try:
         return _Info(**found)
     except ValidationError as error:
-        raise BundleError(f"{path}: damaged: {_faults(error)}") from error
+        raise BundleError(f"{path}: damaged: {faults_of(error)}") from error
 
 
 def _check_digest(folder: Path, name: str, info: _Info) -> None:

@@ -10,13 +10,15 @@ from reprlib import Repr
 from typing import Any, NoReturn
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from regard.errors import BundleError
 
-JSON_BYTES = 2**24  # of a file of settings; a vocabulary has a limit of its own
-HEADER_BYTES = 2**23  # of a safetensors header: about 80,000 tensors
+JSON_BYTES = 2**22  # of a file of settings; a vocabulary has a limit of its own
+HEADER_BYTES = 2**23  # of a safetensors header
+TENSORS = 10_000  # of a model: a thousand layers
 SHARDS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -149,7 +151,10 @@ class TensorFiles:
                     f"{path}: damaged: its header has {header:,} bytes; expected at most {min(size, HEADER_BYTES):,}"
                 )
             file: Any = safe_open(str(path), framework="pt")  # type: ignore[no-untyped-call]
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
+            names = file.keys()
+            if len(self.stored) + len(names) > TENSORS:
+                raise BundleError(f"{path}: expected at most {TENSORS:,} weights; got more")
+            for name in names:
                 if name in self.stored:
                     raise BundleError(f"{path}: weight {named(name)} stands in another file too")
                 part = file.get_slice(name)
@@ -185,6 +190,13 @@ def as_float(tensor: Tensor, where: str) -> Tensor:
     if not copy.sum().isfinite() and not copy.isfinite().all():
         raise BundleError(f"{where} has numbers that are infinite or NaN: the file is damaged")
     return copy
+
+
+def faults_of(error: ValidationError) -> str:
+    """The first faults that pydantic found, on one line."""
+    found = error.errors(include_input=False, include_url=False)
+    listed = (f"{named('.'.join(map(str, fault['loc'])))}: {_cut(fault['msg'])}" for fault in found[:3])
+    return "; ".join(listed) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def first_line(error: BaseException) -> str:

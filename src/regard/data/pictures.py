@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from regard.errors import DataError
+from regard.untrusted import first_line
 
 # kinds of files that are opened; Pillow knows more, some of which run other programs (EPS: Ghostscript)
 KINDS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
@@ -52,7 +53,7 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
     Raises:
         DataError: as `read_picture`; frames of more than 25 million pixels, or of a thousand million together.
     """
-    name = name or str(source)
+    name = name or ("picture" if isinstance(source, bytes) else str(source))
     try:
         if isinstance(source, Path):
             if not source.exists():
@@ -87,7 +88,7 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
         hint = ": a recording? `regard transcribe` hears" if name.lower().endswith(SOUNDS) else ""
         raise DataError(f"{name}: no picture that can be read: of no kind that is known here{hint}") from error
     except _FAILURES as error:
-        raise DataError(f"{name}: no picture that can be read: {_first_line(error)}") from error
+        raise DataError(f"{name}: no picture that can be read: {first_line(error)}") from error
 
 
 @lru_cache(maxsize=1)
@@ -173,8 +174,3 @@ def thinned(frames: list[Image.Image], count: int) -> list[Image.Image]:
 
 def _too_large(name: str, most: int) -> str:
     return f"{name}: a picture of more than {most // 10**6} million points is too large: make it smaller first"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

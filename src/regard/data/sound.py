@@ -48,7 +48,7 @@ def read_sound(source: Path | bytes, name: str = "", longest: float = 3600.0) ->
     Raises:
         DataError: as `sound_blocks`; it is too long.
     """
-    name = name or str(source)
+    name = name or ("recording" if isinstance(source, bytes) else str(source))
     blocks, read = [torch.zeros(0)], 0
     for block in sound_blocks(source, name):
         blocks.append(block)
@@ -65,7 +65,7 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
         DataError: the file is missing, damaged or of no kind that is read (WAV, FLAC, Ogg, MP3, AIFF, AU, NIST, CAF);
             below 1,000 or above 768,000 samples a second; more than 64 channels; longer than a day.
     """
-    name = name or str(source)
+    name = name or ("recording" if isinstance(source, bytes) else str(source))
     try:
         if isinstance(source, Path) and not source.is_file():
             what = "a folder" if source.is_dir() else "a pipe or a device" if source.exists() else ""

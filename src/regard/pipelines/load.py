@@ -19,6 +19,7 @@ from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
 from regard.text.pretrained import Fast, read_tokenizer
+from regard.untrusted import faults_of
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB = "hf:"
@@ -110,8 +111,7 @@ def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
     try:
         return _pipeline(bundle, name)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise BundleError(f"{name}: its decoding settings cannot be read: {faults}") from error
+        raise BundleError(f"{name}: its decoding settings cannot be read: {faults_of(error)}") from error
 
 
 def _pipeline(bundle: Bundle, name: str) -> Pipeline[Any, Any]:

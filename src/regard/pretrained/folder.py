@@ -21,7 +21,7 @@ from regard.pretrained.t5 import T5
 from regard.pretrained.vit import VIT
 from regard.pretrained.whisper import WHISPER
 from regard.storage import write_tensors
-from regard.untrusted import SHARDS, TensorFiles, first_line, read_object, shown
+from regard.untrusted import SHARDS, TensorFiles, faults_of, first_line, read_object, shown
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "generation_config.json",
@@ -101,8 +101,7 @@ def load_pretrained(folder: Path) -> Pretrained:
         config = family.read(keys)
         keys.done()
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise BundleError(f"{where}: describes no model: {faults}") from error
+        raise BundleError(f"{where}: describes no model: {faults_of(error)}") from error
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         if isinstance(error, BundleError):
             raise
@@ -196,7 +195,7 @@ def _shards(folder: Path) -> list[Path]:
         if len(names) > SHARDS:
             raise BundleError(f"{folder / INDEX}: names {len(names):,} files; expected at most {SHARDS:,}")
     for name in names:
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
             raise BundleError(f"{folder / INDEX}: names {shown(name)}: expected files beside it, by their names alone")
         if not (folder / name).exists():
             pickled = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pt")])

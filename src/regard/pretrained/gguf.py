@@ -20,7 +20,7 @@ from torch import Tensor
 
 from regard.errors import BundleError, not_utf8
 from regard.text.tokenizer_file import refused
-from regard.untrusted import Stored, as_float, file_size, named, shown
+from regard.untrusted import TENSORS, Stored, as_float, file_size, named, shown
 
 NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
@@ -143,7 +143,7 @@ class _Header:
             if name in self.fields:
                 raise BundleError(f"{path}: damaged: the setting {named(name)} stands there twice")
             self.fields[name] = self._value(self._scalar("<I"))
-        parts = [self._tensor() for _ in _counted(tensors, ENTRIES, path)]
+        parts = [self._tensor() for _ in _counted(tensors, TENSORS, path)]
         align = self.fields.get("general.alignment", 32)
         if not isinstance(align, int) or not 0 < align <= 2**16:
             raise BundleError(f"{path}: general.alignment = {shown(align)} cannot be read: expected 1 to 65536")

@@ -15,8 +15,10 @@ from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError
 from regard.text.protocol import Span
-from regard.text.tokenizer_file import BYTES, read_tokenizer_json, refused
+from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
 from regard.untrusted import file_size, named, read_object
+
+SPM_BYTES = 2**22  # of a sentencepiece model; those of opus-mt have a fifth as many
 
 
 class Nothing:
@@ -135,7 +137,9 @@ class Pieces(_Spelled):
         except ImportError as error:
             raise BundleError(f"{folder}: its tokenizer needs sentencepiece: pip install 'regard[marian]'") from error
         for side in ("source", "target"):
-            _checked(folder / f"{side}.spm")
+            if (size := file_size(folder / f"{side}.spm")) > SPM_BYTES:
+                raise BundleError(f"{folder / f'{side}.spm'}: expected at most {SPM_BYTES:,} bytes; got {size:,}")
+        read_vocabulary(folder / "vocab.json")
         self._source, self._target = (
             sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{side}.spm"))
             for side in ("source", "target")
@@ -215,9 +219,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> str:
-    """The name of a regular file of bounded size, for a library that opens it."""
-    if (size := file_size(path)) > BYTES:
-        raise BundleError(f"{path}: damaged: expected at most {BYTES:,} bytes; got {size:,}")
+    """The name of a file in bounds, for a library that opens it."""
+    read_vocabulary(path)
     return str(path)
 
 

@@ -142,8 +142,7 @@ class Tokenizer:
             BundleError: the file is missing or is not a tokenizer.
         """
         inner = read_tokenizer_json(path)
-        known = inner.get_vocab()
-        if max(known.values(), default=-1) >= len(known):
+        if any(inner.id_to_token(i) is None for i in range(inner.get_vocab_size())):
             raise BundleError(f"{path} is not a tokenizer file of regard: its tokens are not numbered 0, 1, 2, …")
         if [inner.id_to_token(i) for i in range(len(SPECIALS))] != SPECIALS:
             raise BundleError(f"{path} is not a tokenizer file of regard: its first tokens are not {SPECIALS}")

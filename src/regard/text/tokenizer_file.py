@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import tokenizers
 
 from regard.errors import BundleError, RegardError
-from regard.untrusted import first_line, read_text, shown
+from regard.untrusted import first_line, read_text
 
-BYTES = 2**26  # of a tokenizer's file; the largest ones of known models have half as many
+BYTES = 20_000_000  # of a tokenizer's file; Llama 3's has 17,209,920
+ENTRIES = 1_200_000  # of all its lists; each needs some 300 bytes of memory
 GROWTH = 64  # characters that one of a text may become before it is cut into tokens
 AROUND = 64  # special tokens around a text
 NFKC = 18  # characters that Unicode's longest composition becomes
@@ -42,9 +44,8 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     Raises:
         BundleError: it cannot be read, or makes a text many times longer.
     """
-    text = read_text(path, BYTES)
-    if "precompiled_charsmap" in text:
-        _check_charsmaps(text, path)
+    text = read_vocabulary(path)
+    _check_charsmaps(text, path)
     with refused(f"{path} is not a tokenizer file"):
         inner = tokenizers.Tokenizer.from_str(text)
     inner.no_padding()
@@ -60,6 +61,18 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     if inner.num_special_tokens_to_add(False) > AROUND:
         raise BundleError(f"{path}: its post_processor puts more than {AROUND} special tokens around a text")
     return inner
+
+
+def read_vocabulary(path: Path) -> str:
+    """The text of a tokenizer's file, in JSON or in lines.
+
+    Raises:
+        BundleError: it cannot be read, or is larger than known tokenizers are.
+    """
+    text = read_text(path, BYTES)
+    if max(text.count(","), text.count("\n")) > ENTRIES:
+        raise BundleError(f"{path}: damaged: expected at most {ENTRIES:,} entries; got more")
+    return text
 
 
 def _growth(part: Any) -> float:
@@ -83,19 +96,9 @@ def _growth(part: Any) -> float:
 
 def _check_charsmaps(text: str, path: Path) -> None:
     """Refuse sentencepiece's tables of characters in which a look-up would leave the table."""
-    try:
-        waiting: list[Any] = [json.loads(text).get("normalizer")]
-    except (ValueError, RecursionError, AttributeError) as error:
-        raise BundleError(f"{path} is not a tokenizer file: {first_line(error)}") from error
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, list):
-            waiting += part
-        elif isinstance(part, dict):
-            waiting += part.values()
-            given = part.get("precompiled_charsmap")
-            if given is not None and not (isinstance(given, str) and is_charsmap(given)):
-                raise BundleError(f"{path}: its precompiled_charsmap = {shown(given)} is damaged")
+    found = re.findall(r'"precompiled_charsmap"\s*:\s*(?:null|"([A-Za-z0-9+/=]*)")', text)
+    if len(found) < text.count("precompiled_charsmap") or not all(not one or is_charsmap(one) for one in found):
+        raise BundleError(f"{path}: its precompiled_charsmap is damaged")
 
 
 def is_charsmap(given: str) -> bool:
