@@ -380,7 +380,8 @@ def _change_tokenizer(file: Path, dice: random.Random) -> str:
              "special_tokens": {"x": {"id": "x", "ids": [10**9], "tokens": ["x"]}}} for n in (1, 100)
         ],
         "model": [
-            {"type": "WordLevel", "vocab": {"le": dice.choice([10**9, 2**32 - 1, 2**32, -1]), "u": 1}, "unk_token": "u"},
+            {"type": "WordLevel", "vocab": {"le": dice.choice([10**9, 2**32 - 1, 2**32, -1]), "u": 1},
+             "unk_token": "u"},
             {"type": "Unigram", "unk_id": 99, "vocab": [["a", 0.0]]}, {"type": "Unigram", "vocab": [["a", -1e308]]},
             {"type": "BPE", "vocab": {"l": 0, "e": 1, "le": 2}, "merges": ["l e"], "dropout": dice.choice([0.5, 7.0])},
             {"type": "BPE", "vocab": {"l": 0}, "merges": ["l x"]},
@@ -426,7 +427,8 @@ def gguf_fields() -> dict[str, tuple[str, Any]]:
 def gguf_tensors() -> dict[str, Tensor]:
     """The weights of a tiny Llama."""
     shapes = {
-        "attn_norm": (8,), "attn_q": (8, 8), "attn_k": (4, 8), "attn_v": (4, 8), "attn_output": (8, 8), "ffn_norm": (8,),
+        "attn_norm": (8,), "attn_q": (8, 8), "attn_k": (4, 8), "attn_v": (4, 8), "attn_output": (8, 8),
+        "ffn_norm": (8,),
         "ffn_gate": (12, 8), "ffn_up": (12, 8), "ffn_down": (8, 12),
     }  # fmt: skip
     layers = {f"blk.{n}.{name}.weight": shape for n in range(2) for name, shape in shapes.items()}
@@ -482,8 +484,11 @@ def _change_gguf(path: Path, dice: random.Random) -> str:
         name = dice.choice(numbers)
         fields[name] = ("[<I", [2, 2])
     elif done == "kind":
-        fields[name] = dice.choice([("s", "x\ny"), ("?", 1), ("<f", float("nan")), ("<f", float("inf")), ("[s", ["a", "a"]),
-                                    ("<i", -1), ("[s", ["one"]), ("[<i", [])])  # fmt: skip
+        other: list[tuple[str, Any]] = [
+            ("s", "x\ny"), ("?", 1), ("<f", float("nan")), ("<f", float("inf")), ("[s", ["a", "a"]), ("<i", -1),
+            ("[s", ["one"]), ("[<i", []),
+        ]  # fmt: skip
+        fields[name] = dice.choice(other)
     elif done == "twice":
         twice = name
     elif done == "missing":

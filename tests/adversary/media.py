@@ -23,8 +23,8 @@ def sound_files() -> dict[str, bytes]:
     samples = (np.sin(np.arange(8000) / 9) * 0.3).astype(np.float32)
     found = {}
     for kind, sub in (
-        ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "MS_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
-        ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16"), ("CAF", "PCM_16"),
+        ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "MS_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
+        ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16"), ("CAF", "PCM_16"),
     ):  # fmt: skip
         file = io.BytesIO()
         soundfile.write(file, samples, 16_000, format=kind, subtype=sub)
@@ -83,8 +83,7 @@ def bombs() -> dict[str, Callable[[], object]]:
     """Small files that ask for much: sizes of a header that are not believed, or are refused."""
     found: dict[str, Callable[[], object]] = {}
     for width, height in ((10_000, 10_000), (1, 49_999), (49_999, 1), (2**31 - 1, 2**31 - 1), (30_000, 3_000)):
-        raw = png(width, height)
-        found[f"png {width}×{height}"] = lambda raw=raw: read_frames(raw)
+        found[f"png {width}×{height}"] = lambda w=width, h=height: read_frames(png(w, h))
         found[f"gif {width}×{height}"] = lambda w=width, h=height: read_frames(
             b"GIF89a"
             + struct.pack("<HHBBB", min(w, 65535), min(h, 65535), 0, 0, 0)
@@ -109,6 +108,7 @@ def bombs() -> dict[str, Callable[[], object]]:
     return found
 
 
+@lru_cache(maxsize=1)
 def png(width: int, height: int) -> bytes:
     """A PNG of one colour with as many rows as fit into little."""
 

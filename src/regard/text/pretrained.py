@@ -158,30 +158,37 @@ class Pieces(_Spelled):
         return len(self._ids)
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._source.encode(text, out_type=str)]
+        return [self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._source, text)]
 
     def encode_target(self, text: str) -> list[int]:
-        return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._target.encode(text, out_type=str)]
+        return [self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._target, text)]
 
     def marked(self, text: str) -> tuple[list[int], list[Span]]:
         return [*self.encode(text), self._ids["</s>"]], [*self.source_spans(text), (len(text), len(text))]
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = [self._names.get(i, "") for i in ids if i not in self._special]
-        return str(self._target.decode(pieces))
+        with refused("the model's tokenizer fails on these tokens"):
+            return str(self._target.decode(pieces))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._names.get(i, f"<{i}>") for i in ids]
 
     def source_spans(self, text: str) -> list[Span]:
         spans, place = [], 0
-        for piece in self._source.encode(text, out_type=str):
+        for piece in _pieces(self._source, text):
             letters = piece.replace("▁", " ").strip()
             start = text.find(letters, place) if letters else place
             start = place if start < 0 else start  # sentencepiece has normalised the text
             place = min(len(text), start + len(letters))
             spans.append((start, place))
         return spans
+
+
+def _pieces(model: Any, text: str) -> list[str]:
+    """A text cut by a sentencepiece model."""
+    with refused("the model's tokenizer fails on this text"):
+        return list(model.encode(text, out_type=str))
 
 
 def read_tokenizer(folder: Path, family: str, ids: dict[str, int], vocabulary: int) -> Any:

@@ -20,7 +20,10 @@ ENTRIES = 1_200_000  # of all its lists; each needs some 300 bytes of memory
 GROWTH = 64  # characters that one of a text may become before it is cut into tokens
 AROUND = 64  # special tokens around a text
 NFKC = 18  # characters that Unicode's longest composition becomes
+TABLE = 2**19  # bytes of a table of characters; sentencepiece's own has 240,007
+CHUNK = 1024  # nodes of its trie that are looked at together
 LONGEST = 4 * 64  # bytes of a replacement in a table of characters
+LETTERS = np.arange(1, 256)  # bytes of a text
 
 
 @contextmanager
@@ -108,7 +111,7 @@ def is_charsmap(given: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     size = int.from_bytes(raw[:4], "little")
-    if len(raw) < 4 or not size or size % 4 or 4 + size > len(raw):
+    if not 4 <= len(raw) <= TABLE or not size or size % 4 or 4 + size > len(raw):
         return False
     units, texts = np.frombuffer(raw, "<u4", size // 4, 4).astype(np.int64), raw[4 + size :]
     try:
@@ -117,25 +120,28 @@ def is_charsmap(given: str) -> bool:
         return False
     if max(map(len, texts.split(b"\0"))) > LONGEST:
         return False
-    starts = np.ones(len(texts), bool)  # where a character of the texts begins
-    starts[:] = (np.frombuffer(texts, np.uint8) & 0xC0) != 0x80
-    letters = np.arange(1, 256)
-    seen = np.zeros(len(units), bool)
-    bases = np.array([_offset(units[:1])[0]])
-    while len(bases):
+    begins = (np.frombuffer(texts, np.uint8) & 0xC0) != 0x80  # where a character of the texts begins
+    seen, waiting = np.zeros(len(units), bool), [_offset(units[:1])]
+    while waiting:
+        bases = waiting.pop()
+        if len(bases) > CHUNK:
+            waiting.append(bases[CHUNK:])
+            bases = bases[:CHUNK]
+        bases = bases[~seen[np.minimum(bases, len(units) - 1)]]
+        if not len(bases):
+            continue
         if int(bases.max()) | 255 >= len(units):
             return False
         seen[bases] = True
-        places = (bases[:, None] ^ letters).ravel()
-        expected = np.tile(letters, len(bases))
-        nodes = places[(units[places] & 0x800000FF) == expected]
-        bases = nodes ^ _offset(units[nodes])
-        if len(bases) and int(bases.max()) | 255 >= len(units):
+        nodes = (bases[:, None] ^ LETTERS)[(units[bases[:, None] ^ LETTERS] & 0x800000FF) == LETTERS]
+        following = nodes ^ _offset(units[nodes])
+        ends = following[(units[nodes] >> 8 & 1) == 1]
+        if len(ends) and int(ends.max()) >= len(units):
             return False
-        values = units[bases[(units[nodes] >> 8 & 1) == 1]] & 0x7FFFFFFF
-        if len(values) and (int(values.max()) >= len(texts) or not starts[values].all()):
+        values = units[ends] & 0x7FFFFFFF
+        if len(values) and (int(values.max()) >= len(texts) or not begins[values].all()):
             return False
-        bases = np.unique(bases[~seen[bases]])
+        waiting.append(np.unique(following))
     return True
 
 
