@@ -18,7 +18,7 @@ from regard.errors import BundleError
 
 JSON_BYTES = 2**22  # of a file of settings; a vocabulary has a limit of its own
 HEADER_BYTES = 2**23  # of a safetensors header
-TENSORS = 10_000  # of a model: a thousand layers
+TENSORS = 5_000  # of a model: some five hundred layers
 SHARDS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
 

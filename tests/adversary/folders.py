@@ -1,6 +1,7 @@
 """Folders of models, made tiny and then changed as a stranger might: every family, bundles, .gguf files."""
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
@@ -128,7 +130,10 @@ def make(kind: str, place: Path) -> Path:
         return place
     config = PRETRAINED["gpt2" if kind == "shards" else kind]
     save_pretrained(place, build(V, config), config, {"pad": 0, "bos": 1, "eos": 2, "start": 1})
-    (place / "tokenizer.json").write_text(json.dumps(tokenizer_json()), "utf-8")
+    if kind == "marian":
+        _pieces(place)
+    else:
+        (place / "tokenizer.json").write_text(json.dumps(tokenizer_json()), "utf-8")
     if kind == "shards":
         whole = load_file(place / "model.safetensors")
         (place / "model.safetensors").unlink()
@@ -137,6 +142,20 @@ def make(kind: str, place: Path) -> Path:
             save_file({name: whole[name] for name in whole if files[name] == file}, place / file)
         (place / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     return place
+
+
+def _pieces(place: Path) -> None:
+    """Two sentencepiece models and their vocabulary, as Marian has them."""
+    names = ["</s>", "<unk>", "<pad>"]
+    for side, text in (("source", "le chat noir"), ("target", "the black cat")):
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text] * 4), model_writer=model, vocab_size=25, hard_vocab_limit=False, minloglevel=2
+        )
+        (place / f"{side}.spm").write_bytes(model.getvalue())
+        made = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        names += [made.id_to_piece(i) for i in range(made.get_piece_size())]
+    (place / "vocab.json").write_text(json.dumps({name: n for n, name in enumerate(dict.fromkeys(names))}))
 
 
 def tokenizer_json() -> dict[str, Any]:
@@ -191,6 +210,9 @@ def change(kind: str, path: Path, dice: random.Random) -> str:
         "file": lambda: _change_file(path / dice.choice([*texts, *weights]), dice),
         "tokenizer": lambda: _change_tokenizer(path / "tokenizer.json", dice),
     }
+    if kind == "marian":
+        what["pieces"] = lambda: _change_bytes(path / f"{dice.choice(['source', 'target'])}.spm", dice)
+        what["pieces file"] = lambda: _change_file(path / f"{dice.choice(['source', 'target'])}.spm", dice)
     if kind == "shards":
         what["index"] = lambda: _change_index(path, dice)
     name = dice.choice(sorted(what))

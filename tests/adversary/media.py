@@ -24,7 +24,8 @@ def sound_files() -> dict[str, bytes]:
     found = {}
     for kind, sub in (
         ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "MS_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
-        ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16"), ("CAF", "PCM_16"),
+        ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16"),
+        ("CAF", "PCM_16"),
     ):  # fmt: skip
         file = io.BytesIO()
         soundfile.write(file, samples, 16_000, format=kind, subtype=sub)

@@ -16,7 +16,7 @@ def read(keys: Keys) -> EncoderConfig:
     keys.expect("is_decoder", False)
     keys.expect("add_cross_attention", False)
     keys.size("vocab_size")
-    tied = keys.take("tie_word_embeddings", True)
+    tied = keys.flag("tie_word_embeddings", True)
     first = keys.whole("pad_token_id", 1) + 1 if roberta else 0
     positions = keys.size("max_position_embeddings")
     return EncoderConfig(

@@ -87,6 +87,13 @@ class Keys:
             raise self.refusal(name, "expected a number")
         return value
 
+    def flag(self, name: str, default: bool) -> bool:
+        """A setting that is true or false."""
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise self.refusal(name, "expected true or false")
+        return value
+
     def expect(self, name: str, *allowed: Any) -> None:
         """A setting that may only be absent, null, or one of these."""
         value = self.take(name, None)

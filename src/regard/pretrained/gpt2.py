@@ -29,7 +29,7 @@ def read(keys: Keys) -> DecoderConfig:
         ffn_width=keys.take("n_inner", 4 * width),
         activation=keys.choose("activation_function", ACTIVATIONS, "gelu_new"),
         epsilon=keys.take("layer_norm_epsilon", 1e-5), positions="learned", length=keys.take("n_positions"),
-        scaled=False, tied=keys.take("tie_word_embeddings", True), output_bias=False,
+        scaled=False, tied=keys.flag("tie_word_embeddings", True), output_bias=False,
         dropout=max(keys.number("resid_pdrop", 0.1), keys.number("embd_pdrop", 0.1)),
         attention_dropout=keys.take("attn_pdrop", 0.1),
     )  # fmt: skip

@@ -18,16 +18,16 @@ def read(keys: Keys) -> DecoderConfig:
     keys.expect("is_llama_config", True)
     heads, width, layers = keys.size("num_attention_heads"), keys.size("hidden_size"), keys.layers("num_hidden_layers")
     bias: tuple[str, ...] = ("query", "key", "value") if kind == "qwen2" else ()
-    if kind in ("llama", "qwen3") and keys.take("attention_bias", False):
+    if kind in ("llama", "qwen3") and keys.flag("attention_bias", False):
         bias = ("query", "key", "value", "output")
     return DecoderConfig(
         kind="decoder", layers=layers, width=width, heads=heads, key_heads=keys.take("num_key_value_heads", heads),
         head_width=keys.take("head_dim", width // heads), ffn_width=keys.take("intermediate_size"),
         activation=keys.choose("hidden_act", ACTIVATIONS, "silu"), gated=True, biases=bias,
-        ffn_biases=keys.take("mlp_bias", False) if kind == "llama" else False,
+        ffn_biases=keys.flag("mlp_bias", False) if kind == "llama" else False,
         normalization="rms", epsilon=keys.take("rms_norm_eps", 1e-6), head_norm=kind == "qwen3",
         positions="rotary", rotary_base=_base(keys), length=keys.take("max_position_embeddings", 2048),
-        **_windows(keys, layers), scaled=False, tied=keys.take("tie_word_embeddings", False), output_bias=False,
+        **_windows(keys, layers), scaled=False, tied=keys.flag("tie_word_embeddings", False), output_bias=False,
         dropout=0.0, attention_dropout=keys.take("attention_dropout", 0.0),
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def _windows(keys: Keys, layers: int) -> dict[str, Any]:
     kinds = keys.take("layer_types", None)
     if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
         raise keys.refusal("layer_types", "expected a list of names")
-    if not keys.take("use_sliding_window", keys.values.get("model_type") == "mistral"):
+    if not keys.flag("use_sliding_window", keys.values.get("model_type") == "mistral"):
         window = None
     if window is None:
         if kinds is not None and set(kinds) != {"full_attention"}:

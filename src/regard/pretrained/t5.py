@@ -17,7 +17,7 @@ def read(keys: Keys) -> TransformerConfig:
     keys.take("n_positions", None)  # distances are buckets: there is no longest text
     gated, name = _activation(keys)
     layers = keys.layers("num_layers")
-    tied = keys.take("tie_word_embeddings", True)
+    tied = keys.flag("tie_word_embeddings", True)
     keys.expect("output_past", True)
     return TransformerConfig(
         kind="transformer", encoder_layers=layers, decoder_layers=keys.layers("num_decoder_layers", layers),
