@@ -150,7 +150,7 @@ class TensorFiles:
                 raise BundleError(
                     f"{path}: damaged: its header has {header:,} bytes; expected at most {min(size, HEADER_BYTES):,}"
                 )
-            file: Any = safe_open(str(path), framework="pt")  # type: ignore[no-untyped-call]
+            file: Any = safe_open(str(path), framework="pt")
             names = file.keys()
             if len(self.stored) + len(names) > TENSORS:
                 raise BundleError(f"{path}: expected at most {TENSORS:,} weights; got more")

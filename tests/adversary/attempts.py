@@ -5,6 +5,8 @@ import os
 import resource
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -100,3 +102,14 @@ def count(name: str, seed: int, outcomes: Iterable[tuple[str, Outcome]]) -> list
     print(f"{name}: seed {seed}: {verdicts.total()} attempts: {counts}")
     print(f"  slowest {slowest[1]:.2f} s ({slowest[0]}), largest {largest[1]:.0f} MB ({largest[0]})", flush=True)
     return faults
+
+
+def run_apart(file: str, seed: int, each: int) -> None:
+    """Run a file of attempts in a process of its own, print its counts, and fail where it found faults."""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, file, str(seed), str(each)],
+        capture_output=True, text=True, timeout=3600, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from adversary.attempts import Outcome, attempt, count, judged
+from adversary.attempts import Outcome, attempt, count, judged, run_apart
 from adversary.folders import KINDS, change, make, use
 
 SEED, EACH = 23, 60  # changed folders of each kind
@@ -60,11 +59,7 @@ def outcomes(seed: int, each: int, place: Path) -> Iterator[tuple[str, Outcome]]
 
 @pytest.mark.slow
 def test_a_thousand_changes() -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, str(SEED), str(EACH)], capture_output=True, text=True, timeout=3600
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    run_apart(__file__, SEED, EACH)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Pictures and sounds of unknown origin: whatever is changed in them, they are read, or refused in one sentence."""
 
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from adversary.attempts import Outcome, attempt, count, judged
+from adversary.attempts import Outcome, attempt, count, judged, run_apart
 from adversary.media import bombs, damaged, hear, picture_files, sound_files
 from regard.data.pictures import read_frames
 
@@ -55,11 +54,7 @@ def outcomes(seed: int, each: int) -> Iterator[tuple[str, Outcome]]:
 
 @pytest.mark.slow
 def test_a_thousand_changes() -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, str(SEED), str(EACH)], capture_output=True, text=True, timeout=3600
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    run_apart(__file__, SEED, EACH)
 
 
 if __name__ == "__main__":

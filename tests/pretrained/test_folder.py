@@ -78,6 +78,14 @@ def test_weights_that_are_refused(folder: Path, changed: Any, message: str) -> N
         regard.load(folder)
 
 
+def test_a_bert_without_kinds_of_tokens(tmp_path: Path) -> None:
+    folder = make("bert", tmp_path / "bert")
+    for kinds in (0, False):
+        settings(folder, type_vocab_size=kinds)
+        with pytest.raises(BundleError, match=f"type_vocab_size = {kinds} cannot be read: expected a whole number"):
+            regard.load(folder)
+
+
 def test_a_weight_with_the_prefix_and_without_it(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"norm.weight": torch.ones(8)}, folder / "model.safetensors")

@@ -24,7 +24,7 @@ def read(keys: Keys) -> EncoderConfig:
         layers=keys.layers("num_hidden_layers"), width=keys.take("hidden_size"), heads=keys.take("num_attention_heads"),
         ffn_width=keys.take("intermediate_size"), activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
         norm="after", epsilon=keys.take("layer_norm_eps", 1e-12), positions="learned",
-        length=positions - first, first_position=first, kinds=keys.take("type_vocab_size"),
+        length=positions - first, first_position=first, kinds=keys.size("type_vocab_size"),
         scaled=False, embedding_norm=True, tied=tied,
         head="words" if keys.has("lm_head." if roberta else "cls.predictions.") else "none",
         pooler=keys.has("pooler.") or keys.has(f"{keys.values.get('model_type')}.pooler."),

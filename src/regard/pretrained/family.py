@@ -237,6 +237,8 @@ class Family:
             left.discard(entry.theirs)
             if entry.unread:
                 continue
+            if not set(entry.ours) <= set(parameters):
+                raise BundleError(f"{where}: {entry.theirs} belongs to no part of a model with this config.json")
             shapes = [tuple(parameters[name].shape) for name in entry.ours]
             _check_one(entry.theirs, stored[entry.theirs], _their_shape(shapes, entry), where)
             empty -= set(entry.ours)
