@@ -1,12 +1,13 @@
 """Bundles: the model that was saved is the model that is loaded, or it is refused by the name of the bad file."""
 
+import hashlib
 import json
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from regard import bundle as module
 from regard.bundle import INFO, TOKENIZER, WEIGHTS, Bundle, load_bundle, pack, save_bundle, unpack
@@ -14,6 +15,7 @@ from regard.errors import BundleError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
+from regard.pipelines.load import load
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 MODELS = {
@@ -212,3 +214,80 @@ def test_bundle_json_is_readable(folder):
     assert info["model"]["width"] == 16
     assert set(info["files"]) == {WEIGHTS, TOKENIZER}
     assert "日本" in (folder / INFO).read_text("utf-8")
+
+
+def resigned(folder, tensors):
+    """Weights that a stranger changed, with the digests that belong to them."""
+    save_file(tensors, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    change(folder, lambda info: info["files"].update({WEIGHTS: digest}))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            "weight",
+            torch.zeros(1, 8, dtype=torch.int8),
+            r"embedding\.weight has shape \[1, 8\], and the settings make it",
+        ),
+        ("weight#scale", torch.ones(1), r"the scale of .*embedding\.weight is not one number for each of its rows"),
+        (
+            "weight#scale",
+            torch.ones(1000, 8),
+            r"the scale of .*embedding\.weight is not one number for each of its rows",
+        ),
+        ("weight#scale", None, r"embedding\.weight is of kind I8; expected F16, BF16, F32, F64"),
+        ("lonely#scale", torch.ones(3), r"lonely#scale is the scale of no weight"),
+        ("weight", "float", r"embedding\.weight is of kind F32; expected I8"),
+        ("weight#scale", float("nan"), r"embedding\.weight#scale has numbers that are infinite or NaN"),
+        ("more", torch.ones(3), r"a weight too many, decoder\.embedding\.more"),
+    ],
+)
+def test_weights_of_a_stranger_are_compared_with_the_model(tmp_path, name, tensor, message):
+    save_bundle(tmp_path, make(), "int8")
+    tensors = load_file(tmp_path / WEIGHTS)
+    name = f"decoder.embedding.{name}"
+    if tensor is None:
+        del tensors[name]
+    else:
+        old = tensors.get(name)
+        tensors[name] = old.float() if tensor == "float" else old * tensor if isinstance(tensor, float) else tensor
+    resigned(tmp_path, tensors)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("model", {**MODELS["transformer"].model_dump(), "decoder_layers": 10**12}, "of more weights than the"),
+        ("model", {**MODELS["transformer"].model_dump(), "width": 10**7}, "shape|no weight"),
+        ("alignment", {"site": "x", "heads": [10**9]}, r"alignment: heads = \[1000000000\], and a site has 2"),
+        ("alignment", {"site": "x", "heads": "all"}, "heads: Input should be a valid list"),
+        ("alignment", {"site": 5, "heads": [0]}, "site: Input should be a valid string"),
+        ("languages", ["fr"], "languages: List should have at least 2 items"),
+        ("task", 5, "task: Input should be a valid string"),
+    ],
+)
+def test_settings_of_a_stranger_are_refused(tmp_path, part, value, message):
+    save_bundle(tmp_path, make("transformer"))
+    change(tmp_path, lambda info: info.update({part: value}))
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("task", "decoding", "message"),
+    [
+        ("translate", {"length_extra": 10**12}, "length_extra: Input should be less than or equal to 10000"),
+        ("translate", {"length_ratio": 10**12}, "length_ratio: Input should be less than or equal to 100"),
+        ("translate", {"beam": "wide"}, "beam: Input should be a valid integer"),
+        ("fill", {}, "a model of kind 'recurrent' cannot fill"),
+    ],
+)
+def test_settings_of_a_search_are_bounded(folder, task, decoding, message):
+    change(folder, lambda info: info.update(task=task, decoding=decoding))
+    with pytest.raises(BundleError, match=message):
+        load(folder)

@@ -1,6 +1,7 @@
 """Configs: what is wrong is named, with the nearest spelling; what is written is read again the same."""
 
 import copy
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -218,3 +219,18 @@ def test_to_toml_of_a_section_that_is_not_there():
 def test_unknown_names_in_an_optional_section():
     with pytest.raises(ConfigError, match=r"unknown setting inner\.sise: did you mean size\?"):
         validate(Outer, {"inner": {"sise": 2}}, "x")
+
+
+def test_deep_lists_are_refused(tmp_path):
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 50_000)
+    with pytest.raises(ConfigError, match=r"deep\.toml: not a config file: its lists are nested too deeply"):
+        read_toml(tmp_path / "deep.toml")
+    with pytest.raises(ConfigError, match=r"--set a: its lists are nested too deeply"):
+        parse_setting("a=" + "[" * 50_000)
+
+
+def test_pipes_and_devices_are_no_config_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "pipe.toml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="a pipe or a device, not a config file"):
+            read_toml(path)

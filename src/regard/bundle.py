@@ -7,21 +7,22 @@ loaded as float32.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load as load_tensors
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from regard.config import with_current_names
 from regard.errors import BundleError
-from regard.models.build import ModelConfig, build
+from regard.models.build import ModelConfig, build_shapes
 from regard.pretrained.rules import GenerationRules
 from regard.storage import write_tensors
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
+from regard.untrusted import FLOATS, Stored, TensorFiles, faults_of, file_size, first_line, named, read_object, shown
 
 FORMAT = 2  # 1 had other names of settings and weights (regard.config.RENAMED)
 INFO, WEIGHTS, TOKENIZER = "bundle.json", "weights.safetensors", "tokenizer.json"
@@ -74,27 +75,117 @@ def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") 
     (folder / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+class _Alignment(BaseModel):
+    """Where word alignments are read; further keys tell how the site was chosen."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    site: str
+    heads: list[NonNegativeInt]
+
+
+class _Info(BaseModel):
+    """What a `bundle.json` has."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    format: int
+    task: str
+    languages: list[str] = Field(min_length=2, max_length=2)
+    model: dict[str, Any]
+    tokenizer: dict[str, Any]
+    decoding: dict[str, Any]
+    alignment: dict[str, Any]
+    files: dict[str, str]
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read what `save_bundle` wrote.
 
+    The folder may be a stranger's, whose digests prove nothing: its weights are compared with the model that its
+    settings describe before one is read, and again when they are read.
+
     Raises:
-        BundleError: something is missing, cut short, changed, or from a newer version.
+        BundleError: something is missing, cut short, changed, of another model, or from a newer version.
     """
-    info = _read_info(folder / INFO)
+    where = folder / INFO
+    info = _read_info(where)
+    for name in (WEIGHTS, TOKENIZER):
+        _check_digest(folder, name, info)
     try:
-        weights = _read_checked(folder, WEIGHTS, info)
-        _read_checked(folder, TOKENIZER, info)
-        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(
-            with_current_names({"model": info["model"]})[0]["model"]
-        )
-        tokenizer = Tokenizer.load(folder / TOKENIZER, TokenizerConfig(**info["tokenizer"]))
-        model = build(len(tokenizer), config)
-        model.load_state_dict({current_weight(name): tensor for name, tensor in unpack(load_tensors(weights)).items()})
-        return Bundle(
-            info["task"], tuple(info["languages"]), model.eval(), config, tokenizer, info["decoding"], info["alignment"]
-        )
-    except (ValidationError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise BundleError(f"{folder / INFO}: does not describe the model that its weights are of: {error}") from error
+        settings = with_current_names({"model": info.model})[0]["model"]
+        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(settings)
+        tokenizer_config = TokenizerConfig(**info.tokenizer)
+        if info.alignment:
+            _check_heads(_Alignment(**info.alignment), config)
+    except ValidationError as error:
+        raise BundleError(f"{where}: does not describe a model: {faults_of(error)}") from error
+    except TypeError as error:
+        raise BundleError(f"{where}: does not describe a model: {first_line(error)}") from error
+    tokenizer = Tokenizer.load(folder / TOKENIZER, tokenizer_config)
+    _check_decoding(info, config, where)
+    files = TensorFiles([folder / WEIGHTS])
+    model = build_shapes(len(tokenizer), config, len(files.stored), str(where))
+    stored = _check_weights(model, files.stored, folder)
+    filled = {}
+    for name, expected in model.state_dict().items():
+        parts = [stored[name], *([scale] if (scale := stored[name] + _SCALE) in files.stored else [])]
+        (tensor,) = unpack({part: files.read(part) for part in parts}).values()
+        filled[name] = tensor.to(expected.dtype)
+    model.load_state_dict(filled, assign=True)
+    source, target = info.languages
+    return Bundle(info.task, (source, target), model, config, tokenizer, info.decoding, info.alignment)
+
+
+def _check_weights(model: Any, stored: Mapping[str, Stored], folder: Path) -> dict[str, str]:
+    """The stored name of each of the model's tensors, all of which have its kind and shape, and no others are there.
+
+    Args:
+        model: on `meta`.
+        stored: what the file's header says.
+        folder: for messages.
+    """
+    path, expected = folder / WEIGHTS, model.state_dict()
+    names = {current_weight(name): name for name in stored if not name.endswith(_SCALE)}
+    other = sorted(set(names) ^ set(expected))
+    if other:
+        kind = "no weight" if other[0] in expected else "a weight too many,"
+        raise BundleError(f"{folder / INFO}: does not describe the model of {path}: {kind} {named(other[0])}")
+    if lone := [name for name in stored if name.endswith(_SCALE) and name.removesuffix(_SCALE) not in stored]:
+        raise BundleError(f"{path}: damaged: {named(lone[0])} is the scale of no weight")
+    for name, tensor in expected.items():
+        found, shape, scale = stored[names[name]], tuple(tensor.shape), stored.get(names[name] + _SCALE)
+        if found.shape != shape:
+            raise BundleError(
+                f"{folder / INFO}: does not describe the model of {path}: {named(name)} has shape "
+                f"{list(found.shape)}, and the settings make it {list(shape)}"
+            )
+        kinds = ("I8",) if scale is not None else FLOATS if tensor.is_floating_point() else ("I64",)
+        if found.kind not in kinds:
+            raise BundleError(f"{path}: {named(name)} is of kind {found.kind}; expected {', '.join(kinds)}")
+        if scale is not None and (len(shape) != 2 or scale.shape != shape[:1] or scale.kind not in FLOATS):
+            raise BundleError(f"{path}: the scale of {named(name)} is not one number for each of its rows")
+    return names
+
+
+def _check_heads(alignment: _Alignment, config: ModelConfig) -> None:
+    heads = getattr(config, "heads", 1)
+    if not alignment.heads or max(alignment.heads) >= heads:
+        raise TypeError(f"alignment: heads = {shown(alignment.heads)}, and a site has {heads}")
+
+
+def _check_decoding(info: _Info, config: ModelConfig, where: Path) -> None:
+    """Refuse settings of the tasks that have no settings of a search; the others' pipelines check theirs."""
+    if info.task == "answer":
+        answers = info.decoding.get("answers")
+        if not isinstance(answers, list) or not all(isinstance(one, str) for one in answers):
+            raise BundleError(f"{where}: decoding.answers = {shown(answers)}: expected a list of texts")
+        if len(answers) != getattr(config, "answers", -1):
+            raise BundleError(
+                f"{where}: {len(answers)} answers, and the model has {getattr(config, 'answers', 'none')}"
+            )
+    if info.task == "complete" and not isinstance(info.decoding.get("begins", False), bool):
+        raise BundleError(f"{where}: decoding.begins = {shown(info.decoding['begins'])}: expected true or false")
 
 
 def pack(tensors: dict[str, Tensor], precision: Precision) -> dict[str, Tensor]:
@@ -133,29 +224,30 @@ def current_weight(name: str) -> str:
     return name
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+def _read_info(path: Path) -> _Info:
     if not path.exists():
         raise BundleError(
             f"{path}: no such file: {path.parent} is not a trained model (its training may not be finished)"
         )
+    found = read_object(path)
+    newer = found.get("format")
+    if isinstance(newer, int) and newer > FORMAT:
+        raise BundleError(f"{path}: format {shown(newer)} is newer than this regard reads ({FORMAT}): update regard")
     try:
-        info = json.loads(path.read_text("utf-8"))
-        newer = info["format"] > FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path}: damaged: {error!r}") from error
-    if newer:
-        raise BundleError(f"{path}: format {info['format']} is newer than this regard reads ({FORMAT}): update regard")
-    return dict(info)
+        return _Info(**found)
+    except ValidationError as error:
+        raise BundleError(f"{path}: damaged: {faults_of(error)}") from error
 
 
-def _read_checked(folder: Path, name: str, info: dict[str, Any]) -> bytes:
+def _check_digest(folder: Path, name: str, info: _Info) -> None:
     path = folder / name
     if not path.exists():
         raise BundleError(f"{path}: no such file, and {folder / INFO} lists it")
-    raw = path.read_bytes()
-    if info["files"].get(name) != _sha256(raw):
+    file_size(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if info.files.get(name) != digest:
         raise BundleError(f"{path}: damaged or changed since it was saved (its digest differs): copy or train it again")
-    return raw
 
 
 def _sha256(raw: bytes) -> str:

@@ -62,14 +62,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The contents of a TOML file; a byte order mark is dropped.
 
     Raises:
-        ConfigError: the file is missing or is not TOML.
+        ConfigError: the file is missing, is not a regular file, or is not TOML.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait, a device might never end
+            what = "a folder" if path.is_dir() else "a pipe or a device"
+            raise ConfigError(f"{path}: {what}, not a config file")
         return tomllib.loads(path.read_text("utf-8-sig"))
-    except IsADirectoryError as error:
-        raise ConfigError(f"{path}: a folder, not a config file") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a config file: its lists are nested too deeply") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
@@ -87,6 +90,8 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value
+    except RecursionError as error:
+        raise ConfigError(f"--set {key.strip()}: its lists are nested too deeply") from error
 
 
 def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -43,7 +43,7 @@ def test_marians_target_side_has_pieces_of_its_own(tmp_path: Path) -> None:
 
     names = list(dict.fromkeys([*names, "<pad>"]))
     (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
-    tokenizer = Pieces(tmp_path, {"eos": 0, "pad": len(names) - 1})
+    tokenizer = Pieces(tmp_path, {"eos": 0, "pad": len(names) - 1}, len(names))
     text = "the cat ran"
     assert tokenizer.encode_target(text) == [names.index(piece) for piece in made.encode(text, out_type=str)]
     assert tokenizer.encode_target_batch([text]) == [tokenizer.encode_target(text)]

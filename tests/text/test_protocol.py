@@ -10,7 +10,7 @@ from regard.text.tokenizer import BOS, EOS, Tokenizer, TokenizerConfig
 
 def test_ours_and_the_fast_ones_are_tokenizers() -> None:
     own = Tokenizer.learn(["le chat noir"] * 3, TokenizerConfig(kind="words", vocabulary=20))
-    fast = Fast(tokenizers.Tokenizer(tokenizers.models.BPE()), {})
+    fast = Fast(tokenizers.Tokenizer(tokenizers.models.BPE()), {}, 97)
     for one in (own, fast, regard.load("fr-en").tokenizer):
         assert isinstance(one, TextTokenizer)
     for name in ("encode", "encode_batch", "marked", "decode", "tokens", "source_spans", "target_spans", "__len__"):
@@ -29,7 +29,7 @@ def test_specials_are_parsed_where_it_says_so() -> None:
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[MASK]": 0, "le": 1, "[UNK]": 2}, unk_token="[UNK]"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     inner.add_special_tokens(["[MASK]"])
-    fast = Fast(inner, {})
+    fast = Fast(inner, {}, 97)
     assert fast.parses_specials
     assert fast.encode("le [MASK]") == [1, fast.mask]
     own = Tokenizer.learn(["le chat noir"] * 3, TokenizerConfig(kind="words", vocabulary=20), mask=True)

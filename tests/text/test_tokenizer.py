@@ -338,10 +338,10 @@ def test_a_damaged_file_is_refused(damage, tmp_path):
     path = tmp_path / "tokenizer.json"
     learned("bpe").save(path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer file"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json( is not a tokenizer file|: damaged: .*can't decode)"):
         Tokenizer.load(path, TokenizerConfig())
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(BundleError, match=r"none\.json is not a tokenizer file: .*No such file"):
+    with pytest.raises(BundleError, match=r"none\.json: no such file"):
         Tokenizer.load(tmp_path / "none.json", TokenizerConfig())

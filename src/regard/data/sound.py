@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from functools import lru_cache
-from math import ceil, inf, log10
+from math import ceil, log10
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ WINDOW, HOP = 400, 160  # samples of a window (25 ms), and between two (10 ms)
 TRANSFORM = 512  # samples of a Fourier transform, the window centred in them
 BLOCK = 30  # seconds read at a time
 FLOOR = 1e-5  # added to a band's energy before the logarithm
+# kinds of files that are read; libsndfile knows more
+KINDS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "NIST", "W64", "RF64", "CAF")
+FASTEST = 768_000  # samples a second
+CHANNELS = 64
+VALUES = 2**23  # samples of all channels read at a time, where 30 seconds have more
+DAY = 24 * 3600  # seconds of a recording at most: a small file may claim years of silence
 SLOWEST = 1000  # samples a second; a header with a lower rate is damaged, and would give hours of sound
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 LOUDEST = 1e6  # largest absolute sample; full scale is 1
@@ -31,18 +37,18 @@ class TooLong(DataError):
     """A recording that is longer than the limit."""
 
 
-def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Samples:
+def read_sound(source: Path | bytes, name: str = "", longest: float = 3600.0) -> Samples:
     """A whole recording as 16 kHz mono, -1 … 1.
 
     Args:
         source: a file, or its bytes.
         name: for messages.
-        longest: seconds; a longer one is refused before it is all in memory.
+        longest: seconds, an hour by default; a longer one is refused before it is all in memory.
 
     Raises:
         DataError: as `sound_blocks`; it is too long.
     """
-    name = name or str(source)
+    name = name or ("recording" if isinstance(source, bytes) else str(source))
     blocks, read = [torch.zeros(0)], 0
     for block in sound_blocks(source, name):
         blocks.append(block)
@@ -53,30 +59,45 @@ def read_sound(source: Path | bytes, name: str = "", longest: float = inf) -> Sa
 
 
 def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
-    """A recording in blocks of 30 seconds, as 16 kHz mono; only one block is in memory.
+    """A recording in blocks of at most 30 seconds, as 16 kHz mono; only one block is in memory.
 
     Raises:
-        DataError: the file is missing, damaged or no sound.
+        DataError: the file is missing, damaged or of no kind that is read (WAV, FLAC, Ogg, MP3, AIFF, AU, NIST, CAF);
+            below 1,000 or above 768,000 samples a second; more than 64 channels; longer than a day.
     """
-    name = name or str(source)
+    name = name or ("recording" if isinstance(source, bytes) else str(source))
     try:
         if isinstance(source, Path) and not source.is_file():
-            raise DataError(f"{name}: {'a folder, not a recording' if source.is_dir() else 'no such file'}")
+            what = "a folder" if source.is_dir() else "a pipe or a device" if source.exists() else ""
+            raise DataError(f"{name}: {what}, not a recording" if what else f"{name}: no such file")
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             if file.samplerate < SLOWEST:
                 raise DataError(f"{name}: expected at least {SLOWEST:,} samples a second; got {file.samplerate:,}")
+            if file.format not in KINDS:
+                raise DataError(f"{name}: no recording that can be read: {file.format} files are not read: convert it")
+            if file.samplerate > FASTEST or file.channels > CHANNELS:
+                raise DataError(
+                    f"{name}: expected at most {FASTEST:,} samples a second and {CHANNELS} channels; got "
+                    f"{file.samplerate:,} and {file.channels:,}"
+                )
+            read = 0
             resampler = soxr.ResampleStream(file.samplerate, RATE, 1, dtype="float32")
-            size = BLOCK * file.samplerate
+            size = min(BLOCK * file.samplerate, VALUES // file.channels)
             while True:
                 block = file.read(size, dtype="float32", always_2d=True)
                 last = len(block) < size
+                read += len(block)
+                if read > DAY * file.samplerate:
+                    raise TooLong(f"{name}: expected at most {DAY // 3600} hours; got more: cut it into shorter ones")
                 mono = block.mean(1)
                 if not (np.abs(mono) <= LOUDEST).all():  # False for NaN too
                     raise DataError(f"{name}: a sample is infinite or NaN: expected -1 … 1")
                 yield torch.from_numpy(np.array(resampler.resample_chunk(mono, last=last), dtype=np.float32)).flatten()
                 if last:
                     return
-    except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
+    except DataError:
+        raise
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, RuntimeError) as error:
         hint = ": a picture? `regard caption` sees" if name.lower().endswith(PICTURES) else ""
         raise DataError(f"{name}: no recording that can be read: {_reason(error)}{hint}") from error
 
@@ -89,7 +110,7 @@ def seconds(path: Path) -> float:
     """
     try:
         info: Any = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise DataError(f"{path}: no recording that can be read: {_reason(error)}") from error
     return float(info.frames / info.samplerate)
 
@@ -162,5 +183,7 @@ def faster(samples: Samples, factor: float) -> Float[Tensor, "_"]:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, soundfile.LibsndfileError):  # whose text names the file
+        return str(error.error_string)
     lines = str(error).strip().splitlines()
     return lines[-1].removeprefix("Error : ") if lines else type(error).__name__

@@ -1,9 +1,13 @@
 """From numbers to a model."""
 
-from typing import Annotated
+import threading
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from regard.errors import BundleError
 from regard.models.language import DecoderConfig, DecoderLM, EncoderConfig, MaskedLM
 from regard.models.questions import Answering, Questions, QuestionsConfig, StackedAttention, StackedAttentionConfig
 from regard.models.recurrent import Recurrent, RecurrentConfig
@@ -11,6 +15,7 @@ from regard.models.seq2seq import Seq2Seq
 from regard.models.speech import SpeechConfig, SpeechTransformer
 from regard.models.transformer import Transformer, TransformerConfig
 from regard.models.vision import VisionConfig, VisionTransformer
+from regard.untrusted import first_line
 
 ModelConfig = Annotated[
     RecurrentConfig
@@ -45,3 +50,36 @@ def build(vocabulary: int, config: ModelConfig) -> Model:
             return StackedAttention(vocabulary, config)
         case QuestionsConfig():
             return Questions(vocabulary, config)
+
+
+def build_shapes(vocabulary: int, config: ModelConfig, most: int, where: str) -> Model:
+    """The model that a config describes, on torch's `meta` device: kinds and shapes of its parameters, no memory.
+
+    Args:
+        vocabulary: number of tokens.
+        config: settings of unknown origin.
+        most: number of stored weights; building stops at about twice as many, so that a layer count of 10¹² costs no
+            time either.
+        where: the file of the settings, for messages.
+
+    Raises:
+        BundleError: too many parameters; settings that fit no model.
+    """
+    mine, count, limit = threading.get_ident(), 0, 2 * most + 64  # modules may replace parameters while they are built
+
+    def stop(*_: object) -> None:  # the hook sees the modules that other threads build, too
+        nonlocal count
+        count += threading.get_ident() == mine
+        if count > limit and threading.get_ident() == mine:
+            raise BundleError(f"{where}: its settings make a model of more weights than the {most} that are stored")
+
+    watching: Any = register_module_parameter_registration_hook(stop)
+    try:
+        with torch.device("meta"):
+            return build(vocabulary, config).eval()
+    except BundleError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise BundleError(f"{where}: describes no model: {first_line(error)}") from error
+    finally:
+        watching.remove()

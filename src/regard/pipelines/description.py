@@ -45,7 +45,7 @@ class DescribingConfig(BaseModel):
     """Hypotheses kept; 1 is greedy."""
     length_penalty: float = LENGTH_PENALTY
     """α of the length penalty (Wu et al. 2016, equation 14)."""
-    longest: int = Field(60, gt=0)
+    longest: int = Field(60, gt=0, le=10_000)
     """An output has at most so many tokens, and no more than the memory has states where it is a sound's."""
     ctc: float = Field(0.0, ge=0, le=1)
     """Share of CTC in the score of every token (Watanabe et al. 2017); needs model.ctc_head."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.device import find_device
@@ -18,9 +19,18 @@ from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
 from regard.text.pretrained import Fast, read_tokenizer
+from regard.untrusted import faults_of
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB = "hf:"
+KINDS = {  # of models, by the tasks that they can do
+    "complete": ("decoder",),
+    "fill": ("encoder",),
+    "translate": ("recurrent", "transformer"),
+    "caption": ("recurrent", "transformer"),
+    "transcribe": ("recurrent", "transformer", "speech"),
+    "answer": ("stacked", "questions"),
+}
 
 
 def shipped() -> list[str]:
@@ -90,7 +100,21 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
 
 
 def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
-    """The pipeline that can serve a model: its task, and what the model is able to do."""
+    """The pipeline that can serve a model: its task, and what the model is able to do.
+
+    Raises:
+        BundleError: settings of the search that its task does not have; a model that cannot do its task.
+    """
+    kinds = KINDS.get(bundle.task)
+    if kinds is not None and bundle.model_config.kind not in kinds:
+        raise BundleError(f"{name}: a model of kind {bundle.model_config.kind!r} cannot {bundle.task}")
+    try:
+        return _pipeline(bundle, name)
+    except ValidationError as error:
+        raise BundleError(f"{name}: its decoding settings cannot be read: {faults_of(error)}") from error
+
+
+def _pipeline(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
     reads_media = getattr(bundle.model_config, "source_encoder", None) is not None
     match bundle.task:
         case "complete":
@@ -110,7 +134,11 @@ def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:
 
 def _pretrained(folder: Path, name: str) -> Pipeline[Any, Any]:
     found = load_pretrained(folder)
-    tokenizer = Fast(found.tokenizer, found.ids) if found.tokenizer else read_tokenizer(folder, found.family, found.ids)
+    tokenizer: Any
+    if found.tokenizer:
+        tokenizer = Fast(found.tokenizer, found.ids, found.vocabulary)
+    else:
+        tokenizer = read_tokenizer(folder, found.family, found.ids, found.vocabulary)
     return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, rules=found.rules), name)
 
 

@@ -53,11 +53,11 @@ class DecodingConfig(BaseModel):
     """Hypotheses kept per sentence; 1 is greedy."""
     length_penalty: float = LENGTH_PENALTY
     """α of the length penalty (Wu et al. 2016, equation 14)."""
-    length_ratio: float = Field(2.0, gt=0)
+    length_ratio: float = Field(2.0, gt=0, le=100)
     """An output has at most length_ratio · source tokens + length_extra tokens."""
-    length_extra: int = Field(10, ge=0)
+    length_extra: int = Field(10, ge=0, le=10_000)
     """See length_ratio."""
-    longest_source: int = Field(300, gt=0)
+    longest_source: int = Field(300, gt=0, le=100_000)
     """A source with more tokens is refused."""
 
 

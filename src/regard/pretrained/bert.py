@@ -15,16 +15,16 @@ def read(keys: Keys) -> EncoderConfig:
     keys.expect("position_embedding_type", "absolute")
     keys.expect("is_decoder", False)
     keys.expect("add_cross_attention", False)
-    keys.take("vocab_size")
-    tied = keys.take("tie_word_embeddings", True)
-    first = keys.take("pad_token_id", 1) + 1 if roberta else 0
-    positions = keys.take("max_position_embeddings")
+    keys.size("vocab_size")
+    tied = keys.flag("tie_word_embeddings", True)
+    first = keys.whole("pad_token_id", 1) + 1 if roberta else 0
+    positions = keys.size("max_position_embeddings")
     return EncoderConfig(
         kind="encoder",
-        layers=keys.take("num_hidden_layers"), width=keys.take("hidden_size"), heads=keys.take("num_attention_heads"),
+        layers=keys.layers("num_hidden_layers"), width=keys.take("hidden_size"), heads=keys.take("num_attention_heads"),
         ffn_width=keys.take("intermediate_size"), activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
         norm="after", epsilon=keys.take("layer_norm_eps", 1e-12), positions="learned",
-        length=positions - first, first_position=first, kinds=keys.take("type_vocab_size"),
+        length=positions - first, first_position=first, kinds=keys.size("type_vocab_size"),
         scaled=False, embedding_norm=True, tied=tied,
         head="words" if keys.has("lm_head." if roberta else "cls.predictions.") else "none",
         pooler=keys.has("pooler.") or keys.has(f"{keys.values.get('model_type')}.pooler."),

@@ -4,7 +4,7 @@ A table of weights is used both ways: from a folder in the Hugging Face layout i
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regard.errors import BundleError
 from regard.models.build import ModelConfig
+from regard.untrusted import FLOATS, Stored, named, shown
 
 REQUIRED = object()
 
@@ -44,7 +45,7 @@ class Keys:
         tensors: the names of the weights beside it.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, tensors: Sequence[str] = ()) -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, tensors: Collection[str] = ()) -> None:
         self.values, self.where, self.tensors = dict(values), where, tensors
         self._read: set[str] = set()
 
@@ -58,6 +59,41 @@ class Keys:
             raise BundleError(f"{self.where}: no {name}: it is needed to build the model")
         return default
 
+    def size(self, name: str, default: Any = REQUIRED) -> int:
+        """A setting that is a whole number from 1 on, small enough for a tensor's axis."""
+        value = self.take(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+            raise self.refusal(name, "expected a whole number from 1 to 2147483647")
+        return value
+
+    def layers(self, name: str, default: Any = REQUIRED) -> int:
+        """A number of layers; each has weights, so there are no more of them than weights."""
+        value = self.size(name, default)
+        if value > len(self.tensors):
+            raise self.refusal(name, f"the files have {len(self.tensors)} weights")
+        return value
+
+    def whole(self, name: str, default: Any = REQUIRED) -> int:
+        """A setting that is a whole number from 0 on, small enough for a tensor's axis."""
+        value = self.take(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise self.refusal(name, "expected a whole number from 0 to 2147483647")
+        return value
+
+    def number(self, name: str, default: Any = REQUIRED) -> float:
+        """A setting that is a number."""
+        value = self.take(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self.refusal(name, "expected a number")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A setting that is true or false."""
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise self.refusal(name, "expected true or false")
+        return value
+
     def expect(self, name: str, *allowed: Any) -> None:
         """A setting that may only be absent, null, or one of these."""
         value = self.take(name, None)
@@ -69,13 +105,13 @@ class Keys:
     def choose(self, name: str, choices: Mapping[str, str], default: str | None = None) -> str:
         """A setting, translated to our name for its value."""
         value = self.take(name, REQUIRED if default is None else default)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise self.refusal(name, f"known are {', '.join(map(repr, choices))}")
         return choices[value]
 
     def refusal(self, name: str, reason: str) -> BundleError:
         """The error that refuses a setting by name."""
-        return BundleError(f"{self.where}: {name} = {self.values.get(name)!r} cannot be read: {reason}")
+        return BundleError(f"{self.where}: {name} = {shown(self.values.get(name))} cannot be read: {reason}")
 
     def has(self, start: str) -> bool:
         """Whether the name of a weight starts with `start`."""
@@ -85,8 +121,10 @@ class Keys:
         """Refuse settings that were not read and are not known to have no effect."""
         unknown = sorted(set(self.values) - self._read - WITHOUT_EFFECT)
         if unknown:
+            listed = ", ".join(f"{named(name)} = {shown(self.values[name])}" for name in unknown[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise BundleError(
-                f"{self.where}: unknown settings {', '.join(f'{name} = {self.values[name]!r}' for name in unknown)}: "
+                f"{self.where}: unknown settings {listed}{more}: "
                 "regard does not know what they change, and loads nothing rather than something else"
             )
 
@@ -148,46 +186,105 @@ class Family:
     copies: tuple[tuple[str, str], ...] = ()
     ignored: str = r"(?!)"
 
-    def fill(self, model: nn.Module, config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Put every weight of a file where it belongs.
+    def table(self, config: ModelConfig, stored: Mapping[str, Stored], where: str) -> list[Weight]:
+        """The entries of `weights`, each of which is stored; the first one that is not ends the search.
+
+        Args:
+            config: settings of unknown origin: their number of layers may be anything.
+            stored: the files' tensors, by their names without the prefix.
+            where: the folder, for messages.
 
         Raises:
-            BundleError: a weight is missing, has another shape, or is left over.
+            BundleError: a weight is missing.
         """
-        theirs = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        found = []
+        for entry in self.weights(config):
+            if entry.theirs not in stored and not entry.unread:
+                raise BundleError(f"{where}: no weight {entry.theirs}, which a model with this config.json has")
+            found.append(entry)
+        return found
+
+    def without_prefix(self, names: Collection[str], where: str) -> dict[str, str]:
+        """The names of the files, by the names without the model's prefix.
+
+        Raises:
+            BundleError: a weight stands there with the prefix and without it.
+        """
+        found: dict[str, str] = {}
+        for name in names:
+            short = name.removeprefix(self.prefix)
+            if short in found:
+                raise BundleError(f"{where}: two weights are {named(short)}: {named(found[short])} and {named(name)}")
+            found[short] = name
+        return found
+
+    def check(self, model: nn.Module, table: list[Weight], stored: Mapping[str, Stored], where: str) -> None:
+        """Compare what the headers say with the model, before a tensor is read.
+
+        Args:
+            model: on `meta`.
+            table: of `table`.
+            stored: the files' tensors, by their names without the prefix.
+            where: the folder, for messages.
+
+        Raises:
+            BundleError: a weight has another shape, is no floating-point number, or is left over.
+        """
         parameters = dict(model.state_dict())
-        left = {name for name in theirs if not re.fullmatch(self.ignored, name)}
+        left = {name for name in stored if not re.fullmatch(self.ignored, name)}
         empty = set(parameters)
-        with torch.no_grad():
-            for entry in self.weights(config):
-                if entry.unread:
-                    left.discard(entry.theirs)
-                    continue
-                if entry.theirs not in theirs:
-                    raise BundleError(f"{where}: no weight {entry.theirs}, which a model with this config.json has")
-                whole = theirs[entry.theirs].float()
-                whole = whole.T if entry.transposed else whole
-                whole = whole[0] if entry.row else whole
-                parts = [parameters[name] for name in entry.ours]
-                if whole.shape != (sum(len(part) for part in parts), *parts[0].shape[1:]):
-                    raise BundleError(
-                        f"{where}: {entry.theirs} has shape {list(theirs[entry.theirs].shape)}, and config.json "
-                        f"makes it {[sum(len(part) for part in parts), *parts[0].shape[1:]]}"
-                    )
-                for part, piece in zip(parts, whole.split([len(part) for part in parts]), strict=True):
-                    part.copy_(piece)
-                left.discard(entry.theirs)
-                empty -= set(entry.ours)
+        for entry in table:
+            left.discard(entry.theirs)
+            if entry.unread:
+                continue
+            if not set(entry.ours) <= set(parameters):
+                raise BundleError(f"{where}: {entry.theirs} belongs to no part of a model with this config.json")
+            shapes = [tuple(parameters[name].shape) for name in entry.ours]
+            _check_one(entry.theirs, stored[entry.theirs], _their_shape(shapes, entry), where)
+            empty -= set(entry.ours)
         for name in sorted(left):
             for pattern, ours in self.copies:
                 if re.fullmatch(pattern, name):
-                    if not torch.equal(theirs[name].float(), parameters[ours]):
-                        raise BundleError(f"{where}: {name} differs from what config.json says it is tied to")
+                    _check_one(name, stored[name], tuple(parameters[ours].shape), where)
                     left.discard(name)
         if left:
             raise BundleError(f"{where}: weights that a model with this config.json does not have: {_some(left)}")
         if empty:
             raise AssertionError(f"the table of {self.types[0]} forgets {_some(empty)}")
+
+    def fill(
+        self, model: nn.Module, table: list[Weight], names: Collection[str], read: Callable[[str], Tensor], where: str
+    ) -> None:
+        """Give a model on `meta` its weights; everything about them was checked but their numbers.
+
+        Args:
+            model: on `meta`; afterwards it has the tensors.
+            table: of `table`.
+            names: of all stored tensors, without the prefix.
+            read: from such a name to the tensor in float32.
+            where: the folder, for messages.
+
+        Raises:
+            BundleError: numbers that are infinite or NaN; a copy that differs from what it is tied to.
+        """
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        filled: dict[str, Tensor] = {}
+        for entry in table:
+            if entry.unread:
+                continue
+            whole = read(entry.theirs)
+            whole = whole.T.contiguous() if entry.transposed else whole
+            whole = whole[0] if entry.row else whole
+            sizes = [shapes[name][0] for name in entry.ours]
+            for name, piece in zip(entry.ours, whole.split(sizes), strict=True):
+                filled[name] = piece.clone() if len(sizes) > 1 else piece
+        taken = {entry.theirs for entry in table}
+        for name in sorted(names):
+            for pattern, ours in self.copies:
+                tied = re.fullmatch(pattern, name) and name not in taken
+                if tied and not torch.equal(read(name), filled[ours]):
+                    raise BundleError(f"{where}: {name} differs from what config.json says it is tied to")
+        model.load_state_dict(filled, assign=True)
 
     def name_all(self, model: nn.Module, config: ModelConfig) -> dict[str, Tensor]:
         """A model's weights under their names."""
@@ -202,6 +299,20 @@ class Family:
         return named
 
 
+def _their_shape(ours: list[tuple[int, ...]], entry: Weight) -> tuple[int, ...]:
+    """The shape of a tensor of theirs that is made of parameters with these shapes."""
+    whole = (sum(shape[0] for shape in ours), *ours[0][1:])
+    whole = (1, *whole) if entry.row else whole
+    return whole[::-1] if entry.transposed else whole
+
+
+def _check_one(name: str, stored: Stored, shape: tuple[int, ...], where: str) -> None:
+    if stored.shape != shape:
+        raise BundleError(f"{where}: {name} has shape {list(stored.shape)}, and config.json makes it {list(shape)}")
+    if stored.kind not in FLOATS:
+        raise BundleError(f"{where}: {name} is of kind {stored.kind}; expected {', '.join(FLOATS)}")
+
+
 def _some(names: set[str]) -> str:
-    listed = sorted(names)
+    listed = [named(name) for name in sorted(names)]
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -7,15 +7,12 @@ from typing import Any
 
 import tokenizers
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from regard.errors import BundleError, nearest
-from regard.models.build import ModelConfig, build
+from regard.models.build import ModelConfig, build_shapes
 from regard.pretrained.bert import BERT, ROBERTA
 from regard.pretrained.family import Family, Keys
-from regard.pretrained.gguf import read_gguf
+from regard.pretrained.gguf import GGUFTensors, read_gguf
 from regard.pretrained.gpt2 import GPT2
 from regard.pretrained.llama import LLAMA
 from regard.pretrained.marian import MARIAN
@@ -24,6 +21,7 @@ from regard.pretrained.t5 import T5
 from regard.pretrained.vit import VIT
 from regard.pretrained.whisper import WHISPER
 from regard.storage import write_tensors
+from regard.untrusted import SHARDS, TensorFiles, faults_of, first_line, read_object, shown
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "generation_config.json",
@@ -51,6 +49,7 @@ class Pretrained:
         family: its `model_type`.
         ids: special tokens: "pad", "bos", "eos" (the first of `rules.ends`), "start" (a decoder's first), where the
             folder names them.
+        vocabulary: number of tokens; 0 for a model without tokens.
         tokenizer: of a .gguf file; a folder keeps its tokenizer in files of their own.
         rules: which tokens end a text, are suppressed or are forced.
     """
@@ -60,6 +59,7 @@ class Pretrained:
     task: str
     family: str
     ids: dict[str, int]
+    vocabulary: int = 0
     tokenizer: tokenizers.Tokenizer | None = None
     rules: GenerationRules = field(default_factory=GenerationRules)
 
@@ -80,31 +80,41 @@ def load_pretrained(folder: Path) -> Pretrained:
     Raises:
         BundleError: a file is missing or damaged, a setting is unknown, a weight is missing or left over.
     """
+    values: dict[str, Any]
+    files: TensorFiles | GGUFTensors | None
     if is_gguf(folder):
-        values, tensors, tokenizer = read_gguf(folder)
+        values, files, tokenizer = read_gguf(folder)
+        where = folder
     else:
-        values, tensors, tokenizer = _json(folder / CONFIG), None, None
-    where = folder if is_gguf(folder) else folder / CONFIG
+        where = folder / CONFIG
+        values, files, tokenizer = read_object(where), None, None
     kind = values.get("model_type")
-    if kind not in FAMILIES:
-        known = ", ".join(nearest(str(kind), FAMILIES))
-        raise BundleError(f"{where}: model_type {kind!r} cannot be read; known are {known}")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join(nearest(str(kind)[:40], FAMILIES))
+        raise BundleError(f"{where}: model_type {shown(kind)} cannot be read; known are {known}")
     family = FAMILIES[kind]
-    tensors = _tensors(folder) if tensors is None else tensors
-    keys = Keys(values, str(where), list(tensors))
+    files = TensorFiles(_shards(folder)) if files is None else files
+    names = family.without_prefix(files.stored, str(folder))
+    stored = {short: files.stored[name] for short, name in names.items()}
+    keys = Keys(values, str(where), files.stored)
     try:
         config = family.read(keys)
         keys.done()
-        model = build(int(values.get("vocab_size", 0)), config)
-    except (ValidationError, ValueError, TypeError, AttributeError) as error:
+    except ValidationError as error:
+        raise BundleError(f"{where}: describes no model: {faults_of(error)}") from error
+    except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         if isinstance(error, BundleError):
             raise
-        raise BundleError(f"{where}: describes no model: {_first_line(error)}") from error
-    family.fill(model, config, tensors, str(folder))
-    generation = _json(folder / GENERATION) if (folder / GENERATION).exists() else {}
-    rules = read_rules(values, generation, values.get("vocab_size") or 0, str(folder))
-    ids = _ids(values | generation) | ({"eos": rules.ends[0]} if rules.ends else {})
-    return Pretrained(model.eval(), config, TASK_OF_KIND[config.kind], kind, ids, tokenizer, rules)
+        raise BundleError(f"{where}: describes no model: {first_line(error)}") from error
+    vocabulary = keys.size("vocab_size") if "vocab_size" in values else 0
+    table = family.table(config, stored, str(folder))
+    model = build_shapes(vocabulary, config, sum(len(entry.ours) for entry in table), str(where))
+    family.check(model, table, stored, str(folder))
+    family.fill(model, table, stored, lambda short: files.read(names[short]), str(folder))
+    generation = read_object(folder / GENERATION) if (folder / GENERATION).exists() else {}
+    rules = read_rules(values, generation, vocabulary, str(folder))
+    ids = _ids(values | generation, vocabulary) | ({"eos": rules.ends[0]} if rules.ends else {})
+    return Pretrained(model.eval(), config, TASK_OF_KIND[config.kind], kind, ids, vocabulary, tokenizer, rules)
 
 
 def save_pretrained(
@@ -170,50 +180,37 @@ def _as(family: Family, config: ModelConfig, vocabulary: int, parameters: list[s
     return values if same else None
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """Every weight of the folder, of one file or several."""
-    files = [WEIGHTS]
+def _shards(folder: Path) -> list[Path]:
+    """The files of the folder's weights: one, or those that its index names; all lie in the folder itself.
+
+    Raises:
+        BundleError: the index is damaged or names a file elsewhere; a file is missing.
+    """
+    names = [WEIGHTS]
     if (folder / INDEX).exists():
-        files = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
-    found: dict[str, Tensor] = {}
-    for name in files:
-        path = folder / name
-        if not path.exists():
+        listed = read_object(folder / INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise BundleError(f"{folder / INDEX}: damaged: weight_map must give the file of each weight")
+        names = sorted(set(listed.values()))
+        if len(names) > SHARDS:
+            raise BundleError(f"{folder / INDEX}: names {len(names):,} files; expected at most {SHARDS:,}")
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            raise BundleError(f"{folder / INDEX}: names {shown(name)}: expected files beside it, by their names alone")
+        if not (folder / name).exists():
             pickled = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pt")])
             more = f" ({', '.join(pickled)} is pickle, which can run anything: convert it first)" if pickled else ""
-            raise BundleError(f"{path}: no such file{more}")
-        try:
-            found |= load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(f"{path}: damaged: {error}") from error
-    return found
+            raise BundleError(f"{folder / name}: no such file{more}")
+    return [folder / name for name in names]
 
 
-def _ids(values: dict[str, Any]) -> dict[str, int]:
-    """The special tokens that config.json and generation_config.json name."""
+def _ids(values: dict[str, Any], vocabulary: int) -> dict[str, int]:
+    """The special tokens that config.json and generation_config.json name; those beyond the vocabulary are left out."""
     names = {"pad": "pad_token_id", "bos": "bos_token_id", "eos": "eos_token_id", "start": "decoder_start_token_id"}
     found = {}
     for key, name in names.items():
         value = values.get(name)
         value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocabulary:
             found[key] = value
     return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: no such file") from error
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path}: damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{path}: damaged: expected an object")
-    return values
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return str(error).splitlines()[0]

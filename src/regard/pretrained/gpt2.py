@@ -21,16 +21,16 @@ def read(keys: Keys) -> DecoderConfig:
     keys.expect("scale_attn_by_inverse_layer_idx", False)
     keys.expect("reorder_and_upcast_attn", False, True)  # the same scores, in another order
     keys.expect("add_cross_attention", False)
-    keys.take("vocab_size")
+    keys.size("vocab_size")
     keys.take("n_ctx", None)  # an old name of n_positions
-    width = keys.take("n_embd")
+    width = keys.size("n_embd")
     return DecoderConfig(
-        kind="decoder", layers=keys.take("n_layer"), width=width, heads=keys.take("n_head"),
+        kind="decoder", layers=keys.layers("n_layer"), width=width, heads=keys.take("n_head"),
         ffn_width=keys.take("n_inner", 4 * width),
         activation=keys.choose("activation_function", ACTIVATIONS, "gelu_new"),
         epsilon=keys.take("layer_norm_epsilon", 1e-5), positions="learned", length=keys.take("n_positions"),
-        scaled=False, tied=keys.take("tie_word_embeddings", True), output_bias=False,
-        dropout=max(keys.take("resid_pdrop", 0.1), keys.take("embd_pdrop", 0.1)),
+        scaled=False, tied=keys.flag("tie_word_embeddings", True), output_bias=False,
+        dropout=max(keys.number("resid_pdrop", 0.1), keys.number("embd_pdrop", 0.1)),
         attention_dropout=keys.take("attn_pdrop", 0.1),
     )  # fmt: skip
 

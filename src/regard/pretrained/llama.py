@@ -5,6 +5,7 @@ from typing import Any
 
 from regard.models.language import DecoderConfig
 from regard.pretrained.family import Family, Keys, Weight, layer, weight
+from regard.untrusted import shown
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
@@ -12,45 +13,58 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_ta
 def read(keys: Keys) -> DecoderConfig:
     """The settings in a config.json."""
     kind = keys.values.get("model_type")
-    keys.take("vocab_size")
+    keys.size("vocab_size")
     keys.expect("rope_interleaved", False)
     keys.expect("is_llama_config", True)
-    heads, width, layers = keys.take("num_attention_heads"), keys.take("hidden_size"), keys.take("num_hidden_layers")
+    heads, width, layers = keys.size("num_attention_heads"), keys.size("hidden_size"), keys.layers("num_hidden_layers")
     bias: tuple[str, ...] = ("query", "key", "value") if kind == "qwen2" else ()
-    if kind in ("llama", "qwen3") and keys.take("attention_bias", False):
+    if kind in ("llama", "qwen3") and keys.flag("attention_bias", False):
         bias = ("query", "key", "value", "output")
     return DecoderConfig(
         kind="decoder", layers=layers, width=width, heads=heads, key_heads=keys.take("num_key_value_heads", heads),
         head_width=keys.take("head_dim", width // heads), ffn_width=keys.take("intermediate_size"),
         activation=keys.choose("hidden_act", ACTIVATIONS, "silu"), gated=True, biases=bias,
-        ffn_biases=keys.take("mlp_bias", False) if kind == "llama" else False,
+        ffn_biases=keys.flag("mlp_bias", False) if kind == "llama" else False,
         normalization="rms", epsilon=keys.take("rms_norm_eps", 1e-6), head_norm=kind == "qwen3",
         positions="rotary", rotary_base=_base(keys), length=keys.take("max_position_embeddings", 2048),
-        **_windows(keys, layers), scaled=False, tied=keys.take("tie_word_embeddings", False), output_bias=False,
+        **_windows(keys, layers), scaled=False, tied=keys.flag("tie_word_embeddings", False), output_bias=False,
         dropout=0.0, attention_dropout=keys.take("attention_dropout", 0.0),
     )  # fmt: skip
 
 
 def _base(keys: Keys) -> float:
     """The base of the rotary positions, under its old key or its new one; scaling is refused."""
-    given = keys.take("rope_parameters", keys.take("rope_scaling", {}))
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind != "default" or set(given) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
-        name = "rope_parameters" if keys.values.get("rope_parameters") else "rope_scaling"
-        raise keys.refusal(name, "only rope_type 'default' is known")
+    found = []
+    for name in ("rope_parameters", "rope_scaling"):
+        given = keys.take(name, {})
+        if not isinstance(given, dict):
+            raise keys.refusal(name, "expected an object")
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind != "default" or set(given) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
+            raise keys.refusal(name, "only rope_type 'default' is known")
+        if given.get("partial_rotary_factor", 1.0) != 1.0:
+            raise keys.refusal(name, "a partial_rotary_factor is not known for this family")
+        base = given.get("rope_theta")
+        if base is not None:
+            if not isinstance(base, int | float) or isinstance(base, bool):
+                raise keys.refusal(name, "expected a number as rope_theta")
+            found.append(base)
     keys.expect("partial_rotary_factor", 1.0)
-    if given.get("partial_rotary_factor", 1.0) != 1.0:
-        raise keys.refusal("rope_parameters", "a partial_rotary_factor is not known for this family")
-    old = keys.take("rope_theta", None)
-    return float(given.get("rope_theta", 10000.0 if old is None else old))
+    if keys.take("rope_theta", None) is not None:
+        found.append(keys.number("rope_theta"))
+    if len(set(found)) > 1:
+        raise keys.refusal("rope_theta", f"rope_parameters and rope_scaling say otherwise: {shown(found)}")
+    return float(found[0]) if found else 10000.0
 
 
 def _windows(keys: Keys, layers: int) -> dict[str, Any]:
     """The sliding window and the layers that have it."""
     window = keys.take("sliding_window", None)
-    first = keys.take("max_window_layers", 0)
+    first = keys.whole("max_window_layers", 0)
     kinds = keys.take("layer_types", None)
-    if not keys.take("use_sliding_window", keys.values.get("model_type") == "mistral"):
+    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise keys.refusal("layer_types", "expected a list of names")
+    if not keys.flag("use_sliding_window", keys.values.get("model_type") == "mistral"):
         window = None
     if window is None:
         if kinds is not None and set(kinds) != {"full_attention"}:

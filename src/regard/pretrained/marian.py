@@ -19,10 +19,10 @@ def read(keys: Keys) -> TransformerConfig:
     ):  # fmt: skip
         keys.expect(name, value)
     same_on_both_sides(keys)
-    keys.expect("decoder_vocab_size", keys.take("vocab_size"))
+    keys.expect("decoder_vocab_size", keys.size("vocab_size"))
     keys.take("activation_dropout", 0.0)  # ours is one for all
     return TransformerConfig(
-        kind="transformer", encoder_layers=keys.take("encoder_layers"), decoder_layers=keys.take("decoder_layers"),
+        kind="transformer", encoder_layers=keys.layers("encoder_layers"), decoder_layers=keys.layers("decoder_layers"),
         width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), ffn_width=keys.take("encoder_ffn_dim"),
         activation=keys.choose("activation_function", ACTIVATIONS, "gelu"), norm="after",
         positions="sinusoidal_halves", length=keys.take("max_position_embeddings", 1024),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.errors import BundleError
+from regard.untrusted import shown
 
 # rules that our search cannot follow, and their values without effect
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -123,13 +124,13 @@ class _Keys:
         """Refuse rules that our search cannot follow."""
         for name, neutral in _REFUSED.items():
             if (value := self.values.get(name)) not in neutral:
-                raise self._refusal(name, f"regard cannot generate by it ({value!r} would be ignored)")
+                raise self._refusal(name, f"regard cannot generate by it ({shown(value)} would be ignored)")
         # a transcriber builds Whisper's prompt itself
         if self.values.get("forced_decoder_ids") and self.values.get("model_type") != "whisper":
             raise self._refusal("forced_decoder_ids", "only forced_bos_token_id can be followed")
 
     def _refusal(self, name: str, reason: str) -> BundleError:
-        return BundleError(f"{self.where}: {name} = {self.values.get(name)!r} cannot be read: {reason}")
+        return BundleError(f"{self.where}: {name} = {shown(self.values.get(name))} cannot be read: {reason}")
 
 
 def _is_id(value: Any) -> bool:

@@ -11,16 +11,16 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": 
 
 def read(keys: Keys) -> TransformerConfig:
     """The settings in a config.json."""
-    keys.take("vocab_size")
+    keys.size("vocab_size")
     keys.expect("is_decoder", False)
     keys.expect("is_encoder_decoder", True)
     keys.take("n_positions", None)  # distances are buckets: there is no longest text
     gated, name = _activation(keys)
-    layers = keys.take("num_layers")
-    tied = keys.take("tie_word_embeddings", True)
+    layers = keys.layers("num_layers")
+    tied = keys.flag("tie_word_embeddings", True)
     keys.expect("output_past", True)
     return TransformerConfig(
-        kind="transformer", encoder_layers=layers, decoder_layers=keys.take("num_decoder_layers", layers),
+        kind="transformer", encoder_layers=layers, decoder_layers=keys.layers("num_decoder_layers", layers),
         width=keys.take("d_model"), heads=keys.take("num_heads"), head_width=keys.take("d_kv"),
         ffn_width=keys.take("d_ff"), activation=name, gated=gated, biases=(), ffn_biases=False,
         normalization="rms", epsilon=keys.take("layer_norm_epsilon", 1e-6), positions="relative",
@@ -34,6 +34,8 @@ def read(keys: Keys) -> TransformerConfig:
 def _activation(keys: Keys) -> tuple[bool, str]:
     """Whether there is a gate, and the activation: feed_forward_proj says both, the other two must agree."""
     given = keys.take("feed_forward_proj", "relu")
+    if not isinstance(given, str):
+        raise keys.refusal("feed_forward_proj", "expected a name")
     gated, name = given.startswith("gated-"), given.removeprefix("gated-")
     name = "gelu_new" if given == "gated-gelu" else name
     if name not in ACTIVATIONS:

@@ -15,10 +15,12 @@ def read(keys: Keys) -> VisionConfig:
     width = keys.take("hidden_size")
     keys.expect("pooler_output_size", width)
     names = keys.take("id2label", {})
+    if not isinstance(names, dict):
+        raise keys.refusal("id2label", "expected a name for each class")
     classes = (len(names) or keys.take("num_labels", 2)) if keys.has("classifier.") else 0
-    biases = ("query", "key", "value", "output") if keys.take("qkv_bias", True) else ("output",)
+    biases = ("query", "key", "value", "output") if keys.flag("qkv_bias", True) else ("output",)
     return VisionConfig(
-        kind="picture", layers=keys.take("num_hidden_layers"), width=width, heads=keys.take("num_attention_heads"),
+        kind="picture", layers=keys.layers("num_hidden_layers"), width=width, heads=keys.take("num_attention_heads"),
         biases=biases, ffn_width=keys.take("intermediate_size"),
         activation=keys.choose("hidden_act", ACTIVATIONS, "gelu"),
         epsilon=keys.take("layer_norm_eps", 1e-12), positions="none", size=keys.take("image_size", 224),

@@ -24,9 +24,9 @@ def read(keys: Keys) -> SpeechConfig:
         *(n for n in keys.values if n.startswith("mask_")),
     ):
         keys.take(name, None)  # of training with noise, and of reading times off the maps
-    keys.take("vocab_size")
+    keys.size("vocab_size")
     return SpeechConfig(
-        kind="speech", encoder_layers=keys.take("encoder_layers"), decoder_layers=keys.take("decoder_layers"),
+        kind="speech", encoder_layers=keys.layers("encoder_layers"), decoder_layers=keys.layers("decoder_layers"),
         width=keys.take("d_model"), heads=keys.take("encoder_attention_heads"), ffn_width=keys.take("encoder_ffn_dim"),
         biases=("query", "value", "output"), activation=keys.choose("activation_function", ACTIVATIONS, "gelu"),
         positions="learned", length=keys.take("max_target_positions", 448), scaled=False,

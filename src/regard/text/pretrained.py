@@ -3,7 +3,6 @@
 A folder without tokenizer files loads too; then whatever needs text is refused.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from itertools import pairwise
@@ -14,8 +13,12 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
-from regard.errors import BundleError, RegardError
+from regard.errors import BundleError
 from regard.text.protocol import Span
+from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
+from regard.untrusted import file_size, named, read_object
+
+SPM_BYTES = 2**22  # of a sentencepiece model; those of opus-mt have a fifth as many
 
 
 class Nothing:
@@ -74,15 +77,19 @@ class _Spelled:
 
 
 class Fast(_Spelled):
-    """A tokenizer of the tokenizers library."""
+    """A tokenizer of the tokenizers library.
+
+    Args:
+        inner: built in bounds.
+        ids: special tokens.
+        vocabulary: number of the model's tokens; a text with others is refused.
+    """
 
     parses_specials = True
 
-    def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int]) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int], vocabulary: int) -> None:
         super().__init__(ids)
-        inner.no_padding()
-        inner.no_truncation()
-        self._inner = inner
+        self._inner, self._vocabulary = inner, vocabulary
         names = {token.content: i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self.mask = next((names[name] for name in ("[MASK]", "<mask>") if name in names), None)
 
@@ -90,20 +97,31 @@ class Fast(_Spelled):
         return int(self._inner.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        return list(self._encode(text, False).ids)
 
     def marked(self, text: str) -> tuple[list[int], list[Span]]:
-        found = self._inner.encode(text)
+        found = self._encode(text, True)
         return list(found.ids), list(found.offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return str(self._inner.decode(list(ids), skip_special_tokens=True))
+        with refused("the model's tokenizer fails on these tokens"):
+            return str(self._inner.decode(list(ids), skip_special_tokens=True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._inner.id_to_token(i) or f"<{i}>" for i in ids]
 
     def source_spans(self, text: str) -> list[Span]:
-        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+        return list(self._encode(text, False).offsets)
+
+    def _encode(self, text: str, specials: bool) -> Any:
+        with refused("the model's tokenizer fails on this text"):
+            found = self._inner.encode(text, add_special_tokens=specials)
+        if max(found.ids, default=0) >= self._vocabulary:
+            token, i = max(zip(found.tokens, found.ids, strict=True), key=lambda pair: pair[1])
+            raise BundleError(
+                f"the model's tokenizer gives {named(token)} the number {i}; the model has {self._vocabulary} tokens"
+            )
+        return found
 
     def save(self, path: Path) -> None:
         self._inner.save(str(path))
@@ -112,17 +130,27 @@ class Fast(_Spelled):
 class Pieces(_Spelled):
     """Marian's two sentencepiece models, source and target, with a vocabulary of their own."""
 
-    def __init__(self, folder: Path, ids: dict[str, int]) -> None:
+    def __init__(self, folder: Path, ids: dict[str, int], vocabulary: int) -> None:
         super().__init__(ids)
         try:
             sentencepiece = import_module("sentencepiece")
         except ImportError as error:
             raise BundleError(f"{folder}: its tokenizer needs sentencepiece: pip install 'regard[marian]'") from error
+        for side in ("source", "target"):
+            if (size := file_size(folder / f"{side}.spm")) > SPM_BYTES:
+                raise BundleError(f"{folder / f'{side}.spm'}: expected at most {SPM_BYTES:,} bytes; got {size:,}")
+        read_vocabulary(folder / "vocab.json")
         self._source, self._target = (
             sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{side}.spm"))
             for side in ("source", "target")
         )
-        self._ids: dict[str, int] = json.loads((folder / "vocab.json").read_text("utf-8"))
+        self._ids: dict[str, int] = read_object(folder / "vocab.json", BYTES)
+        most = max(vocabulary, 1)
+        if not all(type(i) is int and 0 <= i < most for i in self._ids.values()):
+            raise BundleError(f"{folder / 'vocab.json'}: expected the number of each token, below {most}")
+        for name in ("<unk>", "</s>"):
+            if name not in self._ids:
+                raise BundleError(f"{folder / 'vocab.json'}: no token {name}, which every text may need")
         self._names = {i: name for name, i in self._ids.items()}
         self._special = {self._ids[name] for name in ("</s>", "<pad>", "<unk>") if name in self._ids}
 
@@ -130,24 +158,25 @@ class Pieces(_Spelled):
         return len(self._ids)
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._source.encode(text, out_type=str)]
+        return [self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._source, text)]
 
     def encode_target(self, text: str) -> list[int]:
-        return [self._ids.get(piece, self._ids["<unk>"]) for piece in self._target.encode(text, out_type=str)]
+        return [self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._target, text)]
 
     def marked(self, text: str) -> tuple[list[int], list[Span]]:
         return [*self.encode(text), self._ids["</s>"]], [*self.source_spans(text), (len(text), len(text))]
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = [self._names.get(i, "") for i in ids if i not in self._special]
-        return str(self._target.decode(pieces))
+        with refused("the model's tokenizer fails on these tokens"):
+            return str(self._target.decode(pieces))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._names.get(i, f"<{i}>") for i in ids]
 
     def source_spans(self, text: str) -> list[Span]:
         spans, place = [], 0
-        for piece in self._source.encode(text, out_type=str):
+        for piece in _pieces(self._source, text):
             letters = piece.replace("▁", " ").strip()
             start = text.find(letters, place) if letters else place
             start = place if start < 0 else start  # sentencepiece has normalised the text
@@ -156,26 +185,34 @@ class Pieces(_Spelled):
         return spans
 
 
-def read_tokenizer(folder: Path, family: str, ids: dict[str, int]) -> Any:
+def _pieces(model: Any, text: str) -> list[str]:
+    """A text cut by a sentencepiece model."""
+    with refused("the model's tokenizer fails on this text"):
+        return list(model.encode(text, out_type=str))
+
+
+def read_tokenizer(folder: Path, family: str, ids: dict[str, int], vocabulary: int) -> Any:
     """The `TextTokenizer` of a folder in the Hugging Face layout; where it has no files, one that only refuses.
+
+    Args:
+        folder: of unknown origin.
+        family: its `model_type`.
+        ids: special tokens.
+        vocabulary: number of the model's tokens.
 
     Raises:
         BundleError: its files are damaged.
     """
-    try:
+    with refused(f"{folder}: its tokenizer files cannot be read"):
         if (folder / "source.spm").exists() and (folder / "vocab.json").exists():
-            return Pieces(folder, ids)
+            return Pieces(folder, ids, vocabulary)
         inner = _inner(folder, family)
-    except RegardError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise BundleError(f"{folder}: its tokenizer files cannot be read: {error}") from error
-    return Nothing(folder, ids) if inner is None else Fast(inner, ids)
+    return Nothing(folder, ids) if inner is None else Fast(inner, ids, vocabulary)
 
 
 def _inner(folder: Path, family: str) -> tokenizers.Tokenizer | None:
     if (folder / "tokenizer.json").exists():
-        return tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
+        return read_tokenizer_json(folder / "tokenizer.json")
     if (folder / "vocab.txt").exists():
         return _word_piece(folder)
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
@@ -185,13 +222,19 @@ def _inner(folder: Path, family: str) -> tokenizers.Tokenizer | None:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
+
+
+def _checked(path: Path) -> str:
+    """The name of a file in bounds, for a library that opens it."""
+    read_vocabulary(path)
+    return str(path)
 
 
 def _word_piece(folder: Path) -> tokenizers.Tokenizer:
     """BERT's WordPiece: `vocab.txt`, lower case unless `tokenizer_config.json` turns it off."""
     settings = _settings(folder)
-    inner = tokenizers.Tokenizer(WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))
+    inner = tokenizers.Tokenizer(WordPiece.from_file(_checked(folder / "vocab.txt"), unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(
         lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents")
     )
@@ -205,7 +248,7 @@ def _word_piece(folder: Path) -> tokenizers.Tokenizer:
 
 def _byte_pairs(folder: Path, family: str) -> tokenizers.Tokenizer:
     """GPT-2's and RoBERTa's byte pairs, merged by `merges.txt`."""
-    inner = tokenizers.Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    inner = tokenizers.Tokenizer(BPE.from_file(_checked(folder / "vocab.json"), _checked(folder / "merges.txt")))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_settings(folder).get("add_prefix_space", False))
     inner.decoder = decoders.ByteLevel()
     known = [name for name in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>") if inner.token_to_id(name)]

@@ -24,9 +24,11 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from regard.errors import BundleError, ConfigError
 from regard.text.protocol import Span as Span
+from regard.text.tokenizer_file import read_tokenizer_json, refused
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
+FAILS = "the model's tokenizer fails on this text"
 MASK = "<mask>"  # only of a masked language model
 
 
@@ -81,22 +83,24 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS and EOS."""
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        return list(self._encode(text).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, without BOS and EOS."""
-        return [list(e.ids) for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with refused(FAILS):
+            return [list(e.ids) for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     encode_target, encode_target_batch = encode, encode_batch  # one vocabulary for both sides
 
     def marked(self, text: str) -> tuple[list[int], list[Span]]:
         """Ids of a text between BOS and EOS, and the span of each in the text."""
-        found = self._inner.encode(text, add_special_tokens=False)
+        found = self._encode(text)
         return [BOS, *found.ids, EOS], [(0, 0), *found.offsets, (0, 0)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens are left out."""
-        return str(self._inner.decode([i for i in ids if i > UNK], skip_special_tokens=True))
+        with refused("the model's tokenizer fails on these tokens"):
+            return str(self._inner.decode([i for i in ids if i > UNK], skip_special_tokens=True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens' own strings."""
@@ -104,11 +108,16 @@ class Tokenizer:
 
     def source_spans(self, text: str) -> list[Span]:
         """Span in `text` of each token of `encode(text)`, in characters."""
-        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+        return list(self._encode(text).offsets)
 
     def encode_spans(self, texts: Sequence[str]) -> list[list[Span]]:
         """`source_spans` of many texts."""
-        return [list(e.offsets) for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+        with refused(FAILS):
+            return [list(e.offsets) for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+
+    def _encode(self, text: str) -> Any:
+        with refused(FAILS):
+            return self._inner.encode(text, add_special_tokens=False)
 
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
         """Span in `decode(ids)` of each token, in characters."""
@@ -132,10 +141,12 @@ class Tokenizer:
         Raises:
             BundleError: the file is missing or is not a tokenizer.
         """
-        try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text("utf-8")), config)
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise BundleError(f"{path} is not a tokenizer file: {error}") from error
+        inner = read_tokenizer_json(path)
+        if any(inner.id_to_token(i) is None for i in range(inner.get_vocab_size())):
+            raise BundleError(f"{path} is not a tokenizer file of regard: its tokens are not numbered 0, 1, 2, …")
+        if [inner.id_to_token(i) for i in range(len(SPECIALS))] != SPECIALS:
+            raise BundleError(f"{path} is not a tokenizer file of regard: its first tokens are not {SPECIALS}")
+        return cls(inner, config)
 
     @classmethod
     def learn(cls, texts: Iterable[str], config: TokenizerConfig, mask: bool = False) -> "Tokenizer":
