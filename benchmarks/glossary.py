@@ -18,7 +18,6 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import sacrebleu
 
@@ -28,8 +27,6 @@ from regard.decoding.phrases import Glossary, has_phrase
 from regard.experiment import read_config
 from regard.pipelines.translator import Translator
 from regard.tasks.translation import read_data
-
-ROOT = Path(__file__).parents[1]
 
 
 def terms_of(model: Translator, pairs: Pairs) -> dict[str, str]:

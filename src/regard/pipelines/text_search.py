@@ -22,7 +22,7 @@ from regard.decoding.search import Attention, Hypothesis, SearchConfig
 from regard.models.seq2seq import Memory
 from regard.pipelines.base import length_groups
 from regard.pipelines.demands import Demands
-from regard.pipelines.result import reading_site
+from regard.pipelines.reading import reading_site
 
 if TYPE_CHECKING:
     from regard.pipelines.translator import Translator
