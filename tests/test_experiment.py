@@ -1,6 +1,7 @@
 """Training from Python, and what is done with a run."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def test_two_runs_in_one_folder(data_folder: Path, tmp_path: Path, monkeypatch: 
 
     def second(event: dict[str, Any]) -> None:
         if event["event"] == "step" and event["step"] == 1:
-            with pytest.raises(regard.ConfigError, match="another process is writing to this folder") as error:
+            with pytest.raises(regard.ConfigError, match=f"process {os.getpid()} is writing to this folder") as error:
                 train(tiny("recurrent"), run=tmp_path / "run")
             refused.append(error)
 
@@ -373,7 +374,7 @@ def test_a_prepared_corpus_is_trained_on_without_reading_it_again(
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     config = tiny("transformer")
     folder = experiment.prepare(config, run=tmp_path / "run")
-    assert sorted(path.name for path in folder.iterdir()) == ["prepared", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".regard", "prepared", "tokenizer.json"]
     whole = experiment.train(config, run=tmp_path / "whole")
 
     def never(*_: object) -> None:

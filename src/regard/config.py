@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from regard.errors import ConfigError, nearest
+from regard.errors import ConfigError, nearest, not_utf8
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,13 +39,19 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or is not TOML.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ConfigError(f"{path}: a device or a pipe, not a config file")
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a TOML file: nested too deeply") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: a folder, not a config file") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file: {not_utf8(error)}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
 
@@ -60,7 +66,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {setting}: expected key=value, for example --set model.width=192")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key.strip(), value
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.bundle import Bundle
 from regard.device import device_of
+from regard.errors import harmless
 from regard.models.recurrent import Recurrent
 
 TOP = 3
@@ -81,16 +82,16 @@ class Trace:
     def lines(self) -> Iterator[RenderableType]:
         """For the terminal: for each step a heading, scores and weights over the source, and the predictions."""
         for step in self.steps:
-            yield Text(self._heading(step), style="bold")
+            yield Text(harmless(self._heading(step)), style="bold")
             if step.scores:
                 table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
                 table.add_column("  source")
                 for token in self.source_tokens:
-                    table.add_column(Text(token), justify="right", no_wrap=True)
+                    table.add_column(Text(harmless(token)), justify="right", no_wrap=True)
                 table.add_row("  score e", *(f"{e:.2f}" for e in step.scores))
                 table.add_row("  weight α", *(f"{a:.3f}" for a in step.weights), style="bold")
                 yield table
-            yield from (Text(_sentence(p)) for p in step.predictions)
+            yield from (Text(harmless(_sentence(p))) for p in step.predictions)
             yield Text()
 
     def plot(self, path: str | Path) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from regard.cli.lines import are_many, check_targets, run_lines, targets_of
+from regard.cli.lines import are_many, check_targets, run_lines, say, targets_of
 from regard.cli.options import Beam, Device, ModelName, Texts, load_for
-from regard.cli.progress import out
+from regard.cli.progress import HarmlessConsole, out
 
 
 def trace(
@@ -30,9 +29,9 @@ def trace(
             generation.trace.plot(path)
         if as_json:
             return json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False)
-        typer.echo(generation.text)
+        say(generation.text)
         longest = sum(max(8, len(token)) + 2 for token in generation.source_tokens)
-        wide = Console(width=max(out.width, 90, 14 + longest), highlight=False)
+        wide = HarmlessConsole(width=max(out.width, 90, 14 + longest), highlight=False)
         for line in generation.trace.lines():
             wide.print(line)
         return None

@@ -332,6 +332,8 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     """
     import matplotlib
 
+    from regard.storage import replacing
+
     path = check_target(path)
     ending = path.suffix.lower()
     # text stays text in an SVG, so the reader's own fonts serve every script
@@ -343,7 +345,9 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
             ".png": {"Description": MADE.decode()},
         }  # fmt: skip
         try:
-            figure.savefig(path, dpi=160, bbox_inches="tight", metadata=about.get(ending))
+            with replacing(path) as file:
+                kind = ending.removeprefix(".")
+                figure.savefig(file, format=kind, dpi=160, bbox_inches="tight", metadata=about.get(ending))
         except (OSError, AttributeError) as error:  # the second is what a .pdf's writer makes of the first
             raise DataError(f"{path}: could not be written: {error}") from error
     if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.text import Text
 from torch import Tensor
 
-from regard.errors import ShapeError
+from regard.errors import ShapeError, harmless
 from regard.figures.heatmap import COLOURS, save_figure
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def draw_sound(
 
 def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
     """The strip for the terminal: one small grid per word, light where it looked."""
+    words = [harmless(word) for word in words]
     side = square_side(weights.shape[-1])
     wide = 2 * side
     across = max(1, columns // (wide + 2))
@@ -206,6 +207,7 @@ def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
 
 def timeline(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
     """Where each word looked along a sound, for the terminal: a line per word, light where it looked."""
+    words = [harmless(word) for word in words]
     name = max((len(word) for word in words), default=0)
     room = max(10, min(columns - name - 2, weights.shape[-1]))
     text = Text()

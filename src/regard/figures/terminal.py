@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from regard.errors import harmless
+
 LIGHT, DARK = (247, 251, 255), (8, 48, 107)
 
 
@@ -13,10 +15,10 @@ def grid(weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Seque
     table = Table(box=None, pad_edge=False, padding=(0, 0), show_header=True, header_style="bold")
     table.add_column("", justify="right", no_wrap=True)
     for name in columns:
-        table.add_column(Text(f" {name} "), justify="center", no_wrap=True, min_width=6)
+        table.add_column(Text(f" {harmless(name)} "), justify="center", no_wrap=True, min_width=6)
     for name, row in zip(rows, weights, strict=True):
         best = max(row, default=0.0)
-        table.add_row(Text(f"{name} ", style="bold"), *(_cell(weight, weight == best > 0) for weight in row))
+        table.add_row(Text(f"{harmless(name)} ", style="bold"), *(_cell(weight, weight == best > 0) for weight in row))
     return table
 
 

@@ -68,9 +68,11 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         return bundle
 
     amount = f"{note.pairs:,} training pairs{dropped}"
-    evaluate = make_evaluate(dev, tokenizer, settings, further_sets(tokenizer, settings))
+    further = further_sets(tokenizer, settings)
+    evaluate = make_evaluate(dev, tokenizer, settings, further)
+    measured = [[name, pairs.source, pairs.target] for name, pairs in {"": dev, **further}.items()]
     watch = partial(watch_attention, folder=run.path, dev=dev, tokenizer=tokenizer, settings=settings)
-    return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch)
+    return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch, measured=measured)
 
 
 def watch_attention(

@@ -15,6 +15,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError, RegardError
+from regard.storage import write_text
 from regard.text.protocol import Span
 
 
@@ -106,7 +107,7 @@ class Fast(_Spelled):
         return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
     def save(self, path: Path) -> None:
-        self._inner.save(str(path))
+        write_text(path, self._inner.to_str(pretty=True))
 
 
 class Pieces(_Spelled):
