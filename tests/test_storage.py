@@ -109,9 +109,13 @@ def test_links_stay_and_devices_are_written_to(tmp_path):
 
 
 def test_a_new_folder_is_whole_or_not_there(tmp_path):
-    with pytest.raises(OSError, match="full"), new_folder(tmp_path / "new") as folder:
-        (folder / "a").write_text("a")
-        raise OSError("full")
+    def fails():
+        with new_folder(tmp_path / "new") as folder:
+            (folder / "a").write_text("a")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fails()
     assert not list(tmp_path.iterdir())
     (tmp_path / "new").mkdir()
     with new_folder(tmp_path / "new") as folder:
@@ -123,10 +127,14 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path):
 
 
 def test_two_that_write_one_folder_do_not_mix(tmp_path):
-    with pytest.raises(ConfigError, match="is not empty"), new_folder(tmp_path / "new") as late:
-        (late / "late").touch()
-        with new_folder(tmp_path / "new") as early:
-            (early / "early").touch()
+    def both():
+        with new_folder(tmp_path / "new") as late:
+            (late / "late").touch()
+            with new_folder(tmp_path / "new") as early:
+                (early / "early").touch()
+
+    with pytest.raises(ConfigError, match="is not empty"):
+        both()
     assert [one.name for one in (tmp_path / "new").iterdir()] == ["early"]
     assert len(list(tmp_path.iterdir())) == 1
 

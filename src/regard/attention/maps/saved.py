@@ -43,17 +43,17 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
     dtype = str(source.like.dtype).removeprefix("torch.")
     note |= {"format": FORMAT, "dtype": dtype, "query_tokens": tokens[0], "key_tokens": tokens[1]}
     own = {name: t.detach().clone() for name, t in tensors.items()}  # queries and keys may be one tensor
-    said = json.dumps(note)
-    write_tensors(path, own, {"map": said, "digest": digest(own, said)})
+    note["digest"] = digest(own, json.dumps(note))  # in the note: safetensors keeps no order of several entries
+    write_tensors(path, own, {"map": json.dumps(note)})
 
 
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
     with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-        note = parse_json(metadata["map"])
+        note = parse_json((file.metadata() or {})["map"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if metadata.get("digest", total := digest(tensors, metadata["map"])) != total:  # maps of 0.1.0 have none
+    written = note.pop("digest", None)  # maps of 0.1.0 have none
+    if written is not None and written != digest(tensors, json.dumps(note)):
         raise ValueError("its contents are not what was written (the digest differs)")
     if note["format"] != FORMAT:
         raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
