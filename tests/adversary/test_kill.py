@@ -196,13 +196,14 @@ def training(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     return Training
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("kind", ["recurrent", "transformer"])
 def test_a_run_killed_anywhere_goes_on_to_the_same_bits(kind: str, fresh: Place, training: Any) -> None:
     one = training(kind)
     told(f"train {kind}", kill_everywhere(fresh, one.work, one.check, every=2))
 
 
+@slow
 def test_a_run_killed_while_it_ends_goes_on_to_the_same_bits(fresh: Place, training: Any) -> None:
     one = training("recurrent")
     with killing() as counter:
@@ -213,7 +214,7 @@ def test_a_run_killed_while_it_ends_goes_on_to_the_same_bits(fresh: Place, train
     one.check(place)
 
 
-@pytest.mark.slow
+@slow
 def test_a_corpus_that_is_prepared(fresh: Place, training: Any) -> None:
     config = tiny("recurrent")
     whole = fresh()
@@ -227,7 +228,7 @@ def test_a_corpus_that_is_prepared(fresh: Place, training: Any) -> None:
     told("prepare", kill_everywhere(fresh, lambda place: prepare(config, run=place / "run"), check))
 
 
-@pytest.mark.slow
+@slow
 def test_a_finished_run_that_goes_on_stays_loadable_or_resumable(fresh: Place, training: Any) -> None:
     one = training("transformer")
     done = fresh()
