@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,29 @@ def test_a_run_does_not_resume_with_other_data(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("".join(lines).replace("le chat\t", "le chaton\t"))
     with pytest.raises(regard.ConfigError, match=r"run: its training data have changed since the run was started"):
         train(tiny("recurrent") | {"data": data}, run=tmp_path / "run", resume=True)
+
+
+def test_a_run_does_not_resume_with_another_tokenizer(
+    data_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    path = run / "tokenizer.json"
+    said = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(said | {"truncation": None, "padding": None}, indent=1), "utf-8")
+    train(run / "config.toml", run=run, resume=True)  # the same in other words
+    vocabulary = said["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        first, second = sorted(vocabulary, key=vocabulary.__getitem__)[-2:]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    else:
+        vocabulary[-2:] = reversed(vocabulary[-2:])
+    path.write_text(json.dumps(said), "utf-8")
+    with pytest.raises(
+        regard.ConfigError, match=r"changed since last.safetensors was written: tokenizer \(tokenizer.js"
+    ):
+        train(run / "config.toml", run=run, resume=True)
 
 
 def test_two_runs_in_one_folder(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], ob
         "padding": lambda: regard.padding(torch.tensor([3])), "documents": lambda: regard.documents(ids),
         "prefix": lambda: regard.prefix(2), "blocks": lambda: regard.blocks(torch.ones(1, 1, dtype=torch.bool), LENGTH),
         "allow": lambda: regard.allow(torch.ones(LENGTH, LENGTH, dtype=torch.bool)), "alibi": lambda: regard.alibi(2),
-        "sinusoidal": lambda: regard.sinusoidal(LENGTH, WIDTH), "flow": lambda: regard.flow([seen]),
+        "sinusoidal": lambda: regard.sinusoidal(LENGTH, WIDTH), "flow": lambda: regard.flow([seen.select(0)]),
         "logit_lens": lambda: regard.logit_lens(regard.load("english"), "the [MASK] of the river").top(1),
         "contributions": lambda: regard.contributions(generation, 0),
         "why": lambda: regard.why(generation.attention[next(iter(generation.attention))], 0, 0),
@@ -171,7 +171,7 @@ def test_importing_and_loading_leaves_the_process_as_it_was() -> None:
 
     code = (
         "import os, warnings, signal, random\n"
-        "import torch, numpy, matplotlib, pydantic, transformers\n"  # what others set is theirs
+        "import torch, numpy, matplotlib, pydantic, sympy, transformers\n"  # what others set is theirs
         "before = dict(os.environ), list(warnings.filters), signal.getsignal(2), random.getstate(), "
         "torch.get_rng_state().tolist(), torch.get_num_threads(), dict.__getitem__(matplotlib.rcParams, 'backend')\n"
         "import regard\n"
