@@ -189,9 +189,7 @@ def test_a_run_does_not_resume_with_another_tokenizer(
     else:
         vocabulary[-2:] = reversed(vocabulary[-2:])
     path.write_text(json.dumps(said), "utf-8")
-    with pytest.raises(
-        regard.ConfigError, match=r"changed since last.safetensors was written: tokenizer \(tokenizer.js"
-    ):
+    with pytest.raises(regard.ConfigError, match=r"changed since last.safetensors was written: tokenizer"):
         train(run / "config.toml", run=run, resume=True)
 
 

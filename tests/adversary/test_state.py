@@ -77,7 +77,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], ob
     """A call of every public function that is no class, by name."""
     q, k, v = tensors(torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("state")
-    probe, translator = Probe(), regard.load("fr-en-rnn")
+    probe, translator = Probe(), regard.load("fr-en")
     x = torch.zeros(1, LENGTH, WIDTH)
     ids = torch.tensor([[0, 0, 1, 1, 1]])
     seen = regard.attention_map(q, k)
@@ -111,7 +111,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], ob
         "sinusoidal": lambda: regard.sinusoidal(LENGTH, WIDTH), "flow": lambda: regard.flow([seen.select(0)]),
         "logit_lens": lambda: regard.logit_lens(regard.load("english"), "the [MASK] of the river").top(1),
         "contributions": lambda: regard.contributions(generation, 0),
-        "why": lambda: regard.why(generation.attention[next(iter(generation.attention))], 0, 0),
+        "why": lambda: regard.why(generation.attention["decoder.layers.0.cross"], 0, 0),
     }  # fmt: skip
 
 

@@ -118,7 +118,8 @@ def _run(arguments: list[str]) -> int:
 
 def _interrupted(error: BaseException) -> int:
     complain("interrupted")
-    return EXIT_OF_SIGNALS + getattr(error, "number", signal.SIGINT)
+    signalled = error.__cause__ if isinstance(error, typer.Abort) else error  # typer's, of a KeyboardInterrupt
+    return EXIT_OF_SIGNALS + getattr(signalled, "number", signal.SIGINT)
 
 
 def _failed(error: OSError) -> int:
