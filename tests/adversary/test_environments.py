@@ -203,7 +203,7 @@ def test_signals_save_and_exit_and_twice_end_at_once(
     assert process.returncode in (code, -number)
     assert time.monotonic() - sent < 5
     again = subprocess.run(  # a lock that is left is taken over
-        [sys.executable, "-m", "regard", "train", str(config), "--folder", str(run), "--resume", "--max-minutes=0.01"],
+        [sys.executable, "-m", "regard", "train", str(config), "--folder", str(run), "--resume", "--max-minutes=0.15"],
         capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr

@@ -111,7 +111,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], ob
         "sinusoidal": lambda: regard.sinusoidal(LENGTH, WIDTH), "flow": lambda: regard.flow([seen.select(0)]),
         "logit_lens": lambda: regard.logit_lens(regard.load("english"), "the [MASK] of the river").top(1),
         "contributions": lambda: regard.contributions(generation, 0),
-        "why": lambda: regard.why(generation.attention["decoder.layers.0.cross"], 0, 0),
+        "why": lambda: regard.why(generation.attention["decoder.layers.0.cross"].select(0), 0, 0),
     }  # fmt: skip
 
 
