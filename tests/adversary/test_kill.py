@@ -65,6 +65,8 @@ def test_the_killer_finds_a_file_that_is_written_in_place(fresh: Place) -> None:
 
 
 slow = pytest.mark.slow
+# a killed process closes nothing
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.parametrize("name", ["text", "map", pytest.param("figure", marks=slow), "output", "journal", "data"])
