@@ -1,6 +1,8 @@
 """Training from Python, and what is done with a run."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,13 +172,34 @@ def test_a_run_does_not_resume_with_other_data(tmp_path: Path) -> None:
         train(tiny("recurrent") | {"data": data}, run=tmp_path / "run", resume=True)
 
 
+def test_a_run_does_not_resume_with_another_tokenizer(
+    data_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    path = run / "tokenizer.json"
+    said = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(said | {"truncation": None, "padding": None}, indent=1), "utf-8")
+    train(run / "config.toml", run=run, resume=True)  # the same in other words
+    vocabulary = said["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        first, second = sorted(vocabulary, key=vocabulary.__getitem__)[-2:]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    else:
+        vocabulary[-2:] = reversed(vocabulary[-2:])
+    path.write_text(json.dumps(said), "utf-8")
+    with pytest.raises(regard.ConfigError, match=r"changed since last.safetensors was written: tokenizer"):
+        train(run / "config.toml", run=run, resume=True)
+
+
 def test_two_runs_in_one_folder(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     refused = []
 
     def second(event: dict[str, Any]) -> None:
         if event["event"] == "step" and event["step"] == 1:
-            with pytest.raises(regard.ConfigError, match="another process is writing to this folder") as error:
+            with pytest.raises(regard.ConfigError, match=f"process {os.getpid()} is writing to this folder") as error:
                 train(tiny("recurrent"), run=tmp_path / "run")
             refused.append(error)
 
@@ -373,7 +396,7 @@ def test_a_prepared_corpus_is_trained_on_without_reading_it_again(
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     config = tiny("transformer")
     folder = experiment.prepare(config, run=tmp_path / "run")
-    assert sorted(path.name for path in folder.iterdir()) == ["prepared", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".regard", "prepared", "tokenizer.json"]
     whole = experiment.train(config, run=tmp_path / "whole")
 
     def never(*_: object) -> None:

@@ -1,37 +1,9 @@
 """Switches of the process: set where they are asked for, and put back."""
 
-import signal
-import threading
-
 import pytest
 import torch
 
-from regard.process import cuda_float32, stop_on_signal, tuned, use_threads
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_flag_and_the_second_interrupts(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with stop_on_signal() as stopped:
-        assert not stopped()
-        signal.raise_signal(number)
-        assert stopped()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before
-
-
-def test_other_threads_have_no_signals() -> None:
-    seen = []
-
-    def work() -> None:
-        with stop_on_signal() as stopped:
-            seen.append(stopped())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [False]
+from regard.process import cuda_float32, tuned, use_threads
 
 
 def test_denormals_are_zero_while_tuned() -> None:
@@ -39,6 +11,17 @@ def test_denormals_are_zero_while_tuned() -> None:
     with tuned():
         assert float((tiny * 1.0)[0]) == 0
     assert float((tiny * 1.0)[0]) > 0
+
+
+def test_denormals_stay_flushed_where_they_were() -> None:
+    tiny = torch.tensor([1e-40])
+    torch.set_flush_denormal(True)
+    try:
+        with tuned():
+            pass
+        assert float((tiny * 1.0)[0]) == 0
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_threads_are_set() -> None:

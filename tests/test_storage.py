@@ -10,7 +10,16 @@ from safetensors import safe_open
 
 from regard import storage
 from regard.errors import ConfigError
-from regard.storage import exclusive, fingerprint, write_tensors
+from regard.storage import (
+    claim,
+    exclusive,
+    fingerprint,
+    new_folder,
+    parse_json,
+    replace_folder,
+    write_tensors,
+    write_text,
+)
 
 
 def read(path):
@@ -57,11 +66,111 @@ def test_what_a_reader_still_holds_stays_as_it_was(tmp_path):
 def test_a_folder_is_held_by_one(tmp_path):
     with exclusive(tmp_path):
         second = exclusive(tmp_path)
-        with pytest.raises(ConfigError, match="another process is writing"):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} is writing to this folder"):
             second.__enter__()
     with exclusive(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_a_killed_process_left_is_taken_over(tmp_path):
+    (tmp_path / ".lock").write_text("999999999\n")
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    import fcntl
+
+    taken, seen = fcntl.flock, []
+
+    def late(file, how):  # the holder ends between opening and locking
+        if not seen:
+            (tmp_path / ".lock").unlink()
+        seen.append(1)
+        taken(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(ConfigError, match="is writing to this folder"):
+            exclusive(tmp_path).__enter__()
+
+
+def test_links_stay_and_devices_are_written_to(tmp_path):
+    (tmp_path / "there").write_text("old")
+    (tmp_path / "link").symlink_to("there")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there").read_text() == "new"
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_text(tmp_path / "null", "x")
+    assert not (tmp_path / "null").is_file()
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path):
+    def fails():
+        with new_folder(tmp_path / "new") as folder:
+            (folder / "a").write_text("a")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fails()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new").mkdir()
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "a").write_text("a")
+        assert not list((tmp_path / "new").iterdir())
+    assert [one.name for one in tmp_path.iterdir()] == ["new"]
+    with pytest.raises(ConfigError, match="is not empty"), new_folder(tmp_path / "new"):
+        pass
+
+
+def test_two_that_write_one_folder_do_not_mix(tmp_path):
+    def both():
+        with new_folder(tmp_path / "new") as late:
+            (late / "late").touch()
+            with new_folder(tmp_path / "new") as early:
+                (early / "early").touch()
+
+    with pytest.raises(ConfigError, match="is not empty"):
+        both()
+    assert [one.name for one in (tmp_path / "new").iterdir()] == ["early"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(storage, "_exchange", lambda *_: False)
+    for text in ("old", "new"):
+        (tmp_path / "aside").mkdir()
+        (tmp_path / "aside" / text).touch()
+        replace_folder(tmp_path / "aside", tmp_path / "there")
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+    assert [one.name for one in (tmp_path / "there").iterdir()] == ["new"]
+
+
+def test_only_folders_of_regard_are_claimed(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(
+        ConfigError, match=r"not made by regard \('mine.txt' is there\): a run needs a folder of its own"
+    ):
+        claim(tmp_path, "a run")
+    with pytest.raises(ConfigError, match=r"a file; a run needs a folder"):
+        claim(tmp_path / "mine.txt", "a run")
+    claim(tmp_path / "run", "a run")
+    (tmp_path / "run" / "journal.jsonl").touch()
+    claim(tmp_path / "run", "a run")
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "last.safetensors").touch()
+    claim(tmp_path / "before", "a run", ["last.safetensors"])
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_json_that_is_nested_too_deeply_is_an_error_of_value():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)
 
 
 def test_fingerprints_depend_on_the_values():

@@ -20,7 +20,7 @@ from regard.config import with_current_names
 from regard.errors import BundleError
 from regard.models.build import ModelConfig, build_shapes
 from regard.pretrained.rules import GenerationRules
-from regard.storage import write_tensors
+from regard.storage import write_tensors, write_text
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 from regard.untrusted import FLOATS, Stored, TensorFiles, faults_of, file_size, first_line, named, read_object, shown
 
@@ -72,7 +72,7 @@ def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") 
         "alignment": bundle.alignment,
         "files": {name: _sha256((folder / name).read_bytes()) for name in (WEIGHTS, TOKENIZER)},
     }
-    (folder / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_text(folder / INFO, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
 
 class _Alignment(BaseModel):

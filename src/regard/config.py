@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from regard.errors import ConfigError, nearest
+from regard.errors import ConfigError, nearest, not_utf8
 
 T = TypeVar("T", bound=BaseModel)
 CONFIG_FOLDER = Path(__file__).parent / "configs"  # the shipped ones
@@ -69,11 +69,15 @@ def read_toml(path: Path) -> dict[str, Any]:
             what = "a folder" if path.is_dir() else "a pipe or a device"
             raise ConfigError(f"{path}: {what}, not a config file")
         return tomllib.loads(path.read_text("utf-8-sig"))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a TOML file: nested too deeply") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: a folder, not a config file") from error
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: not a config file: its lists are nested too deeply") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file: {not_utf8(error)}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
 

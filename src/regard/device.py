@@ -7,6 +7,8 @@ device of the tensors that it meets, a pipeline moves its inputs to its model, a
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,6 +85,17 @@ def restore_random_states(states: dict[str, Tensor], device: torch.device) -> No
         module = torch.get_device_module(device.type)
         state = states[device.type]
         module.set_rng_state(state) if device.type == "mps" else module.set_rng_state(state, device)
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device | None = None) -> Iterator[None]:
+    """Put the states of torch's random generators back when the block ends: the CPU's, and that of a device."""
+    where = torch.device(CPU) if device is None else device
+    before = random_states(where)
+    try:
+        yield
+    finally:
+        restore_random_states(before, where)
 
 
 def _kinds() -> list[str]:

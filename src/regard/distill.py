@@ -18,7 +18,7 @@ from regard.data.pairs import Pairs
 from regard.data.parallel import DataConfig, found, read_pairs, stream_parts
 from regard.errors import ConfigError
 from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, rows_of, translate_corpus
-from regard.storage import write_text
+from regard.storage import claim, exclusive, replacing, write_bytes
 
 SETTINGS = {"data.source": "source", "data.target": "target", "data.test_share": 0.0, "data.dev_share": 0.0}
 
@@ -65,10 +65,12 @@ def distill(
     if not isinstance(data, DataConfig):
         raise ConfigError(f"{config}: a teacher's outputs are distilled into a translator; this is another task")
     where = folder.resolve() / "distilled"
-    where.mkdir(parents=True, exist_ok=True)
+    claim(folder, "a run", experiment.KNOWN)
+    where.mkdir(exist_ok=True)
     corpus = where / "corpus.jsonl"
-    if not corpus.exists():
-        _write_corpus(data, texts, where)
+    with exclusive(where):
+        if not corpus.exists():
+            _write_corpus(data, texts, where)
     own = {"beam": max(beam or 4, n_best) if n_best > 1 else beam, "n_best": n_best, "split": False}
     bulk = BulkConfig(str(corpus), corpus.stat().st_size, "source", teacher, own)
     parts = where / "parts"
@@ -85,10 +87,9 @@ def distill(
 
 def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:
     """The sources that the teacher is given, and the pairs that are kept apart from them; the corpus last."""
-    aside = where / "corpus.jsonl.writing"
     dev: list[Pairs] = [] if data.dev is None else [read_pairs(data.dev, data)]
     test: list[Pairs] = []
-    with aside.open("w", encoding="utf-8") as file:
+    with replacing(where / "corpus.jsonl") as file:
         for train, own_dev, own_test in stream_parts(data):
             file.writelines(_json(source, target) for source, target in zip(train.source, train.target, strict=True))
             dev += [own_dev] if data.dev is None else []
@@ -97,27 +98,24 @@ def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:
         for path in (path for name in texts for path in found(name)):
             lines = (line for line in stream_lines(path) if line.strip() and line not in apart)
             file.writelines(_json(line, "") for line in lines)
-    further = {f"dev-{name}": [read_pairs(file, data)] for name, file in data.dev_sets.items()}
-    for name, pairs in {"dev": dev, "test": test, **further}.items():
-        whole = Pairs.together(pairs)
-        rows = (_json(source, target) for source, target in zip(whole.source, whole.target, strict=True))
-        write_text(where / f"{name}.jsonl", "".join(rows))
-    aside.replace(where / "corpus.jsonl")
+        further = {f"dev-{name}": [read_pairs(from_, data)] for name, from_ in data.dev_sets.items()}
+        for name, pairs in {"dev": dev, "test": test, **further}.items():
+            whole = Pairs.together(pairs)
+            rows = (_json(source, target) for source, target in zip(whole.source, whole.target, strict=True))
+            write_bytes(where / f"{name}.jsonl", b"".join(rows))
 
 
-def _json(source: str, target: str) -> str:
-    return json.dumps({"source": source, "target": target}, ensure_ascii=False) + "\n"
+def _json(source: str, target: str) -> bytes:
+    return json.dumps({"source": source, "target": target}, ensure_ascii=False).encode() + b"\n"
 
 
 def _write_pairs(parts: Path, path: Path) -> tuple[int, int]:
     """The teacher's outputs as pairs, every output of a source; the numbers of pairs, and of sources without one."""
-    aside = path.with_name(f"{path.name}.writing")
     count = refused = 0
-    with aside.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for row in rows_of(parts):
             outputs = [one for one in (row["text"], *(row["alternatives"] or ())) if one.strip()]
             file.writelines(_json(row["source"], one) for one in outputs)
             count += len(outputs)
             refused += not outputs
-    aside.replace(path)
     return count, refused

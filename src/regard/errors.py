@@ -3,6 +3,7 @@
 A refusal says what was expected, what came, where, and what to do.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -33,6 +34,25 @@ class DataError(RegardError, ValueError):
 
 class BundleError(RegardError, ValueError):
     """A saved model or checkpoint that is missing, damaged or changed."""
+
+
+# what a terminal obeys or hides: control characters, the marks that turn the direction of text, lone surrogates
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str, keep: str = "") -> str:
+    """Text from outside as a terminal may be given it, on one line: control characters are shown, as `\\x1b`.
+
+    Args:
+        text: the text.
+        keep: characters that stay what they are, such as `"\\n"`.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        letter = found[0]
+        return letter if letter in keep else letter.encode("unicode_escape").decode("ascii")
+
+    return _OBEYED.sub(shown, text)
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:

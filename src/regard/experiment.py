@@ -11,19 +11,30 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from regard.bundle import INFO, Bundle, load_bundle, save_bundle
+from regard.bundle import INFO, TOKENIZER, Bundle, load_bundle, save_bundle
 from regard.config import apply, current_name, find_config, read_toml, to_toml, validate, with_current_names
 from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
-from regard.device import find_device
+from regard.device import find_device, random_numbers_kept
 from regard.errors import BundleError, ConfigError
-from regard.export.folder import check_empty, export_bundle
+from regard.export.folder import export_bundle
 from regard.machine.facts import examine
 from regard.models.build import build
 from regard.pipelines.load import load
-from regard.process import cuda_float32, stop_on_signal, tuned
-from regard.storage import exclusive, fingerprint, write_text
-from regard.tasks.base import RunFolder
+from regard.process import cuda_float32, tuned
+from regard.signals import stop_on_signal
+from regard.storage import (
+    check_claim,
+    check_empty,
+    claim,
+    exclusive,
+    fingerprint,
+    new_folder,
+    parse_json,
+    remove_leftovers,
+    write_text,
+)
+from regard.tasks.base import RunFolder, TaskData
 from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
 from regard.tasks.translation import read_data
@@ -38,9 +49,9 @@ from regard.training.distributed import (
     restarted,
     together,
 )
-from regard.training.engine import LAST
+from regard.training.engine import LAST, SHARDED
 from regard.training.journal import Journal
-from regard.training.loop import Report, checkpoint_in, last_checkpoint, last_step
+from regard.training.loop import Interrupted, Report, checkpoint_in, last_checkpoint, last_step
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
 from regard.training.tensorboard import TensorBoard
@@ -48,6 +59,8 @@ from regard.training.tensorboard import TensorBoard
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "prepare", "read_config", "train"]
 
 CONFIG, DATA, MACHINE = "config.toml", "data.sha256", "machine.json"
+# what runs have whose folders were made before folders were marked as regard's own
+KNOWN = (LAST, SHARDED, INFO, "prepared/prepared.json", "distilled/corpus.jsonl", DATA)
 # settings that may differ when a run is resumed
 FREE = tuple(f"training.{name}" for name in ("device", "timeout", "accumulate", "max_minutes", "checkpoint_seconds"))
 FREE += ("training.tensorboard",)
@@ -118,21 +131,27 @@ def train(
         DataError: the data cannot be read; with file and line.
         Diverged: the loss is no longer finite.
         Interrupted: stopped by a signal, and saved.
+
+    The process is left as it was: its random numbers, denormals and signal handlers.
     """
     settings = read_config(config, overrides)
     device = local_device(find_device(settings.training.device))  # refused before a folder is made
     folder = Path(run) if run else default_folder(config)
-    with together(device, settings.training.timeout) as group:
+    with random_numbers_kept(device), together(device, settings.training.timeout) as group:
         resume = resume or (restarted() and checkpoint_in(folder))
-        changed = _check_folder(folder, settings, resume, set(overrides or {}))
+        _check_folder(folder, settings, resume, set(overrides or {}))
         group.wait()
         if group.first:
-            folder.mkdir(parents=True, exist_ok=True)
+            claim(folder, "a run", KNOWN)
         report = report if group.first else (lambda _: None)
         if group.first and settings.training.tensorboard:
             report = TensorBoard(folder, report)
         try:
             with exclusive(folder) if group.first else nullcontext():
+                # again: another process may have used the folder up to now
+                changed = _check_folder(folder, settings, resume, set(overrides or {})) if group.first else {}
+                if group.first:
+                    remove_leftovers(folder)
                 _train(folder, settings, resume, report, group, device, changed)
         except RuntimeError as error:
             if not is_lost(error):
@@ -166,8 +185,9 @@ def prepare(
         raise ConfigError(f'task = "{settings.task}" has no [data] to prepare: its data are read when training starts')
     folder = Path(run) if run else default_folder(config)
     _check_folder(folder, settings, resume=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "a run", KNOWN)
     with exclusive(folder):
+        _check_folder(folder, settings, resume=False)
         TASKS[settings.task].prepare(RunFolder(folder, _start(settings), False, report, _given(settings)), settings)
     return folder
 
@@ -203,9 +223,11 @@ def _train(
         given = None if resume else _given(settings)
         work = TASKS[settings.task].prepare(RunFolder(folder, start, resume, report, given), settings)
         _same_data(folder, work.batches, resume)
+        made_of = _made_of(folder, work, set(changed))
     group.wait()
     if not group.first:  # with the tokenizer that the first process learned
         work = TASKS[settings.task].prepare(RunFolder(folder, start, True), settings)
+        made_of = {}
     group.wait()
     report(
         {
@@ -231,17 +253,22 @@ def _train(
     model.to(device)
     exact = cuda_float32(settings.training.tf32) if device.type == "cuda" else nullcontext()
     with tuned(), exact, stop_on_signal() as should_stop:
-        weights = run_loop(
-            model,
-            work.batches,
-            settings.training,
-            folder,
-            evaluate=work.evaluate,
-            report=report,
-            watch=work.watch,
-            should_stop=should_stop,
-            resume=resume,
-        )
+        try:
+            weights = run_loop(
+                model,
+                work.batches,
+                settings.training,
+                folder,
+                evaluate=work.evaluate,
+                report=report,
+                watch=work.watch,
+                should_stop=should_stop,
+                resume=resume,
+                made_of=made_of,
+            )
+        except Interrupted as error:
+            error.number = getattr(should_stop, "number", 0) or error.number
+            raise
         whole = build(len(work.tokenizer), work.model or settings.model).to(device)  # `model` may hold a share only
         whole.load_state_dict(weights)
         if group.first:
@@ -281,7 +308,8 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
     else:
         raise BundleError(f"{folder}: no best-*.safetensors to average")
     bundle.model.load_state_dict(average(weights))
-    save_bundle(into, bundle)
+    with new_folder(into) as made:
+        save_bundle(made, bundle)
     return into
 
 
@@ -330,8 +358,7 @@ def _check_folder(
         raise ConfigError(f"{folder}: there is nothing to resume: no {LAST}")
     if not resume and (started or (folder / INFO).exists()):
         raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --run")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: a file; a run needs a folder of its own, --run")
+    check_claim(folder, "a run", KNOWN)
     return _changed_settings(folder, settings, said) if resume else {}
 
 
@@ -340,7 +367,7 @@ def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> Non
     if not resume:  # files of a run that ended before its first checkpoint
         for path in (folder / "journal.jsonl", *folder.glob("best-*.safetensors")):
             path.unlink(missing_ok=True)
-    (folder / CONFIG).write_text(to_toml(settings), "utf-8")
+    write_text(folder / CONFIG, to_toml(settings))
 
 
 def _changed_settings(folder: Path, settings: ExperimentConfig, said: AbstractSet[str]) -> dict[str, Any]:
@@ -385,12 +412,28 @@ def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:
     """
     path, digest = folder / DATA, fingerprint(batches)
     if not resume:
-        path.write_text(f"{digest}\n", "utf-8")
+        write_text(path, f"{digest}\n")
     elif path.exists() and path.read_text("utf-8").strip() != digest:
         raise ConfigError(
             f"{folder}: its training data have changed since the run was started ({len(batches):,} examples now): "
             "restore them, or choose another folder"
         )
+
+
+def _made_of(folder: Path, work: TaskData, changed: AbstractSet[str]) -> dict[str, str]:
+    """Digests of what a checkpoint is made of besides the settings: tokenizer, training and development data.
+
+    Those that a changed setting is to change are left out.
+    """
+    tokenizer = json.dumps(parse_json((folder / TOKENIZER).read_text("utf-8")), sort_keys=True)
+    made_of = {
+        f"tokenizer ({TOKENIZER})": fingerprint(tokenizer),
+        "training data": fingerprint(work.batches),
+        "development data": fingerprint(work.measured),
+    }
+    if "dev_sentences" in changed:
+        del made_of["development data"]
+    return made_of
 
 
 def _flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:

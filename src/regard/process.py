@@ -1,14 +1,12 @@
-"""Switches of the whole process: denormals, the allocator, threads, TF32, signals.
+"""Switches of the whole process: denormals, the allocator, threads, TF32.
 
 Only entry points call these functions (`regard.experiment`, the servers, the command line); importing regard and
 calling `attend` never change the process.
 """
 
 import ctypes
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,17 +17,25 @@ _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 
 @contextmanager
 def tuned() -> Iterator[None]:
-    """Settings for training on a CPU: denormals flushed to zero, and freed memory kept for the next step."""
+    """Flush denormals to zero while a model is trained on a CPU; put back what was set before."""
+    before = _flushes_denormals()
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
 
 
-def _keep_freed_memory() -> None:
-    """Make glibc return no block below 1 GiB to the kernel: page faults cost a fifth of a training step."""
+def _flushes_denormals() -> bool:
+    """Whether this thread's arithmetic flushes denormals to zero; torch has no question for it."""
+    return not (torch.tensor([2.0**-1070], dtype=torch.float64) * 0.5).item()
+
+
+def keep_freed_memory() -> None:
+    """Make glibc return no block below 1 GiB to the kernel: page faults cost a fifth of a training step.
+
+    For a process that trains and ends, `regard train`: glibc cannot be asked for the settings before.
+    """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
@@ -56,28 +62,3 @@ def cuda_float32(tf32: bool) -> Iterator[None]:
 def use_threads(count: int) -> None:
     """Run torch's operators on `count` threads from now on."""
     torch.set_num_threads(count)
-
-
-@contextmanager
-def stop_on_signal(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """Turn the first signal (SIGINT and SIGTERM by default) into a flag, returned as a function.
-
-    The second signal raises KeyboardInterrupt at once. In any other thread than the main one the flag stays False,
-    because Python delivers signals to the main thread only.
-    """
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield received.is_set
-        return
-
-    def receive(*_: object) -> None:
-        if received.is_set():
-            raise KeyboardInterrupt
-        received.set()
-
-    previous = {number: signal.signal(number, receive) for number in signals or (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

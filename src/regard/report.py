@@ -4,20 +4,21 @@ The page is one HTML file that asks for nothing else; it is made from what the r
 """
 
 import html
-import json
 import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from regard.errors import BundleError
+from regard.errors import BundleError, ConfigError
 from regard.experiment import CONFIG, MACHINE
 from regard.figures.curves import course, curves
 from regard.figures.files import as_svg
+from regard.storage import parse_json
 from regard.tasks.base import ATTENTION, SAMPLES
 from regard.training.journal import Journal
 
+MADE = b"a training run, by regard"  # marks a page as made by regard
 MAPS = 6  # updates whose attention is shown beside each other
 NAMES = {
     "bleu": "BLEU", "chrf": "chrF", "exact": "exactly right, %", "wer": "word error rate, %",
@@ -39,6 +40,22 @@ figure { margin: .6rem 0; background: var(--plate); padding: .5rem; border-radiu
 figure svg { max-width: 100%; height: auto } figcaption { color: #555; font-size: .85rem }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.35 } summary { cursor: pointer; color: var(--soft) }
 """
+
+
+def check_page(path: Path) -> None:
+    """Refuse to write a page over a file that is no page of regard's.
+
+    Args:
+        path: of the page.
+
+    Raises:
+        ConfigError: there is such a file, or a folder; or no folder to write it in.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = "a folder; name a file in it" if path.is_dir() else f"the folder {path.parent} does not exist"
+        raise ConfigError(f"{path}: {wrong}")
+    if path.is_file() and path.stat().st_size and MADE not in path.read_bytes():
+        raise ConfigError(f"{path}: this file is there, and no report of regard's: name another with --output")
 
 
 def report(folder: Path) -> str:
@@ -67,6 +84,7 @@ def report(folder: Path) -> str:
     title = html.escape(f"{folder.resolve().name}: training")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="description" content="{MADE.decode()}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n<body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n"
@@ -134,7 +152,7 @@ def _samples(folder: Path) -> Iterator[str]:
 
 def _attention(folder: Path) -> Iterator[str]:
     """The maps of the watched sentences over the course of training."""
-    kept = [json.loads(path.read_text("utf-8")) for path in sorted((folder / ATTENTION).glob("*.json"))]
+    kept = [parse_json(path.read_text("utf-8")) for path in sorted((folder / ATTENTION).glob("*.json"))]
     if not kept:
         return
     shown = [kept[round(n * (len(kept) - 1) / max(1, min(MAPS, len(kept)) - 1))] for n in range(min(MAPS, len(kept)))]
@@ -162,7 +180,7 @@ def _events(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found: dict[str, Any] = parse_json(path.read_text("utf-8")) if path.exists() else {}
     return found
 
 

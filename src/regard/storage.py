@@ -1,19 +1,32 @@
-"""Tensors on disk: safetensors, written to a temporary file, flushed and renamed. No pickle."""
+"""Files on disk: one way to write them, one rule of what may be replaced, one holder of a folder at a time.
 
+A file is written beside its place under a name of its own, flushed, and renamed; then its folder is flushed. Killed at
+any moment, what was there is there, or the new file is, whole. Tensors are safetensors; there is no pickle.
+"""
+
+import ctypes
 import hashlib
+import json
 import os
+import secrets
+import shutil
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from regard.errors import ConfigError
+
+LOCK, MARKER = ".lock", ".regard"
+ASIDE = ".aside"  # ends the name of what is being written
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -25,7 +38,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         OSError: it could not be written; the temporary file is removed.
     """
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(path, save(packed, metadata))
+    write_bytes(path, save(packed, metadata))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,45 +47,242 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it could not be written; the temporary file is removed.
     """
-    _replace(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
-def _replace(path: Path, raw: bytes) -> None:
-    """Write a file aside and rename it."""
-    aside = path.with_name(path.name + ".aside")
+def write_bytes(path: Path, raw: bytes) -> None:
+    """Write a file as `write_tensors` writes tensors: a crash leaves the previous file as it was.
+
+    Raises:
+        OSError: it could not be written; the temporary file is removed.
+    """
+    with replacing(path) as file:
+        file.write(raw)
+
+
+@contextmanager
+def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
+    """A file to write to that takes the place of `path` when the block ends, and never does if the block fails.
+
+    A symbolic link stays, and the file that it names is replaced. A device or a pipe is written to, never replaced.
+
+    Args:
+        path: the file.
+        keep: leave what was written so far beside `path` when the block fails; its name is `file.name`.
+
+    Raises:
+        OSError: it could not be written; the temporary file is removed.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as device:
+            yield device
+        return
+    place = Path(os.path.realpath(path))
+    aside = aside_of(place)
     try:
-        with aside.open("wb") as file:
-            file.write(raw)
+        with aside.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        os.replace(aside, place)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        if not keep:
+            aside.unlink(missing_ok=True)
         raise
+    sync_folder(place.parent)
+
+
+@contextmanager
+def new_folder(into: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `into` when the block ends, whole; if the block fails, nothing is left.
+
+    Args:
+        into: a folder that is missing or empty.
+
+    Raises:
+        ConfigError: `into` is a file, or is not empty.
+    """
+    check_empty(into)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(into)
+    aside.mkdir()
+    try:
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            sync_folder(path) if path.is_dir() else _sync(path)
+        sync_folder(aside)
+        check_empty(into)  # another process may have written it meanwhile
+        os.replace(aside, into)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync_folder(into.parent)
+
+
+def replace_folder(new: Path, there: Path) -> None:
+    """Put a folder in the place of another, or where there is none; in one step where Linux can exchange two names.
+
+    Where it cannot, `there` is missing for the moment between two renames.
+
+    Args:
+        new: a finished folder beside `there`; it is gone afterwards.
+        there: its place.
+    """
+    if not there.exists():
+        os.replace(new, there)
+    elif _exchange(new, there):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        before = aside_of(there)
+        os.replace(there, before)
+        os.replace(new, there)
+        shutil.rmtree(before, ignore_errors=True)
+    sync_folder(there.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where this system or file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def check_empty(into: Path) -> None:
+    """Refuse to write a folder over anything that exists.
+
+    Raises:
+        ConfigError: the path is a file, or a folder that is not empty.
+    """
+    if into.exists() and not into.is_dir():
+        raise ConfigError(f"{into} is a file: choose a folder")
+    if into.exists() and any(into.iterdir()):
+        raise ConfigError(f"{into} is not empty: choose another folder")
+
+
+def claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None:
+    """Make a folder regard's own, so that its files may be replaced later; a folder with files of others is refused.
+
+    Args:
+        folder: made where there is none.
+        purpose: of the folder, for the refusal: "a run".
+        known: names that only regard's own folders have: one that holds such a file was made before folders were
+            marked.
+
+    Raises:
+        ConfigError: the folder holds something, and regard did not make it; it is a file.
+    """
+    check_claim(folder, purpose, known)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MARKER).exists():
+        write_text(folder / MARKER, "This folder was made by regard, which replaces and removes files in it.\n")
+
+
+def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None:
+    """Refuse a folder that `claim` would refuse, without making one.
+
+    Raises:
+        ConfigError: as `claim`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: a file; {purpose} needs a folder of its own")
+    if not folder.exists() or any((folder / name).exists() for name in (MARKER, *known)):
+        return
+    others = sorted(one.name for one in folder.iterdir() if one.name != LOCK and not one.name.endswith(ASIDE))
+    if others:
+        raise ConfigError(
+            f"{folder}: not empty, and not made by regard ({others[0]!r} is there): {purpose} needs a folder of its own"
+        )
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside `path` that no file has: where it is written before it is renamed."""
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}{ASIDE}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder that this one holds (`exclusive`)."""
+    for path in folder.glob(f".*{ASIDE}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names, so that a rename in it survives a power failure; no error where that cannot be
+    done (Windows, some network file systems)."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, by a lock that the system releases when the process ends.
+    """Hold a folder for this process alone, by a lock that the system releases when the process ends, however it ends.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it; its number is named.
     """
     if sys.platform == "win32":  # which has no flock
         yield
         return
     import fcntl
 
-    path = folder / ".lock"
-    with path.open("w") as file:
+    path = folder / LOCK
+    while True:
+        file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"{folder}: another process is writing to this folder: choose another one") from error
+            file.seek(0)
+            holder = file.read(20).strip()
+            file.close()
+            named = f"process {holder}" if holder.isdigit() else "another process"
+            raise ConfigError(
+                f"{folder}: {named} is writing to this folder: wait for its end, or choose another folder"
+            ) from error
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # its holder has removed it meanwhile: a lock on it would keep out no other
+    with file:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON stands for.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def digest(tensors: dict[str, Tensor], note: str) -> str:
+    """SHA-256 of names, shapes, contents and note."""
+    total = hashlib.sha256(note.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+        if tensor.numel():
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def fingerprint(value: Any) -> str:

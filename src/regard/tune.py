@@ -16,6 +16,7 @@ from typing import Any
 from regard.config import to_toml
 from regard.errors import ConfigError, RegardError
 from regard.experiment import read_config, train
+from regard.storage import claim, exclusive, write_text
 from regard.training.best import SMALL_IS_BETTER
 
 STORAGE, BEST, STUDY = "trials.db", "best.toml", "settings"
@@ -106,7 +107,7 @@ def tune(
         read_config(config, (overrides or {}) | {one.name: first})
     settings = read_config(config, overrides)
     metric = settings.training.metric
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "a search", (STORAGE,))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=STUDY, storage=f"sqlite:///{folder / STORAGE}", load_if_exists=True,
@@ -136,13 +137,14 @@ def tune(
         return float(value)
 
     until = time.monotonic() + 60 * minutes
-    while time.monotonic() < until:
-        study.optimize(objective, n_trials=1)
+    with exclusive(folder):
+        while time.monotonic() < until:
+            study.optimize(objective, n_trials=1)
     done = [one for one in study.trials if one.state.name == "COMPLETE"]
     if not done:
         raise ConfigError(f"{folder}: no trial was finished: give more minutes, or look at why the trials end early")
     best = dict(study.best_params)
-    (folder / BEST).write_text(to_toml(read_config(config, (overrides or {}) | best)), "utf-8")
+    write_text(folder / BEST, to_toml(read_config(config, (overrides or {}) | best)))
     return best
 
 

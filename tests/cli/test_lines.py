@@ -116,12 +116,10 @@ def test_output_that_is_not_finished_is_named_and_nothing_is_lost(
 ) -> None:
     path = tmp_path / "out.txt"
     path.write_text("before")
-    (tmp_path / "out.txt.part").write_text("somebody's")
     with pytest.raises(KeyboardInterrupt):
         interrupted(path)
     assert path.read_text() == "before"
-    assert (tmp_path / "out.txt.part").read_text() == "somebody's"
-    (aside,) = tmp_path.glob("out.txt.*.part")
+    (aside,) = tmp_path.glob(".out.txt.*.aside")
     assert aside.read_text() == "one\n"
     assert capfd.readouterr().err == f"regard: {path} was not written; the lines so far are in {aside}\n"
     with writing(path) as write:

@@ -228,4 +228,4 @@ def test_a_run_needs_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     (tmp_path / "file").write_text("")
     code = cli.run(["train", "emoji", "--run", str(tmp_path / "file")])
     assert code == 2
-    assert "file: a file; a run needs a folder of its own, --run" in capfd.readouterr().err
+    assert "file: a file; a run needs a folder of its own" in capfd.readouterr().err

@@ -78,6 +78,14 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "u.csv").write_text("name,text\na,b\n")
     with pytest.raises(DataError, match="no column 'file': there are name, text"):
         read_table(TableConfig(table=str(tmp_path / "u.csv"), files=str(tmp_path)))
+    for row, name in ((",b", "file"), ("a, ", "text"), ("a,!?", "text")):
+        (tmp_path / "e.csv").write_text(f"file,text\n{row}\n")
+        with pytest.raises(DataError, match=rf"e.csv:2: the {name} is empty: remove the row"):
+            read_table(TableConfig(table=str(tmp_path / "e.csv"), files=str(tmp_path), plain=True))
+    for name in ("deep.jsonl", "unclosed.csv"):
+        (tmp_path / name).write_text("[" * 100_000 if name == "deep.jsonl" else 'file,text\na,"b\nc,d\n')
+        with pytest.raises(DataError, match=rf"{name}:[12]: not a"):
+            read_table(TableConfig(table=str(tmp_path / name), files=str(tmp_path)))
     with pytest.raises(DataError, match="there is no file with a text"):
         read_table(TableConfig(layout="fsdd", files=str(tmp_path)))
     with pytest.raises(DataError, match="no such folder or archive"):

@@ -359,7 +359,7 @@ def test_gpt2s_files_and_tokenizer_json(tmp_path: Path) -> None:
     assert model.tokenizer.decode(model.encode("the thé")) == "the thé"
     assert len(made.ids) <= 16 - 5 + 1  # it knows no more places
     assert model("", length=2, seed=1).source_tokens == ["<|endoftext|>"]
-    with pytest.raises(InputError, match="a beginning of 20 tokens is too long: this model has 16 positions"):
+    with pytest.raises(InputError, match="a text of 20 tokens is too long: this model takes 16; cut it"):
         model("q" * 20)
     inner = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()

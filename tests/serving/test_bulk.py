@@ -154,3 +154,12 @@ def _line(path: Path) -> bytes:
         return (path / "cmdline").read_bytes()
     except OSError:  # it has ended
         return b""
+
+
+def test_a_table_that_is_cut_short_is_refused_by_line(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('fr\nun\n"deux\ntrois\n')
+    with pytest.raises(DataError, match=r"c.csv:3: not a row of a table"):
+        list(column_of(tmp_path / "c.csv", "fr"))
+    (tmp_path / "c.csv").write_text("fr,n\nun,1\ndeux\n")
+    with pytest.raises(DataError, match=r"c.csv:3: expected 2 columns; got 1"):
+        list(column_of(tmp_path / "c.csv", "fr"))

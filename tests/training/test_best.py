@@ -1,13 +1,15 @@
 """Which checkpoints are best, and which are no candidates at all."""
 
+import warnings
 from math import inf, nan
 from pathlib import Path
 
 import pytest
 import torch
 
-from regard.training.best import best_path, keep_if_best, rank, remove_later
+from regard.training.best import best_path, best_weights, keep_if_best, rank, remove_later
 from regard.training.config import TrainingConfig
+from regard.training.journal import Journal
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,34 @@ from regard.training.config import TrainingConfig
 )
 def test_rank(metric: str, numbers: dict[str, float], expected: float) -> None:
     assert rank(numbers, TrainingConfig(metric=metric)) == expected
+
+
+def test_a_best_checkpoint_that_is_lost_is_named_and_left_out(tmp_path: Path) -> None:
+    config, model = TrainingConfig(keep_best=3, metric="loss"), torch.nn.Linear(2, 3)
+    best: list[tuple[float, int]] = []
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            model.weight.fill_(float(step))
+        best = keep_if_best(best, -float(step), step, model, config, tmp_path)
+    best_path(tmp_path, 1).write_bytes(b"damaged")
+    best_path(tmp_path, 3).unlink()
+    journal = Journal(tmp_path / "journal.jsonl")
+
+    def weights() -> dict[str, torch.Tensor]:
+        return best_weights(model, lambda _: {"loss": 9.0}, best, 3, config, tmp_path, journal)
+
+    with pytest.warns(UserWarning, match="without it") as caught:
+        found = weights()
+    assert [Path(str(one.message).split(":")[0]).name for one in caught] == [
+        "best-000001.safetensors", "best-000003.safetensors",
+    ]  # fmt: skip
+    assert found["weight"].unique().tolist() == [2.0]
+    best_path(tmp_path, 2).unlink()
+    with warnings.catch_warnings(record=True) as lost:
+        warnings.simplefilter("always")
+        found = weights()
+    assert "no best checkpoint can be read: the model of the last update is kept" in str(lost[-1].message)
+    assert torch.equal(found["weight"], model.weight)
 
 
 def test_the_best_are_kept(tmp_path: Path) -> None:

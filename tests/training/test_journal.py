@@ -36,6 +36,13 @@ def test_a_cut_last_line_is_left_out_wherever_it_is_cut(tmp_path):
         assert Journal(path).entries() == [{"step": 1}]
 
 
+def test_a_line_that_is_no_object_is_left_out(journal):
+    with journal.path.open("a") as file:
+        file.write('7\n[1]\n"x"\n' + "[" * 100_000 + "\n")
+    assert journal.entries() == ENTRIES
+    journal.rewind(9)
+
+
 def test_rewind_forgets_what_came_later(journal):
     journal.rewind(2)
     assert journal.entries() == ENTRIES[:2]

@@ -21,6 +21,7 @@ from torch import Tensor
 from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.bundle import Bundle
 from regard.device import device_of
+from regard.errors import harmless
 from regard.models.recurrent import Recurrent
 
 TOP = 3
@@ -87,18 +88,18 @@ class Trace:
         from regard.figures.terminal import blocks
 
         for step in self.steps:
-            yield Text(self._heading(step), style="bold")
+            yield Text(harmless(self._heading(step)), style="bold")
             if step.scores:
                 widths = [max(5, cell_len(token)) + 2 for token in self.source_tokens]
                 for part in blocks(range(len(widths)), widths, width - 12):
                     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
                     table.add_column("  source")
                     for n in part:
-                        table.add_column(Text(self.source_tokens[n]), justify="right", no_wrap=True)
+                        table.add_column(Text(harmless(self.source_tokens[n])), justify="right", no_wrap=True)
                     table.add_row("  score e", *(f"{step.scores[n]:.2f}" for n in part))
                     table.add_row("  weight α", *(f"{step.weights[n]:.3f}" for n in part), style="bold")
                     yield table
-            yield from (Text(_sentence(p)) for p in step.predictions)
+            yield from (Text(harmless(_sentence(p))) for p in step.predictions)
             yield Text()
 
     def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from regard.cli.lines import say
+
 
 def average(
     folder: Annotated[Path, typer.Argument(help="A run's folder.")],
@@ -17,4 +19,4 @@ def average(
     """Average a run's best checkpoints, or its model and another, into a new model."""
     from regard.experiment import average_run
 
-    typer.echo(str(average_run(folder, into, other)))
+    say(str(average_run(folder, into, other)))

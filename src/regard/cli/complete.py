@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import run_lines
+from regard.cli.lines import run_lines, say
 from regard.cli.options import (
     AnyModel,
     BatchTokens,
@@ -61,10 +61,10 @@ def complete(
     alone = texts is not None and len(texts) == 1 and texts != ["-"]
     if alone and beam is None and not as_json and output is None and out.is_terminal:
         assert texts is not None  # mypy: `alone` implies it
-        typer.echo(texts[0], nl=False)
+        say(texts[0], nl=False)
         for piece in completer.stream(texts[0], **settings, **drawing):
-            typer.echo(piece, nl=False)
-        typer.echo("")
+            say(piece, nl=False)
+        say("")
         return
     if beam is not None:
         settings["beam"] = beam

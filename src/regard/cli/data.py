@@ -1,13 +1,12 @@
 """`regard data`: parallel text made from what is free to use, as TSV files to train on."""
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regard.cli.lines import complain
+from regard.cli.lines import complain, writing
 
 app = typer.Typer(help="Make parallel text to train on, as TSV: source, tab, target.", no_args_is_help=True)
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; standard output by default.")]
@@ -41,8 +40,8 @@ def debian(
 
 def _write(pairs: Iterable[tuple[str, str]], output: Path | None) -> None:
     count = 0
-    with nullcontext() if output is None else output.open("w", encoding="utf-8") as file:
+    with writing(output) as write:
         for here, there in pairs:
-            typer.echo(f"{here}\t{there}", file=file)
+            write(f"{here}\t{there}")
             count += 1
     complain(f"{count:,} pairs")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regard.cli.lines import say
 from regard.errors import RegardError
 from regard.machine.redaction import reason
 
@@ -39,7 +40,7 @@ def doctor(
     except Exception as error:  # a broken package is what a report is for
         models = []
         machine = replace(machine, notes=(*machine.notes, f"models could not be listed: {reason(error)}"))
-    typer.echo(json.dumps(machine.as_json() | {"models": models}) if as_json else "\n".join(report(machine, models)))
+    say(json.dumps(machine.as_json() | {"models": models}) if as_json else "\n".join(report(machine, models)))
 
 
 def report(machine: "Machine", models: Sequence[str]) -> Iterator[str]:

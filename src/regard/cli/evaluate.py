@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from regard.cli.lines import check_output, writing
+from regard.cli.lines import check_output, say, writing
 from regard.cli.options import Beam, Device, ModelName, Precision, load
 
 Part = Literal["dev", "test"]
@@ -51,7 +51,7 @@ def evaluate(
         with writing(output) as write:
             for line in outputs:
                 write(line)
-    typer.echo(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
+    say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
 
 
 def _held_out(run: Path, part: str, folder: Path) -> tuple[Path, Path]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from regard.cli.lines import say
 from regard.cli.options import ModelName, load
 
 
@@ -24,4 +25,4 @@ def export(
     from regard.export.folder import export_bundle
 
     export_bundle(load(model), into, precision, layout)
-    typer.echo(str(into))
+    say(str(into))

@@ -6,11 +6,10 @@ others are worked on. Standard output carries nothing but results.
 
 import codecs
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import typer
 
 from regard.cli.options import AUTO
-from regard.errors import ConfigError, RegardError, not_utf8
+from regard.errors import ConfigError, RegardError, harmless, not_utf8
 
 FAILED = 1
 CHUNK = 64  # inputs worked on at a time
@@ -31,10 +30,17 @@ Show = Callable[[Any, int], str | None]
 
 
 def complain(sentence: str) -> None:
-    """One sentence on standard error, whatever it holds."""
+    """One sentence on standard error, on one line whatever it holds; nothing where standard error takes none."""
     if sys.stderr is not None:
         encoding = sys.stderr.encoding or "utf-8"
-        print(f"regard: {sentence}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+        line = f"regard: {harmless(sentence)}".encode(encoding, "backslashreplace").decode(encoding)
+        with suppress(OSError, ValueError):  # closed, or on a full disk: the exit code says it
+            print(line, file=sys.stderr)
+
+
+def say(text: str, nl: bool = True) -> None:
+    """A result on standard output: as it is in a file or a pipe, in UTF-8; made harmless on a terminal."""
+    typer.echo(harmless(text, keep="\n\t") if sys.stdout.isatty() else text, nl=nl)
 
 
 def run_lines(
@@ -128,19 +134,17 @@ def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
         ConfigError: the file cannot be written.
     """
     if output is None:
-        yield lambda line: typer.echo(line)
+        yield say
         return
     check_output(output, ())
-    aside = output.with_name(f"{output.name}.{secrets.token_hex(4)}.part")  # a name that no earlier run has left
-    with aside.open("x", encoding="utf-8", newline="\n") as file:
+    from regard.storage import replacing
+
+    with replacing(output, keep=True) as file:
         try:
-            yield lambda line: print(line, file=file)
+            yield lambda line: file.writelines([f"{line}\n".encode()])
         except BaseException:
-            complain(f"{output} was not written; the lines so far are in {aside}")
+            complain(f"{output} was not written; the lines so far are in {file.name}")
             raise
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(output)
 
 
 def check_output(output: Path | None, sources: Sequence[Path]) -> None:
@@ -167,8 +171,13 @@ def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -
     return [path.with_stem(f"{path.stem}-{number}") if many else path for path in found]
 
 
-def check_targets(targets: Sequence[Path], sources: Sequence[str] = ()) -> None:
+def check_targets(targets: Sequence[Path], sources: Sequence[str] = (), page: bool = False) -> None:
     """Refuse to draw where it is impossible, or over a file that regard has not drawn, before there is work to lose.
+
+    Args:
+        targets: the files.
+        sources: files that are read.
+        page: whether a page (.html) may be among them.
 
     Raises:
         ConfigError: a file that is an input, or that regard has not drawn.
@@ -179,12 +188,20 @@ def check_targets(targets: Sequence[Path], sources: Sequence[str] = ()) -> None:
     from regard.figures.files import check_target, is_drawn
 
     for target in targets:
-        check_target(target)
+        check_target(target, page)
         is_input = any(Path(one).exists() and target.exists() and target.samefile(one) for one in sources)
         if is_input or not is_drawn(target):
             raise ConfigError(
                 f"--look {target}: this file is there, and not drawn by regard: name another, behind the inputs"
             )
+
+
+def draw_to(made: Any, path: Path, plot: Callable[[Path], Any]) -> None:
+    """Draw a result to a file: its page where the file ends in .html, else what `plot` draws."""
+    if path.suffix.lower() in (".html", ".htm"):
+        made.look(path)
+    else:
+        plot(path)
 
 
 def are_many(arguments: list[str] | None) -> bool:

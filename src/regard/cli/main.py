@@ -1,6 +1,8 @@
 """The `regard` command: its verbs, and what becomes of an error. torch is imported inside the verb that needs it."""
 
+import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,12 +33,13 @@ from regard.cli.report import report
 from regard.cli.samples import samples
 from regard.cli.serve import serve
 from regard.cli.trace import trace
-from regard.cli.train import INTERRUPTED, train
+from regard.cli.train import train
 from regard.cli.transcribe import transcribe
 from regard.cli.translate import translate
 from regard.cli.tune import tune
 from regard.cli.why import why
-from regard.errors import ChoiceError, ConfigError, RegardError
+from regard.errors import ChoiceError, ConfigError, RegardError, harmless
+from regard.signals import EXIT_OF_SIGNALS, end_on_signals
 
 OK, USAGE = 0, 2
 
@@ -63,20 +66,40 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """The `regard` command: runs a verb; a refusal is one sentence on standard error."""
-    sys.exit(run())
+    try:
+        end_on_signals()
+        os.environ["MPLBACKEND"] = "agg"  # figures need no window, whatever is set for a notebook or another program
+        _use_utf8()
+        code = run()
+        _flush()
+    except KeyboardInterrupt as error:  # before or after the verb
+        code = _interrupted(error)
+    except OSError as error:
+        code = _failed(error)
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a verb and return its exit code: 0, 1 (the work failed), 2 (usage), 130 (interrupted)."""
-    warnings.formatwarning = lambda message, *_: f"regard: {message}\n"
+    """Run a verb and return its exit code.
+
+    0, 1 (the work failed), 2 (usage), 130, 143 or 129 (ended by SIGINT, SIGTERM or SIGHUP).
+    """
     if sys.stdout is None:
         complain("standard output is closed: there is nowhere to write results to")
         return FAILED
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: f"regard: {harmless(str(message))}\n"
     try:
-        return int(app(sys.argv[1:] if arguments is None else arguments, standalone_mode=False) or OK)
-    except (typer.Abort, KeyboardInterrupt):
-        complain("interrupted")
-        return INTERRUPTED
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        warnings.formatwarning = before
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, standalone_mode=False) or OK)
+    except (typer.Abort, KeyboardInterrupt) as error:
+        return _interrupted(error)
     except (ChoiceError, ConfigError) as error:
         complain(str(error))
         return USAGE
@@ -84,16 +107,47 @@ def run(arguments: list[str] | None = None) -> int:
         complain(str(error))
         return FAILED
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # that one: the reader of the output has gone, as head does
-            complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-        with suppress(OSError):  # what could not be written is not tried again at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _failed(error)
+    except MemoryError as error:
+        complain(f"out of memory{f': {error}' if str(error) else ''}: give smaller inputs, or fewer at a time")
         return FAILED
     except Exception as error:
-        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
             raise
-        error.show()  # typer's own refusals of a wrong command line; their class is private
+        context = getattr(error, "ctx", None)  # typer's own refusals of a wrong command line; their class is private
+        way = f" (see {context.command_path} --help)" if context else ""
+        complain(f"{error.format_message().rstrip('.')}{way}")
         return int(error.exit_code)
+
+
+def _interrupted(error: BaseException) -> int:
+    complain("interrupted")
+    signalled = error.__cause__ if isinstance(error, typer.Abort) else error  # typer's, of a KeyboardInterrupt
+    return EXIT_OF_SIGNALS + getattr(signalled, "number", signal.SIGINT)
+
+
+def _failed(error: OSError) -> int:
+    if not isinstance(error, BrokenPipeError):  # that one: the reader of the output has gone, as head does
+        complain(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    with suppress(OSError, ValueError):  # what could not be written is not tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _use_utf8() -> None:
+    """Write results in UTF-8, as inputs are read, whatever the locale; a terminal is shown what it has letters for."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            if stream.isatty() or stream is sys.stderr:
+                stream.reconfigure(errors="backslashreplace")
+            else:
+                stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _flush() -> None:
+    """Flush standard output while an error can still be told: a full disk, a closed descriptor."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _show_version(wanted: bool | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.lines import check_targets, text_of
+from regard.cli.lines import check_targets, say, text_of
 from regard.cli.options import AnyModel, Device, Threads, load_for
 
 
@@ -26,4 +26,4 @@ def meaning(
     found = load_for("fill", model, texts, threads, device).meaning(word, texts, layer)
     if look is not None:
         found.plot(look)
-    typer.echo(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+    say(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))

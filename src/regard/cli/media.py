@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.cli.lines import are_many, check_output, check_targets, complain, run_lines, targets_of
+from regard.cli.lines import are_many, check_output, check_targets, complain, draw_to, run_lines, targets_of
 from regard.cli.options import AUTO
 from regard.cli.progress import err
 from regard.errors import ConfigError
@@ -48,7 +48,7 @@ def run_media(
         raise ConfigError(f"--look {look[0]} says where to draw: name the inputs before it, for example cat.png --look")
     many = are_many(arguments)
     files = [named] if named else arguments or []
-    check_targets([Path(one) for one in look or [] if one != AUTO], files)
+    check_targets([Path(one) for one in look or [] if one != AUTO], files, page=True)
     check_output(output, [Path(one) for one in files])
 
     def one(texts: list[str], first: int) -> list[Any]:
@@ -56,7 +56,7 @@ def run_media(
         if not name.strip() and named is None:
             return [InputError("an empty line names no file")]
         targets = targets_of(look or [], named or name, first + 1, many)
-        check_targets(targets, [named or name])
+        check_targets(targets, [named or name], page=True)
         segments = Segments(targets, smooth, as_json)
         try:
             return [(work(name, segments), segments)]
@@ -82,5 +82,5 @@ def draw(made: Any, path: Path, smooth: bool) -> None:
     if err.is_terminal and len(weights):
         still = made.picture and made.positions.shape[1] == 2
         err.print((strip if still else timeline)(words, weights, err.width))
-    made.plot(path, smooth)
+    draw_to(made, path, lambda to: made.plot(to, smooth))
     complain(f"drawn: {path}")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import complain
+from regard.cli.lines import complain, say
 from regard.cli.options import Run, Settings
 
 
@@ -29,4 +29,4 @@ def prepare(
         except KeyboardInterrupt:
             complain("interrupted; what was prepared is kept: the same command continues")
             raise
-    typer.echo(str(made))
+    say(str(made))

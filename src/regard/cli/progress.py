@@ -6,8 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-out, err = Console(), Console(stderr=True)
+from regard.errors import harmless
+
+
+class HarmlessConsole(Console):
+    """A console that makes texts harmless and knows no markup: what is printed may hold names from outside."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """As `rich.console.Console.print`; tables and coloured texts are made harmless where they are made."""
+        shown = (Text(harmless(one, keep="\n\t")) if isinstance(one, str) else one for one in objects)
+        super().print(*shown, **settings)
+
+
+out, err = HarmlessConsole(), HarmlessConsole(stderr=True)
 WIDE = 120  # columns of a terminal that has room for every number of a training run
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from regard.cli.lines import say
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
@@ -13,10 +15,12 @@ def report(
     ] = None,
 ) -> None:
     """Write a page about a training run: curves, samples, attention as it formed, settings, machine."""
+    from regard.report import check_page
     from regard.report import report as page
     from regard.storage import write_text
 
     path = folder / "report.html" if output is None else output
+    check_page(path)
     text = page(folder)
     write_text(path, text)
-    typer.echo(str(path))
+    say(str(path))

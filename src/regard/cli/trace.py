@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from regard.cli.lines import are_many, check_targets, run_lines, targets_of
+from regard.cli.lines import are_many, check_targets, run_lines, say, targets_of
 from regard.cli.options import Beam, Device, ModelName, Texts, load_for
-from regard.cli.progress import out
+from regard.cli.progress import HarmlessConsole, out
 
 
 def trace(
@@ -30,8 +29,8 @@ def trace(
             generation.trace.plot(path)
         if as_json:
             return json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False)
-        typer.echo(generation.text)
-        wide = Console(width=max(out.width, 90), highlight=False)
+        say(generation.text)
+        wide = HarmlessConsole(width=max(out.width, 90), highlight=False)
         for line in generation.trace.lines(out.width):
             wide.print(line)
         return None

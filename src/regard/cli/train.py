@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import complain
+from regard.cli.lines import complain, say
 from regard.cli.options import Run, Settings
 from regard.cli.progress import training_bar
-
-INTERRUPTED = 130
+from regard.signals import EXIT_OF_SIGNALS
 
 
 def train(
@@ -41,7 +40,7 @@ def train(
     if print_config:
         from regard.experiment import read_config
 
-        typer.echo(to_toml(read_config(config, overrides)), nl=False)
+        say(to_toml(read_config(config, overrides)), nl=False)
         return
     train_run(config, overrides, run, resume)
 
@@ -56,18 +55,20 @@ def train_run(config: Path, overrides: dict[str, Any], run: Path | None, resume:
         resume: continue the run in its folder.
 
     Raises:
-        typer.Exit: with code 130 where the run was interrupted.
+        typer.Exit: with code 130, 143 or 129 where a signal (SIGINT, SIGTERM, SIGHUP) interrupted the run.
     """
     from regard import experiment
+    from regard.process import keep_freed_memory
     from regard.training.loop import Interrupted
 
+    keep_freed_memory()
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     with training_bar() if first else nullcontext(lambda _: None) as report:
         try:
             finished = experiment.train(config, overrides, run=run, resume=resume, report=report)
-        except Interrupted:
+        except Interrupted as error:
             if first:
                 complain("interrupted; everything is saved: the same command with --resume continues")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(EXIT_OF_SIGNALS + error.number) from None
     if first:
-        typer.echo(f"{finished.path}")
+        say(f"{finished.path}")

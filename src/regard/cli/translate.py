@@ -16,6 +16,7 @@ from regard.cli.lines import (
     check_output,
     check_targets,
     complain,
+    draw_to,
     run_lines,
     targets_of,
     writing,
@@ -104,7 +105,7 @@ def translate(
     engine: Engine = "regard",
 ) -> None:
     """Translate texts: one line in, one line out."""
-    check_targets(look or [])
+    check_targets(look or [], page=True)
     subtitles = corpus is not None and corpus.suffix.lower() in ENDINGS
     in_parts = not subtitles and (corpus is not None or into is not None or engine == "ray")
     if in_parts and (corpus is None or into is None or texts or output or look or as_json or grid or pharaoh):
@@ -155,7 +156,7 @@ def translate(
                 raise ConfigError(f"{model} does not attend to its source: there is no alignment to show")
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source, err.width))
         for path in targets_of(look or [], "", number, many):
-            generation.alignment.plot(path)
+            draw_to(generation, path, lambda to: generation.alignment.plot(to))
         if unsure is not None and not as_json:
             return " ".join(f"{one.text}(?)" if one.log_prob < least else one.text for one in generation.words)
         if pharaoh:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from regard.cli.lines import say
+
 
 def tune(
     config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a shipped config.")],
@@ -21,6 +23,7 @@ def tune(
     """Search for the settings of a config that give the best development measure, by short trainings."""
     from regard.cli.progress import err
     from regard.config import parse_setting
+    from regard.process import keep_freed_memory
     from regard.tune import BEST, Range
     from regard.tune import tune as search
 
@@ -29,11 +32,12 @@ def tune(
                           for name, value in chosen.items())  # fmt: skip
         err.print(f"trial {number}: {shown}: {'ended early' if value is None else f'{value:.4f}'}")
 
+    keep_freed_memory()
     place = folder or Path("runs") / f"{config.stem}-tune"
     best = search(
         config, [Range.parse(text) for text in ranges], place, minutes=minutes, trial_minutes=trial_minutes,
         overrides=dict(map(parse_setting, settings or [])), on_trial=shown_trial,
     )  # fmt: skip
     for name, value in best.items():
-        typer.echo(f"{name} = {value}")
-    typer.echo(str(place / BEST))
+        say(f"{name} = {value}")
+    say(str(place / BEST))

@@ -1,7 +1,6 @@
 """Parallel text: reading, refusing malformed lines by file and line, mixing, splitting."""
 
 import csv
-import json
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -14,6 +13,7 @@ from regard.data.augment import AugmentConfig
 from regard.data.files import expand, plain_name, share_of, stream_lines
 from regard.data.pairs import Pairs
 from regard.errors import DataError
+from regard.storage import parse_json
 
 CHUNK = 200_000  # pairs that are read, augmented and tokenized at a time
 
@@ -25,7 +25,7 @@ class Corpus(BaseModel):
 
     path: str | tuple[str, str]
     """A file of pairs, or two parallel text files [source, target]."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Number of times that each pair is shown in an epoch; of a fraction, the share of the pairs that are shown."""
     source: int | str | None = None
     """The source's column or key; data.source unless set."""
@@ -260,8 +260,8 @@ def _keys(config: DataConfig) -> tuple[str, str]:
 def _from_json(line: str, config: DataConfig, where: str) -> tuple[str, str]:
     keys = _keys(config)
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{where}: not a JSON object: {error}") from error
     if not isinstance(record, dict) or any(not isinstance(record.get(key), str) for key in keys):
         raise DataError(f"{where}: expected a JSON object with strings under {keys[0]!r} and {keys[1]!r}")

@@ -20,7 +20,7 @@ from typing import Any
 from regard.data.pairs import Pairs
 from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
-from regard.storage import write_text
+from regard.storage import parse_json, replace_folder, write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
@@ -138,7 +138,7 @@ def prepared_in(folder: Path) -> Prepared | None:
     if not path.exists():
         return None
     try:
-        note = Note(**json.loads(path.read_text("utf-8")))
+        note = Note(**parse_json(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error}): remove {folder}, and prepare the data again") from error
     links = LinkRows(Ragged.open(folder / "links")) if note.linked else None
@@ -180,8 +180,7 @@ def write_prepared(
     _save(aside / "dev.jsonl", dev)
     write_text(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
     (aside / STATE).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    replace_folder(aside, folder)
     found = prepared_in(folder)
     assert found is not None  # it has just been written
     return found
@@ -203,7 +202,7 @@ def _append(writers: Sequence[RaggedWriter], chunk: Chunk, note: Note) -> None:
 def _state(aside: Path, key: str) -> dict[str, Any] | None:
     """How far a half-made corpus of this key is."""
     try:
-        state: dict[str, Any] = json.loads((aside / STATE).read_text("utf-8"))
+        state: dict[str, Any] = parse_json((aside / STATE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return state if state.get("key") == key else None
@@ -217,7 +216,7 @@ def _save(path: Path, pairs: Pairs) -> None:
 
 def _read(path: Path) -> Pairs:
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+        rows = [parse_json(line) for line in path.read_text("utf-8").split("\n") if line]
         return Pairs.of([(s, t) for s, t, _ in rows], [w for _, _, w in rows])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}): remove {path.parent}, and prepare the data again") from error

@@ -1,8 +1,6 @@
 """Files with texts: a table that names both, and a folder or archive that holds the files."""
 
 import csv
-import io
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regard.data.archive import Cells, Files
 from regard.data.datasets import an4, fsdd
-from regard.data.files import expand, plain_name, read_lines, share_of
+from regard.data.files import expand, plain_name, read_lines, share_of, stream_lines
 from regard.errors import DataError
+from regard.storage import parse_json
 
 
 class TableConfig(BaseModel):
@@ -82,6 +81,8 @@ def read_table(config: TableConfig) -> list[Row]:
         file, text, group = (cells[name].strip() for name in wanted)
         if config.plain:
             text = " ".join(re.sub(r"[^\w'’]|_", " ", text).split())
+        if not file or not text:
+            raise DataError(f"{where}: the {'text' if file else 'file'} is empty: remove the row")
         rows.append(Row(file, text.lower() if config.lower else text, group, where))
     if not rows:
         raise DataError(f"{config.table or config.files}: there is no file with a text")
@@ -124,7 +125,7 @@ def read_cells(path: Path) -> Iterator[Cells]:
     if name.endswith(".jsonl"):
         yield from _json_cells(path)
         return
-    lines = io.StringIO("\n".join(read_lines(path)))
+    lines = (f"{line}\n" for line in stream_lines(path))
     reader = csv.reader(lines, delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
     header: list[str] | None = None
     while True:
@@ -147,12 +148,12 @@ def read_cells(path: Path) -> Iterator[Cells]:
 
 
 def _json_cells(path: Path) -> Iterator[Cells]:
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(stream_lines(path), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise DataError(f"{path}:{number}: not a JSON object: {error}") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: expected a JSON object; got {line[:60]}")

@@ -16,6 +16,7 @@ from regard.models.transformer import Transformer, TransformerConfig
 from regard.nn.blocks import FeedForward
 from regard.nn.multihead import MultiHead
 from regard.nn.products import joined
+from regard.storage import new_folder
 
 POSITIONS = 1024  # tokens that a table of sinusoids is written for
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELUTanh", "silu": "SWISH"}
@@ -92,9 +93,9 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
     spec.config.add_source_eos = True
     spec.validate()
     spec.optimize(quantization=PRECISIONS[precision])
-    into.mkdir(parents=True, exist_ok=True)
-    spec.save(str(into))
-    bundle.tokenizer.save(into / "tokenizer.json")
+    with new_folder(into) as folder:
+        spec.save(str(folder))
+        bundle.tokenizer.save(folder / "tokenizer.json")
 
 
 def _fill(spec: Any, model: Transformer, config: TransformerConfig, reading: tuple[int, list[int]]) -> None:

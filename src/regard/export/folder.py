@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from regard.bundle import Bundle, Precision, save_bundle
-from regard.errors import ConfigError, unknown
+from regard.errors import unknown
 from regard.export import ctranslate2, hf, onnx
 from regard.export import torch as torch_layout
+from regard.storage import check_empty, new_folder
 
 LAYOUTS = ("regard", "hf", "ctranslate2", "onnx", "torch")
 
@@ -42,16 +43,5 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
     elif layout == "torch":
         torch_layout.write(bundle, into)
     else:
-        save_bundle(into, bundle, precision)  # type: ignore[arg-type]
-
-
-def check_empty(into: Path) -> None:
-    """Refuse to write a model over anything that exists.
-
-    Raises:
-        ConfigError: the path is a file, or a folder that is not empty.
-    """
-    if into.exists() and not into.is_dir():
-        raise ConfigError(f"{into} is a file: choose a folder")
-    if into.exists() and any(into.iterdir()):
-        raise ConfigError(f"{into} is not empty: choose another folder")
+        with new_folder(into) as folder:
+            save_bundle(folder, bundle, precision)  # type: ignore[arg-type]

@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
 
 from regard.bundle import Bundle
 from regard.export.graph import SIZES, Graph
+from regard.storage import new_folder, write_text
 from regard.text.pretrained import Nothing
 
 SUFFIX = {"onnx": "onnx", "torch": "pt2"}
@@ -19,7 +19,7 @@ SUFFIX = {"onnx": "onnx", "torch": "pt2"}
 def write_graphs(
     bundle: Bundle, found: dict[str, Graph], save: Callable[[str, Path], None], into: Path, layout: str
 ) -> None:
-    """Write a folder aside and rename it, so that a failure leaves nothing behind.
+    """Write a folder of graphs.
 
     Args:
         bundle: the model.
@@ -28,17 +28,13 @@ def write_graphs(
         into: the folder.
         layout: "onnx" or "torch".
     """
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as aside:
-        folder = Path(aside) / "folder"
-        folder.mkdir()
+    with new_folder(into) as folder:
         for name in found:
             save(name, folder / f"{name}.{SUFFIX[layout]}")
         if not isinstance(bundle.tokenizer, Nothing):
             bundle.tokenizer.save(folder / "tokenizer.json")
         described = json.dumps(description(bundle, found, layout), indent=2, ensure_ascii=False)
-        (folder / f"{layout}.json").write_text(described + "\n", "utf-8")
-        folder.replace(into)
+        write_text(folder / f"{layout}.json", described + "\n")
 
 
 def description(bundle: Bundle, found: dict[str, Graph], layout: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from regard.bundle import Bundle
 from regard.pretrained.folder import save_pretrained
+from regard.storage import new_folder
 from regard.text.pretrained import Nothing
 
 
@@ -17,6 +18,7 @@ def write(bundle: Bundle, into: Path) -> None:
     named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
     ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
     known = {name: i for name, i in ids.items() if i is not None}
-    save_pretrained(into, bundle.model, bundle.model_config, known, bundle.rules)
-    if not isinstance(tokenizer, Nothing):
-        tokenizer.save(into / "tokenizer.json")
+    with new_folder(into) as folder:
+        save_pretrained(folder, bundle.model, bundle.model_config, known, bundle.rules)
+        if not isinstance(tokenizer, Nothing):
+            tokenizer.save(folder / "tokenizer.json")

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import DataError
 from regard.figures.style import fonts, quiet
+from regard.storage import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PAGES = "html", "htm"
 MADE = b"drawn by regard"  # marks a file as drawn by regard
 # text stays text in an SVG, so the reader's own fonts serve every script
 SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "regard"}
 
 
-def check_target(path: str | Path) -> Path:
+def check_target(path: str | Path, page: bool = False) -> Path:
     """A path to which a figure can be drawn.
+
+    Args:
+        path: the file.
+        page: whether a page (.html) may stand there too.
 
     Raises:
         DataError: the ending is none that can be drawn, the folder does not exist or may not be written to, or there
@@ -27,7 +33,8 @@ def check_target(path: str | Path) -> Path:
     from matplotlib.backend_bases import FigureCanvasBase
 
     path = Path(path)
-    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+    kinds = {*FigureCanvasBase.get_supported_filetypes(), *(PAGES if page else ())}
+    if path.suffix.lower().removeprefix(".") not in kinds:
         raise DataError(
             f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
         )
@@ -63,7 +70,9 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
             ".png": {"Description": MADE.decode()},
         }  # fmt: skip
         try:
-            figure.savefig(path, dpi=160, bbox_inches="tight", metadata=about.get(ending))
+            with replacing(path) as file:
+                kind = ending.removeprefix(".")
+                figure.savefig(file, format=kind, dpi=160, bbox_inches="tight", metadata=about.get(ending))
         except (OSError, AttributeError) as error:  # the second is what a .pdf's writer makes of the first
             raise DataError(f"{path}: could not be written: {error}") from error
     if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):

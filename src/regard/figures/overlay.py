@@ -14,7 +14,7 @@ from PIL import Image
 from rich.text import Text
 from torch import Tensor
 
-from regard.errors import ShapeError
+from regard.errors import ShapeError, harmless
 from regard.figures.files import finished
 from regard.figures.heatmap import scale_of
 from regard.figures.sheet import NAME, SMALL, Sheet, name_rows, row_names, sheet
@@ -229,6 +229,7 @@ def _mark_seconds(axes: "Axes", ink: str) -> None:
 
 def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
     """The strip for the terminal: one small grid per word, light where it looked; all words on one scale."""
+    words = [harmless(word) for word in words]
     side, top = square_side(weights.shape[-1]), _top(weights)
     across_cells = 2 * side
     across = max(1, columns // (across_cells + 2))
@@ -247,6 +248,7 @@ def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
 
 def timeline(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
     """Where each word looked along a sound, for the terminal: a line per word, all on one scale."""
+    words = [harmless(word) for word in words]
     name = max((len(word) for word in words), default=0)
     top = _top(weights)
     room = max(10, min(columns - name - 2, weights.shape[-1]))

@@ -71,6 +71,7 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<meta name="generator" content="drawn by regard">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f"<title>{title}</title>\n<style>html,body{{margin:0;min-height:100%}}</style>\n</head>\n<body>\n"
             f'<main id="regard">{self.still}</main>\n'

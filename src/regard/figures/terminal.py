@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from regard.errors import harmless
 from regard.figures.style import THEMES, colour, ink_on
 
 CELL = 6  # characters of a number and its margins
@@ -25,6 +26,7 @@ def grid(
         rows, columns: names.
         width: of the terminal, in characters; columns for which there is no room follow below, under the rows' names.
     """
+    rows, columns = [harmless(name) for name in rows], [harmless(name) for name in columns]
     named = fitted(rows, max(4, min(width // 3, LABEL)) if width < 100 else width // 3)
     left = max((cell_len(name) for name in named), default=0) + 1
     heads = fitted(columns, max(CELL, width - left) - 2)

@@ -14,7 +14,7 @@ from regard.attention.watch import announce, unwatched
 from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
-from regard.pipelines.base import InputError, Pipeline
+from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
 from regard.pipelines.result import Result, shorten
 from regard.pretrained.features import prepared
 from regard.text.normalize import clean
@@ -199,8 +199,11 @@ class Answerer(Pipeline[Any, Answer]):
         """A question's ids, without EOS, in small letters as the model learned them.
 
         Raises:
-            InputError: it is empty.
+            InputError: it is empty, or too long.
         """
         if not question.strip():
             raise InputError("an empty question: ask something about the picture")
-        return list(self.tokenizer.encode(clean(question).lower()))
+        check_characters(question, LONGEST)
+        ids = list(self.tokenizer.encode(clean(question).lower()))
+        check_tokens(ids, LONGEST)
+        return ids

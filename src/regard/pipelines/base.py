@@ -27,6 +27,40 @@ class InputError(RegardError, ValueError):
 
 
 BATCH_TOKENS = 4096  # input tokens worked on at a time
+LONGEST = 16_384  # tokens of a text for a model whose positions have no end
+CHARACTERS = 50  # of a token, more than any real text has
+
+
+def check_characters(text: str, limit: int) -> None:
+    """Refuse a text that has more tokens than a model takes, whatever its tokens are, before it is tokenized.
+
+    Args:
+        text: the input.
+        limit: tokens that the model takes.
+
+    Raises:
+        InputError: it is too long.
+    """
+    if len(text) > CHARACTERS * limit:
+        raise InputError(
+            f"a text of {len(text):,} characters is too long: this model takes {limit:,} tokens; cut it into sentences"
+        )
+
+
+def check_tokens(ids: Sequence[int], limit: int) -> None:
+    """Refuse a text that has more tokens than a model takes.
+
+    Args:
+        ids: of the text.
+        limit: tokens that the model takes.
+
+    Raises:
+        InputError: it is too long.
+    """
+    if len(ids) > limit:
+        raise InputError(
+            f"a text of {len(ids):,} tokens is too long: this model takes {limit:,}; cut it into sentences"
+        )
 
 
 class Encoded(NamedTuple):

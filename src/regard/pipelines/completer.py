@@ -14,7 +14,16 @@ from regard.decoding.generate import generate, maps_of, stream
 from regard.decoding.sample import Stop, sample_config
 from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, length_groups
+from regard.pipelines.base import (
+    BATCH_TOKENS,
+    LONGEST,
+    Encoded,
+    InputError,
+    Pipeline,
+    check_characters,
+    check_tokens,
+    length_groups,
+)
 from regard.pipelines.result import Result
 from regard.text.tokenizer import tokens_of_words, word_of_each
 
@@ -172,16 +181,14 @@ class Completer(Pipeline[str, Completion]):
         Raises:
             InputError: it is empty and no token begins a text; or it has more tokens than the model has positions.
         """
+        check_characters(source, min(self._positions(), LONGEST))
         ids = self.tokenizer.encode(source)
         several = self.bundle.decoding.get("begins", False) or not ids
         if several and self.tokenizer.bos is not None:
             ids = [self.tokenizer.bos, *ids]
         if not ids:
             raise InputError("an empty beginning: this model needs at least one token to continue")
-        if len(ids) > self._positions():
-            raise InputError(
-                f"a beginning of {len(ids):,} tokens is too long: this model has {self._positions():,} positions"
-            )
+        check_tokens(ids, min(self._positions(), LONGEST))
         return list(ids)
 
     def _groups(self, prepared: Sequence[Encoded], tokens: int) -> Iterator[list[int]]:

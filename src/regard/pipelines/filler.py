@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from regard.analysis.meaning import Candidates, Contribution, Meaning, contribut
 from regard.analysis.vectors import Vectors, vectors
 from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
-from regard.pipelines.base import InputError, Pipeline
+from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
 from regard.pipelines.result import Result
 from regard.text.normalize import clean
 from regard.text.tokenizer import Span, words
@@ -70,6 +71,7 @@ class Filler(Pipeline[str, Filling]):
         if self.model.head is None or mask is None:
             missing = "mask token" if self.model.head else "head that predicts words"
             raise ConfigError(f"{self.name} cannot fill gaps: it has no {missing}")
+        check_characters(source, self._longest())
         gaps = [match.span() for match in GAP.finditer(source)]
         if not gaps:
             raise InputError("there is no gap: write [MASK] where a word is missing")
@@ -149,10 +151,9 @@ class Filler(Pipeline[str, Filling]):
         Raises:
             InputError: it is longer than the model knows places for.
         """
+        check_characters(text, self._longest())
         ids, spans = self.tokenizer.marked(text)
-        config: Any = self.bundle.model_config
-        if config.positions == "learned" and len(ids) > config.length:
-            raise InputError(f"a text of {len(ids):,} tokens is too long: this model knows {config.length:,} places")
+        check_tokens(ids, self._longest())
         return list(ids), list(spans)
 
     def states(self, rows: Sequence[list[int]]) -> list[Tensor]:
@@ -201,16 +202,24 @@ class Filler(Pipeline[str, Filling]):
         # a word stands in the gap while the text is cut, so that what is around it is cut as it always is
         pieces = GAP.split(source)
         text = PLACEHOLDER.join(pieces)
-        starts = [sum(map(len, pieces[: n + 1])) + n * len(PLACEHOLDER) for n in range(len(pieces) - 1)]
-        ids, last = [self.tokenizer.bos], -1
-        for i, (a, b) in zip(self.tokenizer.encode(text), self.tokenizer.source_spans(text), strict=True):
-            gap = next((n for n, start in enumerate(starts) if a < start + len(PLACEHOLDER) and b > start), None)
-            if gap is None:
+        starts = [end + n * len(PLACEHOLDER) for n, end in enumerate(accumulate(map(len, pieces[:-1])))]
+        found = self.tokenizer.encode(text)
+        check_tokens(found, self._longest())
+        ids, last, gap = [self.tokenizer.bos], -1, 0
+        for i, (a, b) in zip(found, self.tokenizer.source_spans(text), strict=True):
+            while gap < len(starts) and a >= starts[gap] + len(PLACEHOLDER):  # both are in the text's order
+                gap += 1
+            if gap == len(starts) or b <= starts[gap]:
                 ids.append(i)
             elif gap != last:
                 ids.append(mask)
                 last = gap
         return [*ids, self.tokenizer.eos]
+
+    def _longest(self) -> int:
+        """Tokens that the model takes."""
+        config: Any = self.bundle.model_config
+        return int(config.length) if config.positions == "learned" else LONGEST
 
     def _word(self, i: int) -> str:
         return str(self.tokenizer.decode([i]).strip() or self.tokenizer.tokens([i])[0])

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from regard.bundle import INFO, Bundle, load_bundle
-from regard.device import find_device
+from regard.device import find_device, random_numbers_kept
 from regard.errors import BundleError, ChoiceError, ConfigError, nearest
 from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import ModelOnly, Pipeline
@@ -67,7 +67,8 @@ def load(
         BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
     """
     where = find_device(device)
-    found = _find(name)
+    with random_numbers_kept():  # a model is built with weights that are drawn before its own are read
+        found = _find(name)
     if engine != "regard":
         if where.type != "cpu":
             raise ConfigError(f'engine = "{engine}" is for a CPU here; got device = "{where}"')

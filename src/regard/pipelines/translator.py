@@ -19,7 +19,16 @@ from regard.decoding.phrases import Spelling
 from regard.decoding.sample import SampleConfig, sample_config
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
-from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline, decoder_maps, length_groups
+from regard.pipelines.base import (
+    BATCH_TOKENS,
+    Encoded,
+    InputError,
+    Pipeline,
+    check_characters,
+    check_tokens,
+    decoder_maps,
+    length_groups,
+)
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
 from regard.pipelines.text_search import TextSearch
@@ -88,16 +97,9 @@ class Translator(Pipeline[str, Generation]):
             InputError: it has more tokens than the model takes.
         """
         limit = self.decoding.longest_source
-        if len(source) > 50 * limit:
-            raise InputError(
-                f"a text of {len(source):,} characters is too long: this model takes {limit:,} tokens; "
-                "cut it into sentences"
-            )
+        check_characters(source, limit)
         ids = list(self.tokenizer.encode(source)) if source.strip() else []
-        if len(ids) > limit:
-            raise InputError(
-                f"a text of {len(ids):,} tokens is too long: this model takes {limit:,}; cut it into sentences"
-            )
+        check_tokens(ids, limit)
         return ids
 
     def many(

@@ -20,7 +20,7 @@ from regard.pretrained.rules import GenerationRules, read_rules
 from regard.pretrained.t5 import T5
 from regard.pretrained.vit import VIT
 from regard.pretrained.whisper import WHISPER
-from regard.storage import write_tensors
+from regard.storage import write_tensors, write_text
 from regard.untrusted import SHARDS, TensorFiles, faults_of, first_line, read_object, shown
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
@@ -141,10 +141,10 @@ def save_pretrained(
         values |= {names[key]: value for key, value in ids.items() if names[key] not in values}
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / WEIGHTS, family.name_all(model, config), {"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
         if rules is not None and (said := rules.as_json()):
             special = {name: values[name] for name in names.values() if name in values}
-            (folder / GENERATION).write_text(json.dumps(special | said, indent=2) + "\n", "utf-8")
+            write_text(folder / GENERATION, json.dumps(special | said, indent=2) + "\n")
         return str(values["model_type"]) or name
     raise BundleError(
         "no family of the Hugging Face layout has these parts: a BERT, RoBERTa, GPT-2, Llama, Mistral, Qwen, "

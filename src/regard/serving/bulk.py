@@ -7,7 +7,6 @@ A part that is there is not made again. Its rows depend on its number alone, so 
 part is made by another, and nothing is there twice.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from regard.data.files import plain_name, stream_lines
+from regard.data.tables import read_cells
 from regard.errors import ConfigError, DataError
-from regard.storage import exclusive, write_text
+from regard.storage import exclusive, parse_json, replacing, write_text
 
 ABOUT = "corpus.json"
 TABLES = (".parquet", ".arrow", ".feather")
@@ -80,12 +80,10 @@ def column_of(path: Path, column: str) -> Iterator[str]:
         for number, line in enumerate(stream_lines(path), 1):
             yield _of_json(line, column, f"{path}:{number}")
     elif name.endswith((".csv", ".tsv")):
-        delimiter = "\t" if name.endswith(".tsv") else ","
-        reader = csv.DictReader((f"{line}\n" for line in stream_lines(path)), delimiter=delimiter)
-        for number, row in enumerate(reader, 2):
-            if not isinstance(row.get(column), str):
-                known = ", ".join(map(repr, reader.fieldnames or ()))
-                raise DataError(f"{path}:{number}: no column {column!r}: it has {known}; name one with --column")
+        for where, row in read_cells(path):
+            if column not in row:
+                known = ", ".join(map(repr, row))
+                raise DataError(f"{where}: no column {column!r}: it has {known}; name one with --column")
             yield row[column]
     else:
         yield from stream_lines(path)
@@ -93,7 +91,7 @@ def column_of(path: Path, column: str) -> Iterator[str]:
 
 def _of_json(line: str, column: str, where: str) -> str:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get(column), str):
@@ -137,9 +135,8 @@ class PartWriter:
                                      pa.list_(pa.string())),
         }  # fmt: skip
         path = part_file(self.into, number)
-        aside = path.with_name(f".{path.name}.{id(self):x}.writing")
-        parquet.write_table(pa.table(columns), aside)
-        aside.replace(path)
+        with replacing(path) as file:
+            parquet.write_table(pa.table(columns), file)
         return PartDone(number, len(texts), sum(one is not None for one in wrong))
 
 
@@ -208,7 +205,7 @@ def _check(config: BulkConfig, into: Path) -> None:
     about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
     if about.exists():
         try:
-            before = dict(json.loads(about.read_text("utf-8")))
+            before = dict(parse_json(about.read_text("utf-8")))
         except ValueError as error:
             raise ConfigError(f"{about}: damaged: {error}: name another folder with --to") from error
         other = next((name for name in now if before.get(name) != now[name]), None)

@@ -36,6 +36,7 @@ class TaskData:
         finish: writes the bundle of a trained model.
         model: the model's settings, where they depend on the data.
         watch: from a model and its update to measures of its attention on a few sentences, whose maps it keeps.
+        measured: the development data, in texts or ids: a resumed run is measured on the same.
     """
 
     tokenizer: Tokenizer
@@ -46,6 +47,7 @@ class TaskData:
     finish: Callable[[Any], Bundle]
     model: ModelConfig | None = None
     watch: Callable[[Any, int], dict[str, float]] = lambda *_: {}
+    measured: Any = None
 
 
 @dataclass(frozen=True)

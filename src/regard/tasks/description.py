@@ -260,6 +260,7 @@ def prepare_scenes(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         f"{len(dev):,} for development",
         make_evaluate(settings, tokenizer, dev, map(scene_points, shown), [scene.caption for scene in shown]),
         lambda model: _finish(run, settings, model, tokenizer),
+        measured=dev,
     )
 
 
@@ -297,6 +298,7 @@ def prepare_files(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         amount + note,
         make_evaluate(settings, tokenizer, development.batches, development.sources[:most], development.texts[:most]),
         lambda model: _finish(run, settings, model, tokenizer),
+        measured=development.batches,
     )
 
 

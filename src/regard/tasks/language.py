@@ -120,7 +120,9 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         return bundle
 
     left = _too_long(texts.train, task, tokenizer, settings.texts)
-    return TaskData(tokenizer, batches, f"{len(batches):,} training {name}{left}", amount, evaluate, finish)
+    return TaskData(
+        tokenizer, batches, f"{len(batches):,} training {name}{left}", amount, evaluate, finish, measured=dev
+    )
 
 
 def _too_long(texts: list[str], task: str, tokenizer: Tokenizer, config: TextConfig) -> str:

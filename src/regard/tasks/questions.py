@@ -93,6 +93,7 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         make_evaluate(dev_batches, training.precision),
         finish,
         config,
+        measured=dev_batches,
     )
 
 

@@ -70,9 +70,11 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
     cut = settings.data is not None and (settings.data.fragments or settings.data.phrases)
     made = ", those made of parts of others among them" if cut else ""
     amount = f"{note.pairs:,} training pairs{made}{dropped}"
-    evaluate = make_evaluate(dev, tokenizer, settings, further_sets(tokenizer, settings))
+    further = further_sets(tokenizer, settings)
+    evaluate = make_evaluate(dev, tokenizer, settings, further)
+    measured = [[name, pairs.source, pairs.target] for name, pairs in {"": dev, **further}.items()]
     watch = partial(watch_attention, folder=run.path, dev=dev, tokenizer=tokenizer, settings=settings)
-    return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch)
+    return TaskData(tokenizer, batches, amount, dev_amount, evaluate, finish, watch=watch, measured=measured)
 
 
 def watch_attention(

@@ -14,6 +14,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError
+from regard.storage import write_text
 from regard.text.protocol import Span
 from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
 from regard.untrusted import file_size, named, read_object
@@ -124,7 +125,7 @@ class Fast(_Spelled):
         return found
 
     def save(self, path: Path) -> None:
-        self._inner.save(str(path))
+        write_text(path, self._inner.to_str(pretty=True))
 
 
 class Pieces(_Spelled):

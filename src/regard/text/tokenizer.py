@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from regard.errors import BundleError, ConfigError
+from regard.storage import write_text
 from regard.text.protocol import Span as Span
 from regard.text.tokenizer_file import read_tokenizer_json, refused
 
@@ -132,7 +133,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write a `tokenizer.json` of the tokenizers library; the settings are stored separately."""
-        self._inner.save(str(path))
+        write_text(path, self._inner.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: Path, config: TokenizerConfig) -> "Tokenizer":

@@ -1,5 +1,6 @@
 """The best checkpoints of a run: which ones are kept, and what becomes of them at the end."""
 
+import warnings
 from collections.abc import Callable
 from math import inf, isfinite, isnan
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from regard.device import device_of, random_states, restore_random_states
+from regard.errors import BundleError
 from regard.training.checkpoint import Tensors, average, load_checkpoint, save_checkpoint
 from regard.training.config import TrainingConfig
 from regard.training.journal import Journal
@@ -59,7 +61,11 @@ def best_weights(
     model: Any, evaluate: Evaluate, best: Ranked, step: int, config: TrainingConfig, folder: Path, journal: Journal
 ) -> Tensors:
     """The best checkpoint's weights, or the average of the best ones if it is better on development data."""
-    candidates = [load_checkpoint(best_path(folder, kept))[0] for _, kept in best]
+    found = _readable(best, folder)
+    if not found:
+        warnings.warn(f"{folder}: no best checkpoint can be read: the model of the last update is kept", stacklevel=2)
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    best, candidates = [one for one, _ in found], [weights for _, weights in found]
     single, mean = candidates[0], average(candidates)
     model.load_state_dict(mean)
     numbers = measure(model, evaluate)
@@ -67,6 +73,17 @@ def best_weights(
     journal.write({"event": "average", "step": step, "of": [kept for _, kept in best], "chosen": better, **numbers})
     model.load_state_dict(mean if better else single)
     return mean if better else single
+
+
+def _readable(best: Ranked, folder: Path) -> list[tuple[tuple[float, int], Tensors]]:
+    """The best checkpoints with their weights; one that is missing or damaged is named, and left out."""
+    found = []
+    for one in best:
+        try:
+            found.append((one, load_checkpoint(best_path(folder, one[1]))[0]))
+        except BundleError as error:
+            warnings.warn(f"{error}; the run ends without it", stacklevel=3)
+    return found
 
 
 def remove_later(folder: Path, best: Ranked) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints: tensors and JSON in one safetensors file with a digest, written to a temporary file and renamed."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from regard.errors import BundleError
-from regard.storage import write_tensors
+from regard.storage import digest, parse_json, write_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -49,18 +48,7 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise BundleError(
             f"{path}: its contents are not what was written (the digest differs): use an earlier checkpoint"
         )
-    return tensors, json.loads(note)
-
-
-def digest(tensors: Tensors, note: str) -> str:
-    """SHA-256 of names, shapes, contents and note."""
-    total = hashlib.sha256(note.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous()
-        total.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
-        if tensor.numel():
-            total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+    return tensors, parse_json(note)
 
 
 def average(checkpoints: list[Tensors]) -> Tensors:

@@ -32,7 +32,7 @@ class TrainingConfig(BaseModel):
     doubled when memory runs out."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How several processes hold the weights: each holds all of them ("ddp"), or a share ("fsdp", FSDP2)."""
-    timeout: float = Field(60.0, gt=0)
+    timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
     """Seconds after which a process that does not answer the others is given up."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of a moving average of the weights, which is what is evaluated and kept; 0 is off, 0.999 usual."""

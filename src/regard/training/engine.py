@@ -24,6 +24,7 @@ from regard.bundle import current_weight
 from regard.data.batching import Batch, move
 from regard.device import device_of, random_states, restore_random_states
 from regard.errors import BundleError, ConfigError
+from regard.storage import parse_json, replace_folder, write_text
 from regard.training.checkpoint import (
     Tensors,
     flatten_optimizer,
@@ -172,13 +173,8 @@ class Engine:
             )
         if self.group.first:
             save_checkpoint(aside / "random.safetensors", _named(states), {"processes": self.group.count})
-            (aside / NOTE).write_text(json.dumps(progress), "utf-8")
-            before = folder / f"{SHARDED}.before"
-            shutil.rmtree(before, ignore_errors=True)
-            if there.exists():
-                there.rename(before)
-            aside.rename(there)
-            shutil.rmtree(before, ignore_errors=True)
+            write_text(aside / NOTE, json.dumps(progress))
+            replace_folder(aside, there)
         self.group.wait(self.config.timeout)
 
     def _restore_sharded(self, folder: Path) -> dict[str, Any]:
@@ -187,7 +183,7 @@ class Engine:
 
         there = folder / SHARDED
         try:
-            state: dict[str, Any] = json.loads((there / NOTE).read_text("utf-8"))
+            state: dict[str, Any] = parse_json((there / NOTE).read_text("utf-8"))
             shards = self._shards()
             with _without_warnings():
                 dcp.load(  # type: ignore[attr-defined]

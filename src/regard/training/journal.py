@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from regard.storage import parse_json, write_text
+
 Entry = dict[str, Any]
 
 
@@ -26,15 +28,17 @@ class Journal:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def entries(self) -> list[Entry]:
-        """All entries; a line that a crash truncated is left out."""
+        """All entries; a line that a crash truncated, or that is no JSON object, is left out."""
         if not self.path.exists():
             return []
         found = []
         for line in self.path.read_bytes().split(b"\n"):
             try:
-                found.append(json.loads(line))
+                entry = parse_json(line)
             except ValueError:
                 continue
+            if isinstance(entry, dict):
+                found.append(entry)
         return found
 
     def rewind(self, step: int, but: str = "") -> None:
@@ -42,6 +46,4 @@ class Journal:
         if not self.writes:
             return
         kept = [entry for entry in self.entries() if entry.get("step", 0) <= step and entry.get("event") != but]
-        aside = self.path.with_name(self.path.name + ".aside")
-        aside.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept), "utf-8")
-        aside.replace(self.path)
+        write_text(self.path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))

@@ -1,9 +1,9 @@
 """The training loop, visible from top to bottom. It knows no task: evaluation is a function that it is given."""
 
 import gc
-import json
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -16,6 +16,7 @@ from torch import Tensor
 from regard.data.batching import Batch, BatchSource
 from regard.device import device_of, random_states, restore_random_states
 from regard.errors import ConfigError, RegardError
+from regard.storage import parse_json
 from regard.training.best import Evaluate, Ranked, best_weights, keep_if_best, measure, rank, remove_later
 from regard.training.checkpoint import Tensors, load_checkpoint
 from regard.training.config import TrainingConfig
@@ -61,7 +62,13 @@ class Progress:
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has been saved."""
+    """The run was asked to stop, and has been saved.
+
+    Attributes:
+        number: of the signal that asked, SIGINT unless another one is known.
+    """
+
+    number: int = signal.SIGINT
 
 
 class Diverged(RegardError):
@@ -79,6 +86,7 @@ def train(
     watch: Callable[[Any, int], dict[str, float]] = lambda *_: {},
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    made_of: Mapping[str, str] | None = None,
 ) -> Tensors:
     """Train until `max_steps`, `max_minutes` or the end of patience; returns the best weights found.
 
@@ -96,12 +104,14 @@ def train(
         watch: called at every evaluation with the model and the step, by the first process; its numbers are journaled.
         should_stop: called after every step; True saves and raises Interrupted.
         resume: continue from the folder's last checkpoint.
+        made_of: digests of what the run is made of (tokenizer, data), by name; kept in checkpoints, and compared.
 
     Raises:
         Interrupted: `should_stop` returned True; everything is saved.
         Diverged: loss or gradient were not finite many times in a row, or at every evaluation.
         BundleError: a checkpoint is damaged or could not be written.
-        ConfigError: there is nothing to train on; the memory does not hold one row of the largest batch.
+        ConfigError: there is nothing to train on; the memory does not hold one row of the largest batch; a resumed
+            run is made of something else than its checkpoint.
     """
     if not len(batches):
         raise ConfigError(NOTHING)
@@ -110,7 +120,11 @@ def train(
     torch.manual_seed(config.seed + group.rank)
     engine = Engine(model, config, batches.pad, group)
     if resume:
-        progress = Progress.read(engine.restore(folder))
+        state = engine.restore(folder)
+        known = state.pop("made_of", {})
+        check_made_of(folder, known, made_of or {})
+        made_of = known | dict(made_of or {})
+        progress = Progress.read(state)
         if group.first:
             remove_later(folder, progress.best)
         journal.rewind(progress.step, but="average")
@@ -151,7 +165,7 @@ def train(
         due = stop or evaluated or late
         healthy = sound and not progress.skipped_in_a_row
         if due and (healthy or (stop and not checkpoint_in(folder))):
-            engine.store(folder, vars(progress))
+            engine.store(folder, vars(progress) | {"made_of": dict(made_of or {})})
             saved = time.monotonic()
         if stop:
             raise Interrupted
@@ -159,6 +173,25 @@ def train(
         raise Diverged(f"{folder}: training diverged: no evaluation had a finite loss. {_advice(folder)}")
     group.wait(config.timeout)
     return best_weights(engine.whole(), evaluate, progress.best, progress.step, config, folder, journal)
+
+
+def check_made_of(folder: Path, known: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """Refuse to resume a run that is made of something else: it would not end as if it had never been interrupted.
+
+    Args:
+        folder: the run's.
+        known: digests that its checkpoint holds, by name.
+        given: those of the process that resumes it.
+
+    Raises:
+        ConfigError: one of them differs.
+    """
+    other = [name for name in given if name in known and known[name] != given[name]]
+    if other:
+        raise ConfigError(
+            f"{folder}: changed since {last_checkpoint(folder)} was written: {' and '.join(other)}; restore it, or "
+            "start again in another folder"
+        )
 
 
 def update(engine: Engine, batch: Batch, report: Report = lambda _: None) -> dict[str, Any]:
@@ -319,5 +352,5 @@ def last_step(folder: Path) -> int:
     """The step of a run's last checkpoint."""
     sharded = folder / SHARDED / NOTE
     if sharded.exists():
-        return int(json.loads(sharded.read_text("utf-8"))["step"])
+        return int(parse_json(sharded.read_text("utf-8"))["step"])
     return int(load_checkpoint(folder / LAST)[1]["step"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from regard.errors import RegardError
-from regard.process import stop_on_signal
+from regard.signals import stop_on_signal
 from regard.web.limits import Limits
 from regard.web.refusals import Refusal, body_of
 
@@ -59,7 +60,8 @@ def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
         sock.close()
         raise RegardError(f"cannot listen at {host} port {port}: address already in use") from error
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    with stop_on_signal():  # uvicorn raises the signals that it received again, once it has stopped
+    # uvicorn raises the signals that it received again, once it has stopped
+    with stop_on_signal(signal.SIGINT, signal.SIGTERM):
         server(app, limits, f"{ready} at {address}").run([sock])
 
 

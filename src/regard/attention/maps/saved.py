@@ -23,7 +23,7 @@ from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.spec import Spec
-from regard.storage import write_tensors
+from regard.storage import digest, parse_json, write_tensors
 
 FORMAT = 1
 
@@ -43,14 +43,18 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
     dtype = str(source.like.dtype).removeprefix("torch.")
     note |= {"format": FORMAT, "dtype": dtype, "query_tokens": tokens[0], "key_tokens": tokens[1]}
     own = {name: t.detach().clone() for name, t in tensors.items()}  # queries and keys may be one tensor
+    note["digest"] = digest(own, json.dumps(note))  # in the note: safetensors keeps no order of several entries
     write_tensors(path, own, {"map": json.dumps(note)})
 
 
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
     with safe_open(str(path), framework="pt") as file:
-        note = json.loads((file.metadata() or {})["map"])
+        note = parse_json((file.metadata() or {})["map"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    written = note.pop("digest", None)  # maps of 0.1.0 have none
+    if written is not None and written != digest(tensors, json.dumps(note)):
+        raise ValueError("its contents are not what was written (the digest differs)")
     if note["format"] != FORMAT:
         raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
     dtype = getattr(torch, note["dtype"])

@@ -1,0 +1,90 @@
+"""Signals that end a process: SIGINT (Ctrl-C), SIGTERM (docker stop, a batch system), SIGHUP (a closed terminal).
+
+Only entry points call these functions (`regard.experiment`, the servers, the command line). torch is not imported, so
+that the command can use them before anything else.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+EXIT_OF_SIGNALS = 128  # a command that a signal ended exits with this and the signal's number
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that ends the process was received.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class Stop:
+    """Whether a signal was received: called, True or False.
+
+    Attributes:
+        number: of the signal; 0 before one was received.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+
+@contextmanager
+def stop_on_signal(*signals: signal.Signals) -> Iterator[Stop]:
+    """Turn the first signal (SIGINT, SIGTERM and SIGHUP by default) into a flag.
+
+    With the first signal the handlers before are back, so a second one ends the work at once. A signal that was ignored
+    (by nohup, say) stays ignored. In any other thread than the main one the flag stays False, because Python delivers
+    signals to the main thread only.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous: dict[signal.Signals, Any] = {}
+
+    def receive(number: int, _: object) -> None:
+        stop.number = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    previous.update(_heard(signals or ENDING))
+    for number in previous:
+        signal.signal(number, receive)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def end_on_signals() -> None:
+    """Make SIGINT, SIGTERM and SIGHUP raise `Ended`; a second one ends the process at once. For the command alone."""
+
+    def receive(number: int, _: object) -> None:
+        for other in heard:
+            signal.signal(other, signal.SIG_DFL)
+        raise Ended(number)
+
+    heard = _heard(ENDING)
+    for one in heard:
+        signal.signal(one, receive)
+
+
+def _heard(signals: Sequence[signal.Signals]) -> dict[signal.Signals, Any]:
+    """The signals that are not ignored, with their handlers."""
+    handlers = {number: signal.getsignal(number) for number in signals}
+    return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}

@@ -1,0 +1,64 @@
+"""Signals that end a process: the first one is a flag, and the handlers before are back for the second."""
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from regard.signals import ENDING, Ended, end_on_signals, stop_on_signal
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_the_first_signal_is_a_flag_and_the_second_finds_the_handler_before(number: signal.Signals) -> None:
+    seen = []
+    signal.signal(number, lambda *_: seen.append(1))
+    before = signal.getsignal(number)
+    with stop_on_signal() as stopped:
+        assert not stopped()
+        signal.raise_signal(number)
+        assert stopped()
+        assert stopped.number == number
+        assert not seen
+        signal.raise_signal(number)
+        assert seen == [1]
+    assert signal.getsignal(number) is before
+
+
+def test_what_was_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop_on_signal() as stopped:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stopped()
+    end_on_signals()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_command_ends_by_an_exception_and_by_the_second_signal_at_once(number: signal.Signals) -> None:
+    end_on_signals()
+    with pytest.raises(Ended) as found:
+        signal.raise_signal(number)
+    assert found.value.number == number
+    assert {signal.getsignal(one) for one in ENDING} == {signal.SIG_DFL}
+
+
+def test_other_threads_have_no_signals() -> None:
+    seen = []
+
+    def work() -> None:
+        with stop_on_signal() as stopped:
+            seen.append(stopped())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
