@@ -121,6 +121,8 @@ def test_every_command_of_a_page(
 def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     monkeypatch.chdir(place)
+    if not (place / "samples").exists():  # the commands before it make them
+        assert cli.run(["samples"]) == 0
     read = experiment.read_config
     few = {"training.max_steps": 2, "tokenizer.vocabulary": 120, "data.dev_share": 0.003}
     monkeypatch.setattr(experiment, "read_config", lambda config, overrides: read(config, {**(overrides or {}), **few}))
