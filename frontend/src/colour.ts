@@ -75,5 +75,5 @@ export function css(colours: Uint8Array, weight: number, most: number): string {
 
 /** Whether dark text is easier to read on this colour. */
 export function wantsDark([r, g, b]: [number, number, number]): boolean {
-  return 0.2126 * toLinear(r / 255) + 0.7152 * toLinear(g / 255) + 0.0722 * toLinear(b / 255) > 0.3;
+  return 0.2126 * toLinear(r / 255) + 0.7152 * toLinear(g / 255) + 0.0722 * toLinear(b / 255) > 0.18;
 }

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from html import escape
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,3 +250,18 @@ def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
     assert top >= 0
     assert left >= 0
     assert keys.shape == (n, 1)
+
+
+AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+VIOLATIONS = "async () => (await axe.run(document)).violations.map(one => [one.id, one.nodes.map(node => node.html)])"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(open_page: Open, translation: Page, theme: str) -> None:
+    if not AXE.exists():
+        pytest.skip("needs axe-core: npm install in frontend/")
+    tab = open_page(translation, f"#theme={theme}")
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    for name in [one.inner_text() for one in tab.get_by_role("tab").all()]:
+        tab.get_by_role("tab", name=name, exact=True).click()
+        assert tab.evaluate(VIOLATIONS) == [], name

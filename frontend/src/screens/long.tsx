@@ -234,7 +234,7 @@ export function Long() {
       </div>
       {links && (
         <div class="sum" style={{ marginTop: "12px" }}><table>
-          <thead><tr><th>query</th><th>key</th><th>weight</th><th /></tr></thead>
+          <thead><tr><th>query</th><th>key</th><th>weight</th><th><span class="hidden">go there</span></th></tr></thead>
           <tbody>{links.map((l) => <tr key={`${l.row}/${l.column}`}><td>{rowNames[l.row]} ({l.row.toLocaleString("en")})</td><td>{columnNames[l.column]} ({l.column.toLocaleString("en")})</td><td>{share(l.weight)}</td><td><button onClick={() => centre(l.row, l.column)}>go there</button></td></tr>)}</tbody>
         </table></div>
       )}

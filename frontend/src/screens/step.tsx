@@ -76,7 +76,7 @@ export function Step() {
             <header><h2>“{rows[i]}” asks every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
             {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}</p>}
             <div class="sum"><table>
-              <thead><tr><th>key</th>{computed && <th>score e</th>}<th>weight α</th><th /></tr></thead>
+              <thead><tr><th>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th></tr></thead>
               <tbody>
                 {columns.map((name, c) => (c < 200 ? (
                   <tr key={c}>
