@@ -138,7 +138,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
         ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
         ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
         ("docs/findings.md", 4, {"lens.png", "parts.png", "why.png"}),
-        ("docs/explorer.md", 1, {"page.html"}),
+        ("docs/explorer.md", 2, {"page.html", "layers.html", "links.html"}),
         ("docs/own_score.md", 3, set()),
         ("docs/approximate.md", 3, set()),
         ("docs/text_models.md", 2, set()),

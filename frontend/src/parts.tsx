@@ -55,7 +55,7 @@ export function Legend({ low = 0, most, difference = false, of = "weight" }: { l
   }, [colours]);
   return (
     <span class="legend">
-      <span>{low.toFixed(2)}</span>
+      <span>{low && Math.abs(low) < 0.01 ? String(low) : low.toFixed(2)}</span>
       <canvas ref={canvas} role="img" aria-label={`colours from ${low.toFixed(2)} to ${most.toFixed(2)}`} />
       <span>{most.toFixed(2)}</span>
       <span>{difference ? "difference of weights" : of}</span>

@@ -252,6 +252,33 @@ def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
     assert keys.shape == (n, 1)
 
 
+WIDGET = """
+async ([code, document_, packed]) => {
+  const page = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
+  const raw = Uint8Array.from(atob(packed), c => c.charCodeAt(0));
+  const traits = {document: document_, tensors: new DataView(raw.buffer)};
+  for (const name of ["one", "two"]) {
+    const el = document.createElement("div");
+    el.id = name;
+    document.body.append(el);
+    page.default.render({model: {get: key => traits[key]}, el});
+  }
+}
+"""
+
+
+def test_two_widgets_stand_in_one_notebook(browser: Any, translation: Page) -> None:
+    widget = translation.widget()
+    tab = browser.new_page()
+    packed = base64.b64encode(widget.tensors).decode()
+    tab.evaluate(WIDGET, [widget._esm, widget.document, packed])
+    tab.locator("#one").get_by_role("tab", name="Heads").click()
+    assert tab.locator("#one .thumb").count() > 20
+    assert tab.locator("#two .thumb").count() == 0
+    assert tab.locator("#two .of-rows .word").all_inner_texts() == ["the", "black", "cat"]
+    tab.close()
+
+
 AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 VIOLATIONS = "async () => (await axe.run(document)).violations.map(one => [one.id, one.nodes.map(node => node.html)])"
 

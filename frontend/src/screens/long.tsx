@@ -105,6 +105,13 @@ export function Long() {
   const inner = { width: Math.max(40, size.width - RULER), height: Math.max(40, size.height - 34) };
   const seen = (x: number) => (log ? Math.log10(Math.max(x, 1e-4)) / 4 + 1 : x);
   const [most, setMost] = useState(1);
+  const whole = useMemo(() => {
+    const over = tiles.cells({ top: 0, left: 0, height: queries, width: keys }, Math.min(130, queries), Math.min(130, keys), true);
+    const own = Float32Array.from(over.cells, seen);
+    const canvas = document.createElement("canvas");
+    draw(canvas, 130, 130, (c) => paintCells(c, own, over.rows, over.columns, colours, 0, own.reduce((a, b) => Math.max(a, b), 0) || 1, [0, 0, 130, 130]));
+    return canvas;
+  }, [tiles, log, colours]);
 
   useLayoutEffect(() => {
     const shown = tiles.cells(view, Math.min(Math.ceil(inner.height), 700), Math.min(Math.ceil(inner.width), 1000));
@@ -145,9 +152,7 @@ export function Long() {
       }
     });
     draw(mini.current!, 130, 130, (c) => {
-      const over = tiles.cells({ top: 0, left: 0, height: queries, width: keys }, Math.min(130, queries), Math.min(130, keys), true);
-      const own = Float32Array.from(over.cells, seen);
-      paintCells(c, own, over.rows, over.columns, colours, 0, own.reduce((a, b) => Math.max(a, b), 0) || 1, [0, 0, 130, 130]);
+      c.drawImage(whole, 0, 0, 130, 130);
       c.strokeStyle = dark ? "#ffd27a" : "#c2540a";
       c.lineWidth = 2;
       c.strokeRect((130 * view.left) / keys, (130 * view.top) / queries, Math.max(4, (130 * view.width) / keys), Math.max(4, (130 * view.height) / queries));
@@ -209,7 +214,7 @@ export function Long() {
   const [hit, setHit] = useState(0);
   return (
     <section class="card" data-tour="long">
-      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">head {head + 1} of {siteName(map.site)}; drag, zoom, or arrow keys and + − 0</span><span class="grow" /><Legend most={most} /></header>
+      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">head {head + 1} of {siteName(map.site)}; drag, zoom, or arrow keys and + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, by orders of magnitude" : "weight"} /></header>
       <HeadPicker />
       <div class="bar-line" style={{ margin: "10px 0" }}>
         <button onClick={() => zoom(1 / 1.5)} aria-label="zoom in">+</button><button onClick={() => zoom(1.5)} aria-label="zoom out">−</button>

@@ -49,10 +49,14 @@ class Page:
     still: str = field(default="", repr=False)
 
     @cached_property
+    def raw(self) -> bytes:
+        """The tensors as safetensors."""
+        return bytes(save({name: part.detach().cpu().contiguous().clone() for name, part in self.tensors.items()}))
+
+    @cached_property
     def packed(self) -> str:
         """The tensors as safetensors, deflated, in base64."""
-        raw = save({name: part.detach().cpu().contiguous().clone() for name, part in self.tensors.items()})
-        return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+        return base64.b64encode(gzip.compress(self.raw, 6, mtime=0)).decode("ascii")
 
     @property
     def size(self) -> int:
@@ -108,6 +112,25 @@ class Page:
             "text/plain": repr(self),
         }
         return found | ({"image/svg+xml": self.still} if self.still else {})
+
+    def widget(self) -> Any:
+        """The page as an anywidget, for notebooks that run widgets.
+
+        Raises:
+            ConfigError: anywidget is not installed.
+        """
+        try:
+            import anywidget
+            import traitlets
+        except ImportError as error:
+            raise ConfigError("a widget needs anywidget: pip install anywidget") from error
+
+        class Widget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
+            _esm = script()
+            document = traitlets.Unicode().tag(sync=True)
+            tensors = traitlets.Bytes().tag(sync=True)
+
+        return Widget(document=inert({**self.document, "format": FORMAT}), tensors=self.raw)
 
     def __repr__(self) -> str:
         return f"Page({self.document.get('title', '')!r}, {len(self.document.get('runs', []))} runs)"

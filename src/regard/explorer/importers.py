@@ -1,0 +1,157 @@
+"""Pages of attention that other programs computed: transformers' outputs, plain tensors, alignment links."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.page import Draft
+from regard.errors import DataError, ShapeError
+from regard.figures.page import Page
+
+Layers = Sequence[Tensor]
+
+
+def page_of_attentions(
+    attentions: Layers | None = None, tokens: Sequence[str] = (), *, encoder_attentions: Layers | None = None,
+    decoder_attentions: Layers | None = None, cross_attentions: Layers | None = None,
+    encoder_tokens: Sequence[str] = (), decoder_tokens: Sequence[str] = (), title: str = "attention",
+) -> Page:  # fmt: skip
+    """The page of tensors of weights, one for each layer, as transformers' models give and BertViz takes them.
+
+    Args:
+        attentions: self-attention `[1, heads, N, N]` or `[heads, N, N]` of each layer.
+        tokens: its N names.
+        encoder_attentions, decoder_attentions: of an encoder–decoder, likewise.
+        cross_attentions: `[1, heads, T, S]` or `[heads, T, S]` of each layer.
+        encoder_tokens, decoder_tokens: the S and T names.
+        title: of the page.
+
+    Raises:
+        ShapeError: nothing to show, more than one sequence, or names that do not fit.
+    """
+    groups = [
+        ("layers", "", attentions, "text", "text"), ("encoder.layers", ".self", encoder_attentions, "source", "source"),
+        ("decoder.layers", ".self", decoder_attentions, "output", "output"),
+        ("decoder.layers", ".cross", cross_attentions, "output", "source"),
+    ]  # fmt: skip
+    names = {"text": list(tokens), "source": list(encoder_tokens), "output": list(decoder_tokens)}
+    maps, axes = {}, {}
+    for stack, kind, layers, rows, columns in groups:
+        for number, weights in enumerate(layers or ()):
+            site = f"{stack}.{number}{kind}"
+            maps[site] = AttentionMap.from_weights(_one(weights, site))
+            axes[site] = rows, columns
+            for side, size in zip((rows, columns), maps[site].shape[-2:], strict=True):
+                if names[side] and len(names[side]) != size:
+                    raise ShapeError(f"{site} has {size} positions and {len(names[side])} names were given for them")
+    if not maps:
+        raise ShapeError("there is nothing to show: give attentions, or those of an encoder–decoder")
+    draft = Draft(title, task="maps")
+    draft.add_run("the output", maps, {side: own for side, own in names.items() if own}, axes=axes)
+    return draft.page()
+
+
+def page_of_generate(
+    output: Any, tokens: Sequence[str], source_tokens: Sequence[str] = (), *, sequence: int = 0,
+    title: str = "generation",
+) -> Page:  # fmt: skip
+    """The page of what transformers' `generate` returns with `output_attentions` and `return_dict_in_generate`.
+
+    Row t is the query that predicted the t-th token; of beams, each row is that of the output's own ancestor
+    (`beam_indices`), so a map belongs to one hypothesis from the first token to the last.
+
+    Args:
+        output: of `generate`, for one input.
+        tokens: names of the output's tokens; of a decoder alone, the prompt's first.
+        source_tokens: names of the encoder's positions.
+        sequence: which of the returned sequences.
+        title: of the page.
+
+    Raises:
+        DataError: the output has no attention.
+        ShapeError: names that do not fit.
+    """
+    across = getattr(output, "cross_attentions", None)
+    within = getattr(output, "decoder_attentions", None) if across is not None else getattr(output, "attentions", None)
+    if not within:
+        raise DataError(
+            "this output has no attention: generate(..., output_attentions=True, return_dict_in_generate=True)"
+        )
+    beams = getattr(output, "beam_indices", None)
+    own = [sequence] * len(within) if beams is None else [int(one) for one in beams[sequence]]
+    steps = [n for n, one in enumerate(own[: len(within)]) if one >= 0]
+    title_of = {"title": title}
+    if across is None:
+        maps = [_joined(within, layer, steps, own) for layer in range(len(within[0]))]
+        queries = maps[0].shape[-2]
+        return page_of_attentions([_square(one) for one in maps], list(tokens)[:queries], **title_of)
+    encoder = getattr(output, "encoder_attentions", None) or ()
+    per_input = max(1, len(within[0][0]) // max(1, len(encoder[0]))) if encoder else 1
+    return page_of_attentions(
+        encoder_attentions=[one[own[0] // per_input] for one in encoder],
+        decoder_attentions=[_square(_joined(within, layer, steps, own)) for layer in range(len(within[0]))],
+        cross_attentions=[_joined(across, layer, steps, own) for layer in range(len(across[0]))],
+        encoder_tokens=source_tokens, decoder_tokens=list(tokens)[: len(steps)], **title_of,
+    )  # fmt: skip
+
+
+def page_of_links(lines: Sequence[str], sources: Sequence[str], targets: Sequence[str], title: str = "links") -> Page:
+    """The page of word alignments in Pharaoh's form, "i-j" for source word i and target word j; a run for each line.
+
+    Args:
+        lines: links, separated by white space.
+        sources, targets: the texts, whose words white space separates.
+        title: of the page.
+
+    Raises:
+        DataError: not as many lines as texts; a link that is none, or to a word that is not there.
+    """
+    if not len(lines) == len(sources) == len(targets):
+        raise DataError(f"{len(lines)} lines of links for {len(sources)} sources and {len(targets)} targets")
+    draft = Draft(title, task="maps")
+    for number, (line, source, target) in enumerate(zip(lines, sources, targets, strict=True), 1):
+        words = {"source": source.split(), "output": target.split()}
+        weights = torch.zeros(len(words["output"]), len(words["source"]))
+        for link in line.split():
+            left, _, right = link.partition("-")
+            if not (left.isdecimal() and right.isdecimal()):
+                raise DataError(f"line {number}: {link[:40]!r} is no link: expected i-j, two numbers from 0")
+            if int(left) >= len(words["source"]) or int(right) >= len(words["output"]):
+                raise DataError(
+                    f"line {number}: {link} goes beyond {len(words['source'])} source and {len(words['output'])} "
+                    "target words"
+                )
+            weights[int(right), int(left)] = 1
+        weights /= weights.sum(-1, keepdim=True).clamp(min=1)
+        maps = {"links": AttentionMap.from_weights(weights)}
+        axes = {"links": ("output", "source")}
+        draft.add_run(f"line {number}", maps, words, axes=axes, source=source, text=target)
+    return draft.page()
+
+
+def _one(weights: Tensor, site: str) -> Tensor:
+    """The weights `[heads, T, S]` of one sequence.
+
+    Raises:
+        ShapeError: there are several, or no heads.
+    """
+    one = weights[0] if weights.ndim == 4 and len(weights) == 1 else weights
+    if one.ndim != 3:
+        raise ShapeError(f"{site} needs weights [heads, T, S] of one sequence; got shape {list(weights.shape)}")
+    return one.detach().float().cpu()
+
+
+def _joined(steps: Sequence[Layers], layer: int, used: Sequence[int], own: Sequence[int]) -> Tensor:
+    """A layer's rows of all steps `[heads, T, S]`, each padded with keys that did not exist yet."""
+    rows = [steps[n][layer][own[n]].detach().float().cpu() for n in used]
+    most = max(row.shape[-1] for row in rows)
+    return torch.cat([torch.nn.functional.pad(row, (0, most - row.shape[-1])) for row in rows], -2)
+
+
+def _square(weights: Tensor) -> Tensor:
+    """Weights `[heads, N, S]` with S cut or padded to N, so that rows and columns have the same names."""
+    t, s = weights.shape[-2:]
+    return torch.nn.functional.pad(weights, (0, t - s)) if t >= s else weights[..., :t]

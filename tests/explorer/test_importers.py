@@ -1,0 +1,95 @@
+"""Attention of other programs on the page: the same numbers, the right beam, one sentence for what does not fit."""
+
+import pytest
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
+
+from regard.errors import DataError, ShapeError
+from regard.explorer.importers import page_of_attentions, page_of_generate, page_of_links
+
+
+@pytest.fixture(scope="module")
+def bart() -> BartForConditionalGeneration:
+    torch.manual_seed(1)
+    config = BartConfig(
+        vocab_size=31, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, init_std=1.0,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, attn_implementation="eager",
+        max_position_embeddings=40, forced_eos_token_id=None,
+    )  # fmt: skip
+    return BartForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generate_of_an_encoder_decoder(bart: BartForConditionalGeneration, beams: int) -> None:
+    source = torch.tensor([[0, 7, 9, 11, 2]])
+    made = bart.generate(
+        source, num_beams=beams, max_new_tokens=6, min_new_tokens=5, output_attentions=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    sequence = made.sequences[0]
+    t = len(sequence) - 1
+    page = page_of_generate(made, [f"t{int(i)}" for i in sequence[1:]], [f"s{int(i)}" for i in source[0]])
+    with torch.no_grad():
+        whole = bart(input_ids=source, decoder_input_ids=sequence[None, :-1], output_attentions=True)
+    (run,) = page.document["runs"]
+    wanted = {
+        "encoder.layers.0.self": whole.encoder_attentions[0], "decoder.layers.1.self": whole.decoder_attentions[1],
+        "decoder.layers.0.cross": whole.cross_attentions[0], "decoder.layers.1.cross": whole.cross_attentions[1],
+    }  # fmt: skip
+    for info in run["maps"]:
+        if info["site"] in wanted:
+            found = page.tensors[f"{info['tensors']}.weights"]
+            torch.testing.assert_close(found, wanted[info["site"]][0], atol=1e-5, rtol=0)
+    assert run["sequences"]["output"] == [f"t{int(i)}" for i in sequence[1:]][:t]
+
+
+def test_generate_of_a_decoder() -> None:
+    torch.manual_seed(2)
+    config = GPT2Config(vocab_size=23, n_positions=32, n_embd=16, n_layer=2, n_head=2, attn_implementation="eager")
+    model = GPT2LMHeadModel(config).eval()
+    made = model.generate(
+        torch.tensor([[3, 4, 5]]), max_new_tokens=4, do_sample=False, output_attentions=True,
+        return_dict_in_generate=True, pad_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    page = page_of_generate(made, [f"t{int(i)}" for i in made.sequences[0]])
+    with torch.no_grad():
+        whole = model(made.sequences[:, :-1], output_attentions=True).attentions
+    for layer in range(2):
+        torch.testing.assert_close(page.tensors[f"0.{layer}.weights"], whole[layer][0], atol=1e-5, rtol=0)
+
+
+def test_tensors_as_bertviz_takes_them() -> None:
+    layers = [torch.rand(1, 2, 4, 4).softmax(-1) for _ in range(3)]
+    page = page_of_attentions(layers, list("abcd"))
+    assert [one["site"] for one in page.document["runs"][0]["maps"]] == ["layers.0", "layers.1", "layers.2"]
+    torch.testing.assert_close(page.tensors["0.1.weights"], layers[1][0])
+
+
+def test_links() -> None:
+    page = page_of_links(["0-0 1-2 2-1"], ["le chat noir"], ["the black cat"])
+    weights = page.tensors["0.0.weights"]
+    assert weights.reshape(3, 3).argmax(-1).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("links", "sentence"),
+    [
+        ("0:1", "line 1: '0:1' is no link: expected i-j, two numbers from 0"),
+        ("0-9", "line 1: 0-9 goes beyond 2 source and 1 target words"),
+    ],
+)
+def test_links_that_are_none(links: str, sentence: str) -> None:
+    with pytest.raises(DataError) as error:
+        page_of_links([links], ["a b"], ["c"])
+    assert str(error.value) == sentence
+
+
+def test_what_does_not_fit() -> None:
+    with pytest.raises(ShapeError, match=r"layers\.0 has 4 positions and 3 names were given for them"):
+        page_of_attentions([torch.rand(1, 2, 4, 4)], list("abc"))
+    with pytest.raises(ShapeError, match="one sequence"):
+        page_of_attentions([torch.rand(3, 2, 4, 4)])
+    with pytest.raises(ShapeError, match="nothing to show"):
+        page_of_attentions()
+    with pytest.raises(DataError, match="output_attentions=True"):
+        page_of_generate(object(), [])
