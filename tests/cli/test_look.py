@@ -41,6 +41,13 @@ def test_several_inputs_and_models_are_runs(tiny_run: Path, tmp_path: Path) -> N
     assert "“le chien”" in labels[-1]
 
 
+def test_a_task_verb_gives_the_page_too(tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    for _ in range(2):  # what regard has drawn, it may draw again
+        assert cli.run(["translate", "le chat noir", "--model", str(tiny_run), "--look", str(path)]) == 0
+    assert document(path)["runs"][0]["source"] == "le chat noir"
+
+
 def test_a_saved_map(tmp_path: Path) -> None:
     seen = regard.attention_map(torch.randn(2, 3, 4), torch.randn(2, 5, 4), key_tokens=list("abcde"))
     seen.save(tmp_path / "map.safetensors")

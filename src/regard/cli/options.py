@@ -25,14 +25,15 @@ Beam = Annotated[
 Look = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Draw the alignment to this file (.png, .svg, .pdf); with several inputs, name-1.png, name-2.png, …"
+        help="Draw the alignment to this file (.png, .svg, .pdf; .html: the page); with several inputs, name-1.png, "
+        "name-2.png, …"
     ),
 ]
 Draw = Annotated[
     list[str] | None,
     typer.Option(
-        help="Show the attention of each word: in the terminal, and drawn to this file (.png, .svg, .pdf; "
-        "NAME.look.png where nothing follows; with several inputs numbered)."
+        help="Show the attention of each word: in the terminal, and drawn to this file (.png, .svg, .pdf; .html: "
+        "the page; NAME.look.png where nothing follows; with several inputs numbered)."
     ),
 ]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
