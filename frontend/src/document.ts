@@ -233,7 +233,7 @@ export function roles(grid: Grid, square: boolean): Roles {
   return { ...sums, name: share >= 0.4 ? name : evenly ? "spreads evenly" : "no plain role here" };
 }
 
-/** A stack and layer in words: "decoder.layers.1.cross" → "decoder 2, cross". */
+/** A site in words, layers numbered from 0 as in its path: "decoder.layers.1.cross" → "decoder layer 1 · cross-attention". */
 export function siteName(site: string): string {
   const parts = site.split(".");
   const layer = parts.findIndex((part) => /^\d+$/.test(part));
@@ -241,13 +241,13 @@ export function siteName(site: string): string {
   if (layer < 0) return parts.join(" ");
   const stack = parts.slice(0, layer).filter((part) => part !== "layers" && part !== "layer" && part !== "h").join(" ");
   const kind = layer === parts.length - 1 ? "" : last === "self" ? "self-attention" : last === "cross" ? "cross-attention" : parts.slice(layer + 1).join(" ");
-  return `${stack || "layer"} ${Number(parts[layer]) + 1}${kind ? ` · ${kind}` : ""}`;
+  return `${stack ? `${stack} ` : ""}layer ${parts[layer]}${kind ? ` · ${kind}` : ""}`;
 }
 
 export function headsName(heads: number[], all: number): string {
   if (all === 1) return "its only head";
-  if (heads.length === 1) return `head ${heads[0] + 1} of ${all}`;
-  return heads.length === all ? `mean of its ${all} heads` : `mean of heads ${heads.map((h) => h + 1).join(", ")}`;
+  if (heads.length === 1) return `head ${heads[0]} (of ${all})`;
+  return heads.length === all ? `mean of its ${all} heads` : `mean of heads ${heads.join(", ")}`;
 }
 
 /** Bytes of base64, deflated. */

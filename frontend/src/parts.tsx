@@ -247,7 +247,7 @@ export function HeadPicker() {
         >
           {chosen && <option value="chosen">{headsName(run.chosen!.heads, map.how.heads)} (chosen)</option>}
           <option value="mean">{map.how.heads === 1 ? "its only head" : `mean of ${map.how.heads} heads`}</option>
-          {map.how.heads > 1 && page.all.value.map((h) => <option key={h} value={String(h)}>head {h + 1}</option>)}
+          {map.how.heads > 1 && page.all.value.map((h) => <option key={h} value={String(h)}>head {h}</option>)}
         </select>
       </label>
       {byWords && (

@@ -65,7 +65,7 @@ describe("views", () => {
     expect(found).toEqual(["“gros” is hardly read"]);
   });
   it("puts sites in words", () => {
-    expect(siteName("decoder.layers.1.cross")).toBe("decoder 2 · cross-attention");
+    expect(siteName("decoder.layers.1.cross")).toBe("decoder layer 1 · cross-attention");
     expect(siteName("decoder.cross")).toBe("decoder cross");
   });
 });

@@ -36,7 +36,7 @@ export function Compare() {
           <span class="note">compare with</span>
           {runs.length > 1 && <select aria-label="other run" value={String(start.run)} onChange={(e) => set({ run: Number(e.currentTarget.value) })}>{runs.map((r, i) => <option key={i} value={String(i)}>{r.label}{r.text ? `: ${r.text.slice(0, 60)}` : ""}</option>)}</select>}
           <select aria-label="other site" value={map.site} onChange={(e) => set({ site: e.currentTarget.value })}>{run.maps.map((m) => <option key={m.site} value={m.site}>{siteName(m.site)}</option>)}</select>
-          <select aria-label="other head" value={String(start.head)} onChange={(e) => set({ head: e.currentTarget.value === "mean" ? "mean" : Number(e.currentTarget.value) })}><option value="mean">mean of its heads</option>{all.map((h) => <option key={h} value={String(h)}>head {h + 1}</option>)}</select>
+          <select aria-label="other head" value={String(start.head)} onChange={(e) => set({ head: e.currentTarget.value === "mean" ? "mean" : Number(e.currentTarget.value) })}><option value="mean">mean of its heads</option>{all.map((h) => <option key={h} value={String(h)}>head {h}</option>)}</select>
         </div>
         {runs.length > 1 && (
           <label class="bar-line" style={{ marginTop: "10px" }}><span class="note">slide through the runs</span>

@@ -47,11 +47,11 @@ function Thumb({ entry, most }: { entry: Entry; most: number }) {
   const here = page.map.value.site === entry.map.site && page.heads.value.length === 1 && page.heads.value[0] === entry.head;
   return (
     <button
-      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, head ${entry.head + 1}: ${entry.found.name}`}
+      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, head ${entry.head}: ${entry.found.name}`}
       onClick={() => { page.site.value = entry.map.site; page.head.value = entry.head; page.screen.value = "align"; }}
     >
-      <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, head ${entry.head + 1}`} />
-      <span>head {entry.head + 1}</span>
+      <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, head ${entry.head}`} />
+      <span>head {entry.head}</span>
       <small>{entry.found.name}</small>
     </button>
   );

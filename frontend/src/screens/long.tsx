@@ -214,7 +214,7 @@ export function Long() {
   const [hit, setHit] = useState(0);
   return (
     <section class="card" data-tour="long">
-      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">head {head + 1} of {siteName(map.site)}; drag, zoom, or arrow keys and + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, by orders of magnitude" : "weight"} /></header>
+      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">head {head} of {siteName(map.site)}; drag, zoom, or arrow keys and + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, by orders of magnitude" : "weight"} /></header>
       <HeadPicker />
       <div class="bar-line" style={{ margin: "10px 0" }}>
         <button onClick={() => zoom(1 / 1.5)} aria-label="zoom in">+</button><button onClick={() => zoom(1.5)} aria-label="zoom out">−</button>

@@ -28,7 +28,7 @@ export function Step() {
   const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
   useEvery(1100, playing, useCallback(() => setChosen((now) => (now + 1) % rows.length), [rows.length]));
   const crumbs: [Zoom, string][] = [
-    ["model", "the model"], ["head", `${siteName(map.site)}, head ${head + 1}`], ["row", `“${rows[i]}”`], ["weight", `“${rows[i]}” → “${columns[j]}”`],
+    ["model", "the model"], ["head", `${siteName(map.site)}, head ${head}`], ["row", `“${rows[i]}”`], ["weight", `“${rows[i]}” → “${columns[j]}”`],
   ];
   return (
     <>
@@ -60,9 +60,9 @@ export function Step() {
       )}
       {zoom === "head" && (
         <section class="card">
-          <header><h2>{siteName(map.site)}, head {head + 1}</h2><span class="grow" /><Legend most={1} /></header>
+          <header><h2>{siteName(map.site)}, head {head}</h2><span class="grow" /><Legend most={1} /></header>
           <div class="chips" style={{ marginBottom: "10px" }}>
-            {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h + 1}</button>)}
+            {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
           </div>
           {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
             <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={map.rows ?? "query"} columnsAre={map.columns ?? "key"}

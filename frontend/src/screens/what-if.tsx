@@ -41,7 +41,7 @@ export function WhatIf({ position }: { position: number }) {
       {canAsk && (
         <>
           <div class="bar-line">
-            <button disabled={busy} onClick={() => put({ kind: "uniform" })}>spread {siteName(map.site)}, head {head + 1} evenly</button>
+            <button disabled={busy} onClick={() => put({ kind: "uniform" })}>spread {siteName(map.site)}, head {head} evenly</button>
             <button disabled={busy} onClick={() => put({ kind: "ablate" })}>silence that head</button>
             <label><span class="note">look only at </span>
               <select aria-label="look only at" disabled={busy} value="" onChange={(e) => e.currentTarget.value && put({ kind: "force", key: Number(e.currentTarget.value) })}>

@@ -84,7 +84,7 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
         around: AbstractContextManager[Any] = nullcontext()
     else:
         done = {"uniform": "equal weights", "ablate": "no weights", "force": "all weight on one key"}[change.kind]
-        done += f" in head {asked.head + 1} of {asked.site}"
+        done += f" in head {asked.head} of {asked.site}"
         around = intervene(pipeline.model, asked.site, _weights(change, asked.head))
     kept = before.forward_pass()
     with around:
@@ -161,7 +161,7 @@ def _weights(change: Change, head: int) -> Callable[[Tensor], Tensor]:
         if weights.ndim < 4 or weights.shape[-3] == 1:
             return one(weights)
         if head >= weights.shape[-3]:
-            raise InputError(f"this site has {weights.shape[-3]} heads; there is no head {head + 1}")
+            raise InputError(f"this site has {weights.shape[-3]} heads, numbered from 0; there is no head {head}")
         kept = weights.clone()
         kept[..., head, :, :] = one(weights[..., head, :, :])
         return kept
