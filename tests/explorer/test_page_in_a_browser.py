@@ -110,7 +110,8 @@ def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
     names = [one.inner_text() for one in tab.get_by_role("tab").all()]
     assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Words in layers"]
     wanted = {
-        "Align": "What each word was read from", "Step": "asks every key", "Heads": "encoder layer 0", "Long view": "weights",
+        "Align": "What each word was read from", "Step": "asks every key", "Heads": "encoder layer 0",
+        "Long view": "weights",
         "Believe it?": "Shuffling the weights", "Compare": "first − second",
         "Words in layers": "the most probable token",
     }  # fmt: skip

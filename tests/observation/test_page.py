@@ -1,0 +1,43 @@
+"""The page of what was observed."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+
+import regard
+from regard.errors import RegardError
+
+
+def test_an_encoder_of_transformers() -> None:
+    torch.manual_seed(1)
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=20,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = BertModel(config).eval()
+    given = torch.randint(0, 20, (2, 6))
+    with regard.observe(model) as seen:
+        model(given)
+    page = seen.look(tokens=list("abcdef"))
+    assert page.document["title"] == "BertModel"
+    assert [run["label"] for run in page.document["runs"]] == ["input 1", "input 2"]
+    info = page.document["runs"][1]["maps"][1]
+    assert (info["rows"], info["columns"]) == ("text", "text")
+    wanted = model(given, output_attentions=True).attentions[1][1]
+    torch.testing.assert_close(page.tensors[f"{info['tensors']}.weights"], wanted.detach(), atol=1e-5, rtol=0)
+
+
+def test_the_steps_of_a_generation_are_joined() -> None:
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=23, n_positions=32, n_embd=16, n_layer=2, n_head=2)).eval()
+    with regard.observe(model) as seen:
+        model.generate(torch.tensor([[3, 4]]), max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=None)
+    (run,) = seen.look().document["runs"]
+    assert {(info["how"]["queries"], info["how"]["keys"]) for info in run["maps"]} == {(4, 4)}
+
+
+def test_nothing_seen() -> None:
+    with regard.observe(torch.nn.Linear(2, 2)) as seen:
+        pass
+    with pytest.raises(RegardError, match="nothing was seen"):
+        seen.look()

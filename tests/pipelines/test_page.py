@@ -1,0 +1,71 @@
+"""The page of a result: the maps of its forward pass, its words, and what was measured of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import regard
+from regard.errors import ConfigError
+from regard.pipelines.page import look_at
+
+SAMPLES = Path(regard.__file__).parent / "samples"
+
+
+def test_a_translation(tiny_run: Path) -> None:
+    model = regard.load(tiny_run)
+    made = model("le chat noir", beam=3, n_best=3)
+    page = made.look()
+    first, *others = page.document["runs"]
+    assert (first["text"], first["log_prob"]) == (made.text, made.log_prob)
+    assert first["sequences"]["output"] == made.tokens
+    assert first["words"]["output"]["log_prob"] == [word.log_prob for word in made.words]
+    assert first["chosen"]["site"] == made.alignment.site
+    for info in first["maps"]:
+        if info["site"] not in made.attention or "query" not in page.tensors:
+            continue
+        assert info["how"]["queries"] == made.attention[info["site"]].shape[-2]
+    assert [run["text"] for run in others] == [one.text for one in made.alternatives]
+    assert len(first["trace"]) == len(made.ids)
+    assert set(first["believe"]["measures"]) == {"attention", "gradient", "zeroed"}
+
+
+def test_maps_of_the_page_are_those_of_the_search() -> None:
+    made = regard.load("fr-en")("le chat noir")
+    page = made.look()
+    run = page.document["runs"][0]
+    for info in run["maps"]:
+        if info["site"] in made.attention:
+            query, key = (page.tensors[f"{info['tensors']}.{name}"] for name in ("query", "key"))
+            scores = query @ key.mT
+            end = page.tensors.get(f"{info['tensors']}.mask.end")
+            if end is not None:
+                scores = scores.masked_fill(torch.arange(scores.shape[-1]) >= end[..., None], -torch.inf)
+            wanted = made.attention[info["site"]].full()
+            torch.testing.assert_close(scores.softmax(-1), wanted, atol=1e-4, rtol=0)
+    assert {info["site"] for info in run["maps"]} > set(made.attention)
+
+
+@pytest.mark.parametrize(("name", "given"), [("shakespeare", "ROMEO:"), ("english", "the river [MASK]")])
+def test_models_without_a_source(name: str, given: str) -> None:
+    (run,) = look_at([regard.load(name)], [given]).document["runs"]
+    assert {(info["rows"], info["columns"]) for info in run["maps"]} == {("text", "text")}
+    assert all(info["how"]["queries"] == len(run["sequences"]["text"]) for info in run["maps"])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kind"), [("emoji", "picture.png", "picture"), ("spelling", "recording.flac", "sound")]
+)
+def test_pictures_and_sounds_are_in_the_page(name: str, file: str, kind: str) -> None:
+    (run,) = look_at([regard.load(name)], [str(SAMPLES / file)]).document["runs"]
+    assert run["media"]["kind"] == kind
+    assert run["media"]["address"].startswith("data:")
+    cross = next(info for info in run["maps"] if info["site"] == run["chosen"]["site"])
+    assert len(run["media"]["positions"]) == cross["how"]["keys"]
+
+
+def test_what_has_parts_is_looked_at_part_by_part() -> None:
+    made = regard.load("fr-en")("Le chat dort. Le chien court.")
+    with pytest.raises(ConfigError, match=r"several parts, each with its own attention: look at one of its parts"):
+        made.look()
+    assert made.parts[0].look().document["runs"][0]["source"] == "Le chat dort."
