@@ -1,4 +1,4 @@
-"""The pictures of the page in docs/pictures: `python docs/screenshots.py`, with Debian's Chromium."""
+"""The pictures of the page in docs/static: `python docs/screenshots.py`, with Debian's Chromium."""
 
 import shutil
 import tempfile
@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 
 import regard
 
-FOLDER = Path(__file__).parent / "pictures"
+FOLDER = Path(__file__).parent / "static"
 SENTENCE = "Le chat noir dort sur le canapé rouge depuis ce matin."
 
 

@@ -223,7 +223,7 @@ def test_unknown_names_in_an_optional_section():
 
 def test_deep_lists_are_refused(tmp_path):
     (tmp_path / "deep.toml").write_text("a = " + "[" * 50_000)
-    with pytest.raises(ConfigError, match=r"deep\.toml: not a config file: its lists are nested too deeply"):
+    with pytest.raises(ConfigError, match=r"deep\.toml: not a TOML file: nested too deeply"):
         read_toml(tmp_path / "deep.toml")
     with pytest.raises(ConfigError, match=r"--set a: its lists are nested too deeply"):
         parse_setting("a=" + "[" * 50_000)

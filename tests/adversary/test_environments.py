@@ -114,7 +114,7 @@ def test_a_config_of_a_stranger_is_one_sentence(talk: Any, tmp_path: Path) -> No
         assert err.count("\n") == 1
     path.unlink()
     os.mkfifo(path)
-    assert talk("train", path) == (2, "", f"regard: {path}: a device or a pipe, not a config file\n")
+    assert talk("train", path) == (2, "", f"regard: {path}: a pipe or a device, not a config file\n")
 
 
 def test_a_folder_of_the_user_is_no_run(talk: Any, tmp_path: Path, data_folder: Path, monkeypatch: Any) -> None:

@@ -21,7 +21,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.bundle import load_bundle
 from regard.errors import RegardError
 from regard.experiment import average_run, export_bundle, prepare, train
-from regard.figures.heatmap import save_heatmap
+from regard.figures.heatmap import heatmap
 from regard.pipelines.load import load
 from regard.serving.bulk import BulkConfig, PartDone, part_file, translate_corpus
 from regard.storage import replace_folder, replacing, write_text
@@ -79,7 +79,7 @@ def test_one_file(name: str, fresh: Place) -> None:
             case "map":
                 return AttentionMap.from_weights(torch.eye(3)[None]).save(path)
             case "figure":
-                return save_heatmap(np.eye(2).tolist(), ["a", "b"], ["c", "d"], path)
+                return heatmap(np.eye(2).tolist(), ["a", "b"], ["c", "d"], path=path)
             case "output":
                 with replacing(path, keep=True) as file:
                     return file.write(b"new\n")

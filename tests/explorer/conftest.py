@@ -20,9 +20,9 @@ def translation() -> Page:
     return look_at([regard.load("fr-en")], [SENTENCE])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a network."""
+    """Debian's Chromium, without a network; of one module, since Playwright's event loop runs as long as it is open."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
