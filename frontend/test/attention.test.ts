@@ -62,7 +62,7 @@ describe("views", () => {
   });
   it("names words that are hardly read, and far jumps", () => {
     const found = flags(grid(["the", "cat"], ["le", "gros", "chat"], [0.95, 0, 0.05, 0, 0.05, 0.95]), true);
-    expect(found).toEqual(["“gros” is hardly read"]);
+    expect(found).toEqual(["“gros” gets little attention"]);
   });
   it("puts sites in words", () => {
     expect(siteName("decoder.layers.1.cross")).toBe("decoder layer 1 · cross-attention");

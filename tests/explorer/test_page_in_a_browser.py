@@ -110,7 +110,7 @@ def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
     names = [one.inner_text() for one in tab.get_by_role("tab").all()]
     assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Words in layers"]
     wanted = {
-        "Align": "What each word was read from", "Step": "asks every key", "Heads": "encoder layer 0",
+        "Align": "What each output word attended to", "Step": "asks every key", "Heads": "encoder layer 0",
         "Long view": "weights",
         "Believe it?": "Shuffling the weights", "Compare": "first − second",
         "Words in layers": "the most probable token",
@@ -141,7 +141,7 @@ def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page
 def test_pointing_pinning_and_the_keyboard(open_page: Open, translation: Page) -> None:
     tab = open_page(translation)
     tab.get_by_role("button", name="black").hover()
-    assert "“black” was read from “noir”" in tab.locator("[data-tour=sentence]").inner_text()
+    assert "“black” attended to “noir”" in tab.locator("[data-tour=sentence]").inner_text()
     tab.mouse.move(5, 5)
     tab.get_by_role("group", name="weights of").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowRight", "Enter"):

@@ -22,12 +22,12 @@ export function flags(grid: Grid, across: boolean): string[] {
   columns.forEach((name, c) => {
     let sum = 0;
     for (let r = 0; r < rows.length; r++) sum += grid.cells[r * n + c];
-    if (word(name) && sum < 0.15) found.push(`“${name}” is hardly read`);
+    if (word(name) && sum < 0.15) found.push(`“${name}” gets little attention`);
   });
   for (let r = 1; r < rows.length; r++) {
-    if (rows[r] === rows[r - 1] && looked[r] === looked[r - 1] && word(rows[r])) found.push(`“${rows[r]}” is said twice from one word`);
+    if (rows[r] === rows[r - 1] && looked[r] === looked[r - 1] && word(rows[r])) found.push(`“${rows[r]}” is repeated from one source word`);
     if (Math.abs(looked[r] - looked[r - 1]) > Math.max(4, n / 2) && word(rows[r]) && word(rows[r - 1])) {
-      found.push(`far jump from “${columns[looked[r - 1]]}” to “${columns[looked[r]]}”`);
+      found.push(`long jump from “${columns[looked[r - 1]]}” to “${columns[looked[r]]}”`);
     }
   }
   return found;
@@ -113,10 +113,10 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
             />
           ))}
         </svg>
-        <p class="side">{map.columns === "source" ? "what was read" : "what is looked at"}</p>
+        <p class="side">{map.columns === "source" ? "source" : "keys: what is attended to"}</p>
         <div class="line of-columns" dir="auto">{grid.columns.names.map((name, c) => button("column", name, c))}</div>
         <div class="line of-rows" dir="auto">{grid.rows.names.map((name, r) => button("row", name, r))}</div>
-        <p class="side">{map.rows === "output" ? "what was written" : "what looks"}{said?.log_prob ? "; the line under a word is its probability" : ""}</p>
+        <p class="side">{map.rows === "output" ? "output" : "queries: what attends"}{said?.log_prob ? "; the line under a word is its probability" : ""}</p>
       </div>
     </div>
   );
@@ -124,20 +124,20 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
 
 function sentenceOf(grid: Grid, place: Place, across: boolean): string {
   const n = grid.columns.names.length;
-  const verb = across ? "was read from" : "looks at";
+  const verb = across ? "attended to" : "attends to";
   if (place.row !== null && place.row < grid.rows.names.length) {
     const row = [...grid.cells.subarray(place.row * n, (place.row + 1) * n)];
     if (place.column !== null && place.column < n) return `“${grid.rows.names[place.row]}” gives “${grid.columns.names[place.column]}” the weight ${share(row[place.column])}`;
     const order = row.map((x, c) => [x, c] as const).sort((a, b) => b[0] - a[0]).filter(([x]) => x >= 0.1).slice(0, 3);
-    if (!order.length) return `“${grid.rows.names[place.row]}” ${across ? "was read from nothing in particular" : "looks at nothing in particular"}`;
+    if (!order.length) return `“${grid.rows.names[place.row]}” ${across ? "attended to nothing in particular" : "attends to nothing in particular"}`;
     return `“${grid.rows.names[place.row]}” ${verb} ${order.map(([x, c]) => `“${grid.columns.names[c]}” (${x.toFixed(2)})`).join(", ")}`;
   }
   if (place.column !== null && place.column < n) {
     const column = grid.rows.names.map((_, r) => [grid.cells[r * n + place.column!], r] as const).sort((a, b) => b[0] - a[0]).filter(([x]) => x >= 0.1).slice(0, 4);
     const name = `“${grid.columns.names[place.column]}”`;
-    return column.length ? `${name} is looked at by ${column.map(([x, r]) => `“${grid.rows.names[r]}” (${x.toFixed(2)})`).join(", ")}` : `nothing looks at ${name}`;
+    return column.length ? `${name} is attended to by ${column.map(([x, r]) => `“${grid.rows.names[r]}” (${x.toFixed(2)})`).join(", ")}` : `nothing attends to ${name}`;
   }
-  return across ? "Point at a word: what it was read from lights up. The thicker a ribbon, the greater the weight." : "Point at a word: what it looks at lights up. The thicker a ribbon, the greater the weight.";
+  return across ? "Point at a word: what it attended to lights up. The thicker a ribbon, the greater the weight." : "Point at a word: what it attends to lights up. The thicker a ribbon, the greater the weight.";
 }
 
 export function Align() {
@@ -162,7 +162,7 @@ export function Align() {
     <>
       <section class="card" aria-label="ribbons">
         <header>
-          <h2>{across ? "What each word was read from" : "What looks at what"}</h2>
+          <h2>{across ? "What each output word attended to" : "What attends to what"}</h2>
           <span class="note">{headsName(page.heads.value, map.how.heads)} of {siteName(map.site)}</span>
           <span class="grow" />
           {page.document.value.runs.length > 1 && (

@@ -74,7 +74,7 @@ export function Media() {
       </div>
       {media.kind === "picture" ? (
         <>
-          <div class="picture"><img src={media.address} alt={run.source ?? "the picture"} /><canvas ref={over} role="img" aria-label={`what “${grid.rows.names[row]}” was read from stays bright`} /></div>
+          <div class="picture"><img src={media.address} alt={run.source ?? "the picture"} /><canvas ref={over} role="img" aria-label={`what “${grid.rows.names[row]}” attended to stays bright`} /></div>
           <label class="bar-line"><span class="note">shade </span><input type="range" min={0} max={1} step={0.05} value={blend} aria-label="shade" onInput={(e) => setBlend(Number(e.currentTarget.value))} /></label>
           <p class="note">Exact cells of the encoder, not smoothed: what “{grid.rows.names[row]}” gave the greatest weight stays bright.</p>
         </>

@@ -41,10 +41,10 @@ export function WhatIf({ position }: { position: number }) {
       {canAsk && (
         <>
           <div class="bar-line">
-            <button disabled={busy} onClick={() => put({ kind: "uniform" })}>spread {siteName(map.site)}, head {head} evenly</button>
-            <button disabled={busy} onClick={() => put({ kind: "ablate" })}>silence that head</button>
-            <label><span class="note">look only at </span>
-              <select aria-label="look only at" disabled={busy} value="" onChange={(e) => e.currentTarget.value && put({ kind: "force", key: Number(e.currentTarget.value) })}>
+            <button disabled={busy} onClick={() => put({ kind: "uniform" })}>make {siteName(map.site)}, head {head} uniform</button>
+            <button disabled={busy} onClick={() => put({ kind: "ablate" })}>ablate that head</button>
+            <label><span class="note">attend only to </span>
+              <select aria-label="attend only to" disabled={busy} value="" onChange={(e) => e.currentTarget.value && put({ kind: "force", key: Number(e.currentTarget.value) })}>
                 <option value="">…</option>
                 {names(run, map, "columns").map((name, c) => <option key={c} value={String(c)}>{name}</option>)}
               </select>

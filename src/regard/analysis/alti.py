@@ -1,7 +1,7 @@
-"""ALTI: what reaches the input through all layers, by the vectors that move, not by the weights alone.
+"""ALTI: contributions of input positions through all layers, from value vectors and residuals, not weights alone.
 
 A layer's attention makes y_i = Σ_j T_i(x_j) + b of its inputs, T_i(x_j) = Σ_h α_ij W_O W_V x_j, for j = i the residual
-x_i too; through a norm behind it, with its σ frozen. What x_j gave is how much nearer y_i comes to it than to nothing.
+x_i too; through a following norm with its σ frozen. x_j contributes by how much closer y_i is to T_i(x_j) than to 0.
 """
 
 from collections.abc import Sequence

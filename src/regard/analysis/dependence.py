@@ -68,7 +68,7 @@ class Dependence:
 
 
 def dependence(model: Any, site: str, output: Output, draws: int = 8) -> Dependence:
-    """Test what one output owes to the attention at one site.
+    """Test how much one output depends on the attention at one site.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.

@@ -60,7 +60,7 @@ class Erasure:
         return cls(given, list(zip(words, found.values(), strict=True)))
 
     def __call__(self, kept: Bool[Tensor, "n words"]) -> Float[Tensor, "n T"]:
-        """log p of each output token, in float64, with the words that are kept alone; what was asked before is kept."""
+        """log p of each output token, in float64, with only the kept words in the input; results are cached."""
         asked = [tuple(row) for row in kept.tolist()]
         new = list(dict.fromkeys(row for row in asked if row not in self._known))
         size = max(1, AT_ONCE // len(self._ids))

@@ -1,7 +1,7 @@
-"""Which explanation is to be believed: the input is taken apart in its order, and the prediction must follow.
+"""Faithfulness of explanations: deletion and insertion curves of the input's words, against random orders.
 
-Attention is not explanation (Jain and Wallace 2019): whether a map says what a prediction rests on is a question for
-the model. It is put by taking words out of the input, and every explanation answers it beside random orders.
+Attention is not explanation (Jain and Wallace 2019): whether a prediction depends on the positions of large weight is
+tested on the model, by removing words from the input in the order in which an explanation ranks them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,9 +39,9 @@ class Curves:
     """The probability of a prediction while parts of the input are taken out, or put in, in one order.
 
     Attributes:
-        shares: of the parts that were taken out, or put in: from 0 to 1.
-        deletion: probability without that share of the parts, the first of the order taken out first.
-        insertion: probability with that share of the parts alone, the first of the order put in first.
+        shares: share of the parts removed, or added, at each point: from 0 to 1.
+        deletion: probability without that share of the parts, in the order of the explanation.
+        insertion: probability with only that share of the parts, in the order of the explanation.
     """
 
     shares: list[float]
@@ -52,7 +52,7 @@ class Curves:
     def gain(self) -> float:
         """Area under the insertion curve less that under the deletion curve: between -1 and 1.
 
-        Its mean over all orders is 0, for a set of parts is as often kept by the one as by the other.
+        Its mean over all orders is 0: every set of parts is kept equally often by deletion and by insertion.
         """
         higher = [one - other for one, other in zip(self.insertion, self.deletion, strict=True)]
         return float(torch.trapezoid(*(torch.tensor(one, dtype=torch.float64) for one in (higher, self.shares))))
@@ -210,9 +210,9 @@ def faithfulness(
     The explanations of a result: those of `regard.analysis.explanations`, and leave one out, the drop of log p without
     each word by itself (Li et al. 2016). A sub-word's numbers are summed to its word's.
 
-    What this does not say: a text without some of its words is one that the model was not trained on (Hooker et al.
-    2019), and a prediction may rest on words together, of which no order tells. Words are taken out of the input alone:
-    what a decoder said before stays.
+    Limits: a text without some of its words is unlike the training data (Hooker et al. 2019), and a prediction may
+    depend on several words jointly, which no order shows. Words are removed from the input only: the previous output
+    tokens of a decoder stay.
 
     Args:
         prediction: a translation or completion of what `load` returns; or, of any model, a function from what is kept
@@ -226,7 +226,7 @@ def faithfulness(
 
     Raises:
         ConfigError: no such step; an output without a forward pass; an input without words; an explanation that is not
-            finite; no explanation of a function; draws below 20, which no test at 5 % can do with.
+            finite; no explanation of a function; draws below 20, too few for a test at 5 %.
         ShapeError: an explanation of another size; a function that gives another number of probabilities.
 
     Source: Samek et al. 2017, section 3 (deletion); Petsiuk et al. 2018, section 3.3 (both); DeYoung et al. 2020,

@@ -1,4 +1,4 @@
-"""Path patching: what one head tells another, all other heads being deaf to it; beside its linear approximation."""
+"""Path patching: the effect of one head through one other head, all others frozen; and its linear approximation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -142,7 +142,7 @@ def _told(
 
 
 def _answered(run: ForwardPass, parts: Parts, metric: Metric, told: Tensor, head: int) -> list[float]:
-    """The metric of each sender, with what the receiver's head was told."""
+    """The metric for each sender, with the receiver's patched input."""
     count, rows = told.shape[:2]
     whole = count * rows
 

@@ -41,7 +41,7 @@ class WordReasons:
     found: Faithfulness | None
 
     def shares(self) -> list[float]:
-        """Each source's share of what all of them gave; those that gave less than nothing have none."""
+        """Each source's share of the sum of all positive contributions; a negative contribution has share 0."""
         return _shares([given for _, given in self.sources])
 
     def head_shares(self) -> dict[Head, float]:

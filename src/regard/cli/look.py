@@ -1,4 +1,4 @@
-"""`regard look`: the page where attention is looked at, touched and doubted."""
+"""`regard look`: the interactive page of attention maps."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,16 +15,16 @@ def look(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A shipped model, a run's folder, or a saved map (.safetensors).")
     ],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[INPUT]…", help="What the model is given.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[INPUT]…", help="The inputs of the model.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the page as one .html file instead of serving it.")] = None,
     against: Annotated[
         list[str] | None, typer.Option(help="Another model or checkpoint, compared on the same inputs; repeatable.")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     device: Device = "cpu",
 ) -> None:
-    """The page where attention is looked at, touched and doubted: served on this machine, or saved as one file."""
+    """Open an interactive page of attention maps, served on this machine only, or save it as one file."""
     if save is not None and save.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--save {save}: a page is written as .html")
     if model.endswith(".safetensors"):

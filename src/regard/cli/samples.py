@@ -11,7 +11,7 @@ from regard.errors import ConfigError
 
 
 def samples(
-    folder: Annotated[Path, typer.Argument(help="Where they go.")] = Path("samples"),
+    folder: Annotated[Path, typer.Argument(help="The folder to write to; created if missing.")] = Path("samples"),
 ) -> None:
     """Write the samples that ship with regard into a folder: texts, a picture, a recording, and pairs to train on."""
     if folder.exists() and not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The page: attention looked at, touched and doubted, as one file that needs no network, and in a notebook.
+"""The interactive page of attention maps, as one file that needs no network, and in a notebook.
 
 A page is a document, which is plain data, and the tensors that it names. Its script, built from `frontend/`, computes
 every row of every map itself, so the file holds queries and keys, not matrices.
@@ -36,12 +36,12 @@ def script() -> str:
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """A page that shows itself in a notebook, and writes itself as one file.
+    """An interactive page, displayed by a notebook or saved as one file.
 
     Attributes:
         document: plain data, which `json` can write: the title, and the runs with their tokens, words and maps.
         tensors: what the maps are computed from, by the names in the document.
-        still: an SVG picture for where scripts are off.
+        still: an SVG picture, displayed where scripts are disabled.
     """
 
     document: Mapping[str, Any]
@@ -67,7 +67,7 @@ class Page:
         """The whole page as text; it loads nothing.
 
         Args:
-            live: what a server that answers the page's questions tells it.
+            live: settings from the server that answers the page's requests; None for a page without a server.
         """
         document = {**self.document, "format": FORMAT, **({"live": live} if live else {})}
         policy = POLICY.replace("connect-src 'none'", "connect-src 'self'") if live else POLICY
@@ -89,7 +89,7 @@ class Page:
 
         Raises:
             ConfigError: a name that does not end in .html.
-            OSError: it could not be written; what was there is still there.
+            OSError: it could not be written; an existing file is unchanged.
         """
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"{path}: a page is written as .html")
@@ -137,6 +137,6 @@ class Page:
 
 
 def inert(document: Any) -> str:
-    """JSON that nothing in a page can end early."""
+    """JSON that is safe inside a script element: no text in it can close the element."""
     raw = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return raw.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

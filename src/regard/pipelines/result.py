@@ -61,7 +61,7 @@ class Result:
         return {}
 
     def look(self, path: str | Path | None = None) -> Any:
-        """The page of this result: its attention to be looked at, touched and doubted. It shows itself in a notebook.
+        """The interactive page of this result's attention; a notebook displays it.
 
         Args:
             path: an .html file to write, which needs no network; None only makes the page.
