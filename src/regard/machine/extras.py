@@ -16,6 +16,7 @@ PURPOSES = {
     "features": "EfficientNet features of pictures",
     "gguf": ".gguf files of Llama models",
     "marian": "tokenizers of Marian models",
+    "notebook": "the page of attention as a widget in a notebook",
     "onnx": "`regard export --layout onnx`",
     "questions": "questions about pictures of shapes",
     "ray": "`regard translate --engine ray`, a corpus by many processes",
