@@ -83,18 +83,17 @@ def page_of_generate(
     beams = getattr(output, "beam_indices", None)
     own = [sequence] * len(within) if beams is None else [int(one) for one in beams[sequence]]
     steps = [n for n, one in enumerate(own[: len(within)]) if one >= 0]
-    title_of = {"title": title}
     if across is None:
         maps = [_joined(within, layer, steps, own) for layer in range(len(within[0]))]
         queries = maps[0].shape[-2]
-        return page_of_attentions([_square(one) for one in maps], list(tokens)[:queries], **title_of)
+        return page_of_attentions([_square(one) for one in maps], list(tokens)[:queries], title=title)
     encoder = getattr(output, "encoder_attentions", None) or ()
     per_input = max(1, len(within[0][0]) // max(1, len(encoder[0]))) if encoder else 1
     return page_of_attentions(
         encoder_attentions=[one[own[0] // per_input] for one in encoder],
         decoder_attentions=[_square(_joined(within, layer, steps, own)) for layer in range(len(within[0]))],
         cross_attentions=[_joined(across, layer, steps, own) for layer in range(len(across[0]))],
-        encoder_tokens=source_tokens, decoder_tokens=list(tokens)[: len(steps)], **title_of,
+        encoder_tokens=source_tokens, decoder_tokens=list(tokens)[: len(steps)], title=title,
     )  # fmt: skip
 
 
