@@ -26,9 +26,7 @@ export function createState(source: Source, inAddress: boolean) {
   const pinned = signal<Place | null>(null);
   const theme = signal<"auto" | "light" | "dark">("auto");
   const systemDark = signal(false);
-  const root = signal(false);
   const tour = signal<number | null>(null);
-  const notice = signal("");
   const other = signal<{ run: number; site: string; head: number | "mean" } | null>(null);
 
   const run = computed<Run>(() => document.value.runs[Math.min(runIndex.value, document.value.runs.length - 1)]);
@@ -93,7 +91,7 @@ export function createState(source: Source, inAddress: boolean) {
   }
   return {
     document, reader, screen, runIndex, run, site, map, head, heads, all, why, byWords, hover, pinned, place, theme,
-    systemDark, dark, scale, grid, large, root, tour, notice, other,
+    systemDark, dark, scale, grid, large, tour, other,
   };
 }
 

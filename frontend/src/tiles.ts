@@ -61,7 +61,7 @@ export class Tiles {
     } else if (coarse) {
       return this.overview(view, high, wide);
     }
-    const cost = weights * (this.reader.head(map, this.head).width || 1) * (pool ? 1 : 1);
+    const cost = weights * (this.reader.head(map, this.head).width || 1);
     if (weights > EXACT || cost > EXACT * 200) return pool ? this.overview(view, high, wide) : { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true };
     const name = [view.top, view.left, view.height, view.width, high, wide].map((x) => x.toFixed(2)).join();
     const known = this.found.get(name);

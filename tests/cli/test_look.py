@@ -48,6 +48,14 @@ def test_a_task_verb_gives_the_page_too(tiny_run: Path, tmp_path: Path) -> None:
     assert document(path)["runs"][0]["source"] == "le chat noir"
 
 
+def test_a_file_of_the_user_is_not_replaced(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "mine.html"
+    path.write_text("my own page", "utf-8")
+    assert cli.run(["look", "fr-en", "le chat", "--save", str(path)]) == 2
+    assert capsys.readouterr().err.endswith("mine.html: this file is there, and not drawn by regard: name another\n")
+    assert path.read_text("utf-8") == "my own page"
+
+
 def test_a_saved_map(tmp_path: Path) -> None:
     seen = regard.attention_map(torch.randn(2, 3, 4), torch.randn(2, 5, 4), key_tokens=list("abcde"))
     seen.save(tmp_path / "map.safetensors")

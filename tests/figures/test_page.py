@@ -58,5 +58,11 @@ def test_a_notebook_shows_a_frame_and_a_picture_without_scripts() -> None:
     assert "<svg" in shown["image/svg+xml"]
 
 
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    page = Page({"title": "a", "runs": [{"score": float("-inf"), "p": [float("nan"), 0.5]}]}, {})
+    held = json.loads(re.search(r'id="document">(.*?)</script>', page.html())[1])
+    assert held["runs"] == [{"score": None, "p": [None, 0.5]}]
+
+
 def test_a_page_without_a_picture_has_none() -> None:
     assert "image/svg+xml" not in Page({"title": "a", "runs": []}, {})._repr_mimebundle_()

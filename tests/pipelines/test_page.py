@@ -69,3 +69,13 @@ def test_what_has_parts_is_looked_at_part_by_part() -> None:
     with pytest.raises(ConfigError, match=r"several parts, each with its own attention: look at one of its parts"):
         made.look()
     assert made.parts[0].look().document["runs"][0]["source"] == "Le chat dort."
+
+
+def test_looking_changes_nothing() -> None:
+    model = regard.load("fr-en")
+    before, drawn = model("le chat noir"), torch.random.get_rng_state()
+    before.look()
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    after = model("le chat noir")
+    assert (after.text, after.log_prob) == (before.text, before.log_prob)
+    assert all(part.grad is None for part in model.model.parameters())

@@ -200,7 +200,7 @@ export function Align() {
           ) : (
             <>
               <h3>{run.text ?? page.document.value.title}</h3>
-              {run.log_prob !== undefined && <p class="note">log-probability {run.log_prob.toFixed(2)} nats{run.score !== undefined ? `, score ${run.score.toFixed(2)}` : ""}</p>}
+              {run.log_prob != null && <p class="note">log-probability {run.log_prob.toFixed(2)} nats{run.score != null ? `, score ${run.score.toFixed(2)}` : ""}</p>}
               {words?.log_prob && <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />}
             </>
           )}

@@ -27,6 +27,11 @@ def look(
     """Open an interactive page of attention maps, served on this machine only, or save it as one file."""
     if save is not None and save.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--save {save}: a page is written as .html")
+    if save is not None:
+        from regard.figures.files import check_target, is_drawn
+
+        if not is_drawn(check_target(save, page=True)):
+            raise ConfigError(f"--save {save}: this file is there, and not drawn by regard: name another")
     if model.endswith(".safetensors"):
         if texts or against:
             raise ConfigError(
@@ -43,8 +48,7 @@ def look(
         pipelines = [load(name, texts, device=device) for name in [model, *(against or [])]]
         page, pipeline = look_at(pipelines, texts), pipelines[0]
     if save is not None:
-        size = len(page.html().encode())
-        typer.echo(f"regard: {save}: {size / 1e6:.1f} MB", err=True)
+        typer.echo(f"regard: {save}: {page.size / 1e6:.1f} MB", err=True)
         page.save(save)
         return
     _serve(page, pipeline if pipeline is not None and pipeline.task in TASKS else None, port, browser)

@@ -60,7 +60,7 @@ class Believe(Asked):
 def look(pipeline: Any, asked: Look) -> dict[str, Any]:
     """The document and the packed tensors of another text."""
     page = look_at([pipeline], [asked.text])
-    return {"document": dict(page.document), "tensors": page.packed}
+    return {"document": page.plain, "tensors": page.packed}
 
 
 def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class Page:
     still: str = field(default="", repr=False)
 
     @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The document with its format, and null for numbers that JSON does not have."""
+        found: dict[str, Any] = _finite({**self.document, "format": FORMAT})
+        return found
+
+    @cached_property
     def raw(self) -> bytes:
         """The tensors as safetensors."""
         return bytes(save({name: part.detach().cpu().contiguous().clone() for name, part in self.tensors.items()}))
@@ -69,7 +76,7 @@ class Page:
         Args:
             live: settings from the server that answers the page's requests; None for a page without a server.
         """
-        document = {**self.document, "format": FORMAT, **({"live": live} if live else {})}
+        document = {**self.plain, **({"live": live} if live else {})}
         policy = POLICY.replace("connect-src 'none'", "connect-src 'self'") if live else POLICY
         title = html.escape(str(self.document.get("title", "regard")))
         return (
@@ -130,10 +137,18 @@ class Page:
             document = traitlets.Unicode().tag(sync=True)
             tensors = traitlets.Bytes().tag(sync=True)
 
-        return Widget(document=inert({**self.document, "format": FORMAT}), tensors=self.raw)
+        return Widget(document=inert(self.plain), tensors=self.raw)
 
     def __repr__(self) -> str:
         return f"Page({self.document.get('title', '')!r}, {len(self.document.get('runs', []))} runs)"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def inert(document: Any) -> str:

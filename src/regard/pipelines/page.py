@@ -12,6 +12,7 @@ from regard.analysis.lens import logit_lens
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
 from regard.attention.watch import calls_by_site, unwatched, watching
+from regard.device import device_of, random_numbers_kept
 from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
 from regard.pipelines.reading import name_heads
@@ -123,14 +124,15 @@ def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], positio
         columns: names of its keys.
         position: of the output's token whose log-probability is asked for; the whole output's by default.
     """
-    wanted = torch.tensor(given.predicted, device=next(given.module.parameters()).device)
+    device = device_of(given.module)
+    wanted = torch.tensor(given.predicted, device=device)
 
     def output() -> Tensor:
         logs = given.logits()[0, -len(wanted) :].float().log_softmax(-1)
         own = logs.gather(-1, wanted[:, None])[:, 0]
         return own.sum() if position is None else own[position]
 
-    with torch.random.fork_rng(devices=[]):
+    with random_numbers_kept(device):
         torch.manual_seed(0)
         found = dependence(given.module, site, output)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
