@@ -51,6 +51,7 @@ def test_look_inside_a_real_encoder(tmp_path: Path) -> None:
     looking.look(model, given, tmp_path / "x.png")
 
 
+@pytest.mark.slow
 def test_find_and_match(tmp_path: Path) -> None:
     """Both train a little on made glyphs, measure and draw; a matched set costs no order."""
     find, match = example("find"), example("match")

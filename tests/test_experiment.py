@@ -172,6 +172,7 @@ def test_a_run_does_not_resume_with_other_data(tmp_path: Path) -> None:
         train(tiny("recurrent") | {"data": data}, run=tmp_path / "run", resume=True)
 
 
+@pytest.mark.sampled(2)
 def test_a_run_does_not_resume_with_another_tokenizer(
     data_folder: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +302,7 @@ def test_a_config_that_looks_at_nothing_trains_and_has_no_alignment(
     assert not generation.trace.steps[0].scores
 
 
+@pytest.mark.sampled(2)
 def test_a_run_goes_on_from_another(tiny_run: Path, data_folder: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     kind = load(tiny_run).bundle.model_config.kind
@@ -416,6 +418,7 @@ def test_a_task_without_pairs_has_nothing_to_prepare(tmp_path: Path) -> None:
         experiment.prepare(config, run=tmp_path / "run")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_memory_that_runs_out_halves_the_pieces_and_says_so(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int

@@ -35,6 +35,7 @@ def check_sums(generation, dtype):
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_translators_parts_and_rest_sum_to_the_logit(name, dtype):

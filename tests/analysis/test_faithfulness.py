@@ -112,6 +112,7 @@ ALL = {"attention", "contributions", "gradient × input", "integrated gradients"
 OF_TRANSFORMERS = ALL | {"norms", "rollout", "flow", "alti"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("make", "names"),
     [(translator, OF_TRANSFORMERS | {"alignment"}), (recurrent, ALL | {"alignment"}), (completer, OF_TRANSFORMERS)],

@@ -47,6 +47,7 @@ def test_the_lens_of_a_padded_source_is_that_of_the_source(poisoned):
 SOME = ["weights", "value", "state"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "what", [*SOME, *(pytest.param(one, marks=pytest.mark.slow) for one in PARTS if one not in SOME)]
 )

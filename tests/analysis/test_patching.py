@@ -200,6 +200,7 @@ GRID = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "what"), GRID)
 def test_batched_equals_one_by_one_and_a_patch_of_itself_changes_nothing(name: str, what: str) -> None:
     model, clean, corrupted, measure = MODELS[name]()
@@ -294,6 +295,7 @@ def test_the_error_of_an_attribution_is_reported() -> None:
     assert "check=3" in none.sentence
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["GPT2", "recurrent", "transformer"])
 @pytest.mark.parametrize("what", ["head", "key", "state"])
 def test_small_changes_are_attributed(name: str, what: str) -> None:

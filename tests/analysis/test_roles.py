@@ -121,6 +121,7 @@ class Encoder(nn.Module):
         return self.head(self.layers(self.embedding(tokens) + self.places.weight))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("first", [None, 1])
 def test_untrained_models_have_no_roles(seed: int, first: int | None) -> None:

@@ -149,6 +149,7 @@ def test_predictions_are_the_three_best_and_the_token_itself(config):
         assert step.token in tokens
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("key_heads", [None, 1, 2])
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("heads", [[2], [0, 3], []])

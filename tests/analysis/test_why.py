@@ -18,6 +18,7 @@ def scores_of(generation, site, head):
     return source.spec.scores(source.query, source.key, rows, source.shape)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_parts_sum_to_the_score_of_the_recorded_queries_and_keys(name, dtype):
@@ -35,6 +36,7 @@ def test_the_parts_sum_to_the_score_of_the_recorded_queries_and_keys(name, dtype
             assert found.score == pytest.approx(float(expected.flatten()[0]), abs=max(EXACT[dtype], 1e-5))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*BLOCKS, "window"])
 def test_of_a_completion_a_row_is_the_position_that_predicted(name):
     generation = completer(torch.float64, **BLOCKS.get(name, {"window": 2}))("le chat", length=4, seed=1)

@@ -21,6 +21,8 @@ from regard.attention.kernels.reference import reference
 from regard.attention.operator import KERNELS
 from regard.attention.spec import Spec, make_spec
 
+pytestmark = pytest.mark.sampled(4)  # `make test-slow` has every case
+
 H, D = 3, 5
 SIZES = [
     ((2, H), 13, 17), ((2, H), 1, 11), ((2, H), 7, 1), ((2, H), 19, 7), ((H,), 11, 13), ((2, 2, H), 7, 11),

@@ -17,6 +17,8 @@ from device import DEVICE, in_float64, leaf
 from regard.attention.masks import Mask, as_mask
 from regard.attention.scores import Score
 
+pytestmark = pytest.mark.sampled(4)  # `make test-slow` has every case
+
 B, H, T, S, D_Q, D_K, D_V = 2, 3, 5, 7, 11, 13, 17
 
 

@@ -70,6 +70,7 @@ def test_coverage_says_nothing_wrong(name: str, height: int, width: int) -> None
                 assert not (~tile.all(-1) & collect[..., r, c]).any(), (r, c)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("outer", [0, 1, 2])
 @pytest.mark.parametrize("pairs", [1, 60, 10**6])

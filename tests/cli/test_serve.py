@@ -14,6 +14,7 @@ from servers import ask, served, text_of
 one_kind = pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
 
 
+@pytest.mark.sampled(2)
 @one_kind
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_it_finish_what_it_took(tiny_run: Path, number: signal.Signals) -> None:

@@ -60,6 +60,7 @@ class Names:
         path.write_text("{}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_tokens_are_equal(name: str, tmp_path: Path) -> None:
     torch.manual_seed(4)

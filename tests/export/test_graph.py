@@ -174,6 +174,7 @@ def check_decoder(config: Any, layout: str, path: Path) -> None:
             given = {f"past{name[7:]}": part for name, part in found.items() if name.startswith("present")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["onnx", pytest.param("torch", marks=slow)])
 def test_a_transformer(layout: str, tmp_path: Path) -> None:
     check_pair(

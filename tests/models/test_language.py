@@ -61,6 +61,7 @@ def padded(rows: Tensor, before: int, after: int) -> tuple[Tensor, Tensor]:
     return wide, allowed
 
 
+@pytest.mark.sampled(4)
 @torch.no_grad()
 @on_every_variant
 @pytest.mark.parametrize("read", [0, 1, 6, T - 1])
@@ -82,6 +83,7 @@ def test_padding_on_either_side_changes_nothing(variant: str, before: int, after
     torch.testing.assert_close(model(wide, allowed)[:, before : before + T], model(rows))
 
 
+@pytest.mark.sampled(3)
 @torch.no_grad()
 @on_every_variant
 def test_beginnings_of_different_length_go_on_as_if_alone(variant: str) -> None:
@@ -203,6 +205,7 @@ def test_every_variant_trains_in_all_three_shapes(variant: str) -> None:
         assert {name for name in without if "key.bias" not in name} <= {"decoder.relative.weight"} & without
 
 
+@pytest.mark.sampled(3)
 @torch.no_grad()
 @on_every_variant
 def test_an_encoder_decoder_steps_as_its_whole_pass(variant: str) -> None:

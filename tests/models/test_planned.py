@@ -77,6 +77,7 @@ def go(takes: list[tuple[object, object]], steps: int = 14, record: bool = True,
     return states
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
@@ -255,6 +256,7 @@ def translator(tiny_run) -> Translator:
 TEXTS = ["le chat noir dort", "Le chien rouge mange.", "", "la maison", "le cheval blanc " * 8]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("beam", [1, 3])
 def test_a_translator_gives_what_it_gives_without_a_plan(translator: Translator, beam: int) -> None:
     planned = translator(TEXTS, beam=beam, n_best=min(2, beam))

@@ -15,6 +15,8 @@ from regard.models.seq2seq import Memory, Seq2Seq, Step
 from regard.models.transformer import TransformerConfig
 from regard.nn.state import State
 
+pytestmark = pytest.mark.sampled(4)  # `make test-slow` has every case
+
 BOS, EOS, V = 1, 2, 17
 B, T, S = 3, 5, 7
 

@@ -90,6 +90,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp
     return run
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("model", "training"),
     [
@@ -400,6 +401,7 @@ def test_pointing_at_a_thing_that_moves_needs_the_right_frame() -> None:
 FILM = {"kind": "frames", "size": 40, "frames": 3, "first": 8, "channels": [16], "width": 24}
 
 
+@pytest.mark.slow
 def test_moving_pictures(talk, glyphs: Path, tmp_path: Path) -> None:
     """Training, a .gif of any length, a picture that stands still, and the drawing over frames."""
     config = scene_config(glyphs, source_encoder=FILM)

@@ -8,6 +8,7 @@ import regard
 BEGINNINGS = ["ROMEO:", "O", "JULIET: what say", "the king"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"beam": 2}, {"seed": 5, "top_k": 20}])
 def test_together_or_alone_the_same(settings: dict) -> None:
     completer = regard.load("shakespeare")
@@ -39,6 +40,7 @@ def test_stop_strings_and_lengths_hold_for_each_text() -> None:
     assert completer([], length=3) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("settings", [{"seed": 3}, {"beam": 2}])
 def test_asking_to_see_changes_no_completion(settings: dict) -> None:
     completer = regard.load("shakespeare")

@@ -44,6 +44,7 @@ def test_a_word_that_no_output_has_changes_nothing(translator: Translator) -> No
         assert torch.allclose(one.attention[site].full(), other.attention[site].full(), atol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "settings", [{"force": ["horse"]}, {"force": ["White horse", "red"]}, {"beam": 1, "force": ["dog"]}]
 )

@@ -46,6 +46,7 @@ def test_a_model_without_a_pipeline_refuses_in_one_sentence(tmp_path: Path, capf
         assert "which is not there yet: use .model" in capfd.readouterr().err
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "more",
     [

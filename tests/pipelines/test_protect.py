@@ -18,6 +18,7 @@ def model() -> Translator:
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "part",
     [

@@ -140,6 +140,7 @@ def test_a_sentence_does_not_depend_on_its_batch_mates_in_int8(tiny_run) -> None
         assert found(text, beam=3).log_prob == pytest.approx(one.log_prob, abs=1e-4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("settings", [{"beam": 1}, {"beam": 4, "n_best": 4}, {"sample": True, "seed": 1}])
 def test_outputs_begin_with_a_prefix_that_ends_at_a_words_end(translator: Translator, settings: dict) -> None:
     for prefix in ("the", "The black", "the."):

@@ -186,6 +186,7 @@ def test_every_layer_and_the_logits_are_theirs(case: str, folder: Path) -> None:
         close(found.model(tokens, allowed)[allowed], want.logits[allowed])
 
 
+@pytest.mark.sampled(3)
 @torch.no_grad()
 @on_every_case
 @pytest.mark.parametrize("beam", [1, 3])
@@ -214,6 +215,7 @@ def test_generations_are_theirs_token_for_token(case: str, beam: int, folder: Pa
         assert set(row[len(best.tokens) :]) <= {V - 1}
 
 
+@pytest.mark.sampled(3)
 @torch.no_grad()
 @on_every_case
 def test_observe_sees_what_their_eager_attention_says(case: str, folder: Path) -> None:

@@ -149,6 +149,7 @@ def trained(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return make
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_ten_updates_have_the_losses_of_the_cpu(name: str, trained: Any) -> None:
     here, there = trained(name, "cpu"), trained(name, NAME)
@@ -222,6 +223,7 @@ DRAWING = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("drawing", [*DRAWING, {"beam": 3, "n_best": 2}], ids=str)
 def test_completions_are_drawn_as_on_the_cpu(drawing: dict[str, Any], trained: Any) -> None:
     here, there = both("complete", trained)
@@ -316,6 +318,7 @@ def test_a_training_step_asks_for_no_value_in_its_forward_pass(trained: Any, fil
 # --- runs: resumed, moved, averaged, saved ---
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["translate", "complete"])
 def test_a_run_resumes_bit_for_bit(name: str, files: Path, tmp_path: Path) -> None:
     settings = config(name, files, device=NAME, max_steps=6, evaluate_every=3)

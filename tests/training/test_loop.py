@@ -126,6 +126,7 @@ def test_the_batches_here_make_several_epochs():
     assert 2 < len(make_batches().order(0)) < STEPS / 2
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("where", ["middle of an epoch", "end of an epoch", "at an evaluation"])
@@ -140,6 +141,7 @@ def test_interrupted_and_resumed_is_the_same_run(tmp_path, uninterrupted, kind, 
     check_same_run(weights, tmp_path, *uninterrupted(kind, precision))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", MODELS)
 def test_interrupted_after_every_step_is_the_same_run(tmp_path, uninterrupted, kind):
     for stop in range(1, STEPS):
@@ -149,6 +151,7 @@ def test_interrupted_after_every_step_is_the_same_run(tmp_path, uninterrupted, k
     check_same_run(weights, tmp_path, *uninterrupted(kind, "float32"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "moment",
     [
@@ -425,6 +428,7 @@ def test_guided_alignment_adds_its_cross_entropy(kind, precision):
     ours[0].backward()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_guided_alignment_turns_the_attention(kind, tmp_path):
     batches = make_batches(12)

@@ -84,6 +84,7 @@ def test_the_mean_of_the_estimator_is_the_enumerated_gradient() -> None:
     assert means[-1.7] < means[0.0]  # a baseline near the usual reward makes the estimate quieter
 
 
+@pytest.mark.slow
 def test_samples_approach_it() -> None:
     model = Looks()
     torch.manual_seed(0)

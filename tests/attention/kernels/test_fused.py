@@ -118,6 +118,7 @@ def test_values_of_another_width(width: int, masked: bool) -> None:
 SAMPLED = {("none", "tensor"), ("causal", None), ("no_triangle", "tensor"), ("padding", None)}
 
 
+@pytest.mark.sampled(3)
 @in_float64
 @pytest.mark.parametrize(
     ("mask", "bias"),

@@ -55,6 +55,7 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(map_module, "BLOCK", request.param)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("shapes", [((T,), (S,)), ((B, H, T), (B, H, S)), ((B, 1, T), (H, S))])
 def test_products_are_the_matrix(spec: str, shapes: tuple[tuple[int, ...], ...], block: None) -> None:

@@ -45,6 +45,7 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(map_module, "BLOCK", request.param)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [1, 60])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
