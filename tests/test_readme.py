@@ -118,6 +118,12 @@ def test_every_command_of_a_page(
         assert captured.out.startswith(shown), command
 
 
+def test_the_commands_of_the_first_page_are_the_readmes_which_are_run() -> None:
+    shown, run = ({command for command, _ in commands(page)} for page in ("docs/index.md", "README.md"))
+    assert len(shown) == 3
+    assert shown <= run
+
+
 def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     monkeypatch.chdir(place)
@@ -135,6 +141,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("page", "count", "files"),
     [
+        ("docs/index.md", 2, {"page.html"}),
         ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
         ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
         ("docs/findings.md", 4, {"lens.png", "parts.png", "why.png"}),
