@@ -28,6 +28,8 @@ html_static_path = ["static"]
 html_css_files = ["wide.css"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+default_role = "code"  # what stands between backticks in a docstring is code
+toc_object_entries_show_parents = "hide"
 # the course's pages are run; what they gave is kept until a page or the library changes
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
