@@ -81,7 +81,7 @@ class Download:
         yield from text.removesuffix("\n").split("\n")
 
 
-class Pairs(Download):
+class PairsDownload(Download):
     """Sentence pairs as manythings.org/anki packs them: English, tab, the other language, tab, attribution."""
 
     def lines(self, raw: bytes, source: str) -> Iterator[str]:
@@ -110,10 +110,10 @@ def tatoeba(languages: str = "fra-eng") -> Download:
     if second != "eng" or len(first) != 3 or not first.isascii() or not first.islower():
         raise DataError(f"{languages!r}: expected a language's three letters and -eng, such as fra-eng or deu-eng")
     other = get_global("language_aliases").get(first, first)
-    return Pairs(
+    return PairsDownload(
         "tatoeba", f"https://www.manythings.org/anki/{languages}.zip",
         f"tatoeba-{languages}/pairs.en-{other}.tsv.gz",
-        "CC BY 2.0 (FR): attribute tatoeba.org and its authors, whom the publisher's file names line by line.",
+        "CC BY 2.0 (FR): attribute tatoeba.org and its authors; the publisher's file names them line by line.",
         "pairs",
     )  # fmt: skip
 
