@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache"]
 html_theme = "furo"
 html_title = "regard"
+pygments_dark_style = "github-dark"
 html_theme_options = {  # the colours of `regard look`
     "light_css_variables": {"color-brand-primary": "#1b4a86", "color-brand-content": "#1b4a86"},
     "dark_css_variables": {"color-brand-primary": "#8cc0ea", "color-brand-content": "#8cc0ea"},
