@@ -41,6 +41,22 @@ def shakespeare(file: File = None, folder: Folder = Path("data")) -> None:
 
 
 @app.command()
+def fsdd(file: File = None, folder: Folder = Path("data")) -> None:
+    """The Free Spoken Digit Dataset, from its repository's .zip (CC BY-SA 4.0): fsdd trains on it."""
+    from regard.data.datasets import downloads
+
+    _download(downloads.fsdd(), file, folder)
+
+
+@app.command()
+def an4(file: File = None, folder: Folder = Path("data")) -> None:
+    """CMU's AN4, its training half, from its repository's .zip (free for any use): an4 trains on it."""
+    from regard.data.datasets import downloads
+
+    _download(downloads.an4(), file, folder)
+
+
+@app.command()
 def expressions(
     source: Annotated[str, typer.Argument(help="The source language: fr or en.")],
     target: Annotated[str, typer.Argument(help="The target language: en or fr.")],

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from regard import cli
-from regard.data.datasets import downloads
+from regard.data.archive import Files
+from regard.data.datasets import an4, downloads, fsdd
 from regard.errors import DataError
 
 PAIRS = "Go.\tVa !\tCC-BY 2.0 (France) Attribution: tatoeba.org #1 (A)\nHi.\tSalut.\tthe same\n"
@@ -94,3 +95,23 @@ def test_another_file_is_refused(content: bytes, fault: str, tmp_path: Path) -> 
         downloads.tatoeba("../eng")
     with pytest.raises(DataError, match="no such file"):
         downloads.shakespeare().write(tmp_path / "data", tmp_path / "none.txt")
+
+
+def test_recordings_become_an_archive_that_the_readers_take(tmp_path: Path) -> None:
+    def packed(*names: str) -> Path:
+        path = tmp_path / "master.zip"
+        with zipfile.ZipFile(path, "w") as made:
+            for name in names:
+                made.writestr(f"repository-master/{name}", "<s> YES </s> (an1-ab-b)" if "script" in name else name)
+        return path
+
+    digits = packed("README.md", "recordings/7_ada_0.wav", "recordings/8_ada_1.wav", "../../7_ada_2.wav")
+    path, count = downloads.fsdd().write(tmp_path / "data", digits)
+    assert count == 2
+    assert [cells["text"] for _, cells in fsdd.read(Files(str(path)))] == ["seven", "eight"]
+    with pytest.raises(DataError, match="holds none of the recordings"):
+        downloads.an4().write(tmp_path / "data", digits)
+    spoken = packed("etc/an4_train.transcription", "wav/an4_clstk/ab/an1-ab-b.wav", "wav/an4test_clstk/cd/x-cd-b.wav")
+    path, count = downloads.an4().write(tmp_path / "data", spoken)
+    assert count == 1
+    assert [cells["text"].strip().lower() for _, cells in an4.read(Files(str(path)))] == ["yes"]

@@ -5,9 +5,13 @@ The file may have been fetched by other means; `fetch` reads an address within b
 
 import gzip
 import io
+import re
+import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -62,16 +66,21 @@ class Download:
             raise DataError(f"{path} exists: remove it to make it anew")
         source = str(file or self.address)
         raw = read_publisher(file) if file else fetch(self.address, f"regard data {self.name} FILE")
-        lines = list(self.lines(raw, source))
+        packed, count = self.packed(raw, source)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as target, gzip.GzipFile("", "wb", fileobj=target, mtime=0) as packed:
-                packed.writelines(f"{line}\n".encode() for line in lines)
+            with replacing(path) as target:
+                target.write(packed)
             with replacing(path.parent / "LICENCE.txt") as target:
                 target.write(f"{self.file}, made from {self.address}\n{self.licence}\n".encode())
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error}") from error
-        return path, len(lines)
+        return path, count
+
+    def packed(self, raw: bytes, source: str) -> tuple[bytes, int]:
+        """The bytes to write, and how many of the unit they hold."""
+        lines = list(self.lines(raw, source))
+        return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0), len(lines)
 
     def lines(self, raw: bytes, source: str) -> Iterator[str]:
         """The lines to write, from the publisher's bytes."""
@@ -95,6 +104,66 @@ class PairsDownload(Download):
             if len(cells) < 2 or not all(cells[:2]):
                 raise DataError(f"{source}:{number}: expected English, tab, the other language; got {line[:60]!r}")
             yield "\t".join(cells[:2])
+
+
+@dataclass(frozen=True)
+class RecordingsDownload(Download):
+    """Recordings in a repository's .zip, packed as a .tar.
+
+    Attributes:
+        members: a regular expression; its first group is a member's name in the .tar.
+    """
+
+    members: str
+
+    def packed(self, raw: bytes, source: str) -> tuple[bytes, int]:
+        """A .tar of the members, and the number of recordings.
+
+        Raises:
+            DataError: a damaged archive, one without such members, or more than the bound.
+        """
+        made, count, size = io.BytesIO(), 0, 0
+        with _unzipped(raw, source) as archive, tarfile.open(fileobj=made, mode="w") as tar:
+            for one in archive.infolist():
+                match = re.fullmatch(self.members, one.filename)
+                if match is None or one.is_dir():
+                    continue
+                with archive.open(one) as member:
+                    content = member.read(LARGEST - size + 1)
+                size += len(content)
+                if size > LARGEST:
+                    raise DataError(f"{source}: unpacks to more than {LARGEST:,} bytes")
+                entry = tarfile.TarInfo(match[1])
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+                count += match[1].lower().endswith((".wav", ".flac", ".sph"))
+        if not count:
+            raise DataError(f"{source}: holds none of the recordings of {self.address}")
+        return made.getvalue(), count
+
+
+def fsdd() -> Download:
+    """The Free Spoken Digit Dataset: 3,000 recordings of six speakers."""
+    return RecordingsDownload(
+        "fsdd",
+        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/master.zip",
+        "fsdd/fsdd.tar",
+        "CC BY-SA 4.0: attribute the Free Spoken Digit Dataset (Jackson et al. 2018).",
+        "recordings",
+        r"[^/]+/recordings/(\d_\w+_\d+\.wav)",
+    )
+
+
+def an4() -> Download:
+    """The training half of CMU's AN4: 948 recordings of 74 speakers."""
+    return RecordingsDownload(
+        "an4",
+        "https://github.com/cmusphinx/an4/archive/refs/heads/master.zip",
+        "an4/an4-train.tar",
+        "Free for any use under the terms of the repository's LICENSE (Carnegie Mellon University 1991-2005).",
+        "recordings",
+        r"[^/]+/(etc/an4_train\.(?:transcription|fileids)|etc/an4\.dic|wav/an4_clstk/\w+/[\w-]+\.(?:wav|sph|flac))",
+    )
 
 
 def tatoeba(languages: str = "fra-eng") -> Download:
@@ -173,20 +242,25 @@ def read_publisher(file: Path) -> bytes:
         raise DataError(f"{file}: cannot be read: {error}") from error
 
 
+@contextmanager
+def _unzipped(raw: bytes, source: str) -> Iterator[zipfile.ZipFile]:
+    """The archive; what is wrong with it is one sentence."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{source}: a damaged archive: {error}") from error
+
+
 def _text(raw: bytes, source: str) -> str:
     """The text of the bytes, or of the one .txt file in an archive that does not begin with _."""
     if raw.startswith(b"PK\x03\x04"):
-        try:
-            with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-                members = [
-                    one for one in archive.infolist() if one.filename.endswith(".txt") and one.filename[0] != "_"
-                ]
-                if len(members) != 1:
-                    raise DataError(f"{source}: expected one .txt file beside those with _, found {len(members)}")
-                with archive.open(members[0]) as member:
-                    raw = member.read(LARGEST + 1)
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{source}: a damaged archive: {error}") from error
+        with _unzipped(raw, source) as archive:
+            members = [one for one in archive.infolist() if one.filename.endswith(".txt") and one.filename[0] != "_"]
+            if len(members) != 1:
+                raise DataError(f"{source}: expected one .txt file beside those with _, found {len(members)}")
+            with archive.open(members[0]) as member:
+                raw = member.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise DataError(f"{source}: unpacks to more than {LARGEST:,} bytes")
     try:
