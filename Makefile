@@ -51,6 +51,7 @@ check: .venv/made-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/words.py
+	$(BIN)/python .ci/prose.py
 
 format: .venv/made-dev
 	$(BIN)/ruff check --fix src tests benchmarks examples docs/*.py

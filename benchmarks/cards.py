@@ -136,7 +136,8 @@ def sense_card(name: str, settings: Any, run: Path, other: str) -> str:
                     "(Unicode CLDR)"),
         "transcribe": ("English letters, numbers and commands, from speech to text", "The training half of CMU's AN4 "
                        "(Carnegie Mellon University 1991, free for any purpose): 948 recordings, 42 minutes, 74 "
-                       "speakers; one speaker in ten for development, none on both sides"),
+                       "speakers; one speaker in ten for development, none on both sides. Other voices, telephone "
+                       "lines and synthesisers were not in it, and few of their words come out right"),
     }[settings.task]  # fmt: skip
     rows = "\n".join(f"| {key} | {value:.2f} |" for key, value in measured.items())
     curve = "\n".join(

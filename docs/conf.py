@@ -20,10 +20,17 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache"]
 html_theme = "furo"
 html_title = "regard"
+pygments_dark_style = "github-dark"
+html_theme_options = {  # the colours of `regard look`
+    "light_css_variables": {"color-brand-primary": "#1b4a86", "color-brand-content": "#1b4a86"},
+    "dark_css_variables": {"color-brand-primary": "#8cc0ea", "color-brand-content": "#8cc0ea"},
+}
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+default_role = "code"  # what stands between backticks in a docstring is code
+toc_object_entries_show_parents = "hide"
 # the course's pages are run; what they gave is kept until a page or the library changes
 nb_execution_mode = "cache"
 nb_execution_timeout = 600

@@ -1,4 +1,7 @@
-"""The pictures of the page in docs/static: `python docs/screenshots.py`, with Debian's Chromium."""
+"""The pictures of the page in docs/static: `python docs/screenshots.py`, with Debian's Chromium.
+
+page-*.png shows the whole page, door-*.png its first panel, for the first page of the documentation.
+"""
 
 import shutil
 import tempfile
@@ -25,6 +28,11 @@ def main() -> None:
             tab.get_by_role("button", name="couch").hover()
             tab.wait_for_timeout(400)
             tab.screenshot(path=FOLDER / f"page-{theme}.png")
+            tab = browser.new_page(viewport={"width": 900, "height": 860}, device_scale_factor=2)
+            tab.goto(f"file://{page}#theme={theme}")
+            tab.get_by_role("button", name="couch").hover()
+            tab.wait_for_timeout(400)
+            tab.locator(".ribbons").screenshot(path=FOLDER / f"door-{theme}.png")
         browser.close()
 
 

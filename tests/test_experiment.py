@@ -43,12 +43,15 @@ def test_train_gives_a_run(data_folder: Path, tmp_path: Path, monkeypatch: pytes
     assert events[0] == "start"
     assert events.count("step") == 6
     with pytest.raises(
-        regard.ConfigError, match=r"runs/run holds a run already: go on with --resume, or choose another"
+        regard.ConfigError,
+        match=r"runs/run holds a run already: go on with --resume, or choose another folder with --folder",
     ):
         train(tiny("recurrent"), {"model.width": 48})
     with pytest.raises(regard.ConfigError, match=r"its run had other settings"):
         train(tiny("recurrent"), resume=True)
-    with pytest.raises(regard.ConfigError, match=r"elsewhere: there is nothing to resume"):
+    with pytest.raises(
+        regard.ConfigError, match=r"elsewhere: there is nothing to resume: .* without --resume, .* with --folder"
+    ):
         train(tiny("recurrent"), run="elsewhere", resume=True)
 
 
@@ -386,7 +389,9 @@ def test_a_resumed_run_changes_its_schedule_where_that_is_said(data_folder: Path
     assert steps == [3, 6, 9]
     (changed,) = [entry for entry in run.journal if entry["event"] == "changed"]
     assert changed == {"event": "changed", "step": 6, "settings": {"training.max_steps": 9}}
-    with pytest.raises(regard.ConfigError, match=r"not model\.width = 48 \(it was 32\).*choose another folder$"):
+    with pytest.raises(
+        regard.ConfigError, match=r"not model\.width = 48 \(it was 32\).*choose another folder with --folder$"
+    ):
         experiment.train(config, {"model.width": 48, "training.max_steps": 9}, run=folder, resume=True)
 
 

@@ -100,10 +100,9 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
         assert captured.out.startswith(shown), command
     assert (place / "cat.png").exists()
     assert (place / "trace.png").exists()
-    assert (place / "bank.png").exists()
 
 
-@pytest.mark.parametrize(("page", "count"), [("docs/text_models.md", 7), ("docs/senses.md", 4), ("docs/gpu.md", 2)])
+@pytest.mark.parametrize(("page", "count"), [("docs/text_models.md", 5), ("docs/senses.md", 4), ("docs/gpu.md", 2)])
 def test_every_command_of_a_page(
     page: str, count: int, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
@@ -116,6 +115,12 @@ def test_every_command_of_a_page(
         captured = capfd.readouterr()
         assert code == 0, f"{command}\n{captured.err}"
         assert captured.out.startswith(shown), command
+
+
+def test_the_commands_of_the_first_page_are_the_readmes_which_are_run() -> None:
+    shown, run = ({command for command, _ in commands(page)} for page in ("docs/index.md", "README.md"))
+    assert len(shown) == 3
+    assert shown <= run
 
 
 def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +140,8 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("page", "count", "files"),
     [
-        ("docs/look.md", 4, {"heads.png", "map.png", "map.safetensors"}),
+        ("docs/index.md", 2, {"page.html"}),
+        ("docs/look.md", 5, {"heads.png", "map.png", "map.safetensors", "named.png", "patches.html", "patches.png"}),
         ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
         ("docs/findings.md", 4, {"lens.png", "parts.png", "why.png"}),
         ("docs/explorer.md", 2, {"page.html", "layers.html", "links.html"}),

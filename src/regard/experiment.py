@@ -355,9 +355,12 @@ def _check_folder(
     """The settings that a resumed run changes, as `said`."""
     started = checkpoint_in(folder)
     if resume and not started:
-        raise ConfigError(f"{folder}: there is nothing to resume: no {LAST}")
+        raise ConfigError(
+            f"{folder}: there is nothing to resume: no {LAST}; start it without --resume, or name the run's own folder "
+            "with --folder"
+        )
     if not resume and (started or (folder / INFO).exists()):
-        raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --run")
+        raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --folder")
     check_claim(folder, "a run", KNOWN)
     return _changed_settings(folder, settings, said) if resume else {}
 
@@ -392,7 +395,7 @@ def _changed_settings(folder: Path, settings: ExperimentConfig, said: AbstractSe
         shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])
         raise ConfigError(
             f"{folder}: its run had other settings ({CONFIG}), not {shown}: resume with the same ones, or choose "
-            f"another folder{_how_to_change(changed)}"
+            f"another folder with --folder{_how_to_change(changed)}"
         )
     return given
 

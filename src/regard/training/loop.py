@@ -190,7 +190,7 @@ def check_made_of(folder: Path, known: Mapping[str, str], given: Mapping[str, st
     if other:
         raise ConfigError(
             f"{folder}: changed since {last_checkpoint(folder)} was written: {' and '.join(other)}; restore it, or "
-            "start again in another folder"
+            "start again in another folder (--folder)"
         )
 
 

@@ -1,0 +1,269 @@
+"""Public data sets where the configs look for them, from the file that their publisher offers.
+
+The file may have been fetched by other means; `fetch` reads an address within bounds of size and time.
+"""
+
+import gzip
+import io
+import re
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from babel.core import get_global
+
+from regard.data.files import read_bytes
+from regard.errors import DataError
+from regard.storage import replacing
+
+LARGEST = 256 * 1024**2  # bytes of a file, fetched or unpacked
+SILENCE = 30.0  # seconds without a byte
+LONGEST = 1_800.0  # seconds of a whole download
+
+
+@dataclass(frozen=True)
+class Download:
+    """A data set.
+
+    Attributes:
+        name: what `regard data` calls it.
+        address: the publisher's file.
+        file: where the configs look for it, in the folder that REGARD_DATA names.
+        licence: under which it may be used, and what it asks for.
+        unit: what a line of it is.
+    """
+
+    name: str
+    address: str
+    file: str
+    licence: str
+    unit: str
+
+    def write(self, folder: Path, file: Path | None = None) -> tuple[Path, int]:
+        """Write the data set, and its licence beside it.
+
+        Args:
+            folder: what REGARD_DATA names.
+            file: the publisher's file, if it is here already; it is fetched otherwise.
+
+        Returns:
+            The file written, and the number of its lines.
+
+        Raises:
+            DataError: it exists; it cannot be fetched or read; it is not the publisher's file.
+        """
+        path = folder / self.file
+        if path.exists():
+            raise DataError(f"{path} exists: remove it to make it anew")
+        source = str(file or self.address)
+        raw = read_publisher(file) if file else fetch(self.address, f"regard data {self.name} FILE")
+        packed, count = self.packed(raw, source)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as target:
+                target.write(packed)
+            with replacing(path.parent / "LICENCE.txt") as target:
+                target.write(f"{self.file}, made from {self.address}\n{self.licence}\n".encode())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error}") from error
+        return path, count
+
+    def packed(self, raw: bytes, source: str) -> tuple[bytes, int]:
+        """The bytes to write, and how many of the unit they hold."""
+        lines = list(self.lines(raw, source))
+        return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0), len(lines)
+
+    def lines(self, raw: bytes, source: str) -> Iterator[str]:
+        """The lines to write, from the publisher's bytes."""
+        text = _text(raw, source)
+        if len(text) < 100:
+            raise DataError(f"{source}: {len(text)} characters: that is not the text of {self.address}")
+        yield from text.removesuffix("\n").split("\n")
+
+
+class PairsDownload(Download):
+    """Sentence pairs as manythings.org/anki packs them: English, tab, the other language, tab, attribution."""
+
+    def lines(self, raw: bytes, source: str) -> Iterator[str]:
+        """English, tab, the other language.
+
+        Raises:
+            DataError: a line has no second column.
+        """
+        for number, line in enumerate(_text(raw, source).removesuffix("\n").split("\n"), 1):
+            cells = line.removesuffix("\r").split("\t")
+            if len(cells) < 2 or not all(cells[:2]):
+                raise DataError(f"{source}:{number}: expected English, tab, the other language; got {line[:60]!r}")
+            yield "\t".join(cells[:2])
+
+
+@dataclass(frozen=True)
+class RecordingsDownload(Download):
+    """Recordings in a repository's .zip, packed as a .tar.
+
+    Attributes:
+        members: a regular expression; its first group is a member's name in the .tar.
+    """
+
+    members: str
+
+    def packed(self, raw: bytes, source: str) -> tuple[bytes, int]:
+        """A .tar of the members, and the number of recordings.
+
+        Raises:
+            DataError: a damaged archive, one without such members, or more than the bound.
+        """
+        made, count, size = io.BytesIO(), 0, 0
+        with _unzipped(raw, source) as archive, tarfile.open(fileobj=made, mode="w") as tar:
+            for one in archive.infolist():
+                match = re.fullmatch(self.members, one.filename)
+                if match is None or one.is_dir():
+                    continue
+                with archive.open(one) as member:
+                    content = member.read(LARGEST - size + 1)
+                size += len(content)
+                if size > LARGEST:
+                    raise DataError(f"{source}: unpacks to more than {LARGEST:,} bytes")
+                entry = tarfile.TarInfo(match[1])
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+                count += match[1].lower().endswith((".wav", ".flac", ".sph"))
+        if not count:
+            raise DataError(f"{source}: holds none of the recordings of {self.address}")
+        return made.getvalue(), count
+
+
+def fsdd() -> Download:
+    """The Free Spoken Digit Dataset: 3,000 recordings of six speakers."""
+    return RecordingsDownload(
+        "fsdd",
+        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/master.zip",
+        "fsdd/fsdd.tar",
+        "CC BY-SA 4.0: attribute the Free Spoken Digit Dataset (Jackson et al. 2018).",
+        "recordings",
+        r"[^/]+/recordings/(\d_\w+_\d+\.wav)",
+    )
+
+
+def an4() -> Download:
+    """The training half of CMU's AN4: 948 recordings of 74 speakers."""
+    return RecordingsDownload(
+        "an4",
+        "https://github.com/cmusphinx/an4/archive/refs/heads/master.zip",
+        "an4/an4-train.tar",
+        "Free for any use under the terms of the repository's LICENSE (Carnegie Mellon University 1991-2005).",
+        "recordings",
+        r"[^/]+/(etc/an4_train\.(?:transcription|fileids)|etc/an4\.dic|wav/an4_clstk/\w+/[\w-]+\.(?:wav|sph|flac))",
+    )
+
+
+def tatoeba(languages: str = "fra-eng") -> Download:
+    """Sentence pairs of Tatoeba, by way of manythings.org/anki.
+
+    Args:
+        languages: the publisher's name, such as "fra-eng": a language in three letters, then English.
+
+    Raises:
+        DataError: another kind of name.
+    """
+    first, _, second = languages.partition("-")
+    if second != "eng" or len(first) != 3 or not first.isascii() or not first.islower():
+        raise DataError(f"{languages!r}: expected a language's three letters and -eng, such as fra-eng or deu-eng")
+    other = get_global("language_aliases").get(first, first)
+    return PairsDownload(
+        "tatoeba", f"https://www.manythings.org/anki/{languages}.zip",
+        f"tatoeba-{languages}/pairs.en-{other}.tsv.gz",
+        "CC BY 2.0 (FR): attribute tatoeba.org and its authors; the publisher's file names them line by line.",
+        "pairs",
+    )  # fmt: skip
+
+
+def shakespeare() -> Download:
+    """Tiny Shakespeare: 40,000 lines of the plays."""
+    return Download(
+        "shakespeare",
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "tinyshakespeare/input.txt.gz",
+        "The plays are in the public domain; the selection is Andrej Karpathy's (char-rnn, MIT).",
+        "lines",
+    )
+
+
+def fetch(address: str, instead: str) -> bytes:
+    """The bytes at an address of the web.
+
+    Args:
+        address: http or https.
+        instead: the command that takes the file, for the error's sentence.
+
+    Raises:
+        DataError: another scheme; no answer, not the file, or more than the bounds allow.
+    """
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise DataError(f"{address}: expected an http or https address")
+    begun, parts, size = time.monotonic(), [], 0
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "regard"}), timeout=SILENCE) as answer:
+            while part := answer.read1(1 << 16):
+                size += len(part)
+                if size > LARGEST or time.monotonic() - begun > LONGEST:
+                    raise DataError(f"{address}: more than {LARGEST:,} bytes or {LONGEST:g} seconds: stopped")
+                parts.append(part)
+            promised = int(answer.headers.get("Content-Length") or size)
+        if size < promised:
+            raise EOFError(f"the connection ended after {size:,} of {promised:,} bytes")
+    except (URLError, OSError, EOFError, HTTPException, ValueError) as error:
+        raise DataError(f"{address} cannot be fetched ({error}): fetch it another way, then {instead}") from error
+    return b"".join(parts)
+
+
+def read_publisher(file: Path) -> bytes:
+    """The bytes of a file that is here: an archive as it is, anything else unpacked.
+
+    Raises:
+        DataError: it is missing, or larger than the bound.
+    """
+    try:
+        if file.stat().st_size > LARGEST:
+            raise DataError(f"{file}: more than {LARGEST:,} bytes: that is not the publisher's file")
+        return file.read_bytes() if zipfile.is_zipfile(file) else read_bytes(file)
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
+
+
+@contextmanager
+def _unzipped(raw: bytes, source: str) -> Iterator[zipfile.ZipFile]:
+    """The archive; what is wrong with it is one sentence."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{source}: a damaged archive: {error}") from error
+
+
+def _text(raw: bytes, source: str) -> str:
+    """The text of the bytes, or of the one .txt file in an archive that does not begin with _."""
+    if raw.startswith(b"PK\x03\x04"):
+        with _unzipped(raw, source) as archive:
+            members = [one for one in archive.infolist() if one.filename.endswith(".txt") and one.filename[0] != "_"]
+            if len(members) != 1:
+                raise DataError(f"{source}: expected one .txt file beside those with _, found {len(members)}")
+            with archive.open(members[0]) as member:
+                raw = member.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise DataError(f"{source}: unpacks to more than {LARGEST:,} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: not UTF-8 at byte {error.start:,}: that is not the publisher's file") from error
