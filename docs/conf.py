@@ -32,6 +32,7 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # what libraries say there depends on the machine
 nb_number_source_lines = False
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 
 
 def setup(app):  # type: ignore[no-untyped-def]

@@ -1,5 +1,6 @@
 """The course runs: every code block of every page, in order; an exercise's check passes with its answer alone."""
 
+import ast
 import os
 import re
 import sys
@@ -84,6 +85,9 @@ def test_a_page_says_what_it_is_for_and_what_to_take_along_and_is_mostly_words(p
     words = sum(bool(line.strip()) for line in CELL.sub("", text.split("---\n", 2)[2]).splitlines())
     code = sum(bool(line.strip()) for tags, source in cells(page) if not tags & HIDDEN for line in source.splitlines())
     assert code < 0.5 * (code + words), f"{page.name}: {code} visible lines of code beside {words} of text"
+    for tags, source in cells(page):  # a notebook shows the value of a cell's last expression only
+        shown = [isinstance(line, ast.Expr) and "table(" in ast.unparse(line) for line in ast.parse(source).body]
+        assert "remove-cell" in tags or not any(shown[:-1]), f"{page.name}: a table that is not shown in\n{source}"
     assert "print(f" not in "".join(source for tags, source in cells(page) if not tags & HIDDEN)
 
 
