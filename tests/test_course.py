@@ -84,7 +84,7 @@ def test_a_page_says_what_it_is_for_and_what_to_take_along_and_is_mostly_words(p
     assert 3 <= len(re.findall(r"^- ", last, re.MULTILINE)) <= 5
     words = sum(bool(line.strip()) for line in CELL.sub("", text.split("---\n", 2)[2]).splitlines())
     code = sum(bool(line.strip()) for tags, source in cells(page) if not tags & HIDDEN for line in source.splitlines())
-    assert code < 0.5 * (code + words), f"{page.name}: {code} visible lines of code beside {words} of text"
+    assert code < 0.45 * (code + words), f"{page.name}: {code} visible lines of code beside {words} of text"
     for tags, source in cells(page):  # a notebook shows the value of a cell's last expression only
         shown = [isinstance(line, ast.Expr) and "table(" in ast.unparse(line) for line in ast.parse(source).body]
         assert "remove-cell" in tags or not any(shown[:-1]), f"{page.name}: a table that is not shown in\n{source}"
