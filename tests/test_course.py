@@ -86,8 +86,11 @@ def test_a_page_says_what_it_is_for_and_what_to_take_along_and_is_mostly_words(p
     code = sum(bool(line.strip()) for tags, source in cells(page) if not tags & HIDDEN for line in source.splitlines())
     assert code < 0.45 * (code + words), f"{page.name}: {code} visible lines of code beside {words} of text"
     for tags, source in cells(page):  # a notebook shows the value of a cell's last expression only
-        shown = [isinstance(line, ast.Expr) and "table(" in ast.unparse(line) for line in ast.parse(source).body]
+        lines = ast.parse(source).body
+        shown = [isinstance(line, ast.Expr) and "table(" in ast.unparse(line) for line in lines]
         assert "remove-cell" in tags or not any(shown[:-1]), f"{page.name}: a table that is not shown in\n{source}"
+        assert lines, f"{page.name}: an empty block"
+        assert not source.endswith("manual_seed(0)\n"), f"{page.name}: end with a semicolon, or the generator is shown"
     assert "print(f" not in "".join(source for tags, source in cells(page) if not tags & HIDDEN)
 
 
