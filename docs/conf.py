@@ -14,8 +14,9 @@ os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a kernel's debug
 project = "regard"
 copyright = "the regard engineers, Apache-2.0"
 version = release = __version__
-extensions = ["myst_nb", "sources", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["colon_fence", "deflist"]
+extensions = ["myst_nb", "sources", "formulas", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+html_math_renderer = "mathml"
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache"]
 html_theme = "furo"
@@ -38,6 +39,7 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # what libraries say there depends on the machine
 nb_number_source_lines = False
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 
 
 def setup(app):  # type: ignore[no-untyped-def]

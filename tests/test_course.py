@@ -1,5 +1,6 @@
 """The course runs: every code block of every page, in order; an exercise's check passes with its answer alone."""
 
+import ast
 import os
 import re
 import sys
@@ -12,8 +13,11 @@ import pytest
 import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(page for page in (DOCS / "course").glob("*.md") if page.name not in ("index.md", "glossary.md"))
+OTHERS = ("index.md", "glossary.md", "notes.md")  # without code
+PAGES = sorted(page for page in (DOCS / "course").glob("*.md") if page.name not in OTHERS)
+HIDDEN = {"remove-cell", "remove-input", "hide-input", "hide-cell"}  # code that is folded away, or not on the page
 sys.path.insert(0, str(DOCS))
+from formulas import mathml  # noqa: E402
 from sources import line_of  # noqa: E402
 
 CELL = re.compile(r"^```\{code-cell\} python3\n(?::tags: \[(.*?)\]\n)?(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -69,6 +73,38 @@ def test_a_page_has_exercises_with_answers_and_checks_and_downloads(page: Path) 
     assert f"{{nb-download}}`Download this page as a notebook <{page.stem}.ipynb>`" in text
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_what_it_is_for_and_what_to_take_along_and_is_mostly_words(page: Path) -> None:
+    text = page.read_text("utf-8")
+    head, _, rest = text.partition("\n## ")
+    promised = head.partition("After this page you can\n\n")[2]
+    assert 2 <= len(re.findall(r"^- ", promised, re.MULTILINE)) <= 4
+    last = rest.rpartition("\n## ")[2]
+    assert last.startswith("What to take along\n")
+    assert 3 <= len(re.findall(r"^- ", last, re.MULTILINE)) <= 5
+    words = sum(bool(line.strip()) for line in CELL.sub("", text.split("---\n", 2)[2]).splitlines())
+    code = sum(bool(line.strip()) for tags, source in cells(page) if not tags & HIDDEN for line in source.splitlines())
+    assert code < 0.45 * (code + words), f"{page.name}: {code} visible lines of code beside {words} of text"
+    for tags, source in cells(page):  # a notebook shows the value of a cell's last expression only
+        lines = ast.parse(source).body
+        shown = [isinstance(line, ast.Expr) and "table(" in ast.unparse(line) for line in lines]
+        assert "remove-cell" in tags or not any(shown[:-1]), f"{page.name}: a table that is not shown in\n{source}"
+        assert lines, f"{page.name}: an empty block"
+        assert not source.endswith("manual_seed(0)\n"), f"{page.name}: end with a semicolon, or the generator is shown"
+    assert "print(f" not in "".join(source for tags, source in cells(page) if not tags & HIDDEN)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("course/*.md")), ids=lambda page: page.stem)
+def test_every_formula_is_typeset(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    formulas = re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, re.DOTALL)
+    assert text.count("$") == sum(4 if block else 2 for block, _ in formulas)
+    for block, inline in formulas:
+        assert mathml(block or inline).startswith("<math")
+    with pytest.raises(ValueError, match="cannot be typeset"):
+        mathml(r"\nosuchcommand x")
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
 def test_every_place_in_the_source_is_there(page: Path) -> None:
     for place in re.findall(r"\{source\}`([^`]*)`", page.read_text("utf-8")):
@@ -93,12 +129,12 @@ def test_the_quiz_s_answers_stand_where_they_say() -> None:
         assert any(piece in one for one in below), (place, piece)
 
 
-def test_every_heading_of_the_notes_is_in_the_index() -> None:
-    """Wherever the notes stand beside the data: each heading's words are in one row of the index."""
+def test_every_heading_of_the_notes_is_in_the_appendix() -> None:
+    """Wherever the notes stand beside the data: each heading's words are in one row of the appendix."""
     notes = Path(os.environ.get("REGARD_DATA", "none")).parent / "notes"
     if not notes.is_dir():
         pytest.skip("the notes are not here")
-    rows = [line.lower() for line in (DOCS / "course" / "index.md").read_text("utf-8").splitlines()]
+    rows = [line.lower() for line in (DOCS / "course" / "notes.md").read_text("utf-8").splitlines()]
     for path in sorted(notes.glob("*.txt")):
         for heading in re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE):
             wanted = [word.lower() for word in re.findall(r"[A-Za-z]{4,}", heading.split("\\")[0])]

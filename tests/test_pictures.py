@@ -13,6 +13,7 @@ import regard
 DOCS = Path(__file__).parents[1] / "docs"
 DRAWN = run_path(str(DOCS / "pictures.py"))
 PICTURES: dict[str, Any] = DRAWN["PICTURES"]
+ARCHITECTURES = run_path(str(DOCS / "architectures.py"))
 HOMES = ("regard.attention.masks", "regard.attention.biases", "regard.nn.embedding")
 
 
@@ -63,3 +64,15 @@ def test_the_cells_are_those_of_the_definition() -> None:
     slopes = (1 / 4, 1 / 16, 1 / 64, 1 / 256)
     expected = [[[round(-m * (i - j), 4) if j <= i else None for j in range(5)] for i in range(5)] for m in slopes]
     assert grids("alibi-causal") == expected
+
+
+def test_the_architectures_are_what_is_drawn_now_and_stand_on_one_page_each() -> None:
+    names = {f"{name}-{theme}" for name in ARCHITECTURES["DRAWINGS"] for theme in ARCHITECTURES["THEMES"]}
+    for name in names:
+        committed = (ARCHITECTURES["FOLDER"] / f"{name}.svg").read_text("utf-8")
+        assert committed == ARCHITECTURES["drawn"](*name.rsplit("-", 1)), f"run python docs/architectures.py for {name}"
+    assert {path.stem for path in ARCHITECTURES["FOLDER"].iterdir()} == names
+    pages = "".join(page.read_text("utf-8") for page in (DOCS / "course").glob("*.md"))
+    shown = re.findall(r"```\{image\} architectures/(.*)-(light|dark)\.svg\n:class: only-(\w+)\n:alt: .{20}", pages)
+    assert sorted(f"{name}-{theme}" for name, theme, _ in shown) == sorted(names)
+    assert all(theme == worn for _, theme, worn in shown)
