@@ -126,7 +126,7 @@ def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page
     tab = open_page(translation, "#screen=step")
     tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(3).click()
     equation = tab.locator(".equation").inner_text()
-    score = float(re.search(r"e = q · k = (-?[\d.]+)", equation)[1])
+    score = float(re.search(r"e = q · k = ([-−]?[\d.]+)", equation)[1])
     total, weight = (float(x) for x in re.search(r"/ ([\d.]+) = ([\d.]+)", equation).groups())
     run = translation.document["runs"][0]
     info = next(one for one in run["maps"] if one["site"] == run["chosen"]["site"])

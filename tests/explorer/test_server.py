@@ -127,7 +127,7 @@ def test_heads_over_a_corpus(client: TestClient, model: Any) -> None:
         wanted = torch.tensor(given.predicted)[:, None]
 
         def mean(given: Any = given, wanted: torch.Tensor = wanted) -> float:
-            return float(given.logits()[0, -len(wanted) :].log_softmax(-1).gather(-1, wanted).mean())
+            return float(given.logits().detach()[0, -len(wanted) :].log_softmax(-1).gather(-1, wanted).mean())
 
         whole = mean()
         with regard.intervene(model.model, "decoder.layers.1.cross", ablate(2)):

@@ -21,7 +21,8 @@ def look(
         list[str] | None, typer.Option(help="Another model or checkpoint, compared on the same inputs; repeatable.")
     ] = None,
     atlas: Annotated[
-        bool, typer.Option("--atlas", help="Measure each head's importance and roles first, over the inputs or samples.")
+        bool,
+        typer.Option("--atlas", help="Measure each head's importance and roles first, over the inputs or samples."),
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
@@ -37,8 +38,7 @@ def look(
     if model.endswith(".safetensors"):
         if texts or against or atlas:
             raise ConfigError(
-                f"{model} is a saved map: it has no model that could take "
-                f"{' '.join(texts or against or ['--atlas'])!r}"
+                f"{model} is a saved map: it has no model that could take {' '.join(texts or against or ['--atlas'])!r}"
             )
         from regard.attention.maps.map import AttentionMap
 

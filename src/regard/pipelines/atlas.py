@@ -33,7 +33,9 @@ def atlas_of(pipeline: Any, texts: Sequence[str] = ()) -> dict[str, Any]:
     """
     given = list(texts) or samples_for(pipeline)
     if not 2 <= len(given) <= MOST:
-        raise ConfigError(f"heads are compared over 2 to {MOST} texts; got {len(given)}: give more, or fewer, sentences")
+        raise ConfigError(
+            f"heads are compared over 2 to {MOST} texts; got {len(given)}: give more, or fewer, sentences"
+        )
     passes = [pipeline.forward_pass(text) for text in given]
     with random_numbers_kept(device_of(pipeline.model)):
         torch.manual_seed(0)
