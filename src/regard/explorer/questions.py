@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from regard.observation.intervene import intervene, uniform
-from regard.pipelines.base import InputError
 from regard.pipelines.atlas import MOST, atlas_of
+from regard.pipelines.base import InputError
 from regard.pipelines.page import SETTINGS, dependence_of, look_at
 
 LONGEST = 2_000  # characters of a text
