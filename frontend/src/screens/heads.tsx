@@ -41,7 +41,7 @@ export function groups<T>(entries: T[], alike: (a: T, b: T) => number, least = 0
   return found.sort((a, b) => b.length - a.length);
 }
 
-function Thumb({ entry, most }: { entry: Entry; most: number }) {
+function Thumb({ entry, most, named }: { entry: Entry; most: number; named: boolean }) {
   const page = usePage();
   const canvas = useRef<HTMLCanvasElement>(null);
   const colours = page.scale.value.weights;
@@ -56,6 +56,7 @@ function Thumb({ entry, most }: { entry: Entry; most: number }) {
     >
       <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, head ${entry.head}`} />
       <span>head {entry.head}</span>
+      {named && <small>{siteName(entry.map.site)}</small>}
       <small>{entry.role ?? entry.found.name}</small>
       {entry.importance !== undefined && <small>ablated: {number(-entry.importance, 3)}</small>}
     </button>
@@ -140,9 +141,9 @@ export function Heads() {
       {entries.length === 0 && <p>These maps are too long for thumbnails: the long view has them.</p>}
       <div class="atlas">
         {shelves.map(([name, those]) => (
-          <div class="shelf" key={name}>
+          <div class="shelf" key={name} style={shelves.length === 1 ? { gridColumn: "1 / -1" } : undefined}>
             <div><b>{name}</b></div>
-            <div class="thumbs">{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} />)}</div>
+            <div class="thumbs">{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} named={order !== "layer"} />)}</div>
           </div>
         ))}
       </div>
