@@ -16,7 +16,6 @@ export interface MapInfo {
   how: How & { heads: number; queries: number; keys: number };
   rows: string | null;
   columns: string | null;
-  importance?: number[];
 }
 
 export interface Prediction {
@@ -39,10 +38,14 @@ export interface TraceStep {
   predictions: Prediction[];
 }
 
-/** An explanation's curve in `believe`: the prediction's probability as the inputs it names are taken away. */
+/** The test of a map: whether the output depends on its weights. */
 export interface Believe {
   sentence: string;
   holds: boolean;
+  /** Mean change of the output, in nats, when the weights are shuffled. */
+  change: number;
+  /** Rank correlation of the weight on a token and the drop without its value. */
+  agreement: number;
   site: string;
   columns: string[];
   measures: Record<string, number[]>;
@@ -82,6 +85,14 @@ export interface Run {
   media?: Media;
 }
 
+/** Heads over a corpus: importance by ablation, and the roles that are significant. */
+export interface Atlas {
+  texts: number;
+  own: boolean;
+  importance: Record<string, number[]>;
+  roles: { site: string; head: number; role: string; effect: number; p: number }[];
+}
+
 export interface Document {
   regard: string;
   format: number;
@@ -89,6 +100,7 @@ export interface Document {
   model?: string;
   task?: string;
   runs: Run[];
+  atlas?: Atlas;
   live?: { token: string; models?: string[]; asks: string[] };
 }
 
@@ -226,11 +238,11 @@ export function roles(grid: Grid, square: boolean): Roles {
     for (let j = Math.floor(middle - 1); j <= Math.ceil(middle + 1); j++) if (j >= 0 && j < s) sums.diagonal += row[j] / t;
   }
   const candidates: [string, number][] = square
-    ? [["looks at the token before", sums.previous], ["looks at the same token", sums.same], ["looks at the first token", sums.first]]
-    : [["follows the diagonal", sums.diagonal], ["looks at the first token", sums.first]];
+    ? [["previous token", sums.previous], ["same token", sums.same], ["first token", sums.first]]
+    : [["diagonal", sums.diagonal], ["first token", sums.first]];
   const [name, share] = candidates.reduce((a, b) => (b[1] > a[1] ? b : a));
   const evenly = sums.entropy > 0.85 * Math.log(Math.max(2, s));
-  return { ...sums, name: share >= 0.4 ? name : evenly ? "spreads evenly" : "no plain role here" };
+  return { ...sums, name: share >= 0.4 ? name : evenly ? "uniform" : "no clear pattern" };
 }
 
 /** A site in words, layers numbered from 0 as in its path: "decoder.layers.1.cross" → "decoder layer 1 · cross-attention". */

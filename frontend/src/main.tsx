@@ -20,7 +20,7 @@ import { TakeAlong } from "./take";
 import { begin, Tour } from "./tour";
 
 const NAMES: Record<Screen, string> = {
-  align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", media: "Picture and sound", words: "Words in layers",
+  align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", media: "Picture and sound", words: "Logit lens",
 };
 const VIEWS = { align: Align, step: Step, heads: Heads, long: Long, believe: Believe, compare: Compare, media: Media, words: WordsInLayers };
 
@@ -50,7 +50,7 @@ function AskForm() {
       const reader = new Reader(await readTensors(tensors));
       batch(() => {
         page.reader.value = reader;
-        page.document.value = { ...document, live };
+        page.document.value = { ...document, live, atlas: page.document.value.atlas };
         page.pinned.value = null;
         page.hover.value = { row: null, column: null };
         page.runIndex.value = 0;

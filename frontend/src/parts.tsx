@@ -5,7 +5,9 @@ import { usePage } from "./context";
 import { entropy, headsName, siteName, type Grid } from "./document";
 import type { Place } from "./state";
 
-export const number = (x: number, digits = 3): string => (Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(digits));
+/** A number's text with the typographic minus sign. */
+export const minus = (text: string): string => text.replace("-", "−");
+export const number = (x: number, digits = 3): string => minus(Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(digits));
 export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
 
 /** Draws on a canvas of CSS size width × height, sharp on any screen. */
@@ -99,7 +101,8 @@ export function Heatmap(props: HeatmapProps) {
   const tall = Math.max(14, Math.min(cell, 34));
   const width = columns * cell;
   const height = rows * tall;
-  const top = Math.max(52, longest * 5.6 + 16);
+  const steep = cell < 18; // slanted names would overlap: they stand upright
+  const top = Math.max(52, longest * (steep ? 7.6 : 5.6) + 16);
   const colours = props.difference ? page.scale.value.difference : page.scale.value.weights;
   const low = props.low ?? 0;
   const most = props.most ?? (grid.largest || 1);
@@ -176,7 +179,7 @@ export function Heatmap(props: HeatmapProps) {
         <div class="corner">{props.rowsAre && <>{props.rowsAre} ↓<br />{props.columnsAre} →</>}</div>
         <div class="across" style={{ width: `${width + longest * 5}px` }} aria-hidden="true">
           {grid.columns.names.map((name, c) => (
-            <span key={c} class={place?.column === c ? "on" : ""} style={{ left: `${c * cell + cell / 2}px` }} title={name}>{name}</span>
+            <span key={c} class={place?.column === c ? "on" : ""} style={{ left: `${c * cell + cell / 2}px`, ...(steep ? { transform: "rotate(-90deg) translateY(50%)", fontSize: `${Math.min(13, cell)}px` } : {}) }} title={name}>{name}</span>
           ))}
         </div>
         <div class="down" aria-hidden="true">
@@ -225,16 +228,16 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
 }
 
 /** Which site and head is shown, why, and the choice of another. */
-export function HeadPicker() {
+export function HeadPicker({ single = false }: { single?: boolean }) {
   const page = usePage();
   const run = page.run.value;
   const map = page.map.value;
   const chosen = run.chosen && run.chosen.site === map.site;
-  const byWords = run.words && Object.keys(run.words).length > 0;
+  const byWords = !single && run.words && Object.keys(run.words).length > 0;
   return (
     <div class="bar-line" data-tour="head">
       <label>
-        <span class="note">attention </span>
+        <span class="note">layer </span>
         <select aria-label="site" value={map.site} onChange={(e) => { page.site.value = e.currentTarget.value; page.head.value = "chosen"; }}>
           {run.maps.map((one) => <option key={one.site} value={one.site}>{siteName(one.site)}</option>)}
         </select>
@@ -242,20 +245,20 @@ export function HeadPicker() {
       <label>
         <span class="note">head </span>
         <select
-          aria-label="head" value={String(page.head.value === "chosen" && !chosen ? "mean" : page.head.value)}
+          aria-label="head" value={String(single ? page.heads.value[0] : page.head.value === "chosen" && !chosen ? "mean" : page.head.value)}
           onChange={(e) => { const value = e.currentTarget.value; page.head.value = value === "chosen" || value === "mean" ? value : Number(value); }}
         >
-          {chosen && <option value="chosen">{headsName(run.chosen!.heads, map.how.heads)} (chosen)</option>}
-          <option value="mean">{map.how.heads === 1 ? "its only head" : `mean of ${map.how.heads} heads`}</option>
-          {map.how.heads > 1 && page.all.value.map((h) => <option key={h} value={String(h)}>head {h}</option>)}
+          {chosen && !single && <option value="chosen">{headsName(run.chosen!.heads, map.how.heads)} (chosen)</option>}
+          {!single && <option value="mean">{map.how.heads === 1 ? "its only head" : `mean of ${map.how.heads} heads`}</option>}
+          {(single || map.how.heads > 1) && page.all.value.map((h) => <option key={h} value={String(h)}>head {h}</option>)}
         </select>
       </label>
       {byWords && (
-        <button aria-pressed={page.byWords.value} onClick={() => (page.byWords.value = !page.byWords.value)}>
-          {page.byWords.value ? "words" : "tokens"}
-        </button>
+        <span class="switch" role="group" aria-label="unit">
+          <button aria-pressed={page.byWords.value} onClick={() => (page.byWords.value = true)}>words</button>
+          <button aria-pressed={!page.byWords.value} onClick={() => (page.byWords.value = false)}>tokens</button>
+        </span>
       )}
-      <span class="note">{headsName(page.heads.value, map.how.heads)} of {siteName(map.site)}{page.why.value ? `: ${page.why.value.replace(/^[^:]*: /, "")}` : ""}</span>
     </div>
   );
 }

@@ -49,7 +49,7 @@ export function createState(source: Source, inAddress: boolean) {
     const chosen = run.value.chosen;
     if (head.value === "chosen" && chosen && chosen.site === map.value.site) return chosen.why;
     if (typeof head.value === "number") return "chosen by you";
-    return map.value.how.heads > 1 ? "no head of this site was singled out" : "";
+    return map.value.how.heads > 1 ? "no single head was selected" : "";
   });
   const large = computed(() => Math.max(map.value.how.queries, map.value.how.keys) > 256);
   const grid = computed(() => (large.value ? null : reader.value.grid(run.value, map.value, heads.value, byWords.value)));

@@ -1,4 +1,4 @@
-// Take it along: files of what is shown, a link to it, the Python that makes it again.
+// Export: files of what is shown, a link to it, the Python that makes it again.
 import { useRef, useState } from "preact/hooks";
 import { usePage } from "./context";
 import { headsName, siteName } from "./document";
@@ -50,9 +50,9 @@ export function TakeAlong({ framed }: { framed: boolean }) {
   const copy = (text: string, what: string) => navigator.clipboard?.writeText(text).then(() => setDone(`${what} copied`), () => setDone("the browser did not allow copying: select the text"));
   return (
     <span class="take">
-      <button onClick={() => dialog.current!.showModal()} data-tour="take">take it along</button>
+      <button onClick={() => dialog.current!.showModal()} data-tour="take">export</button>
       <dialog ref={dialog} aria-labelledby="take-title" onClick={(e) => e.target === dialog.current && dialog.current!.close()}>
-        <h2 id="take-title">Take it along</h2>
+        <h2 id="take-title">Export</h2>
         <p class="note">{title()}</p>
         <div class="chips" style={{ margin: "12px 0" }}>
           {small && <button onClick={png}>PNG</button>}
@@ -62,7 +62,7 @@ export function TakeAlong({ framed }: { framed: boolean }) {
           <button onClick={npz}>npz, all heads</button>
           {!framed && <button onClick={() => copy(location.href, "link")}>copy a link to this view</button>}
         </div>
-        <p>The Python that makes it:</p>
+        <p>The same in Python:</p>
         <pre tabIndex={0}>{python(page)}</pre>
         <div class="chips"><button onClick={() => copy(python(page), "Python")}>copy the Python</button><button onClick={() => dialog.current!.close()}>close</button></div>
         <p role="status" class="note">{done}</p>

@@ -24,7 +24,7 @@ const STOPS: Stop[] = [
   { screen: "heads", at: "", title: "Several heads, several questions", text: (p) => `One look a step is little, so a Transformer has several heads: here are all ${p.run.value.maps.reduce((n, m) => n + m.how.heads, 0)}, on one colour scale. Some look one token back, some at the first token, some align.` },
   { screen: "words", at: "lens", title: "A word on its way", text: () => "Layer by layer the state of a position turns into a prediction. Where it changes its mind, something was found." },
   { screen: "believe", at: "", title: "Is it true?", text: () => "A map shows where a model looked, not why it answered. So the output is asked: what changes if the weights are shuffled, or a word's value is taken away?" },
-  { screen: "align", at: "take", title: "Take it along", text: () => "The view as a picture or numbers, a link to it, and the Python that makes it. Now try your own sentence." },
+  { screen: "align", at: "take", title: "Export", text: () => "The view as a picture or numbers, a link to it, and the Python that makes it. Now try your own sentence." },
 ];
 
 export function stops(page: State): Stop[] {

@@ -51,6 +51,7 @@ def test_a_map_that_matters_and_one_that_does_not() -> None:
         model = MaskedLM(deaf)
         answers[deaf] = dependence(model, ".", lambda m=model: m(query, key, value).sum())
     assert answers[False].agreement > 0.7
+    assert (answers[False].holds, answers[True].holds) == (True, False)
     assert answers[False].sentence.endswith("this map may be believed for this output.")
     assert "explains little of this output" in answers[True].sentence
     assert answers[True].sentence.startswith("Shuffling the weights at . changes the output by")

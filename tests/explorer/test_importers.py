@@ -1,11 +1,18 @@
 """Attention of other programs on the page: the same numbers, the right beam, one sentence for what does not fit."""
 
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import save
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
 from regard.errors import DataError, ShapeError
-from regard.explorer.importers import page_of_attentions, page_of_generate, page_of_links
+from regard.explorer.importers import page_of_attentions, page_of_generate, page_of_inseq, page_of_links
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +100,48 @@ def test_what_does_not_fit() -> None:
         page_of_attentions()
     with pytest.raises(DataError, match="output_attentions=True"):
         page_of_generate(object(), [])
+
+
+def wrapped(module: str, name: str, **attributes: Any) -> dict[str, Any]:
+    """As inseq's serializer writes an instance."""
+    return {"__instance_type__": [module, name], "attributes": attributes}
+
+
+def of_inseq(scores: torch.Tensor, source: list[str], target: list[str], first: int) -> str:
+    """A file of inseq 0.7's `FeatureAttributionOutput.save`."""
+    names = [
+        [wrapped("inseq.utils.typing", "TokenWithId", id=n, token=token) for n, token in enumerate(some)]
+        for some in (source, target)
+    ]
+    sequence = wrapped(
+        "inseq.data.attribution", "FeatureAttributionSequenceOutput", source=names[0], target=names[1],
+        source_attributions=base64.b64encode(save({"attribution": scores.contiguous()})).decode(),
+        target_attributions=None, step_scores={}, sequence_scores=None, attr_pos_start=first, attr_pos_end=len(target),
+    )  # fmt: skip
+    whole = {"sequence_attributions": [sequence], "step_attributions": None, "info": {}}
+    return json.dumps(wrapped("inseq.data.attribution", "FeatureAttributionOutput", **whole))
+
+
+def test_a_file_of_inseq(tmp_path: Path) -> None:
+    source, target = ["le", "chat", "</s>"], ["<s>", "the", "cat"]
+    heads = torch.rand(3, 2, 2, 5).softmax(0)  # inputs, outputs, layers, heads
+    path = tmp_path / "heads.json.gz"
+    path.write_bytes(gzip.compress(of_inseq(heads, source, target, 1).encode()))
+    page = page_of_inseq(path)
+    run = page.document["runs"][0]
+    assert [one["site"] for one in run["maps"]] == [f"source attributions.layers.{n}" for n in range(2)]
+    assert run["sequences"]["output"] == ["the", "cat"]
+    torch.testing.assert_close(page.tensors["0.1.weights"].float(), heads[:, :, 1].permute(2, 1, 0))
+    gradients = torch.randn(3, 2, 7)  # inputs, outputs, width
+    path = tmp_path / "gradients.json"
+    path.write_text(of_inseq(gradients, source, target, 1), "utf-8")
+    norms = gradients.norm(dim=-1).T
+    torch.testing.assert_close(page_of_inseq(path).tensors["0.0.weights"].view(2, 3), norms / norms.sum(-1)[:, None])
+
+
+@pytest.mark.parametrize("text", ["{}", "[", "[1]", '{"sequence_attributions": [{"source": 3}]}'])
+def test_no_file_of_inseq(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(DataError, match=r"not a file of inseq's FeatureAttributionOutput\.save"):
+        page_of_inseq(path)

@@ -108,12 +108,12 @@ def test_tooltips_and_pixels_are_the_tensors(open_page: Open, translation: Page)
 def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
     tab = open_page(translation)
     names = [one.inner_text() for one in tab.get_by_role("tab").all()]
-    assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Words in layers"]
+    assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Logit lens"]
     wanted = {
-        "Align": "What each output word attended to", "Step": "asks every key", "Heads": "encoder layer 0",
+        "Align": "What each output word attended to", "Step": "scores every key", "Heads": "encoder layer 0",
         "Long view": "weights",
         "Believe it?": "Shuffling the weights", "Compare": "first − second",
-        "Words in layers": "the most probable token",
+        "Logit lens": "the most probable next token",
     }  # fmt: skip
     for name, text in wanted.items():
         tab.get_by_role("tab", name=name, exact=True).click()
@@ -126,7 +126,7 @@ def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page
     tab = open_page(translation, "#screen=step")
     tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(3).click()
     equation = tab.locator(".equation").inner_text()
-    score = float(re.search(r"e = q · k = (-?[\d.]+)", equation)[1])
+    score = float(re.search(r"e = q · k = ([-−]?[\d.]+)", equation)[1])
     total, weight = (float(x) for x in re.search(r"/ ([\d.]+) = ([\d.]+)", equation).groups())
     run = translation.document["runs"][0]
     info = next(one for one in run["maps"] if one["site"] == run["chosen"]["site"])
@@ -169,7 +169,7 @@ def test_the_address_keeps_the_view(open_page: Open, translation: Page) -> None:
 def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) -> None:
     tab = open_page(translation, "#unit=tokens&head=0")
     run = translation.document["runs"][0]
-    tab.get_by_role("button", name="take it along").click()
+    tab.get_by_role("button", name="export").click()
     held = {}
     for name in ("SVG", "CSV", "npz, all heads", "PNG"):
         with tab.expect_download() as download:

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 import regard
 from regard.explorer.server import create_explorer
 from regard.figures.page import Page
+from regard.observation.intervene import ablate
 
 TOKEN = "only-for-this-visitor"
 
@@ -114,6 +115,27 @@ def test_believe(client: TestClient) -> None:
     assert "step" in one
     assert "step" not in whole
     assert len(one["measures"]["zeroed"]) == len(one["columns"])
+
+
+def test_heads_over_a_corpus(client: TestClient, model: Any) -> None:
+    texts = ["le chat noir", "le chien dort"]
+    found = ask(client, "atlas", texts=texts)
+    assert (found["texts"], found["own"]) == (2, True)
+    drops = []
+    for text in texts:
+        given = model(text, beam=4).forward_pass()
+        wanted = torch.tensor(given.predicted)[:, None]
+
+        def mean(given: Any = given, wanted: torch.Tensor = wanted) -> float:
+            return float(given.logits().detach()[0, -len(wanted) :].log_softmax(-1).gather(-1, wanted).mean())
+
+        whole = mean()
+        with regard.intervene(model.model, "decoder.layers.1.cross", ablate(2)):
+            drops.append(whole - mean())
+    assert found["importance"]["decoder.layers.1.cross"][2] == pytest.approx(sum(drops) / 2, abs=1e-4)
+    assert found["roles"] == []  # two texts prove no role
+    one = client.post("/api/atlas", json={"texts": ["le"]}, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert one.json()["error"]["message"].startswith("heads are compared over 2 to 64 texts; got 1")
 
 
 def test_a_page_without_a_model_answers_no_question(translation: Page) -> None:

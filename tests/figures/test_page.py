@@ -32,6 +32,18 @@ def test_a_page_is_written_as_html_only(tmp_path: Path) -> None:
         regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look(tmp_path / "page.txt")
 
 
+def test_a_file_of_the_user_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "mine.html"
+    path.write_text("my own page", "utf-8")
+    seen = regard.attention_map(torch.randn(2, 3), torch.randn(2, 3))
+    with pytest.raises(ConfigError, match=r"mine\.html: this file is there, and not drawn by regard: name another"):
+        seen.look(path)
+    assert path.read_text("utf-8") == "my own page"
+    path.unlink()
+    for _ in range(2):  # a page may be drawn anew
+        seen.look(path)
+
+
 def test_the_size_is_told_before_it_is_written(tmp_path: Path) -> None:
     page = regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look(tmp_path / "page.html")
     assert page.size == (tmp_path / "page.html").stat().st_size

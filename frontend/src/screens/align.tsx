@@ -2,7 +2,7 @@
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
 import { entropy, headsName, siteName, type Grid, type Run } from "../document";
-import { Bars, Heatmap, HeadPicker, Legend, share } from "../parts";
+import { Bars, Heatmap, HeadPicker, Legend, minus, share } from "../parts";
 import type { Place } from "../state";
 
 const UNSURE = Math.log(0.5);
@@ -46,6 +46,10 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
   const measure = () => {
     const box = sheet.current;
     if (!box) return;
+    // long lines get smaller letters, down to 12 px, before they scroll
+    box.style.removeProperty("--size");
+    const needed = box.scrollWidth, given = box.parentElement!.clientWidth;
+    if (needed > given) box.style.setProperty("--size", `${Math.max(12, Math.floor((19 * given) / needed - 0.5))}px`);
     const origin = box.getBoundingClientRect();
     const at = (kind: string, edge: "top" | "bottom") =>
       [...box.querySelectorAll<HTMLElement>(`.${kind} .word`)].map((element) => {
@@ -113,10 +117,10 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
             />
           ))}
         </svg>
-        <p class="side">{map.columns === "source" ? "source" : "keys: what is attended to"}</p>
+        <p class="side">{map.columns === "source" ? "source" : "keys (attended to)"}</p>
         <div class="line of-columns" dir="auto">{grid.columns.names.map((name, c) => button("column", name, c))}</div>
         <div class="line of-rows" dir="auto">{grid.rows.names.map((name, r) => button("row", name, r))}</div>
-        <p class="side">{map.rows === "output" ? "output" : "queries: what attends"}{said?.log_prob ? "; the line under a word is its probability" : ""}</p>
+        <p class="side">{map.rows === "output" ? "output" : "queries (attend)"}{said?.log_prob ? "; the bar under a word is its probability" : ""}</p>
       </div>
     </div>
   );
@@ -137,7 +141,7 @@ function sentenceOf(grid: Grid, place: Place, across: boolean): string {
     const name = `“${grid.columns.names[place.column]}”`;
     return column.length ? `${name} is attended to by ${column.map(([x, r]) => `“${grid.rows.names[r]}” (${x.toFixed(2)})`).join(", ")}` : `nothing attends to ${name}`;
   }
-  return across ? "Point at a word: what it attended to lights up. The thicker a ribbon, the greater the weight." : "Point at a word: what it attends to lights up. The thicker a ribbon, the greater the weight.";
+  return across ? "Each ribbon joins an output word to a source word it attended to: the thicker, the greater the weight. Point at a word, or tap it." : "Each ribbon joins a query to a key it attends to: the thicker, the greater the weight. Point at a word, or tap it.";
 }
 
 export function Align() {
@@ -163,23 +167,23 @@ export function Align() {
       <section class="card" aria-label="ribbons">
         <header>
           <h2>{across ? "What each output word attended to" : "What attends to what"}</h2>
-          <span class="note">{headsName(page.heads.value, map.how.heads)} of {siteName(map.site)}</span>
           <span class="grow" />
           {page.document.value.runs.length > 1 && (
-            <label><span class="note">{run.source === undefined ? "input" : "of the beam"} </span>
+            <label><span class="note">{run.source === undefined ? "input" : "output"} </span>
               <select aria-label="run" value={String(page.runIndex.value)} onChange={(e) => { page.runIndex.value = Number(e.currentTarget.value); page.pinned.value = null; }}>
                 {page.document.value.runs.map((one, i) => <option key={i} value={String(i)}>{one.label}{one.text ? `: ${one.text.slice(0, 70)}` : ""}</option>)}
               </select>
             </label>
           )}
         </header>
-        <p aria-live="polite" data-tour="sentence">{sentenceOf(grid, place, across)}</p>
+        <p aria-live="polite" data-tour="sentence" class="said">{sentenceOf(grid, place, across)}</p>
         {grid.rows.names.length <= 80 && n <= 80 && <Ribbons grid={grid} place={place} onPlace={onPlace} onPin={onPin} />}
+        <p class="note shown">Shown: {siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{page.why.value ? ` (${page.why.value.replace(/^[^:]*: /, "")})` : ""}.</p>
         {found.length > 0 && <ul class="flags" aria-label="what stands out">{found.slice(0, 8).map((one) => <li key={one}>{one}</li>)}</ul>}
       </section>
       <div class="two">
         <section class="card" aria-label="map" data-tour="map">
-          <header><h2>The same weights as a map</h2><span class="grow" /><Legend most={grid.largest} /></header>
+          <header><h2>The same weights as a heatmap</h2><span class="grow" /><Legend most={grid.largest} /></header>
           <HeadPicker />
           <div style={{ height: "10px" }} />
           <Heatmap
@@ -200,7 +204,7 @@ export function Align() {
           ) : (
             <>
               <h3>{run.text ?? page.document.value.title}</h3>
-              {run.log_prob != null && <p class="note">log-probability {run.log_prob.toFixed(2)} nats{run.score != null ? `, score ${run.score.toFixed(2)}` : ""}</p>}
+              {run.log_prob != null && <p class="note">log-probability {minus(run.log_prob.toFixed(2))} nats{run.score != null ? `, beam score ${minus(run.score.toFixed(2))}` : ""}</p>}
               {words?.log_prob && <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />}
             </>
           )}

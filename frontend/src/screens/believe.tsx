@@ -6,9 +6,9 @@ import { ask } from "../live";
 import { Bars, number } from "../parts";
 
 const NAMES: Record<string, [string, string]> = {
-  attention: ["attention", "the weight on each token, all heads of the site"],
+  attention: ["attention", "the weight on each token, summed over heads and queries"],
   gradient: ["gradient × attention", "the weight times what a change of it does to the probability"],
-  zeroed: ["without its value", "how far the log-probability falls when the token's value is taken away"],
+  zeroed: ["value zeroing", "how far the log-probability falls when the token's value is taken away"],
   left_out: ["left out", "how far the log-probability falls when the token is taken out of the input"],
 };
 
@@ -21,9 +21,17 @@ export function BelieveLine() {
   const found = page.run.value.believe;
   const elsewhere = found && found.site !== page.map.value.site;
   return (
-    <p class={`believe${found && !found.holds ? " doubt" : ""}`} data-tour="believe">
-      <b>Believe it?</b>
-      <span>{found && !elsewhere ? plain(found) : "Attention is not explanation: this map was not tested against the output."} <button style={{ minHeight: "26px", padding: "0 10px" }} onClick={() => (page.screen.value = "believe")}>look closer</button></span>
+    <p class={`believe line${found && !elsewhere && !found.holds ? " doubt" : ""}`} data-tour="believe">
+      <span>
+        <b>Believe it? </b>
+        {found && !elsewhere ? (
+          <span title={plain(found)}>
+            This map {found.holds ? "may be believed for this output" : "explains little of this output"}
+            <span class="more">: shuffled weights change its log-probability by {number(found.change, 2)}; weight and measured effect, rank correlation {number(found.agreement, 2)}</span>.
+          </span>
+        ) : "This map was not tested against the output: attention alone is no explanation."}
+      </span>
+      {page.screen.value !== "believe" && (page.document.value.live || page.run.value.believe) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
     </p>
   );
 }
@@ -67,7 +75,7 @@ export function Believe() {
             <section class="card" key={name}>
               <header><h2>{NAMES[name]?.[0] ?? name}</h2></header>
               <p class="note">{NAMES[name]?.[1] ?? ""}</p>
-              <Bars of="token" heading={name === "attention" ? "weight" : "number"} bars={values.map((value, n) => ({ name: found.columns[n] ?? String(n), value, shown: number(value, 3) }))} />
+              <Bars of="token" heading={name === "attention" ? "weight" : "nats"} bars={values.map((value, n) => ({ name: found.columns[n] ?? String(n), value, shown: number(value, 3) }))} />
             </section>
           ))}
         </div>

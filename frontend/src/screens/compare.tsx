@@ -31,7 +31,7 @@ export function Compare() {
   return (
     <>
       <section class="card">
-        <header><h2>Two maps, and their difference</h2><span class="note">the first is the one that the other screens show</span></header>
+        <header><h2>Two maps, and their difference</h2><span class="note">the first map is the one shown in the other views</span></header>
         <div class="bar-line">
           <span class="note">compare with</span>
           {runs.length > 1 && <select aria-label="other run" value={String(start.run)} onChange={(e) => set({ run: Number(e.currentTarget.value) })}>{runs.map((r, i) => <option key={i} value={String(i)}>{r.label}{r.text ? `: ${r.text.slice(0, 60)}` : ""}</option>)}</select>}
@@ -39,7 +39,7 @@ export function Compare() {
           <select aria-label="other head" value={String(start.head)} onChange={(e) => set({ head: e.currentTarget.value === "mean" ? "mean" : Number(e.currentTarget.value) })}><option value="mean">mean of its heads</option>{all.map((h) => <option key={h} value={String(h)}>head {h}</option>)}</select>
         </div>
         {runs.length > 1 && (
-          <label class="bar-line" style={{ marginTop: "10px" }}><span class="note">slide through the runs</span>
+          <label class="bar-line" style={{ marginTop: "10px" }}><span class="note">first map: output</span>
             <input type="range" aria-label="run" min={0} max={runs.length - 1} value={page.runIndex.value} onInput={(e) => (page.runIndex.value = Number(e.currentTarget.value))} style={{ flex: "1 1 200px" }} />
             <span>{page.run.value.label}</span>
           </label>

@@ -1,17 +1,21 @@
 // All heads of all layers at once: sorted, grouped by likeness, and a click away from the alignment.
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { roles, siteName, type Grid, type MapInfo, type Roles } from "../document";
-import { draw, Legend, paintCells } from "../parts";
+import { roles, siteName, type Atlas, type Grid, type MapInfo, type Roles } from "../document";
+import { ask } from "../live";
+import { draw, Legend, number, paintCells } from "../parts";
 
 interface Entry {
   map: MapInfo;
   head: number;
   grid: Grid;
   found: Roles;
+  /** In the corpus: the fall of the log-probability without this head, and its role. */
+  importance?: number;
+  role?: string;
 }
 
-const ORDERS = { layer: "by layer", role: "by role", entropy: "most focused first", importance: "most important first", alike: "alike beside alike" };
+const ORDERS = { layer: "by layer", role: "by role", entropy: "lowest entropy first", importance: "most important first", alike: "similar heads together" };
 type Order = keyof typeof ORDERS;
 
 /** Cosine of two maps of one size; 0 where the sizes differ. */
@@ -37,7 +41,7 @@ export function groups<T>(entries: T[], alike: (a: T, b: T) => number, least = 0
   return found.sort((a, b) => b.length - a.length);
 }
 
-function Thumb({ entry, most }: { entry: Entry; most: number }) {
+function Thumb({ entry, most, named }: { entry: Entry; most: number; named: boolean }) {
   const page = usePage();
   const canvas = useRef<HTMLCanvasElement>(null);
   const colours = page.scale.value.weights;
@@ -47,13 +51,51 @@ function Thumb({ entry, most }: { entry: Entry; most: number }) {
   const here = page.map.value.site === entry.map.site && page.heads.value.length === 1 && page.heads.value[0] === entry.head;
   return (
     <button
-      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, head ${entry.head}: ${entry.found.name}`}
+      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, head ${entry.head}: ${entry.role ?? entry.found.name}`}
       onClick={() => { page.site.value = entry.map.site; page.head.value = entry.head; page.screen.value = "align"; }}
     >
       <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, head ${entry.head}`} />
       <span>head {entry.head}</span>
-      <small>{entry.found.name}</small>
+      {named && <small>{siteName(entry.map.site)}</small>}
+      <small>{entry.role ?? entry.found.name}</small>
+      {entry.importance !== undefined && <small>ablated: {number(-entry.importance, 3)}</small>}
     </button>
+  );
+}
+
+/** What was measured over a corpus, or how it is measured: roles and importance of one sentence prove nothing. */
+function Corpus() {
+  const page = usePage();
+  const { atlas, live } = page.document.value;
+  const [text, setText] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [fault, setFault] = useState("");
+  const measure = async (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    setFault("");
+    try {
+      const found = await ask<Atlas>(live!, "atlas", { texts: text.split("\n").map((line) => line.trim()).filter(Boolean) });
+      page.document.value = { ...page.document.value, atlas: found };
+    } catch (error) {
+      setFault(error instanceof Error ? error.message : String(error));
+    }
+    setBusy(false);
+  };
+  return (
+    <div class="corpus">
+      <p class="note">
+        {atlas ? `Over ${atlas.texts} ${atlas.own ? "given sentences" : "sample sentences"}: roles by regard.roles (sign test, corrected over all heads); “ablated” is the change of the mean log-probability per token when the head's output is 0, in nats.`
+          : `The words under a head describe this one sentence. ${live?.asks.includes("atlas") ? "Importance and tested roles need a corpus:" : "Importance and tested roles need a corpus: `regard look MODEL \"text\" --save page.html --atlas`."}`}
+      </p>
+      {live?.asks.includes("atlas") && (
+        <form class="bar-line" onSubmit={measure}>
+          <textarea aria-label="sentences, one a line" rows={2} placeholder="sentences, one a line; empty: samples in the model's language" value={text} onInput={(e) => setText(e.currentTarget.value)} />
+          <button disabled={busy}>{busy ? "measuring …" : "measure importance and roles"}</button>
+          {fault && <span role="alert" class="believe doubt">{fault}</span>}
+        </form>
+      )}
+    </div>
   );
 }
 
@@ -61,23 +103,24 @@ export function Heads() {
   const page = usePage();
   const run = page.run.value;
   const [order, setOrder] = useState<Order>("layer");
+  const atlas = page.document.value.atlas;
   const entries = useMemo<Entry[]>(() => run.maps.flatMap((map) => {
     if (Math.max(map.how.queries, map.how.keys) > 256) return [];
     return Array.from({ length: map.how.heads }, (_, head) => {
       const grid = page.reader.value.grid(run, map, [head], false);
-      return { map, head, grid, found: roles(grid, map.columns === map.rows || (map.rows === "output" && map.columns === "before")) };
+      const role = atlas?.roles.find((one) => one.site === map.site && one.head === head);
+      return { map, head, grid, importance: atlas?.importance[map.site]?.[head], role: atlas ? role?.role ?? "no significant role" : undefined, found: roles(grid, map.columns === map.rows || (map.rows === "output" && map.columns === "before")) };
     });
-  }), [run, page.reader.value]);
+  }), [run, page.reader.value, atlas]);
   const most = entries.reduce((n, e) => Math.max(n, e.grid.largest), 0) || 1;
-  const weighed = run.maps.some((map) => map.importance);
-  const importance = (e: Entry) => e.map.importance?.[e.head] ?? 0;
+  const importance = (e: Entry) => e.importance ?? -Infinity;
   const shelves: [string, Entry[]][] = useMemo(() => {
     if (order === "role") {
       const by = new Map<string, Entry[]>();
-      for (const e of entries) by.set(e.found.name, [...(by.get(e.found.name) ?? []), e]);
+      for (const e of entries) by.set(e.role ?? e.found.name, [...(by.get(e.role ?? e.found.name) ?? []), e]);
       return [...by].sort((a, b) => b[1].length - a[1].length);
     }
-    if (order === "entropy") return [["least spread first", [...entries].sort((a, b) => a.found.entropy - b.found.entropy)]];
+    if (order === "entropy") return [["most focused heads first", [...entries].sort((a, b) => a.found.entropy - b.found.entropy)]];
     if (order === "importance") return [["largest effect first", [...entries].sort((a, b) => importance(b) - importance(a))]];
     if (order === "alike") return groups(entries, (a, b) => likeness(a.grid.cells, b.grid.cells)).map((group, n) => [group.length > 1 ? `group ${n + 1}: ${group.length} heads` : "alone", group]);
     const by = new Map<string, Entry[]>();
@@ -90,16 +133,17 @@ export function Heads() {
         <h2>All heads</h2><span class="note">one scale for all, so equal attention has equal colour; choose one to see its words</span><span class="grow" /><Legend most={most} />
       </header>
       <div class="chips" role="group" aria-label="order" style={{ marginBottom: "14px" }}>
-        {(Object.keys(ORDERS) as Order[]).filter((one) => one !== "importance" || weighed).map((one) => (
+        {(Object.keys(ORDERS) as Order[]).filter((one) => one !== "importance" || atlas).map((one) => (
           <button key={one} aria-pressed={order === one} onClick={() => setOrder(one)}>{ORDERS[one]}</button>
         ))}
       </div>
+      <Corpus />
       {entries.length === 0 && <p>These maps are too long for thumbnails: the long view has them.</p>}
       <div class="atlas">
         {shelves.map(([name, those]) => (
-          <div class="shelf" key={name}>
+          <div class="shelf" key={name} style={shelves.length === 1 ? { gridColumn: "1 / -1" } : undefined}>
             <div><b>{name}</b></div>
-            <div class="thumbs">{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} />)}</div>
+            <div class="thumbs">{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} named={order !== "layer"} />)}</div>
           </div>
         ))}
       </div>

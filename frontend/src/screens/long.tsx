@@ -1,7 +1,7 @@
 // A map of any length, like a street map: an overview at once, exact weights where one looks.
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { names, siteName, type MapInfo, type Run, type Reader } from "../document";
+import { names, type MapInfo, type Run, type Reader } from "../document";
 import { draw, HeadPicker, Legend, paintCells, share } from "../parts";
 import { Tiles } from "../tiles";
 
@@ -214,11 +214,11 @@ export function Long() {
   const [hit, setHit] = useState(0);
   return (
     <section class="card" data-tour="long">
-      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">head {head} of {siteName(map.site)}; drag, zoom, or arrow keys and + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, by orders of magnitude" : "weight"} /></header>
-      <HeadPicker />
+      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, by orders of magnitude" : "weight"} /></header>
+      <HeadPicker single />
       <div class="bar-line" style={{ margin: "10px 0" }}>
         <button onClick={() => zoom(1 / 1.5)} aria-label="zoom in">+</button><button onClick={() => zoom(1.5)} aria-label="zoom out">−</button>
-        <button onClick={() => setView({ top: 0, left: 0, height: queries, width: keys })}>all of it</button>
+        <button onClick={() => setView({ top: 0, left: 0, height: queries, width: keys })}>whole map</button>
         <button aria-pressed={log} onClick={() => setLog(!log)}>log scale</button>
         {heavy.size > 0 && <button aria-pressed={dim} onClick={() => setDim(!dim)}>hide {heavy.size} sink{heavy.size > 1 ? "s" : ""}</button>}
         <input type="text" aria-label="search tokens" placeholder="search tokens" value={query} onInput={(e) => { setQuery(e.currentTarget.value); setHit(0); }}
@@ -234,7 +234,7 @@ export function Long() {
           onPointerUp={(e) => { touches.current.delete(e.pointerId); drag.current = null; }} onPointerCancel={(e) => { touches.current.delete(e.pointerId); drag.current = null; }}
           onPointerMove={move} onPointerLeave={() => setTip(null)}
         />
-        <canvas ref={mini} class="mini" role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / 130) * queries, x = ((e.clientX - box.left) / 130) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
+        <canvas ref={mini} class="mini" style={{ visibility: view.height >= queries && view.width >= keys ? "hidden" : "visible" }} role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / 130) * queries, x = ((e.clientX - box.left) / 130) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
         {tip && <div class="tip" style={{ left: `${tip.x}px`, top: `${tip.y}px` }}>{tip.text}</div>}
       </div>
       {links && (

@@ -24,16 +24,19 @@ export function Step() {
   const best = weights.reduce((top, x, j) => (x > weights[top] ? j : top), 0);
   const j = key === null || key >= columns.length ? best : key;
   const scores = Array.from(weights, (_, c) => one.score(i, c));
+  const open = columns.map((_, c) => c).filter((c) => scores[c] !== -Infinity);
+  const masked = columns.length - open.length;
+  const shown = open.length <= 40 ? open : [...open].sort((a, b) => weights[b] - weights[a]).slice(0, 40).sort((a, b) => a - b);
   const computed = !Number.isNaN(scores[best]);
   const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
   useEvery(1100, playing, useCallback(() => setChosen((now) => (now + 1) % rows.length), [rows.length]));
   const crumbs: [Zoom, string][] = [
-    ["model", "the model"], ["head", `${siteName(map.site)}, head ${head}`], ["row", `“${rows[i]}”`], ["weight", `“${rows[i]}” → “${columns[j]}”`],
+    ["model", "1 model"], ["head", `2 head: ${siteName(map.site)}, head ${head}`], ["row", `3 query: “${rows[i]}”`], ["weight", `4 weight: “${rows[i]}” → “${columns[j]}”`],
   ];
   return (
     <>
       <section class="card" data-tour="zooms">
-        <header><h2>How one weight comes about</h2><span class="note">four zooms, every number from the tensors themselves</span></header>
+        <header><h2>How one weight is computed</h2><span class="note">four levels of zoom; every number is computed from the model's tensors{[...rows, ...columns].some((name) => name.includes("▁")) ? "; ▁ in a token is a space" : ""}</span></header>
         <nav class="crumbs" aria-label="zoom">
           {crumbs.map(([name, text]) => <button key={name} aria-pressed={zoom === name} onClick={() => setZoom(name)}>{text}</button>)}
           <span class="grow" />
@@ -45,7 +48,7 @@ export function Step() {
       </section>
       {zoom === "model" && (
         <section class="card">
-          <p class="note">Where this model attends. Choose an attention to zoom into it.</p>
+          <p class="note">The attention layers of this model. Choose one to zoom into it.</p>
           <div style={{ display: "grid", gap: "10px", marginTop: "10px" }}>
             {stacks(run.maps.map((m) => m.site)).map(([stack, sites]) => (
               <div key={stack} class="chips" style={{ alignItems: "center" }}>
@@ -73,27 +76,28 @@ export function Step() {
       {zoom === "row" && (
         <div class="two">
           <section class="card">
-            <header><h2>“{rows[i]}” asks every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
+            <header><h2>The query “{rows[i]}” scores every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
             {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}</p>}
-            <div class="sum"><table>
-              <thead><tr><th>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th></tr></thead>
+            <div class="sum"><table class="wide">
+              <thead><tr><th style={{ textAlign: "left" }}>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th></tr></thead>
               <tbody>
-                {columns.map((name, c) => (c < 200 ? (
+                {shown.map((c) => (
                   <tr key={c}>
-                    <td style={{ textAlign: "left" }}><button style={{ minHeight: "26px", padding: "1px 9px" }} aria-pressed={c === j} onClick={() => { setKey(c); setZoom("weight"); }}>{name}</button></td>
-                    {computed && <td>{scores[c] === -Infinity ? "masked" : number(scores[c], 2)}</td>}
+                    <td style={{ textAlign: "left" }}><button style={{ minHeight: "26px", padding: "1px 9px" }} aria-pressed={c === j} onClick={() => { setKey(c); setZoom("weight"); }}>{columns[c]}</button></td>
+                    {computed && <td>{number(scores[c], 2)}</td>}
                     <td>{share(weights[c])}</td>
-                    <td style={{ width: "160px" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * weights[c]}%` }} /></td>
+                    <td style={{ width: "60%" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * weights[c]}%` }} /></td>
                   </tr>
-                ) : null))}
+                ))}
               </tbody>
             </table></div>
+            {shown.length < columns.length && <p class="note">{masked ? `${masked} key${masked > 1 ? "s are" : " is"} masked` : ""}{masked && open.length > shown.length ? "; " : ""}{open.length > shown.length ? `the ${shown.length} largest of ${open.length} weights` : ""}.</p>}
           </section>
           <aside class="card facts">
             {step ? (
               <>
-                <h3>then: “{step.token}”</h3>
-                <p class="note">after “{step.previous}”{step.context_norm ? `; the context has length ${number(step.context_norm, 2)}` : ""}</p>
+                <h3>next token: “{step.token}”</h3>
+                <p class="note">after “{step.previous}”{step.context_norm ? `; norm of the context vector ${number(step.context_norm, 2)}` : ""}</p>
                 <Bars of="next token" heading="probability" most={1} bars={step.predictions.map((p) => ({ name: p.token, value: p.probability, on: p.token === step.token }))} />
                 {step.predictions.some((p) => p.from_state !== null) && (
                   <div class="sum"><table>
@@ -102,7 +106,7 @@ export function Step() {
                   </table></div>
                 )}
               </>
-            ) : <p class="note">The weights mix the values of these keys into what this position passes on.</p>}
+            ) : <p class="note">The output of this head at this position is the sum of the keys' values, each times its weight.</p>}
           </aside>
         </div>
       )}
@@ -132,7 +136,7 @@ function stacks(sites: string[]): [string, string[]][] {
 function equation(score?: string, softcap?: number | null): string {
   if (score === "additive") return "e = v · tanh(q + k)";
   if (score === "distance") return "e = −‖q − k‖² / 2w²";
-  return softcap ? `e = ${softcap} tanh(q·k / ${softcap})` : "e = q · k (scale included)";
+  return softcap ? `e = ${softcap} tanh(q·k / ${softcap})` : "e = q · k (the scale is part of q)";
 }
 
 function Weight({ i, j }: { i: number; j: number }) {

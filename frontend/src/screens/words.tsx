@@ -16,9 +16,9 @@ export function WordsInLayers() {
   return (
     <div class="two">
       <section class="card" data-tour="lens">
-        <header><h2>Words on their way through the layers</h2><span class="note">the most probable token if the model ended at that layer</span><span class="grow" /><Legend most={1} of="probability" /></header>
+        <header><h2>Logit lens</h2><span class="note">the most probable next token if the model ended after that layer</span><span class="grow" /><Legend most={1} of="probability" /></header>
         <div class="lens" tabIndex={0} role="group" aria-label="predictions by layer and position"><table>
-          <thead><tr><th scope="col">instead of</th>{lens.layers.map((layer) => <th key={layer} scope="col">{layer}</th>)}</tr></thead>
+          <thead><tr><th scope="col">input token</th>{lens.layers.map((layer) => <th key={layer} scope="col">{layer}</th>)}</tr></thead>
           <tbody>
             {lens.top[0].map((_, position) => (
               <tr key={position}>

@@ -51,20 +51,28 @@ class Dependence:
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        change = sum(abs(other - self.output) for other in self.permuted) / len(self.permuted)
-        biggest = float(self.zeroed.abs().max()) if len(self.zeroed) else 0.0
-        verdict = (
-            "may be believed for this output" if self._holds(change, biggest) else "explains little of this output"
-        )
+        verdict = "may be believed for this output" if self.holds else "explains little of this output"
         return (
-            f"Shuffling the weights at {self.site} changes the output by {change:.3g} (equal weights by "
+            f"Shuffling the weights at {self.site} changes the output by {self.change:.3g} (equal weights by "
             f"{abs(self.uniform - self.output):.3g}), and the keys it looks at most are "
             f"{_how_much(self.agreement)} the ones it needs (rank correlation {self.agreement:.2f}): "
             f"this map {verdict}."
         )
 
-    def _holds(self, change: float, biggest: float) -> bool:
-        return self.agreement >= 0.5 and change >= 0.1 * max(biggest, 1e-12)
+    @property
+    def change(self) -> float:
+        """Mean absolute change of the output over the shuffles."""
+        return sum(abs(other - self.output) for other in self.permuted) / len(self.permuted)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the map may be believed for this output.
+
+        True if the rank correlation is at least 0.5 and shuffling changes the output by at least a tenth of the
+        largest drop without a key's value.
+        """
+        biggest = float(self.zeroed.abs().max()) if len(self.zeroed) else 0.0
+        return self.agreement >= 0.5 and self.change >= 0.1 * max(biggest, 1e-12)
 
 
 def dependence(model: Any, site: str, output: Output, draws: int = 8) -> Dependence:

@@ -20,6 +20,10 @@ def look(
     against: Annotated[
         list[str] | None, typer.Option(help="Another model or checkpoint, compared on the same inputs; repeatable.")
     ] = None,
+    atlas: Annotated[
+        bool,
+        typer.Option("--atlas", help="Measure each head's importance and roles first, over the inputs or samples."),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     device: Device = "cpu",
@@ -28,14 +32,13 @@ def look(
     if save is not None and save.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--save {save}: a page is written as .html")
     if save is not None:
-        from regard.figures.files import check_target, is_drawn
+        from regard.figures.files import check_own, check_target
 
-        if not is_drawn(check_target(save, page=True)):
-            raise ConfigError(f"--save {save}: this file is there, and not drawn by regard: name another")
+        check_own(check_target(save, page=True))
     if model.endswith(".safetensors"):
-        if texts or against:
+        if texts or against or atlas:
             raise ConfigError(
-                f"{model} is a saved map: it has no model that could take {' '.join(texts or against or [])!r}"
+                f"{model} is a saved map: it has no model that could take {' '.join(texts or against or ['--atlas'])!r}"
             )
         from regard.attention.maps.map import AttentionMap
 
@@ -46,7 +49,7 @@ def look(
         from regard.pipelines.page import look_at
 
         pipelines = [load(name, texts, device=device) for name in [model, *(against or [])]]
-        page, pipeline = look_at(pipelines, texts), pipelines[0]
+        page, pipeline = look_at(pipelines, texts, atlas), pipelines[0]
     if save is not None:
         typer.echo(f"regard: {save}: {page.size / 1e6:.1f} MB", err=True)
         page.save(save)

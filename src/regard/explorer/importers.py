@@ -1,9 +1,15 @@
-"""Pages of attention that other programs computed: transformers' outputs, plain tensors, alignment links."""
+"""Pages of attention that other programs computed: transformers' outputs, plain tensors, inseq's files, links."""
 
+import base64
+import gzip
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
 from torch import Tensor
 
 from regard.attention.maps.map import AttentionMap
@@ -129,6 +135,82 @@ def page_of_links(lines: Sequence[str], sources: Sequence[str], targets: Sequenc
         axes = {"links": ("output", "source")}
         draft.add_run(f"line {number}", maps, words, axes=axes, source=source, text=target)
     return draft.page()
+
+
+def page_of_inseq(path: str | Path) -> Page:
+    """The page of what inseq's `FeatureAttributionOutput.save` writes; a run for each sequence.
+
+    Scores per layer and head, `[inputs, outputs, layers, heads]`, are a map for each layer. Of scores per coordinate of
+    the embedding, `[inputs, outputs, width]`, the Euclidean norm is shown; scores with a sign by their magnitude. Rows
+    are divided by their sum.
+
+    Args:
+        path: a .json file, or .json.gz of `compress=True`.
+
+    Raises:
+        DataError: the file is not of that form.
+
+    Source: Sarti et al. 2023 (inseq).
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        document = _plain(json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw))
+        draft = Draft(path.name, task="maps")
+        for number, one in enumerate(document["sequence_attributions"], 1):
+            source, target = ([str(token["token"]) for token in one[side]] for side in ("source", "target"))
+            first, end = int(one["attr_pos_start"]), int(one["attr_pos_end"])
+            sequences = {"source": source, "target": target, "output": target[first:end]}
+            maps, axes = {}, {}
+            for side in ("source", "target"):
+                for site, weights in _attributions(one.get(f"{side}_attributions"), f"{side} attributions"):
+                    expected = [len(sequences["output"]), len(sequences[side])]
+                    if list(weights.shape[-2:]) != expected:
+                        raise DataError(f"{path}: {site} are {list(weights.shape[-2:])}, and its tokens {expected}")
+                    maps[site] = AttentionMap.from_weights(weights)
+                    axes[site] = "output", side
+            if not maps:
+                raise DataError(f"{path}: sequence {number} has no attributions")
+            draft.add_run(f"sequence {number}", maps, sequences, axes=axes, source=" ".join(source))
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        EOFError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path}: not a file of inseq's FeatureAttributionOutput.save ({type(error).__name__}: {str(error)[:80]})"
+        ) from error
+    return draft.page()
+
+
+def _plain(value: Any) -> Any:
+    """JSON without the names of the classes that wrote it."""
+    if isinstance(value, dict):
+        inner = value["attributes"] if "__instance_type__" in value else value
+        return {name: _plain(one) for name, one in inner.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _attributions(packed: str | None, name: str) -> list[tuple[str, Tensor]]:
+    """The maps `[heads, T, S]` or `[T, S]` in a safetensors file in base64; none where there is none."""
+    if packed is None:
+        return []
+    scores = read_tensors(base64.b64decode(packed, validate=True))["attribution"].float().nan_to_num(0.0).abs()
+    if scores.ndim == 4:
+        layers = scores.permute(2, 3, 1, 0)
+        found = [(f"{name}.layers.{number}", one) for number, one in enumerate(layers)]
+    elif scores.ndim in (2, 3):
+        found = [(name, (scores if scores.ndim == 2 else scores.norm(dim=-1)).T)]
+    else:
+        raise ValueError(f"scores of {scores.ndim} axes")
+    return [(site, one / one.sum(-1, keepdim=True).clamp(min=1e-12)) for site, one in found]
 
 
 def _one(weights: Tensor, site: str) -> Tensor:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from regard.observation.intervene import intervene, uniform
+from regard.pipelines.atlas import MOST, atlas_of
 from regard.pipelines.base import InputError
-from regard.pipelines.page import TRANSLATED, dependence_of, look_at
+from regard.pipelines.page import SETTINGS, dependence_of, look_at
 
 LONGEST = 2_000  # characters of a text
 CANDIDATES = 6  # tokens named before and after a change
@@ -55,6 +56,17 @@ class Believe(Asked):
     output: str = Field("", max_length=4 * LONGEST)
     site: str = Field(max_length=200)
     position: int | None = Field(None, ge=0)
+
+
+class Atlas(Asked):
+    """Importance and roles of the heads over texts; samples where there are none."""
+
+    texts: list[Annotated[str, Field(min_length=1, max_length=LONGEST)]] = Field(default=[], max_length=MOST)
+
+
+def atlas(pipeline: Any, asked: Atlas) -> dict[str, Any]:
+    """What `regard.pipelines.atlas.atlas_of` gives."""
+    return atlas_of(pipeline, asked.texts)
 
 
 def look(pipeline: Any, asked: Look) -> dict[str, Any]:
@@ -118,7 +130,7 @@ def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
 
 
 def _made(pipeline: Any, source: str) -> Any:
-    settings = {**TRANSLATED, "n_best": 1} if pipeline.task == "translate" else {}
+    settings = {name: one for name, one in SETTINGS.get(pipeline.task, {}).items() if name != "n_best"}
     made = pipeline(source, **settings)
     if not made.ids:
         raise InputError("the output is empty: there is nothing to ask about")

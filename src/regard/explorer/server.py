@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from regard.errors import RegardError
-from regard.explorer.questions import Asked, Believe, Look, WhatIf, how_faithful, look, what_if
+from regard.explorer.questions import Asked, Atlas, Believe, Look, WhatIf, atlas, how_faithful, look, what_if
 from regard.figures.page import Page
 from regard.web.connection import read_body
 from regard.web.limits import Limits
@@ -26,6 +26,7 @@ from regard.web.tokens import is_token
 
 QUESTIONS: dict[str, tuple[type[Asked], Callable[[Any, Any], dict[str, Any]]]] = {
     "look": (Look, look), "what-if": (WhatIf, what_if), "believe": (Believe, how_faithful),
+    "atlas": (Atlas, atlas),
 }  # fmt: skip
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 

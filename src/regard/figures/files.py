@@ -6,7 +6,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import DataError
+from regard.errors import ConfigError, DataError
 from regard.figures.style import fonts, quiet
 from regard.storage import replacing
 
@@ -50,6 +50,16 @@ def check_target(path: str | Path, page: bool = False) -> Path:
 def is_drawn(path: Path) -> bool:
     """Whether a file holds nothing that would be lost if it were drawn anew: it is empty, or a figure of regard's."""
     return not path.exists() or not path.stat().st_size or MADE in path.read_bytes()
+
+
+def check_own(path: str | Path) -> None:
+    """Refuse to replace a file that was not drawn by regard.
+
+    Raises:
+        ConfigError: there is such a file.
+    """
+    if not is_drawn(Path(path)):
+        raise ConfigError(f"{path}: this file is there, and not drawn by regard: name another")
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:

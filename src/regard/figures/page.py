@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from regard.errors import ConfigError
+from regard.figures.files import check_own
 from regard.storage import write_text
 
 FORMAT = 1
@@ -95,11 +96,12 @@ class Page:
         """Write the page as one file.
 
         Raises:
-            ConfigError: a name that does not end in .html.
+            ConfigError: a name that does not end in .html; a file that was not drawn by regard.
             OSError: it could not be written; an existing file is unchanged.
         """
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"{path}: a page is written as .html")
+        check_own(path)
         write_text(Path(path), self.html())
 
     def written(self, path: str | Path | None) -> "Page":

@@ -15,6 +15,7 @@ from regard.attention.watch import calls_by_site, unwatched, watching
 from regard.device import device_of, random_numbers_kept
 from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
+from regard.pipelines.atlas import atlas_of
 from regard.pipelines.reading import name_heads
 from regard.text.protocol import Span
 from regard.text.tokenizer import word_of_each
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST = 160  # tokens of an output that is tested and looked at layer by layer
 TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
+SETTINGS: dict[str, dict[str, Any]] = {"translate": TRANSLATED, "complete": {"length": 64, "seed": 0}}
 CANDIDATES = 5  # tokens named for each layer and position
 
 
@@ -40,12 +42,14 @@ def page_of(result: "Result") -> Page:
     return draft.page()
 
 
-def look_at(pipelines: Sequence[Any], inputs: Sequence[str]) -> Page:
+def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False) -> Page:
     """The page of what some models make of some inputs; every model's output for every input is a run.
 
     Args:
         pipelines: what `regard.load` returns.
         inputs: texts, or names of files for models that take these.
+        atlas: with importance and roles of the first model's heads, over the inputs where there are several, else over
+            samples (`atlas_of`).
 
     Raises:
         InputError: an input that cannot be worked on.
@@ -58,14 +62,15 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str]) -> Page:
             named = [f"{pipeline.name}" if len(pipelines) > 1 else "", f"“{given[:40]}”" if len(inputs) > 1 else ""]
             label = ", ".join(part for part in named if part) or "the output"
             if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
-                settings = TRANSLATED if pipeline.task == "translate" else {}
-                add_with_alternatives(draft, pipeline(given, **settings), label)
+                add_with_alternatives(draft, pipeline(given, **SETTINGS.get(pipeline.task, {})), label)
             elif hasattr(pipeline, "forward_pass"):
                 add_pass(draft, pipeline.forward_pass(given), label, {"source": given}, pipeline.tokenizer)
             else:
                 raise ConfigError(
                     f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
                 )
+    if atlas:
+        draft.document["atlas"] = atlas_of(first, inputs if len(inputs) > 1 else ())
     return draft.page()
 
 
@@ -97,6 +102,8 @@ def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any]
     axes = dict.fromkeys(maps, ("text", "text"))
     if tokenizer is not None and len(given.tokens) <= LONGEST:
         about = {**about, "lens": lens_of(given, "text", tokenizer)}
+        if given.predicted and maps:
+            about["believe"] = dependence_of(given, list(maps)[-1], given.tokens)
     draft.add_run(label, maps, {"text": given.tokens}, axes=axes, words=words, **about)
 
 
@@ -137,8 +144,8 @@ def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], positio
         found = dependence(given.module, site, output)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
     return {
-        "sentence": found.sentence, "holds": "may be believed" in found.sentence, "site": site,
-        "columns": list(columns), "measures": measures,
+        "sentence": found.sentence, "holds": found.holds, "change": found.change, "agreement": found.agreement,
+        "site": site, "columns": list(columns), "measures": measures,
     }  # fmt: skip
 
 
