@@ -17,7 +17,7 @@ from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
 from regard.decoding.phrases import Spelling
 from regard.decoding.sample import SampleConfig, sample_config
-from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
+from regard.decoding.search import DIVERSITY, LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import (
     BATCH_TOKENS,
@@ -40,6 +40,8 @@ SETTINGS = (
     "beam",
     "length_penalty",
     "n_best",
+    "groups",
+    "diversity",
     "record",
     "batch_tokens",
     "prefix",
@@ -165,6 +167,8 @@ class Translator(Pipeline[str, Generation]):
 
         if settings.get("sample"):
             raise ConfigError("protect needs a search: leave out sample")
+        if settings.get("groups", 1) != 1:
+            raise ConfigError("groups differ freely: leave out groups, or protect")
         record = settings.get("record", True) or any(map(has_markup, sources))
         own = {**settings, "record": record, "split": split}
 
@@ -177,7 +181,8 @@ class Translator(Pipeline[str, Generation]):
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
         first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", force: Sequence[str] = (),
-        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, **drawing: Any,
+        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, groups: int = 1,
+        diversity: float | None = None, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts.
 
@@ -199,6 +204,10 @@ class Translator(Pipeline[str, Generation]):
                 It is written where the alignment's attention reads the term.
             mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
                 their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
+            groups: of the beam's hypotheses, equally large, that are to differ (diverse beam search, Vijayakumar et al.
+                2018); the beam is at least as large as n_best, and all outputs are ranked together. Not with force,
+                glossary or protect.
+            diversity: λ of the groups, in nats for each earlier group's hypothesis with the same token; 0.5 by default.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
                 seed.
 
@@ -208,6 +217,8 @@ class Translator(Pipeline[str, Generation]):
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         numbers = range(first_index, first_index + len(prepared)) if indices is None else indices
+        if sample and (groups != 1 or diversity is not None):
+            raise ConfigError("groups and diversity are for a search: leave them out, or sample")
         if mbr > 1 and sample:
             settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
             return self._least_risk(prepared, numbers, mbr, n_best, settings)
@@ -229,7 +240,12 @@ class Translator(Pipeline[str, Generation]):
         else:
             beam = self.decoding.beam if beam is None else beam
             penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
-            config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam))
+            if groups == 1 and diversity is not None:
+                raise ConfigError(f"diversity is between groups of a beam: give groups too, 2 or more; got {diversity}")
+            if groups != 1 and (force or glossary):
+                raise ConfigError("groups differ freely: leave out groups, or force, glossary and protect")
+            strength = DIVERSITY if diversity is None else float(diversity)
+            config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam), groups, strength)
         demands = Demands(self.tokenizer, lambda: self.spelling, prefix, force, forbid, glossary or {})
         goals = demands.goals([one.read for one in prepared])
         filled = [i for i, one in enumerate(prepared) if one.ids]
