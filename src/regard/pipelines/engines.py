@@ -101,6 +101,7 @@ class CTranslate2(Translator):
     """
 
     protects = False
+    follows = False
 
     def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
         super().__init__(bundle, name)
