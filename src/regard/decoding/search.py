@@ -33,7 +33,7 @@ class Followed(Protocol):
 
 ASTRAY = 5.0  # nats that a phrase of a goal costs in the ranking of outputs where none of it is in its place
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
-DIVERSITY = 0.5  # λ of Vijayakumar et al. 2018, who find 0.2 to 0.8 good for most tasks (section 5.1)
+DIVERSITY = 0.5  # λ; 0.2 to 0.8 is good for most tasks (Vijayakumar et al. 2018, section 5.1)
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
 

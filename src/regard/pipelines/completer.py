@@ -25,7 +25,7 @@ from regard.pipelines.base import (
     length_groups,
 )
 from regard.pipelines.result import Result
-from regard.pipelines.stream import Stream
+from regard.pipelines.stream import Streamed
 from regard.text.tokenizer import tokens_of_words, word_of_each
 
 LENGTH = 200  # tokens of a completion by default
@@ -132,14 +132,14 @@ class Completer(Pipeline[str, Completion]):
 
     def stream(
         self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True, **drawing: Any
-    ) -> Stream[Completion]:
+    ) -> Streamed[Completion]:
         """The added text in pieces, each as soon as it is final; settings as in `run`, without beam.
 
         Raises:
             InputError, ConfigError: as in `run`.
         """
         given, config = self.prepare(source), sample_config(drawing, SETTINGS)
-        return Stream(self._pieces(given, self._limit(given.ids, length), stop, record, config))
+        return Streamed(self._pieces(given, self._limit(given.ids, length), stop, record, config))
 
     def _pieces(
         self, given: Encoded, limit: int, stop: Sequence[str], record: bool, config: SampleConfig

@@ -10,7 +10,7 @@ from regard.attention.watch import unwatched
 Made = TypeVar("Made")
 
 
-class Stream(Iterator[str], Generic[Made]):
+class Streamed(Iterator[str], Generic[Made]):
     """Pieces of an output's text, none of which changes later; joined, they are its text.
 
     Args:

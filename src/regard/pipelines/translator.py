@@ -31,7 +31,7 @@ from regard.pipelines.base import (
 )
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
-from regard.pipelines.stream import Stream, whole_words
+from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
 from regard.text.normalize import clean
 
@@ -282,7 +282,7 @@ class Translator(Pipeline[str, Generation]):
 
     def stream(
         self, source: str, *, split: bool = True, protect: bool = False, first_index: int = 0, **settings: Any
-    ) -> Stream[Generation]:
+    ) -> Streamed[Generation]:
         """The translation of one text in pieces; joined they are its text, and `.result` is its `Generation`.
 
         A word comes when it is final: when all hypotheses that may still become the output have it. Where outputs
@@ -299,7 +299,7 @@ class Translator(Pipeline[str, Generation]):
             InputError: the text cannot be worked on; when it is read.
             ConfigError: as in `run`.
         """
-        return Stream(self._pieces(source, split, protect, first_index, settings))
+        return Streamed(self._pieces(source, split, protect, first_index, settings))
 
     def _pieces(
         self, source: str, split: bool, protect: bool, index: int, settings: dict[str, Any]
