@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from regard.decoding.search import Followed, Hypothesis, SearchConfig, largest, search
+from regard.decoding.search import Followed, Hypothesis, SearchConfig, largest, search, search_steps
+from regard.errors import ConfigError
 
 BOS, EOS = 1, 2
 V = 5
@@ -236,3 +237,90 @@ def test_the_largest_of_a_row_of_nothing_but_minus_infinity_exist():
         found, places = largest(numbers, 8)
         assert (places[..., 0] == 3).all()
         assert int(places.max()) < size
+
+
+def groups_by_hand(sentence: int, limit: int, groups: int, width: int, strength: float) -> dict[tuple[int, ...], float]:
+    """Algorithm 1 of Vijayakumar et al. 2018 with lists, all continuations of all hypotheses compared."""
+    living = [[(0.0, ())] for _ in range(groups)]
+    ended = [0] * groups
+    finished: dict[tuple[int, ...], float] = {}
+    for length in range(1, limit + 1):
+        taken: list[int] = []
+        for g in range(groups):
+            if ended[g] >= width:
+                continue
+            everything = []
+            for total, path in living[g]:
+                log_p = logits_after(sentence, (BOS, *path)).log_softmax(-1).tolist()
+                everything += [(total + p, (*path, token)) for token, p in enumerate(log_p) if p > -inf]
+            everything.sort(key=lambda one: strength * taken.count(one[1][-1]) - one[0])
+            closed = [one for one in everything[:width] if one[1][-1] == EOS]
+            going = [one for one in everything[: 2 * width] if one[1][-1] != EOS][:width]
+            taken += [one[1][-1] for one in (*going, *closed)]
+            done = closed + (going if length == limit else [])
+            finished |= {path: total for total, path in done}
+            ended[g] += len(done)
+            living[g] = going
+    return finished
+
+
+@pytest.mark.parametrize(("groups", "width"), [(2, 1), (2, 2), (3, 1), (4, 2)])
+@pytest.mark.parametrize("strength", [0.0, 0.4, 3.0])
+def test_groups_equal_the_definition_with_lists(groups: int, width: int, strength: float) -> None:
+    for sentence in range(5):
+        want = groups_by_hand(sentence, 4, groups, width, strength)
+        ranked = sorted(want, key=lambda path: -want[path] / ((5 + len(path)) / 6) ** 0.6)
+        how = {"beam": groups * width, "groups": groups, "diversity": strength}
+        found = run([sentence], [4], n_best=groups * width, **how)[0]
+        ranked = ranked[: groups * width]  # more may have ended in the last step
+        assert [tuple(h.tokens) for h in found] == ranked
+        assert [h.log_prob for h in found] == pytest.approx([want[path] for path in ranked])
+        for h in found:
+            assert h.log_prob == pytest.approx(log_prob(sentence, tuple(h.tokens)))
+            assert h.state.paths == [[(BOS, *h.tokens[:-1])]]
+        first = run([sentence], [4], n_best=1, **how)[0]  # which may stop earlier
+        assert [h.tokens for h in first] == [found[0].tokens]
+
+
+def test_groups_differ_the_more_the_greater_the_diversity_and_not_by_their_batch_mates() -> None:
+    shared = []
+    for strength in (0.0, 1.0, 50.0):
+        how = {"beam": 3, "n_best": 3, "groups": 3, "diversity": strength}
+        together = run(4, [5, 3, 6, 2], **how)
+        for n, limit in enumerate([5, 3, 6, 2]):
+            assert [h.tokens for h in run([n], [limit], **how)[0]] == [h.tokens for h in together[n]]
+        shared.append(sum(len({h.tokens[0] for h in found}) for found in together))
+    assert shared[0] == 4  # without diversity the groups of one are the same greedy output, which is given once
+    assert [len(found) for found in run(4, [5] * 4, beam=3, n_best=3, groups=3, diversity=0.0)] == [1] * 4
+    assert shared[0] < shared[1] <= shared[2] == 12
+
+
+def test_groups_where_few_tokens_have_a_probability() -> None:
+    def only_eos(tokens: Tensor, state: Trail) -> tuple[Tensor, Trail]:
+        logits, state = step(tokens, state)
+        return logits.masked_fill(torch.arange(V) != EOS, -inf), state
+
+    found = search(only_eos, fresh(2), [4, 4], SearchConfig(beam=6, n_best=6, groups=3), BOS, EOS)
+    assert [[h.tokens for h in hs] for hs in found] == [[[EOS]], [[EOS]]]
+
+
+@pytest.mark.parametrize("how", [{"groups": 3}, {"groups": 0}, {"groups": 2, "diversity": -0.1}, {"diversity": inf}])
+def test_groups_that_make_no_sense(how) -> None:
+    with pytest.raises(ConfigError, match=r"groups must divide|diversity must be a finite number"):
+        SearchConfig(beam=4, **how)
+
+
+@pytest.mark.parametrize("how", [{"beam": 1}, {"beam": 3}, {"beam": 4, "groups": 2}])
+def test_settled_tokens_are_those_that_the_output_begins_with(how) -> None:
+    early = 0
+    for sentence in range(40):
+        best = run([sentence], [7], **how)[0][0].tokens
+        before: list[int] = []
+        for beams in search_steps(step, fresh([sentence]), [7], SearchConfig(**how), BOS, EOS):
+            settled = beams[0].settled()
+            assert settled[: len(before)] == before
+            assert best[: len(settled)] == settled
+            early += bool(settled) and beams[0].results is None
+            before = settled
+        assert before == best
+    assert early > 5  # some are known before the end

@@ -139,3 +139,41 @@ def test_utilities_are_means_of_chrf() -> None:
         others = [one for m, one in enumerate(texts) if m != n]
         assert found == pytest.approx(sum(score(texts[n], one) for one in others) / 3)
     assert utilities(["x"]) == [100.0]
+
+
+def test_groups_of_a_beam_differ_and_keep_what_every_search_promises(translator: Translator) -> None:
+    settings = {"beam": 4, "groups": 4, "diversity": 2.0}
+    found = translator(TEXTS, n_best=4, **settings)
+    plain = translator(TEXTS, beam=4, n_best=4)
+    begins = [[len({made.tokens[0] for made in (one, *one.alternatives)}) for one in some] for some in (found, plain)]
+    assert sum(begins[0]) > sum(begins[1])
+    firsts = translator(TEXTS, record=False, **settings)  # one output only, without attention
+    for text, one, first in zip(TEXTS, found, firsts, strict=True):
+        made = [one, *one.alternatives]
+        assert len({other.text for other in made}) == len(made) > 1
+        assert [other.score for other in made] == sorted((other.score for other in made), reverse=True)
+        scored = translator.score([text] * len(made), made)
+        assert [other.log_prob for other in made] == pytest.approx(
+            [other.log_prob for other in scored], rel=1e-6, abs=1e-5
+        )
+        assert (one.ids, one.log_prob) == (first.ids, pytest.approx(first.log_prob, abs=1e-5))
+        alone = translator(text, n_best=4, **settings)
+        assert [other.ids for other in (alone, *alone.alternatives)] == [other.ids for other in made]
+        assert all(whole.shape[-2] == len(other.ids) for other in made for whole in other.attention.values())
+    with pytest.raises(ConfigError, match="groups must divide the beam"):
+        translator(TEXTS, beam=4, groups=3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"groups": 2, "force": ["dog"]},
+        {"groups": 2, "protect": True},
+        {"groups": 2, "sample": True},
+        {"groups": 2, "sample": True, "mbr": 2},
+        {"diversity": 0.5},
+    ],
+)
+def test_groups_where_there_are_none(translator: Translator, settings: dict) -> None:
+    with pytest.raises(ConfigError, match=r"groups differ freely|groups and diversity are for a search|give groups"):
+        translator(TEXTS, **settings)

@@ -303,3 +303,22 @@ def test_files_come_as_bodies_and_nothing_names_one_of_the_server() -> None:
 def test_models_that_cannot_be_served_are_refused(models: list[Any]) -> None:
     with pytest.raises(ConfigError):
         create_server_app(models)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prefix_forced_and_forbidden_words_are_those_of_the_library(client, translator, stream) -> None:
+    demands = {"prefix": "the", "force": ["dog"], "forbid": ["red"]}
+    text = "La maison. Le chat noir dort."  # as one text, not sentence by sentence
+    answer = client.post("/v1/translate", json={"texts": [text], "stream": stream, **demands})
+    assert answer.status_code == 200, answer.text
+    whole = json.loads(answer.text.split("event: result\ndata: ")[1]) if stream else answer.json()
+    (made,) = whole["translations"]
+    assert made["text"] == translator(text, **demands).text
+    assert made["text"].startswith("the")
+    assert "dog" in made["text"]
+
+
+def test_demands_that_contradict_each_other_are_refused(client) -> None:
+    answer = client.post("/v1/translate", json={"texts": ["a"], "force": ["the cat"], "forbid": ["cat"]})
+    assert answer.status_code == 422
+    assert "which forbid names" in answer.json()["error"]["message"]

@@ -51,6 +51,12 @@ def translate(
     model: Model = "fr-en",
     beam: Beam = None,
     n_best: Annotated[int, typer.Option(min=1, help="How many outputs --json lists, at most the beam.")] = 1,
+    groups: Annotated[
+        int, typer.Option(min=1, help="Groups of the beam that are to differ (diverse beam search), for --n-best.")
+    ] = 1,
+    diversity: Annotated[
+        float | None, typer.Option(min=0.0, help="How much the groups are to differ. Default: 0.5.")
+    ] = None,
     look: Look = None,
     as_json: Json = False,
     grid: Annotated[
@@ -128,7 +134,7 @@ def translate(
         "seed": seed, "prefix": prefix or None, "force": force or None, "forbid": forbid or None,
         "glossary": read_glossary(glossary) if glossary else None, "split": None if split else False,
         "protect": protect or None, "sample": sample or None, "mbr": mbr if mbr > 1 else None,
-        "batch_tokens": batch_tokens,
+        "batch_tokens": batch_tokens, "groups": groups if groups > 1 else None, "diversity": diversity,
     }  # fmt: skip
     settings |= {name: value for name, value in given.items() if value is not None}
     if subtitles and corpus is not None:

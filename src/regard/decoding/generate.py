@@ -4,7 +4,7 @@ Search and sampling know no model; here a model's step, the constraints around i
 meet. A hypothesis keeps its own state, so its maps stay lazy: they are computed when they are read.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.decoding.constraints import Constraint, StepFunction, innermost
 from regard.decoding.phrases import Goal
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
-from regard.decoding.search import Attention, Hypothesis, SearchConfig, search
+from regard.decoding.search import Attention, Hypothesis, SearchConfig, search, search_steps
 from regard.device import device_of
 
 
@@ -63,13 +63,45 @@ def generate(
 
 
 def stream(
-    model: StepModel, state: Any, before: Sequence[int], limit: int, how: SampleConfig, ends: Collection[int],
-    *, constraints: Sequence[Constraint] = (), stop: Stop = lambda _row, _tokens: False,
-) -> Iterator[Drawn]:  # fmt: skip
-    """The draws of one sentence, each as soon as it is known; arguments as in `generate`."""
+    model: StepModel, state: Any, before: Sequence[int], limit: int, how: SearchConfig | SampleConfig,
+    ends: Collection[int], *, constraints: Sequence[Constraint] = (), stop: Stop = lambda _row, _tokens: False,
+    index: int = 0,
+) -> Generator[list[int], None, list[Hypothesis]]:  # fmt: skip
+    """The outputs of one sentence; after each step, the tokens that the best one begins with, whatever follows.
+
+    Other arguments as in `generate`.
+
+    Args:
+        model: gives `step`.
+        state: before the last token of `before`.
+        before: the tokens that the output follows.
+        limit: output tokens at most.
+        how: how to choose tokens: a draw is final at once, a token of a search when all that may win share it.
+        ends: tokens that end an output.
+        constraints: changes of the step.
+        stop: whether the output ends here; for draws.
+        index: of the sentence among all texts of a seed; for draws.
+    """
     step, state = constrained(model, state, constraints, 1)
-    scored = any(constraint.scored for constraint in constraints)
-    return sample(step, state, [before], [limit], how, ends, stop=stop, device=device_of(model), scored=scored)
+    scored, device = any(constraint.scored for constraint in constraints), device_of(model)
+    if isinstance(how, SearchConfig):
+        steps = search_steps(step, state, [limit], how, before[-1], ends, scored=scored, device=device)
+        while True:
+            try:
+                (beam,) = next(steps)
+            except StopIteration as end:
+                (found,) = end.value
+                return list(found)
+            yield beam.settled()
+    drawn: list[Drawn] = []
+    for one in sample(
+        step, state, [before], [limit], how, ends, stop=stop, indices=[index], device=device, scored=scored
+    ):
+        if drawn:
+            drawn[-1] = drawn[-1]._replace(state=None)  # only the last state is kept
+        drawn.append(one)
+        yield [each.tokens[0] for each in drawn]
+    return sampled(iter(drawn), 1)[0]
 
 
 def constrained(

@@ -1,12 +1,13 @@
-"""Greedy and beam search over any step function.
+"""Greedy, beam and diverse beam search over any step function.
 
 A hypothesis that ends keeps its own slice of the state, so what was recorded there (the queries of
 every attention) has followed it through every reordering of the beam.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from math import inf
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -32,6 +33,7 @@ class Followed(Protocol):
 
 ASTRAY = 5.0  # nats that a phrase of a goal costs in the ranking of outputs where none of it is in its place
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
+DIVERSITY = 0.5  # λ; 0.2 to 0.8 is good for most tasks (Vijayakumar et al. 2018, section 5.1)
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
 
@@ -43,6 +45,10 @@ class SearchConfig:
         beam: hypotheses kept per sentence; 1 is greedy.
         length_penalty: α of score = log p / ((5 + length) / 6)^α (Wu et al. 2016, equation 14); 0 ranks by log p.
         n_best: hypotheses returned per sentence, at most `beam`.
+        groups: of hypotheses, `beam` / `groups` each, that are to differ (diverse beam search, Vijayakumar et al. 2018,
+            algorithm 1); 1 is an ordinary beam.
+        diversity: λ in nats. A group ranks its continuations by log p - λ · (how often earlier groups took the same
+            token at this step), the paper's Hamming diversity; scores and log-probabilities do not hold it.
 
     Raises:
         ConfigError: numbers that make no sense.
@@ -51,12 +57,26 @@ class SearchConfig:
     beam: int = 4
     length_penalty: float = LENGTH_PENALTY
     n_best: int = 1
+    groups: int = 1
+    diversity: float = DIVERSITY
 
     def __post_init__(self) -> None:
         if self.beam < 1 or not 1 <= self.n_best <= self.beam:
             raise ConfigError(
                 f"beam must be at least 1 and n_best between 1 and beam; got beam = {self.beam}, n_best = {self.n_best}"
             )
+        if self.groups < 1 or self.beam % self.groups:
+            raise ConfigError(
+                f"groups must divide the beam into equal parts; got groups = {self.groups}, beam = {self.beam}: choose "
+                "a beam that is a multiple of groups"
+            )
+        if not 0 <= self.diversity < inf:
+            raise ConfigError(f"diversity must be a finite number of nats, 0 or more; got {self.diversity}")
+
+    @property
+    def width(self) -> int:
+        """Hypotheses of a group."""
+        return self.beam // self.groups
 
     def score(self, log_prob: float, length: int) -> float:
         """What ranks a finished hypothesis of `length` tokens, EOS counted."""
@@ -74,7 +94,7 @@ class Hypothesis:
 
 
 @dataclass
-class _Beam:
+class Beam:
     """The bookkeeping of one sentence.
 
     Attributes:
@@ -87,6 +107,9 @@ class _Beam:
         totals: log-probability of each hypothesis, where there is a goal.
         attended: of each hypothesis, the attention that the place of each phrase gets.
         ranks: of each finished hypothesis, its score, less for phrases that are not in their places.
+        ended: hypotheses of each group that have ended.
+        living: the tokens so far of the hypotheses that may still end; not those of probability 0.
+        results: the outputs, best first, once the sentence is done.
     """
 
     number: int
@@ -98,6 +121,21 @@ class _Beam:
     totals: list[float] = field(default_factory=lambda: [0.0])
     attended: list[list[float]] = field(default_factory=lambda: [[]])
     ranks: list[float] = field(default_factory=list)
+    ended: list[int] = field(default_factory=lambda: [0])
+    living: list[list[int]] = field(default_factory=list)
+    results: list[Hypothesis] | None = None
+
+    def settled(self) -> list[int]:
+        """The tokens that the best output begins with, whatever is still found.
+
+        They are what the living hypotheses and the best finished one have in common: one of these, or a continuation,
+        becomes the output.
+        """
+        if self.results is not None:
+            return self.results[0].tokens if self.results else []
+        rivals = [*self.living, *(self.finished[k].tokens for k in self.ranked()[:1])]
+        common = takewhile(lambda column: len(set(column)) == 1, zip(*rivals, strict=False))
+        return [column[0] for column in common]
 
     def ranked(self) -> list[int]:
         """The numbers of the finished hypotheses, best first."""
@@ -122,12 +160,30 @@ def search(
     ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
     goals: Sequence[Goal | None] = (), attention: Attention | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
-    """The best hypotheses of every sentence, best first.
+    """The best hypotheses of every sentence, best first: the end of `search_steps`, which has the arguments."""
+    steps = search_steps(
+        step, state, limits, config, bos, ends, scored=scored, device=device, goals=goals, attention=attention
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            results: list[list[Hypothesis]] = end.value
+            return results
+
+
+def search_steps(
+    step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
+    ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
+    goals: Sequence[Goal | None] = (), attention: Attention | None = None,
+) -> Generator[list[Beam], None, list[list[Hypothesis]]]:  # fmt: skip
+    """Search step by step: yield the bookkeeping of the sentences that were searched, return their hypotheses.
 
     At each step a sentence's `beam` best continuations stay; those among them that end in one of `ends` are
     finished, and the sentence is done when it has `beam` finished ones, or when no living one can come to a better
-    score than those that are returned. What a sentence gets does not
-    depend on its batch mates: each has its own limit and leaves the batch when it is done.
+    score than those that are returned. With `groups`, each group keeps its own `beam` / `groups` hypotheses so and
+    takes no more tokens once as many have ended; the outputs of all are ranked together, equal ones once. What a
+    sentence gets does not depend on its batch mates: each has its own limit and leaves the batch when it is done.
 
     The continuations of all sentences come to the host in one transfer a step; states stay on their device.
 
@@ -144,14 +200,20 @@ def search(
             output that comes to its limit without all of it is the best of those that come furthest.
         attention: state -> the last step's weights of the source, `[N, K, S]`; by it phrases come to their places.
             Without it they may stand anywhere.
+
+    Raises:
+        ConfigError: goals with groups.
     """
     closing = {ends} if isinstance(ends, int) else set(ends)
     results: list[list[Hypothesis]] = [[] for _ in limits]
     aims = list(goals) or [None] * len(limits)
+    if config.groups > 1 and any(aims):
+        raise ConfigError("groups differ freely: an output with forced phrases is searched with groups = 1")
     beams = [
-        _Beam(n, limit + goal.room, goal, progress=[goal.start()]) if goal else _Beam(n, limit)
+        Beam(n, limit + goal.room, goal, progress=[goal.start()]) if goal
+        else Beam(n, limit, ended=[0] * config.groups)
         for n, (limit, goal) in enumerate(zip(limits, aims, strict=True))
-    ]
+    ]  # fmt: skip
     last = torch.as_tensor(bos, device=device).reshape(-1, 1).expand(len(limits), 1)
     totals = torch.zeros(len(limits), 1, device=device)
     length = 0
@@ -168,26 +230,35 @@ def search(
             _attend(beams, None if attention is None else attention(state))
             pairs = _pairs(beams, log_p, some, names, config.beam + 1, closing)
         free = not all(beam.goal for beam in beams)
-        continued = _continue(totals, some, names, count) if free else []
+        if config.groups > 1:
+            continued = _options(totals, some, names)
+        else:
+            continued = _continue(totals, some, names, count) if free else []
         for n, beam in enumerate(beams):
-            candidates = _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else continued[n]
-            living, others = _finish(beam, n, candidates, state, config, closing, length)
+            if config.groups > 1:
+                living, chosen = _by_groups(beam, n, continued[n], state, config, closing, length)
+            else:
+                candidates = _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else continued[n]
+                living, others = _finish(beam, n, candidates, state, config, closing, length)
+                chosen = [*living, *others][: config.beam]
             ranked = beam.ranked()[: config.n_best]
-            full = len(beam.finished) >= config.beam or length >= beam.limit or not living
+            full = min(beam.ended) >= config.width or length >= beam.limit or not living
             if full or (
                 len(ranked) == config.n_best
                 and beam.ranks[ranked[-1]] >= _bound(living, config, length, beam.furthest(length))
             ):
-                results[beam.number] = [beam.finished[k] for k in ranked]
+                beam.results = results[beam.number] = [beam.finished[k] for k in ranked]
                 continue
             going.append(n)
-            kept.append([*living, *others][: config.beam])
+            kept.append(chosen)
             beam.rows = [[*beam.rows[one.parent], one.token] for one in kept[-1]]
+            beam.living = [row for row, one in zip(beam.rows, kept[-1], strict=True) if one.log_prob > -inf]
             if beam.goal:
                 beam.totals = [one.log_prob for one in kept[-1]]
                 beam.progress = [
                     beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent]) for one in kept[-1]
                 ]
+        yield beams
         if not going:
             break
         if len(going) < len(beams):
@@ -226,7 +297,62 @@ def _continue(
     return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
 
 
-def _attend(beams: Sequence[_Beam], weights: Float[Tensor, "N K S"] | None) -> None:
+def _options(
+    totals: Float[Tensor, "N K"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"]
+) -> list[list[_Candidate]]:
+    """The M best continuations of each hypothesis of each sentence; arguments as in `_continue`."""
+    sums = totals[..., None].to(some.dtype) + some
+    # one transfer: a float32 holds every integer below 2**24
+    numbers = torch.stack([sums, names.to(sums.dtype)], -1).tolist()
+    return [
+        [_Candidate(log_prob, k, int(token)) for k, row in enumerate(rows) for log_prob, token in row]
+        for rows in numbers
+    ]
+
+
+def _by_groups(
+    beam: Beam, n: int, options: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
+    length: int,
+) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
+    """The living continuations of a sentence, and the `beam` ones that it goes on with, group by group.
+
+    Args:
+        beam: its bookkeeping.
+        n: its place in the batch.
+        options: of `_options`, enough of them: at most `beam` - `width` tokens of each hypothesis cost anything, so a
+            group's 2 · `width` best ones are among the 2 · `beam` most probable ones of each.
+        state: after the step.
+        config: how to search.
+        ends: tokens that end an output.
+        length: tokens of the outputs with the continuation.
+    """
+    taken: Counter[int] = Counter()
+    living: list[_Candidate] = []
+    chosen: list[_Candidate] = []
+    for group in range(config.groups):
+        first = group * config.width
+        own = range(first, first + config.width) if len(beam.rows) > 1 else range(1)  # all begin as one hypothesis
+        ranked = sorted(
+            (one for one in options if one.parent in own),
+            key=lambda one: config.diversity * taken[one.token] - one.log_prob,
+        )[: 2 * config.width]
+        here: list[_Candidate] = []
+        others = ranked
+        if beam.ended[group] < config.width:
+            here, others = _finish(beam, n, ranked, state, config, ends, length, group)
+            possible = [one for one in ranked if one.log_prob > -inf]
+            taken.update(one.token for one in possible[: config.width] if one.token in ends)
+            taken.update([one.token for one in possible if one.token not in ends][: config.width])
+        if beam.ended[group] >= config.width:
+            here, others = [], ranked
+        living += here
+        dead = [one._replace(log_prob=-inf) for one in others] or [_Candidate(-inf, own[0], min(ends, default=0))]
+        filled = [*here, *dead, *[dead[-1]] * config.width]
+        chosen += filled[: config.width]
+    return living, chosen
+
+
+def _attend(beams: Sequence[Beam], weights: Float[Tensor, "N K S"] | None) -> None:
     """Find how much attention each hypothesis pays the places of its goal's phrases; all of it where none is known.
 
     Args:
@@ -248,7 +374,7 @@ def _attend(beams: Sequence[_Beam], weights: Float[Tensor, "N K S"] | None) -> N
 
 
 def _pairs(
-    beams: Sequence[_Beam], log_p: Float[Tensor, "N K V"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"],
+    beams: Sequence[Beam], log_p: Float[Tensor, "N K V"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"],
     size: int, ends: Collection[int],
 ) -> list[dict[tuple[int, int], float]]:  # fmt: skip
     """{(hypothesis, token): log-probability} of each sentence: the `size` best tokens of each hypothesis, and those
@@ -280,7 +406,7 @@ def _pairs(
 
 
 def _towards(
-    goal: Goal, beam: _Beam, pairs: dict[tuple[int, int], float], ends: Collection[int], length: int
+    goal: Goal, beam: Beam, pairs: dict[tuple[int, int], float], ends: Collection[int], length: int
 ) -> list[_Candidate]:
     """The continuations of a sentence that has a goal, in the order in which they are to be kept.
 
@@ -349,24 +475,26 @@ def own_state(state: Any, sentence: int, hypothesis: int) -> Any:
 
 
 def _finish(
-    beam: _Beam, n: int, candidates: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
-    length: int,
+    beam: Beam, n: int, candidates: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
+    length: int, group: int = 0,
 ) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
-    """Move continuations that end here out of the beam, at the limit all of them; the living ones and the others."""
-    room, living, others = config.beam, [], []
+    """Move continuations that end here out of a group, at the limit all of them; the living ones and the others."""
+    room, living, others = config.width, [], []
     for place, one in enumerate(candidates):
         closes = one.token in ends
-        # an ending counts only among the first `beam`: later ones are there to replace endings
-        if not one.log_prob > -inf or (closes and place >= config.beam):
+        # an ending counts only among the first `width`: later ones are there to replace endings
+        if not one.log_prob > -inf or (closes and place >= config.width):
             others.append(one._replace(log_prob=-inf))
             continue
         if closes or (length >= beam.limit and room > 0):
             own = own_state(state, n, one.parent)
             tokens = [*beam.rows[one.parent], one.token]
             score = config.score(one.log_prob, length)
-            beam.finished.append(Hypothesis(tokens, score, one.log_prob, own))
-            astray = sum(beam.progress[one.parent].astray) if beam.goal else 0.0
-            beam.ranks.append(score - ASTRAY * astray)
+            beam.ended[group] += 1
+            if not group or all(tokens != found.tokens for found in beam.finished):  # as an earlier group has it
+                beam.finished.append(Hypothesis(tokens, score, one.log_prob, own))
+                astray = sum(beam.progress[one.parent].astray) if beam.goal else 0.0
+                beam.ranks.append(score - ASTRAY * astray)
             others.append(one._replace(log_prob=-inf))
         else:
             living.append(one)

@@ -1,6 +1,6 @@
 """Text completion: from a beginning to a `Completion`, by a decoder alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from regard.analysis.vectors import Vectors, vectors
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.decoding.generate import generate, maps_of, stream
-from regard.decoding.sample import Stop, sample_config
+from regard.decoding.sample import SampleConfig, Stop, sample_config
 from regard.decoding.search import Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import (
@@ -25,6 +25,7 @@ from regard.pipelines.base import (
     length_groups,
 )
 from regard.pipelines.result import Result
+from regard.pipelines.stream import Streamed
 from regard.text.tokenizer import tokens_of_words, word_of_each
 
 LENGTH = 200  # tokens of a completion by default
@@ -129,27 +130,40 @@ class Completer(Pipeline[str, Completion]):
                 announce(self.model, returned.attention)
         return results
 
-    def stream(self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), **drawing: Any) -> Iterator[str]:
-        """The added text in pieces, each as soon as it is known; settings as in `run`."""
-        ids, config = self.encode(source), sample_config(drawing, SETTINGS)
-        shown, added = "", []
-        longest = max(map(len, stop), default=0)
-        with torch.inference_mode(), unwatched():
-            state, limit = self._read([ids], False), self._limit(ids, length)
-            for one in stream(
-                self.model, state, ids, limit, config, self.ends(), stop=self._stop([ids], stop),
-                constraints=self.rule_constraints([ids], [limit]),
-            ):  # fmt: skip
-                added.append(one.tokens[0])
-                text = _cut(self._added(ids, added), stop)
-                # a character may be incomplete, and a stop string too
-                sure = text[: max(len(shown), len(text) - longest)] if not text.endswith("\ufffd") else shown
-                if len(sure) > len(shown):
-                    yield sure[len(shown) :]
-                    shown = sure
-        text = _cut(self._added(ids, added), stop)
-        if len(text) > len(shown):
-            yield text[len(shown) :]
+    def stream(
+        self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True, **drawing: Any
+    ) -> Streamed[Completion]:
+        """The added text in pieces, each as soon as it is final; settings as in `run`, without beam.
+
+        Raises:
+            InputError, ConfigError: as in `run`.
+        """
+        given, config = self.prepare(source), sample_config(drawing, SETTINGS)
+        return Streamed(self._pieces(given, self._limit(given.ids, length), stop, record, config))
+
+    def _pieces(
+        self, given: Encoded, limit: int, stop: Sequence[str], record: bool, config: SampleConfig
+    ) -> Generator[str, None, Completion]:
+        ids, shown, longest = given.ids, "", max(map(len, stop), default=0)
+        steps = stream(
+            self.model, self._read([ids], record), ids, limit, config, self.ends(), stop=self._stop([ids], stop),
+            constraints=self.rule_constraints([ids], [limit]),
+        )  # fmt: skip
+        while True:
+            try:
+                added = next(steps)
+            except StopIteration as end:
+                made = self._completion(given, end.value, 0, stop)
+                break
+            text = _cut(self._added(ids, added), stop)
+            # a character may be incomplete, and a stop string too
+            sure = text[: max(len(shown), len(text) - longest)] if not text.endswith("\ufffd") else shown
+            if len(sure) > len(shown):
+                yield sure[len(shown) :]
+                shown = sure
+        if len(made.text) > len(shown):
+            yield made.text[len(shown) :]
+        return made
 
     def embed(self, text: str) -> Vectors:
         """Static and contextual vectors of a text's tokens, layer by layer."""

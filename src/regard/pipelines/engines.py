@@ -101,6 +101,7 @@ class CTranslate2(Translator):
     """
 
     protects = False
+    follows = False
 
     def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
         super().__init__(bundle, name)
@@ -129,7 +130,8 @@ class CTranslate2(Translator):
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
         first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", force: Sequence[str] = (),
-        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, **drawing: Any,
+        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, groups: int = 1,
+        diversity: float | None = None, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts; arguments as in `Translator.run`.
 
@@ -140,7 +142,8 @@ class CTranslate2(Translator):
         del first_index, indices
         if sample or mbr != 1 or drawing:
             raise ConfigError('engine = "ctranslate2" draws nothing here: load the model without engine to sample')
-        for setting, value in (("prefix", prefix), ("force", force), ("forbid", forbid), ("glossary", glossary)):
+        for setting, value in (("prefix", prefix), ("force", force), ("forbid", forbid), ("glossary", glossary),
+                               ("groups", groups != 1), ("diversity", diversity is not None)):  # fmt: skip
             if value:
                 raise ConfigError(f'engine = "ctranslate2" takes no {setting} here: load the model without engine')
         if has_search_listeners() or is_changing():

@@ -5,7 +5,7 @@ most of the terms of a glossary cost nothing. The others are searched again, in 
 memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import torch
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, calls_by_site, has_search_listeners, watching
 from regard.data.batching import lengths_mask, pad
-from regard.decoding.generate import generate
+from regard.decoding.generate import generate, stream
 from regard.decoding.phrases import Goal
 from regard.decoding.sample import SampleConfig
 from regard.decoding.search import Attention, Hypothesis, SearchConfig
@@ -88,6 +88,19 @@ class TextSearch:
                 waiting.setdefault(beam, []).append(Lacking(number, memory.one(row), found))
             if isinstance(config, SearchConfig):
                 yield from self._again(config, waiting, last=group is groups[-1])
+
+    def follow(self, config: SearchConfig | SampleConfig) -> Generator[list[int], None, list[Hypothesis]]:
+        """The outputs of the only text, which has no goal; after each step the tokens that are final."""
+        translator = self.translator
+        _, stepper = translator.searched()
+        state = stepper.start(self._encode([0]), record=self.record)
+        limit, bos = translator.limit(len(self.sources[0]) + 1), [translator.tokenizer.bos]
+        rules = [*translator.rule_constraints([bos], [limit]), *self.demands.constraints([limit])]
+        return (
+            yield from stream(
+                stepper, state, bos, limit, config, translator.ends(), constraints=rules, index=self.indices[0]
+            )
+        )
 
     def _groups(self, numbers: Sequence[int], beam: int) -> Iterator[list[int]]:
         """Texts that are searched at a time."""

@@ -1,6 +1,6 @@
 """Translation: from a text to a `Generation`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import inf
@@ -17,7 +17,7 @@ from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
 from regard.decoding.phrases import Spelling
 from regard.decoding.sample import SampleConfig, sample_config
-from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
+from regard.decoding.search import DIVERSITY, LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.pipelines.base import (
     BATCH_TOKENS,
@@ -31,6 +31,7 @@ from regard.pipelines.base import (
 )
 from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
+from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
 from regard.text.normalize import clean
 
@@ -40,6 +41,8 @@ SETTINGS = (
     "beam",
     "length_penalty",
     "n_best",
+    "groups",
+    "diversity",
     "record",
     "batch_tokens",
     "prefix",
@@ -76,6 +79,7 @@ class Translator(Pipeline[str, Generation]):
     task = "translate"
     draws = True
     protects = True  # takes protect
+    follows = True  # its search can be followed step by step
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
@@ -165,6 +169,8 @@ class Translator(Pipeline[str, Generation]):
 
         if settings.get("sample"):
             raise ConfigError("protect needs a search: leave out sample")
+        if settings.get("groups", 1) != 1:
+            raise ConfigError("groups differ freely: leave out groups, or protect")
         record = settings.get("record", True) or any(map(has_markup, sources))
         own = {**settings, "record": record, "split": split}
 
@@ -177,7 +183,8 @@ class Translator(Pipeline[str, Generation]):
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
         first_index: int = 0, indices: Sequence[int] | None = None, prefix: str = "", force: Sequence[str] = (),
-        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, **drawing: Any,
+        forbid: Sequence[str] = (), glossary: Mapping[str, str] | None = None, mbr: int = 1, groups: int = 1,
+        diversity: float | None = None, **drawing: Any,
     ) -> list[Generation]:  # fmt: skip
         """Translate texts.
 
@@ -199,6 +206,10 @@ class Translator(Pipeline[str, Generation]):
                 It is written where the alignment's attention reads the term.
             mbr: outputs drawn for each text, of which the one nearest to the others is returned; its score is then
                 their mean chrF. The next ones are `alternatives`, `n_best` - 1 at most. With sample.
+            groups: of the beam's hypotheses, equally large, that are to differ (diverse beam search, Vijayakumar et al.
+                2018); the beam is at least as large as n_best, and all outputs are ranked together. Not with force,
+                glossary or protect.
+            diversity: λ of the groups, in nats for each earlier group's hypothesis with the same token; 0.5 by default.
             drawing: settings of `SampleConfig`: temperature, top_k, top_p, min_p, typical_p, repetition, no_repeat,
                 seed.
 
@@ -208,9 +219,40 @@ class Translator(Pipeline[str, Generation]):
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         numbers = range(first_index, first_index + len(prepared)) if indices is None else indices
-        if mbr > 1 and sample:
+        if mbr > 1 and sample and groups == 1 and diversity is None:
             settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
             return self._least_risk(prepared, numbers, mbr, n_best, settings)
+        config, demands = self._asked(
+            beam=beam, length_penalty=length_penalty, n_best=n_best, sample=sample, prefix=prefix, force=force,
+            forbid=forbid, glossary=glossary, mbr=mbr, groups=groups, diversity=diversity, **drawing,
+        )  # fmt: skip
+        goals = demands.goals([one.read for one in prepared])
+        filled = [i for i, one in enumerate(prepared) if one.ids]
+        results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
+        listening = has_search_listeners()
+        search = TextSearch(
+            self, [prepared[i].ids for i in filled], [numbers[i] for i in filled], [goals[i] for i in filled], demands,
+            record or listening, n_best, batch_tokens,
+        )  # fmt: skip
+        with torch.inference_mode(), unwatched():
+            for n, found in search.run(config):
+                i = filled[n]
+                results[i] = self._generation(prepared[i], found, search.record, n_best)
+        for n, i in enumerate(filled) if listening else ():
+            know_origin(search.encoder_maps[n], results[i].forward_pass, results[i].title)
+            for returned in (results[i], *results[i].alternatives):
+                announce(self.model, {**search.encoder_maps[n], **returned.attention})
+        return [results[i] for i in range(len(prepared))]
+
+    def _asked(
+        self, *, beam: int | None = None, length_penalty: float | None = None, n_best: int = 1, sample: bool = False,
+        prefix: str = "", force: Sequence[str] = (), forbid: Sequence[str] = (),
+        glossary: Mapping[str, str] | None = None, mbr: int = 1, groups: int = 1, diversity: float | None = None,
+        **drawing: Any,
+    ) -> tuple[SearchConfig | SampleConfig, Demands]:  # fmt: skip
+        """How to choose tokens, and what outputs are to have, from settings of `run`."""
+        if sample and (groups != 1 or diversity is not None):
+            raise ConfigError("groups and diversity are for a search: leave them out, or sample")
         if mbr != 1:
             raise ConfigError(f"mbr draws at least 1 output a text, with sample=True; got mbr = {mbr}")
         config: SearchConfig | SampleConfig
@@ -229,25 +271,87 @@ class Translator(Pipeline[str, Generation]):
         else:
             beam = self.decoding.beam if beam is None else beam
             penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
-            config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam))
+            if groups == 1 and diversity is not None:
+                raise ConfigError(f"diversity is between groups of a beam: give groups too, 2 or more; got {diversity}")
+            if groups != 1 and (force or glossary):
+                raise ConfigError("groups differ freely: leave out groups, or force, glossary and protect")
+            strength = DIVERSITY if diversity is None else float(diversity)
+            config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam), groups, strength)
         demands = Demands(self.tokenizer, lambda: self.spelling, prefix, force, forbid, glossary or {})
-        goals = demands.goals([one.read for one in prepared])
-        filled = [i for i, one in enumerate(prepared) if one.ids]
-        results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
-        listening = has_search_listeners()
-        search = TextSearch(
-            self, [prepared[i].ids for i in filled], [numbers[i] for i in filled], [goals[i] for i in filled], demands,
-            record or listening, n_best, batch_tokens,
-        )  # fmt: skip
-        with torch.inference_mode(), unwatched():
-            for n, found in search.run(config):
-                i = filled[n]
-                results[i] = self._generation(prepared[i], found, search.record, n_best)
-        for n, i in enumerate(filled) if listening else ():
-            know_origin(search.encoder_maps[n], results[i].forward_pass, results[i].title)
-            for returned in (results[i], *results[i].alternatives):
-                announce(self.model, {**search.encoder_maps[n], **returned.attention})
-        return [results[i] for i in range(len(prepared))]
+        return config, demands
+
+    def stream(
+        self, source: str, *, split: bool = True, protect: bool = False, first_index: int = 0, **settings: Any
+    ) -> Streamed[Generation]:
+        """The translation of one text in pieces; joined they are its text, and `.result` is its `Generation`.
+
+        A word comes when it is final: when all hypotheses that may still become the output have it. Where outputs
+        must have phrases (force, glossary, protect), where the best of several draws is taken (mbr), with another
+        engine or while the model is observed, a piece is a whole sentence.
+
+        Args:
+            source: the text.
+            split, protect: as `many` takes them; with protect the text is one piece.
+            first_index: index of the text among all texts of a seed.
+            settings: as `run` takes them.
+
+        Raises:
+            InputError: the text cannot be worked on; when it is read.
+            ConfigError: as in `run`.
+        """
+        return Streamed(self._pieces(source, split, protect, first_index, settings))
+
+    def _pieces(
+        self, source: str, split: bool, protect: bool, index: int, settings: dict[str, Any]
+    ) -> Generator[str, None, Generation]:
+        from regard.pipelines.sentences import cut, join
+
+        cuts = split and not protect and not (settings.get("prefix") or settings.get("force"))
+        sentences = cut(source, self.bundle.languages[0]) if cuts else []
+        if len(sentences) < 2:
+            sentences = [source]
+        parts: list[Generation] = []
+        lead = ""
+        for n, sentence in enumerate(sentences):
+            own, shown = index + n * FURTHER, ""
+            steps = self._followed(sentence, own, settings) if not protect else None
+            while steps is not None:
+                try:
+                    tokens = next(steps)
+                except StopIteration as end:
+                    parts.append(end.value)
+                    break
+                sure = whole_words(str(self.tokenizer.decode(tokens)).strip())
+                if len(sure) > len(shown):
+                    yield (lead if not shown else "") + sure[len(shown) :]
+                    shown = sure
+            else:
+                parts += self.many([sentence], split=split and protect, protect=protect, indices=[own], **settings)
+            text = parts[-1].text
+            if len(text) > len(shown):
+                yield (lead if not shown else "") + text[len(shown) :]
+            lead = " " if lead or text else ""
+        return parts[0] if len(parts) == 1 else join(source, parts, settings.get("n_best", 1))
+
+    def _followed(
+        self, sentence: str, index: int, settings: dict[str, Any]
+    ) -> Generator[list[int], None, Generation] | None:
+        """The search of a sentence, followed step by step; None where its output is known only when all is done."""
+        given, own = self.prepare(sentence), dict(settings)
+        record, n_best = own.pop("record", True), own.get("n_best", 1)
+        batch_tokens = own.pop("batch_tokens", BATCH_TOKENS)
+        if not self.follows or own.get("mbr", 1) != 1 or not given.ids or has_search_listeners():
+            return None
+        config, demands = self._asked(**own)
+        if demands.goals([given.read]) != [None]:
+            return None
+        search = TextSearch(self, [given.ids], [index], [None], demands, record, n_best, batch_tokens)
+
+        def steps() -> Generator[list[int], None, Generation]:
+            found = yield from search.follow(config)
+            return self._generation(given, found, record, n_best)
+
+        return steps()
 
     def score(
         self, sources: Sequence[str], targets: Sequence[str | Generation], batch_tokens: int = BATCH_TOKENS

@@ -113,7 +113,8 @@ class Routes:
         translator = self.service.model("translate", given.model)
         settings = {
             "beam": given.beam, "n_best": given.n_best, "record": given.alignment, "glossary": given.glossary or None,
-            "forbid": given.forbid or None, "protect": given.protect or None,
+            "prefix": given.prefix or None, "force": given.force or None, "forbid": given.forbid or None,
+            "protect": given.protect or None,
         }  # fmt: skip
         if wants_events(request, given.stream):
             return await self._streamed(request, self._sentences(translator, given, settings))
@@ -129,7 +130,8 @@ class Routes:
     ) -> AsyncIterator[tuple[str, Any]]:
         """An event for each finished sentence, then the whole."""
         language = translator.bundle.languages[0]
-        pieces = [cut(text, language) or [text] for text in given.texts]
+        whole = given.prefix or given.force  # of the text, not of each of its sentences
+        pieces = [[] if whole else cut(text, language) for text in given.texts]
         pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, given.texts, strict=True)]
         where = [(index, n) for index, some in enumerate(pieces) for n in range(len(some))]
         flat = [one for some in pieces for one in some]

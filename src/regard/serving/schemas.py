@@ -25,6 +25,10 @@ class TranslateRequest(RequestBody):
     """Return which source word each output word attends to most."""
     glossary: dict[str, str] | None = None
     """{a term of the source language: what stands for it in the output of a text that has the term}."""
+    prefix: str = Field("", max_length=1000)
+    """What every output begins with; a text is then translated as one, however many sentences it has."""
+    force: list[str] = Field([], max_length=64)
+    """Words or phrases that every output has; a text is then translated as one, however many sentences it has."""
     forbid: list[str] = Field([], max_length=64)
     """Words or phrases that no output has."""
     protect: bool = False

@@ -1,0 +1,55 @@
+"""Outputs in pieces: joined they are the text, and none comes later than it must."""
+
+import pytest
+import torch
+
+from regard.errors import ConfigError
+from regard.pipelines.load import load
+from regard.pipelines.stream import whole_words
+
+TEXT = "le chat noir dort. Le chien rouge mange."
+
+
+@pytest.fixture(scope="module")
+def translator(tiny_run):
+    return load(tiny_run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beam": 1},
+        {"beam": 4, "n_best": 2},
+        {"beam": 4, "groups": 2},
+        {"sample": True, "seed": 3},
+        {"force": ["dog"]},
+        {"protect": True},
+        {"sample": True, "mbr": 2, "seed": 3},
+    ],
+)
+def test_pieces_joined_are_the_text_and_the_result_is_the_calls(translator, settings) -> None:
+    whole = translator(TEXT, **settings)
+    stream = translator.stream(TEXT, **settings)
+    pieces = []
+    for piece in stream:
+        assert not torch.is_inference_mode_enabled()  # in the code that reads pieces
+        pieces.append(piece)
+    assert "".join(pieces) == whole.text == stream.result.text
+    assert stream.result.ids == whole.ids
+    assert stream.result.log_prob == pytest.approx(whole.log_prob, rel=1e-6, abs=1e-5)
+    assert [one.text for one in stream.result.alternatives] == [one.text for one in whole.alternatives]
+    if settings == {"sample": True, "seed": 3}:  # the others say too few words, untrained as the model is
+        assert len(pieces) >= len(whole.text.split()) - 1 > 3  # word by word
+    parts = getattr(stream.result, "parts", [stream.result])
+    assert all(len(part.attention) for part in parts)
+
+
+def test_an_unread_stream_computes_its_result(translator) -> None:
+    assert translator.stream(TEXT, beam=2).result.text == translator(TEXT, beam=2).text
+    assert list(translator.stream("")) == []
+    with pytest.raises(ConfigError, match="unknown setting"):
+        next(translator.stream(TEXT, sample=True, warmth=1.0))
+
+
+def test_the_last_word_may_grow() -> None:
+    assert [whole_words(text) for text in ("", "the", "the ca", "the cat sat")] == ["", "", "the", "the cat"]
