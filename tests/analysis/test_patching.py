@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import observation_models
 import regard
+from regard.analysis import reuse
 from regard.analysis.parts import Cell
 from regard.errors import ChoiceError, ConfigError, ShapeError
 from regard.models.recurrent import Recurrent, RecurrentConfig
@@ -18,6 +19,11 @@ from regard.models.transformer import Transformer, TransformerConfig
 
 V, N, D, H = 13, 5, 12, 3
 WHAT = ("head", "query", "key", "value", "weights")
+
+
+@pytest.fixture(autouse=True)
+def small_modules_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reuse, "LEAST", 1)
 
 
 class Attention(nn.Module):
@@ -120,6 +126,32 @@ def test_equals_brute_force(what: str, by_position: bool) -> None:
     assert found.clean == pytest.approx(float(metric(model(**ids())).detach()))
     assert found.corrupted == pytest.approx(float(metric(model(**ids(2, 9))).detach()))
     assert found.forwards < found.table.numel()
+
+
+class Mixing(nn.Module):
+    """Looks like a feed-forward, and adds each position's predecessor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + x.roll(1, dims=1)
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_only_positions_that_differ_are_computed(mixing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Tiny()
+    if mixing:
+        model.blocks[0].inner = Mixing().double()
+    alone = regard.patch(model, ids(), ids(2, 9), metric, batch=1)
+    sizes: list[int] = []
+    linear = nn.functional.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: (sizes.append(x[..., 0].numel()), linear(x, *rest))[1])
+    shared = regard.patch(model, ids(), ids(2, 9), metric)
+    torch.testing.assert_close(shared.table, alone.table)
+    assert 2 * 3 in sizes  # of two cells the positions from the changed one on, 2 to 4
+    assert all("forward" not in vars(one) for one in model.modules())
 
 
 def test_states_equal_brute_force_by_hooks() -> None:

@@ -5,7 +5,7 @@ They are kept from one run, and put into another: many cells in one batched forw
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from regard.analysis.base import ForwardPass
+from regard.analysis.reuse import Reuse
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.errors import ChoiceError, RegardError, ShapeError, unknown
@@ -103,6 +104,7 @@ class Parts:
         self.tracker = Tracker(module_of(model), discreet=False)
         self.sites = None if sites is None else known_sites(sites, self.tracker.paths)
         self._blocks = _blocks(self.tracker)
+        self.attending: set[nn.Module] = set()  # modules that were seen to attend
 
     @contextmanager
     def visiting(self, visit: Visit, rows: int | None = None) -> Iterator[None]:
@@ -127,6 +129,7 @@ class Parts:
 
         def attends(module: nn.Module, call: Call) -> Tensor | None:
             attended.add(self._blocks[module])
+            self.attending.add(module)
             if rows is not None:
                 _check_rows(self.tracker.names[module], call, rows)
             if self.what == "state":
@@ -274,7 +277,7 @@ class Sweep:
 
     A batch enters the model as one input and becomes many at the first site that it patches, so that what comes before
     is computed once: where the model's shapes allow it (two cells are run both ways, and must agree). Elsewhere
-    the input is repeated.
+    the input is repeated. The first row of a batch stays unpatched: what others share with it is copied (`Reuse`).
 
     Args:
         run: the pass that is patched.
@@ -294,6 +297,7 @@ class Sweep:
         self.batch = _cells_of_a_forward(kept) if batch is None else batch
         self.forwards = 0
         self._expands: bool | None = None if self.rows == 1 else False
+        self._reuse = Reuse(parts.tracker.model, parts.attending) if self.rows == 1 else None
 
     def __call__(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
         """The metric with each of these sets of cells patched."""
@@ -317,10 +321,12 @@ class Sweep:
     def _values(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
         if self._expands and len(patches) > 1:
             try:
-                return self._forward(patches, self.run.arguments)
+                return self._forward([(), *patches], self.run.arguments)[1:]
             except (RuntimeError, ValueError, TypeError, IndexError):  # the model's shapes do not allow it
                 self._expands = False
-        return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)))
+        if self._reuse is None or len(patches) == 1:
+            return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)))
+        return self._forward([(), *patches], repeated(self.run.arguments, self.rows, len(patches) + 1))[1:]
 
     def _forward(self, patches: Sequence[Sequence[Cell]], arguments: dict[str, Any]) -> list[float]:
         at: dict[str, list[tuple[int, Cell]]] = {}
@@ -338,7 +344,8 @@ class Sweep:
             return part.changed(lambda old: self._put(old, clean, first, here, len(patches)))
 
         self.forwards += 1
-        with self.parts.visiting(visit):
+        reuse = None if self._reuse is None or len(patches) == 1 else self._reuse
+        with self.parts.visiting(visit), nullcontext() if reuse is None else reuse.sharing(len(patches)):
             output = replace(self.run, arguments=arguments)()
         whole = len(patches) * self.rows
         if not any(one.shape[:1] == (whole,) for one in pytree.tree_leaves(output) if isinstance(one, Tensor)):
