@@ -48,7 +48,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "decoder alibi": DECODER | {"positions": "alibi"},
     "encoder": DECODER | {"kind": "encoder"},
 }
-SAMPLE = ("transformer", "recurrent", "decoder")
+SAMPLE = ("transformer", "recurrent")
 NAMES = [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.slow) for name in MODELS]
 draw = torch.Generator().manual_seed(0)
 SOURCE, TARGET = (torch.randint(5, V, (3, n), generator=draw) for n in (7, 5))
