@@ -68,10 +68,10 @@ def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
 
 
 def test_the_decoder_writes_a_play() -> None:
-    made = regard.load("shakespeare")("ROMEO:\n", length=400, temperature=0.5, seed=1)
+    made = regard.load("shakespeare")("ROMEO:\n", length=200, temperature=0.5, seed=1)
     words = [word.strip(".,;:!?'").lower() for word in made.text.split()]
-    assert len(words) > 50
-    assert sum(word in ("the", "and", "to", "i", "of", "you", "my", "a", "that", "not") for word in words) > 8
+    assert len(words) > 25
+    assert sum(word in ("the", "and", "to", "i", "of", "you", "my", "a", "that", "not") for word in words) > 4
 
 
 def test_the_encoder_knows_what_is_missing() -> None:

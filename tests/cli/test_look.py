@@ -32,6 +32,7 @@ def test_one_self_contained_file(tiny_run: Path, tmp_path: Path, capsys) -> None
     assert not re.search(r"https?://|import\s*\(|src=\"", text)
 
 
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
 def test_several_inputs_and_models_are_runs(tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     arguments = ["look", str(tiny_run), "le chat", "le chien", "--against", str(tiny_run), "--save", str(path)]
@@ -41,6 +42,7 @@ def test_several_inputs_and_models_are_runs(tiny_run: Path, tmp_path: Path) -> N
     assert "“le chien”" in labels[-1]
 
 
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
 def test_a_task_verb_gives_the_page_too(tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     for _ in range(2):  # what regard has drawn, it may draw again

@@ -154,7 +154,7 @@ def test_files_with_captions_train(tmp_path: Path) -> None:
     assert regard.load(tmp_path / "run")(folder / "images" / "0.png").text is not None
 
 
-@pytest.mark.parametrize("kind", ["transformer", "recurrent"])
+@pytest.mark.parametrize("kind", ["transformer", pytest.param("recurrent", marks=pytest.mark.slow)])
 def test_every_transcriber_trains(transcriber: Path, tmp_path: Path, kind: str) -> None:
     if kind == "recurrent":
         config = sound_config(made_sounds(tmp_path / "an4"))
