@@ -2,18 +2,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow coverage bench check format docs page page-check clean
+.PHONY: setup lock demo test test-slow coverage bench check format docs page page-check clean
 
 setup: .venv/made
 
-.venv/made: pyproject.toml constraints.txt
+.venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+.venv/made: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
-.venv/made-dev: .venv/made
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
-	touch $@
+# First everything but torch as the lock has it, each file compared with its hash: pip compares no package that is there
+# already. The second line adds torch, and regard with what builds it.
+.venv/made-dev: pyproject.toml constraints.txt requirements.lock | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch .venv/made $@
+
+# Releases for development and CI, for every system and Python; torch, of which there are several builds, is in
+# constraints.txt.
+lock:
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
+	build/lock/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
+	    --constraint constraints.txt --generate-hashes --no-header --no-annotate --quiet --output-file build/all.lock
+	awk '/^[A-Za-z0-9]/ {keep = !/^(torch|triton|nvidia-[^=]*|cuda-[^=]*)==/} keep' build/all.lock > requirements.lock
 
 demo: .venv/made
 	@mkdir -p demo

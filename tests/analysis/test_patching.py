@@ -154,6 +154,27 @@ def test_only_positions_that_differ_are_computed(mixing: bool, monkeypatch: pyte
     assert all("forward" not in vars(one) for one in model.modules())
 
 
+class Centred(nn.Module):
+    """Looks like a feed-forward, and takes the mean over positions, or over the rows of a batch."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.inner, self.axis = nn.Linear(D, D), axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x - x.mean(self.axis, keepdim=True)) + self.inner(x)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_equal_positions_do_not_hide_that_a_module_mixes_them(axis: int) -> None:
+    """Where all positions, or rows, of a first input are equal, a mean over them changes nothing that shows."""
+    alone = reuse._treats_positions_alone
+    same = torch.ones(3, 5, D, dtype=torch.float64)
+    assert not alone(Centred(axis).double(), same)
+    assert alone(nn.Linear(D, D).double(), same)
+    assert alone(nn.Linear(D, D).double(), same * torch.nan)
+
+
 def test_states_equal_brute_force_by_hooks() -> None:
     model = Tiny()
     found = regard.patch(model, ids(), ids(2, 9), metric, "state")

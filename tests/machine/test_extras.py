@@ -29,7 +29,7 @@ def test_every_extra_has_a_purpose_and_no_other_has() -> None:
 
 def test_versions_are_those_installed() -> None:
     found = {package.name: package for package in required()}
-    assert found["torch"] == Package("torch", ">=2.13", version("torch"), fits=True)
+    assert found["torch"] == Package("torch", ">=2.13,<3", version("torch"), fits=True)
     assert all(package.fits for package in found.values())
 
 
@@ -40,6 +40,7 @@ class Metadata:
         "Provides-Extra": ["two", "one"],
         "Requires-Dist": [
             "base>=1", 'there>=2.0; extra == "one"', "absent[more]>=5.1; extra == 'two'", "old (>=3.10) ; extra=='two'",
+            "new<4,>=3; extra == 'two'",
             "any; python_version > '3' and extra == 'two'",
         ],
     }  # fmt: skip
@@ -49,7 +50,7 @@ class Metadata:
 
 
 def test_missing_and_old_packages_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = {"base": "1", "there": "2", "old": "3.9.1", "any": "0.dev1"}
+    installed = {"base": "1", "there": "2", "old": "3.9.1", "new": "4.0.1", "any": "0.dev1"}
 
     def version_of(name: str) -> str:
         if name not in installed:
@@ -62,6 +63,7 @@ def test_missing_and_old_packages_and_the_command(monkeypatch: pytest.MonkeyPatc
     packages = (
         Package("absent", ">=5.1", None, False),
         Package("old", ">=3.10", "3.9.1", False),
+        Package("new", ">=3,<4", "4.0.1", False),
         Package("any", "", "0.dev1", True),
     )
     assert extras() == (

@@ -34,11 +34,11 @@ class Package:
 
     name: str
     requirement: str
-    """As in the metadata, ">=5.0"."""
+    """The lower bound first, ">=5.0,<6"."""
     version: str | None
     """The installed one; None where the package is missing."""
     fits: bool
-    """Installed, and at least as new as required."""
+    """Installed, within the bounds."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,16 @@ def _extra(name: str, packages: list[Package], distribution: str) -> Extra:
 
 
 def _package(name: str, requirement: str) -> Package:
+    requirement = ",".join(sorted(requirement.replace(" ", "").split(","), reverse=True))
     try:
         installed = version(name)
     except PackageNotFoundError:
         return Package(name, requirement, None, fits=False)
     installed = redact(installed)
-    least = re.search(r">=\s*([\d.]+)", requirement)
-    return Package(name, requirement, installed, least is None or _numbers(installed) >= _numbers(least[1]))
+    least, end = re.search(r">=([\d.]+)", requirement), re.search(r"<([\d.]+)", requirement)
+    old = least is not None and _numbers(installed) < _numbers(least[1])
+    new = end is not None and _numbers(installed) >= _numbers(end[1])
+    return Package(name, requirement, installed, fits=not old and not new)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
