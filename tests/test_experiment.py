@@ -1,8 +1,10 @@
 """Training from Python, and what is done with a run."""
 
 import json
+import math
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 
 import regard
 from conftest import made_pairs, tiny
-from regard import experiment
+from regard import cli, experiment
 from regard.config import config_names, to_toml
 from regard.experiment import average_run, read_config, train
 from regard.export.folder import export_bundle
@@ -21,6 +23,7 @@ from regard.pipelines.translator import Translator
 from regard.report import report
 from regard.tasks import translation
 from regard.tasks.table import evaluate
+from regard.tasks.translation import word_calibration
 from regard.text.tokenizer import BOS, EOS
 from regard.training.journal import Journal
 from regard.training.loop import Diverged
@@ -346,6 +349,28 @@ def test_evaluate(model: Translator, tmp_path: Path) -> None:
         tokens += len(goal)
     assert numbers["tokens"] == tokens
     assert numbers["loss"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+def test_words_are_calibrated(model: Translator, tiny_run: Path, tmp_path: Path, capsys) -> None:
+    pairs, source, reference = made_pairs()[:5], tmp_path / "source", tmp_path / "reference"
+    source.write_text("".join(f"{s}\n" for s, _ in pairs))
+    reference.write_text("".join(f"{t}\n" for _, t in pairs))
+    made = model([s for s, _ in pairs])
+    found = word_calibration(model, source, reference)
+    assert sum(found.count) == sum(len(one.text.split()) for one in made)
+    right = sum(
+        sum((Counter(g.text.split()) & Counter(t.split())).values()) for g, (_, t) in zip(made, pairs, strict=True)
+    )
+    assert sum(n * share for n, share in zip(found.count, found.right, strict=True)) == pytest.approx(right)
+    mean = sum(math.exp(word.log_prob) for one in made for word in one.words)
+    assert sum(n * one for n, one in zip(found.count, found.confidence, strict=True)) == pytest.approx(mean)
+    picture = tmp_path / "calibration.png"
+    files = ["--source", str(source), "--reference", str(reference), "--calibration"]
+    assert cli.run(["evaluate", str(tiny_run), *files, str(picture), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration_error"] == pytest.approx(found.error, abs=1e-6)
+    assert picture.stat().st_size > 1000
+    assert cli.run(["evaluate", "shakespeare", "--source", str(source), "--calibration", str(picture)]) == 2
+    assert capsys.readouterr().err == "regard: --calibration draws the words of a translator; shakespeare is none\n"
 
 
 def test_evaluate_refuses_crooked_files(model: Translator, tmp_path: Path) -> None:

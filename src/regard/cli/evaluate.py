@@ -10,6 +10,7 @@ import typer
 
 from regard.cli.lines import check_output, say, writing
 from regard.cli.options import Beam, Device, ModelName, Precision, load
+from regard.errors import ConfigError
 
 Part = Literal["dev", "test"]
 PATIENCE = 600.0  # seconds that one process of several waits for another
@@ -27,6 +28,12 @@ def evaluate(
     part: Annotated[
         Part | None, typer.Option(help="Instead of --source: pairs that a translator's run keeps apart for this.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw how often a translator's words of a given probability are in the reference (.png, .svg, .pdf)."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the model's outputs to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: Device = "cpu",
@@ -36,15 +43,28 @@ def evaluate(
     if (source is None) == (part is None):
         raise typer.BadParameter("give --source FILE, or --part dev or test of a run's own data")
     from regard.device import find_device
+    from regard.figures.files import check_own, check_target
+    from regard.pipelines.translator import Translator
     from regard.tasks.table import evaluate as measure
+    from regard.tasks.translation import word_calibration
     from regard.training.distributed import local_device, together
 
     check_output(output, [path for path in (source, reference) if path is not None])
+    if calibration is not None:
+        check_target(calibration)
+        check_own(calibration)
     place = local_device(find_device(device))
     with TemporaryDirectory() as made, together(place, PATIENCE) as group:
         if source is None:
             source, reference = _held_out(Path(model), str(part), Path(made))
-        numbers, outputs = measure(load(model, device=str(place), precision=precision), source, reference, beam)
+        measured = load(model, device=str(place), precision=precision)
+        if calibration is not None and not isinstance(measured, Translator):
+            raise ConfigError(f"--calibration draws the words of a translator; {model} is none")
+        numbers, outputs = measure(measured, source, reference, beam)
+        if calibration is not None and isinstance(measured, Translator) and reference is not None and group.first:
+            found = word_calibration(measured, source, reference, beam)
+            found.plot(calibration, f"{model}: words in the reference")
+            numbers |= {"calibration_error": found.error}
     if not group.first:
         return
     if output:

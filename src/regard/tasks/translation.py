@@ -1,6 +1,8 @@
 """Translation: parallel text, guided alignment, BLEU and chrF."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from regard.analysis.alignment import choose_heads, teacher_forced
+from regard.analysis.calibration import Calibration, calibration
 from regard.bundle import Bundle, save_bundle
 from regard.data.align import Aligner, Link
 from regard.data.augment import AugmentConfig, augment
@@ -381,6 +384,32 @@ def translations(translator: Translator, sources: list[str], beam: int | None, s
         return [found.text for found in translator.many(part, beam=beam, record=False, split=False)]
 
     return processes().share_out(sources, work) if shared else work(sources)
+
+
+def word_calibration(
+    translator: Translator, source: Path, reference: Path, beam: int | None = None, bins: int = 10
+) -> Calibration:
+    """What the probabilities of a translator's words are worth.
+
+    A word (with its punctuation) is right where its reference has it, each word of the reference once; its confidence
+    is the product of its tokens' probabilities, as in `generation.words`.
+
+    Args:
+        translator: the model.
+        source, reference: two parallel files, as for `evaluate`.
+        beam: hypotheses kept; the model's own number by default.
+        bins: number of bins of confidence.
+    """
+    pairs = Pairs(read_lines(source), read_lines(reference))
+    found = translator.many(pairs.source, beam=beam, record=False, split=False)
+    confidence, right = [], []
+    for generation, wanted in zip(found, pairs.target, strict=True):
+        left = Counter(wanted.split())
+        for word in generation.words:
+            confidence.append(min(1.0, math.exp(word.log_prob)))
+            right.append(left[word.text] > 0)
+            left[word.text] -= 1
+    return calibration(confidence, right, bins)
 
 
 def scores(outputs: list[str], references: list[str]) -> dict[str, float]:

@@ -1,0 +1,57 @@
+"""Reliability diagrams: confidence against the share that is right."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regard.figures.files import finished
+from regard.figures.style import fonts, theme_of, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_calibration(
+    confidence: Sequence[float], right: Sequence[float], count: Sequence[int], error: float, title: str = "",
+    path: str | Path | None = None, theme: str = "light",
+) -> "Figure":  # fmt: skip
+    """Bins as points, the diagonal as what calibrated confidences would give, and below how many each bin holds.
+
+    Args:
+        confidence, right, count: mean confidence, share right and number of predictions of each bin.
+        error: expected calibration error.
+        title: above the figure.
+        path: the file; its ending (.png, .svg, .pdf) gives the format.
+        theme: "light" or "dark".
+
+    Raises:
+        DataError: the ending is none that can be drawn, or the folder does not exist.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    colours = theme_of(theme)
+    figure = Figure(figsize=(4.6, 5.2), layout="constrained", facecolor=colours.paper)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], color=colours.soft, linewidth=1, linestyle=(0, (4, 3)))
+    upper.annotate("calibrated", (0.2, 0.2), xytext=(5, -9), textcoords="offset points", color=colours.soft, fontsize=8)
+    upper.plot(confidence, right, color=colours.series[0], linewidth=1.6, marker="o", markersize=4)
+    upper.set(xlim=(0, 1), ylim=(0, 1.02))
+    upper.set_ylabel("share right", color=colours.ink, fontsize=9)
+    lower.bar(confidence, count, width=0.06, color=colours.series[0], alpha=0.6)
+    lower.set_ylabel("number", color=colours.ink, fontsize=9)
+    lower.set_xlabel("confidence: probability given by the model", color=colours.ink, fontsize=9)
+    for axes in (upper, lower):
+        axes.set_facecolor(colours.paper)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(colours.line)
+        axes.tick_params(labelsize=8, colors=colours.soft)
+    upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    lower.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+    named = f"{visible(title)}\n" if title else ""
+    upper.set_title(
+        f"{named}expected calibration error {100 * error:.1f} %, {sum(count):,} predictions", loc="left", fontsize=9,
+        color=colours.ink, fontfamily=fonts(),
+    )  # fmt: skip
+    return finished(figure, path)
