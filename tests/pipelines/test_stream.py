@@ -1,11 +1,13 @@
 """Outputs in pieces: joined they are the text, and none comes later than it must."""
 
+from collections.abc import Generator
+
 import pytest
 import torch
 
-from regard.errors import ConfigError
+from regard.errors import ConfigError, RegardError
 from regard.pipelines.load import load
-from regard.pipelines.stream import whole_words
+from regard.pipelines.stream import Streamed, whole_words
 
 TEXT = "le chat noir dort. Le chien rouge mange."
 
@@ -53,3 +55,16 @@ def test_an_unread_stream_computes_its_result(translator) -> None:
 
 def test_the_last_word_may_grow() -> None:
     assert [whole_words(text) for text in ("", "the", "the ca", "the cat sat")] == ["", "", "the", "the cat"]
+
+
+def test_a_stream_that_an_error_ended_has_no_result() -> None:
+    def pieces() -> Generator[str, None, str]:
+        yield "the"
+        raise ValueError("broken")
+
+    stream = Streamed(pieces())
+    assert next(stream) == "the"
+    with pytest.raises(ValueError, match="broken"):
+        next(stream)
+    with pytest.raises(RegardError, match=r"there is no result: an error ended this stream"):
+        _ = stream.result

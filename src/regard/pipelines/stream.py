@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 import torch
 
 from regard.attention.watch import unwatched
+from regard.errors import RegardError
 
 Made = TypeVar("Made")
 
@@ -33,9 +34,15 @@ class Streamed(Iterator[str], Generic[Made]):
 
     @property
     def result(self) -> Made:
-        """The whole result; pieces that were not read yet are computed, and not given any more."""
+        """The whole result; pieces that were not read yet are computed, and not given any more.
+
+        Raises:
+            RegardError: an error ended the stream before its result.
+        """
         for _ in self:
             pass
+        if not self._results:
+            raise RegardError("there is no result: an error ended this stream before it; start another")
         return self._results[0]
 
 
