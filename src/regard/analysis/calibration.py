@@ -24,7 +24,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error, Σ_b n_b / n · |right_b − confidence_b|, of 0 to 1 (equation 3)."""
+        """Expected calibration error, Σ_b n_b / n · abs(right_b − confidence_b), of 0 to 1 (equation 3)."""
         bins = zip(self.confidence, self.right, self.count, strict=True)
         return sum(count * abs(right - confidence) for confidence, right, count in bins) / max(1, sum(self.count))
 
