@@ -11,7 +11,8 @@ from regard.signals import ENDING, Ended, end_on_signals, stop_on_signal
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ENDING}
+    """The default handlers: where tests run in the background, or under nohup, some signals are ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
