@@ -91,6 +91,7 @@ def test_every_command(place: Path, data_folder: Path, monkeypatch: pytest.Monke
         if "<" in words:
             whole = command.replace("regard", f"{shlex.quote(sys.executable)} -m regard", 1)
             subprocess.run(whole, shell=True, check=True, cwd=place)
+            capfd.readouterr()  # what it printed is not the next command's
             assert (place / "translations.txt").read_text("utf-8").count("\n") == 4
             continue
         arguments = [*words[1:], *(few_of(command) if words[1] == "train" else [])]
