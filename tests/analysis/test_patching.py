@@ -173,6 +173,7 @@ def test_equal_positions_do_not_hide_that_a_module_mixes_them(axis: int) -> None
     assert not alone(Centred(axis).double(), same)
     assert alone(nn.Linear(D, D).double(), same)
     assert alone(nn.Linear(D, D).double(), same * torch.nan)
+    assert alone(nn.Identity(), torch.ones(1, 700, 100, dtype=torch.float16))
 
 
 def test_states_equal_brute_force_by_hooks() -> None:

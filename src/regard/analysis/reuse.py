@@ -92,10 +92,9 @@ def _treats_positions_alone(forward: Callable[..., Any], x: Tensor) -> bool:
         return False
     scale = x.abs().nan_to_num(posinf=0.0).amax().clamp_min(1e-6)
     waves = torch.outer(
-        torch.arange(1, 2 * x.shape[1] + 1, device=x.device, dtype=x.dtype),
-        torch.arange(1, x.shape[2] + 1, device=x.device, dtype=x.dtype),
-    )
-    rows = scale * waves.cos().view(2, x.shape[1], x.shape[2])
+        torch.arange(1.0, 2 * x.shape[1] + 1, device=x.device), torch.arange(1.0, x.shape[2] + 1, device=x.device)
+    )  # in float32: half precision has no whole numbers of this size
+    rows = scale * waves.cos().view(2, x.shape[1], x.shape[2]).to(x.dtype)
     with torch.no_grad():
         output = forward(rows)
     chosen = torch.arange(x.shape[1] - 1, -1, -2, device=x.device)  # every other, from the last
