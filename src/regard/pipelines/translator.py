@@ -170,7 +170,7 @@ class Translator(Pipeline[str, Generation]):
         if settings.get("sample"):
             raise ConfigError("protect needs a search: leave out sample")
         if settings.get("groups", 1) != 1:
-            raise ConfigError("groups differ freely: leave out groups, or protect")
+            raise ConfigError("a diverse beam search cannot enforce phrases: leave out groups, or protect")
         record = settings.get("record", True) or any(map(has_markup, sources))
         own = {**settings, "record": record, "split": split}
 
@@ -274,7 +274,9 @@ class Translator(Pipeline[str, Generation]):
             if groups == 1 and diversity is not None:
                 raise ConfigError(f"diversity is between groups of a beam: give groups too, 2 or more; got {diversity}")
             if groups != 1 and (force or glossary):
-                raise ConfigError("groups differ freely: leave out groups, or force, glossary and protect")
+                raise ConfigError(
+                    "a diverse beam search cannot enforce phrases: leave out groups, or force, glossary and protect"
+                )
             strength = DIVERSITY if diversity is None else float(diversity)
             config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam), groups, strength)
         demands = Demands(self.tokenizer, lambda: self.spelling, prefix, force, forbid, glossary or {})
