@@ -175,5 +175,5 @@ def test_groups_of_a_beam_differ_and_keep_what_every_search_promises(translator:
     ],
 )
 def test_groups_where_there_are_none(translator: Translator, settings: dict) -> None:
-    with pytest.raises(ConfigError, match=r"groups differ freely|groups and diversity are for a search|give groups"):
+    with pytest.raises(ConfigError, match=r"cannot enforce phrases|groups and diversity are for a search|give groups"):
         translator(TEXTS, **settings)
