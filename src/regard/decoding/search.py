@@ -208,7 +208,7 @@ def search_steps(
     results: list[list[Hypothesis]] = [[] for _ in limits]
     aims = list(goals) or [None] * len(limits)
     if config.groups > 1 and any(aims):
-        raise ConfigError("groups differ freely: an output with forced phrases is searched with groups = 1")
+        raise ConfigError("a diverse beam search cannot enforce phrases: search with groups = 1")
     beams = [
         Beam(n, limit + goal.room, goal, progress=[goal.start()]) if goal
         else Beam(n, limit, ended=[0] * config.groups)
