@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,12 +72,37 @@ class Int8Product:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         weight = weight.detach().float()
         self.scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-        self.weight = (weight / self.scale[:, None]).round().to(torch.int8).t()
+        whole = (weight / self.scale[:, None]).round().to(torch.int8)
         self.bias = torch.zeros_like(self.scale) if bias is None else bias.detach().float()
         self.least = weight.new_full((1,), 1e-14)  # the scale of a row of zeros
+        self.scaled_sums = _scaled_sums(whole, self.scale)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[n, e]` from `[n, d]`."""
         scale = torch.add(self.least, x.abs().amax(-1, keepdim=True), alpha=1 / 127)
-        found = torch._int_mm(torch.div(x, scale).round_().to(torch.int8), self.weight)
-        return torch.addcmul(self.bias, found.float().mul_(scale), self.scale)
+        found = self.scaled_sums(torch.div(x, scale).round_())
+        return torch.addcmul(self.bias, found, scale, out=found)
+
+
+def _scaled_sums(weight: Tensor, scale: Tensor) -> Product:
+    """From whole numbers q `[n, d]` to t Σ q q' `[n, e]`, in float32.
+
+    oneDNN multiplies by t while the sums are in registers. Its first factor is from 0 to 255: on a processor without
+    AMX, numbers with a sign have no fast kernel.
+
+    Args:
+        weight: q', `[e, d]` in int8.
+        scale: t, `[e]`.
+    """
+    if not has_fast_int8() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        turned = weight.t()
+        return lambda q: torch._int_mm(q.to(torch.int8), turned).float().mul_(scale)
+    multiply, packed = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_prepack(weight, None)
+    zeros, half = torch.zeros(len(weight), dtype=torch.int64), 128
+    rest: Any = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias; the result is neither scaled nor rounded
+
+    def sums(q: Tensor) -> Tensor:
+        found: Tensor = multiply(q.add_(half).to(torch.uint8), 1.0, half, packed, scale, zeros, *rest)
+        return found
+
+    return sums
