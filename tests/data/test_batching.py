@@ -148,6 +148,27 @@ def test_random_segmentations_take_their_links_along():
     assert batches.collate([0]).source.tolist() == [[5, 6, EOS]]  # without an epoch, its own tokens
 
 
+def test_random_segmentations_are_sorted_by_their_own_lengths():
+    """Every token in one to four pieces: a batch holds no more positions than it may, and little padding."""
+
+    def pieces(ids, dice):
+        counts = [dice.randrange(1, 5) for _ in ids]
+        return Segmented([i for i, count in zip(ids, counts, strict=True) for _ in range(count)], [0] * sum(counts))
+
+    pairs = [([n] * (3 + n % 11), [n] * (3 + n % 11)) for n in range(10, 610)]
+    batches = Batches(pairs, 211, BOS, EOS, PAD, segment=pieces)
+    given = list(batches.epoch(1))
+    assert sorted(first for batch in given for first in batch.source[:, 0].tolist()) == list(range(10, 610))
+    assert max(side.numel() for batch in given for side in (batch.source, batch.target)) <= 211
+    real = sum(int(batch.target_allowed.sum()) for batch in given)
+    assert real / sum(batch.target.numel() for batch in given) > 0.9
+    largest = batches.largest()
+    assert largest.target.numel() <= 211
+    assert batches.padding_share() < 0.2
+    later = list(batches.epoch(1, start=5))
+    assert all(torch.equal(a.target, b.target) for a, b in zip(given[5:], later, strict=True))
+
+
 def test_random_segmentations_depend_on_seed_epoch_and_example_alone():
     def shuffled(ids, dice):
         return Segmented(dice.sample(ids, len(ids)), list(range(len(ids))))

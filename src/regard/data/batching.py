@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.data.order import pools
@@ -15,6 +16,7 @@ from regard.data.ragged import lengths_of
 
 Ids = list[int]
 POOL = 1 << 19  # examples
+SEGMENTED_POOL = 1 << 16  # examples, where each is segmented before it is sorted: ten seconds of work
 Links = Float[Tensor, "B T S"]
 Segment = Callable[[Ids, random.Random], Any]  # to the ids of a random segmentation, and the token each comes from
 
@@ -177,7 +179,7 @@ class Batches:
         pool: number of examples that are sorted by length at a time.
         made_from: digest of the data that the pairs were made from, where they are not in memory.
         segment: from ids to a random segmentation of the same text (`regard.text.bpe_dropout`), for every example of
-            every epoch anew; (seed, epoch, example) decide it.
+            every epoch anew; (seed, epoch, example) decide it, before examples are sorted by length.
     """
 
     pairs: Sequence[tuple[Ids, Ids]]
@@ -203,7 +205,7 @@ class Batches:
         generator = seeded(self.seed, epoch)
         key = int(torch.randint(2**62, (), generator=generator)) if len(self) > self.pool else 0
         for indices in pools(len(self), self.pool, key):
-            lengths = lengths_of(self.pairs, slice(None) if len(indices) == len(self) else indices)
+            lengths = self._lengths(indices, epoch)
             noise = torch.rand(len(indices), generator=generator).numpy()
             by_length = np.lexsort((noise, lengths[:, 0], lengths[:, 1]))
             batches = self._filled(indices[by_length].tolist(), (lengths[by_length].max(1, initial=0) + 1).tolist())
@@ -225,10 +227,7 @@ class Batches:
 
     def collate(self, indices: Sequence[int], epoch: int | None = None) -> PairBatch:
         """The batch of some pairs; segmented for that epoch, if there is `segment`."""
-        rows = [self.pairs[i] for i in indices]
-        known = None if self.links is None else [self.links[i] for i in indices]
-        if self.segment is not None and epoch is not None:
-            rows, known = self._segmented(self.segment, rows, known, [f"{self.seed} {epoch} {i}" for i in indices])
+        rows, known = self._rows(indices, epoch)
         sources = [[*source, self.eos] for source, _ in rows]
         targets = [target for _, target in rows]
         links = None if known is None else _link_tensor(known, sources, targets)
@@ -242,6 +241,23 @@ class Batches:
             for indices in pool[max(0, start - number) :]:
                 yield self.collate(indices, epoch)
             number += len(pool)
+
+    def _lengths(self, indices: NDArray[np.int64], epoch: int) -> Any:
+        """`[n, 2]`, tokens of both sides of some pairs, as they are segmented for an epoch."""
+        if self.segment is not None:
+            rows, _ = self._rows(indices.tolist(), epoch)
+            return np.array([[len(side) for side in row] for row in rows], np.int64).reshape(-1, 2)
+        return lengths_of(self.pairs, slice(None) if len(indices) == len(self) else indices)
+
+    def _rows(
+        self, indices: Sequence[int], epoch: int | None
+    ) -> tuple[list[tuple[Ids, Ids]], list[list[tuple[int, int]]] | None]:
+        """Some pairs, segmented for an epoch if there is `segment`; and their links."""
+        rows = [self.pairs[i] for i in indices]
+        known = None if self.links is None else [self.links[i] for i in indices]
+        if self.segment is None or epoch is None:
+            return rows, known
+        return self._segmented(self.segment, rows, known, [f"{self.seed} {epoch} {i}" for i in indices])
 
     def _segmented(
         self, segment: Segment, rows: list[tuple[Ids, Ids]], links: list[list[tuple[int, int]]] | None,
@@ -267,7 +283,7 @@ class Batches:
         """The batch with the most positions; of the first pool, where there are several."""
         pool = next(self.pools(0), [])
         found = max(pool, key=lambda indices: self._positions(indices)[1], default=None)
-        return None if found is None else self.collate(found)
+        return None if found is None else self.collate(found, 0)
 
     def padding_share(self) -> float:
         """Share of padding among the positions of all batches, both sides together; of the first pool, where there are
@@ -277,8 +293,8 @@ class Batches:
         return 1 - real / padded if padded else 0.0
 
     def _positions(self, indices: Sequence[int]) -> tuple[int, int]:
-        """Real positions of a batch on both sides together, and all of them."""
-        lengths = lengths_of(self.pairs, np.asarray(indices)) + 1
+        """Real positions of a batch of the first epoch on both sides together, and all of them."""
+        lengths = self._lengths(np.asarray(indices, np.int64), 0) + 1
         return int(lengths.sum()), int(lengths.max(0).sum()) * len(indices)
 
 

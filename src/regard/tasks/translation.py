@@ -17,7 +17,7 @@ from regard.analysis.calibration import Calibration, calibration
 from regard.bundle import Bundle, save_bundle
 from regard.data.align import Aligner, Link
 from regard.data.augment import AugmentConfig, augment
-from regard.data.batching import Batches
+from regard.data.batching import POOL, SEGMENTED_POOL, Batches
 from regard.data.files import read_lines
 from regard.data.pairs import Pairs
 from regard.data.parallel import DataConfig, files_of, read_pairs, read_parts, stream_parts
@@ -59,9 +59,10 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
     dev, dev_amount = development_pairs(corpus.sample, corpus.dev, tokenizer, settings)
     training = settings.training
     ends = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    segment = BpeDropout(tokenizer, training.bpe_dropout, most_tokens(settings)) if training.bpe_dropout else None
     batches = Batches(
         corpus.pairs, training.batch_tokens, *ends, training.seed, corpus.links, made_from=f"{note.key} {note.pairs}",
-        segment=BpeDropout(tokenizer, training.bpe_dropout, most_tokens(settings)) if training.bpe_dropout else None,
+        segment=segment, pool=SEGMENTED_POOL if segment else POOL,
     )  # fmt: skip
 
     def finish(model: Seq2Seq) -> Bundle:
