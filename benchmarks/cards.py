@@ -20,6 +20,7 @@ import everyday
 import torch
 from senses import measure_scenes, measure_sounds
 
+from regard.config import find_config
 from regard.data.pairs import Pairs
 from regard.data.parallel import corpora
 from regard.data.texts import read_texts
@@ -70,9 +71,21 @@ def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, An
     runs = ([run.parent / Path(settings.start).name] if settings.start else []) + [run]  # they stand beside each other
     legs = [[e for e in Journal(one / "journal.jsonl").entries() if e["event"] == "evaluation"] for one in runs]
     commands = ", then ".join(
-        f"`regard train {one.name}` ({leg[-1]['step']:,} updates)" for one, leg in zip(runs, legs, strict=True)
+        f"`{command_of(one)}` ({leg[-1]['step']:,} updates)" for one, leg in zip(runs, legs, strict=True)
     )
     return commands, sum(leg[-1]["seconds"] for leg in legs) / 60, [e for leg in legs for e in leg]
+
+
+def command_of(run: Path) -> str:
+    """The command that trains a run."""
+    teacher = teacher_of(run)
+    return f"regard distill {teacher} {run.name}" if teacher else f"regard train {run.name}"
+
+
+def teacher_of(run: Path) -> str:
+    """The model whose outputs a student was trained on; empty for a run on its references."""
+    made = run / "distilled" / "parts" / "corpus.json"
+    return json.loads(made.read_text("utf-8"))["model"] if made.exists() else ""
 
 
 def text_card(name: str, settings: Any, run: Path) -> str:
@@ -210,6 +223,10 @@ def card(name: str, settings: Any, parts: Any, measured: Any, run: Path) -> str:
     )
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
     found = everyday.measure(ready)
+    taught, teacher = "", teacher_of(run)
+    if teacher:
+        settings = settings.model_copy(update={"data": read_config(find_config(name)).data})
+        taught = f" The training side's translations are those of `{teacher}` (sequence-level distillation)."
     return f"""# {name}
 
 {source} to {target}, {KINDS[settings.model.kind]}, {weights / 1e6:.1f} million parameters, {size:.1f} MB (int8, one
@@ -217,7 +234,7 @@ scale per row).
 
 **What it cannot do.** {NOT_MEANT}
 
-**Data.** {len(parts[0]):,} pairs in an epoch: {data_of(settings)}. Split by English sentence: no English
+**Data.** {len(parts[0]):,} pairs in an epoch: {data_of(settings)}.{taught} Split by English sentence: no English
 sentence of the Tatoeba pairs stands on two sides of the split.
 
 **Training.** {commands}, {minutes:.0f} minutes

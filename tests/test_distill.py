@@ -94,3 +94,20 @@ def test_a_teacher_translates(talk, tmp_path: Path, data_folder: Path, monkeypat
     code, _, err = talk("distill", teacher, tmp_path / "student.toml", "--folder", tmp_path / "run")
     assert code == 2
     assert "not for `regard translate`" in err
+
+
+def test_the_test_pairs_stay_in_reach(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+    """Of a student, and of a run whose test pairs have a file of their own: nothing else is split off for them."""
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config, run, own = tmp_path / "student.toml", tmp_path / "run", tmp_path / "test.tsv"
+    config.write_text(CONFIG)
+    own.write_text("the red cat\tle chat rouge\nthe black dog\tle chien noir\n")
+    command = ("distill", "fr-en", config, "--folder", run, "--beam", 1, "--set", f"data.test={own}")
+    code, _, err = talk(*command)
+    assert code == 0, err
+    assert [row["target"] for row in rows(run / "distilled" / "test.jsonl")] == ["the red cat", "the black dog"]
+    shares = {share_of(row["source"]) for row in rows(run / "distilled" / "pairs.jsonl")}
+    assert any(0.15 <= share < 0.25 for share in shares)  # what test_share would have taken
+    code, out, err = talk("evaluate", run, "--part", "test", "--json")
+    assert code == 0, err
+    assert json.loads(out)["lines"] == 2

@@ -325,6 +325,16 @@ def test_a_run_goes_on_from_another(tiny_run: Path, data_folder: Path, tmp_path:
     train(tiny(kind), still, run=tmp_path / "run", resume=True)  # what it went on from is not needed any more
     with pytest.raises(regard.ConfigError, match=r"start: .* has model.width = \d+ and the config has 48"):
         train(tiny(kind), {**still, "model.width": 48}, run=tmp_path / "other")
+    fewer = {"transformer": "decoder_layers", "recurrent": "encoder_layers"}[kind]
+    more = getattr(load(tiny_run).bundle.model_config, fewer) + 1
+    with pytest.raises(regard.ConfigError, match=rf"has model.{fewer} = {more - 1} and the config has {more}"):
+        train(tiny(kind), {**still, f"model.{fewer}": more}, run=tmp_path / "deeper")
+    if kind == "transformer":  # the first of its two decoder layers
+        shallow = train(tiny(kind), {**still, "model.decoder_layers": 1}, run=tmp_path / "shallow").model
+        weights = shallow.model.state_dict()
+        for name, weight in before.model.state_dict().items():
+            if ".layers.1." not in name:
+                torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-6)
     with pytest.raises(regard.ConfigError, match=r"has tokenizer.vocabulary = \d+ and the config has 77"):
         train(tiny(kind), {**still, "tokenizer.vocabulary": 77}, run=tmp_path / "third")
     with pytest.raises(regard.ChoiceError, match="unknown model 'fr-ne': expected one of 'fr-en'"):

@@ -81,19 +81,25 @@ def distill(
     translate_corpus(bulk, parts, Here(PartWriter(bulk, parts, load)), 1, done)
     count, refused = _write_pairs(parts, where / "pairs.jsonl")
     named = {name: str(where / f"dev-{name}.jsonl") for name in data.dev_sets}
-    files = {"data.train": str(where / "pairs.jsonl"), "data.dev": str(where / "dev.jsonl"), "data.dev_sets": named}
+    files: dict[str, Any] = {
+        "data.train": str(where / "pairs.jsonl"),
+        "data.dev": str(where / "dev.jsonl"),
+        "data.dev_sets": named,
+    }
+    if (where / "test.jsonl").stat().st_size:
+        files["data.test"] = str(where / "test.jsonl")
     return Distilled(count, refused, {**SETTINGS, **files})
 
 
 def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:
     """The sources that the teacher is given, and the pairs that are kept apart from them; the corpus last."""
     dev: list[Pairs] = [] if data.dev is None else [read_pairs(data.dev, data)]
-    test: list[Pairs] = []
+    test: list[Pairs] = [] if data.test is None else [read_pairs(data.test, data)]
     with replacing(where / "corpus.jsonl") as file:
         for train, own_dev, own_test in stream_parts(data):
             file.writelines(_json(source, target) for source, target in zip(train.source, train.target, strict=True))
             dev += [own_dev] if data.dev is None else []
-            test.append(own_test)
+            test += [own_test] if data.test is None else []
         apart = {source for pairs in (*dev, *test) for source in pairs.source}
         for path in (path for name in texts for path in found(name)):
             lines = (line for line in stream_lines(path) if line.strip() and line not in apart)

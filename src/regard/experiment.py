@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from regard.errors import BundleError, ConfigError
 from regard.export.folder import export_bundle
 from regard.machine.facts import examine
 from regard.models.build import build
+from regard.models.stack import LAYERS, fewer_layers
 from regard.pipelines.load import load
 from regard.process import cuda_float32, tuned
 from regard.signals import stop_on_signal
@@ -206,7 +208,9 @@ def held_out(folder: Path, part: str) -> Pairs:
         raise ConfigError(f"{folder}: --part is for translators; measure a model of another task on --source")
     pairs = read_data(settings)[1 if part == "dev" else 2]
     if not len(pairs):
-        raise ConfigError(f"{folder}: its config keeps no {part} pairs apart: data.{part}_share = 0")
+        raise ConfigError(
+            f"{folder}: its config keeps no {part} pairs apart: data.{part} is not set, and data.{part}_share = 0"
+        )
     return pairs
 
 
@@ -249,7 +253,7 @@ def _train(
     torch.manual_seed(settings.training.seed)
     model: Any = build(len(work.tokenizer), work.model or settings.model)
     if start:
-        model.load_state_dict(start.model.state_dict())
+        model.load_state_dict(fewer_layers(start.model.state_dict(), model.state_dict()))
     model.to(device)
     exact = cuda_float32(settings.training.tf32) if device.type == "cuda" else nullcontext()
     with tuned(), exact, stop_on_signal() as should_stop:
@@ -461,7 +465,8 @@ def _start(settings: ExperimentConfig) -> Bundle | None:
     bundle: Bundle = load(settings.start).bundle
     if not isinstance(bundle.tokenizer, Tokenizer):
         raise ConfigError(f"start: {settings.start} is not of regard's own layout: start from a run or a bundle")
-    _must_agree(f"start: {settings.start}", bundle, "config", settings.model, settings.tokenizer)
+    fewer = () if settings.model.kind == "recurrent" else LAYERS
+    _must_agree(f"start: {settings.start}", bundle, "config", settings.model, settings.tokenizer, fewer)
     return bundle
 
 
@@ -480,17 +485,24 @@ def _given(settings: ExperimentConfig) -> Tokenizer | None:
     return bundle.tokenizer
 
 
-def _must_agree(name_of: str, bundle: Bundle, side: str, model: Any, tokenizer: Any) -> None:
+def _must_agree(
+    name_of: str, bundle: Bundle, side: str, model: Any, tokenizer: Any, fewer: Collection[str] = ()
+) -> None:
     """Refuse a model whose settings differ from those of a run, apart from those that a run may change."""
     reason = "a run continues the model that it starts from"
-    _agree(name_of, "model", bundle.model_config, model, side, reason)
+    _agree(name_of, "model", bundle.model_config, model, side, reason, fewer)
     _agree(name_of, "tokenizer", bundle.tokenizer.config, tokenizer, side, reason)
 
 
-def _agree(name_of: str, section: str, theirs: BaseModel, ours: BaseModel, side: str, reason: str) -> None:
+def _agree(
+    name_of: str, section: str, theirs: BaseModel, ours: BaseModel, side: str, reason: str, fewer: Collection[str] = ()
+) -> None:
+    """Refuse settings that differ, apart from those in `fewer`, which may be smaller than theirs."""
     wanted = ours.model_dump()
     for key, value in theirs.model_dump().items():
         if value != wanted.get(key) and key not in ("dropout", "answers"):  # counted by every run
+            if key in fewer and wanted[key] < value:
+                continue
             raise ConfigError(
                 f"{name_of} has {section}.{key} = {value!r} and the {side} has {wanted.get(key)!r}: {reason}"
             )

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import regard
 from regard.attention.watch import Call, watching
+from regard.models.build import build
+from regard.models.stack import fewer_layers
 from regard.models.transformer import Transformer, TransformerConfig
 from regard.nn.embedding import sinusoidal
 from regard.nn.multihead import MultiHead
@@ -177,3 +179,22 @@ def test_the_guided_head_is_found_by_owner(layers: int) -> None:
     want = seen[f"decoder.layers.{max(0, layers - 2)}.cross"][0].full()[:, 0]
     assert torch.equal(model.guided(calls), want)
     assert torch.equal(model.guided(calls[::-1]), want)
+
+
+def test_fewer_layers_are_the_first_the_last_and_evenly_spaced_ones():
+    deep, shallow = (
+        build(
+            11, TransformerConfig(kind="transformer", width=6, heads=2, ffn_width=7, encoder_layers=e, decoder_layers=d)
+        )
+        for e, d in ((4, 5), (2, 3))
+    )
+    weights = deep.state_dict()
+    shallow.load_state_dict(fewer_layers(weights, shallow.state_dict()))
+    for stack, origins in (("encoder", (0, 3)), ("decoder", (0, 2, 4))):
+        for own, origin in enumerate(origins):
+            found = getattr(shallow, stack).layers[own].self.query.weight
+            assert torch.equal(found, weights[f"{stack}.layers.{origin}.self.query.weight"])
+    assert torch.equal(shallow.decoder.bias, deep.decoder.bias)
+    assert fewer_layers(weights, weights).keys() == weights.keys()
+    one = fewer_layers(weights, ["encoder.layers.0.self.query.weight"])
+    assert torch.equal(one["encoder.layers.0.self.query.weight"], weights["encoder.layers.0.self.query.weight"])

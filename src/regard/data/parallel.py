@@ -45,6 +45,8 @@ class DataConfig(AugmentConfig):
     .zip); $NAME is taken from the environment."""
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""
+    test: str | tuple[str, str] | None = None
+    """Test pairs, which a training never reads; taken from `train` by `test_share` unless given."""
     dev_sets: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], str | tuple[str, str]] = Field({})
     """Further development pairs, by name, which are measured beside the others and choose nothing: {name = "…"} gives
     `dev_name_loss`, `dev_name_bleu` and so on in the journal."""
@@ -85,6 +87,8 @@ def stream_parts(config: DataConfig) -> Iterator[tuple[Pairs, Pairs, Pairs]]:
     Raises:
         DataError: as `read_pairs`.
     """
+    given = {"dev_share": config.dev, "test_share": config.test}  # a part with a file of its own takes nothing
+    config = config.model_copy(update={share: 0.0 for share, file in given.items() if file is not None})
     for corpus in corpora(config):
         own = {name: value for name in ("source", "target") if (value := getattr(corpus, name)) is not None}
         for pairs in stream_pairs(corpus.path, config.model_copy(update=own)):

@@ -3,6 +3,8 @@
 In an encoder every token attends to all others; in a decoder to earlier ones, and to a memory where there is one.
 """
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -36,6 +38,8 @@ from regard.nn.multihead import MultiHead
 from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState, record_query
 
 Projection = Literal["query", "key", "value", "output"]
+LAYERS = ("layers", "encoder_layers", "decoder_layers")  # the settings that count blocks
+BLOCK = re.compile(r"(.*\blayers)\.(\d+)\.(.*)")  # the name of a weight of a block: stack, number of the block, weight
 
 
 class BlocksConfig(BaseModel):
@@ -439,3 +443,34 @@ def _feed_forward(config: BlocksConfig) -> FeedForward:
     return FeedForward(
         config.width, config.ffn_width, config.activation, config.dropout, config.gated, config.ffn_biases
     )
+
+
+def fewer_layers(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Weights for a model with fewer blocks: those of the first, the last and evenly spaced blocks of the deeper one.
+
+    Block i of n is block i (N - 1) / (n - 1) of N, rounded; a single one is the first (Shleifer and Rush 2020, "shrink
+    and fine-tune"). With as many blocks, the weights as they are.
+
+    Args:
+        weights: of the deeper model, by name.
+        names: of the other model's weights.
+    """
+    theirs, ours = _depths(weights), _depths(names := list(names))
+
+    def origin(name: str) -> str:
+        found = BLOCK.fullmatch(name)
+        if found is None or ours[found[1]] == 1:
+            return name
+        stack, number, rest = found[1], int(found[2]), found[3]
+        return f"{stack}.{round(number * (theirs[stack] - 1) / (ours[stack] - 1))}.{rest}"
+
+    return {name: weights[origin(name)] for name in names}
+
+
+def _depths(names: Iterable[str]) -> dict[str, int]:
+    """The number of blocks of every stack whose weights are named."""
+    found: dict[str, int] = {}
+    for name in names:
+        if block := BLOCK.fullmatch(name):
+            found[block[1]] = max(found.get(block[1], 0), int(block[2]) + 1)
+    return found

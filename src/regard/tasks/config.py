@@ -62,7 +62,7 @@ class ExperimentConfig(BaseModel):
     """Of source and target, for figures and the model card."""
     start: str | None = None
     """A run, a bundle's folder or a shipped model whose tokeniser and weights training starts from; settings must
-    agree."""
+    agree, but a Transformer may have fewer layers: it takes the first, the last and evenly spaced ones."""
     tokenizer_from: str | None = None
     """A run, a bundle's folder or a shipped model whose tokenizer is used instead of one that is learned; [tokenizer]
     must agree."""

@@ -168,7 +168,7 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
 def _survey(data: DataConfig) -> tuple[Pairs, Pairs, int]:
     """Evenly spaced training pairs (all of a small corpus), the development pairs, and the number of training pairs."""
     some, dev = Thinned(SURVEYED), []
-    for train, held_out, _ in stream_parts(_without_own_dev(data)):
+    for train, held_out, _ in stream_parts(data):
         some.add(train)
         dev.append(held_out)
     if not some.seen:
@@ -184,7 +184,7 @@ def _chunks(settings: ExperimentConfig, sample: Pairs, tokenizer: Tokenizer, sta
     aligner = Aligner(list(sample)) if aligned else None
     once = {"crossed": data.crossed, "words": data.words}
     each = data.model_copy(update=dict.fromkeys(once, 0))
-    trains = (train for train, _, _ in stream_parts(_without_own_dev(data)) if len(train))
+    trains = (train for train, _, _ in stream_parts(data) if len(train))
     for number, train in enumerate(trains):
         if number >= start:
             shown = augment(train, each, training.seed + number, settings.languages, aligner, sample)
@@ -213,17 +213,14 @@ def read_data(settings: ExperimentConfig) -> tuple[Pairs, Pairs, Pairs]:
     """
     data = settings.data
     assert data is not None  # the settings have been checked
-    train, dev, test = read_parts(_without_own_dev(data))
+    train, dev, test = read_parts(data)
     if data.dev is not None:
         dev = read_pairs(data.dev, data)
+    if data.test is not None:
+        test = read_pairs(data.test, data)
     if not len(train):
         raise ConfigError("there are no training pairs: check data.train and the shares that are split off")
     return train, dev, test
-
-
-def _without_own_dev(data: DataConfig) -> DataConfig:
-    """The settings by which training pairs are split: all stay if development pairs have a file of their own."""
-    return data if data.dev is None else data.model_copy(update={"dev_share": 0.0})
 
 
 def most_tokens(settings: ExperimentConfig) -> int:
