@@ -110,4 +110,4 @@ def test_the_test_pairs_stay_in_reach(talk, tmp_path: Path, data_folder: Path, m
     assert any(0.15 <= share < 0.25 for share in shares)  # what test_share would have taken
     code, out, err = talk("evaluate", run, "--part", "test", "--json")
     assert code == 0, err
-    assert json.loads(out)["lines"] == 2
+    assert json.loads(out)["sentences"] == 2
