@@ -5,10 +5,10 @@
 RUN is the folder of a run on $REGARD_DATA/multi30k, in any direction. Without --part: val, 1,014 pairs, on
 which everything is chosen; `--part test` is test_2016_flickr, to be run once.
 
-Tokenised BLEU is what papers on this task report (multi-bleu.perl): outputs and references in lower case, punctuation
-normalised and tokenised by Moses' scripts (sacremoses), n-grams of all sentences counted together, without smoothing;
-where the data set has its own tokenised references (de and en of the test part), against those. Beside it, BLEU and
-chrF of sacreBLEU on the untokenised lower-cased texts, with their signatures.
+Tokenized BLEU is what papers on this task report (multi-bleu.perl): outputs and references in lower case, punctuation
+normalised and tokenized by Moses' scripts (sacremoses), n-grams of all sentences counted together, without smoothing;
+where the data set has its own tokenized references (de and en of the test part), against those. Beside it, BLEU and
+chrF of sacreBLEU on the untokenized lower-cased texts, with their signatures.
 """
 
 import argparse
@@ -32,18 +32,18 @@ def lines(name: str) -> list[str]:
     return gzip.decompress(path.read_bytes()).decode().splitlines()
 
 
-def tokenised(texts: list[str], language: str) -> list[str]:
-    """Texts in lower case, normalised and tokenised by Moses' rules."""
+def tokenized(texts: list[str], language: str) -> list[str]:
+    """Texts in lower case, normalised and tokenized by Moses' rules."""
     normal, tokens = MosesPunctNormalizer(lang=language), MosesTokenizer(lang=language)
     return [tokens.tokenize(normal.normalize(text.lower()), return_str=True) for text in texts]
 
 
 def references(part: str, language: str) -> list[str]:
-    """The tokenised references: the data set's own, where there are any."""
+    """The tokenized references: the data set's own, where there are any."""
     own = f"{PARTS[part]}.lc.norm.tok.{language}"
     if (Path(os.environ["REGARD_DATA"]) / "multi30k" / f"{own}.gz").exists():
         return lines(own)
-    return tokenised(lines(f"{PARTS[part]}.{language}"), language)
+    return tokenized(lines(f"{PARTS[part]}.{language}"), language)
 
 
 def minutes(run: Path) -> float:
@@ -66,7 +66,7 @@ def row(run: Path, part: str, searched: dict[str, Any], output: Path | None) -> 
     plain, characters = sacrebleu.BLEU(lowercase=True), sacrebleu.CHRF()
     whole = lines(f"{PARTS[part]}.{target}")
     figures = (
-        papers.corpus_score(tokenised(texts, target), [references(part, target)]).score,
+        papers.corpus_score(tokenized(texts, target), [references(part, target)]).score,
         plain.corpus_score(texts, [whole]).score,
         characters.corpus_score([text.lower() for text in texts], [[text.lower() for text in whole]]).score,
     )
@@ -89,7 +89,7 @@ def main() -> None:
     searched = {"beam": given.beam}
     if given.length_penalty is not None:
         searched["length_penalty"] = given.length_penalty
-    print(f"| {PARTS[given.part]} | run | parameters | tokenised BLEU | sacreBLEU | chrF | minutes |")
+    print(f"| {PARTS[given.part]} | run | parameters | tokenized BLEU | sacreBLEU | chrF | minutes |")
     print("|---" * 7 + "|")
     signatures: list[str] = []
     for run in given.runs:
