@@ -11,7 +11,10 @@ from regard.errors import ConfigError
 AUTO = "NAME.look.png"  # the value of a --look that is given without one
 FEW = 64  # inputs for which one thread is enough
 
+SEVERAL = "A shipped model's name, or a run's folder; several translators with commas between them are an ensemble."
 ModelName = Annotated[str, typer.Argument(help="A shipped model's name, or a run's folder.")]
+ModelNames = Annotated[str, typer.Argument(help=SEVERAL)]
+Translators = Annotated[str, typer.Option(help=SEVERAL)]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts; none, or -, reads lines from standard input.")]
 Files = Annotated[list[str] | None, typer.Argument(help="Files; none, or -, reads their names from standard input.")]
 Model = Annotated[str, typer.Option(help="A shipped model's name, or a run's folder.")]

@@ -34,6 +34,7 @@ from regard.pipelines.generation import Generation, Scored
 from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
 from regard.text.normalize import clean
+from regard.training.objective import token_nll
 
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
@@ -80,6 +81,7 @@ class Translator(Pipeline[str, Generation]):
     draws = True
     protects = True  # takes protect
     follows = True  # its search can be followed step by step
+    measure = staticmethod(token_nll)  # of a batch, for its loss
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
