@@ -254,7 +254,7 @@ def test_what_needs_one_model_is_refused_in_a_sentence(folders: dict[str, Path],
     for take in (lambda: regard.logit_lens(model, SOURCES[0]), lambda: regard.contributions(one, 0)):
         with pytest.raises(regard.ConfigError, match=r"the layers of several models: look into one of its members"):
             take()
-    with pytest.raises(regard.ConfigError, match=r'cannot express model.kind = "ensemble"'):
+    with pytest.raises(regard.ConfigError, match=r"searches one model: load the ensemble wide,narrow without engine"):
         load([folders["wide"], folders["narrow"]], engine="ctranslate2")
 
 

@@ -50,7 +50,9 @@ Precision = Annotated[
 ]
 Engine = Annotated[
     str,
-    typer.Option(help="What searches: regard; ctranslate2 (an extra); ray (an extra): many processes, with --from."),
+    typer.Option(
+        help="What searches: regard; ctranslate2, onnx (extras); ray (an extra): many processes, with --from."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
 Temperature = Annotated[

@@ -60,7 +60,9 @@ def load(
             instructions for it and the model can be searched so, else float32. What is computed outside a search, a
             loss say, stays in float32.
         engine: "regard", or "ctranslate2": the search of a Transformer translator runs in CTranslate2 (extra
-            "ctranslate2"), with precision "float32", "int8" or "auto"; what it does not show is refused by name.
+            "ctranslate2"), with precision "float32", "int8" or "auto"; or "onnx": encoder and steps of a translator run
+            in onnxruntime (extra "onnx") in float32, under regard's own search. What an engine does not show is refused
+            by name.
 
     Returns:
         a `Translator` (of several names an `EnsembleTranslator`), `Completer` (a decoder alone), `Filler` (an encoder
