@@ -19,6 +19,7 @@ from torch import Tensor
 from regard.config import with_current_names
 from regard.errors import BundleError
 from regard.models.build import ModelConfig, build_shapes
+from regard.models.ensemble import EnsembleConfig
 from regard.pretrained.rules import GenerationRules
 from regard.storage import write_tensors, write_text
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
@@ -47,7 +48,7 @@ class Bundle:
     task: str
     languages: tuple[str, str]
     model: Any
-    model_config: ModelConfig
+    model_config: ModelConfig | EnsembleConfig
     tokenizer: Any
     decoding: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)

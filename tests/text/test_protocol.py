@@ -1,5 +1,7 @@
 """Every tokenizer offers what pipelines rely on."""
 
+from pathlib import Path
+
 import tokenizers
 
 import regard
@@ -13,8 +15,30 @@ def test_ours_and_the_fast_ones_are_tokenizers() -> None:
     fast = Fast(tokenizers.Tokenizer(tokenizers.models.BPE()), {}, 97)
     for one in (own, fast, regard.load("fr-en").tokenizer):
         assert isinstance(one, TextTokenizer)
-    for name in ("encode", "encode_batch", "marked", "decode", "tokens", "source_spans", "target_spans", "__len__"):
+    for name in (
+        "encode",
+        "encode_batch",
+        "marked",
+        "decode",
+        "tokens",
+        "source_spans",
+        "target_spans",
+        "identity",
+        "__len__",
+    ):
         assert hasattr(Pieces, name)  # Marian's needs files to be made
+
+
+def test_tokenizers_of_one_identity_read_alike_and_others_differ(tmp_path: Path) -> None:
+    texts, config = ["le chat noir", "un chat blanc"] * 3, TokenizerConfig(vocabulary=31)
+    own = Tokenizer.learn(texts, config)
+    own.save(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path / "tokenizer.json", config).identity() == own.identity()
+    others = [{"vocabulary": 29}, {"vocabulary": 31, "lower": True}, {"vocabulary": 31, "kind": "unigram"}]
+    found = [Tokenizer.learn(texts, TokenizerConfig(**one)).identity() for one in others]
+    assert len({own.identity(), *found}) == 4
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"le": 0, "chat": 1}, unk_token="le"))
+    assert Fast(inner, {"eos": 1}, 2).identity() != Fast(inner, {"eos": 0}, 2).identity()
 
 
 def test_marked_is_the_text_between_its_specials() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import ConfigError
+from regard.models.ensemble import Ensemble
 from regard.nn.dropout import Dropout
 
 
@@ -50,6 +51,16 @@ class ForwardPass:
                 f"{type(self.module).__name__} gives {type(output).__name__}: expected a tensor or .logits"
             )
         return found
+
+
+def check_single(module: nn.Module) -> None:
+    """Refuse an ensemble where one stream of states is looked into.
+
+    Raises:
+        ConfigError: the module is an ensemble.
+    """
+    if isinstance(module, Ensemble):
+        raise ConfigError("an ensemble has the layers of several models: look into one of its members, .members[0]")
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.analysis.base import ForwardPass, as_pass
+from regard.analysis.base import ForwardPass, as_pass, check_single
 from regard.errors import ConfigError
 from regard.models.recurrent import Recurrent
 
@@ -239,6 +239,7 @@ class _Opened:
 @contextmanager
 def _opened(given: ForwardPass) -> Iterator[_Opened]:
     """The layers of a pass, readable inside the block."""
+    check_single(given.module)
     if isinstance(given.module, Recurrent):
         yield _recurrent(given)
         return

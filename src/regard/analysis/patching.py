@@ -174,7 +174,7 @@ def tokens_of(kept: Recording, run: ForwardPass) -> dict[str, list[str]]:
     """The tokens at each site's positions of a text: the source's in an encoder and for a memory's keys."""
     found = {}
     for site in kept.kept:
-        of_source = site.startswith("encoder") or (kept.what in OF_KEYS and site.endswith("cross"))
+        of_source = "encoder" in site.split(".") or (kept.what in OF_KEYS and site.endswith("cross"))
         tokens = run.source_tokens if of_source and run.source_tokens else run.tokens
         if len(tokens) == kept.positions(site):
             found[site] = tokens

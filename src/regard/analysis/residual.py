@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.analysis.base import ForwardPass
+from regard.analysis.base import ForwardPass, check_single
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, calls_by_site, watching
 from regard.models.stack import Embeds, Stack
@@ -97,6 +97,7 @@ class Stream:
 def record(given: ForwardPass) -> tuple[dict[str, Stream], Tensor]:
     """{path: stream} of every stack of blocks in one forward pass of one input, and the pass's logits `[1, T, V]`."""
     module = given.module
+    check_single(module)
     streams: dict[str, Stream] = {}
     calls: list[Call] = []
     with torch.no_grad(), watching(calls.append), _recording(module, streams):

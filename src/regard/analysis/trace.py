@@ -197,22 +197,26 @@ def _scores(call: Call, heads: list[int]) -> Tensor:
 
 
 def _predictions(model: Any, hidden: Tensor, token: int, bundle: Bundle) -> list[Prediction]:
-    weight, bias = model.readout()
-    logits = (weight @ hidden + bias).cpu()
+    logits = model.project(hidden).cpu()
     probability = torch.softmax(logits, -1)
     ids = list(dict.fromkeys([*probability.topk(TOP).indices.tolist(), token]))
-    width = model.config.width if isinstance(model, Recurrent) else None
-    rows, biases, hidden = dict(zip(ids, weight[ids].cpu(), strict=True)), bias.cpu(), hidden.cpu()
+    parts = _parts(model, hidden, ids) if isinstance(model, Recurrent) else [(None, None, None)] * len(ids)
+    names = bundle.tokenizer.tokens(ids)
+    return [
+        Prediction(name, float(probability[i]), float(logits[i]), *own)
+        for name, i, own in zip(names, ids, parts, strict=True)
+    ]
 
-    def predict(i: int) -> Prediction:
-        name, p, logit = bundle.tokenizer.tokens([i])[0], float(probability[i]), float(logits[i])
-        if width is None:
-            return Prediction(name, p, logit, None, None, None)
-        row = rows[i]
-        parts = float(row[:width] @ hidden[:width]), float(row[width:] @ hidden[width:]), float(biases[i])
-        return Prediction(name, p, logit, *parts)
 
-    return [predict(i) for i in ids]
+def _parts(model: Recurrent, hidden: Tensor, ids: list[int]) -> list[tuple[float, float, float]]:
+    """What state, context and bias give the logits of some tokens."""
+    weight, bias = model.readout()
+    width = model.config.width
+    rows, biases, hidden = weight[ids].cpu(), bias[ids].cpu(), hidden.cpu()
+    return [
+        (float(row[:width] @ hidden[:width]), float(row[width:] @ hidden[width:]), float(own))
+        for row, own in zip(rows, biases, strict=True)
+    ]
 
 
 def _sentence(p: Prediction) -> str:

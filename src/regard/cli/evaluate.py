@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from regard.cli.lines import check_output, say, writing
-from regard.cli.options import Beam, Device, ModelName, Precision, load
+from regard.cli.options import Beam, Device, ModelNames, Precision, load
 from regard.errors import ConfigError
 
 Part = Literal["dev", "test"]
@@ -18,7 +18,7 @@ NAMES = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER %", "exact": "exact %", "ac
 
 
 def evaluate(
-    model: ModelName,
+    model: ModelNames,
     source: Annotated[
         Path | None,
         typer.Option(help="Sentences, one a line; a text; or a table (.csv, .tsv, .jsonl) of files and texts."),
@@ -44,6 +44,7 @@ def evaluate(
         raise typer.BadParameter("give --source FILE, or --part dev or test of a run's own data")
     from regard.device import find_device
     from regard.figures.files import check_own, check_target
+    from regard.pipelines.load import names_of
     from regard.pipelines.translator import Translator
     from regard.tasks.table import evaluate as measure
     from regard.tasks.translation import word_calibration
@@ -56,7 +57,7 @@ def evaluate(
     place = local_device(find_device(device))
     with TemporaryDirectory() as made, together(place, PATIENCE) as group:
         if source is None:
-            source, reference = _held_out(Path(model), str(part), Path(made))
+            source, reference = _held_out(Path(names_of(model)[0]), str(part), Path(made))
         measured = load(model, device=str(place), precision=precision)
         if calibration is not None and not isinstance(measured, Translator):
             raise ConfigError(f"--calibration draws the words of a translator; {model} is none")

@@ -11,7 +11,10 @@ from regard.errors import ConfigError
 AUTO = "NAME.look.png"  # the value of a --look that is given without one
 FEW = 64  # inputs for which one thread is enough
 
+SEVERAL = "A shipped model's name, or a run's folder; several translators with commas between them are an ensemble."
 ModelName = Annotated[str, typer.Argument(help="A shipped model's name, or a run's folder.")]
+ModelNames = Annotated[str, typer.Argument(help=SEVERAL)]
+Translators = Annotated[str, typer.Option(help=SEVERAL)]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts; none, or -, reads lines from standard input.")]
 Files = Annotated[list[str] | None, typer.Argument(help="Files; none, or -, reads their names from standard input.")]
 Model = Annotated[str, typer.Option(help="A shipped model's name, or a run's folder.")]
@@ -47,7 +50,9 @@ Precision = Annotated[
 ]
 Engine = Annotated[
     str,
-    typer.Option(help="What searches: regard; ctranslate2 (an extra); ray (an extra): many processes, with --from."),
+    typer.Option(
+        help="What searches: regard; ctranslate2, onnx (extras); ray (an extra): many processes, with --from."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
 Temperature = Annotated[

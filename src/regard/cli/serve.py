@@ -10,7 +10,9 @@ from regard.errors import ConfigError
 
 
 def serve(
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Shipped models' names, or runs' folders.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME…", help="Shipped models' names, or runs' folders; a,b is an ensemble.")
+    ],
     host: Annotated[str, typer.Option(help="The address to listen at; all but loopback ones need a token.")] = (
         "127.0.0.1"
     ),

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.lines import are_many, check_targets, run_lines, say, targets_of
-from regard.cli.options import Beam, Device, ModelName, Texts, load_for
+from regard.cli.options import Beam, Device, ModelNames, Texts, load_for
 from regard.cli.progress import HarmlessConsole, out
 
 
 def trace(
-    model: ModelName,
+    model: ModelNames,
     texts: Texts = None,
     look: Annotated[list[Path] | None, typer.Option(help="Draw the trace to this file (.png, .svg, .pdf).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,

@@ -29,7 +29,6 @@ from regard.cli.options import (
     Json,
     Look,
     MinP,
-    Model,
     Output,
     Precision,
     Seed,
@@ -38,6 +37,7 @@ from regard.cli.options import (
     Threads,
     TopK,
     TopP,
+    Translators,
     TypicalP,
     load_for,
 )
@@ -48,7 +48,7 @@ from regard.errors import ConfigError, not_utf8
 
 def translate(
     texts: Texts = None,
-    model: Model = "fr-en",
+    model: Translators = "fr-en",
     beam: Beam = None,
     n_best: Annotated[int, typer.Option(min=1, help="How many outputs --json lists, at most the beam.")] = 1,
     groups: Annotated[

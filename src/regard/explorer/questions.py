@@ -123,7 +123,7 @@ def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
     if asked.position is not None and asked.position >= len(given.predicted):
         raise InputError(f"the output has {len(given.predicted)} tokens; there is no token {asked.position + 1}")
     site_of_source = given.source_tokens and not asked.site.endswith("self")
-    columns = given.source_tokens if site_of_source or asked.site.startswith("encoder") else given.tokens
+    columns = given.source_tokens if site_of_source or "encoder" in asked.site.split(".") else given.tokens
     found = dependence_of(given, asked.site, columns, asked.position)
     step = None if asked.position is None else f"“{made.tokens[asked.position]}”"
     return {**found, **({"step": step} if step else {})}

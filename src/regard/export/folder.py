@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from regard.bundle import Bundle, Precision, save_bundle
-from regard.errors import unknown
+from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2, hf, onnx
 from regard.export import torch as torch_layout
+from regard.models.ensemble import Ensemble
 from regard.storage import check_empty, new_folder
 
 LAYOUTS = ("regard", "hf", "ctranslate2", "onnx", "torch")
@@ -34,6 +35,8 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
         raise unknown("precision", precision, get_args(Precision))
     check_empty(into)
     bundle: Bundle = getattr(ready, "bundle", ready)
+    if isinstance(bundle.model, Ensemble):
+        raise ConfigError("an ensemble is written by its members: export them one by one, and load them together")
     if layout == "hf":
         hf.write(bundle, into)
     elif layout == "ctranslate2":

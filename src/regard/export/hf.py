@@ -1,6 +1,7 @@
 """The Hugging Face layout: `config.json` and `model.safetensors` in float32, which transformers loads."""
 
 from pathlib import Path
+from typing import Any
 
 from regard.bundle import Bundle
 from regard.pretrained.folder import save_pretrained
@@ -18,7 +19,8 @@ def write(bundle: Bundle, into: Path) -> None:
     named = {"pad": "pad", "bos": "bos", "eos": "eos"} | ({"start": "bos"} if bundle.task == "translate" else {})
     ids = {name: getattr(tokenizer, attribute) for name, attribute in named.items()}
     known = {name: i for name, i in ids.items() if i is not None}
+    config: Any = bundle.model_config
     with new_folder(into) as folder:
-        save_pretrained(folder, bundle.model, bundle.model_config, known, bundle.rules)
+        save_pretrained(folder, bundle.model, config, known, bundle.rules)
         if not isinstance(tokenizer, Nothing):
             tokenizer.save(folder / "tokenizer.json")

@@ -17,7 +17,7 @@ PURPOSES = {
     "gguf": ".gguf files of Llama models",
     "marian": "tokenizers of Marian models",
     "notebook": "the page of attention as a widget in a notebook",
-    "onnx": "`regard export --layout onnx`",
+    "onnx": "`regard export --layout onnx`, `--engine onnx`",
     "questions": "questions about pictures of shapes",
     "ray": "`regard translate --engine ray`, a corpus by many processes",
     "scenes": "scenes of emoji",

@@ -17,12 +17,17 @@ from regard.bundle import Bundle
 from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2 as export
+from regard.models.ensemble import Ensemble
 from regard.pipelines.base import BATCH_TOKENS, Encoded, InputError, Pipeline
 from regard.pipelines.generation import Alignment, Generation
+from regard.pipelines.onnx_engine import OnnxRuntime
 from regard.pipelines.translator import Translator
 
-ENGINES = ("regard", "ctranslate2")
-PRECISIONS = {"float32": "float32", "int8": "int8", "auto": "int8"}
+ENGINES = ("regard", "ctranslate2", "onnx")
+PRECISIONS = {
+    "ctranslate2": {"float32": "float32", "int8": "int8", "auto": "int8"},
+    "onnx": {"float32": "float32", "auto": "float32"},
+}
 
 
 def with_engine(found: Pipeline[Any, Any], engine: str, precision: str) -> Pipeline[Any, Any]:
@@ -30,12 +35,12 @@ def with_engine(found: Pipeline[Any, Any], engine: str, precision: str) -> Pipel
 
     Args:
         found: the model.
-        engine: "regard" or "ctranslate2".
-        precision: of the engine's products: "float32", "int8" or "auto" (int8).
+        engine: "regard", "ctranslate2" or "onnx".
+        precision: of the engine's products: "float32", "auto" or, in CTranslate2, "int8", which "auto" is there.
 
     Raises:
         ChoiceError: an unknown engine.
-        ConfigError: ctranslate2 is not installed, or cannot express the model.
+        ConfigError: the engine is not installed, or cannot express the model.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -43,9 +48,14 @@ def with_engine(found: Pipeline[Any, Any], engine: str, precision: str) -> Pipel
         return found
     if found.task != "translate":
         raise ConfigError(f'engine = "{engine}" is for translators; {found.name} is for `regard {found.task}`')
-    if precision not in PRECISIONS:
-        raise ConfigError(f'engine = "{engine}": precision must be one of {", ".join(PRECISIONS)}; got {precision!r}')
-    return CTranslate2(found.bundle, found.name, PRECISIONS[precision])
+    if isinstance(found.model, Ensemble):
+        raise ConfigError(f'engine = "{engine}" searches one model: load the ensemble {found.name} without engine')
+    known = PRECISIONS[engine]
+    if precision not in known:
+        raise ConfigError(f'engine = "{engine}": precision must be one of {", ".join(known)}; got {precision!r}')
+    if engine == "onnx":
+        return OnnxRuntime(found.bundle, found.name)
+    return CTranslate2(found.bundle, found.name, known[precision])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,5 +1,6 @@
 """`load`: a trained model by its name or its folder, ready to use."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from regard.pipelines.base import ModelOnly, Pipeline
 from regard.pipelines.captioner import Captioner
 from regard.pipelines.completer import Completer
 from regard.pipelines.engines import with_engine
+from regard.pipelines.ensemble import EnsembleTranslator
 from regard.pipelines.filler import Filler
 from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
@@ -39,13 +41,18 @@ def shipped() -> list[str]:
 
 
 def load(
-    name: str | Path, device: str | torch.device = "cpu", precision: str = "float32", engine: str = "regard"
+    name: str | Path | Sequence[str | Path],
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+    engine: str = "regard",
 ) -> Any:
     """A model ready to use: a shipped one by name, a run's or bundle's folder, or one in the Hugging Face layout.
 
     Args:
         name: a shipped model's name; a folder ("./name" is always one); a .gguf file; or "hf:OWNER/NAME", which
-            huggingface_hub downloads.
+            huggingface_hub downloads. Several, in a list or in one text with commas between them, are an ensemble of
+            translators with one tokenizer: the next token has the mean of the probabilities that they give it
+            (docs/outputs.md).
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": the accelerator that torch finds, or the CPU. Inputs are
             moved to the model; `.model.to(…)` moves it later.
         precision: of the products of a search: "float32"; "bfloat16"; "int8", with a scale for each row, which is
@@ -53,22 +60,26 @@ def load(
             instructions for it and the model can be searched so, else float32. What is computed outside a search, a
             loss say, stays in float32.
         engine: "regard", or "ctranslate2": the search of a Transformer translator runs in CTranslate2 (extra
-            "ctranslate2"), with precision "float32", "int8" or "auto"; what it does not show is refused by name.
+            "ctranslate2"), with precision "float32", "int8" or "auto"; or "onnx": encoder and steps of a translator run
+            in onnxruntime (extra "onnx") in float32, under regard's own search. What an engine does not show is refused
+            by name.
 
     Returns:
-        a `Translator`, `Completer` (a decoder alone), `Filler` (an encoder alone), `Captioner`, `Transcriber` or
-        `Answerer`; `ModelOnly` where there is no pipeline for the task. `.model` is the nn.Module.
+        a `Translator` (of several names an `EnsembleTranslator`), `Completer` (a decoder alone), `Filler` (an encoder
+        alone), `Captioner`, `Transcriber` or `Answerer`; `ModelOnly` where there is no pipeline for the task. `.model`
+        is the nn.Module.
 
     Raises:
         ChoiceError: neither a shipped model nor a folder, or an unknown device; lists the known names, nearest spelling
             first.
         ConfigError: this machine does not have the device; a model that is searched in float32 only; an unknown
-            precision.
+            precision; several models that are no ensemble.
         BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
     """
     where = find_device(device)
     with random_numbers_kept():  # a model is built with weights that are drawn before its own are read
-        found = _find(name)
+        some = [_find(one) for one in names_of(name)]
+        found = some[0] if len(some) == 1 else EnsembleTranslator(some)
     if engine != "regard":
         if where.type != "cpu":
             raise ConfigError(f'engine = "{engine}" is for a CPU here; got device = "{where}"')
@@ -77,6 +88,25 @@ def load(
         found.use(precision, where)
     if where.type != "cpu":
         found.model.to(where)
+    return found
+
+
+def names_of(name: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """The names of an ensemble's members; of one model its own.
+
+    Args:
+        name: a name, several in a list, or several in one text with commas between them; a folder or file whose own
+            name has a comma is one.
+
+    Raises:
+        ChoiceError: no name, or an empty one.
+    """
+    if isinstance(name, str):
+        found: list[str | Path] = [name] if Path(name).exists() else [part.strip() for part in name.split(",")]
+    else:
+        found = [name] if isinstance(name, Path) else list(name)
+    if not found or (len(found) > 1 and not all(map(str, found))):
+        raise ChoiceError(f"load: expected the name of a model, or several for an ensemble; got {name!r}")
     return found
 
 

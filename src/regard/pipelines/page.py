@@ -168,7 +168,7 @@ def lens_of(given: ForwardPass, rows: str, tokenizer: Any) -> dict[str, Any] | N
 
 def axes_of(site: str) -> tuple[str, str]:
     """The sequences of a site of an encoder–decoder: the decoder's queries predict the output's tokens."""
-    if site.startswith("encoder"):
+    if "encoder" in site.split("."):  # also of an ensemble's member
         return "source", "source"
     return ("output", "before") if site.endswith("self") else ("output", "source")
 

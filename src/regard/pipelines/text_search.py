@@ -118,7 +118,8 @@ class TextSearch:
             left = [] if last or not groups else groups.pop()
             waiting[beam] = [known[n] for n in left]
             for group in groups:
-                memory = Memory.together([known[n].memory for n in group])
+                first, *others = (known[n].memory for n in group)
+                memory = first.together([first, *others])
                 bound = self._outputs(group, memory, replace(config, beam=beam), aimed=True)
                 for number, found in zip(group, bound, strict=True):
                     yield number, self._joined(number, known[number].found, found)

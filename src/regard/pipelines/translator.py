@@ -34,6 +34,7 @@ from regard.pipelines.generation import Generation, Scored
 from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
 from regard.text.normalize import clean
+from regard.training.objective import token_nll
 
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
@@ -80,6 +81,8 @@ class Translator(Pipeline[str, Generation]):
     draws = True
     protects = True  # takes protect
     follows = True  # its search can be followed step by step
+    result: type[Generation] = Generation
+    measure = staticmethod(token_nll)  # of a batch, for its loss
 
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
@@ -228,7 +231,7 @@ class Translator(Pipeline[str, Generation]):
         )  # fmt: skip
         goals = demands.goals([one.read for one in prepared])
         filled = [i for i, one in enumerate(prepared) if one.ids]
-        results = {i: Generation(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
+        results = {i: self.result(text="", source=one.text, translator=self) for i, one in enumerate(prepared)}
         listening = has_search_listeners()
         search = TextSearch(
             self, [prepared[i].ids for i in filled], [numbers[i] for i in filled], [goals[i] for i in filled], demands,
@@ -476,7 +479,7 @@ class Translator(Pipeline[str, Generation]):
     def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
         """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
         if not found:  # nothing that is allowed has any probability
-            return Generation(
+            return self.result(
                 text="", source=source.text, score=-inf, log_prob=-inf, recorded=recorded, translator=self
             )
         best = self._one(source, found[0], recorded)
@@ -497,7 +500,7 @@ class Translator(Pipeline[str, Generation]):
         ids = [*source.ids, tokenizer.eos]
         source_tokens, tokens = tokenizer.tokens(ids), tokenizer.tokens(found.tokens)
         maps = decoder_maps(self.model, found, tokenizer, source_tokens) if recorded else {}
-        return Generation(
+        return self.result(
             text=self.text_of(found), source=source.text, tokens=tokens, ids=found.tokens,
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=maps, recorded=recorded, translator=self,

@@ -22,6 +22,7 @@ from regard.training.objective import token_nll
 SAMPLES, ATTENTION = "samples.json", "attention"  # of a run's folder: the latest outputs; maps of watched sentences
 EVALUATION_TOKENS = 4096  # positions of a batch when files are measured
 Numbers = dict[str, Any]
+Measure = Callable[[Any, Any, str], tuple[torch.Tensor, int]]
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,23 @@ def left_out_of(count: int, reason: str, first: str) -> str:
     return f" ({count:,} left out: {reason}{f', the first {first}' if first else ''})"
 
 
-def mean_loss(model: Any, batches: BatchSource, precision: str = "float32") -> tuple[float, int]:
+def mean_loss(
+    model: Any, batches: BatchSource, precision: str = "float32", measure: Measure = token_nll
+) -> tuple[float, int]:
     """Negative log-likelihood per target token in nats, EOS counted; and the number of tokens.
 
     Several processes compute some of the batches each.
+
+    Args:
+        model: the model.
+        batches: the data.
+        precision: of the products.
+        measure: (model, batch, precision) -> the negative log-likelihood of a batch, summed; and its tokens.
     """
     device, group = device_of(model), processes()
     total, tokens = 0.0, 0
     for batch in islice(batches.epoch(0), group.rank, None, group.count):
-        nll, n = token_nll(model, move(batch, device), precision)
+        nll, n = measure(model, move(batch, device), precision)
         total, tokens = total + float(nll), tokens + n
     if group.count > 1:
         numbers = torch.tensor([total, tokens], dtype=torch.float64 if device.type != "mps" else torch.float32)

@@ -12,7 +12,6 @@ from regard.data.batching import BatchSource
 from regard.data.files import read_lines, read_text
 from regard.data.texts import Masked, TextConfig, Windows, read_texts, units_of
 from regard.errors import ConfigError, DataError
-from regard.models.build import ModelConfig
 from regard.pipelines.base import InputError
 from regard.pipelines.completer import Completer
 from regard.pipelines.filler import Filler
@@ -213,7 +212,7 @@ def evaluate_filler(
     return {"loss": loss, "perplexity": perplexity(loss), "tokens": tokens, "sentences": len(rows)}, []
 
 
-def _window(config: ModelConfig) -> int:
+def _window(config: Any) -> int:
     positions = positions_of(config)
     return WINDOW if positions is None else min(WINDOW, positions)
 

@@ -354,7 +354,7 @@ def evaluate(
         raise ConfigError(f"{translator.name} names no decoder_start_token_id or no eos_token_id: it has no loss")
     batches = pair_batches(translator.tokenizer, _filled(pairs), EVALUATION_TOKENS)
     with torch.inference_mode():
-        loss, tokens = mean_loss(translator.model, batches)
+        loss, tokens = mean_loss(translator.model, batches, measure=translator.measure)
     if not tokens:
         raise DataError(f"{source}: no line has a reference: there is nothing to measure")
     outputs = translations(translator, pairs.source, beam)

@@ -124,6 +124,9 @@ class Fast(_Spelled):
             )
         return found
 
+    def identity(self) -> tuple[object, ...]:
+        return self.pad, self.bos, self.eos, self._inner.to_str()
+
     def save(self, path: Path) -> None:
         write_text(path, self._inner.to_str(pretty=True))
 
@@ -174,6 +177,10 @@ class Pieces(_Spelled):
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._names.get(i, f"<{i}>") for i in ids]
+
+    def identity(self) -> tuple[object, ...]:
+        sides = [side.serialized_model_proto() for side in (self._source, self._target)]
+        return self.pad, self.bos, self.eos, *sides, *sorted(self._ids.items())
 
     def source_spans(self, text: str) -> list[Span]:
         spans, place = [], 0

@@ -60,3 +60,7 @@ class TextTokenizer(Protocol):
     def target_spans(self, ids: Sequence[int]) -> list[Span]:
         """Span in `decode(ids)` of each token, in characters."""
         ...
+
+    def identity(self) -> tuple[object, ...]:
+        """Vocabulary, merges, rules and special ids: tokenizers of one identity read and write every text alike."""
+        ...

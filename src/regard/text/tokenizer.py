@@ -131,6 +131,10 @@ class Tokenizer:
         found = json.loads(self._inner.to_str())["model"].get("merges", [])
         return [(left, right) for left, right in (m.split(" ") if isinstance(m, str) else m for m in found)]
 
+    def identity(self) -> tuple[object, ...]:
+        """Vocabulary, merges, rules and special ids: tokenizers of one identity read and write every text alike."""
+        return PAD, BOS, EOS, self._inner.to_str()
+
     def save(self, path: Path) -> None:
         """Write a `tokenizer.json` of the tokenizers library; the settings are stored separately."""
         write_text(path, self._inner.to_str(pretty=True))

@@ -21,6 +21,8 @@ from regard.training.config import TrainingConfig
 from regard.training.loss import cross_entropy, smoothing, symmetric_kl
 from regard.training.reinforce import Draws, estimator, move_baseline
 
+ROWS = 512  # positions whose logits are held at a time
+
 
 class Loss(NamedTuple):
     """The objective of one batch, summed over its target tokens."""
@@ -233,6 +235,18 @@ def token_nll(model: Any, batch: Batch, precision: str = "float32") -> tuple[Ten
     rows, target = hidden.flatten(0, 1), batch.target.flatten()
     _, nll = cross_entropy(rows, weight, bias, target, none, torch.bfloat16 if half else None, real.flatten())
     return nll, int(real.sum())
+
+
+@torch.no_grad()
+def projected_nll(model: Any, batch: Batch, precision: str = "float32") -> tuple[Tensor, int]:
+    """`token_nll` of a model whose logits are not one product of its hidden states: an ensemble."""
+    half = precision_on(batch.target.device.type, precision) == "bfloat16"
+    with _autocast(batch, half):
+        hidden, _ = batch.hidden(model)
+        real = batch.target_allowed
+        pairs = zip(hidden[real].split(ROWS), batch.target[real].split(ROWS), strict=True)
+        losses = [nn.functional.cross_entropy(model.project(some).float(), own, reduction="sum") for some, own in pairs]
+    return torch.stack(losses).sum(), int(real.sum())
 
 
 def _autocast(batch: Batch, half: bool) -> Any:
