@@ -25,6 +25,7 @@ export function entmax(scores: Float64Array, alpha: number): Float64Array {
   let most = -Infinity;
   for (let j = 0; j < n; j++) most = Math.max(most, scores[j]);
   if (most === -Infinity) return weights;
+  if (!Number.isFinite(most)) return weights.fill(NaN);
   const factor = alpha - 1;
   const power = 1 / factor;
   let low = most * factor - 1;
@@ -171,7 +172,7 @@ export class Head {
           let most = cells[r * columns + c];
           for (let j = columnEnds[c]; j < Math.max(columnEnds[c + 1], columnEnds[c] + 1) && j < right; j++) {
             const weight = this.weight(i, j);
-            if (weight > most) most = weight;
+            most = Math.max(most, weight); // NaN stays
           }
           cells[r * columns + c] = most;
         }

@@ -107,7 +107,7 @@ export class Tiles {
         const left = Math.floor((view.left + (c * view.width) / columns) / broad);
         const right = Math.min(wide, Math.max(left + 1, Math.ceil((view.left + ((c + 1) * view.width) / columns) / broad)));
         let most = 0;
-        for (let i = first; i < end; i++) for (let j = left; j < right; j++) if (given[i * wide + j] > most) most = given[i * wide + j];
+        for (let i = first; i < end; i++) for (let j = left; j < right; j++) most = Math.max(most, given[i * wide + j]);
         cells[r * columns + c] = most;
       }
     }

@@ -20,6 +20,7 @@ import regard
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.packed import pack_map
 from regard.figures.page import Page, script
+from regard.figures.style import THEMES, scale
 
 Open = Callable[..., Any]
 T, S, D, H = 7, 11, 5, 3
@@ -99,10 +100,30 @@ def test_tooltips_and_pixels_are_the_tensors(open_page: Open, translation: Page)
         assert said.startswith(f"{run['sequences']['output'][i]} → {run['sequences']['source'][j]}: ")
         shown = said.rpartition(" ")[2]
         assert shown == "<0.001" or float(shown) == pytest.approx(float(weights[i, j]), abs=1e-3)
-        colours[float(weights[i, j])] = picture[int((i + 0.5) * tall), int((j + 0.5) * cell)].sum()
+        colours[float(weights[i, j])] = picture[int((i + 0.15) * tall), int((j + 0.15) * cell)].sum()  # not on a number
     light_to_dark = [colours[weight] for weight in sorted(colours)]
     assert light_to_dark == sorted(light_to_dark, reverse=True)
     assert light_to_dark[0] - light_to_dark[-1] > 200
+
+
+SCALES = """
+async ([code, theme]) => {
+  const page = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
+  const found = theme === "dark" ? page.DARK : page.LIGHT;
+  return [[...found.weights], [...found.difference], found.none];
+}
+"""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_page_has_the_colours_of_the_figures(browser: Any, theme: str) -> None:
+    tab = browser.new_page()
+    weights, difference, none = tab.evaluate(SCALES, [script(), theme])
+    own = THEMES[theme]
+    for found, anchors in ((weights, own.weights), (difference, own.signed)):
+        np.testing.assert_allclose(np.reshape(found, (256, 3)), 255 * scale(anchors), atol=1)
+    assert "#" + "".join(f"{part:02x}" for part in none) == own.line
+    tab.close()
 
 
 def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
