@@ -25,7 +25,6 @@ export function entmax(scores: Float64Array, alpha: number): Float64Array {
   let most = -Infinity;
   for (let j = 0; j < n; j++) most = Math.max(most, scores[j]);
   if (most === -Infinity) return weights;
-  if (!Number.isFinite(most)) return weights.fill(NaN);
   const factor = alpha - 1;
   const power = 1 / factor;
   let low = most * factor - 1;
@@ -135,7 +134,8 @@ export class Head {
       row = Float32Array.from(this.weights.subarray(i * n, (i + 1) * n));
     } else {
       const scores = new Float64Array(n);
-      for (let j = 0; j < n; j++) scores[j] = this.score(i, j);
+      const even = this.how.normalizer === "uniform"; // which asks the mask alone
+      for (let j = 0; j < n; j++) scores[j] = even ? (this.allowed(i, j) ? 0 : -Infinity) : this.score(i, j);
       row = Float32Array.from(this.normalized(scores));
     }
     if (this.rows.size * n > 4_000_000) this.rows.clear();
@@ -185,6 +185,7 @@ export class Head {
     const n = scores.length;
     const kind = this.how.normalizer ?? "softmax";
     const weights = new Float64Array(n);
+    if (scores.some((score) => Number.isNaN(score) || score === Infinity)) return weights.fill(NaN);
     if (kind === "sigmoid") {
       for (let j = 0; j < n; j++) weights[j] = scores[j] === -Infinity ? 0 : 1 / (1 + Math.exp(-scores[j]));
       return weights;

@@ -20,8 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from regard.errors import ConfigError
-from regard.figures.files import check_own
-from regard.storage import write_text
+from regard.figures.files import MADE, check_page, write_page
 
 FORMAT = 1
 POLICY = (
@@ -83,7 +82,7 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            '<meta name="generator" content="drawn by regard">\n'
+            f'<meta name="generator" content="{MADE.decode()}">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f"<title>{title}</title>\n<style>html,body{{margin:0;min-height:100%}}</style>\n</head>\n<body>\n"
             f'<main id="regard">{self.still}</main>\n'
@@ -97,12 +96,9 @@ class Page:
 
         Raises:
             ConfigError: a name that does not end in .html; a file that was not drawn by regard.
-            OSError: it could not be written; an existing file is unchanged.
+            DataError: a folder, or a place that may not be written to; an existing file is unchanged.
         """
-        if Path(path).suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"{path}: a page is written as .html")
-        check_own(path)
-        write_text(Path(path), self.html())
+        write_page(check_page(path), self.html())
 
     def written(self, path: str | Path | None) -> "Page":
         """Itself, written to `path` where there is one."""
