@@ -283,7 +283,9 @@ export function headsName(heads: number[], all: number): string {
 
 /** Bytes of base64, deflated. */
 export async function inflate(text: string): Promise<ArrayBuffer> {
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const letters = atob(text);
+  const packed = new Uint8Array(letters.length);
+  for (let n = 0; n < letters.length; n++) packed[n] = letters.charCodeAt(n); // much faster than Uint8Array.from
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).arrayBuffer();
 }

@@ -121,7 +121,7 @@ export function Long() {
     let largest = 0;
     for (let n = 0; n < cells.length; n++) {
       const column = n % shown.columns;
-      const j = Math.floor(view.left + ((column + 0.5) * view.width) / shown.columns);
+      const j = Math.floor(shown.box.left + ((column + 0.5) * shown.box.width) / shown.columns);
       const weight = dim && heavy.has(j) ? 0 : shown.cells[n];
       cells[n] = seen(weight);
       if (weight > largest) largest = weight;
@@ -129,7 +129,14 @@ export function Long() {
     setMost(largest || 1);
     setNan(cells.some(Number.isNaN));
     draw(main.current!, size.width, size.height, (c) => {
-      paintCells(c, cells, shown.rows, shown.columns, scale, 0, seen(largest || 1), [RULER, 34, inner.width, inner.height]);
+      const { box } = shown;
+      const across = inner.width / view.width, down = inner.height / view.height;
+      c.save();
+      c.beginPath();
+      c.rect(RULER, 34, inner.width, inner.height);
+      c.clip();
+      paintCells(c, cells, shown.rows, shown.columns, scale, 0, seen(largest || 1), [RULER + (box.left - view.left) * across, 34 + (box.top - view.top) * down, box.width * across, box.height * down]);
+      c.restore();
       c.fillStyle = styled(main.current!, "--soft");
       c.font = "12px ui-sans-serif, system-ui, sans-serif";
       c.textBaseline = "middle";

@@ -28,6 +28,8 @@ POLICY = (
     "img-src data: blob:; media-src data: blob:; connect-src 'none'; base-uri 'none'; form-action 'none'"
 )
 
+OPENING = '<p style="font:15px system-ui,sans-serif;color:GrayText;padding:1rem">opening the page …</p>'  # until it is read
+
 
 @cache
 def script() -> str:
@@ -85,7 +87,7 @@ class Page:
             f'<meta name="generator" content="{MADE.decode()}">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f"<title>{title}</title>\n<style>html,body{{margin:0;min-height:100%}}</style>\n</head>\n<body>\n"
-            f'<main id="regard">{self.still}</main>\n'
+            f'<main id="regard">{self.still or OPENING}</main>\n'
             f'<script type="application/json" id="document">{inert(document)}</script>\n'
             f'<script type="text/plain" id="tensors">{self.packed}</script>\n'
             f'<script type="module">{script()}</script>\n</body>\n</html>\n'
