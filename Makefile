@@ -57,6 +57,7 @@ bench: .venv/made-dev
 	$(BIN)/python benchmarks/generate.py 2
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/findings.py
+	$(BIN)/python benchmarks/page.py
 
 check: .venv/made-dev
 	$(BIN)/ruff format --check src tests benchmarks examples docs/*.py

@@ -134,7 +134,8 @@ export class Head {
       row = Float32Array.from(this.weights.subarray(i * n, (i + 1) * n));
     } else {
       const scores = new Float64Array(n);
-      for (let j = 0; j < n; j++) scores[j] = this.score(i, j);
+      const even = this.how.normalizer === "uniform"; // which asks the mask alone
+      for (let j = 0; j < n; j++) scores[j] = even ? (this.allowed(i, j) ? 0 : -Infinity) : this.score(i, j);
       row = Float32Array.from(this.normalized(scores));
     }
     if (this.rows.size * n > 4_000_000) this.rows.clear();
@@ -171,7 +172,7 @@ export class Head {
           let most = cells[r * columns + c];
           for (let j = columnEnds[c]; j < Math.max(columnEnds[c + 1], columnEnds[c] + 1) && j < right; j++) {
             const weight = this.weight(i, j);
-            if (weight > most) most = weight;
+            most = Math.max(most, weight); // NaN stays
           }
           cells[r * columns + c] = most;
         }
@@ -184,6 +185,7 @@ export class Head {
     const n = scores.length;
     const kind = this.how.normalizer ?? "softmax";
     const weights = new Float64Array(n);
+    if (scores.some((score) => Number.isNaN(score) || score === Infinity)) return weights.fill(NaN);
     if (kind === "sigmoid") {
       for (let j = 0; j < n; j++) weights[j] = scores[j] === -Infinity ? 0 : 1 / (1 + Math.exp(-scores[j]));
       return weights;

@@ -118,13 +118,32 @@ export interface Grid {
   columns: Axis;
   cells: Float32Array;
   largest: number;
+  /** Whether a weight is no number. */
+  nan: boolean;
 }
 
 /** The tokens of an axis of a map; their numbers where they have no names. */
 export function names(run: Run, map: MapInfo, side: Side): string[] {
   const size = side === "rows" ? map.how.queries : map.how.keys;
+  const media = side === "columns" && map.columns === "source" ? run.media : undefined;
+  if (media?.positions.length === size) return media.positions.map((place) => placeName(media, place));
   const own = run.sequences[map[side] ?? ""];
   return own && own.length >= size ? own.slice(0, size) : Array.from({ length: size }, (_, i) => String(i));
+}
+
+/** "row, column" of a picture's cell, counted from 1; the time of a sound's. */
+function placeName(media: Media, place: number[]): string {
+  if (media.kind === "sound") return `${place[0].toFixed(2)} s`;
+  return place.map((share, axis) => Math.round(share * cellsAlong(media, axis) + 0.5)).join(",");
+}
+
+/** How many cells a picture has along an axis: 0 down, 1 across. */
+export const cellsAlong = (media: Media, axis: number): number => new Set(media.positions.map((place) => place[axis])).size || 1;
+
+/** What the keys of a map are, as its corner says. */
+export function columnsAre(run: Run, map: MapInfo): string {
+  if (!run.media || map.columns !== "source") return map.columns ?? "key";
+  return run.media.kind === "picture" ? "row,column" : "time";
 }
 
 /** The words of an axis of a map, or null where there are none. */
@@ -196,7 +215,7 @@ export class Reader {
     }
     let largest = 0;
     for (const cell of cells) if (cell > largest) largest = cell;
-    return { rows, columns, cells, largest };
+    return { rows, columns, cells, largest, nan: cells.some(Number.isNaN) };
   }
 }
 
@@ -249,10 +268,10 @@ export function roles(grid: Grid, square: boolean): Roles {
 export function siteName(site: string): string {
   const parts = site.split(".");
   const layer = parts.findIndex((part) => /^\d+$/.test(part));
-  const last = parts[parts.length - 1];
-  if (layer < 0) return parts.join(" ");
+  const named = (part: string) => ({ self: "self-attention", cross: "cross-attention", attn: "attention" })[part] ?? part;
+  if (layer < 0) return parts.map(named).join(" ");
   const stack = parts.slice(0, layer).filter((part) => part !== "layers" && part !== "layer" && part !== "h").join(" ");
-  const kind = layer === parts.length - 1 ? "" : last === "self" ? "self-attention" : last === "cross" ? "cross-attention" : parts.slice(layer + 1).join(" ");
+  const kind = parts.slice(layer + 1).map(named).join(" ");
   return `${stack ? `${stack} ` : ""}layer ${parts[layer]}${kind ? ` · ${kind}` : ""}`;
 }
 
@@ -264,7 +283,9 @@ export function headsName(heads: number[], all: number): string {
 
 /** Bytes of base64, deflated. */
 export async function inflate(text: string): Promise<ArrayBuffer> {
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const letters = atob(text);
+  const packed = new Uint8Array(letters.length);
+  for (let n = 0; n < letters.length; n++) packed[n] = letters.charCodeAt(n); // much faster than Uint8Array.from
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).arrayBuffer();
 }

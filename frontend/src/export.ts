@@ -1,5 +1,5 @@
 // What can be taken along: an SVG whose text stays text, a PNG, a table, numbers for numpy.
-import { css, type Scale } from "./colour";
+import { colour, css, type Scale } from "./colour";
 import type { Grid } from "./document";
 
 export function escape(text: string): string {
@@ -13,13 +13,12 @@ function clip(text: string, most = 28): string {
 }
 
 /** A map as SVG. */
-export function toSvg(grid: Grid, title: string, scale: Scale, dark: boolean): string {
+export function toSvg(grid: Grid, title: string, scale: Scale, ink: string, paper: string): string {
   const rows = grid.rows.names.length, columns = grid.columns.names.length;
   const cell = Math.max(4, Math.min(26, 1400 / Math.max(rows, columns)));
   const longest = (names: string[]) => Math.min(28, names.reduce((n, name) => Math.max(n, [...name].length), 1)) * 7.4 + 14;
   const left = longest(grid.rows.names), top = longest(grid.columns.names) * 0.72 + 44;
   const width = left + columns * cell + 120, height = top + rows * cell + 56;
-  const ink = dark ? "#e9e6df" : "#1b2430", paper = dark ? "#14171c" : "#fbfaf7";
   const parts = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width.toFixed(0)} ${height.toFixed(0)}" width="${width.toFixed(0)}" height="${height.toFixed(0)}" font-family="system-ui, sans-serif" font-size="13" fill="${ink}">`,
     `<title>${escape(title)}</title><rect width="100%" height="100%" fill="${paper}"/><text x="${left}" y="22" font-size="15" font-weight="600">${escape(clip(title, 90))}</text>`,
@@ -32,11 +31,12 @@ export function toSvg(grid: Grid, title: string, scale: Scale, dark: boolean): s
     if (r % every === 0) parts.push(`<text x="${(left - 8).toFixed(1)}" y="${(top + (r + 0.5) * cell).toFixed(1)}" text-anchor="end" dominant-baseline="central">${escape(clip(grid.rows.names[r]))}</text>`);
     for (let c = 0; c < columns; c++) {
       const weight = grid.cells[r * columns + c];
-      if (weight > grid.largest / 512) parts.push(`<rect x="${(left + c * cell).toFixed(1)}" y="${(top + r * cell).toFixed(1)}" width="${cell.toFixed(1)}" height="${cell.toFixed(1)}" fill="${css(scale.weights, weight, grid.largest)}"><title>${escape(`${grid.rows.names[r]} → ${grid.columns.names[c]}: ${weight.toFixed(4)}`)}</title></rect>`);
+      const none = Number.isNaN(weight);
+      if (none || weight > grid.largest / 512) parts.push(`<rect x="${(left + c * cell).toFixed(1)}" y="${(top + r * cell).toFixed(1)}" width="${cell.toFixed(1)}" height="${cell.toFixed(1)}" fill="${css(none ? scale.none : colour(scale.weights, weight, grid.largest))}"><title>${escape(`${grid.rows.names[r]} → ${grid.columns.names[c]}: ${weight.toFixed(4)}`)}</title></rect>`);
     }
   }
   const y = top + rows * cell + 22;
-  for (let n = 0; n < 100; n++) parts.push(`<rect x="${(left + n).toFixed(1)}" y="${y}" width="1.2" height="9" fill="${css(scale.weights, n, 99)}"/>`);
+  for (let n = 0; n < 100; n++) parts.push(`<rect x="${(left + n).toFixed(1)}" y="${y}" width="1.2" height="9" fill="${css(colour(scale.weights, n, 99))}"/>`);
   parts.push(`<text x="${left}" y="${y + 24}">0</text><text x="${left + 100}" y="${y + 24}" text-anchor="end">${grid.largest.toFixed(2)}</text>`, "</svg>");
   return parts.join("");
 }

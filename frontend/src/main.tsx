@@ -19,9 +19,10 @@ import css from "./style.css";
 import { TakeAlong } from "./take";
 import { begin, Tour } from "./tour";
 
-const NAMES: Record<Screen, string> = {
-  align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", media: "Picture and sound", words: "Logit lens",
+const NAMES: Record<Screen, string> = { // in this order
+  media: "Picture and sound", align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", words: "Logit lens",
 };
+const MEDIA = { picture: "Picture", sound: "Sound" };
 const VIEWS = { align: Align, step: Step, heads: Heads, long: Long, believe: Believe, compare: Compare, media: Media, words: WordsInLayers };
 
 function screensOf(page: State): Screen[] {
@@ -96,18 +97,18 @@ function Shell({ framed }: { framed: boolean }) {
       <header class="top">
         <h1 class="mark">regard<small>{page.document.value.model || page.document.value.title}</small></h1>
         {page.document.value.live ? <AskForm /> : <span class="grow" />}
-        <button onClick={() => begin(page)}>tour</button>
+        <button onClick={() => begin(page, screens)}>tour</button>
         <TakeAlong framed={framed} />
         <button aria-label={page.dark.value ? "light colours" : "dark colours"} onClick={() => (page.theme.value = page.dark.value ? "light" : "dark")}>{page.dark.value ? "☀" : "☾"}</button>
       </header>
       <nav class="tabs" role="tablist" aria-label="views" onKeyDown={tabKeys}>
         {screens.map((one) => (
-          <button key={one} id={`tab-${one}`} role="tab" aria-selected={one === screen} aria-controls="view" tabIndex={one === screen ? 0 : -1} onClick={() => (page.screen.value = one)}>{NAMES[one]}</button>
+          <button key={one} id={`tab-${one}`} role="tab" aria-selected={one === screen} aria-controls="view" tabIndex={one === screen ? 0 : -1} onClick={() => (page.screen.value = one)}>{one === "media" && page.run.value.media ? MEDIA[page.run.value.media.kind] : NAMES[one]}</button>
         ))}
       </nav>
       <BelieveLine />
       <div id="view" role="tabpanel" aria-labelledby={`tab-${screen}`} style={{ display: "grid", gap: "18px", minWidth: 0, gridTemplateColumns: "minmax(0, 1fr)" }}><View /></div>
-      <Tour root={() => root.current} />
+      <Tour root={() => root.current} screens={screens} />
     </div>
   );
 }
@@ -136,6 +137,7 @@ export function render({ model, el }: { model: { get(name: string): unknown }; e
 
 export default { render };
 export { Head } from "./attention";
+export { DARK, LIGHT } from "./colour";
 export { Tensors } from "./safetensors";
 
 async function start() {

@@ -1,13 +1,15 @@
 // Parts that several screens are made of: a map with its names, a legend, bars, the choice of a head.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { colour, css } from "./colour";
+import { colour, css, inkOn, styled, type Scale } from "./colour";
 import { usePage } from "./context";
-import { entropy, headsName, siteName, type Grid } from "./document";
+import { entropy, headsName, siteName, type Grid, type Run } from "./document";
 import type { Place } from "./state";
 
 /** A number's text with the typographic minus sign. */
 export const minus = (text: string): string => text.replace("-", "−");
 export const number = (x: number, digits = 3): string => minus(Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(digits));
+/** What is said of tokens that begin with the sign of a space. */
+export const spaces = (names: string[]): string => (names.some((name) => name.includes("▁")) ? "; ▁ in a token is a space" : "");
 export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
 
 /** Draws on a canvas of CSS size width × height, sharp on any screen. */
@@ -21,15 +23,16 @@ export function draw(canvas: HTMLCanvasElement, width: number, height: number, p
   paint(context);
 }
 
-/** Paints cells into a box, one pixel a cell, enlarged without blending. */
+/** Paints cells into a box, one pixel a cell, enlarged without blending; a cell that is no number in a colour of its own. */
 export function paintCells(
   context: CanvasRenderingContext2D, cells: ArrayLike<number>, rows: number, columns: number,
-  colours: Uint8Array, low: number, most: number, box: [number, number, number, number],
+  { weights, difference, none }: Scale, low: number, most: number, box: [number, number, number, number],
 ) {
+  const colours = low < 0 ? difference : weights;
   if (!rows || !columns) return;
   const image = new ImageData(columns, rows);
   for (let n = 0; n < rows * columns; n++) {
-    const [r, g, b] = colour(colours, cells[n] - low, most - low);
+    const [r, g, b] = Number.isNaN(cells[n]) ? none : colour(colours, cells[n] - low, most - low);
     image.data[4 * n] = r;
     image.data[4 * n + 1] = g;
     image.data[4 * n + 2] = b;
@@ -43,24 +46,25 @@ export function paintCells(
   context.drawImage(own, ...box);
 }
 
-export function Legend({ low = 0, most, difference = false, of = "weight" }: { low?: number; most: number; difference?: boolean; of?: string }) {
+export function Legend({ low = 0, most, difference = false, of = "weight", nan = false }: { low?: number; most: number; difference?: boolean; of?: string; nan?: boolean }) {
   const page = usePage();
   const canvas = useRef<HTMLCanvasElement>(null);
   const colours = difference ? page.scale.value.difference : page.scale.value.weights;
   useLayoutEffect(() => {
     draw(canvas.current!, 110, 9, (c) => {
       for (let x = 0; x < 110; x++) {
-        c.fillStyle = css(colours, x, 109);
+        c.fillStyle = css(colour(colours, x, 109));
         c.fillRect(x, 0, 1, 9);
       }
     });
   }, [colours]);
   return (
     <span class="legend">
-      <span>{low && Math.abs(low) < 0.01 ? String(low) : low.toFixed(2)}</span>
+      <span>{low && Math.abs(low) < 0.01 ? String(low) : minus(low.toFixed(2))}</span>
       <canvas ref={canvas} role="img" aria-label={`colours from ${low.toFixed(2)} to ${most.toFixed(2)}`} />
       <span>{most.toFixed(2)}</span>
       <span>{difference ? "difference of weights" : of}</span>
+      {nan && <><i class="none" style={{ background: css(page.scale.value.none) }} /><span>NaN</span></>}
     </span>
   );
 }
@@ -95,27 +99,41 @@ export function Heatmap(props: HeatmapProps) {
     return () => observer.disconnect();
   }, []);
   const longest = Math.min(15, grid.columns.names.reduce((n, name) => Math.max(n, [...name].length), 1));
-  const side = Math.min(22, grid.rows.names.reduce((n, name) => Math.max(n, [...name].length), 1)) * 7.8 + 16;
+  const corner = props.rowsAre ? Math.max(props.rowsAre.length, props.columnsAre?.length ?? 0) * 6.6 + 26 : 0;
+  const side = Math.max(corner, Math.min(22, grid.rows.names.reduce((n, name) => Math.max(n, [...name].length), 1)) * 7.8 + 16);
   const margin = props.margins ? 46 : 0;
-  const cell = Math.max(11, Math.min(46, Math.floor((room - side - margin - 60) / Math.max(1, columns))));
+  const wide = (beyond: number) => Math.floor((room - side - margin - beyond) / Math.max(1, columns));
+  // slanted names lean over the right edge, upright ones do not
+  const cell = wide(60) >= 18 ? Math.min(60, wide(60)) : Math.max(11, Math.min(17, wide(4)));
   const tall = Math.max(14, Math.min(cell, 34));
+  const numbered = cell >= 36;
   const width = columns * cell;
   const height = rows * tall;
   const steep = cell < 18; // slanted names would overlap: they stand upright
   const top = Math.max(52, longest * (steep ? 7.6 : 5.6) + 16);
-  const colours = props.difference ? page.scale.value.difference : page.scale.value.weights;
+  const scale = page.scale.value;
   const low = props.low ?? 0;
   const most = props.most ?? (grid.largest || 1);
   const coverage = new Float32Array(columns);
-  for (let n = 0; n < grid.cells.length; n++) coverage[n % columns] += grid.cells[n];
+  for (let n = 0; n < grid.cells.length; n++) if (!Number.isNaN(grid.cells[n])) coverage[n % columns] += grid.cells[n];
   const highest = coverage.reduce((a, b) => Math.max(a, b), 0) || 1;
   const dark = page.dark.value;
 
   useLayoutEffect(() => {
     draw(canvas.current!, width + margin, height + margin, (c) => {
-      paintCells(c, grid.cells, rows, columns, colours, low, most, [0, 0, width, height]);
+      paintCells(c, grid.cells, rows, columns, scale, low, most, [0, 0, width, height]);
+      if (numbered) {
+        c.font = "11px ui-sans-serif, system-ui, sans-serif";
+        c.textAlign = "center";
+        c.textBaseline = "middle";
+        grid.cells.forEach((x, n) => {
+          if (Math.abs(x) < 0.005) return;
+          c.fillStyle = inkOn(Number.isNaN(x) ? scale.none : colour(low < 0 ? scale.difference : scale.weights, x - low, most - low));
+          c.fillText(Number.isNaN(x) ? "NaN" : minus(x.toFixed(2)), ((n % columns) + 0.5) * cell, (Math.floor(n / columns) + 0.5) * tall + 0.5);
+        });
+      }
       if (cell >= 18) {
-        c.strokeStyle = dark ? "#14171c" : "#fbfaf7";
+        c.strokeStyle = styled(canvas.current!, "--card");
         c.lineWidth = 1;
         c.beginPath();
         for (let x = 1; x < columns; x++) { c.moveTo(x * cell, 0); c.lineTo(x * cell, height); }
@@ -123,7 +141,7 @@ export function Heatmap(props: HeatmapProps) {
         c.stroke();
       }
       if (props.margins) {
-        c.fillStyle = dark ? "#5d6b7d" : "#b9c0c9";
+        c.fillStyle = styled(canvas.current!, "--margin");
         const most = Math.log(Math.max(2, columns));
         for (let y = 0; y < rows; y++) {
           const own = entropy(grid.cells.subarray(y * columns, (y + 1) * columns)) / most;
@@ -133,12 +151,12 @@ export function Heatmap(props: HeatmapProps) {
           c.fillRect(x * cell + cell / 4, height + 6, cell / 2, Math.max(1, (coverage[x] / highest) * (margin - 8)));
         }
       }
-      c.strokeStyle = dark ? "#ffd27a" : "#c2540a";
+      c.strokeStyle = styled(canvas.current!, "--ring");
       c.lineWidth = 1.5;
       if (place?.row != null && place.row < rows) c.strokeRect(0.75, place.row * tall + 0.75, width - 1.5, tall - 1.5);
       if (place?.column != null && place.column < columns) c.strokeRect(place.column * cell + 0.75, 0.75, cell - 1.5, height - 1.5);
     });
-  }, [grid, room, colours, low, most, place?.row, place?.column, dark, cell]);
+  }, [grid, room, scale, low, most, place?.row, place?.column, dark, cell]);
 
   const sentence = (row: number, column: number) =>
     `${grid.rows.names[row]} → ${grid.columns.names[column]}: ${props.difference ? number(grid.cells[row * columns + column]) : share(grid.cells[row * columns + column])}`;
@@ -213,17 +231,32 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
   const largest = most ?? bars.reduce((n, bar) => Math.max(n, Math.abs(bar.value)), 0);
   return (
     <table class="bars">
-      <thead><tr><th scope="col">{of}</th><th scope="col">{heading}</th><th scope="col"><span class="hidden">as a bar</span></th></tr></thead>
+      <thead><tr><th scope="col">{of}</th><th scope="col" class="number">{heading}</th><th scope="col"><span class="hidden">as a bar</span></th></tr></thead>
       <tbody>
         {bars.map((bar, n) => (
           <tr key={n} class={bar.on ? "on" : ""}>
             <td class="name" title={bar.name}>{bar.name}</td>
             <td class="number">{bar.shown ?? share(bar.value)}</td>
-            <td class="track"><i class={bar.value < 0 ? "minus" : ""} style={{ width: `${(100 * Math.abs(bar.value)) / (largest || 1)}%` }} /></td>
+            <td class="track"><i class={bar.value < 0 ? "minus" : ""} style={{ width: `${(100 * Math.abs(bar.value || 0)) / (largest || 1)}%` }} /></td>
           </tr>
         ))}
       </tbody>
     </table>
+  );
+}
+
+/** A run as a choice among others. */
+export const runName = (run: Run): string => (run.text ? `${run.label}: ${run.text.slice(0, 70)}` : run.label);
+
+/** Which run is shown, where there are several. */
+export function RunPicker() {
+  const page = usePage();
+  const runs = page.document.value.runs;
+  if (runs.length < 2) return null;
+  return (
+    <select aria-label="run" value={String(page.runIndex.value)} onChange={(e) => { page.runIndex.value = Number(e.currentTarget.value); page.pinned.value = null; }}>
+      {runs.map((one, i) => <option key={i} value={String(i)}>{runName(one)}</option>)}
+    </select>
   );
 }
 
@@ -236,13 +269,13 @@ export function HeadPicker({ single = false }: { single?: boolean }) {
   const byWords = !single && run.words && Object.keys(run.words).length > 0;
   return (
     <div class="bar-line" data-tour="head">
-      <label>
+      {run.maps.length > 1 && <label>
         <span class="note">layer </span>
         <select aria-label="site" value={map.site} onChange={(e) => { page.site.value = e.currentTarget.value; page.head.value = "chosen"; }}>
           {run.maps.map((one) => <option key={one.site} value={one.site}>{siteName(one.site)}</option>)}
         </select>
-      </label>
-      <label>
+      </label>}
+      {map.how.heads > 1 && <label>
         <span class="note">head </span>
         <select
           aria-label="head" value={String(single ? page.heads.value[0] : page.head.value === "chosen" && !chosen ? "mean" : page.head.value)}
@@ -252,7 +285,7 @@ export function HeadPicker({ single = false }: { single?: boolean }) {
           {!single && <option value="mean">{map.how.heads === 1 ? "its only head" : `mean of ${map.how.heads} heads`}</option>}
           {(single || map.how.heads > 1) && page.all.value.map((h) => <option key={h} value={String(h)}>head {h}</option>)}
         </select>
-      </label>
+      </label>}
       {byWords && (
         <span class="switch" role="group" aria-label="unit">
           <button aria-pressed={page.byWords.value} onClick={() => (page.byWords.value = true)}>words</button>

@@ -6,6 +6,9 @@ import type { Document, MapInfo, Reader, Run } from "./document";
 export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words"] as const;
 export type Screen = (typeof SCREENS)[number];
 
+export const ZOOMS = ["model", "head", "row", "weight"] as const;
+export type Zoom = (typeof ZOOMS)[number];
+
 export interface Place {
   row: number | null;
   column: number | null;
@@ -17,7 +20,9 @@ export type Source = { document: Document; reader: Reader };
 export function createState(source: Source, inAddress: boolean) {
   const document = signal(source.document);
   const reader = signal(source.reader);
-  const screen = signal<Screen>("align");
+  const first: Screen = source.document.runs[0]?.media ? "media" : "align"; // what is opened
+  const screen = signal<Screen>(first);
+  const zoom = signal<Zoom>("row");
   const runIndex = signal(0);
   const site = signal("");
   const head = signal<number | "chosen" | "mean">("chosen");
@@ -64,6 +69,8 @@ export function createState(source: Source, inAddress: boolean) {
     const at = new URLSearchParams(location.hash.slice(1));
     const wanted = at.get("screen") as Screen | null;
     if (wanted && SCREENS.includes(wanted)) screen.value = wanted;
+    const level = at.get("zoom") as Zoom | null;
+    if (level && ZOOMS.includes(level)) zoom.value = level;
     runIndex.value = Math.max(0, Number(at.get("run") ?? 0) || 0);
     site.value = at.get("site") ?? "";
     const one = at.get("head");
@@ -77,7 +84,8 @@ export function createState(source: Source, inAddress: boolean) {
     if (kind === "light" || kind === "dark") theme.value = kind;
     effect(() => {
       const here = new URLSearchParams();
-      if (screen.value !== "align") here.set("screen", screen.value);
+      if (screen.value !== first) here.set("screen", screen.value);
+      if (zoom.value !== "row") here.set("zoom", zoom.value);
       if (runIndex.value) here.set("run", String(runIndex.value));
       if (site.value) here.set("site", site.value);
       if (head.value !== "chosen") here.set("head", String(head.value));
@@ -90,7 +98,7 @@ export function createState(source: Source, inAddress: boolean) {
     });
   }
   return {
-    document, reader, screen, runIndex, run, site, map, head, heads, all, why, byWords, hover, pinned, place, theme,
+    document, reader, screen, zoom, runIndex, run, site, map, head, heads, all, why, byWords, hover, pinned, place, theme,
     systemDark, dark, scale, grid, large, tour, other,
   };
 }

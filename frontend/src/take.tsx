@@ -1,6 +1,7 @@
 // Export: files of what is shown, a link to it, the Python that makes it again.
 import { useRef, useState } from "preact/hooks";
 import { usePage } from "./context";
+import { styled } from "./colour";
 import { headsName, siteName } from "./document";
 import { download, quoted, toCsv, toNpz, toSvg } from "./export";
 
@@ -23,7 +24,7 @@ export function TakeAlong({ framed }: { framed: boolean }) {
   const title = () => `${page.document.value.title} (${headsName(page.heads.value, page.map.value.how.heads)} of ${siteName(page.map.value.site)})`;
   const grid = () => page.grid.value ?? page.reader.value.grid(page.run.value, page.map.value, page.heads.value, false);
   const small = !page.large.value;
-  const svg = () => toSvg(grid(), title(), page.scale.value, page.dark.value);
+  const svg = () => toSvg(grid(), title(), page.scale.value, styled(dialog.current!, "--ink"), styled(dialog.current!, "--paper"));
   const png = () => {
     const image = new Image();
     image.onload = () => {

@@ -5,7 +5,7 @@ declare const WORKER: string;
 
 const EXACT = 3_000_000; // weights that a view may have for its cells to be computed
 
-interface Box {
+export interface Box {
   top: number;
   left: number;
   height: number;
@@ -17,6 +17,8 @@ export interface Cells {
   rows: number;
   columns: number;
   exact: boolean;
+  /** What of the map the cells are of. */
+  box: Box;
 }
 
 let shared: { worker: Worker; given: ArrayBuffer | null } | null = null;
@@ -57,17 +59,17 @@ export class Tiles {
     const pool = this.reader.tensors.get(`${map.tensors}.pool`);
     const weights = view.height * view.width;
     if (!pool) {
-      if (weights <= 70_000) return { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true };
+      if (weights <= 70_000) return { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true, box: view };
     } else if (coarse) {
       return this.overview(view, high, wide);
     }
     const cost = weights * (this.reader.head(map, this.head).width || 1);
-    if (weights > EXACT || cost > EXACT * 200) return pool ? this.overview(view, high, wide) : { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true };
+    if (weights > EXACT || cost > EXACT * 200) return pool ? this.overview(view, high, wide) : { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true, box: view };
     const name = [view.top, view.left, view.height, view.width, high, wide].map((x) => x.toFixed(2)).join();
     const known = this.found.get(name);
     if (known) return known;
     this.request(name, view, high, wide);
-    return this.found.get(name) ?? (pool ? this.overview(view, high, wide) : { cells: new Float32Array(high * wide), rows: high, columns: wide, exact: false });
+    return this.found.get(name) ?? (pool ? this.overview(view, high, wide) : { cells: new Float32Array(high * wide), rows: high, columns: wide, exact: false, box: view });
   }
 
   private exact(view: Box, rows: number, columns: number): Float32Array {
@@ -79,7 +81,7 @@ export class Tiles {
     this.asked = name;
     const keep = (cells: Float32Array) => {
       if (this.found.size > 24) this.found.delete(this.found.keys().next().value!);
-      this.found.set(name, { cells, rows, columns, exact: true });
+      this.found.set(name, { cells, rows, columns, exact: true, box: view });
     };
     if (!this.worker) return keep(this.exact(view, rows, columns));
     const id = ++last;
@@ -93,12 +95,19 @@ export class Tiles {
     this.worker.postMessage({ id, prefix: this.map.tensors, head: this.head, how: this.map.how, box: [view.top, view.left, view.height, view.width], cells: [rows, columns] });
   }
 
-  /** The largest weight of each overview cell that a cell of the view touches. */
+  /** The overview's own cells in a view, where they are fewer than its pixels; else the largest that a cell touches. */
   private overview(view: Box, rows: number, columns: number): Cells {
     const pool = this.reader.tensors.get(`${this.map.tensors}.pool`)!;
     const [high, wide] = pool.shape.slice(-2);
     const given = this.reader.given(this.map, "pool", this.head)!;
     const tall = Math.ceil(this.map.how.queries / high), broad = Math.ceil(this.map.how.keys / wide);
+    const top = Math.floor(view.top / tall), bottom = Math.min(high, Math.ceil((view.top + view.height) / tall));
+    const start = Math.floor(view.left / broad), stop = Math.min(wide, Math.ceil((view.left + view.width) / broad));
+    if (bottom - top <= rows && stop - start <= columns) {
+      const own = new Float32Array((bottom - top) * (stop - start));
+      for (let i = top; i < bottom; i++) own.set(given.subarray(i * wide + start, i * wide + stop), (i - top) * (stop - start));
+      return { cells: own, rows: bottom - top, columns: stop - start, exact: false, box: { top: top * tall, left: start * broad, height: (bottom - top) * tall, width: (stop - start) * broad } };
+    }
     const cells = new Float32Array(rows * columns);
     for (let r = 0; r < rows; r++) {
       const first = Math.floor((view.top + (r * view.height) / rows) / tall);
@@ -107,11 +116,11 @@ export class Tiles {
         const left = Math.floor((view.left + (c * view.width) / columns) / broad);
         const right = Math.min(wide, Math.max(left + 1, Math.ceil((view.left + ((c + 1) * view.width) / columns) / broad)));
         let most = 0;
-        for (let i = first; i < end; i++) for (let j = left; j < right; j++) if (given[i * wide + j] > most) most = given[i * wide + j];
+        for (let i = first; i < end; i++) for (let j = left; j < right; j++) most = Math.max(most, given[i * wide + j]);
         cells[r * columns + c] = most;
       }
     }
-    return { cells, rows, columns, exact: false };
+    return { cells, rows, columns, exact: false, box: view };
   }
 
   close() {

@@ -9,7 +9,7 @@ import { fit, sinks } from "../src/screens/long";
 import { flags } from "../src/screens/align";
 
 const grid = (rows: string[], columns: string[], cells: number[]) => ({
-  rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, cells: Float32Array.from(cells), largest: Math.max(...cells),
+  rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
 });
 
 describe("numbers", () => {
@@ -66,7 +66,8 @@ describe("views", () => {
   });
   it("puts sites in words", () => {
     expect(siteName("decoder.layers.1.cross")).toBe("decoder layer 1 · cross-attention");
-    expect(siteName("decoder.cross")).toBe("decoder cross");
+    expect(siteName("decoder.cross")).toBe("decoder cross-attention");
+    expect(siteName("transformer.h.3.attn")).toBe("transformer layer 3 · attention");
   });
 });
 

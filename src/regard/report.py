@@ -10,15 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from regard.errors import BundleError, ConfigError
+from regard.errors import BundleError
 from regard.experiment import CONFIG, MACHINE
 from regard.figures.curves import course, curves
-from regard.figures.files import as_svg
+from regard.figures.files import MADE, as_svg
 from regard.storage import parse_json
 from regard.tasks.base import ATTENTION, SAMPLES
 from regard.training.journal import Journal
 
-MADE = b"a training run, by regard"  # marks a page as made by regard
 MAPS = 6  # updates whose attention is shown beside each other
 NAMES = {
     "bleu": "BLEU", "chrf": "chrF", "exact": "exactly right, %", "wer": "word error rate, %",
@@ -40,22 +39,6 @@ figure { margin: .6rem 0; background: var(--plate); padding: .5rem; border-radiu
 figure svg { max-width: 100%; height: auto } figcaption { color: #555; font-size: .85rem }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.35 } summary { cursor: pointer; color: var(--soft) }
 """
-
-
-def check_page(path: Path) -> None:
-    """Refuse to write a page over a file that is no page of regard's.
-
-    Args:
-        path: of the page.
-
-    Raises:
-        ConfigError: there is such a file, or a folder; or no folder to write it in.
-    """
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = "a folder; name a file in it" if path.is_dir() else f"the folder {path.parent} does not exist"
-        raise ConfigError(f"{path}: {wrong}")
-    if path.is_file() and path.stat().st_size and MADE not in path.read_bytes():
-        raise ConfigError(f"{path}: this file is there, and no report of regard's: name another with --output")
 
 
 def report(folder: Path) -> str:
@@ -84,7 +67,7 @@ def report(folder: Path) -> str:
     title = html.escape(f"{folder.resolve().name}: training")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="description" content="{MADE.decode()}">'
+        f'<meta name="generator" content="{MADE.decode()}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n<body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n"

@@ -43,6 +43,68 @@ def test_several_inputs_and_models_are_runs(tiny_run: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+def test_an_atlas_is_measured_over_the_inputs(tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    inputs = ["le chat noir", "le chien"]
+    assert cli.run(["look", str(tiny_run), *inputs, "--atlas", "--save", str(path)]) == 0
+    found = document(path)
+    atlas = found["atlas"]
+    assert (atlas["texts"], atlas["own"]) == (2, True)
+    heads = {one["site"]: one["how"]["heads"] for one in found["runs"][0]["maps"]}
+    assert {site: len(row) for site, row in atlas["importance"].items()} == heads
+    site = next(site for site in heads if site.endswith("cross"))
+    model = regard.load(tiny_run)
+    given = [model.forward_pass(text) for text in inputs]
+
+    def log_prob() -> float:
+        means = []
+        for one in given:
+            logs = one.logits()[0].log_softmax(-1)
+            means.append(logs[torch.arange(len(one.predicted)), one.predicted].mean())
+        return float(torch.stack(means).mean())
+
+    def without(weights: torch.Tensor) -> torch.Tensor:
+        kept = weights.clone()
+        kept[..., 0, :, :] = 0
+        return kept
+
+    with torch.no_grad():
+        before = log_prob()
+        with regard.intervene(model.model, site, without):
+            after = log_prob()
+    assert atlas["importance"][site][0] == pytest.approx(before - after, abs=1e-5)
+
+
+def test_an_atlas_needs_two_texts_or_samples(tmp_path: Path, capsys) -> None:
+    arguments = ["look", "emoji", "nothing.png", "--atlas", "--save", str(tmp_path / "page.html")]
+    assert cli.run(arguments) != 0
+    assert not (tmp_path / "page.html").exists()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+@pytest.mark.parametrize("verb", ["look", "translate", "report"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("folder.html", "a folder; name a file in it"), ("none/page.html", "the folder {none} does not exist")],
+)
+def test_every_verb_that_writes_a_page_names_a_place_where_it_cannot(
+    tiny_run: Path, tmp_path: Path, capsys, verb: str, name: str, sentence: str
+) -> None:
+    (tmp_path / "folder.html").mkdir()
+    path = tmp_path / name
+    arguments = {
+        "look": ["look", str(tiny_run), "le chat", "--save", str(path)],
+        "translate": ["translate", "le chat", "--model", str(tiny_run), "--look", str(path)],
+        "report": ["report", str(tiny_run), "--output", str(path)],
+    }
+    assert cli.run(arguments[verb]) in (1, 2)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"regard: {path}: {sentence.format(none=tmp_path / 'none')}\n"
+
+
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
 def test_a_task_verb_gives_the_page_too(tiny_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     for _ in range(2):  # what regard has drawn, it may draw again
@@ -70,7 +132,7 @@ def test_a_saved_map(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["fr-en"], 'regard look fr-en needs something to look at: regard look fr-en "le chat noir"'),
-        (["fr-en", "a", "--save", "page.png"], "--save page.png: a page is written as .html"),
+        (["fr-en", "a", "--save", "page.png"], "page.png: a page is written as .html"),
         (["nothing.safetensors"], "nothing.safetensors is not a saved attention map"),
         (["map.safetensors", "a"], "map.safetensors is a saved map: it has no model that could take 'a'"),
     ],

@@ -139,6 +139,14 @@ def test_a_file_of_inseq(tmp_path: Path) -> None:
     torch.testing.assert_close(page_of_inseq(path).tensors["0.0.weights"].view(2, 3), norms / norms.sum(-1)[:, None])
 
 
+def test_a_file_of_inseq_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        page_of_inseq(tmp_path)
+    assert str(error.value) == f"{tmp_path}: could not be read: Is a directory"
+    with pytest.raises(DataError, match=r"none\.json: could not be read: No such file or directory"):
+        page_of_inseq(tmp_path / "none.json")
+
+
 @pytest.mark.parametrize("text", ["{}", "[", "[1]", '{"sequence_attributions": [{"source": 3}]}'])
 def test_no_file_of_inseq(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"

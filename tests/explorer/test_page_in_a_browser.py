@@ -20,6 +20,7 @@ import regard
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.packed import pack_map
 from regard.figures.page import Page, script
+from regard.figures.style import THEMES, scale
 
 Open = Callable[..., Any]
 T, S, D, H = 7, 11, 5, 3
@@ -78,6 +79,98 @@ def test_the_page_computes_the_weights_of_every_kind_of_map(browser: Any) -> Non
     tab.close()
 
 
+def poisoned() -> dict[str, AttentionMap]:
+    """Maps with a row whose scores are NaN, or infinite, of every normaliser that a page computes."""
+    made = torch.Generator().manual_seed(5)
+    query, key = torch.randn(H, T, D, generator=made), torch.randn(H, S, D, generator=made)
+    query[1, 3, 2] = float("nan")
+    query[2, 5, 0] = float("inf")
+    found = {name: regard.attention_map(query, key, normalizer=name) for name in
+             ("softmax", "sparsemax", "entmax15", "sigmoid", "softmax1", "uniform")}  # fmt: skip
+    found["causal"] = regard.attention_map(query, key, mask=regard.causal())
+    hidden = key.clone()
+    hidden[0, -1] = float("nan")  # which all but the last query may not look at
+    found["a key that is masked"] = regard.attention_map(torch.randn(H, S, D, generator=made), hidden,
+                                                         mask=regard.causal())  # fmt: skip
+    return found
+
+
+def test_a_row_is_nan_on_the_page_where_it_is_in_the_map(browser: Any) -> None:
+    tab = browser.new_page()
+    for name, seen in poisoned().items():
+        how, parts = pack_map(seen)
+        packed = base64.b64encode(save({f"m.{key}": part.contiguous() for key, part in parts.items()})).decode()
+        found = tab.evaluate(ROWS, [script(), packed, how])
+        rows = np.array([[np.nan if x is None else x for x in row] for row in found], dtype=float)
+        wanted = seen.full().detach().reshape(-1, seen.shape[-1]).numpy()
+        if name != "uniform":
+            assert np.isnan(wanted).any(), name
+        for half in (rows[0::2], rows[1::2]):
+            np.testing.assert_allclose(half, wanted, atol=2e-5, err_msg=name)
+    tab.close()
+
+
+def said_at(tab: Any, row: int, column: int) -> str:
+    canvas, cell, tall = canvas_box(tab)
+    canvas.hover(position={"x": (column + 0.5) * cell, "y": (row + 0.5) * tall})
+    return tab.locator(".tip").inner_text()
+
+
+def test_a_row_of_nan_is_shown_as_such(open_page: Open) -> None:
+    made = torch.Generator().manual_seed(7)
+    query, key = torch.randn(T, D, generator=made), torch.randn(S, D, generator=made)
+    query[3, 1] = float("nan")
+    rows, columns = [f"q{i}" for i in range(T)], [f"k{j}" for j in range(S)]
+    seen = regard.attention_map(query, key, query_tokens=rows, key_tokens=columns)
+    tab = open_page(seen.look())
+    assert said_at(tab, 3, 4) == "q3 → k4: NaN"
+    assert float(said_at(tab, 2, 4).rpartition(" ")[2]) == pytest.approx(float(seen.full()[2, 4]), abs=1e-3)
+    tab.locator(".of-rows .word").nth(3).hover()
+    assert tab.locator("[data-tour=sentence]").inner_text() == (
+        "the weights of “q3” are NaN: one of its scores is no finite number"
+    )
+    assert tab.get_by_role("region", name="map").locator(".legend").inner_text().endswith("NaN")
+    canvas, cell, tall = canvas_box(tab)
+    raw = canvas.evaluate("c => c.toDataURL('image/png')").partition(",")[2]
+    picture = np.asarray(Image.open(BytesIO(base64.b64decode(raw))).convert("RGB"))
+    line = THEMES["light"].line
+    assert picture[int(3.15 * tall), int(4.15 * cell)].tolist() == [int(line[n : n + 2], 16) for n in (1, 3, 5)]
+    for name in ("Step", "Heads", "Long view", "Compare"):
+        tab.get_by_role("tab", name=name, exact=True).click()
+        assert tab.get_by_role("tabpanel").inner_text()
+    assert tab.locator("path[stroke-width=NaN]").count() == 0
+
+
+def test_every_sentence_of_a_batch_is_a_run_with_its_own_weights(open_page: Open) -> None:
+    made = torch.Generator().manual_seed(11)
+    query, key = torch.randn(3, H, T, D, generator=made), torch.randn(3, H, S, D, generator=made)
+    lengths = torch.tensor([11, 7, 5])
+    seen = regard.attention_map(query, key, mask=regard.padding(lengths))
+    wanted = seen.full()
+    tab = open_page(seen.look(), "#head=2")
+    for sentence in range(3):
+        tab.get_by_role("combobox", name="run").select_option(str(sentence))
+        for i, j in ((1, 0), (6, 4), (3, 10)):
+            shown = said_at(tab, i, j).rpartition(" ")[2]
+            exact = float(wanted[sentence, 2, i, j])
+            assert (exact == 0 and shown == "0.000") or shown == "<0.001" or float(shown) == pytest.approx(
+                exact, abs=1e-3
+            ), (sentence, i, j)  # fmt: skip
+    assert exact == 0  # of a key that is padding in the last sentence
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_is_shown_exactly(open_page: Open, kind: torch.dtype) -> None:
+    made = torch.Generator().manual_seed(13)
+    query, key = (torch.randn(H, n, D, generator=made).to(kind) for n in (T, S))
+    seen = regard.attention_map(query, key)
+    witness = torch.softmax(query.double() @ key.double().transpose(-2, -1) / D**0.5, -1)
+    tab = open_page(seen.look(), "#head=1")
+    for i, j in ((0, 0), (2, 9), (5, 3), (6, 10)):
+        shown = said_at(tab, i, j).rpartition(" ")[2]
+        assert float(shown) == pytest.approx(float(witness[1, i, j]), abs=1e-3)
+
+
 def canvas_box(tab: Any) -> tuple[Any, float, float]:
     canvas = tab.locator("canvas.cells").first
     return canvas, float(canvas.get_attribute("data-cell")), float(canvas.get_attribute("data-tall"))
@@ -99,10 +192,30 @@ def test_tooltips_and_pixels_are_the_tensors(open_page: Open, translation: Page)
         assert said.startswith(f"{run['sequences']['output'][i]} → {run['sequences']['source'][j]}: ")
         shown = said.rpartition(" ")[2]
         assert shown == "<0.001" or float(shown) == pytest.approx(float(weights[i, j]), abs=1e-3)
-        colours[float(weights[i, j])] = picture[int((i + 0.5) * tall), int((j + 0.5) * cell)].sum()
+        colours[float(weights[i, j])] = picture[int((i + 0.15) * tall), int((j + 0.15) * cell)].sum()  # not on a number
     light_to_dark = [colours[weight] for weight in sorted(colours)]
     assert light_to_dark == sorted(light_to_dark, reverse=True)
     assert light_to_dark[0] - light_to_dark[-1] > 200
+
+
+SCALES = """
+async ([code, theme]) => {
+  const page = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
+  const found = theme === "dark" ? page.DARK : page.LIGHT;
+  return [[...found.weights], [...found.difference], found.none];
+}
+"""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_page_has_the_colours_of_the_figures(browser: Any, theme: str) -> None:
+    tab = browser.new_page()
+    weights, difference, none = tab.evaluate(SCALES, [script(), theme])
+    own = THEMES[theme]
+    for found, anchors in ((weights, own.weights), (difference, own.signed)):
+        np.testing.assert_allclose(np.reshape(found, (256, 3)), 255 * scale(anchors), atol=1)
+    assert "#" + "".join(f"{part:02x}" for part in none) == own.line
+    tab.close()
 
 
 def test_every_screen_has_content(open_page: Open, translation: Page) -> None:

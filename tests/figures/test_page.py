@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import regard
-from regard.errors import ConfigError
+from regard.attention.maps.map import AttentionMap
+from regard.errors import ConfigError, DataError
 from regard.figures.page import Page, inert, script
+from regard.figures.style import THEMES
 
 
 @pytest.mark.parametrize("text", ["</script><b>", "<!--", "\u2028", "a & b", '"'])
@@ -42,6 +44,30 @@ def test_a_file_of_the_user_is_not_replaced(tmp_path: Path) -> None:
     path.unlink()
     for _ in range(2):  # a page may be drawn anew
         seen.look(path)
+
+
+def test_a_place_where_no_page_can_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look()
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(DataError, match=r"folder\.html: a folder; name a file in it"):
+        page.save(tmp_path / "folder.html")
+    with pytest.raises(DataError, match=r"page\.html: the folder .*none does not exist"):
+        page.save(tmp_path / "none" / "page.html")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("regard.figures.files.write_text", full)
+    with pytest.raises(DataError, match=r"page\.html: could not be written: No space left on device"):
+        page.save(tmp_path / "page.html")
+
+
+def test_a_weight_that_is_no_number_has_a_colour_of_its_own() -> None:
+    weights = torch.tensor([[0.25, 0.75], [float("nan"), float("nan")]])
+    drawn = AttentionMap.from_weights(weights).look().still
+    line = THEMES["light"].line
+    assert drawn.count(f'fill="{line}"') == 2
+    assert "nan" not in drawn.lower()
 
 
 def test_the_size_is_told_before_it_is_written(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 // What every output word was read from: ribbons and a map of the same weights, and what is known of the chosen word.
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { entropy, headsName, siteName, type Grid, type Run } from "../document";
-import { Bars, Heatmap, HeadPicker, Legend, minus, share } from "../parts";
+import { columnsAre, entropy, headsName, siteName, type Grid, type Run } from "../document";
+import { Bars, Heatmap, HeadPicker, Legend, minus, RunPicker, share } from "../parts";
 import type { Place } from "../state";
 
 const UNSURE = Math.log(0.5);
@@ -14,6 +14,7 @@ export function flags(grid: Grid, across: boolean): string[] {
   if (!across || rows.length < 2 || columns.length < 2) return [];
   const found: string[] = [];
   const n = columns.length;
+  const known = (r: number) => !Number.isNaN(grid.cells[r * n]);
   const looked = rows.map((_, r) => {
     const row = grid.cells.subarray(r * n, (r + 1) * n);
     return row.reduce((best, x, c) => (x > row[best] ? c : best), 0);
@@ -21,10 +22,11 @@ export function flags(grid: Grid, across: boolean): string[] {
   const word = (name: string) => /[\p{L}\p{N}]/u.test(name);
   columns.forEach((name, c) => {
     let sum = 0;
-    for (let r = 0; r < rows.length; r++) sum += grid.cells[r * n + c];
+    for (let r = 0; r < rows.length; r++) if (known(r)) sum += grid.cells[r * n + c];
     if (word(name) && sum < 0.15) found.push(`“${name}” gets little attention`);
   });
   for (let r = 1; r < rows.length; r++) {
+    if (!known(r) || !known(r - 1)) continue;
     if (rows[r] === rows[r - 1] && looked[r] === looked[r - 1] && word(rows[r])) found.push(`“${rows[r]}” is repeated from one source word`);
     if (Math.abs(looked[r] - looked[r - 1]) > Math.max(4, n / 2) && word(rows[r]) && word(rows[r - 1])) {
       found.push(`long jump from “${columns[looked[r - 1]]}” to “${columns[looked[r]]}”`);
@@ -37,7 +39,8 @@ function wordsAround(run: Run, side: string | null) {
   return side === null ? undefined : run.words?.[side];
 }
 
-/** The keys above, the queries below, and between them a ribbon for every weight that can be seen. */
+/** The keys above, the queries below, and between them a ribbon for every weight that can be seen; side by side where a
+ * line is too long for the page. */
 function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; onPlace: (p: Place) => void; onPin: (p: Place) => void }) {
   const page = usePage();
   const sheet = useRef<HTMLDivElement>(null);
@@ -46,27 +49,33 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
   const measure = () => {
     const box = sheet.current;
     if (!box) return;
-    // long lines get smaller letters, down to 12 px, before they scroll
+    // long lines get smaller letters, down to 14 px, before the two of them stand side by side
+    box.classList.remove("upright");
     box.style.removeProperty("--size");
     const needed = box.scrollWidth, given = box.parentElement!.clientWidth;
-    if (needed > given) box.style.setProperty("--size", `${Math.max(12, Math.floor((19 * given) / needed - 0.5))}px`);
+    const size = Math.floor((19 * given) / needed - 0.5);
+    const upright = needed > given && size < 14;
+    box.classList.toggle("upright", upright);
+    if (needed > given && !upright) box.style.setProperty("--size", `${size}px`);
     const origin = box.getBoundingClientRect();
-    const at = (kind: string, edge: "top" | "bottom") =>
+    const at = (kind: string, edge: "top" | "bottom" | "left" | "right") =>
       [...box.querySelectorAll<HTMLElement>(`.${kind} .word`)].map((element) => {
         const own = element.getBoundingClientRect();
-        return [own.left + own.width / 2 - origin.left, own[edge] - origin.top] as const;
+        return upright ? [own[edge] - origin.left, own.top + own.height / 2 - origin.top] as const : [own.left + own.width / 2 - origin.left, own[edge] - origin.top] as const;
       });
-    const tops = at("of-columns", "bottom");
-    const bottoms = at("of-rows", "top");
+    const tops = at("of-columns", upright ? "right" : "bottom");
+    const bottoms = at("of-rows", upright ? "left" : "top");
+    const curve = ([x0, y0]: readonly [number, number], [x1, y1]: readonly [number, number]) => {
+      const points = upright ? [x0 + 2, y0, (x0 + x1) / 2, y0, (x0 + x1) / 2, y1, x1 - 2, y1] : [x0, y0 + 2, x0, (y0 + y1) / 2, x1, (y0 + y1) / 2, x1, y1 - 2];
+      const [a, b, ...rest] = points.map((x) => x.toFixed(1));
+      return `M${a} ${b}C${rest.join(" ")}`;
+    };
     const found = [];
     for (let r = 0; r < bottoms.length; r++) {
       for (let c = 0; c < tops.length; c++) {
         const weight = grid.cells[r * n + c];
-        if (weight < 0.03) continue;
-        const [x0, y0] = tops[c];
-        const [x1, y1] = bottoms[r];
-        const middle = (y0 + y1) / 2;
-        found.push({ key: `${r}-${c}`, d: `M${x0.toFixed(1)} ${(y0 + 2).toFixed(1)}C${x0.toFixed(1)} ${middle.toFixed(1)} ${x1.toFixed(1)} ${middle.toFixed(1)} ${x1.toFixed(1)} ${(y1 - 2).toFixed(1)}`, weight, row: r, column: c });
+        if (!(weight >= 0.03)) continue;
+        found.push({ key: `${r}-${c}`, d: curve(tops[c], bottoms[r]), weight, row: r, column: c });
       }
     }
     found.sort((a, b) => a.weight - b.weight);
@@ -75,7 +84,7 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
   useLayoutEffect(() => {
     measure();
     const observer = new ResizeObserver(measure);
-    observer.observe(sheet.current!);
+    observer.observe(sheet.current!.parentElement!);
     return () => observer.disconnect();
   }, [grid]);
   const run = page.run.value;
@@ -105,32 +114,32 @@ function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; on
       </button>
     );
   };
-  const right = page.dark.value ? "#8cc0ea" : "#1b4a86";
   return (
     <div class="ribbons" data-tour="ribbons">
       <div class="sheet" ref={sheet}>
         <svg aria-hidden="true">
           {lines.map((line) => (
             <path
-              key={line.key} d={line.d} fill="none" stroke={right} stroke-linecap="round"
+              key={line.key} d={line.d} fill="none" stroke="var(--accent)" stroke-linecap="round"
               stroke-width={(1 + 13 * line.weight).toFixed(2)} stroke-opacity={(lit(line.row, line.column) ? 0.15 + 0.75 * line.weight : 0.04).toFixed(3)}
             />
           ))}
         </svg>
-        <p class="side">{map.columns === "source" ? "source" : "keys (attended to)"}</p>
+        <p class="side of-columns">{map.columns === "source" ? "source" : "keys (attended to)"}</p>
         <div class="line of-columns" dir="auto">{grid.columns.names.map((name, c) => button("column", name, c))}</div>
         <div class="line of-rows" dir="auto">{grid.rows.names.map((name, r) => button("row", name, r))}</div>
-        <p class="side">{map.rows === "output" ? "output" : "queries (attend)"}{said?.log_prob ? "; the bar under a word is its probability" : ""}</p>
+        <p class="side of-rows">{map.rows === "output" ? "output" : "queries (attend)"}{said?.log_prob ? "; the bar under a word: its probability" : ""}</p>
       </div>
     </div>
   );
 }
 
-function sentenceOf(grid: Grid, place: Place, across: boolean): string {
+function sentenceOf(grid: Grid, place: Place, across: boolean, ribbons: boolean): string {
   const n = grid.columns.names.length;
   const verb = across ? "attended to" : "attends to";
   if (place.row !== null && place.row < grid.rows.names.length) {
     const row = [...grid.cells.subarray(place.row * n, (place.row + 1) * n)];
+    if (Number.isNaN(row[place.column ?? 0])) return `the weights of “${grid.rows.names[place.row]}” are NaN: one of its scores is no finite number`;
     if (place.column !== null && place.column < n) return `“${grid.rows.names[place.row]}” gives “${grid.columns.names[place.column]}” the weight ${share(row[place.column])}`;
     const order = row.map((x, c) => [x, c] as const).sort((a, b) => b[0] - a[0]).filter(([x]) => x >= 0.1).slice(0, 3);
     if (!order.length) return `“${grid.rows.names[place.row]}” ${across ? "attended to nothing in particular" : "attends to nothing in particular"}`;
@@ -141,7 +150,20 @@ function sentenceOf(grid: Grid, place: Place, across: boolean): string {
     const name = `“${grid.columns.names[place.column]}”`;
     return column.length ? `${name} is attended to by ${column.map(([x, r]) => `“${grid.rows.names[r]}” (${x.toFixed(2)})`).join(", ")}` : `nothing attends to ${name}`;
   }
-  return across ? "Each ribbon joins an output word to a source word it attended to: the thicker, the greater the weight. Point at a word, or tap it." : "Each ribbon joins a query to a key it attends to: the thicker, the greater the weight. Point at a word, or tap it.";
+  if (!ribbons) return "Point at a cell, or tap it, for its weight.";
+  return `Each ribbon joins ${across ? "an output word to a source word it attended to" : "a query to a key it attends to"}: the thicker, the greater the weight. Point at a word, or tap it.`;
+}
+
+/** The columns that receive most, with their mean weight over the rows. */
+function received(grid: Grid): { name: string; value: number }[] {
+  const n = grid.columns.names.length, sums = new Float64Array(n);
+  let rows = 0;
+  for (let r = 0; r < grid.rows.names.length; r++) {
+    if (Number.isNaN(grid.cells[r * n])) continue;
+    rows++;
+    for (let c = 0; c < n; c++) sums[c] += grid.cells[r * n + c];
+  }
+  return [...sums].map((sum, c) => ({ name: grid.columns.names[c], value: rows ? sum / rows : 0 })).sort((a, b) => b.value - a.value).slice(0, 8);
 }
 
 export function Align() {
@@ -151,7 +173,8 @@ export function Align() {
   const map = page.map.value;
   const place = page.place.value;
   const across = map.rows !== map.columns && map.rows === "output" && map.columns === "source";
-  const found = useMemo(() => (grid ? flags(grid, across) : []), [grid, across]);
+  const ofWords = !run.media || map.columns !== "source"; // cells of a picture and moments of a sound are none
+  const found = useMemo(() => (grid ? flags(grid, across && ofWords) : []), [grid, across, ofWords]);
   if (!grid) return <div class="card"><p>This map has {map.how.queries.toLocaleString("en")} × {map.how.keys.toLocaleString("en")} weights: <button onClick={() => (page.screen.value = "long")}>look at it in the long view</button></p></div>;
   const onPlace = (next: Place) => (page.hover.value = next);
   const onPin = (next: Place) => {
@@ -159,6 +182,7 @@ export function Align() {
     page.pinned.value = same || (next.row === null && next.column === null) ? null : next;
   };
   const n = grid.columns.names.length;
+  const ribbons = ofWords && grid.rows.names.length <= 80 && n <= 80;
   const row = place.row !== null && place.row < grid.rows.names.length ? place.row : null;
   const words = page.byWords.value && map.rows ? run.words?.[map.rows] : undefined;
   const weights = row === null ? null : grid.cells.subarray(row * n, (row + 1) * n);
@@ -168,26 +192,21 @@ export function Align() {
         <header>
           <h2>{across ? "What each output word attended to" : "What attends to what"}</h2>
           <span class="grow" />
-          {page.document.value.runs.length > 1 && (
-            <label><span class="note">{run.source === undefined ? "input" : "output"} </span>
-              <select aria-label="run" value={String(page.runIndex.value)} onChange={(e) => { page.runIndex.value = Number(e.currentTarget.value); page.pinned.value = null; }}>
-                {page.document.value.runs.map((one, i) => <option key={i} value={String(i)}>{one.label}{one.text ? `: ${one.text.slice(0, 70)}` : ""}</option>)}
-              </select>
-            </label>
-          )}
+          <RunPicker />
+          {!ofWords && <button onClick={() => (page.screen.value = "media")}>see it on the {run.media!.kind === "picture" ? "picture" : "recording"}</button>}
         </header>
-        <p aria-live="polite" data-tour="sentence" class="said">{sentenceOf(grid, place, across)}</p>
-        {grid.rows.names.length <= 80 && n <= 80 && <Ribbons grid={grid} place={place} onPlace={onPlace} onPin={onPin} />}
-        <p class="note shown">Shown: {siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{page.why.value ? ` (${page.why.value.replace(/^[^:]*: /, "")})` : ""}.</p>
+        <p aria-live="polite" data-tour="sentence" class="said">{sentenceOf(grid, place, across, ribbons)}</p>
+        {ribbons && <Ribbons grid={grid} place={place} onPlace={onPlace} onPin={onPin} />}
+        <p class="note shown">Shown: {siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{page.why.value && (map.how.heads > 1 || run.maps.length > 1) ? `: ${page.why.value.replace(/^[^:]*: /, "")}` : ""}.</p>
         {found.length > 0 && <ul class="flags" aria-label="what stands out">{found.slice(0, 8).map((one) => <li key={one}>{one}</li>)}</ul>}
       </section>
       <div class="two">
         <section class="card" aria-label="map" data-tour="map">
-          <header><h2>The same weights as a heatmap</h2><span class="grow" /><Legend most={grid.largest} /></header>
+          <header><h2>{ribbons ? "The same weights as a heatmap" : "The weights as a heatmap"}</h2><span class="grow" /><Legend most={grid.largest} nan={grid.nan} /></header>
           <HeadPicker />
           <div style={{ height: "10px" }} />
           <Heatmap
-            grid={grid} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={map.rows ?? "query"} columnsAre={map.columns ?? "key"}
+            grid={grid} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={map.rows ?? "query"} columnsAre={columnsAre(run, map)}
             place={place} onPlace={onPlace} onPin={onPin} margins
           />
           <p class="note">Bars to the right: how widely a row spreads (entropy). Bars below: how much a column receives.</p>
@@ -197,15 +216,18 @@ export function Align() {
             <>
               <h3>{grid.rows.names[row]}</h3>
               {words?.log_prob && <p>Its probability: <b>{Math.exp(words.log_prob[row]).toFixed(3)}</b>{words.log_prob[row] < UNSURE ? ", unsure" : ""}</p>}
-              <p class="note">Spread of its attention: {entropy(weights).toFixed(2)} nats, as over {Math.exp(entropy(weights)).toFixed(1)} equal {page.byWords.value && words ? "words" : "tokens"}.</p>
-              <Bars of={map.columns ?? "key"} heading="weight" most={1} bars={[...weights].map((value, c) => ({ name: grid.columns.names[c], value, on: place.column === c })).sort((a, b) => b.value - a.value).slice(0, 8)} />
+              {Number.isNaN(weights[0]) ? <p class="note">Its weights are NaN: one of its scores is no finite number.</p>
+                : <p class="note">Spread of its attention: {entropy(weights).toFixed(2)} nats, as over {Math.exp(entropy(weights)).toFixed(1)} equal {ofWords ? (page.byWords.value && words ? "words" : "tokens") : run.media!.kind === "picture" ? "cells" : "moments"}.</p>}
+              <Bars of={columnsAre(run, map)} heading="weight" most={1} bars={[...weights].map((value, c) => ({ name: grid.columns.names[c], value, on: place.column === c })).sort((a, b) => b.value - a.value).slice(0, 8)} />
               {run.trace && <button onClick={() => (page.screen.value = "step")}>How this was computed</button>}
             </>
           ) : (
             <>
               <h3>{run.text ?? page.document.value.title}</h3>
               {run.log_prob != null && <p class="note">log-probability {minus(run.log_prob.toFixed(2))} nats{run.score != null ? `, beam score ${minus(run.score.toFixed(2))}` : ""}</p>}
-              {words?.log_prob && <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />}
+              {!words?.log_prob && <p class="note">The {ofWords ? "keys" : run.media!.kind === "picture" ? "cells" : "moments"} that receive most:</p>}
+              {words?.log_prob ? <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />
+                : <Bars of={columnsAre(run, map)} heading="mean weight" bars={received(grid)} />}
             </>
           )}
         </aside>

@@ -15,6 +15,15 @@ const NAMES: Record<string, [string, string]> = {
 /** The sentence, with the site in words. */
 const plain = (found: Found): string => found.sentence.replaceAll(found.site, siteName(found.site));
 
+/** What the verdict rests on: both tests passed, or the one that failed. */
+export function reason(found: Pick<Found, "holds" | "change" | "agreement">): string {
+  const change = `changes its log-probability by ${number(found.change, 2)} nats`;
+  const agreement = `(rank correlation ${number(found.agreement, 2)})`;
+  if (found.holds) return `shuffling its weights ${change}, and the greatest weights are on the tokens that the output needs most ${agreement}`;
+  if (found.agreement < 0.5) return `shuffling its weights ${change}, but the greatest weights are not on the tokens that the output needs most ${agreement}`;
+  return `shuffling its weights ${change}, little beside taking a token's value away`;
+}
+
 /** The sentence that stands on every view. */
 export function BelieveLine() {
   const page = usePage();
@@ -26,8 +35,7 @@ export function BelieveLine() {
         <b>Believe it? </b>
         {found && !elsewhere ? (
           <span title={plain(found)}>
-            This map {found.holds ? "may be believed for this output" : "explains little of this output"}
-            <span class="more">: shuffled weights change its log-probability by {number(found.change, 2)}; weight and measured effect, rank correlation {number(found.agreement, 2)}</span>.
+            This map {found.holds ? "may be believed for this output" : "explains little of this output"}<span class="more">: {reason(found)}</span>.
           </span>
         ) : "This map was not tested against the output: attention alone is no explanation."}
       </span>
@@ -59,7 +67,7 @@ export function Believe() {
     <>
       <section class="card">
         <header><h2>May this map be believed?</h2>{found && <span class="note">tested at {siteName(found.site)}{found.step ? `, for ${found.step}` : ""}</span>}</header>
-        {found ? <p style={{ fontSize: "17px" }}>{plain(found)}</p> : <p>No test was run for this run. {live ? "Run one below." : "A page saved by `regard look MODEL \"text\" --save` has one for translators."}</p>}
+        {found ? <p style={{ fontSize: "17px" }}>{plain(found)}</p> : <p>No test was run for this run. {live ? "Run one below." : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
         {live?.asks.includes("believe") && run.source !== undefined && (
           <div class="bar-line" style={{ marginTop: "10px" }}>
             <button disabled={busy} onClick={() => test(null)}>test {siteName(page.map.value.site)} for the whole output</button>

@@ -1,22 +1,25 @@
 // Two maps and their signed difference: two heads, two outputs of a beam, two models or checkpoints.
 import { usePage } from "../context";
 import { headsName, siteName, type Grid, type MapInfo, type Run } from "../document";
-import { Heatmap, Legend } from "../parts";
+import { HeadPicker, Heatmap, Legend, RunPicker, runName } from "../parts";
 
 /** a − b, where both have the same names on both axes; null where they have not the same size. */
 export function difference(a: Grid, b: Grid): Grid | null {
   if (a.rows.names.length !== b.rows.names.length || a.columns.names.length !== b.columns.names.length) return null;
   const cells = a.cells.map((x, n) => x - b.cells[n]);
   let largest = 0;
-  for (const cell of cells) largest = Math.max(largest, Math.abs(cell));
-  return { rows: a.rows, columns: a.columns, cells, largest };
+  for (const cell of cells) if (Math.abs(cell) > largest) largest = Math.abs(cell);
+  return { rows: a.rows, columns: a.columns, cells, largest, nan: a.nan || b.nan };
 }
 
 export function Compare() {
   const page = usePage();
   const runs = page.document.value.runs;
   const a: { run: Run; map: MapInfo; heads: number[] } = { run: page.run.value, map: page.map.value, heads: page.heads.value };
-  const start = page.other.value ?? { run: page.runIndex.value, site: a.map.site, head: a.map.how.heads > 1 ? (a.heads[0] + 1) % a.map.how.heads : "mean" as const };
+  // at first: another head; of a single head, another layer; of a single map, another run
+  const start = page.other.value ?? (a.map.how.heads > 1 ? { run: page.runIndex.value, site: a.map.site, head: (a.heads[0] + 1) % a.map.how.heads }
+    : a.run.maps.length > 1 ? { run: page.runIndex.value, site: a.run.maps.find((m) => m !== a.map)!.site, head: "mean" as const }
+      : { run: (page.runIndex.value + 1) % runs.length, site: a.map.site, head: "mean" as const });
   const run = runs[Math.min(start.run, runs.length - 1)];
   const map = run.maps.find((m) => m.site === start.site) ?? run.maps[run.maps.length - 1];
   const all = Array.from({ length: map.how.heads }, (_, h) => h);
@@ -27,29 +30,24 @@ export function Compare() {
   const both = difference(left, right);
   const most = Math.max(left.largest, right.largest);
   const set = (part: Partial<typeof start>) => (page.other.value = { ...start, ...part });
-  const describe = (r: Run, m: MapInfo, h: number[]) => `${runs.length > 1 ? `${r.label}: ` : ""}${headsName(h, m.how.heads)} of ${siteName(m.site)}`;
+  const describe = (r: Run, m: MapInfo, h: number[]) => `${a.run !== run ? `${r.label}: ` : ""}${headsName(h, m.how.heads)} of ${siteName(m.site)}`;
   return (
     <>
       <section class="card">
-        <header><h2>Two maps, and their difference</h2><span class="note">the first map is the one shown in the other views</span></header>
+        <header><h2>Two maps, and their difference</h2><span class="note">the first is the one that the other views show</span></header>
+        <div class="bar-line" style={{ marginBottom: "10px" }}><b>first</b><RunPicker /><HeadPicker /></div>
         <div class="bar-line">
-          <span class="note">compare with</span>
-          {runs.length > 1 && <select aria-label="other run" value={String(start.run)} onChange={(e) => set({ run: Number(e.currentTarget.value) })}>{runs.map((r, i) => <option key={i} value={String(i)}>{r.label}{r.text ? `: ${r.text.slice(0, 60)}` : ""}</option>)}</select>}
+          <b>second</b>
+          {runs.length > 1 && <select aria-label="other run" value={String(start.run)} onChange={(e) => set({ run: Number(e.currentTarget.value) })}>{runs.map((r, i) => <option key={i} value={String(i)}>{runName(r)}</option>)}</select>}
           <select aria-label="other site" value={map.site} onChange={(e) => set({ site: e.currentTarget.value })}>{run.maps.map((m) => <option key={m.site} value={m.site}>{siteName(m.site)}</option>)}</select>
-          <select aria-label="other head" value={String(start.head)} onChange={(e) => set({ head: e.currentTarget.value === "mean" ? "mean" : Number(e.currentTarget.value) })}><option value="mean">mean of its heads</option>{all.map((h) => <option key={h} value={String(h)}>head {h}</option>)}</select>
+          {map.how.heads > 1 && <select aria-label="other head" value={String(start.head)} onChange={(e) => set({ head: e.currentTarget.value === "mean" ? "mean" : Number(e.currentTarget.value) })}><option value="mean">mean of its heads</option>{all.map((h) => <option key={h} value={String(h)}>head {h}</option>)}</select>}
         </div>
-        {runs.length > 1 && (
-          <label class="bar-line" style={{ marginTop: "10px" }}><span class="note">first map: output</span>
-            <input type="range" aria-label="run" min={0} max={runs.length - 1} value={page.runIndex.value} onInput={(e) => (page.runIndex.value = Number(e.currentTarget.value))} style={{ flex: "1 1 200px" }} />
-            <span>{page.run.value.label}</span>
-          </label>
-        )}
       </section>
-      <div class="trio">
-        <section class="card"><header><h2>{describe(a.run, a.map, a.heads)}</h2><span class="grow" /><Legend most={most} /></header><Heatmap grid={left} most={most} label="first map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>
-        <section class="card"><header><h2>{describe(run, map, heads)}</h2><span class="grow" /><Legend most={most} /></header><Heatmap grid={right} most={most} label="second map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>
+      <div class="trio level">
+        <section class="card"><header><h2>{describe(a.run, a.map, a.heads)}</h2><span class="grow" /><Legend most={most} nan={left.nan} /></header><Heatmap grid={left} most={most} label="first map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>
+        <section class="card"><header><h2>{describe(run, map, heads)}</h2><span class="grow" /><Legend most={most} nan={right.nan} /></header><Heatmap grid={right} most={most} label="second map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>
         <section class="card">
-          <header><h2>first − second</h2><span class="grow" />{both && <Legend low={-(both.largest || 1)} most={both.largest || 1} difference />}</header>
+          <header><h2>first − second</h2><span class="grow" />{both && <Legend low={-(both.largest || 1)} most={both.largest || 1} difference nan={both.nan} />}</header>
           {both ? <Heatmap grid={both} low={-(both.largest || 1)} most={both.largest || 1} difference label="difference" place={page.place.value} onPlace={(p) => (page.hover.value = p)} />
             : <p>The first has {left.rows.names.length} × {left.columns.names.length} weights and the second {right.rows.names.length} × {right.columns.names.length}: only maps of one size are subtracted.</p>}
         </section>

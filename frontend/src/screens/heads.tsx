@@ -41,13 +41,16 @@ export function groups<T>(entries: T[], alike: (a: T, b: T) => number, least = 0
   return found.sort((a, b) => b.length - a.length);
 }
 
+/** How many thumbnails of a layer stand side by side, so that its rows are even. */
+export const abreast = (heads: number): number => Math.ceil(heads / Math.ceil(heads / 6));
+
 function Thumb({ entry, most, named }: { entry: Entry; most: number; named: boolean }) {
   const page = usePage();
   const canvas = useRef<HTMLCanvasElement>(null);
-  const colours = page.scale.value.weights;
+  const scale = page.scale.value;
   useLayoutEffect(() => {
-    draw(canvas.current!, 100, 100, (c) => paintCells(c, entry.grid.cells, entry.grid.rows.names.length, entry.grid.columns.names.length, colours, 0, most, [0, 0, 100, 100]));
-  }, [entry, most, colours]);
+    draw(canvas.current!, 100, 100, (c) => paintCells(c, entry.grid.cells, entry.grid.rows.names.length, entry.grid.columns.names.length, scale, 0, most, [0, 0, 100, 100]));
+  }, [entry, most, scale]);
   const here = page.map.value.site === entry.map.site && page.heads.value.length === 1 && page.heads.value[0] === entry.head;
   return (
     <button
@@ -66,7 +69,7 @@ function Thumb({ entry, most, named }: { entry: Entry; most: number; named: bool
 /** What was measured over a corpus, or how it is measured: roles and importance of one sentence prove nothing. */
 function Corpus() {
   const page = usePage();
-  const { atlas, live } = page.document.value;
+  const { atlas, live, model, task } = page.document.value;
   const [text, setText] = useState("");
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
@@ -86,7 +89,9 @@ function Corpus() {
     <div class="corpus">
       <p class="note">
         {atlas ? `Over ${atlas.texts} ${atlas.own ? "given sentences" : "sample sentences"}: roles by regard.roles (sign test, corrected over all heads); “ablated” is the change of the mean log-probability per token when the head's output is 0, in nats.`
-          : `The words under a head describe this one sentence. ${live?.asks.includes("atlas") ? "Importance and tested roles need a corpus:" : "Importance and tested roles need a corpus: `regard look MODEL \"text\" --save page.html --atlas`."}`}
+          : "The words under a head describe this one input."}
+        {!atlas && live?.asks.includes("atlas") && " Importance and tested roles need a corpus:"}
+        {!atlas && !live && model && (task === "translate" || task === "complete") && <> Importance and tested roles need a corpus: <code>regard look {model} "text" --save page.html --atlas</code></>}
       </p>
       {live?.asks.includes("atlas") && (
         <form class="bar-line" onSubmit={measure}>
@@ -143,7 +148,7 @@ export function Heads() {
         {shelves.map(([name, those]) => (
           <div class="shelf" key={name} style={shelves.length === 1 ? { gridColumn: "1 / -1" } : undefined}>
             <div><b>{name}</b></div>
-            <div class="thumbs">{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} named={order !== "layer"} />)}</div>
+            <div class="thumbs" style={shelves.length > 1 && order === "layer" ? { "--across": abreast(those.length) } : undefined}>{those.map((e) => <Thumb key={`${e.map.site}/${e.head}`} entry={e} most={most} named={order !== "layer"} />)}</div>
           </div>
         ))}
       </div>

@@ -2,6 +2,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
 import { names, type MapInfo, type Run, type Reader } from "../document";
+import { styled } from "../colour";
 import { draw, HeadPicker, Legend, paintCells, share } from "../parts";
 import { Tiles } from "../tiles";
 
@@ -94,7 +95,7 @@ export function Long() {
   const sums = useMemo(() => received(reader, run, map, head), [reader, run, map, head]);
   const heavy = useMemo(() => sinks(sums, queries), [sums, queries]);
   const rowNames = names(run, map, "rows"), columnNames = names(run, map, "columns");
-  const colours = page.scale.value.weights;
+  const scale = page.scale.value;
   const dark = page.dark.value;
   const [size, setSize] = useState({ width: 800, height: 500 });
   useLayoutEffect(() => {
@@ -105,13 +106,14 @@ export function Long() {
   const inner = { width: Math.max(40, size.width - RULER), height: Math.max(40, size.height - 34) };
   const seen = (x: number) => (log ? Math.log10(Math.max(x, 1e-4)) / 4 + 1 : x);
   const [most, setMost] = useState(1);
+  const [nan, setNan] = useState(false);
   const whole = useMemo(() => {
     const over = tiles.cells({ top: 0, left: 0, height: queries, width: keys }, Math.min(130, queries), Math.min(130, keys), true);
     const own = Float32Array.from(over.cells, seen);
     const canvas = document.createElement("canvas");
-    draw(canvas, 130, 130, (c) => paintCells(c, own, over.rows, over.columns, colours, 0, own.reduce((a, b) => Math.max(a, b), 0) || 1, [0, 0, 130, 130]));
+    draw(canvas, 130, 130, (c) => paintCells(c, own, over.rows, over.columns, scale, 0, own.reduce((a, b) => (b > a ? b : a), 0) || 1, [0, 0, 130, 130]));
     return canvas;
-  }, [tiles, log, colours]);
+  }, [tiles, log, scale]);
 
   useLayoutEffect(() => {
     const shown = tiles.cells(view, Math.min(Math.ceil(inner.height), 700), Math.min(Math.ceil(inner.width), 1000));
@@ -119,15 +121,23 @@ export function Long() {
     let largest = 0;
     for (let n = 0; n < cells.length; n++) {
       const column = n % shown.columns;
-      const j = Math.floor(view.left + ((column + 0.5) * view.width) / shown.columns);
+      const j = Math.floor(shown.box.left + ((column + 0.5) * shown.box.width) / shown.columns);
       const weight = dim && heavy.has(j) ? 0 : shown.cells[n];
       cells[n] = seen(weight);
       if (weight > largest) largest = weight;
     }
     setMost(largest || 1);
+    setNan(cells.some(Number.isNaN));
     draw(main.current!, size.width, size.height, (c) => {
-      paintCells(c, cells, shown.rows, shown.columns, colours, 0, seen(largest || 1), [RULER, 34, inner.width, inner.height]);
-      c.fillStyle = dark ? "#a4adb9" : "#596473";
+      const { box } = shown;
+      const across = inner.width / view.width, down = inner.height / view.height;
+      c.save();
+      c.beginPath();
+      c.rect(RULER, 34, inner.width, inner.height);
+      c.clip();
+      paintCells(c, cells, shown.rows, shown.columns, scale, 0, seen(largest || 1), [RULER + (box.left - view.left) * across, 34 + (box.top - view.top) * down, box.width * across, box.height * down]);
+      c.restore();
+      c.fillStyle = styled(main.current!, "--soft");
       c.font = "12px ui-sans-serif, system-ui, sans-serif";
       c.textBaseline = "middle";
       const tall = inner.height / view.height, wide = inner.width / view.width;
@@ -146,18 +156,18 @@ export function Long() {
       }
       const needle = query.trim().toLowerCase();
       if (needle) {
-        c.fillStyle = dark ? "rgba(255,210,122,.85)" : "rgba(194,84,10,.85)";
+        c.fillStyle = styled(main.current!, "--ring");
         columnNames.forEach((name, j) => { if (name.toLowerCase().includes(needle) && j >= view.left && j < view.left + view.width) c.fillRect(RULER + (j - view.left) * wide, 28, Math.max(2, wide), 6); });
         rowNames.forEach((name, i) => { if (name.toLowerCase().includes(needle) && i >= view.top && i < view.top + view.height) c.fillRect(RULER - 6, 34 + (i - view.top) * tall, 6, Math.max(2, tall)); });
       }
     });
     draw(mini.current!, 130, 130, (c) => {
       c.drawImage(whole, 0, 0, 130, 130);
-      c.strokeStyle = dark ? "#ffd27a" : "#c2540a";
+      c.strokeStyle = styled(mini.current!, "--ring");
       c.lineWidth = 2;
       c.strokeRect((130 * view.left) / keys, (130 * view.top) / queries, Math.max(4, (130 * view.width) / keys), Math.max(4, (130 * view.height) / queries));
     });
-  }, [view, size, version, colours, log, dim, heavy, query, tiles]);
+  }, [view, size, version, scale, dark, log, dim, heavy, query, tiles]);
 
   const at = (event: { clientX: number; clientY: number }) => {
     const box = main.current!.getBoundingClientRect();
@@ -214,7 +224,7 @@ export function Long() {
   const [hit, setHit] = useState(0);
   return (
     <section class="card" data-tour="long">
-      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, by orders of magnitude" : "weight"} /></header>
+      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, log scale" : "weight"} nan={nan} /></header>
       <HeadPicker single />
       <div class="bar-line" style={{ margin: "10px 0" }}>
         <button onClick={() => zoom(1 / 1.5)} aria-label="zoom in">+</button><button onClick={() => zoom(1.5)} aria-label="zoom out">−</button>

@@ -1,11 +1,10 @@
 // One weight, from the model down to the arithmetic: model, head, row, weight.
 import { useCallback, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { headsName, names, siteName } from "../document";
-import { Bars, Heatmap, Legend, number, share, useEvery } from "../parts";
+import { columnsAre, headsName, names, siteName } from "../document";
+import { Bars, Heatmap, Legend, number, share, spaces, useEvery } from "../parts";
+import type { Zoom } from "../state";
 import { WhatIf } from "./what-if";
-
-type Zoom = "model" | "head" | "row" | "weight";
 
 export function Step() {
   const page = usePage();
@@ -13,7 +12,7 @@ export function Step() {
   const map = page.map.value;
   const rows = names(run, map, "rows");
   const columns = names(run, map, "columns");
-  const [zoom, setZoom] = useState<Zoom>("row");
+  const zoom = page.zoom.value, setZoom = (next: Zoom) => (page.zoom.value = next);
   const [playing, setPlaying] = useState(false);
   const head = page.heads.value[0];
   const one = page.reader.value.head(map, head);
@@ -26,8 +25,8 @@ export function Step() {
   const scores = Array.from(weights, (_, c) => one.score(i, c));
   const open = columns.map((_, c) => c).filter((c) => scores[c] !== -Infinity);
   const masked = columns.length - open.length;
-  const shown = open.length <= 40 ? open : [...open].sort((a, b) => weights[b] - weights[a]).slice(0, 40).sort((a, b) => a - b);
-  const computed = !Number.isNaN(scores[best]);
+  const shown = open.length <= 40 ? open : [...open].sort((a, b) => weights[b] - weights[a] || 0).slice(0, 40).sort((a, b) => a - b);
+  const computed = !!one.query;
   const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
   useEvery(1100, playing, useCallback(() => setChosen((now) => (now + 1) % rows.length), [rows.length]));
   const crumbs: [Zoom, string][] = [
@@ -36,7 +35,7 @@ export function Step() {
   return (
     <>
       <section class="card" data-tour="zooms">
-        <header><h2>How one weight is computed</h2><span class="note">four levels of zoom; every number is computed from the model's tensors{[...rows, ...columns].some((name) => name.includes("▁")) ? "; ▁ in a token is a space" : ""}</span></header>
+        <header><h2>How one weight is computed</h2><span class="note">four levels of zoom; every number is computed from the model's tensors{spaces([...rows, ...columns])}</span></header>
         <nav class="crumbs" aria-label="zoom">
           {crumbs.map(([name, text]) => <button key={name} aria-pressed={zoom === name} onClick={() => setZoom(name)}>{text}</button>)}
           <span class="grow" />
@@ -68,7 +67,7 @@ export function Step() {
             {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
           </div>
           {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
-            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={map.rows ?? "query"} columnsAre={map.columns ?? "key"}
+            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={map.rows ?? "query"} columnsAre={columnsAre(run, map)}
               place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={() => setZoom("weight")} />
           )}
         </section>
@@ -86,7 +85,7 @@ export function Step() {
                     <td style={{ textAlign: "left" }}><button style={{ minHeight: "26px", padding: "1px 9px" }} aria-pressed={c === j} onClick={() => { setKey(c); setZoom("weight"); }}>{columns[c]}</button></td>
                     {computed && <td>{number(scores[c], 2)}</td>}
                     <td>{share(weights[c])}</td>
-                    <td style={{ width: "60%" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * weights[c]}%` }} /></td>
+                    <td style={{ width: "60%" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * (weights[c] || 0)}%` }} /></td>
                   </tr>
                 ))}
               </tbody>

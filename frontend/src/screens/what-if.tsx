@@ -34,10 +34,11 @@ export function WhatIf({ position }: { position: number }) {
     }
     setBusy(false);
   };
+  if (!page.document.value.model) return null; // maps alone: there is no model that could be asked
   const words = (run.source ?? "").split(/\s+/).filter(Boolean);
   return (
     <section class="card" data-tour="what-if">
-      <header><h2>What if?</h2><span class="note">{canAsk ? `asks ${page.document.value.model || "the model"} again` : "a saved page has no model to ask: open it with `regard look MODEL \"text\"`"}</span></header>
+      <header><h2>What if?</h2><span class="note">{canAsk ? `asks ${page.document.value.model || "the model"} again` : <>a saved page has no model to ask; a served one has: <code>regard look {page.document.value.model} "text"</code></>}</span></header>
       {canAsk && (
         <>
           <div class="bar-line">

@@ -1,8 +1,8 @@
 // A position's way through the layers: what would be predicted if the model ended there.
 import { useState } from "preact/hooks";
 import { usePage } from "../context";
-import { colour, wantsDark } from "../colour";
-import { Bars, Legend } from "../parts";
+import { colour, css, inkOn } from "../colour";
+import { Bars, Legend, spaces } from "../parts";
 
 export function WordsInLayers() {
   const page = usePage();
@@ -16,7 +16,7 @@ export function WordsInLayers() {
   return (
     <div class="two">
       <section class="card" data-tour="lens">
-        <header><h2>Logit lens</h2><span class="note">the most probable next token if the model ended after that layer</span><span class="grow" /><Legend most={1} of="probability" /></header>
+        <header><h2>Logit lens</h2><span class="note">the most probable next token if the model ended after that layer{spaces(rows)}</span><span class="grow" /><Legend most={1} of="probability" /></header>
         <div class="lens" tabIndex={0} role="group" aria-label="predictions by layer and position"><table>
           <thead><tr><th scope="col">input token</th>{lens.layers.map((layer) => <th key={layer} scope="col">{layer}</th>)}</tr></thead>
           <tbody>
@@ -27,7 +27,7 @@ export function WordsInLayers() {
                   const [token, probability] = lens.top[l][position][0];
                   const back = colour(colours, probability, 1);
                   return (
-                    <td key={layer} style={{ background: `rgb(${back.join()})`, color: wantsDark(back) ? "#10151c" : "#fbfaf7", cursor: "pointer" }} title={`${token}: ${probability.toFixed(3)}`} onPointerEnter={() => setChosen([l, position])} onClick={() => setChosen([l, position])}>{token}</td>
+                    <td key={layer} style={{ background: css(back), color: inkOn(back), cursor: "pointer" }} title={`${token}: ${probability.toFixed(3)}`} onPointerEnter={() => setChosen([l, position])} onClick={() => setChosen([l, position])}>{token}</td>
                   );
                 })}
               </tr>

@@ -29,12 +29,10 @@ def look(
     device: Device = "cpu",
 ) -> None:
     """Open an interactive page of attention maps, served on this machine only, or save it as one file."""
-    if save is not None and save.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--save {save}: a page is written as .html")
     if save is not None:
-        from regard.figures.files import check_own, check_target
+        from regard.figures.files import check_page
 
-        check_own(check_target(save, page=True))
+        check_page(save)
     if model.endswith(".safetensors"):
         if texts or against or atlas:
             raise ConfigError(

@@ -15,12 +15,10 @@ def report(
     ] = None,
 ) -> None:
     """Write a page about a training run: curves, samples, attention as it formed, settings, machine."""
-    from regard.report import check_page
+    from regard.figures.files import check_page, write_page
     from regard.report import report as page
-    from regard.storage import write_text
 
     path = folder / "report.html" if output is None else output
     check_page(path)
-    text = page(folder)
-    write_text(path, text)
+    write_page(path, page(folder))
     say(str(path))

@@ -148,13 +148,16 @@ def page_of_inseq(path: str | Path) -> Page:
         path: a .json file, or .json.gz of `compress=True`.
 
     Raises:
-        DataError: the file is not of that form.
+        DataError: the file cannot be read, or is not of that form.
 
     Source: Sarti et al. 2023 (inseq).
     """
     path = Path(path)
     try:
         raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: could not be read: {error.strerror or error}") from error
+    try:
         document = _plain(json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw))
         draft = Draft(path.name, task="maps")
         for number, one in enumerate(document["sequence_attributions"], 1):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import ConfigError, DataError
 from regard.figures.style import fonts, quiet
-from regard.storage import replacing
+from regard.storage import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +38,46 @@ def check_target(path: str | Path, page: bool = False) -> Path:
         raise DataError(
             f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
         )
+    return _check_place(path)
+
+
+def check_page(path: str | Path) -> Path:
+    """A path to which a page can be written.
+
+    Raises:
+        ConfigError: a name that does not end in .html; a file that was not drawn by regard.
+        DataError: the folder does not exist or may not be written to, or there is a folder of that name.
+    """
+    path = Path(path)
+    if path.suffix.lower().removeprefix(".") not in PAGES:
+        raise ConfigError(f"{path}: a page is written as .html")
+    check_own(_check_place(path))
+    return path
+
+
+def write_page(path: str | Path, text: str) -> None:
+    """Write a page as one file.
+
+    Args:
+        path: the file.
+        text: the page, with `MADE` in it.
+
+    Raises:
+        ConfigError, DataError: as `check_page`; there is no room for it, and an existing file is unchanged.
+    """
+    path = check_page(path)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise DataError(f"{path}: could not be written: {error.strerror or error}") from error
+
+
+def _check_place(path: Path) -> Path:
+    """A path at which a file can be written.
+
+    Raises:
+        DataError: the folder does not exist or may not be written to, or there is a folder of that name.
+    """
     if not path.parent.is_dir():
         raise DataError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():

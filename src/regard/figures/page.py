@@ -20,14 +20,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from regard.errors import ConfigError
-from regard.figures.files import check_own
-from regard.storage import write_text
+from regard.figures.files import MADE, check_page, write_page
 
 FORMAT = 1
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; "
     "img-src data: blob:; media-src data: blob:; connect-src 'none'; base-uri 'none'; form-action 'none'"
 )
+
+OPENING = '<p style="font:15px system-ui,sans-serif;color:GrayText;padding:1rem">opening the page …</p>'  # until it is read
 
 
 @cache
@@ -83,10 +84,10 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            '<meta name="generator" content="drawn by regard">\n'
+            f'<meta name="generator" content="{MADE.decode()}">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f"<title>{title}</title>\n<style>html,body{{margin:0;min-height:100%}}</style>\n</head>\n<body>\n"
-            f'<main id="regard">{self.still}</main>\n'
+            f'<main id="regard">{self.still or OPENING}</main>\n'
             f'<script type="application/json" id="document">{inert(document)}</script>\n'
             f'<script type="text/plain" id="tensors">{self.packed}</script>\n'
             f'<script type="module">{script()}</script>\n</body>\n</html>\n'
@@ -97,12 +98,9 @@ class Page:
 
         Raises:
             ConfigError: a name that does not end in .html; a file that was not drawn by regard.
-            OSError: it could not be written; an existing file is unchanged.
+            DataError: a folder, or a place that may not be written to; an existing file is unchanged.
         """
-        if Path(path).suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"{path}: a page is written as .html")
-        check_own(path)
-        write_text(Path(path), self.html())
+        write_page(check_page(path), self.html())
 
     def written(self, path: str | Path | None) -> "Page":
         """Itself, written to `path` where there is one."""

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import isnan
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+
+from regard.figures.style import as_hex, colour, theme_of
 
 CELL, LETTER = 22, 7.4  # sizes in units of the picture
 LONGEST = 18  # characters of a name
@@ -18,14 +22,16 @@ def still(weights: NDArray[Any], rows: Sequence[str], columns: Sequence[str], ti
         rows, columns: names.
         title: above it.
     """
-    most = float(weights.max()) if weights.size else 0.0
+    theme = theme_of("light")
+    numbers = weights[np.isfinite(weights)]
+    most = float(numbers.max()) if numbers.size else 0.0
     left = min(LONGEST, max((len(name) for name in rows), default=1)) * LETTER + 14
     top = min(LONGEST, max((len(name) for name in columns), default=1)) * LETTER * 0.72 + 40
     width, height = left + CELL * len(columns) + 70, top + CELL * len(rows) + 14
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" fill="#1b2430">'
-        f'<title>{_text(title, 200)}</title><rect width="100%" height="100%" fill="#fbfaf7"/>'
+        f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" fill="{theme.ink}">'
+        f'<title>{_text(title, 200)}</title><rect width="100%" height="100%" fill="{theme.paper}"/>'
         f'<text x="{left:.0f}" y="20" font-weight="600">{_text(title, 70)}</text>'
     ]
     for c, name in enumerate(columns):
@@ -35,10 +41,10 @@ def still(weights: NDArray[Any], rows: Sequence[str], columns: Sequence[str], ti
         y = top + r * CELL
         parts.append(f'<text x="{left - 8:.1f}" y="{y + 0.68 * CELL:.1f}" text-anchor="end">{_text(name)}</text>')
         for c in range(len(columns)):
-            share = float(weights[r, c]) / most if most > 0 else 0.0
+            weight = float(weights[r, c])
+            known = theme.line if isnan(weight) else as_hex(colour(weight / most if most > 0 else 0.0, theme.weights))
             parts.append(
-                f'<rect x="{left + c * CELL:.1f}" y="{y:.1f}" width="{CELL - 1}" height="{CELL - 1}" '
-                f'fill="#1b4a86" fill-opacity="{max(0.0, share):.3f}"/>'
+                f'<rect x="{left + c * CELL:.1f}" y="{y:.1f}" width="{CELL - 1}" height="{CELL - 1}" fill="{known}"/>'
             )
     return "".join([*parts, "</svg>"])
 

@@ -4,12 +4,14 @@ The scale of weights is perceptual: lightness (OKLab, Ottosson 2020) is linear i
 lightness at 0, so that twice the weight is twice the step away from nothing.
 """
 
+import json
 import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.resources import files
 from logging import ERROR, getLogger
 from math import floor, log10
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -55,26 +57,19 @@ class Theme:
     series: tuple[str, ...]
 
 
-THEMES: dict[str, Theme] = {
-    "light": Theme(
-        "#ffffff", "#1f2530", "#67707e", "#d3d8df",
-        (
-            (0.975, 0.008, 220.0), (0.795, 0.095, 225.0), (0.615, 0.130, 242.0), (0.435, 0.140, 262.0),
-            (0.255, 0.085, 272.0),
-        ),
-        ((0.50, 0.165, 30.0), (0.74, 0.110, 45.0), (0.975, 0.004, 90.0), (0.74, 0.105, 240.0), (0.50, 0.145, 255.0)),
-        ("#2563a8", "#d9603b", "#2e8062", "#8a4fa3", "#a0711c", "#5b6472"),
-    ),
-    "dark": Theme(
-        "#15181e", "#e9ecf1", "#9aa4b2", "#3a424e",
-        (
-            (0.235, 0.018, 265.0), (0.415, 0.095, 262.0), (0.595, 0.125, 238.0), (0.775, 0.115, 195.0),
-            (0.955, 0.075, 120.0),
-        ),
-        ((0.74, 0.150, 35.0), (0.48, 0.115, 35.0), (0.235, 0.010, 265.0), (0.48, 0.115, 250.0), (0.74, 0.130, 240.0)),
-        ("#6aa9ea", "#f0906c", "#6cc3a0", "#c39adb", "#d9b25f", "#a7b0bd"),
-    ),
-}  # fmt: skip
+def _themes() -> dict[str, Theme]:
+    """The themes in colours.json, which the page of `look` is built with too."""
+    text = files("regard.figures").joinpath("colours.json").read_text(encoding="utf-8")
+    raw: dict[str, dict[str, Any]] = json.loads(text, parse_int=float)
+    return {name: Theme(**{field: _tuples(value) for field, value in one.items()}) for name, one in raw.items()}
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which a cache can hold."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+THEMES = _themes()
 
 
 def theme_of(name: str) -> Theme:
@@ -128,6 +123,11 @@ def colour(share: float, anchors: Anchors) -> tuple[float, float, float]:
     place = 0 if share != share else round(min(1.0, max(0.0, share)) * (STEPS - 1))
     red, green, blue = scale(anchors)[place].tolist()
     return red, green, blue
+
+
+def as_hex(rgb: tuple[float, float, float]) -> str:
+    """An sRGB colour as HTML and SVG write it."""
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def luminance(rgb: tuple[float, float, float]) -> float:
