@@ -161,7 +161,8 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise ConfigError(f"--output {output}: may not be written to")
-    if output.exists() and any(one.exists() and output.samefile(one) for one in sources):
+    inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)
+    if output.exists() and any(os.path.samestat(output.stat(), one) for one in inputs):
         raise ConfigError(f"--output {output}: this is one of the inputs; name another file")
 
 
