@@ -23,7 +23,7 @@ from regard.machine.facts import examine
 from regard.models.build import build
 from regard.models.stack import LAYERS, fewer_layers
 from regard.pipelines.load import load
-from regard.process import cuda_float32, tuned
+from regard.process import cuda_float32, one_training, tuned
 from regard.signals import stop_on_signal
 from regard.storage import (
     check_claim,
@@ -129,7 +129,7 @@ def train(
 
     Raises:
         ConfigError: an invalid setting; a device that this machine does not have; a folder that holds a run already
-            (without resume), or none (with it).
+            (without resume), or none (with it); another thread of this process trains.
         DataError: the data cannot be read; with file and line.
         Diverged: the loss is no longer finite.
         Interrupted: stopped by a signal, and saved.
@@ -139,7 +139,7 @@ def train(
     settings = read_config(config, overrides)
     device = local_device(find_device(settings.training.device))  # refused before a folder is made
     folder = Path(run) if run else default_folder(config)
-    with random_numbers_kept(device), together(device, settings.training.timeout) as group:
+    with one_training(), random_numbers_kept(device), together(device, settings.training.timeout) as group:
         resume = resume or (restarted() and checkpoint_in(folder))
         _check_folder(folder, settings, resume, set(overrides or {}))
         group.wait()

@@ -6,13 +6,38 @@ calling `attend` never change the process.
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from regard.errors import ConfigError
+
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
+
+
+_training = threading.Lock()
+
+
+@contextmanager
+def one_training() -> Iterator[None]:
+    """A block that no other thread is in: all threads draw from one generator, so that two trainings in one process
+    would change each other's weights.
+
+    Raises:
+        ConfigError: another thread is in it.
+    """
+    if not _training.acquire(blocking=False):
+        raise ConfigError(
+            "another training runs in this process, and both would draw from its one generator of random numbers: "
+            "wait for its end, or train in a process of its own"
+        )
+    try:
+        yield
+    finally:
+        _training.release()
 
 
 @contextmanager

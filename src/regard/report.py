@@ -6,6 +6,7 @@ The page is one HTML file that asks for nothing else; it is made from what the r
 import html
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from regard.figures.curves import course, curves
 from regard.figures.files import MADE, as_svg
 from regard.storage import parse_json
 from regard.tasks.base import ATTENTION, SAMPLES
-from regard.training.journal import Journal
+from regard.training.journal import JOURNAL, Journal
+from regard.untrusted import first_line, read_text
 
+LARGEST = 2**26  # bytes of a file of the run's folder
 MAPS = 6  # updates whose attention is shown beside each other
 NAMES = {
     "bleu": "BLEU", "chrf": "chrF", "exact": "exactly right, %", "wer": "word error rate, %",
@@ -47,23 +50,30 @@ def report(folder: Path) -> str:
     Raises:
         BundleError: the folder holds no run, or one without an evaluation.
     """
-    entries = Journal(folder / "journal.jsonl").entries()
+    entries = Journal(folder / JOURNAL).entries()
     found = [entry for entry in entries if entry.get("event") == "evaluation"]
     if not (folder / CONFIG).exists() or not found:
-        raise BundleError(f"{folder}: no run with an evaluation in it: no {CONFIG}, or nothing in journal.jsonl")
-    best = _best(found, entries)
-    parts = [
-        f"<h1>{html.escape(folder.resolve().name)}</h1>",
-        f'<p class="lead">{html.escape(_lead(found, best))}</p>',
-        *_section("Result", _table(_result(best, found))),
-        *_section("Curves", _figure(as_svg(curves(_panels(found), best["step"])), "Dashed: the model that was kept.")),
-        *_samples(folder),
-        *_attention(folder),
-        *_section("Machine", _table(_machine(folder))),
-        *_section("Events", _table(_events(entries))),
-        "<h2>Settings</h2>",
-        f"<details><summary>{CONFIG}</summary><pre>{html.escape((folder / CONFIG).read_text('utf-8'))}</pre></details>",
-    ]
+        raise BundleError(f"{folder}: no run with an evaluation in it: no {CONFIG}, or nothing in {JOURNAL}")
+    with _made_by_regard(folder / JOURNAL):
+        best = _best(found, entries)
+        parts = [
+            f"<h1>{html.escape(folder.resolve().name)}</h1>",
+            f'<p class="lead">{html.escape(_lead(found, best))}</p>',
+            *_section("Result", _table(_result(best, found))),
+            *_section(
+                "Curves", _figure(as_svg(curves(_panels(found), best["step"])), "Dashed: the model that was kept.")
+            ),
+        ]
+        events = _section("Events", _table(_events(entries)))
+    with _made_by_regard(folder / SAMPLES):
+        parts += _samples(folder)
+    with _made_by_regard(folder / ATTENTION):
+        parts += _attention(folder)
+    with _made_by_regard(folder / MACHINE):
+        parts += _section("Machine", _table(_machine(folder)))
+    parts += events
+    settings = html.escape(read_text(folder / CONFIG))
+    parts += ["<h2>Settings</h2>", f"<details><summary>{CONFIG}</summary><pre>{settings}</pre></details>"]
     title = html.escape(f"{folder.resolve().name}: training")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -74,6 +84,21 @@ def report(folder: Path) -> str:
     )
 
 
+@contextmanager
+def _made_by_regard(path: Path) -> Iterator[None]:
+    """A block that takes a file to be what a run has written; where it is not, one sentence names it.
+
+    Raises:
+        BundleError: it is not.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{path}: damaged: not what a training run writes ({first_line(error)})") from error
+
+
 def _best(found: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The evaluation of the model that was kept: of an average, where that was chosen; else of the best update."""
     averages = [entry for entry in entries if entry.get("event") == "average"]
@@ -81,8 +106,10 @@ def _best(found: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]]) ->
         return averages[-1]
     if averages:
         found = [one for one in found if one["step"] == averages[-1]["of"][0]]
-    metric = "dev_bleu" if "dev_bleu" in found[0] else "dev_exact" if "dev_exact" in found[0] else ""
-    return max(found, key=lambda one: one[metric]) if metric else min(found, key=lambda one: one["dev_loss"])
+    for metric in ("dev_bleu", "dev_exact"):
+        if measured := [one for one in found if metric in one]:  # a run that is resumed may measure more
+            return max(measured, key=lambda one: one[metric])
+    return min(found, key=lambda one: one["dev_loss"])
 
 
 def _lead(found: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
@@ -135,7 +162,7 @@ def _samples(folder: Path) -> Iterator[str]:
 
 def _attention(folder: Path) -> Iterator[str]:
     """The maps of the watched sentences over the course of training."""
-    kept = [parse_json(path.read_text("utf-8")) for path in sorted((folder / ATTENTION).glob("*.json"))]
+    kept = [_read(path) for path in sorted((folder / ATTENTION).glob("*.json"))]
     if not kept:
         return
     shown = [kept[round(n * (len(kept) - 1) / max(1, min(MAPS, len(kept)) - 1))] for n in range(min(MAPS, len(kept)))]
@@ -163,7 +190,7 @@ def _events(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = parse_json(path.read_text("utf-8")) if path.exists() else {}
+    found: dict[str, Any] = parse_json(read_text(path, LARGEST)) if path.exists() else {}
     return found
 
 

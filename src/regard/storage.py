@@ -266,12 +266,15 @@ def parse_json(text: str | bytes) -> Any:
     """What JSON stands for.
 
     Raises:
-        ValueError: it is not JSON, or is nested too deeply.
+        ValueError: it is not JSON, is nested too deeply, or has half a character ("\\ud800").
     """
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    if ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # no file could be written with it
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def digest(tensors: dict[str, Tensor], note: str) -> str:

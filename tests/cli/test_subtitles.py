@@ -75,7 +75,7 @@ def test_unsure_words_are_marked(talk) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--glossary", "no.tsv"), "--glossary no.tsv: No such file or directory"),
+        (("--glossary", "no.tsv"), "--glossary no.tsv: no such file"),
         (
             ("--glossary", "bad.tsv"),
             "--glossary bad.tsv: line 2: expected a term, a tab and its translation; got 'chien'",

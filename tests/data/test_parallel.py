@@ -139,7 +139,7 @@ def test_a_missing_file(tmp_path, name):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="expected a regular file; got a folder"):
         read_lines(tmp_path)
 
 

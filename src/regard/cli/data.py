@@ -1,12 +1,12 @@
 """`regard data`: data to train on, made from what is free to use."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regard.cli.lines import complain, writing
+from regard.cli.lines import check_output, complain, writing
 
 if TYPE_CHECKING:
     from regard.data.datasets.downloads import Download
@@ -79,10 +79,11 @@ def debian(
     """Sentences of Debian's package descriptions, in any two languages."""
     from regard.data.datasets.debian import descriptions
 
-    _write(descriptions(source, target), output)
+    _write(descriptions(source, target), output, [source, target])
 
 
-def _write(pairs: Iterable[tuple[str, str]], output: Path | None) -> None:
+def _write(pairs: Iterable[tuple[str, str]], output: Path | None, sources: Sequence[Path] = ()) -> None:
+    check_output(output, sources)
     count = 0
     with writing(output) as write:
         for here, there in pairs:

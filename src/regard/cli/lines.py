@@ -139,12 +139,15 @@ def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
     check_output(output, ())
     from regard.storage import replacing
 
-    with replacing(output, keep=True) as file:
-        try:
+    begun = ""
+    try:
+        with replacing(output, keep=True) as file:
+            begun = file.name if output.is_file() or not output.exists() else ""  # a device is written to as it is
             yield lambda line: file.writelines([f"{line}\n".encode()])
-        except BaseException:
-            complain(f"{output} was not written; the lines so far are in {file.name}")
-            raise
+    except BaseException:  # the disk may be full only when the file is closed
+        if begun:
+            complain(f"{output} was not written; the lines so far are in {begun}")
+        raise
 
 
 def check_output(output: Path | None, sources: Sequence[Path]) -> None:
@@ -161,7 +164,8 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise ConfigError(f"--output {output}: may not be written to")
-    if output.exists() and any(one.exists() and output.samefile(one) for one in sources):
+    inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)
+    if output.exists() and any(os.path.samestat(output.stat(), one) for one in inputs):
         raise ConfigError(f"--output {output}: this is one of the inputs; name another file")
 
 

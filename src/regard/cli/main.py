@@ -109,8 +109,11 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:
         return _failed(error)
     except MemoryError as error:
-        complain(f"out of memory{f': {error}' if str(error) else ''}: give smaller inputs, or fewer at a time")
-        return FAILED
+        return _out_of_memory(str(error))
+    except RuntimeError as error:  # torch's of its own allocators, too
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        return _out_of_memory("")
     except Exception as error:
         if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
             raise
@@ -118,6 +121,11 @@ def _run(arguments: list[str]) -> int:
         way = f" (see {context.command_path} --help)" if context else ""
         complain(f"{error.format_message().rstrip('.')}{way}")
         return int(error.exit_code)
+
+
+def _out_of_memory(why: str) -> int:
+    complain(f"out of memory{f': {why}' if why else ''}: give smaller inputs, or fewer at a time")
+    return FAILED
 
 
 def _interrupted(error: BaseException) -> int:

@@ -54,7 +54,7 @@ Engine = Annotated[
         help="What searches: regard; ctranslate2, onnx (extras); ray (an extra): many processes, with --from."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor; all cores by default.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the processor; all cores by default.")]
 Temperature = Annotated[
     float | None,
     typer.Option(help="Of draws: below 1 more towards the probable; 0 takes the most probable."),

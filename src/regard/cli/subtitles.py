@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regard.data.files import read_text
+from regard.data.files import SMALL, read_text
 from regard.errors import DataError
 
 ENDINGS = (".srt", ".vtt")
@@ -44,15 +44,17 @@ def read_subtitles(path: Path) -> Subtitles:
     Raises:
         DataError: there is no such file, it is not UTF-8, or no line has a cue's times.
     """
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    cues = []
-    for number, line in enumerate(lines):
-        if _TIMES.match(line.strip()):
-            last = next((n for n in range(number + 1, len(lines)) if not lines[n].strip()), len(lines))
-            if last > number + 1:
-                cues.append((number + 1, last))
-    if not any(_TIMES.match(line.strip()) for line in lines):
+    lines = [line.removesuffix("\r") for line in read_text(path, SMALL).split("\n")]
+    times = [number for number, line in enumerate(lines) if _TIMES.match(line.strip())]
+    if not times:
         raise DataError(f"{path}: no subtitles: expected lines of times such as 00:00:01,000 --> 00:00:02,500")
+    cues = []
+    for number, following in zip(times, [*times[1:], len(lines)], strict=True):
+        numbered = following < len(lines) and lines[following - 1].strip().isdecimal()
+        end = following - numbered  # a cue without a blank line behind it ends where the next one begins
+        last = next((n for n in range(number + 1, end) if not lines[n].strip()), end)
+        if last > number + 1:
+            cues.append((number + 1, last))
     return Subtitles(lines, cues)
 
 

@@ -43,14 +43,15 @@ from regard.cli.options import (
 )
 from regard.cli.progress import err
 from regard.cli.subtitles import ENDINGS, read_subtitles
-from regard.errors import ConfigError, not_utf8
+from regard.data.files import read_small
+from regard.errors import ConfigError, DataError, not_utf8
 
 
 def translate(
     texts: Texts = None,
     model: Translators = "fr-en",
     beam: Beam = None,
-    n_best: Annotated[int, typer.Option(min=1, help="How many outputs --json lists, at most the beam.")] = 1,
+    n_best: Annotated[int, typer.Option(min=1, max=100, help="How many outputs --json lists, at most the beam.")] = 1,
     groups: Annotated[
         int, typer.Option(min=1, help="Groups of the beam that are to differ (diverse beam search), for --n-best.")
     ] = 1,
@@ -91,7 +92,10 @@ def translate(
     min_p: MinP = None,
     typical_p: TypicalP = None,
     mbr: Annotated[
-        int, typer.Option(min=1, help="Draw this many outputs and print the one nearest to the others; with --sample.")
+        int,
+        typer.Option(
+            min=1, max=1000, help="Draw this many outputs and print the one nearest to the others; with --sample."
+        ),
     ] = 1,
     seed: Seed = None,
     output: Output = None,
@@ -112,6 +116,7 @@ def translate(
 ) -> None:
     """Translate texts: one line in, one line out."""
     check_targets(look or [], page=True)
+    check_output(output, [path for path in (glossary, corpus) if path is not None])
     subtitles = corpus is not None and corpus.suffix.lower() in ENDINGS
     in_parts = not subtitles and (corpus is not None or into is not None or engine == "ray")
     if in_parts and (corpus is None or into is None or texts or output or look or as_json or grid or pharaoh):
@@ -189,7 +194,6 @@ def translate_subtitles(path: Path, output: Path | None, translator: Any, settin
     Raises:
         typer.Exit: with code 1 where a cue could not be translated, which then stays as it is.
     """
-    check_output(output, [path])
     subtitles = read_subtitles(path)
     texts, made = subtitles.texts, translator.each(subtitles.texts, **settings)
     wrong = [n for n, one in enumerate(made) if isinstance(one, Exception)]
@@ -267,11 +271,11 @@ def read_glossary(path: Path) -> dict[str, str]:
             stands there twice with different translations.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_small(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"--glossary {path}: {not_utf8(error)}") from error
-    except OSError as error:
-        raise ConfigError(f"--glossary {path}: {error.strerror}") from error
+    except DataError as error:
+        raise ConfigError(f"--glossary {error}") from error
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         fields = [field.strip() for field in line.split("\t")]

@@ -3,7 +3,7 @@
 import tarfile
 from functools import cached_property
 
-from regard.data.files import expand
+from regard.data.files import check_regular, expand, unpacking
 from regard.errors import DataError
 
 Cells = tuple[str, dict[str, str]]  # file and line of a table's row, and its values by column
@@ -28,11 +28,13 @@ class Files:
         """Offset and size of each file of an archive; None for a folder."""
         if self.path.is_dir():
             return None
-        try:
+        whole = check_regular(self.path)
+        with unpacking(self.path, "neither a folder nor a .tar archive"):
             with tarfile.open(self.path, "r:") as archive:
-                return {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if m.isfile()}
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{self.path}: neither a folder nor a .tar archive: {error}") from error
+                found = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if m.isfile()}
+            if any(offset < 0 or size < 0 or offset + size > whole for offset, size in found.values()):
+                raise EOFError("a file in it goes beyond its end")
+            return found
 
     def read(self, name: str) -> bytes:
         """A file's bytes.

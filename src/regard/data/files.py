@@ -8,14 +8,22 @@ import io
 import lzma
 import os
 import re
+import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from regard.errors import DataError, not_utf8
+from regard.errors import BundleError, DataError, not_utf8
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+SMALL = 2**26  # bytes of a file that is read as a whole: subtitles, a glossary
+LONGEST_LINE = 2**26  # bytes: a file that unpacks to one endless line is refused before it fills the memory
+# what the modules that unpack raise for a damaged file; zipfile lets those of its decoders through
+DAMAGED = (OSError, EOFError, ValueError, ArithmeticError, RuntimeError, struct.error, zlib.error, lzma.LZMAError,
+           zipfile.BadZipFile, tarfile.TarError)  # fmt: skip
 _UNREADABLE = {  # first bytes of formats that are refused by name
     b"\x28\xb5\x2f\xfd": "Zstandard data: decompress it first, for example with unzstd",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
@@ -46,7 +54,7 @@ def plain_name(path: Path) -> str:
     """
     name = path.name.lower()
     if name.endswith(".zip") and path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with unpacking(path), zipfile.ZipFile(path) as archive:
             members = _members(archive)
         return members[0].lower() if len(members) == 1 else name.removesuffix(".zip")
     for ending in COMPRESSED:
@@ -54,33 +62,66 @@ def plain_name(path: Path) -> str:
     return name
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
     """The contents of a file; .gz, .bz2, .xz and a .zip of one file are decompressed.
 
+    Args:
+        path: a regular file, or a link to one.
+        limit: bytes at most, decompressed; no more than these are unpacked.
+
     Raises:
-        DataError: the file is missing, damaged, or an archive of several files.
+        DataError: the file is missing, damaged, a pipe or a device, an archive of several files, or beyond the limit.
+    """
+    with unpacking(path), _opened(path) as file:
+        raw: bytes = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(raw) > limit:
+        raise DataError(f"{path}: expected at most {limit:,} bytes, unpacked; got more")
+    _check_format(raw, path)
+    return raw
+
+
+def read_small(path: Path) -> bytes:
+    """The contents of a file of at most `SMALL` bytes.
+
+    Raises:
+        DataError: as `read_bytes`.
+    """
+    return read_bytes(path, SMALL)
+
+
+@contextmanager
+def unpacking(path: Path | str, wrong: str = "cannot be read") -> Iterator[None]:
+    """A block that reads a file, in which whatever is wrong with it is one sentence.
+
+    Args:
+        path: the file, or its name.
+        wrong: what the sentence says.
+
+    Raises:
+        DataError: it is missing or damaged.
     """
     try:
-        raw = path.read_bytes()
-        ending = path.suffix.lower()
-        if ending == ".gz" or raw.startswith(b"\x1f\x8b"):
-            raw = gzip.decompress(raw)
-        elif ending == ".bz2" or raw.startswith(b"BZh"):
-            raw = bz2.decompress(raw)
-        elif ending == ".xz" or raw.startswith(b"\xfd7zXZ\x00"):
-            raw = lzma.decompress(raw)
-        elif ending == ".zip" or raw.startswith(b"PK\x03\x04"):
-            raw = _unzip(raw, path)
+        yield
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    for begin, reason in _UNREADABLE.items():
-        if raw.startswith(begin):
-            raise DataError(f"{path}: {reason}")
-    if raw[257:262] == b"ustar":
-        raise DataError(f"{path}: a .tar archive: unpack it first")
-    return raw
+    except DAMAGED as error:
+        raise DataError(f"{path}: {wrong}: {error}") from error
+
+
+def check_regular(path: Path) -> int:
+    """The bytes of a file; a pipe or a device is refused without being opened, since it may never end.
+
+    Raises:
+        DataError: it is missing, or is no regular file.
+    """
+    from regard.untrusted import file_size  # which imports torch; a command that is refused does not
+
+    try:
+        return file_size(path)
+    except BundleError as error:
+        raise DataError(str(error)) from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -101,19 +142,24 @@ def stream_lines(path: Path) -> Iterator[str]:
     number = 0
     try:
         with _opened(path) as file:
-            for number, raw in enumerate(file, 1):
+            while raw := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(raw) > LONGEST_LINE:
+                    raise DataError(f"{path}:{number}: a line of more than {LONGEST_LINE:,} bytes")
                 line = raw.removesuffix(b"\n").removesuffix(b"\r")
                 yield _utf8(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"{path}:{number}")
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{path}: no such file") from error
+    except DataError:
+        raise
+    except DAMAGED as error:
         raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
 
 
 def _opened(path: Path) -> io.BufferedIOBase:
-    """A file, decompressed as it is read; what is refused by name, and archives, are read by `read_bytes`."""
+    """A regular file, decompressed as it is read."""
+    check_regular(path)
     with path.open("rb") as file:
         begin = file.read(262)
+    _check_format(begin, path)
     ending = path.suffix.lower()
     if ending == ".gz" or begin.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(path)
@@ -121,19 +167,18 @@ def _opened(path: Path) -> io.BufferedIOBase:
         return bz2.BZ2File(path)
     if ending == ".xz" or begin.startswith(b"\xfd7zXZ\x00"):
         return lzma.LZMAFile(path)
-    other = ending == ".zip" or begin.startswith(b"PK\x03\x04") or begin[257:262] == b"ustar"
-    if other or any(begin.startswith(first) for first in _UNREADABLE):
-        return io.BytesIO(read_bytes(path))
+    if ending == ".zip" or begin.startswith(b"PK\x03\x04"):
+        return _unzipped(path)
     return path.open("rb")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: int | None = None) -> str:
     """The whole text of a file, \\r\\n as \\n, without a byte order mark.
 
     Raises:
-        DataError: as `read_lines`.
+        DataError: as `read_lines`; it has more bytes than the limit.
     """
-    raw = read_bytes(path)
+    raw = read_bytes(path, limit)
     return "\n".join(_decoded(raw, path)) + ("\n" if raw.endswith(b"\n") else "")
 
 
@@ -155,17 +200,25 @@ def share_of(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _unzip(raw: bytes, path: Path) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+def _check_format(begin: bytes, path: Path) -> None:
+    """Refuse formats that hold texts in a way that is not read here, by what a file begins with."""
+    for first, reason in _UNREADABLE.items():
+        if begin.startswith(first):
+            raise DataError(f"{path}: {reason}")
+    if begin[257:262] == b"ustar":
+        raise DataError(f"{path}: a .tar archive: unpack it first")
+
+
+def _unzipped(path: Path) -> io.BufferedIOBase:
+    """The one file of an archive; it keeps the archive open for as long as it is read."""
+    with zipfile.ZipFile(path) as archive:
         members = _members(archive)
         if len(members) != 1:
             raise DataError(
                 f"{path}: an archive of {len(members)} files ({', '.join(members[:3])}): unpack it, and name the file"
             )
-        try:
-            return archive.read(members[0])
-        except RuntimeError as error:  # zipfile's own error for encrypted members
-            raise DataError(f"{path}: cannot be read: {error}") from error
+        found: io.BufferedIOBase = archive.open(members[0])  # type: ignore[assignment]
+        return found
 
 
 def _members(archive: zipfile.ZipFile) -> list[str]:

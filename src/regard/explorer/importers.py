@@ -1,7 +1,6 @@
 """Pages of attention that other programs computed: transformers' outputs, plain tensors, inseq's files, links."""
 
 import base64
-import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,12 @@ from torch import Tensor
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
+from regard.data.files import read_bytes
 from regard.errors import DataError, ShapeError
 from regard.figures.page import Page
 
 Layers = Sequence[Tensor]
+LARGEST = 2**28  # bytes of a file of inseq's, unpacked
 
 
 def page_of_attentions(
@@ -154,11 +155,7 @@ def page_of_inseq(path: str | Path) -> Page:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: could not be read: {error.strerror or error}") from error
-    try:
-        document = _plain(json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw))
+        document = _plain(json.loads(read_bytes(path, LARGEST)))
         draft = Draft(path.name, task="maps")
         for number, one in enumerate(document["sequence_attributions"], 1):
             source, target = ([str(token["token"]) for token in one[side]] for side in ("source", "target"))

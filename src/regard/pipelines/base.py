@@ -32,15 +32,18 @@ CHARACTERS = 50  # of a token, more than any real text has
 
 
 def check_characters(text: str, limit: int) -> None:
-    """Refuse a text that has more tokens than a model takes, whatever its tokens are, before it is tokenized.
+    """Refuse a text that no tokenizer takes, or that has more tokens than a model takes, whatever its tokens are.
 
     Args:
         text: the input.
         limit: tokens that the model takes.
 
     Raises:
-        InputError: it is too long.
+        InputError: it is too long, or has half a character (U+D800 to U+DFFF), which is no text in Unicode.
     """
+    half = next((n for n, letter in enumerate(text) if "\ud800" <= letter <= "\udfff"), None)
+    if half is not None:
+        raise InputError(f"no text in Unicode: half of a character, U+{ord(text[half]):04X}, at place {half + 1}")
     if len(text) > CHARACTERS * limit:
         raise InputError(
             f"a text of {len(text):,} characters is too long: this model takes {limit:,} tokens; cut it into sentences"

@@ -27,6 +27,8 @@ def cut(text: str, language: str) -> list[str]:
         text: any text.
         language: its code ("fr"); rules that most languages share where it is unknown or empty.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return [text]  # no text in Unicode: the model refuses it
     found: list[str] = []
     for piece in segment(language or "en", text):
         if found and not (piece[:1].isspace() or found[-1][-1:].isspace() or found[-1][-1:] in FULL_WIDTH):

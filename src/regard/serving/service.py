@@ -1,11 +1,14 @@
 """The loaded models and the queue before them: from texts to results, in batches."""
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import islice
 from math import isfinite
 from typing import Any
 
 from regard.errors import ConfigError, RegardError, nearest
 from regard.pipelines.base import InputError
+from regard.pipelines.sentences import cut, join
 from regard.serving.engine import Batcher, Compute
 from regard.serving.metrics import BatchMetrics
 from regard.web.limits import Limits
@@ -76,6 +79,9 @@ class Service:
     def translate(self, translator: Any, texts: Sequence[str], details: bool, **settings: Any) -> list[Any]:
         """Futures of the Generations of texts.
 
+        Each sentence of a text waits by itself: a long text takes turns with those of others, needs the memory of a
+        batch, and is dropped where its client has gone.
+
         Args:
             translator: the model.
             texts: to be translated.
@@ -96,7 +102,17 @@ class Service:
             return list(found)
 
         key = translator.name, "translate", details, _frozen(settings)
-        return self.batcher.submit(key, compute, texts, [len(text) for text in texts])
+        whole = any(settings.get(name) for name in ("prefix", "force", "protect"))  # of the text, not of its sentences
+        pieces = [[] if whole else cut(text, translator.bundle.languages[0]) for text in texts]
+        pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, texts, strict=True)]
+        flat = [one for some in pieces for one in some]
+        waiting = iter(self.batcher.submit(key, compute, flat, [len(one) for one in flat]))
+        futures = [list(islice(waiting, len(some))) for some in pieces]
+        best = settings.get("n_best", 1)
+        return [
+            own[0] if len(own) == 1 else asyncio.ensure_future(_joined(text, own, best))
+            for text, own in zip(texts, futures, strict=True)
+        ]
 
     def score(self, translator: Any, sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
         """Futures of the Scored of targets."""
@@ -168,6 +184,13 @@ class Service:
     async def close(self) -> None:
         """Compute what waits, and end."""
         self.batcher.close()
+
+
+async def _joined(text: str, sentences: "Sequence[asyncio.Future[Any]]", n_best: int) -> Any:
+    """The translation of a text from those of its sentences, or what is wrong with one of them."""
+    parts = await asyncio.gather(*sentences)
+    wrong = next((one for one in parts if isinstance(one, Exception)), None)
+    return wrong or join(text, parts, n_best)
 
 
 def _frozen(settings: dict[str, Any]) -> Hashable:

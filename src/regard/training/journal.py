@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from regard.storage import parse_json, write_text
+from regard.untrusted import file_size
 
+JOURNAL = "journal.jsonl"  # of a run's folder
 Entry = dict[str, Any]
 
 
@@ -28,10 +30,15 @@ class Journal:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def entries(self) -> list[Entry]:
-        """All entries; a line that a crash truncated, or that is no JSON object, is left out."""
+        """All entries; a line that a crash truncated, or that is no JSON object, is left out.
+
+        Raises:
+            BundleError: the file is a pipe or a device.
+        """
         if not self.path.exists():
             return []
         found = []
+        file_size(self.path)  # refuses a pipe, which would never end
         for line in self.path.read_bytes().split(b"\n"):
             try:
                 entry = parse_json(line)

@@ -4,7 +4,10 @@ import hmac
 import ipaddress
 from pathlib import Path
 
-from regard.errors import ConfigError, not_utf8
+from regard.errors import BundleError, ConfigError, not_utf8
+from regard.untrusted import file_size
+
+LONGEST = 4096  # bytes of the file
 
 
 def read_token(path: Path) -> str:
@@ -14,11 +17,14 @@ def read_token(path: Path) -> str:
         ConfigError: the file cannot be read, is empty, or holds more than one printable ASCII word.
     """
     try:
-        token = path.read_bytes().decode("utf-8").strip()
+        size = file_size(path)
+        token = path.read_bytes().decode("utf-8").strip() if size <= LONGEST else ""
     except UnicodeDecodeError as error:
         raise ConfigError(f"--token-file {path}: {not_utf8(error)}") from error
-    except OSError as error:
-        raise ConfigError(f"--token-file {path}: {(error.strerror or str(error)).lower()}") from error
+    except (OSError, BundleError) as error:
+        raise ConfigError(f"--token-file {error}") from error
+    if size > LONGEST:
+        raise ConfigError(f"--token-file {path}: expected at most {LONGEST:,} bytes; got {size:,}")
     if not token:
         raise ConfigError(f"--token-file {path}: the file is empty: write a long random token into it")
     if not (token.isascii() and token.isprintable()) or " " in token:

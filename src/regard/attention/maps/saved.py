@@ -24,6 +24,7 @@ from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sin
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.spec import Spec
 from regard.storage import digest, parse_json, write_tensors
+from regard.untrusted import file_size
 
 FORMAT = 1
 
@@ -49,6 +50,7 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
 
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
+    file_size(path)  # refuses a pipe, which would never end
     with safe_open(str(path), framework="pt") as file:
         note = parse_json((file.metadata() or {})["map"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

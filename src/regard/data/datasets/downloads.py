@@ -7,23 +7,33 @@ import gzip
 import io
 import re
 import tarfile
+import threading
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    UnknownHandler,
+)
 
 from babel.core import get_global
 
-from regard.data.files import read_bytes
+from regard.data.files import check_regular, read_bytes, unpacking
 from regard.errors import DataError
-from regard.storage import replacing
+from regard.storage import write_bytes
 
 LARGEST = 256 * 1024**2  # bytes of a file, fetched or unpacked
 SILENCE = 30.0  # seconds without a byte
@@ -64,15 +74,17 @@ class Download:
         path = folder / self.file
         if path.exists():
             raise DataError(f"{path} exists: remove it to make it anew")
+        licence = path.parent / "LICENCE.txt"
+        terms = f"{self.file}, made from {self.address}\n{self.licence}\n".encode()
+        if licence.exists() and not (licence.is_file() and licence.read_bytes() == terms):
+            raise DataError(f"{licence} exists, and says something else: move it away")
         source = str(file or self.address)
         raw = read_publisher(file) if file else fetch(self.address, f"regard data {self.name} FILE")
         packed, count = self.packed(raw, source)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as target:
-                target.write(packed)
-            with replacing(path.parent / "LICENCE.txt") as target:
-                target.write(f"{self.file}, made from {self.address}\n{self.licence}\n".encode())
+            write_bytes(licence, terms)  # first: once the data are there, they are not made anew
+            write_bytes(path, packed)
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error}") from error
         return path, count
@@ -176,7 +188,7 @@ def tatoeba(languages: str = "fra-eng") -> Download:
         DataError: another kind of name.
     """
     first, _, second = languages.partition("-")
-    if second != "eng" or len(first) != 3 or not first.isascii() or not first.islower():
+    if second != "eng" or len(first) != 3 or not (first.isascii() and first.isalpha() and first.islower()):
         raise DataError(f"{languages!r}: expected a language's three letters and -eng, such as fra-eng or deu-eng")
     other = get_global("language_aliases").get(first, first)
     return PairsDownload(
@@ -208,48 +220,88 @@ def fetch(address: str, instead: str) -> bytes:
     Raises:
         DataError: another scheme; no answer, not the file, or more than the bounds allow.
     """
-    if urlsplit(address).scheme not in ("http", "https"):
+    if not address.startswith(("http://", "https://")):
         raise DataError(f"{address}: expected an http or https address")
-    begun, parts, size = time.monotonic(), [], 0
-    try:
-        with urlopen(Request(address, headers={"User-Agent": "regard"}), timeout=SILENCE) as answer:
-            while part := answer.read1(1 << 16):
-                size += len(part)
-                if size > LARGEST or time.monotonic() - begun > LONGEST:
-                    raise DataError(f"{address}: more than {LARGEST:,} bytes or {LONGEST:g} seconds: stopped")
-                parts.append(part)
-            promised = int(answer.headers.get("Content-Length") or size)
-        if size < promised:
-            raise EOFError(f"the connection ended after {size:,} of {promised:,} bytes")
-    except (URLError, OSError, EOFError, HTTPException, ValueError) as error:
-        raise DataError(f"{address} cannot be fetched ({error}): fetch it another way, then {instead}") from error
+    parts: list[bytes] = []
+    ends: list[Exception | None] = []
+
+    def work() -> None:
+        try:
+            parts.extend(_received(address))
+            ends.append(None)
+        except (URLError, OSError, EOFError, HTTPException, ValueError) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it is the answer, too
+            ends.append(error)
+
+    # in a thread that may be left behind: SILENCE ends a silent server, but not one that sends headers without end
+    thread = threading.Thread(target=work, name="download", daemon=True)
+    thread.start()
+    thread.join(LONGEST)
+    error = ends[0] if ends else TimeoutError(f"not there after {LONGEST:g} seconds")
+    if error is not None:
+        why = " ".join(str(error).split())
+        raise DataError(f"{address} cannot be fetched ({why}): fetch it another way, then {instead}") from error
     return b"".join(parts)
+
+
+def _received(address: str) -> Iterator[bytes]:
+    """The bytes of an answer as they come.
+
+    Raises:
+        EOFError: more than the bound, or less than was promised.
+    """
+    opener = OpenerDirector()  # not urllib's own, whose redirects may lead to ftp
+    for handler in (
+        ProxyHandler, HTTPHandler, HTTPSHandler, HTTPDefaultErrorHandler, SameSchemeRedirects, HTTPErrorProcessor,
+        UnknownHandler,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    size, begun = 0, time.monotonic()
+    with opener.open(Request(address, headers={"User-Agent": "regard"}), timeout=SILENCE) as answer:
+        while part := answer.read1(1 << 16):
+            size += len(part)
+            if size > LARGEST or time.monotonic() - begun > LONGEST:
+                raise EOFError(f"more than {LARGEST:,} bytes or {LONGEST:g} seconds: stopped")
+            yield part
+        promised = int(answer.headers.get("Content-Length") or size)
+    if size < promised:
+        raise EOFError(f"the connection ended after {size:,} of {promised:,} bytes")
+
+
+class SameSchemeRedirects(HTTPRedirectHandler):
+    """Follows redirects from http to http or https, and from https to https."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """The request that follows.
+
+        Raises:
+            URLError: another scheme.
+        """
+        if not newurl.startswith(("https://", f"{req.type}://")):
+            raise URLError(f"it redirects to {newurl[:200]}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def read_publisher(file: Path) -> bytes:
     """The bytes of a file that is here: an archive as it is, anything else unpacked.
 
     Raises:
-        DataError: it is missing, or larger than the bound.
+        DataError: it is missing, no regular file, damaged, or larger than the bound, as it is or unpacked.
     """
-    try:
-        if file.stat().st_size > LARGEST:
-            raise DataError(f"{file}: more than {LARGEST:,} bytes: that is not the publisher's file")
-        return file.read_bytes() if zipfile.is_zipfile(file) else read_bytes(file)
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
+    if check_regular(file) > LARGEST:
+        raise DataError(f"{file}: more than {LARGEST:,} bytes: that is not the publisher's file")
+    with unpacking(file):
+        if zipfile.is_zipfile(file):
+            return file.read_bytes()
+    return read_bytes(file, LARGEST)
 
 
 @contextmanager
 def _unzipped(raw: bytes, source: str) -> Iterator[zipfile.ZipFile]:
     """The archive; what is wrong with it is one sentence."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{source}: a damaged archive: {error}") from error
+    with unpacking(source, "a damaged archive"), zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        yield archive
 
 
 def _text(raw: bytes, source: str) -> str:

@@ -1,0 +1,60 @@
+"""The models behind the queue: a long text waits sentence by sentence."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+from regard.serving.service import Service
+from regard.web.limits import Limits
+
+
+def test_a_long_text_takes_turns_and_is_dropped_where_its_client_has_gone() -> None:
+    begun, turns = threading.Event(), threading.Semaphore(0)
+    calls: list[list[str]] = []
+
+    def each(texts: list[str], **_: object) -> list[str]:
+        calls.append(texts)
+        begun.set()
+        assert turns.acquire(timeout=10)
+        return [text.upper() for text in texts]
+
+    translator = SimpleNamespace(
+        task="translate", name="one", each=each, read_words=list, decoding=SimpleNamespace(beam=4),
+        bundle=SimpleNamespace(languages=["fr", "en"]),
+    )  # fmt: skip
+
+    async def serve() -> str:
+        service = Service([translator], Limits(batch=5))
+        (long,) = service.translate(
+            translator, [" ".join(f"Le chat numéro {n} dort." for n in range(23))], True, record=False
+        )
+        await asyncio.to_thread(begun.wait, 10)
+        (short,) = service.translate(translator, ["le chien"], True, record=False, beam=2)
+        turns.release(3)
+        found: str = await short
+        long.cancel()
+        await asyncio.gather(long, return_exceptions=True)
+        turns.release(99)
+        await service.close()
+        return found
+
+    assert asyncio.run(serve()) == "LE CHIEN"
+    assert len(calls[0]) == 5  # of 23 sentences: the memory of one batch
+    assert ["le chien"] in calls[1:3]  # in its turn, before the rest of the long text
+    assert sum(map(len, calls)) < 20  # and most of that is not computed at all
+
+
+def test_what_is_wrong_with_one_sentence_is_told_of_the_text() -> None:
+    wrong = ValueError("too long")
+    translator = SimpleNamespace(
+        task="translate", name="one", each=lambda texts, **_: [wrong for _ in texts], read_words=list,
+        decoding=SimpleNamespace(beam=4), bundle=SimpleNamespace(languages=["fr", "en"]),
+    )  # fmt: skip
+
+    async def serve() -> object:
+        service = Service([translator], Limits())
+        (found,) = await asyncio.gather(*service.translate(translator, ["Il dort. Elle dort."], False))
+        await service.close()
+        return found
+
+    assert asyncio.run(serve()) is wrong
