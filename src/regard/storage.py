@@ -272,7 +272,8 @@ def parse_json(text: str | bytes) -> Any:
         found = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # no file could be written with it
+    halves = "\\ud" in text.lower() if isinstance(text, str) else b"\\ud" in text.lower()
+    if halves:  # no file could be written with one
         json.dumps(found, ensure_ascii=False).encode()
     return found
 
