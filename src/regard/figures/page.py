@@ -28,7 +28,8 @@ POLICY = (
     "img-src data: blob:; media-src data: blob:; connect-src 'none'; base-uri 'none'; form-action 'none'"
 )
 
-OPENING = '<p style="font:15px system-ui,sans-serif;color:GrayText;padding:1rem">opening the page …</p>'  # until it is read
+# until the tensors are read
+OPENING = '<p style="font:15px system-ui,sans-serif;color:GrayText;padding:1rem">opening the page …</p>'
 
 
 @cache
