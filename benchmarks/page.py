@@ -6,6 +6,7 @@ python benchmarks/page.py write      the same, written to docs/explorer.md
 BertViz (pip install bertviz) is the peer in size. Its page loads scripts from a network, so it is not opened here.
 """
 
+import os
 import shutil
 import statistics
 import sys
@@ -81,9 +82,9 @@ def main() -> None:
     lines += [f"| the same heads in BertViz, `{name}` | {text} | | | |" for name, text in peers(layers, words)]
     table = "\n".join(lines)
     told = (
-        f"Measured on {machine()}, with Chromium without a GPU: `python benchmarks/page.py`. Times are medians of "
-        f"{TURNS} openings of the file; frames are those of a drag of 60. "
-        f"Making the page of {LONG:,} × {LONG:,} weights took {made:.1f} s."
+        f"Measured on `{machine()}`, with Chromium without a GPU: `python benchmarks/page.py`. Times are medians "
+        f"of {TURNS} openings of the file; frames are those of a drag of 60. The load average was "
+        f"{os.getloadavg()[0]:.0f}. Making the page of {LONG:,} × {LONG:,} weights took {made:.1f} s."
     )
     print(f"{told}\n\n{table}")
     if "write" in sys.argv[1:]:

@@ -151,7 +151,7 @@ function sentenceOf(grid: Grid, place: Place, across: boolean, ribbons: boolean)
     return column.length ? `${name} is attended to by ${column.map(([x, r]) => `“${grid.rows.names[r]}” (${x.toFixed(2)})`).join(", ")}` : `nothing attends to ${name}`;
   }
   if (!ribbons) return "Point at a cell, or tap it, for its weight.";
-  return `Each ribbon joins ${across ? "an output word to a source word it attended to" : "a query to a key it attends to"}: the thicker, the greater the weight. Point at a word, or tap it.`;
+  return "The thicker a ribbon, the greater the weight. Point at a word, or tap it.";
 }
 
 /** The columns that receive most, with their mean weight over the rows. */
