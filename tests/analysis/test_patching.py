@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import observation_models
 import regard
 from regard.analysis import reuse
+from regard.analysis.deferred import Deferred, Stale
 from regard.analysis.parts import Cell
-from regard.errors import ChoiceError, ConfigError, ShapeError
+from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError
 from regard.models.recurrent import Recurrent, RecurrentConfig
 from regard.models.transformer import Transformer, TransformerConfig
 
@@ -150,7 +151,9 @@ def test_only_positions_that_differ_are_computed(mixing: bool, monkeypatch: pyte
     monkeypatch.setattr(F, "linear", lambda x, *rest: (sizes.append(x[..., 0].numel()), linear(x, *rest))[1])
     shared = regard.patch(model, ids(), ids(2, 9), metric)
     torch.testing.assert_close(shared.table, alone.table)
-    assert 2 * 3 in sizes  # of two cells the positions from the changed one on, 2 to 4
+    # of each cell's row the positions from the changed one on, 2 to 4; after the shift position 0 as well
+    assert 3 * (4 if mixing else 3) in sizes
+    assert 7 in sizes  # of every row the last position, which alone the metric reads
     assert all("forward" not in vars(one) for one in model.modules())
 
 
@@ -167,13 +170,147 @@ class Centred(nn.Module):
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_equal_positions_do_not_hide_that_a_module_mixes_them(axis: int) -> None:
-    """Where all positions, or rows, of a first input are equal, a mean over them changes nothing that shows."""
-    alone = reuse._treats_positions_alone
-    same = torch.ones(3, 5, D, dtype=torch.float64)
-    assert not alone(Centred(axis).double(), same)
-    assert alone(nn.Linear(D, D).double(), same)
-    assert alone(nn.Linear(D, D).double(), same * torch.nan)
-    assert alone(nn.Identity(), torch.ones(1, 700, 100, dtype=torch.float16))
+    """A module is tried on an input of its own: on equal positions, or rows, a mean over them changes nothing."""
+
+    def tried(module: nn.Module, width: int = D, dtype: torch.dtype = torch.float64) -> tuple[int, torch.dtype] | None:
+        given = torch.Size([1, 700, width]), dtype, torch.device("cpu")
+        return reuse._output_of_positions(module.to(dtype), module.forward, *given)
+
+    assert tried(Centred(axis)) is None
+    assert tried(nn.ReLU(inplace=True)) is None
+    assert tried(nn.Linear(D, 7)) == (7, torch.float64)
+    assert tried(nn.Sequential(nn.Linear(D, 7))) == (7, torch.float64)
+    assert tried(nn.Identity(), 100, torch.float16) == (100, torch.float16)
+
+
+class Batched(nn.Module):
+    """Looks like a feed-forward, and takes the mean over the rows of a batch."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x - 0.5 * x.mean(0, keepdim=True))
+
+
+class Shifted(Batched):
+    """Every row takes from the one before it; the first is as it is by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.cat([x[:1], x[1:] + 0.1 * (x[1:] - x[:-1])]))
+
+
+@pytest.mark.parametrize("kind", [Batched, Shifted])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_module_that_mixes_the_rows_of_a_batch_is_refused(kind: type[Batched], layer: int) -> None:
+    model = Tiny()
+    model.blocks[layer].inner = kind(model.blocks[layer].inner)
+    refused(RegardError, "a module of it mixes the rows; set batch=1", model, ids(), ids(2, 9), metric)
+    found = regard.patch(model, ids(), ids(2, 9), metric, batch=1)
+    wanted = [[brute_force(model, "head", h, layer, None) for h in range(H)] for layer in range(2)]
+    torch.testing.assert_close(found.table, torch.tensor(wanted, dtype=torch.float64))
+
+
+class InPlace(nn.Module):
+    """A block that adds to its input in place after a layer has read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        read = self.inner(x)
+        x += 1
+        return read * x
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_is_changed_in_place_is_not_read_late(layer: int) -> None:
+    model = Tiny()
+    model.blocks[layer].inner = InPlace().double()
+    found = regard.patch(model, ids(), ids(2, 9), metric)
+    wanted = [[brute_force(model, "head", h, layer, None) for h in range(H)] for layer in range(2)]
+    torch.testing.assert_close(found.table, torch.tensor(wanted, dtype=torch.float64))
+
+
+class Padded(Tiny):
+    """Keys 0 and 1 are padding, whose states are not finite; queries there see nothing."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        real = (ids > 1).double()[..., None]
+        x = self.embedding(ids).masked_fill(real == 0, torch.nan)
+        for block in self.blocks:
+            heads = block.attention.inner(block.norm(x)).unflatten(-1, (3, H, -1)).unbind(2)
+            query, key, value = (one.transpose(1, 2) for one in heads)
+            key, value = (one.masked_fill(real[:, None] == 0, 0) for one in (key, value))
+            mask = real[:, None, None, :, 0].bool() & torch.ones(N, N).tril().bool()
+            out = F.scaled_dot_product_attention(query, key, value, mask)
+            x = x + block.attention.outer(out.transpose(1, 2).flatten(-2))
+            x = x + F.gelu(block.inner(x))
+        return self.out(x)
+
+
+@pytest.mark.parametrize("what", [*WHAT, "state"])
+def test_dead_rows_and_nan_behind_a_mask(what: str) -> None:
+    model = Padded()
+    clean, corrupted = torch.tensor([[0, 1, 4, 5, 6]]), torch.tensor([[0, 1, 9, 5, 6]])
+    given: Any = model, {"ids": clean}, {"ids": corrupted}, metric, what
+    found = regard.patch(*given, by_position=what != "weights")
+    alone = regard.patch(*given, by_position=what != "weights", batch=1)
+    assert found.table[..., 2:].isfinite().all()
+    assert float((found.table - found.corrupted).nan_to_num().abs().max()) > 1e-3
+    torch.testing.assert_close(found.table, alone.table, equal_nan=True)
+
+
+def test_cells_that_are_equal_in_both_runs_are_not_run() -> None:
+    """In a causal model those are all positions before the changed token, in its first layer those after it too."""
+    model = Tiny()
+    found = regard.patch(model, ids(), ids(3, 9), metric, "key", by_position=True, batch=1)
+    assert (found.table[:, :, :3] == found.corrupted).all()
+    assert found.forwards == 1 + H + 2 * H  # the corrupted run, then one key of the first layer and two of the second
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda out: out[0, -1, 3], lambda out: out[:, -2:, 1].sum(), lambda out: out[..., 4].mean(),
+        lambda out: out.log_softmax(-1)[0, -1, 2], lambda out: out[0].argmax(-1)[-1], lambda out: out[0, [1, 3]].sum(),
+        lambda out: (out * 2 + 1).tanh()[0, 2, 2], lambda out: out.float()[0, -1].max(), lambda out: out[0, 1::2].sum(),
+        lambda out: torch.stack([out[0, n, n] for n in range(N)]).sum(),
+    ],
+)  # fmt: skip
+def test_any_metric_reads_what_it_would_read_of_the_whole(read: Callable[[Tensor], Tensor]) -> None:
+    model = Tiny()
+    found = regard.patch(model, ids(), ids(2, 9), read)
+    whole = regard.patch(model, ids(), ids(2, 9), lambda out: read(out + torch.zeros(1, N, V)), batch=1)
+    torch.testing.assert_close(found.table, whole.table)
+    torch.testing.assert_close(found.corrupted, float(read(model(**ids(2, 9)).detach())))
+
+
+def test_a_deferred_tensor_is_the_tensor() -> None:
+    dense, other = torch.randn(3, N, 7), torch.randn(1, N, 7)
+    reads: list[int] = []
+
+    def make() -> Deferred:
+        return Deferred((3, N, 7), dense.dtype, [dense], lambda x: (reads.append(x.shape[1]), x * 2)[1])
+
+    for index in [0, (0, 1), (slice(1), -1), (..., 3), (1, ..., 2), (slice(None), slice(1, 3)), (slice(None),), ...]:
+        assert torch.equal(torch.as_tensor(make()[index]) + 0, (dense * 2)[index])
+    with pytest.raises(IndexError):
+        make()[0, N]
+    reads.clear()
+    total = make() + other
+    assert not reads
+    assert torch.equal(total[1:][0, -1], dense[1, -1] * 2 + other[0, -1])
+    assert reads == [1]
+    assert torch.equal(torch.relu(total), torch.relu(dense * 2 + other))
+    source = dense.clone()
+    late = Deferred((3, N, 7), dense.dtype, [source], lambda x: x)
+    source += 1
+    with pytest.raises(Stale, match="changed in place"):
+        late.whole()
 
 
 def test_states_equal_brute_force_by_hooks() -> None:

@@ -156,9 +156,8 @@ def ablations(
         if kind not in KINDS:
             raise unknown("ablation", kind, KINDS)
     parts, passes = Parts(model, "head", sites), [as_pass(model, one) for one in inputs]
-    recordings = [record(one, parts) for one in passes]
-    with torch.no_grad():
-        wholes = [float(own(kept.output)) for own, kept in zip(metrics, recordings, strict=True)]
+    recordings = [record(one, parts, own) for one, own in zip(passes, metrics, strict=True)]
+    wholes = [kept.metric for kept in recordings]
     sweeps = {
         kind: [
             Sweep(run, parts, kept, own, batch)

@@ -86,7 +86,7 @@ def attribute_patches(
     """
     first, second = pair(model, clean, corrupted)
     parts = Parts(model, what, sites)
-    kept, rows = record(first, parts), rows_of(second.arguments)
+    kept, rows = record(first, parts, metric), rows_of(second.arguments)
     reached: list[tuple[str, int, Part]] = []
     probes: list[Tensor] = []
 
@@ -106,7 +106,6 @@ def attribute_patches(
     cells = kept.cells(by_position or what == "state")
     effects = dict.fromkeys(cells, 0.0)
     with torch.no_grad():
-        clean_metric = float(metric(kept.output))
         for (site, n, part), gradient in zip(reached, gradients, strict=True):
             if gradient is not None:
                 for cell, effect in _effects(kept, site, n, part, gradient, rows, cells[0].position is not None):
@@ -118,7 +117,7 @@ def attribute_patches(
     checks = [Check(cell, start + effects[cell], one) for cell, one in zip(checked, patched, strict=True)]
     table = table_of(kept, cells, [start + effects[cell] for cell in cells])
     tokens = tokens_of(kept, first)
-    return AttributedPatches(table, list(kept.kept), what, clean_metric, start, 2 + sweep.forwards, tokens, checks)
+    return AttributedPatches(table, list(kept.kept), what, kept.metric, start, 2 + sweep.forwards, tokens, checks)
 
 
 def _effects(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from regard.analysis.base import ForwardPass
+from regard.analysis.deferred import Deferred, Stale
 from regard.analysis.reuse import Reuse
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
@@ -29,7 +31,8 @@ Metric = Callable[[Any], Any]
 WHAT = ("head", "query", "key", "value", "weights", "state")
 OF_KEYS = ("key", "value")  # parts whose positions are those of the keys
 BUDGET = 256 * 2**20  # bytes that the outputs and the largest attention of one batched forward may take, about
-MOST = 64  # cells of one forward
+FEW, MOST = 4, 64  # cells of one forward
+SAMPLE = 2**16  # numbers of an output that are compared
 
 
 @dataclass(frozen=True, order=True)
@@ -172,12 +175,12 @@ class Recording:
     """The parts of one run.
 
     Attributes:
-        output: the module's.
+        metric: of the module's output; NaN where none was asked for.
         kept: {site: the part of each call `[rows, heads, n, d]`}, sites in order of their first call; of weights, maps.
         what: which parts.
     """
 
-    output: Any
+    metric: float
     kept: dict[str, list[Tensor | AttentionMap]]
     what: str
 
@@ -218,7 +221,7 @@ class Recording:
         ]
 
 
-def record(run: ForwardPass, parts: Parts) -> Recording:
+def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan")) -> Recording:
     """A run with its parts kept.
 
     Raises:
@@ -238,11 +241,20 @@ def record(run: ForwardPass, parts: Parts) -> Recording:
             found = by_head(found.detach(), rows).clone()
         kept.setdefault(site, []).append(found)
 
-    with torch.no_grad(), parts.visiting(keep, rows):
-        output = run()
+    def value(reuse: Reuse | None) -> float:
+        kept.clear()
+        with parts.visiting(keep, rows), nullcontext() if reuse is None else reuse.sharing(rows):
+            output = run()
+        return float(metric(output))
+
+    with torch.no_grad():
+        try:
+            found = value(Reuse(parts.tracker.model))
+        except Stale:
+            found = value(None)
     if not kept:
         raise RegardError(f"the model ran, and no {parts.what} was seen: regard.observe tells which sites attend")
-    return Recording(output, kept, parts.what)
+    return Recording(found, kept, parts.what)
 
 
 def _check_rows(site: str, call: Call, rows: int) -> None:
@@ -276,8 +288,10 @@ class Sweep:
     """Runs of a module with parts of a recording in them, many at a time; each row of a batch has its own cells.
 
     A batch enters the model as one input and becomes many at the first site that it patches, so that what comes before
-    is computed once: where the model's shapes allow it (two cells are run both ways, and must agree). Elsewhere
-    the input is repeated. The first row of a batch stays unpatched: what others share with it is copied (`Reuse`).
+    is computed once, where the model's shapes allow it; elsewhere the input is repeated. The first input of a batch
+    stays unpatched: what others share with it is copied, and what the metric does not read is not computed (`Reuse`).
+    The unpatched input and the first patch must give what they give by themselves; where they do not, the next simpler
+    way is taken, and at last the module is refused. A cell that is equal in both runs is not run.
 
     Args:
         run: the pass that is patched.
@@ -294,47 +308,91 @@ class Sweep:
             raise ChoiceError(f"batch = {batch}: at least one cell is run at a time")
         self.run, self.parts, self.kept, self.metric = run, parts, kept, metric
         self.rows = rows_of(run.arguments)
-        self.batch = _cells_of_a_forward(kept) if batch is None else batch
+        self.batch = batch
         self.forwards = 0
-        self._expands: bool | None = None if self.rows == 1 else False
-        self._reuse = Reuse(parts.tracker.model, parts.attending) if self.rows == 1 else None
+        self._equal: set[Cell] = set()  # in both runs, in some call of the site
+        self._different: set[Cell] = set()
+        self._reuse, self._linear = Reuse(parts.tracker.model, parts.attending), Reuse(parts.tracker.model)
+        self._ways = [self._expanded, self._repeated, self._plain][self.rows > 1 :]
+        self._tried = False
 
     def __call__(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
-        """The metric with each of these sets of cells patched."""
-        values: list[float] = []
+        """The metric with each of these sets of cells patched.
+
+        Raises:
+            RegardError: the module mixes the rows of a batch.
+        """
+        if not patches:
+            return []
         with torch.no_grad():
-            if self._expands is None and self.batch > 1 and len(patches) > 2:
-                values += self._try_expanding(patches[:2])
-            for start in range(len(values), len(patches), self.batch):
-                values += self._values(patches[start : start + self.batch])
+            values = [self.unpatched] * len(patches)
+            others = [n for n, cells in enumerate(patches) if not (self._equal - self._different).issuperset(cells)]
+            batch = _cells_of_a_forward(self.kept, self._unpatched.size) if self.batch is None else self.batch
+            for start in range(0, len(others), batch):
+                chosen = others[start : start + batch]
+                for n, value in zip(chosen, self._values([patches[n] for n in chosen]), strict=True):
+                    values[n] = value
         return values
 
-    def _try_expanding(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
-        self._expands = False
-        values = self._values(patches)
-        self._expands = True
-        expanded = self._values(patches)
-        if self._expands:
-            self._expands = torch.allclose(torch.tensor(expanded), torch.tensor(values), rtol=1e-3, atol=1e-5)
-        return values
+    @property
+    def unpatched(self) -> float:
+        """The metric of the input as it is."""
+        return self._unpatched.values[0]
+
+    @cached_property
+    def _unpatched(self) -> "_Answer":
+        with torch.no_grad():
+            return self._by_itself(())
+
+    def _by_itself(self, cells: Sequence[Cell]) -> "_Answer":
+        """One set of cells in a batch of its own; without any, which cells are equal in both runs is noted."""
+        try:
+            return self._forward([cells], self.run.arguments, self._linear)
+        except Stale:
+            return self._forward([cells], self.run.arguments, None)
 
     def _values(self, patches: Sequence[Sequence[Cell]]) -> list[float]:
-        if self._expands and len(patches) > 1:
+        """The metrics of one batch, by the first way in which its inputs give what they give by themselves."""
+        if len(patches) == 1:
+            return self._by_itself(patches[0]).values
+        wanted = [self._unpatched.samples[0]]
+        while self._ways:
+            if not self._tried and len(wanted) == 1:
+                wanted.append(self._by_itself(patches[0]).samples[0])
             try:
-                return self._forward([(), *patches], self.run.arguments)[1:]
+                found = self._ways[0]([(), *patches])
             except (RuntimeError, ValueError, TypeError, IndexError):  # the model's shapes do not allow it
-                self._expands = False
-        if self._reuse is None or len(patches) == 1:
-            return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)))
-        return self._forward([(), *patches], repeated(self.run.arguments, self.rows, len(patches) + 1))[1:]
+                if len(self._ways) == 1:
+                    raise
+            else:
+                if all(_agree(one, other) for one, other in zip(wanted, found.samples, strict=False)):
+                    self._tried = True
+                    return found.values[1:]
+            self._ways.pop(0)
+            self._tried = False
+        raise RegardError(
+            f"{type(self.parts.tracker.model).__name__} gives an input another output in a batch than by itself, and "
+            "several patches were to run in one: a module of it mixes the rows; set batch=1"
+        )
 
-    def _forward(self, patches: Sequence[Sequence[Cell]], arguments: dict[str, Any]) -> list[float]:
+    def _expanded(self, patches: Sequence[Sequence[Cell]]) -> "_Answer":
+        return self._forward(patches, self.run.arguments, self._reuse)
+
+    def _repeated(self, patches: Sequence[Sequence[Cell]]) -> "_Answer":
+        return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)), self._reuse)
+
+    def _plain(self, patches: Sequence[Sequence[Cell]]) -> "_Answer":
+        return self._forward(patches, repeated(self.run.arguments, self.rows, len(patches)), None)
+
+    def _forward(self, patches: Sequence[Sequence[Cell]], arguments: dict[str, Any], reuse: Reuse | None) -> "_Answer":
         at: dict[str, list[tuple[int, Cell]]] = {}
         for row, cells in enumerate(patches):
             for cell in cells:
                 at.setdefault(cell.site, []).append((row, cell))
 
         def visit(site: str, n: int, part: Part) -> Tensor | None:
+            if len(patches) == 1 and not at:
+                self._compare(site, n, part)
             if site not in at:
                 return None
             first, clean = self.kept.first(site, n), self.kept.part(site, n)
@@ -344,14 +402,24 @@ class Sweep:
             return part.changed(lambda old: self._put(old, clean, first, here, len(patches)))
 
         self.forwards += 1
-        reuse = None if self._reuse is None or len(patches) == 1 else self._reuse
-        with self.parts.visiting(visit), nullcontext() if reuse is None else reuse.sharing(len(patches)):
-            output = replace(self.run, arguments=arguments)()
         whole = len(patches) * self.rows
+        with self.parts.visiting(visit), nullcontext() if reuse is None else reuse.sharing(whole):
+            output = replace(self.run, arguments=arguments)()
         if not any(one.shape[:1] == (whole,) for one in pytree.tree_leaves(output) if isinstance(one, Tensor)):
             raise ShapeError(f"{len(patches)} inputs went in, and the output has another number of rows")
-        parts = (rows_from(output, whole, slice(i * self.rows, (i + 1) * self.rows)) for i in range(len(patches)))
-        return [float(self.metric(part)) for part in parts]
+        chosen = [slice(i * self.rows, (i + 1) * self.rows) for i in range(len(patches))]
+        values = [float(self.metric(rows_from(output, whole, rows))) for rows in chosen]
+        return _Answer(values, [_sample(output, whole, rows) for rows in chosen[:2]], _size(output))
+
+    def _compare(self, site: str, n: int, part: Part) -> None:
+        """Note the positions of the heads whose part is the recorded one; of weights, which are large, none."""
+        if self.kept.what == "weights" or n >= len(self.kept.kept.get(site, ())):
+            return
+        clean, own = self.kept.part(site, n), by_head(part.tensor().detach(), self.rows)  # type: ignore[union-attr]
+        if clean.shape == own.shape:
+            same, first = (clean == own).all(-1).all(0), self.kept.first(site, n)
+            for cells, chosen in ((self._equal, same), (self._different, ~same)):
+                cells.update(Cell(site, head, position + first) for head, position in chosen.nonzero().tolist())
 
     def _put(self, old: Tensor, clean: Tensor, first: int, at: Sequence[tuple[int, Cell]], count: int) -> Tensor:
         whole: Tensor = old.reshape(-1, *clean.shape[1:])
@@ -368,11 +436,55 @@ def _reaches(cell: Cell, first: int, size: int) -> bool:
     return cell.position is None or first <= cell.position < first + size
 
 
-def _cells_of_a_forward(kept: Recording) -> int:
-    outputs = [one for one in pytree.tree_leaves(kept.output) if isinstance(one, Tensor)]
-    largest = max(prod(part.shape) for found in kept.kept.values() for part in found)
-    size = sum(one.numel() * one.element_size() for one in outputs) + 8 * 4 * largest
-    return max(1, min(MOST, BUDGET // max(1, size)))
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What a forward gave: metrics, numbers of the first two inputs' outputs, and the bytes of what was read whole."""
+
+    values: list[float]
+    samples: list[list[Tensor]]
+    size: int
+
+
+def _sample(output: Any, whole: int, rows: slice) -> list[Tensor]:
+    """Numbers of these rows of an output: at the positions that were read, or spread over all of it."""
+    found = []
+    for one in pytree.tree_leaves(output):
+        if not isinstance(one, Tensor) or one.shape[:1] != (whole,) or not one.is_floating_point():
+            continue
+        if isinstance(one, Deferred) and one.done is None:
+            found += [one.found[key][rows].flatten() for key in sorted(one.found)]
+        else:
+            dense = (one.whole() if isinstance(one, Deferred) else one)[rows].flatten()
+            found.append(dense[:: max(1, len(dense) // SAMPLE)].clone())
+    return found
+
+
+def _agree(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    """Whether numbers are the same but for the rounding that batches of another size bring."""
+    if [one.shape for one in wanted] != [one.shape for one in found]:
+        return False
+    for one, other in zip(wanted, found, strict=True):
+        if not one.numel():
+            continue
+        eps = torch.finfo(one.dtype).eps
+        largest = float(one.abs().nan_to_num(posinf=0.0).amax())
+        if not torch.allclose(other, one, rtol=0.0, atol=min(1024 * eps, eps**0.5) * largest, equal_nan=True):
+            return False
+    return True
+
+
+def _size(output: Any) -> int:
+    return sum(
+        one.numel() * one.element_size()
+        for one in pytree.tree_leaves(output)
+        if isinstance(one, Tensor) and not (isinstance(one, Deferred) and one.done is None)
+    )
+
+
+def _cells_of_a_forward(kept: Recording, output: int) -> int:
+    """As many as `BUDGET` allows; a few even of long inputs, if their outputs are no larger than their attentions."""
+    largest = 8 * 4 * max(prod(part.shape) for found in kept.kept.values() for part in found)
+    return max(FEW if output <= largest else 1, min(MOST, BUDGET // max(1, output + largest)))
 
 
 def repeated(arguments: Mapping[str, Any], rows: int, times: int) -> dict[str, Any]:

@@ -115,21 +115,18 @@ def patch(
         ShapeError: inputs of different shapes; inputs whose first axis is not the batch.
         ChoiceError: an unknown part or site, nearest spelling first.
         ConfigError: a text for a bare module.
-        RegardError: no attention was seen.
+        RegardError: no attention was seen; the model mixes the rows of a batch, and several cells were to run in one.
 
     Source: Meng et al. 2022, section 2.1; Wang et al. 2023, section 3; Heimersheim and Nanda 2024.
     """
     first, second = pair(model, clean, corrupted)
     parts = Parts(model, what, sites)
-    kept = record(first, parts)
+    kept = record(first, parts, metric)
     sweep = Sweep(second, parts, kept, metric, batch)
     cells = kept.cells(by_position or what == "state")
-    with torch.no_grad():
-        ends = float(metric(kept.output)), float(metric(second()))
-    values = sweep([[cell] for cell in cells])
-    return Patches(
-        table_of(kept, cells, values), list(kept.kept), what, *ends, sweep.forwards, tokens_of(kept, first)
-    )  # fmt: skip
+    table = table_of(kept, cells, sweep([[cell] for cell in cells]))
+    tokens = tokens_of(kept, first)
+    return Patches(table, list(kept.kept), what, kept.metric, sweep.unpatched, sweep.forwards, tokens)
 
 
 def pair(model: Any, clean: Any, corrupted: Any) -> tuple[ForwardPass, ForwardPass]:

@@ -79,7 +79,7 @@ def path_patches(
         raise unknown("part", what, WHAT)
     first, second = pair(model, clean, corrupted)
     heads, receiving = Parts(model, "head"), Parts(model, what, [receiver[0]])
-    own, old = record(first, heads), record(second, heads)
+    own, old = record(first, heads, metric), record(second, heads, metric)
     received = record(second, receiving)
     site, head = _receiver(received, receiver)
     order = list(old.kept)
@@ -91,7 +91,7 @@ def path_patches(
         raise ConfigError(f"no attention runs before {site}: there is no head that could tell it anything")
     cells = [cell for cell in own.cells(False) if cell.site in before]
     with torch.no_grad():
-        ends = float(metric(own.output)), float(metric(old.output))
+        ends = own.metric, old.metric
         slope = _slope(second, receiving, metric, head)
         values, linear, forwards = [], [], 5
         for start in range(0, len(cells), max(1, batch)):
