@@ -272,7 +272,8 @@ def parse_json(text: str | bytes) -> Any:
         found = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # no file could be written with it
+    raw = text if isinstance(text, bytes) else text.encode()
+    if b"\\ud" in raw.lower():  # no file could be written with it
         json.dumps(found, ensure_ascii=False).encode()
     return found
 
