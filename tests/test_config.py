@@ -234,3 +234,11 @@ def test_pipes_and_devices_are_no_config_files(tmp_path):
     for path in (tmp_path / "pipe.toml", Path("/dev/zero")):
         with pytest.raises(ConfigError, match="a pipe or a device, not a config file"):
             read_toml(path)
+
+
+def test_a_runs_folder_names_its_config(tmp_path):
+    with pytest.raises(ConfigError, match=r"a folder, not a config file$"):
+        read_toml(tmp_path)
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(ConfigError, match=r"a folder, not a config file; a run's is .*config\.toml$"):
+        read_toml(tmp_path)

@@ -67,7 +67,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait, a device might never end
             what = "a folder" if path.is_dir() else "a pipe or a device"
-            raise ConfigError(f"{path}: {what}, not a config file")
+            of_run = f"; a run's is {path / 'config.toml'}" if (path / "config.toml").is_file() else ""
+            raise ConfigError(f"{path}: {what}, not a config file{of_run}")
         return tomllib.loads(path.read_text("utf-8-sig"))
     except RecursionError as error:
         raise ConfigError(f"{path}: not a TOML file: nested too deeply") from error

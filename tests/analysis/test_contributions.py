@@ -5,6 +5,7 @@ import torch
 
 import regard
 from random_outputs import BLOCKS, SOURCE, completer, recurrent, translator
+from regard.analysis.reasons import reasons
 from regard.errors import ConfigError
 from regard.nn.blocks import Residual
 from regard.text.tokenizer import word_of_each
@@ -167,6 +168,9 @@ def test_negative_steps_count_from_the_end_and_others_are_refused():
 
 def test_outputs_without_a_single_forward_pass_are_refused():
     model = translator()
+    for find in (lambda given: regard.contributions(given, 0), reasons):
+        with pytest.raises(ConfigError, match=r"^expected a result, .*; got a Transformer$"):
+            find(model.model)
     with pytest.raises(ConfigError, match="none of the output's 0 tokens"):
         regard.contributions(model(""), 0)
     with pytest.raises(ConfigError, match="an empty translation"):

@@ -557,6 +557,13 @@ def test_what_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="the metric has no gradient"):
         regard.attribute_patches(model, ids(), ids(2, 9), lambda out: float(metric(out).detach()))
+    for find in (regard.patch, regard.attribute_patches):
+        with pytest.raises(ConfigError, match=r"^the metric gave a tensor of shape \[1, 5, 13\]: expected one number"):
+            find(model, ids(), ids(2, 9), lambda out: out)
+    refused(ConfigError, "the metric gave a NoneType", model, ids(), ids(2, 9), lambda out: None)
+    two = [ids(), ids(2, 9)]
+    with pytest.raises(ConfigError, match=r"^the metric gave a tensor of shape \[13\]"):
+        regard.ablations(model, two, lambda out: out[0, -1])
 
 
 def parts_of(model: nn.Module, part: str, change: Callable[[Tensor], Tensor]) -> Tensor:

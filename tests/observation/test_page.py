@@ -19,6 +19,7 @@ def test_an_encoder_of_transformers() -> None:
     with regard.observe(model) as seen:
         model(given)
     page = seen.look(tokens=list("abcdef"))
+    assert repr(page) == "Page('BertModel', 2 runs)"
     assert page.document["title"] == "BertModel"
     assert [run["label"] for run in page.document["runs"]] == ["input 1", "input 2"]
     info = page.document["runs"][1]["maps"][1]
@@ -34,6 +35,19 @@ def test_the_steps_of_a_generation_are_joined() -> None:
         model.generate(torch.tensor([[3, 4]]), max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=None)
     (run,) = seen.look().document["runs"]
     assert {(info["how"]["queries"], info["how"]["keys"]) for info in run["maps"]} == {(4, 4)}
+
+
+def test_names_of_another_number_are_refused() -> None:
+    model, query, key = torch.nn.MultiheadAttention(6, 2), torch.randn(5, 6), torch.randn(7, 6)
+    with regard.observe(model) as seen:
+        model(query, query, query)
+    assert repr(seen.look(tokens=list("abcde"))) == "Page('MultiheadAttention', 1 run)"
+    with pytest.raises(regard.ShapeError, match=r"^tokens: got 3 names, .* have 5 positions here"):
+        seen.look(tokens=list("abc"))
+    with regard.observe(model) as across:
+        model(query, key, key)
+    with pytest.raises(regard.ShapeError, match=r"have no positions here"):
+        across.look(tokens=list("abcde"))
 
 
 def test_nothing_seen() -> None:

@@ -156,3 +156,8 @@ def test_white_space_and_invisible_characters_of_a_source_change_nothing(mark: s
     assert marked.alignment.source == ["le", "chat", "noir", "dort"]
     assert marked.alignment.pairs == plain.alignment.pairs
     assert translator("le chat\u00adnoir").read == "le chatnoir"
+
+
+def test_a_module_is_no_name() -> None:
+    with pytest.raises(regard.ChoiceError, match=r"^load takes a name or a folder; got a Linear: regard\.observe"):
+        regard.load(torch.nn.Linear(2, 3))

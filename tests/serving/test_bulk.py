@@ -14,8 +14,8 @@ from pyarrow import parquet
 
 import regard
 from regard.data.arrow import stream_column
-from regard.errors import DataError
-from regard.serving.bulk import BulkConfig, PartDone, column_of, translate_corpus
+from regard.errors import ConfigError, DataError
+from regard.serving.bulk import BulkConfig, PartDone, PartWriter, column_of, translate_corpus
 
 TEXTS = [
     ("le chat noir", "Le chien dort. Le chat mange.", "la maison", "")[n % 4] + f" {n}" * (n % 4 == 2)
@@ -68,6 +68,14 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"fr": 3}\n')
     with pytest.raises(DataError, match=r"c.jsonl:1: expected an object with a text 'fr'"):
         list(column_of(tmp_path / "c.jsonl", "fr"))
+
+
+def test_without_pyarrow_the_package_is_named_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.serving.bulk.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'regard\[data\]'$"):
+        PartWriter(BulkConfig("corpus.txt", 0, "", "fr-en", {}), tmp_path, pytest.fail)
 
 
 def test_parts_are_made_once_and_continued(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from regard.analysis.parts import (
     Recording,
     Sweep,
     by_head,
+    number_of,
     record,
     rows_of,
 )
@@ -79,7 +80,7 @@ def attribute_patches(
         check: so many of the largest cells are patched as well; see `AttributedPatches.checks`.
 
     Raises:
-        ConfigError: a metric without a gradient.
+        ConfigError: a metric without a gradient, or of more than one number.
         ShapeError, ChoiceError, RegardError: as `patch`.
 
     Source: Nanda 2023; Syed et al. 2023, equation 2; Kramár et al. 2024, section 3.1 (the correction).
@@ -98,6 +99,7 @@ def attribute_patches(
 
     with torch.enable_grad(), parts.visiting(probe):
         value = metric(second())
+    number_of(value)
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise ConfigError(
             "the metric has no gradient: compute it from the output's tensors, without float() or detach()"

@@ -120,7 +120,7 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
         return ForwardPass(module, moved)
     if not isinstance(model, PassesForward):
         raise ConfigError(
-            f"{type(model).__name__} is given {type(inputs).__name__}: expected the arguments of its forward as a dict "
-            "(a text is for what regard.load returns)"
+            f"expected the arguments of {type(model).__name__}'s forward as a dict of their names and values; got a "
+            f"{type(inputs).__name__} (a text is for what regard.load returns)"
         )
     return model.forward_pass(inputs)

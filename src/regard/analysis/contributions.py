@@ -33,6 +33,21 @@ class Generated(Protocol):
         ...
 
 
+def ids_of(generation: Generated) -> list[int]:
+    """The ids of an output's tokens.
+
+    Raises:
+        ConfigError: it is no output of what `load` returns.
+    """
+    try:
+        return generation.ids
+    except AttributeError as error:
+        raise ConfigError(
+            f"expected a result, such as model(text) of a model that regard.load returns; got a "
+            f"{type(generation).__name__}"
+        ) from error
+
+
 @dataclass(frozen=True, eq=False)
 class Contributions:
     """The logit of one token, taken apart.
@@ -134,9 +149,9 @@ def contributions(generation: Generated, step: int) -> Contributions:
         step: index of the token in `generation.ids`; negative ones count from the end.
 
     Raises:
-        ConfigError: no such step; an output without a forward pass; a model of another kind.
+        ConfigError: no result; no such step; an output without a forward pass; a model of another kind.
     """
-    count = len(generation.ids)
+    count = len(ids_of(generation))
     if not -count <= step < count:
         raise ConfigError(f"step {step} is none of the output's {count} tokens: 0 … {count - 1}")
     given, step = generation.forward_pass(), step % count

@@ -21,13 +21,30 @@ from regard.analysis.deferred import Deferred, Stale
 from regard.analysis.reuse import Reuse
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
-from regard.errors import ChoiceError, RegardError, ShapeError, unknown
+from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, unknown
 from regard.observation.intervene import Change, answering, map_of, output_of
 from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import refuse_mapped
 
 Metric = Callable[[Any], Any]
+
+
+def number_of(value: Any) -> float:
+    """A metric's value as a number.
+
+    Raises:
+        ConfigError: it is no number and no tensor with one element.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ConfigError(
+            f"the metric gave {got}: expected one number, such as the difference of two logits"
+        ) from error
+
+
 WHAT = ("head", "query", "key", "value", "weights", "state")
 OF_KEYS = ("key", "value")  # parts whose positions are those of the keys
 BUDGET = 256 * 2**20  # bytes that the outputs and the largest attention of one batched forward may take, about
@@ -245,7 +262,7 @@ def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan
         kept.clear()
         with parts.visiting(keep, rows), nullcontext() if reuse is None else reuse.sharing(rows):
             output = run()
-        return float(metric(output))
+        return number_of(metric(output))
 
     with torch.no_grad():
         try:
@@ -408,7 +425,7 @@ class Sweep:
         if not any(one.shape[:1] == (whole,) for one in pytree.tree_leaves(output) if isinstance(one, Tensor)):
             raise ShapeError(f"{len(patches)} inputs went in, and the output has another number of rows")
         chosen = [slice(i * self.rows, (i + 1) * self.rows) for i in range(len(patches))]
-        values = [float(self.metric(rows_from(output, whole, rows))) for rows in chosen]
+        values = [number_of(self.metric(rows_from(output, whole, rows))) for rows in chosen]
         return _Answer(values, [_sample(output, whole, rows) for rows in chosen[:2]], _size(output))
 
     def _compare(self, site: str, n: int, part: Part) -> None:

@@ -100,7 +100,8 @@ def patch(
         clean: a text for what `load` returns, else the arguments of the module's forward as a dict, batch axis first.
         corrupted: the same with another answer and equally many tokens. Of texts, both runs take the clean run's
             decoder input, where there is a decoder: positions agree.
-        metric: from what the module's forward returns to a number, the difference of two logits, say.
+        metric: from what the module's forward returns (logits, or a transformers model's output with `.logits`) to one
+            number, the difference of two logits, say.
         what: "head", a head's output before the output projection; "query", "key", "value", as they enter the score;
             "weights", the clean run's attention map with the corrupted run's values; "state", the residual stream after
             each block, always by position: table `[blocks, 1, positions]`. A block is the outermost item of a list of
@@ -114,7 +115,7 @@ def patch(
     Raises:
         ShapeError: inputs of different shapes; inputs whose first axis is not the batch.
         ChoiceError: an unknown part or site, nearest spelling first.
-        ConfigError: a text for a bare module.
+        ConfigError: a text for a bare module; a metric that gives more than one number.
         RegardError: no attention was seen; the model mixes the rows of a batch, and several cells were to run in one.
 
     Source: Meng et al. 2022, section 2.1; Wang et al. 2023, section 3; Heimersheim and Nanda 2024.

@@ -17,6 +17,7 @@ from regard.analysis.parts import (
     Parts,
     Recording,
     by_head,
+    number_of,
     record,
     repeated,
     rows_from,
@@ -156,7 +157,7 @@ def _answered(run: ForwardPass, parts: Parts, metric: Metric, told: Tensor, head
 
     with parts.visiting(visit):
         output = replace(run, arguments=repeated(run.arguments, rows, count))()
-    return [float(metric(rows_from(output, whole, slice(i * rows, (i + 1) * rows)))) for i in range(count)]
+    return [number_of(metric(rows_from(output, whole, slice(i * rows, (i + 1) * rows)))) for i in range(count)]
 
 
 def _slope(run: ForwardPass, parts: Parts, metric: Metric, head: int) -> Tensor:
@@ -172,6 +173,7 @@ def _slope(run: ForwardPass, parts: Parts, metric: Metric, head: int) -> Tensor:
 
     with torch.enable_grad(), parts.visiting(visit):
         value = metric(run())
+        number_of(value)
         if not isinstance(value, Tensor) or not value.requires_grad:
             raise ConfigError(
                 "the metric has no gradient: compute it from the output's tensors, without float() or detach()"

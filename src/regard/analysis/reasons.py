@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from regard.analysis.base import ForwardPass
-from regard.analysis.contributions import contributions
+from regard.analysis.contributions import contributions, ids_of
 from regard.analysis.erasure import TOKENS, Erasure
 from regard.analysis.faithfulness import LEVEL, Faithfulness, of_steps
 from regard.errors import ConfigError
@@ -188,7 +188,7 @@ def reasons(generation: Any, draws: int | None = None, seed: int = 0) -> Reasons
     """
     words: list[WordReasons] = []
     for part in getattr(generation, "searched", [generation]):
-        words += _of_one(part, draws, seed) if part.ids else []
+        words += _of_one(part, draws, seed) if ids_of(part) else []
     return Reasons(generation.text, generation.source, words, _verdicts([one.found for one in words], seed))
 
 

@@ -141,7 +141,8 @@ class Page:
         return Widget(document=inert(self.plain), tensors=self.raw)
 
     def __repr__(self) -> str:
-        return f"Page({self.document.get('title', '')!r}, {len(self.document.get('runs', []))} runs)"
+        count = len(self.document.get("runs", []))
+        return f"Page({self.document.get('title', '')!r}, {count} run{'s' * (count != 1)})"
 
 
 def _finite(value: Any) -> Any:

@@ -23,7 +23,7 @@ from regard.attention.maps.page import page_of_maps
 from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, on_search_result, watching
-from regard.errors import ChoiceError, RegardError, nearest
+from regard.errors import ChoiceError, RegardError, ShapeError, nearest
 from regard.figures.page import Page
 from regard.observation.hand_written import on_hand_written
 from regard.observation.sites import Tracker, is_torchs_own
@@ -142,12 +142,19 @@ class Observation(Mapping[str, list[AttentionMap]]):
 
         Raises:
             RegardError: nothing was seen.
+            ShapeError: no sequence of as many positions as there are names attends to itself.
         """
         if not self._maps:
             raise RegardError("nothing was seen: no attention happened in the block")
         many = any(len(maps) > 1 for maps in self._maps.values())
         maps = (self.along() if many else {}) or {site: maps[-1] for site, maps in self._maps.items()}
         named = {} if tokens is None else {"text": list(tokens)}
+        sizes = sorted({one.shape[-1] for one in maps.values() if one.shape[-1] == one.shape[-2]})
+        if tokens is not None and len(tokens) not in sizes:
+            raise ShapeError(
+                f"tokens: got {len(tokens)} names, and the sequences that attend to themselves have "
+                f"{' or '.join(map(str, sizes)) or 'no'} positions here: give one name for each position"
+            )
         return page_of_maps(maps, type(self._tracker.model).__name__, named).written(path)
 
     def _steps(self) -> "list[Forward]":
@@ -348,12 +355,12 @@ class Observation(Mapping[str, list[AttentionMap]]):
         ]  # fmt: skip
         if silent:
             example = min(silent, key=names.__getitem__)
-            raise RegardError(
-                f"{len(silent)} attention modules ran and cannot be seen, {names[example]!r} "
-                f"({type(example).__name__}) among them: {_BY_HAND}"
-            )
+            which = f"{names[example]!r} ({type(example).__name__})"
+            many = f"{len(silent)} modules that compute attention by hand ran, {which} among them, and cannot be seen"
+            one = f"{which} computes attention by hand and cannot be seen"
+            raise RegardError(f"{one if len(silent) == 1 else many}: {_SEEN}")
         if self._tracker.model in self._ran and not self._attended:
-            raise RegardError(f"the model ran, and no attention was seen: it has none, or {_BY_HAND}")
+            raise RegardError(f"the model ran, and no attention was seen: it has none, or computes it by hand: {_SEEN}")
         for pattern in self._sites or ():
             matched = [module for module, paths in self._tracker.paths.items() if matches(paths, pattern)]
             ran = self._searched or self._tracker.model in self._ran or any(module in self._ran for module in matched)
@@ -365,9 +372,9 @@ class Observation(Mapping[str, list[AttentionMap]]):
                 )
 
 
-_BY_HAND = (
-    "they compute attention by hand. What can be seen: regard.attend, scaled_dot_product_attention, "
-    "nn.MultiheadAttention and nn.Transformer, and transformers' attention interface"
+_SEEN = (
+    "call regard.attend or torch's scaled_dot_product_attention there; nn.MultiheadAttention, nn.Transformer and "
+    "transformers' attention interface can be seen as they are"
 )
 
 

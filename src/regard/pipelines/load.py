@@ -1,6 +1,7 @@
 """`load`: a trained model by its name or its folder, ready to use."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def load(
 
     Raises:
         ChoiceError: neither a shipped model nor a folder, or an unknown device; lists the known names, nearest spelling
-            first.
+            first. Or a module, which is no name.
         ConfigError: this machine does not have the device; a model that is searched in float32 only; an unknown
             precision; several models that are no ensemble.
         BundleError: the folder is damaged, its training is not finished, or it holds what regard does not know.
@@ -101,10 +102,15 @@ def names_of(name: str | Path | Sequence[str | Path]) -> list[str | Path]:
     Raises:
         ChoiceError: no name, or an empty one.
     """
+    if not isinstance(name, str | PathLike | Sequence):
+        raise ChoiceError(
+            f"load takes a name or a folder; got a {type(name).__name__}: regard.observe, regard.patch and the other "
+            "findings take a module of your own as it is"
+        )
     if isinstance(name, str):
         found: list[str | Path] = [name] if Path(name).exists() else [part.strip() for part in name.split(",")]
     else:
-        found = [name] if isinstance(name, Path) else list(name)
+        found = list(name) if isinstance(name, Sequence) else [name]
     if not found or (len(found) > 1 and not all(map(str, found))):
         raise ChoiceError(f"load: expected the name of a model, or several for an ensemble; got {name!r}")
     return found

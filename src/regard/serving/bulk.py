@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,14 @@ class PartWriter:
         config: of the folder.
         into: the folder.
         load: gives the model.
+
+    Raises:
+        ConfigError: pyarrow, which writes the files, is not installed.
     """
 
     def __init__(self, config: BulkConfig, into: Path, load: Callable[[str], Any]) -> None:
+        if find_spec("pyarrow") is None:
+            raise ConfigError("translating a corpus writes Parquet files and needs pyarrow: pip install 'regard[data]'")
         self.config, self.into = config, into
         self.model = load(config.model)
 
