@@ -68,7 +68,8 @@ def ship(name: str, run: Path, other: str) -> None:
 
 def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, Any]]]:
     """(the commands, minutes, evaluations) of a run, after those of the one that it went on from."""
-    runs = ([run.parent / Path(settings.start).name] if settings.start else []) + [run]  # they stand beside each other
+    before = run.parent / Path(settings.start or "").name  # runs stand beside each other; a shipped model has none
+    runs = ([before] if settings.start and (before / "journal.jsonl").exists() else []) + [run]
     legs = [[e for e in Journal(one / "journal.jsonl").entries() if e["event"] == "evaluation"] for one in runs]
     commands = ", then ".join(
         f"`{command_of(one)}` ({leg[-1]['step']:,} updates)" for one, leg in zip(runs, legs, strict=True)

@@ -33,19 +33,20 @@ class Generated(Protocol):
         ...
 
 
-def ids_of(generation: Generated) -> list[int]:
+def ids_of(generation: Any) -> list[int]:
     """The ids of an output's tokens.
 
     Raises:
         ConfigError: it is no output of what `load` returns.
     """
     try:
-        return generation.ids
+        found: list[int] = generation.ids
     except AttributeError as error:
         raise ConfigError(
             f"expected a result, such as model(text) of a model that regard.load returns; got a "
             f"{type(generation).__name__}"
         ) from error
+    return found
 
 
 @dataclass(frozen=True, eq=False)
