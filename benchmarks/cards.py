@@ -20,7 +20,6 @@ import everyday
 import torch
 from senses import measure_scenes, measure_sounds
 
-from regard.config import find_config
 from regard.data.pairs import Pairs
 from regard.data.parallel import corpora
 from regard.data.texts import read_texts
@@ -226,7 +225,9 @@ def card(name: str, settings: Any, parts: Any, measured: Any, run: Path) -> str:
     found = everyday.measure(ready)
     taught, teacher = "", teacher_of(run)
     if teacher:
-        settings = settings.model_copy(update={"data": read_config(find_config(name)).data})
+        settings = settings.model_copy(
+            update={"data": read_config(ROOT / "src" / "regard" / "configs" / f"{name}.toml").data}
+        )
         taught = f" The training side's translations are those of `{teacher}` (sequence-level distillation)."
     return f"""# {name}
 
