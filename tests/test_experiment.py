@@ -21,6 +21,7 @@ from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
 from regard.report import report
+from regard.storage import exclusive
 from regard.tasks import translation
 from regard.tasks.table import evaluate
 from regard.tasks.translation import word_calibration
@@ -206,9 +207,14 @@ def test_two_runs_in_one_folder(data_folder: Path, tmp_path: Path, monkeypatch: 
 
     def second(event: dict[str, Any]) -> None:
         if event["event"] == "step" and event["step"] == 1:
-            with pytest.raises(regard.ConfigError, match=f"process {os.getpid()} is writing to this folder") as error:
-                train(tiny("recurrent"), run=tmp_path / "run")
+            with (
+                pytest.raises(regard.ConfigError, match=f"process {os.getpid()} is writing to this folder") as error,
+                exclusive(tmp_path / "run"),
+            ):
+                pass
             refused.append(error)
+            with pytest.raises(regard.ConfigError, match="another training runs in this process"):
+                train(tiny("recurrent"), run=tmp_path / "run")
 
     train(tiny("recurrent"), run=tmp_path / "run", report=second)
     assert len(refused) == 1

@@ -142,8 +142,8 @@ def test_a_file_of_inseq(tmp_path: Path) -> None:
 def test_a_file_of_inseq_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         page_of_inseq(tmp_path)
-    assert str(error.value) == f"{tmp_path}: could not be read: Is a directory"
-    with pytest.raises(DataError, match=r"none\.json: could not be read: No such file or directory"):
+    assert str(error.value) == f"{tmp_path}: expected a regular file; got a folder"
+    with pytest.raises(DataError, match=r"none\.json: no such file"):
         page_of_inseq(tmp_path / "none.json")
 
 

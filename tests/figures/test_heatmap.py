@@ -183,7 +183,8 @@ def test_many_panels_are_of_a_page_s_width():
     assert width < 13
     assert height < 13
     ticks = [label.get_text() for label in panels_of(figure)[0].get_xticklabels()]
-    assert ticks[:2] == ["0", "5"]
+    assert ticks[0] == "0"
+    assert ticks[1] in ("5", "10")  # as the font's width leaves room
 
 
 def test_themes_differ_and_an_unknown_one_is_refused():

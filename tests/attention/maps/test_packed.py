@@ -1,5 +1,7 @@
 """What a page is given of a map: the smaller of vectors and weights, statistics of long ones, every row's mask."""
 
+import re
+
 import pytest
 import torch
 
@@ -67,7 +69,9 @@ def test_tokens_of_a_map_are_sequences_of_its_run() -> None:
 def test_the_still_picture_names_its_tokens() -> None:
     page = page_of_map(AttentionMap.from_weights(torch.eye(2), query_tokens=["<a>", "b"], key_tokens=["c", "d"]))
     assert "&lt;a&gt;" in page.still
-    assert page.still.count('fill-opacity="1.000"') == 2
+    fills = re.findall(r'<rect x="[^>]*fill="(#[0-9a-f]+)"', page.still)
+    assert fills[0] == fills[3] != fills[1] == fills[2]  # a weight of 1, and one of 0
+    assert sum(bytes.fromhex(fills[0][1:])) < sum(bytes.fromhex(fills[1][1:]))  # darker
 
 
 @pytest.mark.parametrize("size", [49, 300])
