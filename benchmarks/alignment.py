@@ -110,7 +110,7 @@ def main() -> None:
         if verb == "silver":
             make_silver(name)
             continue
-        results = score(name, name.removesuffix("-rnn"))
+        results = score(name, name.removesuffix("-rnn").removesuffix("-fast"))
         (HERE / "silver" / f"scores-{name}.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
         print(f"\n{name}\n\n| rule | precision | recall | AER |\n|---|---|---|---|")
         for rule, r in results.items():
