@@ -37,7 +37,7 @@ def number_of(value: Any) -> float:
         ConfigError: it is no number and no tensor with one element.
     """
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError) as error:
         got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ConfigError(
