@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from regard.nn import products
 from regard.nn.products import Int8Product, joined, make_product
 
 
@@ -40,6 +41,14 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     louder[1:] *= 1000
     assert torch.equal(product(x)[:1], product(louder)[:1])
     assert torch.equal(product(x)[:1], product(x[:1]))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 130])
+def test_a_processor_without_the_instructions_gives_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, x = layer(), torch.randn(rows, 24)
+    fast = Int8Product(linear.weight, linear.bias)(x)
+    monkeypatch.setattr(products, "has_fast_int8", lambda: False)
+    torch.testing.assert_close(Int8Product(linear.weight, linear.bias)(x), fast, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
