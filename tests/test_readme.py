@@ -124,6 +124,18 @@ def test_the_commands_of_the_first_page_are_the_readmes_which_are_run() -> None:
     assert shown <= run
 
 
+def test_the_config_for_own_files_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    own, _ = blocks("toml", "docs/training.md")
+    Path("mine.toml").write_text(own, "utf-8")
+    for language in ("fr", "en"):
+        lines = (f"{'abcdefg'[n % 7]} {language} {n}" for n in range(211))
+        Path(f"mine.{language}").write_text("\n".join(lines) + "\n", "utf-8")
+    few = ["--set", "training.max_steps=2", "--set", "model.width=8", "--set", "tokenizer.vocabulary=60"]
+    assert cli.run(["train", "mine.toml", "--folder", "runs/mine", *few]) == 0, capfd.readouterr().err
+    assert cli.run(["evaluate", "runs/mine", "--part", "test"]) == 0, capfd.readouterr().err
+
+
 def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     monkeypatch.chdir(place)
@@ -144,7 +156,7 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
         ("docs/index.md", 2, {"page.html"}),
         ("docs/look.md", 5, {"heads.png", "map.png", "map.safetensors", "named.png", "patches.html", "patches.png"}),
         ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
-        ("docs/findings.md", 4, {"lens.png", "parts.png", "why.png"}),
+        ("docs/findings.md", 5, {"lens.png", "parts.png", "why.png"}),
         ("docs/explorer.md", 2, {"page.html", "layers.html", "links.html"}),
         ("docs/own_score.md", 3, set()),
         ("docs/approximate.md", 3, set()),
