@@ -41,6 +41,8 @@ def test_a_config_is_a_file_or_the_name_of_a_shipped_one(tmp_path, monkeypatch):
     assert find_config("first") == CONFIG_FOLDER / "first.toml"
     (tmp_path / "first").write_text("")
     assert find_config("first") == Path("first")
+    (tmp_path / "fr-en").mkdir()  # a run that is named like its config
+    assert find_config("fr-en") == CONFIG_FOLDER / "fr-en.toml"
     with pytest.raises(
         ConfigError, match=r"frist: no such config file, and no shipped .*`regard configs` lists 'first'"
     ):
@@ -135,10 +137,10 @@ def test_unknown_settings_get_the_nearest_spelling(config, message):
             r"run\.toml: model\.cell: input should be 'gru' or 'lstm'",
         ),
         (experiment(model={"kind": "transfomer"}), r"model: .*'recurrent', 'transformer'"),
-        (experiment(model={"width": 3}), r"model: .*'kind'"),
+        (experiment(model={"width": 3}), r"model\.kind is missing: expected one of .*'transformer'"),
         (experiment(model=5), r"model: .*got 5"),
         (experiment(data=5), r"data: input should be a valid dictionary"),
-        (experiment(data={}), r"data\.train: field required"),
+        (experiment(data={}), r"data\.train is missing"),
         (experiment(data={"train": 5}), r"data\.train.*: .*got 5"),
         ({"model": MODELS["recurrent"]}, r"run\.toml: config: value error, task = \"translate\" needs \[data\]"),
         (experiment(data={"train": "x", "dev": ["x" * 99]}), r"data\.dev.*: .*…"),

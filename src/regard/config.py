@@ -46,9 +46,10 @@ def find_config(config: str | Path) -> Path:
         ConfigError: there is neither; the nearest names are listed.
     """
     path = Path(config)
-    if path.exists() or path.is_symlink():
+    of_shipped = str(config) in config_names()
+    if (path.exists() or path.is_symlink()) and not (of_shipped and path.is_dir()):  # a run may have its config's name
         return path
-    if str(config) in config_names():
+    if of_shipped:
         return CONFIG_FOLDER / f"{config}.toml"
     if path.suffix == ".toml" or path.parent != Path():
         raise ConfigError(f"{config}: no such config file")
@@ -153,7 +154,26 @@ def _fault(kind: type[BaseModel], settings: dict[str, Any], fault: Any) -> str:
         known = nearest(path[-1], fields)
         meant = _elsewhere(kind, settings, path[-1], known) or known[0]
         return f"unknown setting {'.'.join(path)}: did you mean {meant}? (known: {', '.join(known)})"
-    return f"{'.'.join(path) or 'config'}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {_short(fault['input'])}"
+    dotted = ".".join(path) or "config"
+    choice = ": expected one of " + ", ".join(kinds) if (kinds := _kinds(kind, path)) else ""
+    if fault["type"] == "missing":
+        return (
+            f"the section [{dotted}] is missing, whose kind says what it is{choice}"
+            if kinds
+            else f"{dotted} is missing"
+        )
+    if fault["type"] == "union_tag_not_found" and isinstance(fault["input"], dict):
+        return f"{dotted}.kind is missing{choice}"
+    return f"{dotted}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {_short(fault['input'])}"
+
+
+def _kinds(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The kinds that a section of a config may have; none where it is no section of several kinds."""
+    if len(path) != 1 or path[0] not in kind.model_fields:
+        return []
+    members = [one for one in _members(kind.model_fields[path[0]].annotation) if isinstance(one, type)]
+    tags = [one.model_fields["kind"] for one in members if issubclass(one, BaseModel) and "kind" in one.model_fields]
+    return [repr(word) for tag in tags for word in get_args(tag.annotation)]
 
 
 def _elsewhere(kind: type[BaseModel], settings: dict[str, Any], name: str, known: list[str]) -> str | None:

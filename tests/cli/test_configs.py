@@ -13,7 +13,7 @@ def test_configs_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert cli.run(["configs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == config_names()
-    assert all(len(line.split()) > 3 for line in lines)
+    assert all(len(line.split()) > 3 and len(line) <= 80 for line in lines)
     assert cli.run(["configs", "first"]) == 0
     assert capsys.readouterr().out == (CONFIG_FOLDER / "first.toml").read_text("utf-8")
     assert cli.run(["configs", "frist"]) == 2

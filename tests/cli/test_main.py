@@ -15,12 +15,15 @@ from regard import __version__, cli, load
 ROOT = Path(__file__).parents[2]
 
 
-def test_version_and_help(talk) -> None:
+def test_version_and_help(talk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert talk("--version") == (0, f"regard {__version__}\n", "")
     code, out, _ = talk("--help")
     assert code == 0
     assert all(verb in out for verb in ("translate", "train", "evaluate", "trace", "average", "export"))
     assert talk("translate", "--help")[0] == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    summaries = "".join(talk(*verb, "--help")[1].split("Commands:")[1] for verb in ((), ("data",)))
+    assert "..." not in summaries  # none is cut
 
 
 def test_wrong_command_lines_are_usage(talk) -> None:
@@ -85,6 +88,8 @@ def test_json_look_and_grid(talk, tiny_run: Path, tmp_path: Path) -> None:
     record = json.loads(out)
     assert (code, record["source"], len(record["alternatives"])) == (0, "le chat noir", 1)
     assert "noir" in err
+    assert f"drawn: {png}\n" in err
+    assert f"drawn: {svg}\n" in err
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "<svg" in svg.read_text()
     talk("translate", "le chat", "le chien", "--look", png, "--model", tiny_run)
@@ -110,8 +115,8 @@ def test_bad_requests_are_one_sentence(talk, tiny_run: Path, tmp_path: Path) -> 
 
 
 def test_trace(talk, tiny_run: Path, tmp_path: Path) -> None:
-    code, out, _ = talk("trace", tiny_run, "le chat noir", "--look", tmp_path / "trace.png")
-    assert code == 0
+    code, out, err = talk("trace", tiny_run, "le chat noir", "--look", tmp_path / "trace.png")
+    assert (code, err) == (0, f"regard: drawn: {tmp_path / 'trace.png'}\n")
     assert "step 1: <s> →" in out
     assert "weight α" in out
     assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
@@ -121,7 +126,7 @@ def test_trace(talk, tiny_run: Path, tmp_path: Path) -> None:
 
 def test_why(talk, tmp_path: Path) -> None:
     code, out, err = talk("why", "fr-en-rnn", "le chat dort", "--look", tmp_path / "why.png")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"regard: drawn: {tmp_path / 'why.png'}\n")
     text, *words, heads, sentence = out.splitlines()
     assert [line.split()[0] for line in words] == text.split() == ["the", "cat", "sleeping"]
     assert all(" ← " in line for line in words)

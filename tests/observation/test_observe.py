@@ -144,7 +144,7 @@ def test_torch_modules_are_named_by_their_path() -> None:
         model[0](draw(B, T, D))
     assert list(seen) == ["."]
     assert isinstance(seen, Observation)
-    assert repr(seen) == "Observation\n  .: 1 of [2, 2, 11, 11]"
+    assert repr(seen) == "Observation\n  .: 1 map [2, 2, 11, 11]"
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

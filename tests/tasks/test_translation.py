@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+import regard
 from regard.data.pairs import Pairs
+from regard.tasks import translation
 from regard.tasks.translation import encode
 from regard.text.pretrained import Pieces
+from regard.text.tokenizer import Tokenizer
 
 
 class TwoSided:
@@ -22,6 +25,18 @@ class TwoSided:
 
 def test_references_are_encoded_by_the_target_side() -> None:
     assert encode(TwoSided(), Pairs(["le chat"], ["the black cat"])) == [([2, 4], [-1, -2, -3])]
+
+
+@pytest.mark.parametrize(("lower", "bleu"), [(True, 100.0), (False, 0.0)])
+def test_a_model_that_writes_no_capitals_is_measured_without_them(
+    lower: bool, bleu: float, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = ["the black cat sleeps there"]
+    monkeypatch.setattr(translation, "translations", lambda *_, **__: outputs)
+    monkeypatch.setattr(Tokenizer, "lowers", lower)
+    found = translation._decoded_scores(regard.load(tiny_run), Pairs([""], ["THE BLACK CAT SLEEPS THERE"]))
+    assert found["bleu"] == pytest.approx(bleu)
+    assert (found["chrf"] > 99) == lower
 
 
 def test_marians_target_side_has_pieces_of_its_own(tmp_path: Path) -> None:

@@ -145,9 +145,9 @@ class Faithfulness:
         first = next(iter(self.curves))
         best = "none does better" if first == self.best else f"best: {self.best}, {self.curves[self.best].gain:.2f}"
         failed = [name for name in self.curves if not self.believed(name)]
-        others = (
-            f"; of {len(self.curves)} explanations {len(failed)} do no better than chance" if self.decidable else ""
-        )
+        chance = f"{len(failed)} {'does' if len(failed) == 1 else 'do'} no better than chance"
+        told = self.decidable and len(self.curves) > 1
+        others = f"; of {len(self.curves)} explanations {chance}" if told else ""
         return f"{self.verdict(first).removesuffix('.')}; {best}{others}."
 
     def __str__(self) -> str:

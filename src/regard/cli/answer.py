@@ -24,7 +24,7 @@ def answer(
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
-    """Answer questions about a picture: one question in, one line out."""
+    """Answer questions about a picture: one line in, one line out."""
     if model is None:
         raise ConfigError(
             "no model that answers comes with regard: train one, for example `regard train shapes`, and "

@@ -16,7 +16,7 @@ def average(
         typer.Option("--with", help="Another model: the mean of the run's and this one, which it started from."),
     ] = None,
 ) -> None:
-    """Average a run's best checkpoints, or its model and another, into a new model."""
+    """Average a run's best checkpoints, or two models."""
     from regard.experiment import average_run
 
     say(str(average_run(folder, into, other)))

@@ -8,7 +8,10 @@ import typer
 def configs(
     name: Annotated[str | None, typer.Argument(help="Print this config; without it, the list of all.")] = None,
 ) -> None:
-    """List the shipped configs, each with what it trains; or print one, to be saved and changed."""
+    """List the shipped configs, or print one.
+
+    The list says what each trains; a printed one is to be saved and changed.
+    """
     from regard.config import config_names, find_config
 
     if name is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regard.data.datasets.downloads import Download
 
 app = typer.Typer(
-    help="Make data to train on: public data sets where the configs look for them, and parallel text as TSV.",
+    help="Make data to train on.\n\nPublic data sets where the configs look for them, and parallel text as TSV.",
     no_args_is_help=True,
 )
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; standard output by default.")]
@@ -26,7 +26,10 @@ def tatoeba(
     languages: Annotated[str, typer.Option(help="The publisher's name of the pair: fra-eng, deu-eng, …")] = "fra-eng",
     folder: Folder = Path("data"),
 ) -> None:
-    """Sentence pairs of tatoeba.org, by way of manythings.org/anki (CC BY 2.0): fr-en, en-fr, english train on them."""
+    """Sentence pairs of tatoeba.org (CC BY 2.0).
+
+    By way of manythings.org/anki; fr-en, en-fr and english train on them.
+    """
     from regard.data.datasets import downloads
 
     _download(downloads.tatoeba(languages), file, folder)
@@ -34,7 +37,10 @@ def tatoeba(
 
 @app.command()
 def shakespeare(file: File = None, folder: Folder = Path("data")) -> None:
-    """Tiny Shakespeare, from the repository char-rnn (public domain): shakespeare trains on it."""
+    """Tiny Shakespeare (public domain).
+
+    From the repository char-rnn; shakespeare trains on it.
+    """
     from regard.data.datasets import downloads
 
     _download(downloads.shakespeare(), file, folder)
@@ -42,7 +48,10 @@ def shakespeare(file: File = None, folder: Folder = Path("data")) -> None:
 
 @app.command()
 def fsdd(file: File = None, folder: Folder = Path("data")) -> None:
-    """The Free Spoken Digit Dataset, from its repository's .zip (CC BY-SA 4.0): fsdd trains on it."""
+    """The Free Spoken Digit Dataset (CC BY-SA 4.0).
+
+    From its repository's .zip; fsdd trains on it.
+    """
     from regard.data.datasets import downloads
 
     _download(downloads.fsdd(), file, folder)
@@ -50,7 +59,10 @@ def fsdd(file: File = None, folder: Folder = Path("data")) -> None:
 
 @app.command()
 def an4(file: File = None, folder: Folder = Path("data")) -> None:
-    """CMU's AN4, its training half, from its repository's .zip (free for any use): an4 trains on it."""
+    """CMU's AN4, its training half (free for any use).
+
+    From its repository's .zip; an4 trains on it.
+    """
     from regard.data.datasets import downloads
 
     _download(downloads.an4(), file, folder)
@@ -64,7 +76,10 @@ def expressions(
     seed: Annotated[int, typer.Option(help="Another seed, other pairs.")] = 0,
     output: Output = None,
 ) -> None:
-    """Sentences with numbers, times, dates, prices, names and places, written from Unicode's CLDR."""
+    """Sentences with numbers, times, dates and names.
+
+    Prices and places too, written from Unicode's CLDR.
+    """
     from regard.data.expressions import expressions as pairs
 
     _write(pairs(source, target, count, seed), output)
@@ -76,7 +91,7 @@ def debian(
     target: Annotated[Path, typer.Argument(help="Translation-LANGUAGE of the target language.")],
     output: Output = None,
 ) -> None:
-    """Sentences of Debian's package descriptions, in any two languages."""
+    """Debian's package descriptions, in two languages."""
     from regard.data.datasets.debian import descriptions
 
     _write(descriptions(source, target), output, [source, target])

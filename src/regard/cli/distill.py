@@ -28,8 +28,11 @@ def distill(
     engine: Engine = "regard",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the student's training in its folder.")] = False,
 ) -> None:
-    """Translate the config's training side by a teacher, and train the student on what comes out; both continue where
-    they were interrupted."""
+    """Train a student on a teacher's translations.
+
+    The teacher translates the training side of the config's data, then the student is trained on its outputs; both
+    continue where they were interrupted.
+    """
     from regard.config import parse_setting
     from regard.distill import distill as distilled
     from regard.experiment import default_folder

@@ -25,7 +25,10 @@ Row = Sequence[str]
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with everything that was found.")] = False,
 ) -> None:
-    """Describe this machine for a bug report: devices, precisions, threads, versions, what is fast, missing extras."""
+    """Describe this machine for a bug report.
+
+    Devices, precisions, threads, versions, what is fast, and missing extras.
+    """
     try:
         from regard.machine.facts import examine
 
@@ -105,7 +108,7 @@ def _device(device: "Device", auto: str) -> Iterator[str]:
     about += [] if device.capability is None else [device.capability]
     about += ['device="auto" here'] if device.word.partition(":")[0] == auto else []
     measured = sorted({rows for precision in device.precisions for rows in precision.speed or {}})
-    heading = ("precision", *(f"{rows} rows" for rows in measured), "why")
+    heading = ("precision", *(f"speed, {rows} rows" for rows in measured), "why")
     table = [heading, *(_precision(precision, measured) for precision in device.precisions)]
     yield from section(f"device {device.word}: {', '.join(about)}", table)
     facts: list[Row] = []

@@ -39,7 +39,7 @@ def evaluate(
     device: Device = "cpu",
     precision: Precision = "float32",
 ) -> None:
-    """Measure a model on files: loss and perplexity, and its task's own measures."""
+    """Measure a model on files: loss, and its task's own measures."""
     if (source is None) == (part is None):
         raise typer.BadParameter("give --source FILE, or --part dev or test of a run's own data")
     from regard.device import find_device

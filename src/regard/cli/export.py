@@ -21,7 +21,7 @@ def export(
         ),
     ] = "regard",
 ) -> None:
-    """Write a model as a small folder: weights in float16 or int8, no checkpoints."""
+    """Write a model as a small folder, or for another engine."""
     from regard.export.folder import export_bundle
 
     export_bundle(load(model), into, precision, layout)

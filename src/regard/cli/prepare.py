@@ -14,7 +14,7 @@ def prepare(
     settings: Settings = None,
     folder: Run = None,
 ) -> None:
-    """Tokenize a corpus into a run's folder, so that `regard train` starts at once."""
+    """Tokenize a corpus, so that training starts at once."""
     from regard import experiment
     from regard.cli.progress import err
     from regard.config import parse_setting

@@ -14,7 +14,10 @@ def report(
         Path | None, typer.Option("--output", "-o", help="The page; report.html in the run's folder by default.")
     ] = None,
 ) -> None:
-    """Write a page about a training run: curves, samples, attention as it formed, settings, machine."""
+    """Write a page about a training run.
+
+    It shows curves, samples, attention as it formed, settings and the machine.
+    """
     from regard.figures.files import check_page, write_page
     from regard.report import report as page
 

@@ -13,7 +13,10 @@ from regard.errors import ConfigError
 def samples(
     folder: Annotated[Path, typer.Argument(help="The folder to write to; created if missing.")] = Path("samples"),
 ) -> None:
-    """Write the samples that ship with regard into a folder: texts, a picture, a recording, and pairs to train on."""
+    """Write the shipped samples into a folder.
+
+    They are texts, a picture, a recording, and pairs to train on.
+    """
     from regard.storage import write_bytes
 
     if folder.exists() and not folder.is_dir():

@@ -25,7 +25,10 @@ def serve(
     engine: Engine = "regard",
     threads: Threads = None,
 ) -> None:
-    """Serve models over HTTP: LibreTranslate's API and regard's own (docs/serving.md)."""
+    """Serve models over HTTP.
+
+    LibreTranslate's API and regard's own (docs/serving.md).
+    """
     from regard.web.tokens import is_loopback, read_token
 
     token = read_token(token_file) if token_file else None

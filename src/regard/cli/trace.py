@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_targets, run_lines, say, targets_of
+from regard.cli.lines import are_many, check_targets, draw_to, run_lines, say, targets_of
 from regard.cli.options import Beam, Device, ModelNames, Texts, load_for
 from regard.cli.progress import HarmlessConsole, out
 
@@ -19,14 +19,17 @@ def trace(
     beam: Beam = None,
     device: Device = "cpu",
 ) -> None:
-    """A decoding worked through: every step's scores, weights, context and predictions."""
+    """Work through a decoding, step by step.
+
+    Every step's scores, weights, context and predictions.
+    """
     check_targets(look or [])
     translator = load_for("translate", model, texts, device=device)
     many = are_many(texts)
 
     def show(generation: Any, number: int) -> str | None:
         for path in targets_of(look or [], "", number, many):
-            generation.trace.plot(path)
+            draw_to(generation, path, generation.trace.plot)
         if as_json:
             return json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False)
         say(generation.text)

@@ -19,7 +19,9 @@ def transcribe(
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
-    """Transcribe recordings: one file in, one line out; a long one is cut at quiet moments and joined.
+    """Transcribe recordings: one file in, one line out.
+
+    A long recording is cut at quiet moments, and its pieces are joined.
 
     The default model, spelling, was trained on the 74 voices of CMU's AN4 corpus, 42 minutes of spoken English letters,
     numbers and a few commands. Of other voices, of telephone lines and of synthesisers it gets few words right.

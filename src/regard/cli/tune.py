@@ -20,7 +20,10 @@ def tune(
         list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
     ] = None,
 ) -> None:
-    """Search for the settings of a config that give the best development measure, by short trainings."""
+    """Search for a config's best settings by short trainings.
+
+    The best have the best development measure.
+    """
     from regard.cli.progress import err
     from regard.config import parse_setting
     from regard.process import keep_freed_memory

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_targets, run_lines, targets_of
+from regard.cli.lines import are_many, check_targets, draw_to, run_lines, targets_of
 from regard.cli.options import Beam, Device, ModelName, Texts, load
 from regard.errors import ConfigError, RegardError
 
@@ -22,7 +22,10 @@ def why(
     length: Annotated[int, typer.Option(min=1, help="Tokens that a completion adds at most.")] = 40,
     device: Device = "cpu",
 ) -> None:
-    """Which words of the input each word of the output came from, through which heads, and whether to believe it."""
+    """Which words of the input an output came from.
+
+    For each word of the output: the words it came from, the heads that carried them, and whether to believe it.
+    """
     from regard.analysis.reasons import reasons
 
     check_targets(look or [])
@@ -50,7 +53,7 @@ def why(
 
     def show(found: Any, number: int) -> str | None:
         for path in targets_of(look or [], "", number, many):
-            found.plot(path)
+            draw_to(found, path, found.plot)
         if as_json:
             return json.dumps(found.as_json(), ensure_ascii=False)
         whole = found.source + found.text if pipeline.task == "complete" else found.text

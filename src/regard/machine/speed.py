@@ -14,7 +14,7 @@ from regard.process import cuda_float32
 # the rows of one step of a small beam, and those of a batch; cuBLAS takes no int8 product of 16 rows or fewer
 ROWS = {"cpu": (8, 256), "gpu": (32, 2048)}
 WIDTH = {"cpu": 512, "gpu": 2048}
-SECONDS, CALLS = 0.03, 3  # a measurement ends after both; the shortest call counts, which other programs delay least
+SECONDS, CALLS = 0.08, 9  # a measurement ends after both; the shortest call counts, which other programs delay least
 BUDGET = 2.0  # seconds for all measurements of a device
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32}
 

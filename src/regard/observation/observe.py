@@ -91,7 +91,10 @@ class Observation(Mapping[str, list[AttentionMap]]):
         return len(self._maps)
 
     def __repr__(self) -> str:
-        lines = [f"{site}: {len(maps)} of {list(maps[0].shape)}" for site, maps in self._maps.items()]
+        lines = [
+            f"{site}: {len(maps)} {'map' if len(maps) == 1 else 'maps'} {list(maps[0].shape)}"
+            for site, maps in self._maps.items()
+        ]
         return "\n".join(["Observation", *(f"  {line}" for line in lines)])
 
     def _repr_html_(self) -> str:

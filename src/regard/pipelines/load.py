@@ -130,9 +130,13 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
         if not (folder / INFO).exists() and is_pretrained(folder):
             return _pretrained(folder, folder.name)
         return _ready(load_bundle(folder), folder.name)
-    if "/" in text or text.endswith(".gguf"):
-        raise BundleError(f"{text}: no such {'file' if text.endswith('.gguf') else 'folder'}")
     known = ", ".join(map(repr, nearest(text, shipped())))
+    if "/" in text or text.endswith(".gguf"):
+        kind = "file" if text.endswith(".gguf") else "folder"
+        raise BundleError(
+            f"{text}: no such {kind}; a trained model's is what `regard train` prints at its end, and of the shipped "
+            f"models expected one of {known}"
+        )
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 
 

@@ -312,7 +312,15 @@ def make_evaluate(
 
 
 def _decoded_scores(translator: Translator, pairs: Pairs) -> dict[str, float]:
-    return scores(translations(translator, pairs.source, beam=1), pairs.target)
+    bleu, chrf = _metrics(translator)
+    outputs, references = translations(translator, pairs.source, beam=1), [pairs.target]
+    return {name: one.corpus_score(outputs, references).score for name, one in (("bleu", bleu), ("chrf", chrf))}
+
+
+def _metrics(translator: Translator) -> tuple[sacrebleu.BLEU, sacrebleu.CHRF]:
+    """BLEU and chrF with sacreBLEU's defaults; in lower case where the model writes no capitals."""
+    lowers = translator.tokenizer.lowers
+    return sacrebleu.BLEU(lowercase=lowers), sacrebleu.CHRF(lowercase=lowers)
 
 
 def evaluate(
@@ -327,7 +335,8 @@ def evaluate(
         beam: hypotheses kept; the model's own number by default.
 
     Returns:
-        loss (nats per target token, EOS counted), tokens, perplexity, bleu and chrf with signatures; translations.
+        loss (nats per target token, EOS counted), tokens, perplexity, bleu and chrf with signatures (case:lc where the
+        tokenizer puts texts in lower case); translations.
 
     Raises:
         ConfigError: there is no reference.
@@ -358,7 +367,7 @@ def evaluate(
     if not tokens:
         raise DataError(f"{source}: no line has a reference: there is nothing to measure")
     outputs = translations(translator, pairs.source, beam)
-    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu, chrf = _metrics(translator)
     measured = bleu.corpus_score(outputs, [pairs.target]).score, chrf.corpus_score(outputs, [pairs.target]).score
     numbers = {
         "bleu": measured[0],
@@ -408,14 +417,6 @@ def word_calibration(
             right.append(left[word.text] > 0)
             left[word.text] -= 1
     return calibration(confidence, right, bins)
-
-
-def scores(outputs: list[str], references: list[str]) -> dict[str, float]:
-    """BLEU and chrF of outputs against references (sacreBLEU's defaults)."""
-    return {
-        "bleu": sacrebleu.corpus_bleu(outputs, [references]).score,
-        "chrf": sacrebleu.corpus_chrf(outputs, [references]).score,
-    }
 
 
 def pair_batches(tokenizer: Any, pairs: Pairs, tokens: int) -> Batches:

@@ -25,6 +25,8 @@ SPM_BYTES = 2**22  # of a sentencepiece model; those of opus-mt have a fifth as 
 class Nothing:
     """The tokenizer of a folder that has none: it has special ids, and refuses everything that needs text."""
 
+    lowers = False
+
     def __init__(self, folder: Path, ids: dict[str, int]) -> None:
         self._folder = folder
         self.pad, self.bos, self.eos, self.mask = (
@@ -44,7 +46,7 @@ class _Spelled:
     """Base of the tokenizers of pretrained folders."""
 
     mask: int | None = None
-    parses_specials = False
+    lowers = parses_specials = False
 
     def __init__(self, ids: dict[str, int]) -> None:
         self.pad: int = ids.get("pad", 0)

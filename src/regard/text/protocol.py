@@ -15,6 +15,7 @@ class TextTokenizer(Protocol):
         bos: id that a decoder is given first; None where there is none.
         eos: id that ends a text; None where there is none.
         mask: id that hides a word; None where there is none.
+        lowers: whether texts are put in lower case, so that a model writes no capitals.
         parses_specials: whether the name of a special token within a text is read as that token.
     """
 
@@ -26,6 +27,8 @@ class TextTokenizer(Protocol):
     def eos(self) -> int | None: ...
     @property
     def mask(self) -> int | None: ...
+    @property
+    def lowers(self) -> bool: ...
     @property
     def parses_specials(self) -> bool: ...
 

@@ -74,6 +74,11 @@ class Tokenizer:
     parses_specials = False
 
     @property
+    def lowers(self) -> bool:
+        """Whether texts are put in lower case, so that a model writes no capitals."""
+        return self.config.lower
+
+    @property
     def mask(self) -> int | None:
         """Id of the mask token; None where there is none."""
         found = self._inner.token_to_id(MASK)

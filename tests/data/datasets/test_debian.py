@@ -1,6 +1,9 @@
 """Debian's package descriptions as parallel sentences."""
 
+import pytest
+
 from regard.data.datasets.debian import descriptions, sentences
+from regard.errors import DataError
 
 RECORD = """Package: {name}
 Description-md5: {key}
@@ -46,6 +49,14 @@ def test_a_pair_comes_once_and_unlike_lengths_are_left_out(tmp_path):
     fr = write(tmp_path / "fr", "fr", one, {**one, "key": "2"})
     en = write(tmp_path / "en", "en", other, {**other, "key": "2"})
     assert list(descriptions(fr, en)) == [("un jeu de cartes", "a card game"), ("Il est gratuit.", "It is free.")]
+
+
+def test_a_file_without_descriptions_is_refused(tmp_path):
+    good = write(tmp_path / "good", "fr", record("1", "un jeu de cartes", "Il est gratuit.", "x", "x"))
+    (tmp_path / "other").write_text("something else\n")
+    for pair in ((good, tmp_path / "other"), (tmp_path / "other", good)):
+        with pytest.raises(DataError, match="other: no package descriptions"):
+            list(descriptions(*pair))
 
 
 def test_where_sentences_end():

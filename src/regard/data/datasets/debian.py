@@ -11,8 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from regard.data.files import read_lines
+from regard.errors import DataError
 
 SHORTEST, LONGEST = 3, 60  # words of a sentence
+NONE = "no package descriptions: expected dists/RELEASE/main/i18n/Translation-LANGUAGE of a Debian mirror"
 MOST_UNEVEN = 1.8  # times as many characters on one side as on the other
 
 
@@ -26,11 +28,13 @@ def descriptions(source: Path, target: Path) -> Iterator[tuple[str, str]]:
         source, target: the two languages' files.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing or damaged, or has no descriptions.
     """
     there = dict(_records(target))
-    seen = set()
-    for key, paragraphs in _records(source):
+    if not there:
+        raise DataError(f"{target}: {NONE}")
+    seen, count = set(), 0
+    for count, (key, paragraphs) in enumerate(_records(source), 1):  # noqa: B007
         for here, other in zip(paragraphs, there.get(key, ()), strict=False):
             sides = sentences(here), sentences(other)
             if len(sides[0]) != len(sides[1]):
@@ -39,6 +43,8 @@ def descriptions(source: Path, target: Path) -> Iterator[tuple[str, str]]:
                 if pair not in seen and _plausible(*pair):
                     seen.add(pair)
                     yield pair
+    if not count:
+        raise DataError(f"{source}: {NONE}")
 
 
 def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
