@@ -71,6 +71,23 @@ def test_on_a_translator() -> None:
     assert "decoder.layers.1.cross" in found.sentence
 
 
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn"])
+def test_copies_in_a_batch_give_what_single_runs_give(name: str) -> None:
+    model = regard.load(name)
+    given = model.forward_pass("Le chat noir dort.")
+    site = "decoder.layers.1.cross" if name == "fr-en" else "decoder.cross"
+
+    def outputs(count: int) -> torch.Tensor:
+        return given.copies(count).logits().log_softmax(-1)[:, -3, given.predicted[-3]]
+
+    single = dependence(given.module, site, lambda: outputs(1)[0], draws=2)
+    together = dependence(given.module, site, lambda: outputs(1)[0], draws=2, copies=outputs, at_once=3)
+    torch.testing.assert_close(together.zeroed, single.zeroed, atol=1e-5, rtol=1e-3)
+    assert together.uniform == pytest.approx(single.uniform, abs=1e-4)
+    assert len(together.permuted) == 2
+    assert float(single.zeroed.abs().max()) > 0.01
+
+
 def test_refusals() -> None:
     model = nn.ModuleDict({"a": MaskedLM(False), "b": MaskedLM(False)})
     with pytest.raises(regard.ConfigError, match="output never reaches 'b'"):

@@ -1,7 +1,7 @@
 """What findings run a model on: a text for what `load` returns, else the arguments of a module's forward."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -38,6 +38,10 @@ class ForwardPass:
         """The module's output."""
         return self.module(**self.arguments)
 
+    def copies(self, count: int) -> "ForwardPass":
+        """The pass of several copies of its one input, in one batch."""
+        return replace(self, arguments={name: _expanded(value, count) for name, value in self.arguments.items()})
+
     def logits(self) -> Tensor:
         """Logits `[B, positions, V]`: the output, or its attribute `logits`.
 
@@ -51,6 +55,10 @@ class ForwardPass:
                 f"{type(self.module).__name__} gives {type(output).__name__}: expected a tensor or .logits"
             )
         return found
+
+
+def _expanded(value: Any, count: int) -> Any:
+    return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value
 
 
 def check_single(module: nn.Module) -> None:

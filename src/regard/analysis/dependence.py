@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import ConfigError
-from regard.observation.intervene import intervene, permute, uniform
+from regard.observation.intervene import Change, intervene, permute, uniform
 
 Output = Callable[[], Tensor]
+Outputs = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class Dependence:
         return self.agreement >= 0.5 and self.change >= 0.1 * max(biggest, 1e-12)
 
 
-def dependence(model: Any, site: str, output: Output, draws: int = 8) -> Dependence:
+def dependence(
+    model: Any, site: str, output: Output, draws: int = 8, *, copies: Outputs | None = None, at_once: int = 32
+) -> Dependence:
     """Test how much one output depends on the attention at one site.
 
     Args:
@@ -83,6 +86,9 @@ def dependence(model: Any, site: str, output: Output, draws: int = 8) -> Depende
         site: one site of one forward, as in `observe`.
         output: runs the model and gives one number, differentiable: the log-probability of a prediction, say.
         draws: how many shuffles; they come from torch's generator.
+        copies: runs the model on n copies of the input in one batch and gives the numbers `[n]`: changes are then tried
+            together, a row each, where without it each has a run of its own.
+        at_once: how many copies at most.
 
     Raises:
         ConfigError: `output` never reaches the site, or gives more than a number.
@@ -108,11 +114,13 @@ def dependence(model: Any, site: str, output: Output, draws: int = 8) -> Depende
     )
     size = kept[0].shape[-1]
     with torch.no_grad():
-        drops = [float(own) - _with(model, site, output, _without(key)) for key in range(size)]
-        zeroed = torch.tensor(drops, device=kept[0].device)
+        changes = [uniform, *[permute] * draws, *map(_without, range(size))]
+        step = at_once if copies else 1
+        some = [changes[first : first + step] for first in range(0, len(changes), step)]
+        equal, *others = [number for these in some for number in _numbers(model, site, output, copies, these)]
+        zeroed = float(own) - torch.tensor(others[draws:], device=kept[0].device)
         return Dependence(
-            site, float(own), _with(model, site, output, uniform),
-            [_with(model, site, output, permute) for _ in range(draws)],
+            site, float(own), equal, others[:draws],
             torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,
         )  # fmt: skip
 
@@ -145,7 +153,7 @@ def _by_key(weights: Tensor) -> Tensor:
     return weights.sum(tuple(range(weights.ndim - 1)))
 
 
-def _without(key: int) -> Callable[[Tensor], Tensor]:
+def _without(key: int) -> Change:
     def change(weights: Tensor) -> Tensor:
         weights = weights.clone()
         weights[..., key] = 0  # the same output as if the key's value were zero
@@ -154,9 +162,17 @@ def _without(key: int) -> Callable[[Tensor], Tensor]:
     return change
 
 
-def _with(model: Any, site: str, output: Output, change: Callable[[Tensor], Tensor]) -> float:
-    with intervene(model, site, change):
-        return float(output())
+def _numbers(model: Any, site: str, output: Output, copies: Outputs | None, changes: Sequence[Change]) -> list[float]:
+    """The output under one change of the weights, or with each copy of the input under its own."""
+    if copies is None:
+        with intervene(model, site, changes[0]):
+            return [float(output())]
+
+    def each(weights: Tensor) -> Tensor:
+        return torch.stack([change(row) for change, row in zip(changes, weights, strict=True)])
+
+    with intervene(model, site, each):
+        return [float(number) for number in copies(len(changes))]
 
 
 def _how_much(agreement: float) -> str:

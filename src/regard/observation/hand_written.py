@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,10 +37,17 @@ def on_hand_written(callback: Callable[[], None]) -> Iterator[None]:
         _callbacks.set(tuple(other for other in _callbacks.get() if other is not callback))
 
 
-def follow(func: Any, args: tuple[Any, ...], result: Any) -> None:
-    """Mark the result of a torch function by the marks of its arguments."""
+@lru_cache(1024)
+def rule_of(func: Any) -> str | None:
+    """How marks pass a torch function: "product", "softmax", "keeping"; None, of most functions, where they end."""
     name = getattr(func, "__name__", "").strip("_")  # __matmul__, add_
-    if name in _PRODUCTS:
+    rules = {"product": name in _PRODUCTS, "softmax": name == "softmax", "keeping": name in _KEEPING}
+    return next((rule for rule, fits in rules.items() if fits), None)
+
+
+def follow(rule: str, args: tuple[Any, ...], result: Any) -> None:
+    """Mark the result of a torch function by the marks of its arguments."""
+    if rule == "product":
         operands = [one for one in _tensors(args) if isinstance(one, Tensor)]
         if any(_is_parameter(one) for one in operands):
             return
@@ -48,10 +56,10 @@ def follow(func: Any, args: tuple[Any, ...], result: Any) -> None:
                 callback()
         else:
             _set(result, "scores")
-    elif name == "softmax":
+    elif rule == "softmax":
         if args and _mark(args[0]) == "scores":
             _set(result, "weights")
-    elif name in _KEEPING:
+    else:
         marks = {_mark(one) for one in _tensors(args)} - {None}
         if marks:
             _set(result, "weights" if "weights" in marks else "scores")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from regard.attention.watch import is_computing
-from regard.observation.hand_written import follow
+from regard.observation.hand_written import follow, rule_of
 from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
@@ -151,12 +151,14 @@ class _Mode(TorchFunctionMode):
 
     report = staticmethod(report)
 
+    @no_type_check  # called for every function of torch: the tests' checks at run time would take longer than it
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in ATTENTIONS:
             return self.report(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
-        if not torch.compiler.is_dynamo_compiling() and not is_computing():
-            follow(func, args, result)
+        # of most functions, reading a tensor's shape among them, there is nothing to follow
+        if not torch.compiler.is_dynamo_compiling() and (rule := rule_of(func)) and not is_computing():
+            follow(rule, args, result)
         return result
 
 

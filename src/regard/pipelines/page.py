@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from regard.pipelines.result import Result
 
 LONGEST = 160  # tokens of an output that is tested and looked at layer by layer
+POSITIONS = 2048  # of the copies of an input whose weights are changed in one batch
 TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
 SETTINGS: dict[str, dict[str, Any]] = {"translate": TRANSLATED, "complete": {"length": 64, "seed": 0}}
 CANDIDATES = 5  # tokens named for each layer and position
@@ -134,14 +135,16 @@ def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], positio
     device = device_of(given.module)
     wanted = torch.tensor(given.predicted, device=device)
 
-    def output() -> Tensor:
-        logs = given.logits()[0, -len(wanted) :].float().log_softmax(-1)
-        own = logs.gather(-1, wanted[:, None])[:, 0]
-        return own.sum() if position is None else own[position]
+    def outputs(copies: int) -> Tensor:
+        logs = given.copies(copies).logits()[:, -len(wanted) :].float().log_softmax(-1)
+        own = logs.gather(-1, wanted.expand(copies, -1)[..., None])[..., 0]
+        return own.sum(-1) if position is None else own[:, position]
 
     with random_numbers_kept(device):
         torch.manual_seed(0)
-        found = dependence(given.module, site, output)
+        positions = max(1, len(given.tokens), len(given.source_tokens))
+        most = max(1, POSITIONS // positions)
+        found = dependence(given.module, site, lambda: outputs(1)[0], copies=outputs, at_once=most)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
     return {
         "sentence": found.sentence, "holds": found.holds, "change": found.change, "agreement": found.agreement,
