@@ -69,6 +69,17 @@ def an4(file: File = None, folder: Folder = Path("data")) -> None:
 
 
 @app.command()
+def multi30k(file: File = None, folder: Folder = Path("data")) -> None:
+    """Multi30k: captions in three languages (for research).
+
+    From its repository's .zip; multi30k-de-en-rnn and multi30k-en-de train on it.
+    """
+    from regard.data.datasets import downloads
+
+    _download(downloads.multi30k(), file, folder)
+
+
+@app.command()
 def expressions(
     source: Annotated[str, typer.Argument(help="The source language: fr or en.")],
     target: Annotated[str, typer.Argument(help="The target language: en or fr.")],

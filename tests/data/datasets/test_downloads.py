@@ -97,6 +97,33 @@ def test_another_file_is_refused(content: bytes, fault: str, tmp_path: Path) -> 
         downloads.shakespeare().write(tmp_path / "data", tmp_path / "none.txt")
 
 
+def test_texts_of_a_repository_stand_side_by_side(tmp_path: Path) -> None:
+    file = tmp_path / "master.zip"
+    raw = {f"{part}.{language}.gz": gzip.compress(b"a\nb\n") for part in ("train", "val") for language in ("en", "de")}
+    with zipfile.ZipFile(file, "w") as made:
+        for name, content in raw.items():
+            made.writestr(f"dataset-master/data/task1/raw/{name}", content)
+        made.writestr("dataset-master/data/task1/tok/test_2016_flickr.lc.norm.tok.de", "ein hund\n")
+        made.writestr("dataset-master/data/task2/raw/train.en.gz", b"another task")
+        made.writestr("dataset-master/data/task1/raw/../../train.fr.gz", b"elsewhere")
+    path, count = downloads.multi30k().write(tmp_path / "data", file)
+    assert (path, count) == (tmp_path / "data/multi30k/train.en.gz", 2)
+    tokenized = "test_2016_flickr.lc.norm.tok.de.gz"
+    assert {one.name for one in path.parent.iterdir()} == {*raw, tokenized, "LICENCE.txt"}
+    assert path.with_name("val.de.gz").read_bytes() == raw["val.de.gz"]
+    assert gzip.decompress(path.with_name(tokenized).read_bytes()) == b"ein hund\n"
+    assert "For research" in (path.parent / "LICENCE.txt").read_text()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("dataset-master/data/task1/raw/train.en.gz", b"not gzip")
+    with pytest.raises(DataError, match=r"master\.zip.*(damaged|cannot be read)"):
+        downloads.multi30k().write(tmp_path / "other", file)
+    assert not (tmp_path / "other").exists()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("dataset-master/README.md", "nothing")
+    with pytest.raises(DataError, match="holds none of the texts"):
+        downloads.multi30k().write(tmp_path / "other", file)
+
+
 def test_recordings_become_an_archive_that_the_readers_take(tmp_path: Path) -> None:
     def packed(*names: str) -> Path:
         path = tmp_path / "master.zip"

@@ -47,7 +47,7 @@ class Download:
     Attributes:
         name: what `regard data` calls it.
         address: the publisher's file.
-        file: where the configs look for it, in the folder that REGARD_DATA names.
+        file: where the configs look for it, in the folder that REGARD_DATA names; of several files, the first.
         licence: under which it may be used, and what it asks for.
         unit: what a line of it is.
     """
@@ -80,19 +80,21 @@ class Download:
             raise DataError(f"{licence} exists, and says something else: move it away")
         source = str(file or self.address)
         raw = read_publisher(file) if file else fetch(self.address, f"regard data {self.name} FILE")
-        packed, count = self.packed(raw, source)
+        files, count = self.packed(raw, source)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(licence, terms)  # first: once the data are there, they are not made anew
-            write_bytes(path, packed)
+            write_bytes(licence, terms)  # first, and `path` last: once it is there, nothing is made anew
+            for name in sorted(files, key=lambda name: name == path.name):
+                write_bytes(path.with_name(name), files[name])
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error}") from error
         return path, count
 
-    def packed(self, raw: bytes, source: str) -> tuple[bytes, int]:
-        """The bytes to write, and how many of the unit they hold."""
+    def packed(self, raw: bytes, source: str) -> tuple[dict[str, bytes], int]:
+        """The files to write, by name, and how many of the unit they hold."""
         lines = list(self.lines(raw, source))
-        return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0), len(lines)
+        packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+        return {Path(self.file).name: packed}, len(lines)
 
     def lines(self, raw: bytes, source: str) -> Iterator[str]:
         """The lines to write, from the publisher's bytes."""
@@ -119,23 +121,23 @@ class PairsDownload(Download):
 
 
 @dataclass(frozen=True)
-class RecordingsDownload(Download):
-    """Recordings in a repository's .zip, packed as a .tar.
+class MembersDownload(Download):
+    """Some members of a repository's .zip.
 
     Attributes:
-        members: a regular expression; its first group is a member's name in the .tar.
+        members: a regular expression; its first group is the name under which a member is kept.
     """
 
     members: str
 
-    def packed(self, raw: bytes, source: str) -> tuple[bytes, int]:
-        """A .tar of the members, and the number of recordings.
+    def found(self, raw: bytes, source: str) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the members.
 
         Raises:
-            DataError: a damaged archive, one without such members, or more than the bound.
+            DataError: a damaged archive, or more than the bound.
         """
-        made, count, size = io.BytesIO(), 0, 0
-        with _unzipped(raw, source) as archive, tarfile.open(fileobj=made, mode="w") as tar:
+        size = 0
+        with _unzipped(raw, source) as archive:
             for one in archive.infolist():
                 match = re.fullmatch(self.members, one.filename)
                 if match is None or one.is_dir():
@@ -145,13 +147,48 @@ class RecordingsDownload(Download):
                 size += len(content)
                 if size > LARGEST:
                     raise DataError(f"{source}: unpacks to more than {LARGEST:,} bytes")
-                entry = tarfile.TarInfo(match[1])
+                yield match[1], content
+
+
+class RecordingsDownload(MembersDownload):
+    """Recordings, packed as a .tar."""
+
+    def packed(self, raw: bytes, source: str) -> tuple[dict[str, bytes], int]:
+        """A .tar of the members, and the number of recordings.
+
+        Raises:
+            DataError: a damaged archive, one without recordings, or more than the bound.
+        """
+        made, count = io.BytesIO(), 0
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            for name, content in self.found(raw, source):
+                entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-                count += match[1].lower().endswith((".wav", ".flac", ".sph"))
+                count += name.lower().endswith((".wav", ".flac", ".sph"))
         if not count:
             raise DataError(f"{source}: holds none of the recordings of {self.address}")
-        return made.getvalue(), count
+        return {Path(self.file).name: made.getvalue()}, count
+
+
+class TextsDownload(MembersDownload):
+    """Parallel texts, a gzip file for each part and language."""
+
+    def packed(self, raw: bytes, source: str) -> tuple[dict[str, bytes], int]:
+        """The members, gzipped where they are not, and the number of lines of `file`.
+
+        Raises:
+            DataError: a damaged archive, one without `file`, or more than the bound.
+        """
+        files = {}
+        for name, content in self.found(raw, source):
+            gzipped = name.endswith(".gz")
+            files[name if gzipped else f"{name}.gz"] = content if gzipped else gzip.compress(content, mtime=0)
+        first = files.get(Path(self.file).name)
+        if first is None:
+            raise DataError(f"{source}: holds none of the texts of {self.address}")
+        with unpacking(source), gzip.open(io.BytesIO(first)) as text:
+            return files, len(text.read(LARGEST).splitlines())
 
 
 def fsdd() -> Download:
@@ -175,6 +212,19 @@ def an4() -> Download:
         "Free for any use under the terms of the repository's LICENSE (Carnegie Mellon University 1991-2005).",
         "recordings",
         r"[^/]+/(etc/an4_train\.(?:transcription|fileids)|etc/an4\.dic|wav/an4_clstk/\w+/[\w-]+\.(?:wav|sph|flac))",
+    )
+
+
+def multi30k() -> Download:
+    """Multi30k: captions of photographs, 29,000 for training, in English, German and French."""
+    return TextsDownload(
+        "multi30k",
+        "https://github.com/multi30k/dataset/archive/refs/heads/master.zip",
+        "multi30k/train.en.gz",
+        "For research, not for commerce: cite Elliott et al. 2016 (German), Elliott et al. 2017 (French).",
+        "captions in each of en, de, fr",
+        r"[^/]+/data/task1/(?:raw|tok)/((?:train|val|test_2016_flickr)\.(?:en|de|fr)\.gz"
+        r"|test_2016_flickr\.lc\.norm\.tok\.(?:en|de))",
     )
 
 
