@@ -59,7 +59,7 @@ def _flushes_denormals() -> bool:
 def keep_freed_memory() -> None:
     """Make glibc return no block below 1 GiB to the kernel: page faults cost a fifth of a training step.
 
-    For a process that trains and ends, `regard train`: glibc cannot be asked for the settings before.
+    For a process that trains or translates a file and ends: glibc cannot be asked for the settings before.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "mallopt"):

@@ -205,6 +205,9 @@ def _chosen(crossed: Crossed, rows: Tensor, count: int) -> Crossed:
     )  # fmt: skip
 
 
+ROWS = 512  # of states whose feed-forward is computed at once: what is between its two products stays in the cache
+
+
 class PlannedLayer:
     """The products of a layer's self-attention and feed-forward.
 
@@ -233,6 +236,8 @@ class PlannedLayer:
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The feed-forward of states `[n, d]`."""
+        if len(x) > ROWS:
+            return torch.cat([self.feed_forward(some) for some in x.split(ROWS)])
         inside = self.inner(x)
         if not self.gated:
             return self.outer(self.activation(inside))

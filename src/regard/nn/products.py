@@ -80,15 +80,17 @@ class Int8Product:
     def __call__(self, x: Tensor) -> Tensor:
         """`[n, e]` from `[n, d]`."""
         scale = torch.add(self.least, x.abs().amax(-1, keepdim=True), alpha=1 / 127)
-        found = self.scaled_sums(torch.div(x, scale).round_())
+        whole = torch.mul(x, scale.reciprocal()).round_().to(torch.int8)
+        found = self.scaled_sums(whole)
         return torch.addcmul(self.bias, found, scale, out=found)
 
 
 def _scaled_sums(weight: Tensor, scale: Tensor) -> Product:
-    """From whole numbers q `[n, d]` to t Σ q q' `[n, e]`, in float32.
+    """From whole numbers q `[n, d]` in int8, which it changes, to t Σ q q' `[n, e]` in float32.
 
     oneDNN multiplies by t while the sums are in registers. Its first factor is from 0 to 255: on a processor without
-    AMX, numbers with a sign have no fast kernel.
+    AMX, numbers with a sign have no fast kernel. q + 128 is computed modulo 256, which torch does faster than it
+    converts to numbers without a sign.
 
     Args:
         weight: q', `[e, d]` in int8.
@@ -96,13 +98,13 @@ def _scaled_sums(weight: Tensor, scale: Tensor) -> Product:
     """
     if not has_fast_int8() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         turned = weight.t()
-        return lambda q: torch._int_mm(q.to(torch.int8), turned).float().mul_(scale)
+        return lambda q: torch._int_mm(q, turned).float().mul_(scale)
     multiply, packed = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_prepack(weight, None)
     zeros, half = torch.zeros(len(weight), dtype=torch.int64), 128
     rest: Any = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias; the result is neither scaled nor rounded
 
     def sums(q: Tensor) -> Tensor:
-        found: Tensor = multiply(q.add_(half).to(torch.uint8), 1.0, half, packed, scale, zeros, *rest)
+        found: Tensor = multiply(q.view(torch.uint8).add_(half), 1.0, half, packed, scale, zeros, *rest)
         return found
 
     return sums
