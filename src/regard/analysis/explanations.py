@@ -18,11 +18,13 @@ from regard.analysis.erasure import SOURCE, TOKENS
 from regard.analysis.flow import LONGEST, flow
 from regard.analysis.residual import Write, head_outputs, head_weights, record
 from regard.attention.maps.map import AttentionMap
+from regard.device import device_of
 from regard.models.recurrent import Recurrent
 from regard.nn.embedding import Embedding
 from regard.observation.observe import observe
 
 STEPS = 16  # of the path of integrated gradients
+POSITIONS = 4096  # of the copies of an input whose gradients are computed in one batch
 LONGEST_FLOW = LONGEST // 2  # positions; every one is a maximum flow through all layers
 
 Explanation = Float[Tensor, "S"]
@@ -130,25 +132,29 @@ def _chain(maps: dict[str, AttentionMap], reading: Sequence[str], crossing: bool
 def _gradients(given: ForwardPass, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
     """gradient × input and integrated gradients `[S]` of Σ log p over the steps."""
 
-    def one(share: float) -> tuple[Tensor, Tensor]:
-        kept: list[tuple[Tensor, Tensor]] = []
+    shares = torch.tensor([1.0, *((n + 0.5) / STEPS for n in range(STEPS))], device=device_of(given.module))
+    size = sum(value.shape[1] for value in given.arguments.values() if isinstance(value, Tensor) and value.ndim > 1)
+    parts = shares.split(max(1, POSITIONS // size))
+    found = [_gradient(given.copies(len(some)), steps, some) for some in parts]
+    vectors, gradients = found[0][0], torch.cat([gradient for _, gradient in found])
+    return (vectors * gradients[0]).sum(-1), (vectors * gradients[1:].mean(0)).sum(-1)
 
-        def scaled(vectors: Tensor) -> Tensor:
-            leaf = (vectors.detach() * share).requires_grad_()
-            kept.append((vectors.detach(), leaf))
-            return leaf
 
-        with torch.enable_grad(), _changing_inputs(given, scaled):
-            logits = given.logits()[0, -len(given.predicted) :].double().log_softmax(-1)
-            wanted = sum(logits[step, given.predicted[step]] for step in steps)
-            assert isinstance(wanted, Tensor)
-        vectors, leaf = kept[0]
-        (gradient,) = torch.autograd.grad(wanted, leaf)
-        return vectors[0], gradient[0]
+def _gradient(given: ForwardPass, steps: Sequence[int], shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors x_j `[S, d]` of the input's tokens, and ∂ Σ log p/∂x_j `[n, S, d]` at each of n shares of them."""
+    kept: list[tuple[Tensor, Tensor]] = []
 
-    vectors, gradient = one(1.0)
-    path = sum(one((n + 0.5) / STEPS)[1] for n in range(STEPS)) / STEPS
-    return (vectors * gradient).sum(-1), (vectors * path).sum(-1)
+    def scaled(vectors: Tensor) -> Tensor:
+        leaf = (vectors.detach() * shares[:, None, None]).requires_grad_()
+        kept.append((vectors.detach(), leaf))
+        return leaf
+
+    with torch.enable_grad(), _changing_inputs(given, scaled):
+        logits = given.logits()[:, -len(given.predicted) :].double().log_softmax(-1)
+        wanted = logits[:, list(steps), [given.predicted[step] for step in steps]].sum()
+    vectors, leaf = kept[0]
+    (gradient,) = torch.autograd.grad(wanted, leaf)
+    return vectors[0], gradient
 
 
 @contextmanager
