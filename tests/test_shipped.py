@@ -12,7 +12,7 @@ from regard.data.scenes.glyphs import FONTS, Glyphs
 from regard.data.scenes.scene import SceneConfig
 from regard.pipelines.load import SHIPPED, shipped
 
-NAMES = ["en-fr", "en-fr-rnn", "fr-en", "fr-en-fast", "fr-en-rnn"]
+NAMES = ["en-fr", "en-fr-fast", "en-fr-rnn", "fr-en", "fr-en-fast", "fr-en-rnn"]
 TEXTS = ["english", "shakespeare"]
 SENSES = {"emoji": "emoji", "spelling": "an4-joined"}  # and their configs
 
