@@ -119,11 +119,18 @@ def test_what_is_cancelled_while_it_waits_is_never_computed(batcher: Batcher) ->
     assert recorder.batches == [["first"], ["1"]]
 
 
+class Maps:
+    """What a search needs of a model beside its step."""
+
+    def maps(self, state: Any) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+        return {}
+
+
 def test_a_batch_ends_at_its_next_step_once_no_result_is_wanted(batcher: Batcher) -> None:
     steps: list[int] = []
     begun, unwanted = threading.Event(), threading.Event()
 
-    class Endless:
+    class Endless(Maps):
         """A model whose outputs never end."""
 
         def step(self, token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
@@ -134,7 +141,7 @@ def test_a_batch_ends_at_its_next_step_once_no_result_is_wanted(batcher: Batcher
             return torch.zeros(*token.shape, 5), state
 
     def search(inputs: list[str]) -> list[Any]:
-        step, state = constrained(Endless(), None, [], len(inputs))  # type: ignore[arg-type]
+        step, state = constrained(Endless(), None, [], len(inputs))
         while True:
             step(torch.zeros(len(inputs), 1), state)
 
@@ -153,12 +160,12 @@ def test_a_batch_ends_at_its_next_step_once_no_result_is_wanted(batcher: Batcher
 def test_a_batch_goes_on_while_one_result_is_wanted(batcher: Batcher) -> None:
     begun, go = threading.Event(), threading.Event()
 
-    class Model:
+    class Model(Maps):
         def step(self, token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
             return token, state
 
     def search(inputs: list[str]) -> list[Any]:
-        step, state = constrained(Model(), None, [], len(inputs))  # type: ignore[arg-type]
+        step, state = constrained(Model(), None, [], len(inputs))
         begun.set()
         assert go.wait(5)
         step(torch.zeros(len(inputs), 1), state)

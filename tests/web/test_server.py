@@ -157,11 +157,9 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
     app = create_app("test", [Endpoint("GET", "/", "A large answer.", large)], RequestMetrics(), limits, None, nothing)
     with serving(app, limits) as port:
         with connect(port) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             time.sleep(2)
-            with pytest.raises(ConnectionResetError):
-                read(sock)
+            assert read(sock) < size  # what the system holds of it, then the end
         with connect(port) as sock:  # one that reads gets all of it
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert read(sock) > size

@@ -129,11 +129,12 @@ def constrained(
     """The model's step and its state within the constraints, the first innermost."""
     wanted = WANTED.get()
 
-    def step(token: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def wanted_step(token: Tensor, state: Any) -> tuple[Tensor, Any]:
         if not wanted():
             raise Unwanted("this output is not wanted any more")
         return model.step(token, state)
 
+    step: StepFunction = wanted_step
     for constraint in constraints:
         state, step = constraint.begin(state, sentences), constraint.around(step)
     return step, state
