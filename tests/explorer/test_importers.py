@@ -82,6 +82,7 @@ def test_links() -> None:
     ("links", "sentence"),
     [
         ("0:1", "line 1: '0:1' is no link: expected i-j, two numbers from 0"),
+        ("0-" + "1" * 5003, f"line 1: '0-{'1' * 38}' is no link: expected i-j, two numbers from 0"),
         ("0-9", "line 1: 0-9 goes beyond 2 source and 1 target words"),
     ],
 )
@@ -147,7 +148,17 @@ def test_a_file_of_inseq_that_cannot_be_read(tmp_path: Path) -> None:
         page_of_inseq(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("text", ["{}", "[", "[1]", '{"sequence_attributions": [{"source": 3}]}'])
+ENDLESS = '{"sequence_attributions": [{"source": [], "target": [], "attr_pos_start": Infinity, "attr_pos_end": 0}]}'
+
+
+def test_layers_of_nothing_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "layers.json"
+    path.write_text(of_inseq(torch.zeros(3, 0, 1_000_000_007, 1), ["le"] * 3, ["the"], 1), "utf-8")
+    with pytest.raises(DataError, match="no scores"):
+        page_of_inseq(path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[", "[1]", '{"sequence_attributions": [{"source": 3}]}', ENDLESS])
 def test_no_file_of_inseq(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text, "utf-8")

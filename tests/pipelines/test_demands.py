@@ -177,3 +177,16 @@ def test_groups_of_a_beam_differ_and_keep_what_every_search_promises(translator:
 def test_groups_where_there_are_none(translator: Translator, settings: dict) -> None:
     with pytest.raises(ConfigError, match=r"cannot enforce phrases|groups and diversity are for a search|give groups"):
         translator(TEXTS, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"glossary": {"chat": "cat " * 701}},
+        {"glossary": {"chat": "x" * 100_003}},
+        {"force": ["cat dog"] * 307},
+    ],
+)
+def test_phrases_that_are_longer_than_an_output_are_refused(translator: Translator, settings: dict) -> None:
+    with pytest.raises(ConfigError, match=r"expected at most 610"):  # 2 · 300 + 10 tokens
+        translator("le chat", **settings)

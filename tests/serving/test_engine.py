@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
+from regard.decoding.generate import constrained
 from regard.serving.engine import Batcher
 from regard.serving.metrics import BatchMetrics
 from regard.web.limits import Limits
@@ -115,6 +117,69 @@ def test_what_is_cancelled_while_it_waits_is_never_computed(batcher: Batcher) ->
 
     asyncio.run(run())
     assert recorder.batches == [["first"], ["1"]]
+
+
+class Maps:
+    """What a search needs of a model beside its step."""
+
+    def maps(self, state: Any) -> dict[str, Any]:
+        return {}
+
+
+def test_a_batch_ends_at_its_next_step_once_no_result_is_wanted(batcher: Batcher) -> None:
+    steps: list[int] = []
+    begun, unwanted = threading.Event(), threading.Event()
+
+    class Endless(Maps):
+        """A model whose outputs never end."""
+
+        def step(self, token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+            steps.append(1)
+            if len(steps) == 3:
+                begun.set()
+                assert unwanted.wait(5)
+            return torch.zeros(*token.shape, 5), state
+
+    def search(inputs: list[str]) -> list[Any]:
+        step, state = constrained(Endless(), None, [], len(inputs))
+        while True:
+            step(torch.zeros(len(inputs), 1), state)
+
+    async def run() -> None:
+        some = batcher.submit("a", search, ["1", "2"], [1, 1])
+        await asyncio.to_thread(begun.wait, 5)
+        for one in some:
+            one.cancel()
+        unwanted.set()
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(run())
+    assert len(steps) == 3
+
+
+def test_a_batch_goes_on_while_one_result_is_wanted(batcher: Batcher) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Model(Maps):
+        def step(self, token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+            return token, state
+
+    def search(inputs: list[str]) -> list[Any]:
+        step, state = constrained(Model(), None, [], len(inputs))
+        begun.set()
+        assert go.wait(5)
+        step(torch.zeros(len(inputs), 1), state)
+        return inputs
+
+    async def run() -> str:
+        one, other = batcher.submit("a", search, ["1", "2"], [1, 1])
+        await asyncio.to_thread(begun.wait, 5)
+        one.cancel()
+        go.set()
+        found: str = await other
+        return found
+
+    assert asyncio.run(run()) == "2"
 
 
 def test_closing_computes_what_waits_and_takes_nothing_more(batcher: Batcher) -> None:

@@ -58,3 +58,36 @@ def test_what_is_wrong_with_one_sentence_is_told_of_the_text() -> None:
         return found
 
     assert asyncio.run(serve()) is wrong
+
+
+def test_a_wide_beam_counts_as_often_as_it_holds_the_models_own() -> None:
+    begun, go = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def each(texts: list[str], **_: object) -> list[str]:
+        calls.append(len(texts))
+        begun.set()
+        assert go.wait(10)
+        return texts
+
+    translator = SimpleNamespace(
+        task="translate", name="one", each=each, read_words=list, decoding=SimpleNamespace(beam=4),
+        bundle=SimpleNamespace(languages=["fr", "en"]),
+    )  # fmt: skip
+
+    async def serve() -> None:
+        service = Service([translator], Limits(batch=7, batch_characters=1_000, least=11))
+        first = service.translate(translator, ["le"], True, record=False)
+        await asyncio.to_thread(begun.wait, 10)
+        wide = service.translate(translator, ["le chat"] * 13, True, record=False, n_best=31)
+        assert service.batcher._size == 13 * 11 * 8
+        usual = service.translate(translator, ["le chat"] * 13, True, record=False)
+        assert service.batcher._size == 13 * 11 * 8 + 13 * 11
+        for one in usual:
+            one.cancel()
+        go.set()
+        await asyncio.gather(*first, *wide)
+        await service.close()
+
+    asyncio.run(serve())
+    assert calls == [1, 7, 6]  # 7 of 88 characters are 616

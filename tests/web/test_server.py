@@ -138,3 +138,28 @@ def test_an_address_in_use_and_one_of_another_machine_are_refused_in_one_sentenc
             bind("127.0.0.1", port)
     with pytest.raises(RegardError, match=r"cannot listen at 203.0.113.7 port 80: "):
         bind("203.0.113.7", 80)
+
+
+def read(sock: socket.socket) -> int:
+    """The number of bytes until the end."""
+    size = 0
+    while some := len(sock.recv(2**16)):
+        size += some
+    return size
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
+    limits, size = Limits(read_seconds=0.3), 20_000_003
+
+    async def large(_: Request) -> Response:
+        return Response(b"x" * size)
+
+    app = create_app("test", [Endpoint("GET", "/", "A large answer.", large)], RequestMetrics(), limits, None, nothing)
+    with serving(app, limits) as port:
+        with connect(port) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            time.sleep(2)
+            assert read(sock) < size  # what the system holds of it, then the end
+        with connect(port) as sock:  # one that reads gets all of it
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert read(sock) > size

@@ -4,7 +4,9 @@ Search and sampling know no model; here a model's step, the constraints around i
 meet. A hypothesis keeps its own state, so its maps stay lazy: they are computed when they are read.
 """
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -15,6 +17,23 @@ from regard.decoding.phrases import Goal
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
 from regard.decoding.search import Attention, Hypothesis, SearchConfig, search, search_steps
 from regard.device import device_of
+from regard.errors import RegardError
+
+WANTED: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
+
+
+class Unwanted(RegardError):
+    """A search or a draw that was ended because its outputs are not wanted any more."""
+
+
+@contextmanager
+def while_wanted(wanted: Callable[[], bool]) -> Iterator[None]:
+    """End searches and draws of this block, by `Unwanted`, at the first step before which `wanted` is False."""
+    before = WANTED.set(wanted)
+    try:
+        yield
+    finally:
+        WANTED.reset(before)
 
 
 @runtime_checkable
@@ -108,7 +127,14 @@ def constrained(
     model: StepModel, state: Any, constraints: Sequence[Constraint], sentences: int
 ) -> tuple[StepFunction, Any]:
     """The model's step and its state within the constraints, the first innermost."""
-    step: StepFunction = model.step
+    wanted = WANTED.get()
+
+    def wanted_step(token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        if not wanted():
+            raise Unwanted("this output is not wanted any more")
+        return model.step(token, state)
+
+    step: StepFunction = wanted_step
     for constraint in constraints:
         state, step = constraint.begin(state, sentences), constraint.around(step)
     return step, state

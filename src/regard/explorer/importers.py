@@ -123,7 +123,7 @@ def page_of_links(lines: Sequence[str], sources: Sequence[str], targets: Sequenc
         weights = torch.zeros(len(words["output"]), len(words["source"]))
         for link in line.split():
             left, _, right = link.partition("-")
-            if not (left.isdecimal() and right.isdecimal()):
+            if not (left.isdecimal() and right.isdecimal() and len(link) <= 40):
                 raise DataError(f"line {number}: {link[:40]!r} is no link: expected i-j, two numbers from 0")
             if int(left) >= len(words["source"]) or int(right) >= len(words["output"]):
                 raise DataError(
@@ -176,6 +176,7 @@ def page_of_inseq(path: str | Path) -> Page:
         ValueError,
         KeyError,
         TypeError,
+        OverflowError,
         AttributeError,
         OSError,
         EOFError,
@@ -203,6 +204,8 @@ def _attributions(packed: str | None, name: str) -> list[tuple[str, Tensor]]:
     if packed is None:
         return []
     scores = read_tensors(base64.b64decode(packed, validate=True))["attribution"].float().nan_to_num(0.0).abs()
+    if not scores.numel():  # a shape of a few bytes may name any number of layers of nothing
+        raise ValueError("no scores")
     if scores.ndim == 4:
         layers = scores.permute(2, 3, 1, 0)
         found = [(f"{name}.layers.{number}", one) for number, one in enumerate(layers)]

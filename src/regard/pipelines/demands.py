@@ -23,6 +23,8 @@ from regard.text.normalize import clean
 from regard.text.protocol import Span
 from regard.text.tokenizer import words as word_spans
 
+CHARACTERS = 32  # of a token, at most: a phrase with more is refused before it is tokenized
+
 
 @dataclass(frozen=True)
 class Demands:
@@ -35,6 +37,7 @@ class Demands:
         force: phrases that every output has.
         forbid: phrases that no output has.
         glossary: {a term of the source language: what stands for it in an output}.
+        longest: tokens of all that one output must have, at most.
 
     Raises:
         ConfigError: a phrase that is empty, or not a text; one that outputs are to have and that has a forbidden one.
@@ -46,6 +49,7 @@ class Demands:
     force: Sequence[str] = ()
     forbid: Sequence[str] = ()
     glossary: Mapping[str, str] = field(default_factory=dict)
+    longest: int = 1_000
 
     def __post_init__(self) -> None:
         for setting in ("force", "forbid"):
@@ -87,7 +91,7 @@ class Demands:
         """What the output of each source must have; None for nothing.
 
         Raises:
-            ConfigError: the vocabulary cannot spell a phrase.
+            ConfigError: the vocabulary cannot spell a phrase; together they have too many tokens.
         """
         forced = [self._phrase("force", one) for one in self.force]
         known: dict[str, Phrase] = {}
@@ -103,6 +107,12 @@ class Demands:
                         *self._tokens(source, span),
                     )
             demanded = (*forced, *(phrase for phrase in positions if phrase not in forced))
+            size = sum(len(phrase.tokens) for phrase in demanded)
+            if size > self.longest:  # the search goes on for as many steps more, each of which looks at all of them
+                raise ConfigError(
+                    f"force, glossary: the phrases that one output must have are {size:,} tokens; expected at most "
+                    f"{self.longest:,}: ask for fewer or shorter ones"
+                )
             own = tuple(positions[phrase] for phrase in demanded)
             goals.append(Goal(demanded, self.spelling(), own) if demanded else None)
         return goals
@@ -142,6 +152,11 @@ class Demands:
             ConfigError: the vocabulary cannot spell it.
         """
         given = " ".join(clean(text).split())
+        if len(given) > CHARACTERS * self.longest:
+            raise ConfigError(
+                f"{setting}: a phrase of {len(given):,} characters is too long: expected at most {self.longest:,} "
+                "tokens"
+            )
         _, read = self._spell(setting, given, given.lower())
         first, _ = self._spell(setting, read[:1].upper() + read[1:], read)
         letter = self.tokenizer.encode_target("a")

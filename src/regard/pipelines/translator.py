@@ -282,7 +282,8 @@ class Translator(Pipeline[str, Generation]):
                 )
             strength = DIVERSITY if diversity is None else float(diversity)
             config = SearchConfig(beam, penalty, n_best if n_best == 1 else max(n_best, beam), groups, strength)
-        demands = Demands(self.tokenizer, lambda: self.spelling, prefix, force, forbid, glossary or {})
+        longest = self.limit(self.decoding.longest_source)
+        demands = Demands(self.tokenizer, lambda: self.spelling, prefix, force, forbid, glossary or {}, longest)
         return config, demands
 
     def stream(

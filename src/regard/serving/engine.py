@@ -1,7 +1,8 @@
 """Dynamic batching: texts of concurrent requests with equal settings are computed together, in one thread.
 
 The thread takes what waits as soon as it is free, so a batch is as large as the load makes it, and a single request
-waits for nothing. Different settings take turns.
+waits for nothing. Different settings take turns. A batch of which no result is wanted any more, because its clients
+have gone or their time is over, ends at the next step of its search.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from math import ceil
 from time import perf_counter
 from typing import Any
 
+from regard.decoding.generate import while_wanted
 from regard.serving.metrics import BatchMetrics
 from regard.web.limits import Limits
 from regard.web.refusals import Refusal
@@ -163,11 +165,16 @@ class Batcher:
 
     def _results(self, batch: list[Job]) -> list[Any]:
         """The results; where a batch fails, each input alone, so that only the one at fault does."""
+
+        def wanted() -> bool:
+            return not all(job.future.done() for job in batch)
+
         try:
-            return list(batch[0].compute([job.given for job in batch]))
+            with while_wanted(wanted):
+                return list(batch[0].compute([job.given for job in batch]))
         except Exception as error:
-            if len(batch) == 1:
-                return [error]
+            if len(batch) == 1 or not wanted():
+                return [error] * len(batch)
         return [result for job in batch for result in self._results([job])]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import islice
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any
 
 from regard.errors import ConfigError, RegardError, nearest
@@ -15,6 +15,7 @@ from regard.web.limits import Limits
 from regard.web.metrics import RequestMetrics
 from regard.web.refusals import Refusal
 
+USUAL_BEAM = 4  # of a completion that is searched: its models have none by default
 TASKS = ("translate", "complete", "caption", "transcribe")
 
 
@@ -106,7 +107,8 @@ class Service:
         pieces = [[] if whole else cut(text, translator.bundle.languages[0]) for text in texts]
         pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, texts, strict=True)]
         flat = [one for some in pieces for one in some]
-        waiting = iter(self.batcher.submit(key, compute, flat, [len(one) for one in flat]))
+        sizes = self._sizes([len(one) for one in flat], settings.get("beam"), translator.decoding.beam)
+        waiting = iter(self.batcher.submit(key, compute, flat, sizes))
         futures = [list(islice(waiting, len(some))) for some in pieces]
         best = settings.get("n_best", 1)
         return [
@@ -132,8 +134,20 @@ class Service:
             return list(completer.each([text for _, text in some], indices=indices, record=False, **settings))
 
         key = completer.name, "complete", _frozen(settings)
-        sizes = [len(text) + settings.get("length", 0) for text in texts]
+        lengths = [len(text) + settings.get("length", 0) for text in texts]
+        sizes = self._sizes(lengths, settings.get("beam"), USUAL_BEAM)
         return self.batcher.submit(key, compute, list(enumerate(texts)), sizes)
+
+    def _sizes(self, lengths: Sequence[int], beam: int | None, usual: int) -> list[int]:
+        """What inputs count in the queue and in a batch: their characters, times the beam over the usual one.
+
+        Args:
+            lengths: characters.
+            beam: hypotheses that are asked for.
+            usual: hypotheses by default.
+        """
+        times = ceil(max(1, (beam or usual) / usual))
+        return [times * max(self.limits.least, length) for length in lengths]
 
     def submit_one(self, compute: Compute, given: Any, size: int) -> Any:
         """The future of a result that is computed by itself."""
@@ -148,7 +162,8 @@ class Service:
         def compute(some: list[bytes]) -> Sequence[Any]:
             return list(describer.each(some, record=False, **settings))
 
-        return self.submit_one(compute, file, len(file) // 256)
+        (size,) = self._sizes([len(file) // 256], settings.get("beam"), describer.decoding.beam)
+        return self.submit_one(compute, file, size)
 
     def _listened(self, seconds: float) -> None:
         if seconds > self.limits.sound:

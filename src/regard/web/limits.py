@@ -11,7 +11,8 @@ class Limits:
         body: bytes of a request's body.
         texts: texts in a request.
         characters: characters of a text; models refuse by tokens, often earlier.
-        waiting: characters of all texts that wait to be computed; a text counts `least` at least.
+        waiting: characters of all texts that wait to be computed; a text counts `least` at least, and as many times as
+            its beam holds the model's own.
         least: what the shortest text counts.
         batch: texts computed together.
         batch_characters: their characters together, where they are several.
@@ -20,6 +21,7 @@ class Limits:
         header_seconds: from a connection, or from the first byte of a further request on it, to the end of its header.
         body_seconds: from there to the end of its body.
         seconds: from there to the answer.
+        read_seconds: in which a client takes 1,000 bytes a second of an answer that waits for it, or all that is left.
         linger_seconds: how long the rest of a body is read, and dropped, behind an answer that did not need it.
     """
 
@@ -35,4 +37,5 @@ class Limits:
     header_seconds: float = 10.0
     body_seconds: float = 20.0
     seconds: float = 60.0
+    read_seconds: float = 20.0
     linger_seconds: float = 3.0

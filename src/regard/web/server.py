@@ -18,6 +18,7 @@ from regard.web.limits import Limits
 from regard.web.refusals import Refusal, body_of
 
 BACKLOG = 512
+LEAST_RATE = 1_000  # bytes of an answer a second that a client must take
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -95,23 +96,35 @@ class Announced(uvicorn.Server):
 
 
 def protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP/1.1 with the limits that it lacks: a time for headers, and a number of connections.
+    """uvicorn's HTTP/1.1 with the limits that it lacks: times for headers and for reading an answer, and a number of
+    connections.
 
     Its own refusals, of what is no HTTP, get the shape of all others.
     """
 
     class Limited(H11Protocol):
         deadline: asyncio.TimerHandle | None = None
+        reading: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # told of every byte that the client does not take
             self._watch()
             if len(self.connections) > limits.connections:
                 self._refuse(Refusal(503, "too many connections: try again later", headers={"Retry-After": "1"}))
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._unwatch()
+            self._unwatch_reading()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_reading()
+
+        def resume_writing(self) -> None:
+            self._unwatch_reading()
+            super().resume_writing()
 
         def data_received(self, data: bytes) -> None:
             if self.deadline is None and self._is_idle():
@@ -131,6 +144,24 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
             if self.deadline is not None:
                 self.deadline.cancel()
                 self.deadline = None
+
+        def _watch_reading(self) -> None:
+            self._unwatch_reading()
+            waiting = self.transport.get_write_buffer_size()
+            self.reading = self.loop.call_later(limits.read_seconds, self._check_reading, waiting)
+
+        def _unwatch_reading(self) -> None:
+            if self.reading is not None:
+                self.reading.cancel()
+                self.reading = None
+
+        def _check_reading(self, before: int) -> None:
+            """Cut off a client that reads too little of its answer, and would hold its connection and delay a stop."""
+            self.reading = None
+            if before - self.transport.get_write_buffer_size() < LEAST_RATE * limits.read_seconds:
+                self.transport.abort()
+            else:
+                self._watch_reading()
 
         def _late(self) -> None:
             self.deadline = None
