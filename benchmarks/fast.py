@@ -1,11 +1,11 @@
 """A shipped student beside its teacher: source words a second on one thread, with the development BLEU of their cards.
 
-    OMP_NUM_THREADS=1 python benchmarks/fast.py [fr-en:4 fr-en:1 fr-en-fast:1] [--lines 2000]
+    OMP_NUM_THREADS=1 python benchmarks/fast.py [fr-en:4 fr-en:1 fr-en-fast:1 en-fr:4 en-fr-fast:1] [--lines 2000]
 
-Each argument is a model and the beam that it searches with. The lines are the French side of Tatoeba ($REGARD_DATA),
-spread over the file; they are translated in this process by regard and by CTranslate2 on the same weights, both with
-int8 products on one thread. Processor seconds, loading not counted, the best of three turns; words are what stands
-between spaces. BLEU is the card's, of int8 weights and the model's own beam.
+Each argument is a model and the beam that it searches with. The lines are its language's side of Tatoeba
+($REGARD_DATA), spread over the file; they are translated in this process by regard and by CTranslate2 on the same
+weights, both with int8 products on one thread. Processor seconds, loading not counted, the best of three turns; words
+are what stands between spaces. BLEU is the card's, of int8 weights and the model's own beam.
 """
 
 import argparse
@@ -29,12 +29,13 @@ def seconds(model: Any, lines: list[str], beam: int) -> float:
     return time.process_time() - before
 
 
-def row(name: str, beam: int, lines: list[str]) -> str:
+def row(name: str, beam: int, count: int) -> str:
     """A model's line of the table."""
     torch.set_num_threads(1)
     speeds = []
     for engine in ("regard", "ctranslate2"):
         model: Any = regard.load(name, precision="int8", engine=engine)
+        lines = lines_of(count, model.bundle.languages[0])
         best = min(seconds(model, lines, beam) for _ in range(TURNS))
         speeds.append(sum(len(line.split()) for line in lines) / best)
     card = json.loads((SHIPPED / name / "measured.json").read_text("utf-8"))["development"]
@@ -47,15 +48,14 @@ def row(name: str, beam: int, lines: list[str]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["fr-en:4", "fr-en:1", "fr-en-fast:1"])
+    parser.add_argument("models", nargs="*", default=["fr-en:4", "fr-en:1", "fr-en-fast:1", "en-fr:4", "en-fr-fast:1"])
     parser.add_argument("--lines", type=int, default=2000)
     given = parser.parse_args()
-    lines = lines_of(given.lines)
     print("| model | beam | size | dev BLEU | regard int8, words/s | CTranslate2 int8, words/s | ratio |")
     print("|---" * 7 + "|")
     for argument in given.models:
         name, _, beam = argument.partition(":")
-        print(row(name, int(beam or 4), lines), flush=True)
+        print(row(name, int(beam or 4), given.lines), flush=True)
 
 
 if __name__ == "__main__":

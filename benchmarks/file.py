@@ -33,11 +33,11 @@ for one in found:
 """
 
 
-def lines_of(count: int) -> list[str]:
-    """Some sentences of the corpus, evenly spaced."""
+def lines_of(count: int, language: str = "fr") -> list[str]:
+    """Some sentences of one side of the corpus, evenly spaced."""
     path = Path(os.environ["REGARD_DATA"]) / "tatoeba-fra-eng" / "pairs.en-fr.tsv.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        every = [line.rstrip("\n").split("\t")[1] for line in file]
+        every = [line.rstrip("\n").split("\t")[language == "fr"] for line in file]
     return [every[n * len(every) // count] for n in range(count)]
 
 
