@@ -99,6 +99,11 @@ def texts(*arguments, **settings) -> list[list[int]]:
     return list(found.values())
 
 
+@pytest.mark.parametrize("setting", ["top_p", "typical_p"])
+def test_a_share_that_float32_rounds_to_0_keeps_one_token(setting: str) -> None:
+    assert len(left(**{setting: 5e-324})) == 1
+
+
 def test_temperature_0_takes_the_likeliest_and_log_probs_are_the_models() -> None:
     drawn = list(sample(step, Count(), [[3]], [4], SampleConfig(temperature=0.0, top_k=2, repetition=1.0), ()))
     assert [one.tokens for one in drawn] == [[0], [1], [2], [3]]
@@ -142,6 +147,9 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
     ("rules", "message"),
     [
         ({"temperature": -1.0}, "temperature must be 0 or more; got -1.0"),
+        ({"temperature": 5e-324}, "temperature must be 0, or 1e-06 … 1e\\+06; got 5e-324"),
+        ({"temperature": math.inf}, "temperature must be 0, or 1e-06 … 1e\\+06; got inf"),
+        ({"repetition": 5e-324}, "repetition must be 1e-06 … 1e\\+06; got 5e-324"),
         ({"top_k": 0}, "top_k must be 1 or more; got 0"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1"),
         ({"min_p": 2.0}, "min_p must be between 0 and 1"),

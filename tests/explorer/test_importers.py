@@ -58,6 +58,9 @@ def test_generate_of_a_decoder() -> None:
         torch.tensor([[3, 4, 5]]), max_new_tokens=4, do_sample=False, output_attentions=True,
         return_dict_in_generate=True, pad_token_id=0, eos_token_id=None,
     )  # fmt: skip
+    for number in (-1, 1):
+        with pytest.raises(ShapeError, match=rf"sequence = {number}: the output has 1, from 0 to 0"):
+            page_of_generate(made, [f"t{int(i)}" for i in made.sequences[0]], sequence=number)
     page = page_of_generate(made, [f"t{int(i)}" for i in made.sequences[0]])
     with torch.no_grad():
         whole = model(made.sequences[:, :-1], output_attentions=True).attentions

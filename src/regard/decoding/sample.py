@@ -17,6 +17,9 @@ NOT_FINITE = "the model's logits hold NaN or infinity: no token can be drawn; it
 _MIX = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: spreads (seed, index) over the generator's seeds
 
 
+SMALL, LARGE = 1e-6, 1e6  # what logits may be divided by: they stay finite in float32
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How to draw.
@@ -48,13 +51,16 @@ class SampleConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        bounds = f"{SMALL:g} … {LARGE:g}"
         for name, fine, wanted in (
             ("temperature", self.temperature >= 0, "0 or more"),
+            ("temperature", self.temperature == 0 or SMALL <= self.temperature <= LARGE, f"0, or {bounds}"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
             ("typical_p", self.typical_p is None or 0 < self.typical_p <= 1, "above 0 and at most 1"),
             ("repetition", self.repetition > 0, "above 0"),
+            ("repetition", SMALL <= self.repetition <= LARGE, bounds),
             ("no_repeat", self.no_repeat >= 0, "0 or more"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2**63 - 1"),
         ):
@@ -211,14 +217,16 @@ def _restricted(
         logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + least, -torch.inf)
     if config.top_p is not None and config.top_p < 1:
         ranked, order = logits.softmax(-1).sort(descending=True, stable=True)
-        beyond = ranked.cumsum(-1) - ranked >= config.top_p  # the first is always kept
+        beyond = ranked.cumsum(-1) - ranked >= config.top_p
+        beyond[..., 0] = False  # the first is always kept, also where float32 rounds top_p to 0
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
     if config.typical_p is not None and config.typical_p < 1:
         log_p = logits.log_softmax(-1)
         entropy = torch.special.entr(log_p.exp()).sum(-1, keepdim=True)
         order = (-log_p - entropy).abs().sort(dim=-1, stable=True).indices
         ranked = log_p.exp().gather(-1, order)
-        beyond = ranked.cumsum(-1) - ranked >= config.typical_p  # the first is always kept
+        beyond = ranked.cumsum(-1) - ranked >= config.typical_p
+        beyond[..., 0] = False
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
     return logits
 

@@ -79,7 +79,7 @@ def page_of_generate(
 
     Raises:
         DataError: the output has no attention.
-        ShapeError: names that do not fit.
+        ShapeError: names that do not fit, a sequence that the output does not have.
     """
     across = getattr(output, "cross_attentions", None)
     within = getattr(output, "decoder_attentions", None) if across is not None else getattr(output, "attentions", None)
@@ -87,6 +87,9 @@ def page_of_generate(
         raise DataError(
             "this output has no attention: generate(..., output_attentions=True, return_dict_in_generate=True)"
         )
+    count = within[0][0].shape[0] if getattr(output, "beam_indices", None) is None else len(output.beam_indices)
+    if not 0 <= sequence < count:
+        raise ShapeError(f"sequence = {sequence}: the output has {count}, from 0 to {count - 1}")
     beams = getattr(output, "beam_indices", None)
     own = [sequence] * len(within) if beams is None else [int(one) for one in beams[sequence]]
     steps = [n for n, one in enumerate(own[: len(within)]) if one >= 0]
