@@ -312,15 +312,13 @@ def make_evaluate(
 
 
 def _decoded_scores(translator: Translator, pairs: Pairs) -> dict[str, float]:
-    bleu, chrf = _metrics(translator)
-    outputs, references = translations(translator, pairs.source, beam=1), [pairs.target]
-    return {name: one.corpus_score(outputs, references).score for name, one in (("bleu", bleu), ("chrf", chrf))}
+    return scores(translations(translator, pairs.source, beam=1), pairs.target, translator.tokenizer.lowers)
 
 
-def _metrics(translator: Translator) -> tuple[sacrebleu.BLEU, sacrebleu.CHRF]:
-    """BLEU and chrF with sacreBLEU's defaults; in lower case where the model writes no capitals."""
-    lowers = translator.tokenizer.lowers
-    return sacrebleu.BLEU(lowercase=lowers), sacrebleu.CHRF(lowercase=lowers)
+def scores(outputs: list[str], references: list[str], lower: bool = False) -> dict[str, float]:
+    """BLEU and chrF of outputs against references (sacreBLEU's defaults), of both in lower case if asked for."""
+    metrics = {"bleu": sacrebleu.BLEU(lowercase=lower), "chrf": sacrebleu.CHRF(lowercase=lower)}
+    return {name: one.corpus_score(outputs, [references]).score for name, one in metrics.items()}
 
 
 def evaluate(
@@ -367,7 +365,8 @@ def evaluate(
     if not tokens:
         raise DataError(f"{source}: no line has a reference: there is nothing to measure")
     outputs = translations(translator, pairs.source, beam)
-    bleu, chrf = _metrics(translator)
+    lower = translator.tokenizer.lowers  # a model that writes no capitals
+    bleu, chrf = sacrebleu.BLEU(lowercase=lower), sacrebleu.CHRF(lowercase=lower)
     measured = bleu.corpus_score(outputs, [pairs.target]).score, chrf.corpus_score(outputs, [pairs.target]).score
     numbers = {
         "bleu": measured[0],
