@@ -133,23 +133,25 @@ class Batcher:
     def _next(self) -> list[Job]:
         """The next batch, of the key that has waited longest for its turn; none once the queue is closed and empty."""
         with self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return []
-                self._changed.wait()
-            key, jobs = self._waiting.popitem(last=False)
             batch: list[Job] = []
-            size = 0
-            for job in jobs:
-                if batch and (len(batch) == self.limits.batch or size + job.size > self.limits.batch_characters):
-                    break
-                batch.append(job)
-                size += job.size
-            for job in batch:
-                del jobs[job]
-            if jobs:
-                self._waiting[key] = jobs
-            self._size -= size
+            while not batch:
+                while not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                key, jobs = self._waiting.popitem(last=False)
+                size = 0
+                for job in list(jobs):
+                    if not job.future.done():  # else it is cancelled, and its loop has not called `_drop` yet
+                        full = len(batch) == self.limits.batch or size + job.size > self.limits.batch_characters
+                        if batch and full:
+                            break
+                        batch.append(job)
+                        size += job.size
+                    del jobs[job]
+                    self._size -= job.size
+                if jobs:
+                    self._waiting[key] = jobs
             return batch
 
     def _work(self) -> None:
