@@ -1,5 +1,9 @@
 """Switches of the process: set where they are asked for, and put back."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -37,3 +41,36 @@ def test_float32_on_cuda_is_put_back(tf32: bool) -> None:
     with cuda_float32(tf32):
         assert {backend.fp32_precision for backend in backends} == {"tf32" if tf32 else "ieee"}
     assert [backend.fp32_precision for backend in backends] == before
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+MEMORY = """
+import ctypes, re
+from pathlib import Path
+from regard.process import keep_freed_memory
+
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1))
+
+before = status("VmRSS")
+keep_freed_memory()
+taken = status("VmRSS") - before
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(64 << 20)))
+ctypes.memset(block, 1, 64 << 20)
+used = status("VmRSS")
+libc.free(block)
+huge = int(re.search(r"AnonHugePages:\\s+(\\d+)", Path("/proc/self/smaps_rollup").read_text()).group(1))
+print(taken, used - before, status("VmRSS") - before, huge)
+"""
+
+
+@pytest.mark.skipif(not HUGE.exists() or "[never]" in HUGE.read_text(), reason="the kernel gives no huge pages")
+def test_freed_memory_is_kept_and_lies_in_huge_pages() -> None:
+    out = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout
+    taken, used, kept, huge = (int(one) / 1024 for one in out.split())  # MiB
+    assert taken < 8  # nothing before it is used
+    assert 64 <= used < 96
+    assert kept >= 64  # freed, and not returned
+    assert huge >= 32  # the kernel may have no huge page left for some of it

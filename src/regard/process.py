@@ -16,6 +16,9 @@ import torch
 from regard.errors import ConfigError
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
+_MADV_HUGEPAGE = 14  # Linux's mman.h
+_HUGE = 2 << 20  # bytes of a huge page
+_PIECE = (1 << 30) - (1 << 20)  # what the heap is extended by at once: below the size that it would map by itself
 
 
 _training = threading.Lock()
@@ -57,14 +60,27 @@ def _flushes_denormals() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc return no block below 1 GiB to the kernel: page faults cost a fifth of a training step.
+    """Make glibc return no block below 1 GiB to the kernel, and take the first 4 GiB of the heap in huge pages.
 
-    For a process that trains or translates a file and ends: glibc cannot be asked for the settings before.
+    Memory that is touched for the first time costs a page fault for every 4 KiB, and memory that lies in small pages a
+    look-up for each of them; together they can take more than half of a training step. Nothing is taken before it is
+    used. Where the kernel gives no huge pages, or the C library is not glibc, less or nothing changes.
+
+    For a process that computes and ends, as a command does: glibc cannot be asked for the settings before.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    if libc is None or not hasattr(libc, "mallopt"):
+        return
+    if not libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30):  # glibc before 2.35 takes at most this
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    libc.malloc.restype = ctypes.c_void_p
+    pieces = [libc.malloc(ctypes.c_size_t(_PIECE)) for _ in range(4)]
+    for piece in filter(None, pieces):
+        begin = -(-piece // _HUGE) * _HUGE
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(_PIECE - _HUGE), _MADV_HUGEPAGE)
+    for piece in filter(None, reversed(pieces)):
+        libc.free(ctypes.c_void_p(piece))  # to the heap, which keeps it
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def load(
     name: str, inputs: list[str] | None = None, threads: int | None = None, device: str = "cpu",
     precision: str = "float32", engine: str = "regard",
 ) -> Any:  # fmt: skip
-    """A pipeline by its model's name.
+    """A pipeline by its model's name, in a process that computes and ends.
 
     Args:
         name: a shipped model's name or a folder.
@@ -110,8 +110,9 @@ def load(
         engine: what searches.
     """
     from regard.pipelines.load import load as load_pipeline
-    from regard.process import use_threads
+    from regard.process import keep_freed_memory, use_threads
 
+    keep_freed_memory()
     if threads is not None:
         use_threads(threads)
     elif inputs and inputs != ["-"] and len(inputs) <= FEW:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.options import Device, Engine, Precision, Threads, load
+from regard.cli.options import Device, Engine, Precision, Threads
 from regard.errors import ConfigError
 
 
@@ -35,12 +35,16 @@ def serve(
     if token is None and not is_loopback(host):
         raise ConfigError(f"--host {host} is open to other machines: name a file with a token, --token-file FILE")
 
+    from regard.pipelines.load import load
+    from regard.process import use_threads
     from regard.serving.http import create_server_app
     from regard.web.limits import Limits
     from regard.web.server import bind, run
 
     with bind(host, port) as listening:  # before the models, which take a while
-        models = [load(name, None, threads, device, precision, engine) for name in names]
+        if threads is not None:
+            use_threads(threads)
+        models = [load(name, device, precision, engine) for name in names]
         limits = Limits()
         app = create_server_app(models, limits, token)
         run(app, listening, limits, f"serving {', '.join(names)}")

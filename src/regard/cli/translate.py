@@ -218,9 +218,6 @@ class LoadConfig:
 
     def __call__(self, _: str = "") -> Any:
         """The translator."""
-        from regard.process import keep_freed_memory
-
-        keep_freed_memory()
         return load_for("translate", self.model, None, self.threads, self.device, self.precision, self.engine)
 
 
