@@ -73,18 +73,42 @@ def test_a_student_learns_what_its_teacher_says(talk, tmp_path: Path, data_folde
     assert str(folder / "pairs.jsonl") in settings
 
 
-def test_another_teacher_is_not_mixed_in(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+def test_what_a_corpus_was_made_from_is_not_changed(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+    """Another teacher, other texts and other data are refused; a student's dropout may change."""
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
-    config, run = tmp_path / "student.toml", tmp_path / "run"
+    config, run, extra = tmp_path / "student.toml", tmp_path / "run", tmp_path / "extra.txt"
     config.write_text(CONFIG)
+    extra.write_text("un chat noir\n")
+    command = ("distill", "fr-en", config, "--folder", run, "--beam", 1)
+    assert talk(*command, "--text", extra)[0] == 0
     folder = run / "distilled"
-    folder.mkdir(parents=True)
-    (folder / "corpus.jsonl").write_text('{"source": "le chat", "target": "the cat"}\n')
-    (folder / "parts").mkdir()
-    (folder / "parts" / "corpus.json").write_text('{"model": "other"}')
-    code, _, err = talk("distill", "fr-en", config, "--folder", run)
-    assert code == 2
-    assert "its parts were made with" in err
+    before = (folder / "pairs.jsonl").read_bytes()
+
+    def refused(*further: object) -> str:
+        code, _, err = talk(*command, "--resume", *further)
+        assert code in (1, 2)
+        assert (folder / "pairs.jsonl").read_bytes() == before
+        return err
+
+    assert f"{folder / 'corpus.jsonl'}: made from other data" in refused()  # without --text
+    assert "made from other data" in refused("--text", extra, "--set", "data.dev_share=0.2")
+    extra.write_text("un chat blanc\n")
+    assert "made from other data" in refused("--text", extra)
+    extra.write_text("un chat noir\n")
+    assert "its parts were made with" in refused("--text", extra, "--beam", 2)
+    about = folder / "parts" / "corpus.json"
+    about.write_text(about.read_text().replace('"fr-en"', '"other"'))
+    assert "its parts were made with model = 'other'" in refused("--text", extra)
+    about.write_text(about.read_text().replace('"other"', '"fr-en"'))
+    part = next((folder / "parts").glob("part-*.parquet"))
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-40])
+    assert f"{part}: damaged" in refused("--text", extra)
+    part.write_bytes(whole)
+    assert (
+        talk(*command, "--text", extra, "--resume", "--set", "data.upper=0.5", "--set", "training.max_steps=3")[0] == 2
+    )
+    assert talk(*command, "--text", extra, "--resume", "--set", "training.max_steps=3")[0] == 0
 
 
 @pytest.mark.parametrize("teacher", ["english"])

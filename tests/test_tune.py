@@ -83,6 +83,25 @@ def test_trials_that_fail_are_no_result(tmp_path: Path, monkeypatch: pytest.Monk
         tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.01, trial_minutes=1.0)
 
 
+def test_a_search_is_not_continued_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    folder = tmp_path / "t"
+
+    def search(ranges: list[Range], **overrides: Any) -> dict[str, Any]:
+        return tune(tiny("transformer"), ranges, folder, minutes=0.001, trial_minutes=1.0, overrides=overrides)
+
+    search(RANGES)
+    with pytest.raises(ConfigError, match=r"t: holds a search by bleu, not by loss \(training.metric\)"):
+        search(RANGES, **{"training.metric": "loss"})
+    other = [RANGES[0], Range.parse("training.schedule=cosine|linear|constant")]
+    with pytest.raises(ConfigError, match="t: its earlier trials searched over other values"):
+        search(other)
+    search([*RANGES, Range.parse("training.label_smoothing=0.0|0.1")])  # a further setting is no contradiction
+    (folder / "trials.db").write_bytes(b"SQLite format 3\0" + bytes(3000))
+    with pytest.raises(ConfigError, match=r"trials\.db: damaged, or not a search of `regard tune`"):
+        search(RANGES)
+
+
 def test_a_trial_is_a_run(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talk: Any) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     config = tmp_path / "c.toml"

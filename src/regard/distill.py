@@ -1,6 +1,7 @@
 """Sequence-level distillation (Kim and Rush 2016): a student learns the outputs of a teacher instead of the references.
 
 RUN/distilled/corpus.jsonl    the training side of the config's data, and further texts without translations
+RUN/distilled/corpus.sha256   digest of what it was made from
 RUN/distilled/parts/          the teacher's outputs, part by part (`regard.serving.bulk`)
 RUN/distilled/pairs.jsonl     what the student is trained on
 RUN/distilled/dev.jsonl       the development pairs, as they were; test.jsonl the test pairs
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from regard import experiment
+from regard.data.augment import AugmentConfig
 from regard.data.files import stream_lines
 from regard.data.pairs import Pairs
-from regard.data.parallel import DataConfig, found, read_pairs, stream_parts
+from regard.data.parallel import DataConfig, files_of, found, read_pairs, stream_parts
+from regard.data.prepared import key_of
 from regard.errors import ConfigError
 from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, rows_of, translate_corpus
-from regard.storage import claim, exclusive, replacing, write_bytes
+from regard.storage import claim, exclusive, replacing, write_bytes, write_text
 
 SETTINGS = {"data.source": "source", "data.target": "target", "data.test_share": 0.0, "data.dev_share": 0.0}
 
@@ -57,7 +60,8 @@ def distill(
         report: called with the number of rows that were translated.
 
     Raises:
-        ConfigError: the config is not of a translator; the folder's parts were made with other settings.
+        ConfigError: the config is not of a translator; the folder's corpus was made from other data or texts, or its
+            parts with other settings.
         DataError: the data cannot be read.
     """
     settings = experiment.read_config(config, dict(overrides))
@@ -69,8 +73,16 @@ def distill(
     where.mkdir(exist_ok=True)
     corpus = where / "corpus.jsonl"
     with exclusive(where):
+        made_from = where / "corpus.sha256"
+        key = _key(data, texts)
         if not corpus.exists():
+            write_text(made_from, key)
             _write_corpus(data, texts, where)
+        elif not made_from.exists() or made_from.read_text("utf-8") != key:
+            raise ConfigError(
+                f"{corpus}: made from other data, or from other --text, than are given now: name another --folder, or "
+                f"remove {where}"
+            )
     own = {"beam": max(beam or 4, n_best) if n_best > 1 else beam, "n_best": n_best, "split": False}
     bulk = BulkConfig(str(corpus), corpus.stat().st_size, "source", teacher, own)
     parts = where / "parts"
@@ -89,6 +101,18 @@ def distill(
     if (where / "test.jsonl").stat().st_size:
         files["data.test"] = str(where / "test.jsonl")
     return Distilled(count, refused, {**SETTINGS, **files})
+
+
+def _key(data: DataConfig, texts: Sequence[str]) -> str:
+    """Digest of what the corpus is made from; how a student's data are varied is no part of it."""
+    named = [side for where in (data.test, *data.dev_sets.values()) if where for side in _sides(where)]
+    further = [path for name in (*named, *texts) for path in found(name)]
+    settings = data.model_dump(mode="json", exclude=set(AugmentConfig.model_fields) | {"longest"})
+    return key_of([*files_of(data), *further], [settings, *texts])
+
+
+def _sides(where: str | tuple[str, str]) -> tuple[str, ...]:
+    return where if isinstance(where, tuple) else (where,)
 
 
 def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:

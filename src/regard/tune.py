@@ -18,8 +18,10 @@ from regard.errors import ConfigError, RegardError
 from regard.experiment import read_config, train
 from regard.storage import claim, exclusive, write_text
 from regard.training.best import SMALL_IS_BETTER
+from regard.untrusted import first_line
 
 STORAGE, BEST, STUDY = "trials.db", "best.toml", "settings"
+ANOTHER = "name another --folder"
 OnTrial = Callable[[int, dict[str, Any], float | None], None]
 
 
@@ -96,7 +98,8 @@ def tune(
         the best settings found, {"training.learning_rate": 0.0013, …}; best.toml in the folder is the whole config.
 
     Raises:
-        ConfigError: an unknown setting; Optuna is not installed; no trial was finished.
+        ConfigError: an unknown setting; Optuna is not installed; the folder holds a search by another metric or over
+            other choices, or a damaged one; no trial was finished.
     """
     try:
         import optuna
@@ -109,14 +112,15 @@ def tune(
     metric = settings.training.metric
     claim(folder, "a search", (STORAGE,))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=STUDY, storage=f"sqlite:///{folder / STORAGE}", load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=settings.training.seed), pruner=optuna.pruners.MedianPruner(5, 2),
-        direction="minimize" if metric in SMALL_IS_BETTER else "maximize",
-    )  # fmt: skip
+    study = _study(folder, metric, settings.training.seed)
 
     def objective(trial: Any) -> float:
-        chosen = {one.name: one.propose(trial) for one in ranges}
+        try:
+            chosen = {one.name: one.propose(trial) for one in ranges}
+        except ValueError as error:  # Optuna's: the values are of another kind, or other choices
+            raise ConfigError(
+                f"{folder}: its earlier trials searched over other values ({error}): {ANOTHER}"
+            ) from error
 
         def report(event: dict[str, Any]) -> None:
             if event["event"] == "evaluation":
@@ -146,6 +150,34 @@ def tune(
     best = dict(study.best_params)
     write_text(folder / BEST, to_toml(read_config(config, (overrides or {}) | best)))
     return best
+
+
+def _study(folder: Path, metric: str, seed: int) -> Any:
+    """Optuna's study in a folder: a new one, or the one that was begun there.
+
+    Raises:
+        ConfigError: it is of another metric, or damaged.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    path = folder / STORAGE
+    try:
+        study = optuna.create_study(
+            study_name=STUDY, storage=f"sqlite:///{path}", load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner(5, 2),
+            direction="minimize" if metric in SMALL_IS_BETTER else "maximize",
+        )  # fmt: skip
+        if not study.trials:
+            study.set_user_attr("metric", metric)
+        before = study.user_attrs.get("metric")
+    except (SQLAlchemyError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path}: damaged, or not a search of `regard tune`: {first_line(error)}: {ANOTHER}"
+        ) from error
+    if before != metric:
+        raise ConfigError(f"{folder}: holds a search by {before}, not by {metric} (training.metric): {ANOTHER}")
+    return study
 
 
 def _value(text: str) -> Any:

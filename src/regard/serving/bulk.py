@@ -20,6 +20,7 @@ from regard.data.files import plain_name, stream_lines
 from regard.data.tables import read_cells
 from regard.errors import ConfigError, DataError
 from regard.storage import exclusive, parse_json, replacing, write_text
+from regard.untrusted import first_line
 
 ABOUT = "corpus.json"
 TABLES = (".parquet", ".arrow", ".feather")
@@ -192,18 +193,30 @@ def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _there(into: Path, number: int) -> PartDone:
-    from pyarrow import parquet
-
-    errors = parquet.read_table(part_file(into, number), columns=["error"])["error"]
+    errors = _table(part_file(into, number), ["error"])["error"]
     return PartDone(number, len(errors), len(errors) - errors.null_count)
 
 
 def rows_of(into: Path) -> Iterator[dict[str, Any]]:
-    """The rows of all parts of a folder, in the corpus's order."""
-    from pyarrow import parquet
+    """The rows of all parts of a folder, in the corpus's order.
 
+    Raises:
+        DataError: a part is damaged.
+    """
     for path in sorted(into.glob("part-*.parquet")):
-        yield from parquet.read_table(path).to_pylist()
+        yield from _table(path).to_pylist()
+
+
+def _table(path: Path, columns: list[str] | None = None) -> Any:
+    """A part's table."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.read_table(path, columns=columns)
+    except (ArrowException, OSError, KeyError) as error:
+        raise DataError(
+            f"{path}: damaged: {first_line(error)}: remove it, and the same command makes it anew"
+        ) from error
 
 
 def _check(config: BulkConfig, into: Path) -> None:
