@@ -1,6 +1,8 @@
 """A search over settings: short runs, the best one kept, continued where it stopped."""
 
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,12 +55,14 @@ def test_a_search_finds_the_best_settings_and_goes_on(tmp_path: Path, monkeypatc
     monkeypatch.setattr("regard.tune.train", Fake)
     told: list[tuple[int, dict[str, Any], float | None]] = []
     config = tiny("transformer")
-    for minutes in (0.05, 0.05):
+    clock = count()  # a trial takes a second
+    monkeypatch.setattr("regard.tune.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for minutes in (0.2, 0.2):
         best = tune(
             config, RANGES, tmp_path / "t", minutes=minutes, trial_minutes=1.0, on_trial=lambda *one: told.append(one)
         )
     assert [number for number, _, _ in told] == list(range(len(told)))  # numbered on
-    assert len(told) > 10
+    assert len(told) == 2 * 11  # 12 seconds, less the one in which the search began
     assert best["training.schedule"] == "cosine"
     assert abs(best["training.learning_rate"] - 0.001) < 0.0008
     kept = read_config(tmp_path / "t" / "best.toml")
