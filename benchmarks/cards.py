@@ -21,7 +21,7 @@ import torch
 from senses import measure_scenes, measure_sounds
 
 from regard.data.pairs import Pairs
-from regard.data.parallel import corpora
+from regard.data.parallel import DataConfig, corpora
 from regard.data.texts import read_texts
 from regard.experiment import average_run, read_config
 from regard.export.folder import export_bundle
@@ -77,14 +77,18 @@ def training_of(run: Path, settings: Any) -> tuple[str, float, list[dict[str, An
 
 
 def command_of(run: Path) -> str:
-    """The command that trains a run."""
+    """The command that trains a run; its folder has the name of its config."""
     teacher = teacher_of(run)
     return f"regard distill {teacher} {run.name}" if teacher else f"regard train {run.name}"
 
 
 def teacher_of(run: Path) -> str:
     """The model whose outputs a student was trained on; empty for a run on its references."""
-    made = run / "distilled" / "parts" / "corpus.json"
+    data = read_config(run / "config.toml").data
+    (first, *_) = corpora(data) if isinstance(data, DataConfig) else [None]
+    if first is None or not isinstance(first.path, str):
+        return ""
+    made = Path(first.path).parent / "parts" / "corpus.json"
     return json.loads(made.read_text("utf-8"))["model"] if made.exists() else ""
 
 
@@ -225,9 +229,8 @@ def card(name: str, settings: Any, parts: Any, measured: Any, run: Path) -> str:
     found = everyday.measure(ready)
     taught, teacher = "", teacher_of(run)
     if teacher:
-        settings = settings.model_copy(
-            update={"data": read_config(ROOT / "src" / "regard" / "configs" / f"{name}.toml").data}
-        )
+        own = read_config(ROOT / "src" / "regard" / "configs" / f"{run.name}.toml")  # what the teacher translated
+        settings = settings.model_copy(update={"data": own.data})
         taught = f" The training side's translations are those of `{teacher}` (sequence-level distillation)."
     return f"""# {name}
 
