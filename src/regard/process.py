@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ def _flushes_denormals() -> bool:
     return not (torch.tensor([2.0**-1070], dtype=torch.float64) * 0.5).item()
 
 
+@cache
 def keep_freed_memory() -> None:
     """Make glibc return no block below 1 GiB to the kernel, and take the first 4 GiB of the heap in huge pages.
 
