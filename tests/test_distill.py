@@ -74,7 +74,7 @@ def test_a_student_learns_what_its_teacher_says(talk, tmp_path: Path, data_folde
 
 
 def test_what_a_corpus_was_made_from_is_not_changed(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
-    """Another teacher, other texts and other data are refused; a student's dropout may change."""
+    """Another teacher, other texts and other data are refused; a longer training is not."""
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     config, run, extra = tmp_path / "student.toml", tmp_path / "run", tmp_path / "extra.txt"
     config.write_text(CONFIG)
@@ -105,9 +105,6 @@ def test_what_a_corpus_was_made_from_is_not_changed(talk, tmp_path: Path, data_f
     part.write_bytes(whole[:-40])
     assert f"{part}: damaged" in refused("--text", extra)
     part.write_bytes(whole)
-    assert (
-        talk(*command, "--text", extra, "--resume", "--set", "data.upper=0.5", "--set", "training.max_steps=3")[0] == 2
-    )
     assert talk(*command, "--text", extra, "--resume", "--set", "training.max_steps=3")[0] == 0
 
 

@@ -89,7 +89,7 @@ def tune(
         config: as `regard.train` takes it.
         ranges: the settings to search over.
         folder: of the search.
-        minutes: for this call, all trials together; a trial that has begun is finished.
+        minutes: for this call, all trials together; at least one trial is made, and one that has begun is finished.
         trial_minutes: of training, for a trial.
         overrides: other settings to replace.
         on_trial: called after every trial with its number, its settings and its measure (None if it ended early).
@@ -142,6 +142,7 @@ def tune(
 
     until = time.monotonic() + 60 * minutes
     with exclusive(folder):
+        study.optimize(objective, n_trials=1)
         while time.monotonic() < until:
             study.optimize(objective, n_trials=1)
     done = [one for one in study.trials if one.state.name == "COMPLETE"]
