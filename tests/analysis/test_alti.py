@@ -5,7 +5,7 @@ import torch
 
 import regard
 from random_outputs import BLOCKS, SOURCE, completer, recurrent, translator
-from regard.analysis.alti import _layers, mixed
+from regard.analysis.alti import Mixing, _layers
 from regard.analysis.residual import record
 
 
@@ -88,7 +88,7 @@ def test_of_an_encoder_decoder_the_source_has_its_share():
     assert found.shape == (len(made.ids), len(made.source_ids))
     assert bool(((found.sum(-1) > 0) & (found.sum(-1) <= 1 + 1e-9)).all())
     given = made.forward_pass()
-    inside = mixed(given, "encoder", slice(None))
+    inside = Mixing(record(given)[0], "encoder")(slice(None))
     (_, _, _), (_, first, _), (_, within, _), (_, second, kept) = _layers(record(given)[0]["decoder"])
     torch.testing.assert_close(found, kept[:, None] * (within @ first @ inside) + second @ inside)
     torch.testing.assert_close(inside.sum(-1), torch.ones(len(inside), dtype=inside.dtype))

@@ -23,8 +23,10 @@ def _short_path():
 
 @pytest.fixture(scope="module")
 def of_translator():
-    made = translator()(SOURCE, beam=1)
-    return made, reasons(made, draws=20)
+    made, told = translator()(SOURCE, beam=1), []
+    found = reasons(made, draws=20, done=lambda *counted: told.append(counted))
+    assert told == [(number, len(found.words)) for number in range(len(found.words))]
+    return made, found
 
 
 def test_a_word_s_sources_and_heads_are_the_sums_of_its_tokens_contributions(of_translator):

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.analysis.base import ForwardPass
 from regard.analysis.residual import FrozenNorm, Stream, Write, head_outputs, head_weights, record
 from regard.attention.maps.map import AttentionMap
 from regard.errors import ChoiceError
@@ -46,26 +45,36 @@ def alti(maps: Sequence[AttentionMap], target: int | None = None) -> Tensor:
     if last is None or any(one is None or one.run != last.run for one in origins):
         raise ChoiceError(UNKNOWN)
     size = maps[-1].shape[-2]
-    rows = mixed(last.run(), last.site.split(".")[0], slice(-size, None) if target is None else target - size)
+    streams, _ = record(last.run())
+    rows = Mixing(streams, last.site.split(".")[0])(slice(-size, None) if target is None else target - size)
     return rows if target is None else rows[0]
 
 
-def mixed(given: ForwardPass, stack: str, chosen: slice | int) -> Matrix:
-    """ALTI's rows of some positions of a stack, "encoder" or "decoder", in one forward pass.
+class Mixing:
+    """ALTI's rows of a stack, whose layers' contributions are computed once.
+
+    Args:
+        streams: of one forward pass.
+        stack: "encoder" or "decoder".
 
     Raises:
-        ChoiceError: a model that is no Transformer.
+        ChoiceError: there is no such stack: a model that is no Transformer.
     """
-    with torch.no_grad():
-        streams, _ = record(given)
+
+    def __init__(self, streams: dict[str, Stream], stack: str) -> None:
         if stack not in streams:
             raise ChoiceError(UNKNOWN)
-        own = _layers(streams[stack])
-        crossing = any(site.endswith("cross") for site, _, _ in own)
-        every = torch.eye(len(own[0][1])).to(own[0][1])
+        with torch.no_grad():
+            self.own = _layers(streams[stack])
+            crossing = any(site.endswith("cross") for site, _, _ in self.own)
+            self.below = _layers(streams["encoder"]) if crossing else []
+
+    def __call__(self, chosen: slice | int) -> Matrix:
+        """The rows of some positions."""
+        every = torch.eye(len(self.own[0][1])).to(self.own[0][1])
         rows = every[chosen] if isinstance(chosen, slice) else every[chosen][None]
         source = None
-        for site, matrix, kept in reversed(own):
+        for site, matrix, kept in reversed(self.own):
             if site.endswith("cross"):
                 given_on = rows @ matrix
                 source = given_on if source is None else source + given_on
@@ -73,9 +82,9 @@ def mixed(given: ForwardPass, stack: str, chosen: slice | int) -> Matrix:
             else:
                 rows = rows @ matrix
         rows = rows if source is None else source
-        for _, matrix, _ in reversed(_layers(streams["encoder"]) if crossing else []):
+        for _, matrix, _ in reversed(self.below):
             rows = rows @ matrix
-    return rows
+        return rows
 
 
 def _layers(stream: Stream) -> list[tuple[str, Matrix, Tensor]]:

@@ -1,5 +1,6 @@
 """Which word made this word: the logit of an output's token as a sum over sites, heads and source positions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from regard.models.recurrent import SITE, Recurrent
 from regard.text.tokenizer import word_of_each
 
 Parts = dict[tuple[str, int], Float[Tensor, "S"]]
+Taken = tuple[float, Parts, dict[str, float]]  # logit, parts, rest
 
 
 @runtime_checkable
@@ -152,31 +154,71 @@ def contributions(generation: Generated, step: int) -> Contributions:
     Raises:
         ConfigError: no result; no such step; an output without a forward pass; a model of another kind.
     """
-    count = len(ids_of(generation))
+    _check(step, len(ids_of(generation)))
+    return Attributor(generation)(step)
+
+
+class Attributor:
+    """`contributions` of any token of one output, whose forward pass is made once.
+
+    Args:
+        generation: a translation, a completion or a description of what `load` returns.
+
+    Attributes:
+        given: the forward pass.
+        streams: {path: residual stream} of a Transformer; empty for a recurrent model.
+
+    Raises:
+        ConfigError: no result; an output without a forward pass; a model of another kind.
+    """
+
+    def __init__(self, generation: Generated) -> None:
+        self.ids, self.tokens = ids_of(generation), generation.tokens
+        self.given: ForwardPass = generation.forward_pass()
+        self.streams: dict[str, Stream] = {}
+        self._parts: Callable[[int, int], Taken]
+        with torch.no_grad():
+            if isinstance(self.given.module, Recurrent):
+                self._parts = _of_recurrent(self.given)
+            else:
+                self.streams, logits = record(self.given)
+                self._parts = _of_stack(self.given, self.streams, logits)
+
+    def __call__(self, step: int) -> Contributions:
+        """Of the token of one step; negative steps count from the end.
+
+        Raises:
+            ConfigError: no such step.
+        """
+        _check(step, len(self.ids))
+        given, step = self.given, step % len(self.ids)
+        with torch.no_grad():
+            logit, parts, rest = self._parts(step, self.ids[step])
+        across = given.source_tokens
+        keys = {site: across if site.endswith("cross") else given.tokens for site, _ in parts}
+        return Contributions(self.tokens[step], logit, parts, rest, keys, given.text, given.spans)
+
+
+def _check(step: int, count: int) -> None:
     if not -count <= step < count:
         raise ConfigError(f"step {step} is none of the output's {count} tokens: 0 … {count - 1}")
-    given, step = generation.forward_pass(), step % count
-    token = generation.ids[step]
-    with torch.no_grad():
-        take = _of_recurrent if isinstance(given.module, Recurrent) else _of_stack
-        logit, parts, rest = take(given, step, token)
-    across = given.source_tokens
-    keys = {site: across if site.endswith("cross") else given.tokens for site, _ in parts}
-    return Contributions(generation.tokens[step], logit, parts, rest, keys, given.text, given.spans)
 
 
-def _of_stack(given: ForwardPass, step: int, token: int) -> tuple[float, Parts, dict[str, float]]:
+def _of_stack(given: ForwardPass, streams: dict[str, Stream], logits: Tensor) -> Callable[[int, int], Taken]:
     """Of a Transformer with a decoder."""
-    streams, logits = record(given)
     if "decoder" not in streams:
         raise ConfigError(f"{type(given.module).__name__} has no decoder whose logits could be taken apart")
     module: Any = given.module
-    place = logits.shape[1] - len(given.predicted) + step
     weight, bias = module.readout()
-    direction = weight[token] * getattr(module, "output_scale", 1.0)
-    parts, rest = follow(streams["decoder"], direction, place)
-    rest["output.bias"] = float(bias[token])
-    return float(logits[0, place, token]), parts, rest
+
+    def of(step: int, token: int) -> Taken:
+        place = logits.shape[1] - len(given.predicted) + step
+        direction = weight[token] * getattr(module, "output_scale", 1.0)
+        parts, rest = follow(streams["decoder"], direction, place)
+        rest["output.bias"] = float(bias[token])
+        return float(logits[0, place, token]), parts, rest
+
+    return of
 
 
 def follow(stream: Stream, direction: Float[Tensor, "d"], place: int) -> tuple[Parts, dict[str, float]]:
@@ -207,7 +249,7 @@ def _by_source(write: Write, direction: Tensor, place: int) -> Float[Tensor, "H 
     return weights * (values @ into[:, :, None].to(values.dtype))[..., 0]
 
 
-def _of_recurrent(given: ForwardPass, step: int, token: int) -> tuple[float, Parts, dict[str, float]]:
+def _of_recurrent(given: ForwardPass) -> Callable[[int, int], Taken]:
     module, arguments = given.module, given.arguments
     assert isinstance(module, Recurrent)
     calls: list[Call] = []
@@ -215,14 +257,19 @@ def _of_recurrent(given: ForwardPass, step: int, token: int) -> tuple[float, Par
     with watching(calls.append):
         features = module.hidden(memory, arguments["target"])
     weight, bias = module.readout()
-    state, context = features[0, step].split([module.config.width, features.shape[-1] - module.config.width])
-    from_state, from_context = weight[token].split([len(state), len(context)])
-    rest = {"state": float(from_state @ state), "output.bias": float(bias[token])}
-    logit = float(module.project(features)[0, step, token])
-    own = calls_by_site(module, calls).get(SITE)
-    if own is None:  # no attention: the context is the summary of the source
-        return logit, {}, {"context": float(from_context @ context), **rest}
-    return logit, {(SITE, 0): _of_context(module, own[step], from_context)}, rest
+    logits, own = module.project(features), calls_by_site(module, calls).get(SITE)
+    width = module.config.width
+
+    def of(step: int, token: int) -> Taken:
+        state, context = features[0, step].split([width, features.shape[-1] - width])
+        from_state, from_context = weight[token].split([len(state), len(context)])
+        rest = {"state": float(from_state @ state), "output.bias": float(bias[token])}
+        logit = float(logits[0, step, token])
+        if own is None:  # no attention: the context is the summary of the source
+            return logit, {}, {"context": float(from_context @ context), **rest}
+        return logit, {(SITE, 0): _of_context(module, own[step], from_context)}, rest
+
+    return of
 
 
 def _of_context(module: Recurrent, call: Call, direction: Tensor) -> Float[Tensor, "S"]:

@@ -13,7 +13,7 @@ from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
 from regard.text.tokenizer import word_of_each
 
-AT_ONCE = 4096  # tokens of one forward
+AT_ONCE = 512  # tokens of the input in one forward
 SOURCE, TOKENS = "source", "tokens"  # arguments of an encoder–decoder, and of a decoder alone
 
 
@@ -62,7 +62,8 @@ class Erasure:
     def __call__(self, kept: Bool[Tensor, "n words"]) -> Float[Tensor, "n T"]:
         """log p of each output token, in float64, with only the kept words in the input; results are cached."""
         asked = [tuple(row) for row in kept.tolist()]
-        new = list(dict.fromkeys(row for row in asked if row not in self._known))
+        # by length, for little padding
+        new = sorted({row for row in asked if row not in self._known}, key=lambda row: len(self._left(row)))
         size = max(1, AT_ONCE // len(self._ids))
         for start in range(0, len(new), size):
             some = new[start : start + size]
@@ -97,8 +98,9 @@ class Erasure:
                 places = last - len(predicted) + torch.arange(len(predicted), device=device)
                 hidden = states[torch.arange(len(rows), device=device)[:, None], places]
             logits: Tensor = own.project(hidden).double()
-        wanted = torch.tensor(predicted, device=device).expand(len(rows), -1)
-        return logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].cpu()
+            wanted = torch.tensor(predicted, device=device).expand(len(rows), -1)
+            chosen = logits.gather(-1, wanted[..., None])[..., 0]
+            return (chosen - logits.logsumexp(-1)).cpu()
 
     @property
     def crossing(self) -> bool:

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.analysis.alti import mixed
+from regard.analysis.alti import Mixing
 from regard.analysis.base import ForwardPass
-from regard.analysis.contributions import Generated, contributions
+from regard.analysis.contributions import Attributor, Generated
 from regard.analysis.erasure import SOURCE, TOKENS
 from regard.analysis.flow import LONGEST, flow
-from regard.analysis.residual import Write, head_outputs, head_weights, record
+from regard.analysis.residual import Stream, Write, head_outputs, head_weights
 from regard.attention.maps.map import AttentionMap
 from regard.device import device_of
 from regard.models.recurrent import Recurrent
@@ -51,43 +51,65 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
     Returns:
         {name: `[S]`}, in float64: source positions, or the positions up to that which predicts the first of the tokens.
     """
-    given = generation.forward_pass()
-    crossing = SOURCE in given.arguments
-    length = given.arguments[SOURCE if crossing else TOKENS].shape[1]
-    offset = 0 if crossing else length - len(given.predicted)
-    size = length if crossing else offset + min(steps) + 1
-    maps = _maps(given)
-    reading = [site for site in maps if site.endswith("cross")] or list(maps)
-    found: dict[str, Tensor] = {}
+    return Explainer(generation)(steps)
 
-    def add(name: str, row: Tensor) -> None:
-        row = row.detach().cpu().double()[:size]
-        found[name] = found.get(name, torch.zeros(size, dtype=torch.float64)) + row
 
-    for step in steps:
-        place = offset + step
-        for site in reading:
-            add("attention", _row(maps[site], place) / len(reading))
-        aligned = _aligned(generation)
-        if aligned is not None:
-            add("alignment", _row(maps[aligned[0]], place, aligned[1]))
+class Explainer:
+    """`explanations` of any tokens of one output: maps, streams and the layers' contributions are computed once.
+
+    Args:
+        generation: a translation or a completion of what `load` returns.
+
+    Attributes:
+        attribution: `contributions` of its tokens.
+    """
+
+    def __init__(self, generation: Generated) -> None:
+        self.attribution = Attributor(generation)
+        self.given = given = self.attribution.given
+        self.crossing = SOURCE in given.arguments
+        self.maps = _maps(given)
+        self.reading = [site for site in self.maps if site.endswith("cross")] or list(self.maps)
+        self.alignment = _aligned(generation)
+        self.chain: list[AttentionMap] = []
         if not isinstance(given.module, Recurrent):
-            for row in _norms(given, reading, place):
-                add("norms", row / len(reading))
-        parts = contributions(generation, step).parts
-        for (site, _), part in parts.items():
-            if site in reading:
-                add("contributions", part)
-        if not isinstance(given.module, Recurrent):
-            chain = _chain(maps, reading, crossing)
-            add("rollout", flow(chain, target=place))
-            add("alti", mixed(given, "decoder", place)[0])
-            if max(chain[-1].shape[-2:]) <= LONGEST_FLOW:
-                add("flow", flow(chain, "flow", target=place))
-    first, path = _gradients(given, steps)
-    add("gradient × input", first)
-    add("integrated gradients", path)
-    return found
+            self.chain = _chain(self.maps, self.reading, self.crossing)
+            self.mixing = Mixing(self.attribution.streams, "decoder")
+
+    def __call__(self, steps: Sequence[int]) -> dict[str, Explanation]:
+        """Of the tokens chosen at some steps together."""
+        given, maps, reading = self.given, self.maps, self.reading
+        length = given.arguments[SOURCE if self.crossing else TOKENS].shape[1]
+        offset = 0 if self.crossing else length - len(given.predicted)
+        size = length if self.crossing else offset + min(steps) + 1
+        found: dict[str, Tensor] = {}
+
+        def add(name: str, row: Tensor) -> None:
+            row = row.detach().cpu().double()[:size]
+            found[name] = found.get(name, torch.zeros(size, dtype=torch.float64)) + row
+
+        for step in steps:
+            place = offset + step
+            for site in reading:
+                add("attention", _row(maps[site], place) / len(reading))
+            if self.alignment is not None:
+                add("alignment", _row(maps[self.alignment[0]], place, self.alignment[1]))
+            if self.chain:
+                for row in _norms(self.attribution.streams["decoder"], reading, place):
+                    add("norms", row / len(reading))
+            parts = self.attribution(step).parts
+            for (site, _), part in parts.items():
+                if site in reading:
+                    add("contributions", part)
+            if self.chain:
+                add("rollout", flow(self.chain, target=place))
+                add("alti", self.mixing(place)[0])
+                if max(self.chain[-1].shape[-2:]) <= LONGEST_FLOW:
+                    add("flow", flow(self.chain, "flow", target=place))
+        first, path = _gradients(given, steps)
+        add("gradient × input", first)
+        add("integrated gradients", path)
+        return found
 
 
 def _maps(given: ForwardPass) -> dict[str, AttentionMap]:
@@ -111,13 +133,13 @@ def _aligned(generation: Any) -> tuple[str, list[int]] | None:
     return None if shown is None or not shown.site else (shown.site, shown.heads)
 
 
-def _norms(given: ForwardPass, sites: Sequence[str], place: int) -> Iterator[Tensor]:
-    streams, _ = record(given)
-    for step in streams["decoder"].steps:
+def _norms(stream: Stream, sites: Sequence[str], place: int) -> Iterator[Tensor]:
+    for step in stream.steps:
         if isinstance(step, Write) and step.attention is not None and step.name in sites:
             weights, values = head_outputs(step, place)
-            given_on = weights[:, :, None] * (values @ head_weights(step.attention, len(weights)).to(values.dtype))
-            yield given_on.sum(0).norm(dim=-1)
+            with torch.no_grad():
+                moved = values @ head_weights(step.attention, len(weights)).to(values.dtype)
+            yield (weights[:, :, None] * moved).sum(0).norm(dim=-1)
 
 
 def _chain(maps: dict[str, AttentionMap], reading: Sequence[str], crossing: bool) -> list[AttentionMap]:

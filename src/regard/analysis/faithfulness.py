@@ -19,7 +19,7 @@ from regard.analysis.base import ForwardPass
 from regard.analysis.contributions import Generated
 from regard.analysis.dependence import spearman
 from regard.analysis.erasure import TOKENS, Erasure
-from regard.analysis.explanations import explanations as explain
+from regard.analysis.explanations import Explainer
 from regard.errors import ChoiceError, ConfigError, ShapeError, nearest
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ def faithfulness(
         raise ConfigError(f"draws must be at least 20: a test at 5 % needs as many random orders; got {draws}")
     given = dict(explanations or {})
     if isinstance(prediction, Generated):
-        return of_steps(prediction, _steps(prediction, step), given, draws, seed)
+        steps = _steps(prediction, step)
+        return of_steps(prediction, Explainer(prediction), steps, given, draws, seed)
     if not given:
         raise ConfigError("faithfulness of a function needs explanations: {name: one number for each part}")
     size = len(next(iter(given.values())))
@@ -246,24 +247,24 @@ def faithfulness(
 
 
 def of_steps(
-    generation: Generated, steps: Sequence[int], given: Mapping[str, Tensor], draws: int, seed: int,
-    erasure: Erasure | None = None,
+    generation: Generated, explainer: Explainer, steps: Sequence[int], given: Mapping[str, Tensor], draws: int,
+    seed: int, erasure: Erasure | None = None,
 ) -> Faithfulness:  # fmt: skip
     """`faithfulness` of a result, for the tokens of some steps together.
 
     Args:
         generation: the result.
+        explainer: of this result.
         steps: indices of the tokens.
         given: further explanations, of positions.
         draws, seed: of random orders.
         erasure: of this result's own pass, which keeps what it computed for other steps.
     """
-    own = explain(generation, steps)
+    own = explainer(steps)
     _check(given, len(next(iter(own.values()))))
-    crossing = erasure is not None or TOKENS not in generation.forward_pass().arguments
     if erasure is None:
-        erasure = _erasure(generation, steps)
-    chosen = list(steps) if crossing else list(range(len(steps)))
+        erasure = _erasure(explainer.given, steps)
+    chosen = list(steps) if explainer.crossing else list(range(len(steps)))
     if not erasure.words:
         raise ConfigError("the input has no words to take out before this token")
 
@@ -291,9 +292,8 @@ def _steps(generation: Generated, step: int | Sequence[int]) -> list[int]:
     return steps
 
 
-def _erasure(generation: Generated, steps: Sequence[int]) -> Erasure:
+def _erasure(given: ForwardPass, steps: Sequence[int]) -> Erasure:
     """Of the pass up to the last of the steps."""
-    given: ForwardPass = generation.forward_pass()
     if TOKENS not in given.arguments:
         return Erasure.of(given)
     tokens = given.arguments[TOKENS]

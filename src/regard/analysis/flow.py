@@ -205,6 +205,7 @@ class _Relevant(WeightSource):
 def _maximum_flow(layers: list[_Layer], target: int | None) -> Tensor:
     """Maximum flows from output to input positions, by networkx; every edge points down one layer."""
     from networkx import DiGraph, maximum_flow_value  # torch's own dependency, slow to import
+    from networkx.algorithms.flow import build_residual_network, shortest_augmenting_path
 
     size = max(max(one.map.shape[-2:]) for one in layers)
     if size > LONGEST:
@@ -217,6 +218,7 @@ def _maximum_flow(layers: list[_Layer], target: int | None) -> Tensor:
             graph.add_edges_from(((number + 1, i), (number, j), {"capacity": w}) for j, w in enumerate(row) if w > 0)
     keys = range(layers[0].map.shape[-1])
     queries = range(layers[-1].rows) if target is None else [target]
-    found = [[maximum_flow_value(graph, (len(layers), i), (0, j)) for j in keys] for i in queries]
+    known = {"flow_func": shortest_augmenting_path, "residual": build_residual_network(graph, "capacity")}
+    found = [[maximum_flow_value(graph, (len(layers), i), (0, j), **known) for j in keys] for i in queries]
     table = torch.tensor(found, dtype=layers[0].like.dtype, device=layers[0].like.device)
     return table if target is None else table[0]

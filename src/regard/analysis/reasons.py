@@ -1,15 +1,15 @@
 """Why this output: what each of its words came from, through which heads, and whether this may be believed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regard.analysis.base import ForwardPass
-from regard.analysis.contributions import contributions, ids_of
-from regard.analysis.erasure import TOKENS, Erasure
+from regard.analysis.contributions import ids_of
+from regard.analysis.erasure import Erasure
+from regard.analysis.explanations import Explainer
 from regard.analysis.faithfulness import LEVEL, Faithfulness, of_steps
 from regard.errors import ConfigError
 
@@ -170,7 +170,9 @@ class Reasons:
         )
 
 
-def reasons(generation: Any, draws: int | None = None, seed: int = 0) -> Reasons:
+def reasons(
+    generation: Any, draws: int | None = None, seed: int = 0, *, done: Callable[[int, int], None] | None = None
+) -> Reasons:
     """What every word of an output came from, through which heads, and whether this may be believed.
 
     Shares are those of `contributions`, of what the words of the input gave to the logits of the word's tokens; of a
@@ -182,33 +184,39 @@ def reasons(generation: Any, draws: int | None = None, seed: int = 0) -> Reasons
         draws: random orders of each word, as for `faithfulness`; by default 100 of a source, whose probabilities serve
             all words, and 20 of the text before a word, which is each word's own.
         seed: of the draws.
+        done: called before each word with the number of words that are done, and that of all words of the sentence.
 
     Raises:
         ConfigError: an output of another kind; a model without attention.
     """
     words: list[WordReasons] = []
     for part in getattr(generation, "searched", [generation]):
-        words += _of_one(part, draws, seed) if ids_of(part) else []
+        words += _of_one(part, draws, seed, done) if ids_of(part) else []
     return Reasons(generation.text, generation.source, words, _verdicts([one.found for one in words], seed))
 
 
-def _of_one(generation: Any, draws: int | None, seed: int) -> list[WordReasons]:
-    given: ForwardPass = generation.forward_pass()
-    crossing = TOKENS not in given.arguments
-    erasure = Erasure.of(given) if crossing else None
-    draws = (100 if crossing else 20) if draws is None else draws
-    if not contributions(generation, 0).parts:
+def _of_one(
+    generation: Any, draws: int | None, seed: int, done: Callable[[int, int], None] | None
+) -> list[WordReasons]:
+    explainer = Explainer(generation)
+    given, attribution = explainer.given, explainer.attribution
+    erasure = Erasure.of(given) if explainer.crossing else None
+    draws = (100 if explainer.crossing else 20) if draws is None else draws
+    if not attribution(0).parts:
         raise ConfigError(f"this {type(given.module).__name__} has no attention whose contributions could be shown")
     found = []
-    for word, steps in generation.word_tokens():
-        taken = [contributions(generation, step) for step in steps]
+    of_words = generation.word_tokens()
+    for number, (word, steps) in enumerate(of_words):
+        if done is not None:
+            done(number, len(of_words))
+        taken = [attribution(step) for step in steps]
         heads: dict[Head, float] = {}
         for one in taken:
             for (site, head), part in one.parts.items():
                 if site in one.sites():
                     heads[site, head] = heads.get((site, head), 0.0) + float(part.sum())
         try:
-            measured = of_steps(generation, steps, {}, draws, seed, erasure)
+            measured = of_steps(generation, explainer, steps, {}, draws, seed, erasure)
         except ConfigError:  # no word before the first
             found.append(WordReasons(word, steps, [], heads, None))
             continue

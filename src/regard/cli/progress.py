@@ -1,4 +1,4 @@
-"""Progress bars on standard error: lines a second, seconds of a long recording, and a training run."""
+"""Progress bars on standard error: lines a second, seconds of a long recording, words, and a training run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,14 +64,24 @@ def seconds_bar(path: str) -> Iterator[Callable[[float], None]]:
         total = seconds(Path(path)) if Path(path).is_file() else 0.0
     except DataError:  # reading it gives a better sentence
         total = 0.0
-    if total <= BLOCK or not err.is_terminal:
+    if total <= BLOCK:
         yield lambda _: None
+        return
+    with counting_bar("seconds") as update:
+        yield lambda done: update(done, total)
+
+
+@contextmanager
+def counting_bar(what: str) -> Iterator[Callable[[float, float], None]]:
+    """A bar on a terminal over something counted: called with the number that is done, and that of all."""
+    if not err.is_terminal:
+        yield lambda _, __: None
         return
     from rich.progress import Progress
 
     with Progress(console=err, transient=True) as progress:
-        bar = progress.add_task("seconds", total=total)
-        yield lambda done: progress.update(bar, completed=done)
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @contextmanager

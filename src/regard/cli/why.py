@@ -8,6 +8,7 @@ import typer
 
 from regard.cli.lines import are_many, check_targets, draw_to, run_lines, targets_of
 from regard.cli.options import Beam, Device, ModelName, Texts, load
+from regard.cli.progress import counting_bar
 from regard.errors import ConfigError, RegardError
 
 TASKS = ("translate", "complete")
@@ -47,7 +48,10 @@ def why(
 
     def _explained(made: Any) -> Any:
         try:
-            return made if isinstance(made, RegardError) else reasons(made)
+            if many or isinstance(made, RegardError):
+                return made if isinstance(made, RegardError) else reasons(made)
+            with counting_bar("words") as done:
+                return reasons(made, done=done)
         except RegardError as error:
             return error
 
@@ -62,4 +66,4 @@ def why(
             typer.echo(line)
         return None
 
-    run_lines(texts, work, show)
+    run_lines(texts, work, show, chunk=1)
