@@ -1,6 +1,6 @@
 """What findings on a GPT-2-shaped model cost, beside TransformerLens on the same random weights.
 
-python benchmarks/findings.py                      every work at 512 and 2,048 tokens, as Markdown
+python benchmarks/findings.py                      every work at 512, 2,048 and 8,192 tokens, as Markdown
 python benchmarks/findings.py 512                  one length
 python benchmarks/findings.py 512 patching         one length and one work
 
@@ -30,7 +30,7 @@ import regard
 from regard.analysis.roles import CELLS
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 6, 12, 768, 50257
-LENGTHS, LONG = (512, 2048), 2048
+LENGTHS, LONG = (512, 2048, 8192), 2048
 LIMIT = 14 * 2**30  # bytes of address space of one process: the machine is shared
 ROLES = {"previous_token": "previous token", "duplicate_token": "duplicate token", "induction": "induction"}
 PEER = "TransformerLens"

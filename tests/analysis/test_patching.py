@@ -585,3 +585,49 @@ def test_intervene_changes_any_part(part: str) -> None:
         parts_of(model, part, lambda old: old[..., :1])
     with pytest.raises(ChoiceError, match="unknown part"):
         regard.intervene(model, "*", lambda old: old, "values")
+
+
+class Overwriting(Tiny):
+    """Changes the output layer's input before its output is read."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        for block in self.blocks:
+            x = block(x)
+        x = x * 1.5
+        logits = self.out(x)
+        x.mul_(3)
+        return logits
+
+
+@pytest.mark.parametrize("make", [Tiny, Overwriting])
+def test_of_an_attribution_the_output_layer_is_computed_where_the_metric_reads_it(
+    make: type[Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two runs, at one position each; where a tensor is changed in place, everything is computed."""
+    model, linear, positions = make(), F.linear, []
+    wanted = regard.attribute_patches(model, ids(), ids(2, 9), lambda out: metric(out.sigmoid()), check=0).table
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if weight is model.out.weight:
+            positions.append(x.shape[-2])
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(F, "linear", counted)
+    read = lambda out: out[0, -1, 3].sigmoid() - out[0, -1, 4].sigmoid()  # noqa: E731
+    torch.testing.assert_close(regard.attribute_patches(model, ids(), ids(2, 9), read, check=0).table, wanted)
+    assert positions == ([1, 1] if make is Tiny else [N, N])
+    assert all(one.requires_grad for one in model.parameters())
+
+
+def test_an_attribution_that_fails_leaves_the_parameters_as_they_were() -> None:
+    model = Tiny()
+    model.out.bias.requires_grad_(False)
+    with pytest.raises(ZeroDivisionError):
+        regard.attribute_patches(
+            model,
+            ids(),
+            ids(2, 9),
+            lambda out: metric(out) if not out.requires_grad and not torch.is_grad_enabled() else 1 / 0,
+        )
+    assert [name for name, one in model.named_parameters() if not one.requires_grad] == ["out.bias"]

@@ -158,12 +158,27 @@ class Even(nn.Module):
         return self.output(heads.transpose(1, 2).flatten(2))
 
 
+def test_what_nothing_reads_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output layer of a single input; of a batch every layer is."""
+    model, linear, used = Even(), nn.functional.linear, []
+    monkeypatch.setattr(
+        nn.functional, "linear", lambda x, weight, bias=None: used.append(weight) or linear(x, weight, bias)
+    )
+    for rows in (1, 3):
+        used.clear()
+        regard.roles(model, [{"x": torch.randn(rows, 7, 12)}], cells={"same token": beside(0)})
+        assert any(one is model.value.weight for one in used)
+        assert any(one is model.output.weight for one in used) == (rows > 1)
+
+
 def test_a_copying_head_by_its_weights() -> None:
     torch.manual_seed(0)
     found = regard.roles(Copying(), [{"tokens": torch.randint(40, (10, 9))}])
     assert [(one.role, one.site, one.head) for one in found] == [("copying", "attention", 0)]
     assert found[0].effect > 0.4
     assert found[0].inputs == 40
+    own = {"same token": beside(0)}
+    assert regard.roles(Copying(), [{"tokens": torch.randint(40, (10, 9))}], cells=own) == []
 
 
 def seen(weights: Tensor, queries: str, keys: str, **more: object) -> dict[str, tuple[AttentionMap, Sequences]]:

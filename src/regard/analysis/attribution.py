@@ -1,11 +1,12 @@
 """Attribution patching: the table of `patch` to first order, from two forwards and one backward."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.analysis.parts import (
     OF_KEYS,
@@ -22,6 +23,7 @@ from regard.analysis.parts import (
     rows_of,
 )
 from regard.analysis.patching import Patches, pair, table_of, tokens_of
+from regard.analysis.reuse import deferring
 from regard.errors import ConfigError
 
 
@@ -97,8 +99,15 @@ def attribute_patches(
         probes.append(torch.zeros_like(own, requires_grad=True))
         return own + probes[-1]
 
-    with torch.enable_grad(), parts.visiting(probe):
-        value = metric(second())
+    def forward(deferred: AbstractContextManager[None]) -> Any:
+        reached.clear()
+        probes.clear()
+        with parts.visiting(probe), deferred:
+            output = second()
+        return metric(output)
+
+    with torch.enable_grad(), _frozen(parts.tracker.model):
+        value = deferring(parts.tracker.model, rows, forward)
     number_of(value)
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise ConfigError(
@@ -120,6 +129,19 @@ def attribute_patches(
     table = table_of(kept, cells, [start + effects[cell] for cell in cells])
     tokens = tokens_of(kept, first)
     return AttributedPatches(table, list(kept.kept), what, kept.metric, start, 2 + sweep.forwards, tokens, checks)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Inside the block no parameter asks for a gradient, for which its layer's input would be kept."""
+    learned = [one for one in model.parameters() if one.requires_grad]
+    for one in learned:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in learned:
+            one.requires_grad_(True)
 
 
 def _effects(

@@ -57,6 +57,7 @@ class Deferred(Tensor):
     ) -> None:
         self._sources = [_Source(one) for one in sources]
         self._compute, self._compute_whole = compute, whole or compute
+        self._mode = torch.is_grad_enabled()
         self.found: dict[tuple[int, ...], Tensor] = {}
         self.done: Tensor | None = None  # the whole, once it has been read
         self.version = 0
@@ -64,7 +65,7 @@ class Deferred(Tensor):
     def whole(self) -> Tensor:
         """All positions `[rows, T, d]`."""
         if self.done is None:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self._mode):
                 self.done = self._compute_whole(*(one.whole() for one in self._sources))
             self.version = self.done._version
             self._sources, self.found = [], {}
@@ -77,7 +78,7 @@ class Deferred(Tensor):
         key = tuple(positions)
         if key not in self.found:
             index = torch.tensor(key, device=self.device)
-            with torch.no_grad():
+            with torch.set_grad_enabled(self._mode):
                 self.found[key] = self._compute(*(one.at(index, self.shape[1]) for one in self._sources))
         return self.found[key]
 

@@ -5,7 +5,7 @@ They are kept from one run, and put into another: many cells in one batched forw
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from regard.analysis.base import ForwardPass
 from regard.analysis.deferred import Deferred, Stale
-from regard.analysis.reuse import Reuse
+from regard.analysis.reuse import Reuse, deferring
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, unknown
@@ -258,17 +258,14 @@ def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan
             found = by_head(found.detach(), rows).clone()
         kept.setdefault(site, []).append(found)
 
-    def value(reuse: Reuse | None) -> float:
+    def value(deferred: AbstractContextManager[None]) -> float:
         kept.clear()
-        with parts.visiting(keep, rows), nullcontext() if reuse is None else reuse.sharing(rows):
+        with parts.visiting(keep, rows), deferred:
             output = run()
         return number_of(metric(output))
 
     with torch.no_grad():
-        try:
-            found = value(Reuse(parts.tracker.model))
-        except Stale:
-            found = value(None)
+        found = deferring(parts.tracker.model, rows, value)
     if not kept:
         raise RegardError(f"the model ran, and no {parts.what} was seen: regard.observe tells which sites attend")
     return Recording(found, kept, parts.what)

@@ -8,17 +8,33 @@ positions that the metric reads.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from regard.analysis.deferred import Deferred
+from regard.analysis.deferred import Deferred, Stale
+
+Found = TypeVar("Found")
 
 LEAST = 2**14  # weights of a module that is worth a comparison of its inputs
 CHUNK = 512
 TRIED = 64  # positions of the input on which a module is tried
+
+
+def deferring(model: nn.Module, rows: int, run: Callable[[AbstractContextManager[None]], Found]) -> Found:
+    """What `run` gives with the model's linear layers deferred; as they are, where it changes their inputs in place.
+
+    Args:
+        model: whose layers.
+        rows: of the inputs.
+        run: enters the context around the forward, and reads the output behind it.
+    """
+    try:
+        return run(Reuse(model).sharing(rows))
+    except Stale:
+        return run(nullcontext())
 
 
 class Reuse:
@@ -62,6 +78,7 @@ class Reuse:
                 if output is None:
                     return forward(x)
                 large = sum(one.numel() for one in module.parameters() if one.ndim > 1) >= LEAST
+                large &= not torch.is_grad_enabled()  # the rows are put together in place
                 return Deferred(
                     (*x.shape[:2], output[0]),
                     output[1],
@@ -96,7 +113,7 @@ class Reuse:
 
 
 def _is_by_position(x: Tensor, rows: int) -> bool:
-    if torch.is_grad_enabled() or not (isinstance(x, Deferred) or not x.is_inference()):
+    if not isinstance(x, Deferred) and x.is_inference():
         return False
     return x.ndim == 3 and x.shape[0] in (1, rows) and x.shape[1] > 1 and x.is_floating_point()
 

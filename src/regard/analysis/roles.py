@@ -7,6 +7,7 @@ shows none of this: an effect is compared with a stated null in every input, and
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from regard.analysis.base import ForwardPass, as_pass
 from regard.analysis.circuits import Circuit, circuits
+from regard.analysis.reuse import deferring
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import ComputedWeights
 from regard.errors import ConfigError
@@ -117,7 +119,7 @@ def roles(
         model: an nn.Module, or what `load` returns.
         inputs: texts for what `load` returns; or dicts of the arguments of the module's forward, not padded, in which
             every row of a batch is an input.
-        cells: {role: cells} in place of `CELLS`.
+        cells: {role: cells} in place of `CELLS`; no other role is then tested.
         level: of the family of all tests.
         least: the effect that a role must exceed.
 
@@ -133,14 +135,27 @@ def roles(
 
     def examples() -> Iterator[Seen]:
         for one, rows in zip(passes, texts, strict=True):
-            with torch.no_grad(), observe(one.module) as seen:
-                one()
+            seen = _observed(one, len(rows))
             for row, sequences in enumerate(rows):
                 found = _by_site({site: maps[0] for site, maps in seen.items()}, row, len(rows), sequences, counts)
                 heads.update({site: _heads(shown) for site, (shown, _) in found.items()})
                 yield found
 
-    return find_roles(examples(), cells, level, least, lambda: circuits(passes[0].module, heads, _vocabulary(model)))
+    def weights() -> Iterable[Circuit]:
+        return circuits(passes[0].module, heads, _vocabulary(model)) if cells is None else ()
+
+    return find_roles(examples(), cells, level, least, weights)
+
+
+def _observed(one: ForwardPass, rows: int) -> Mapping[str, Sequence[AttentionMap]]:
+    """The maps of a forward pass, whose output is not read: of a single input its last layer is not computed."""
+
+    def run(deferred: AbstractContextManager[None]) -> Mapping[str, Sequence[AttentionMap]]:
+        with torch.no_grad(), observe(one.module) as seen, deferred:
+            one()
+        return seen
+
+    return deferring(one.module, rows, run) if rows == 1 else run(nullcontext())
 
 
 def find_roles(
@@ -154,7 +169,7 @@ def find_roles(
 
     Args:
         examples: {site: (map `[heads, T, S]`, its sequences)} of each input.
-        cells, level, least: as in `roles`; with cells of one's own, no other role is tested.
+        cells, level, least: as in `roles`.
         weights: the circuits of the heads, where their weights are at hand; called after the last example.
     """
     measured: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
@@ -217,28 +232,28 @@ def _shares(
 ) -> Iterator[tuple[str, tuple[Tensor, float]]]:
     """(role, (share of each head `[heads]`, chance)), over the queries for which the role and another key exist."""
     t, s = seen.shape[-2:]
-    none = torch.zeros(_heads(seen), dtype=torch.float64)
-    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
     visible = _visible(seen)
-    for rows in torch.arange(t).split(max(1, BLOCK // max(1, _heads(seen) * s))):
-        weights = seen.tile(rows, slice(None)).reshape(-1, len(rows), s).cpu().double()
-        total = weights.sum(-1)
+    names: list[str] = []
+    sizes: list[Tensor] = []
+
+    def choose(rows: Tensor, columns: Tensor) -> Tensor:
+        """All keys that each query may look at, and those of every role, `[1 + roles, t, k]`."""
         allowed = visible(rows)
-        keys = allowed.sum(-1)
-        for role, choose in cells.items():
-            chosen = choose(sequences, rows, t, s)
-            if chosen is None:
-                continue
-            chosen = chosen & allowed
-            count = chosen.sum(-1)
-            some = (count > 0) & (count < keys)
-            mass = torch.einsum("hts,ts->ht", weights, chosen.double()) / total.masked_fill(total == 0, 1)
-            share, chance, n = sums.get(role, (none, none[0], 0))
-            share, chance = share + mass[:, some].sum(-1), chance + (count.double() / keys)[some].sum()
-            sums[role] = share, chance, n + int(some.sum())
-    for role, (share, chance, n) in sums.items():
-        if n:
-            yield role, (share / n, float(chance / n))
+        of_roles = {role: some(sequences, rows, t, s) for role, some in cells.items()}
+        known = {role: chosen & allowed for role, chosen in of_roles.items() if chosen is not None}
+        names[:] = known
+        chosen = torch.stack([allowed, *known.values()])
+        sizes.append(chosen.sum(-1))
+        return chosen[..., columns]
+
+    mass = seen.mass(choose).reshape(_heads(seen), -1, t).cpu().double()
+    keys, *counts = torch.cat(sizes, -1)
+    total = mass[:, 0].masked_fill(mass[:, 0] == 0, 1)
+    for number, (role, count) in enumerate(zip(names, counts, strict=True), 1):
+        some = (count > 0) & (count < keys)
+        if some.any():
+            share = (mass[:, number] / total)[:, some].mean(-1)
+            yield role, (share, float((count.double() / keys)[some].mean()))
 
 
 def _visible(seen: AttentionMap) -> Callable[[Tensor], Tensor]:

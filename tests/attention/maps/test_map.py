@@ -183,6 +183,37 @@ def test_distance_of_any_shape(t: int, s: int, block: None) -> None:
         assert float(diagonal.distance()[t - 1]) == min(t, s)
 
 
+def _chosen(t: int, s: int) -> Tensor:
+    """Three sets of cells: scattered ones, one a row, none."""
+    scattered = torch.rand(t, s, generator=torch.Generator().manual_seed(4)) < 0.4
+    return torch.stack([scattered, torch.arange(s) == torch.arange(t)[:, None] % max(s, 1), torch.zeros(t, s).bool()])
+
+
+def test_mass(pair, block: None) -> None:
+    seen, want = pair
+    chosen = _chosen(T, S)
+    mass = seen.mass(lambda rows, columns: chosen[:, rows][..., columns])
+    torch.testing.assert_close(mass, torch.einsum("bhij,nij->bhni", want, chosen.double()))
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "softmax1"])
+@pytest.mark.parametrize(("t", "s"), [(600, 600), (7, 3), (0, 7), (7, 0)])
+def test_mass_of_many_blocks_and_of_none(normalizer: str, t: int, s: int) -> None:
+    """Of causal maps the keys ahead are not asked for, and a query before the first key is a dead row."""
+    query, key = (torch.randn(2, n, D, generator=torch.Generator().manual_seed(n)) for n in (t, s))
+    seen = regard.attention_map(query, key, mask=regard.causal(), normalizer=normalizer)
+    chosen, asked = _chosen(t, s), []
+
+    def cells(rows: Tensor, columns: Tensor) -> Tensor:
+        asked.append(len(columns))
+        return chosen[:, rows][..., columns]
+
+    mass = seen.mass(cells)
+    torch.testing.assert_close(mass, torch.einsum("hij,nij->hni", seen.full(), chosen.float()))
+    if normalizer == "softmax" and t == 600:
+        assert min(asked) < s
+
+
 @in_float64
 @pytest.mark.parametrize(
     "statistic",
@@ -190,8 +221,9 @@ def test_distance_of_any_shape(t: int, s: int, block: None) -> None:
         lambda seen: seen.entropy(), lambda seen: seen.received(), lambda seen: seen.distance(),
         lambda seen: seen.pool(2, 3, "mean"), lambda seen: seen.top(2)[0], lambda seen: seen.column(1),
         lambda seen: seen.mean_heads().full(), lambda seen: seen.summary().total,
+        lambda seen: seen.mass(lambda rows, columns: (rows[:, None] != columns)[None]),
     ],
-    ids=["entropy", "received", "distance", "pool", "top", "column", "mean_heads", "summary"],
+    ids=["entropy", "received", "distance", "pool", "top", "column", "mean_heads", "summary", "mass"],
 )  # fmt: skip
 @pytest.mark.parametrize("mask", [None, regard.causal(-1)], ids=["all", "causal"])
 def test_statistics_are_differentiable(statistic, mask) -> None:

@@ -266,6 +266,16 @@ class AttentionMap:
         return profile
 
     @exactly
+    def mass(self, cells: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Σ_j α_ij over chosen keys j `[*batch, n, T]`, for n sets of cells; block by block, never T × S.
+
+        Args:
+            cells: which cells are in each set, bool `[n, t, k]`, of some queries `[t]` and some keys `[k]` (indices on
+                the CPU). It is asked once for each block; a key of which it is not asked has no weight.
+        """
+        return torch.cat([_mass(block, cells) for block in self._blocks(self.source)], -1)
+
+    @exactly
     def sample(self) -> tuple[Tensor, Tensor]:
         """One key drawn for every query, and the logarithm of its share: hard attention's draw.
 
@@ -591,6 +601,12 @@ def attention_map(
     """
     spec = make_spec(score, normalizer, mask, bias)
     return AttentionMap.from_spec(query, key, spec, query_tokens=query_tokens, key_tokens=key_tokens)
+
+
+def _mass(block: RowBlock, cells: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    t, n = block.weights.shape[-2:]
+    chosen = cells(torch.arange(block.start, block.start + t), torch.arange(block.first, block.first + n))
+    return torch.einsum("...tk,ntk->...nt", block.weights, chosen.to(block.weights))
 
 
 def _distance(blocks: Iterable[RowBlock], t: int, s: int) -> Tensor:
