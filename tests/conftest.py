@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-import pretend_device  # noqa: F401 - registers the device before the first backward pass
-from regard import cli
+from checked import check_types
+
+check_types()  # before anything of regard is imported
+
+import pretend_device  # noqa: E402, F401 - registers the device before the first backward pass
+from regard import cli  # noqa: E402
 
 torch.set_num_threads(1)
 

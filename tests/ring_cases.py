@@ -12,16 +12,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-from jaxtyping import install_import_hook
 from torch import Tensor, distributed
 
-with install_import_hook("regard", "beartype.beartype"):  # as pytest does in its own process
-    import regard
-    from regard.attention.biases import Diagonals
-    from regard.attention.kernels import additive, blockwise, fused, windowed
-    from regard.distributed import ring_attend, ring_map, shard, sum_gradients, unshard
+from checked import check_types
 
-    regard.attend  # noqa: B018 - names are imported when they are used
+check_types()  # before anything of regard is imported
+
+import regard  # noqa: E402
+from regard.attention.biases import Diagonals  # noqa: E402
+from regard.attention.kernels import additive, blockwise, fused, windowed  # noqa: E402
+from regard.distributed import ring_attend, ring_map, shard, sum_gradients, unshard  # noqa: E402
 
 H, D, V = 4, 5, 3
 TOLERANCE = {torch.float32: (1e-6, 1e-5), torch.float64: (1e-12, 1e-12)}
