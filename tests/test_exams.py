@@ -14,7 +14,7 @@ EXAMS = Path(__file__).parent / "exams"
 def run(name: str, marked: str) -> None:
     command = [
         sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-x", "--import-mode=importlib", "-o", "addopts=",
-        "-o", "filterwarnings=", "-p", "no:cacheprovider", "-m", marked, str(EXAMS / name),
+        "-o", "filterwarnings=", "-p", "no:cacheprovider", "--noconftest", "-m", marked, str(EXAMS / name),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTEST_ADDOPTS": ""})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
