@@ -15,12 +15,15 @@ export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.t
 /** Draws on a canvas of CSS size width × height, sharp on any screen. */
 export function draw(canvas: HTMLCanvasElement, width: number, height: number, paint: (c: CanvasRenderingContext2D) => void) {
   const ratio = Math.min(3, globalThis.devicePixelRatio || 1);
-  canvas.width = Math.max(1, Math.round(width * ratio));
-  canvas.height = Math.max(1, Math.round(height * ratio));
+  const wide = Math.max(1, Math.round(width * ratio)), high = Math.max(1, Math.round(height * ratio));
+  if (canvas.width !== wide) canvas.width = wide; // only where it changes: a canvas is made anew by it
+  if (canvas.height !== high) canvas.height = high;
   const context = canvas.getContext("2d")!;
+  context.save();
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
   paint(context);
+  context.restore();
 }
 
 /** Paints cells into a box, one pixel a cell, enlarged without blending; a cell that is no number in a colour of its own. */

@@ -366,6 +366,77 @@ def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
     assert keys.shape == (n, 1)
 
 
+def pixels_of(canvas: Any) -> Any:
+    raw = canvas.evaluate("c => c.toDataURL('image/png')").partition(",")[2]
+    return np.asarray(Image.open(BytesIO(base64.b64decode(raw))).convert("RGB")).astype(int)
+
+
+def shares_of(tab: Any) -> tuple[Any, Any]:
+    """The picture of a long map at rest, and a function: what share of the largest weight is shown at a row and a column."""
+    main = tab.locator("canvas.main")
+    tab.locator(".long[aria-busy=false]").wait_for()
+    tab.wait_for_timeout(600)  # its colours follow when it is at rest
+    top, left, height, width = json.loads(main.get_attribute("data-view"))
+    picture = pixels_of(main)
+    high, wide = picture.shape[0] - 34, picture.shape[1] - 84
+    colours = 255 * scale(THEMES["light"].weights)
+
+    def at(row: int, column: int) -> float:
+        y = 34 + int((row + 0.5 - top) * high / height)
+        x = 84 + int((column + 0.5 - left) * wide / width)
+        found: float = np.abs(colours - picture[y, x]).sum(1).argmin() / 255
+        return found
+
+    return (int(top), int(left), int(height), int(width)), at
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_the_picture_of_a_long_map_is_its_weights_wherever_it_was_dragged_to(open_page: Open, hides: bool) -> None:
+    torch.manual_seed(4)
+    n = 1300
+    query, key = torch.randn(n, 16), torch.randn(n, 16)
+    query[:, 0], key[617, 0] = 3.0, 12.0  # a sink in the middle
+    seen = regard.attention_map(query, key)
+    tab = open_page(seen.look(), "#screen=long")
+    tab.get_by_role("button", name="log scale").click()
+    if hides:
+        tab.get_by_role("button", name="hide 1 sink").click()
+    for _ in range(8):
+        tab.get_by_role("button", name="zoom in").click()
+    box = tab.locator("canvas.main").bounding_box()
+    tab.mouse.move(box["x"] + 700, box["y"] + 300)
+    tab.mouse.down()
+    for step in range(1, 8):
+        tab.mouse.move(box["x"] + 700 + 61 * step, box["y"] + 300 - 13 * step)
+    tab.mouse.up()
+    (top, left, height, width), at = shares_of(tab)
+    assert left + 4 < 617 < left + width - 4
+    rows, columns = slice(top + 2, top + height - 2), slice(left + 2, left + width - 2)
+    weights = seen.tile(rows, columns)
+    if hides:
+        weights[:, 617 - columns.start] = 0
+    most = float(weights.max())
+    for i in range(0, weights.shape[0], 5):
+        for j in (*range(0, weights.shape[1], 7), 617 - columns.start):
+            shown = at(rows.start + i, columns.start + j)
+            assert shown == pytest.approx(float(weights[i, j]) / most, abs=0.02), (i, j)
+
+
+def test_a_single_strong_weight_is_seen_in_the_whole_of_a_long_map(open_page: Open) -> None:
+    n = 4001
+    query, key = torch.zeros(n, 8), torch.zeros(n, 8)
+    query[1777], key[2222] = 9.0, 9.0
+    tab = open_page(regard.attention_map(query, key).look(), "#screen=long")
+    tab.get_by_role("button", name="log scale").click()
+    _, at = shares_of(tab)
+    picture = pixels_of(tab.locator("canvas.main"))[34:, 84:]
+    strongest = 255 * scale(THEMES["light"].weights)[-1]
+    rows, columns = np.nonzero(np.abs(picture - strongest).sum(2) < 9)
+    assert rows.mean() / picture.shape[0] == pytest.approx(1777 / n, abs=0.005)
+    assert columns.mean() / picture.shape[1] == pytest.approx(2222 / n, abs=0.005)
+    assert at(1000, 1000) == pytest.approx(0, abs=0.01)
+
+
 WIDGET = """
 async ([code, document_, packed]) => {
   const page = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
