@@ -1,4 +1,5 @@
 // Parts that several screens are made of: a map with its names, a legend, bars, the choice of a head.
+import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { colour, css, inkOn, styled, type Scale } from "./colour";
 import { usePage } from "./context";
@@ -70,6 +71,11 @@ export function Legend({ low = 0, most, difference = false, of = "weight", nan =
       {nan && <><i class="none" style={{ background: css(page.scale.value.none) }} /><span>NaN</span></>}
     </span>
   );
+}
+
+/** A table that may be wider than its place: it is scrolled by a finger, and by the keyboard. */
+export function Scrolled({ label, children }: { label: string; children: ComponentChildren }) {
+  return <div class="sum" tabIndex={0} role="group" aria-label={label}>{children}</div>;
 }
 
 interface HeatmapProps {

@@ -21,6 +21,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.packed import pack_map
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
+from regard.pipelines.page import look_at
 
 Open = Callable[..., Any]
 T, S, D, H = 7, 11, 5, 3
@@ -464,16 +465,43 @@ def test_two_widgets_stand_in_one_notebook(browser: Any, translation: Page) -> N
     tab.close()
 
 
+SAMPLES = Path(regard.__file__).parent / "samples"
 AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 VIOLATIONS = "async () => (await axe.run(document)).violations.map(one => [one.id, one.nodes.map(node => node.html)])"
 
 
+@pytest.fixture(scope="module")
+def pages(translation: Page) -> dict[str, Page]:
+    """A page of every kind: what has other views has them here."""
+    long = torch.randn(1300, 8, generator=torch.Generator().manual_seed(17))
+    long[:, 0], long[3] = 4.0, 0.0
+    long[3, 0] = 9.0  # a sink
+    return {
+        "translation": translation,
+        "two models": look_at([regard.load("fr-en"), regard.load("fr-en-rnn")], ["le chat noir"]),
+        "picture": look_at([regard.load("emoji")], [str(SAMPLES / "picture.png")]),
+        "sound": look_at([regard.load("spelling")], [str(SAMPLES / "recording.flac")]),
+        "long": regard.attention_map(long, long).look(),
+    }
+
+
+@pytest.mark.parametrize("name", ["translation", "two models", "picture", "sound", "long"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(open_page: Open, translation: Page, theme: str) -> None:
+@pytest.mark.parametrize("width", [320, 1350])
+def test_axe_finds_nothing(open_page: Open, pages: dict[str, Page], name: str, theme: str, width: int) -> None:
     if not AXE.exists():
         pytest.skip("needs axe-core: npm install in frontend/")
-    tab = open_page(translation, f"#theme={theme}")
+    tab = open_page(pages[name], f"#theme={theme}", viewport={"width": width, "height": 900})
     tab.evaluate(AXE.read_text(encoding="utf-8"))
-    for name in [one.inner_text() for one in tab.get_by_role("tab").all()]:
-        tab.get_by_role("tab", name=name, exact=True).click()
-        assert tab.evaluate(VIOLATIONS) == [], name
+    for view in [one.inner_text() for one in tab.get_by_role("tab").all()]:
+        tab.get_by_role("tab", name=view, exact=True).click()
+        assert tab.evaluate(VIOLATIONS) == [], view
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, view
+        for zoom in tab.get_by_role("navigation", name="zoom").get_by_role("button").all():
+            zoom.click()
+            assert tab.evaluate(VIOLATIONS) == [], (view, zoom.inner_text())
+    for button in ("tour", "export"):
+        tab.get_by_role("button", name=button, exact=True).click()
+        assert tab.evaluate(VIOLATIONS) == [], button
+        tab.keyboard.press("Escape")

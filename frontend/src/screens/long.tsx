@@ -3,7 +3,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import { usePage } from "../context";
 import { names, type MapInfo, type Run, type Reader } from "../document";
 import { inks, picture, styled } from "../colour";
-import { draw, HeadPicker, Legend, share } from "../parts";
+import { draw, HeadPicker, Legend, Scrolled, share } from "../parts";
 import { Tiles, type Box as View } from "../tiles";
 
 const RULER = 84;
@@ -251,10 +251,10 @@ export function Long() {
         {tip && <div class="tip" style={{ left: `${tip.x}px`, top: `${tip.y}px` }}>{tip.text}</div>}
       </div>
       {links && (
-        <div class="sum" style={{ marginTop: "12px" }}><table>
+        <Scrolled label="the strongest links"><table>
           <thead><tr><th>query</th><th>key</th><th>weight</th><th><span class="hidden">go there</span></th></tr></thead>
           <tbody>{links.map((l) => <tr key={`${l.row}/${l.column}`}><td>{rowNames[l.row]} ({l.row.toLocaleString("en")})</td><td>{columnNames[l.column]} ({l.column.toLocaleString("en")})</td><td>{share(l.weight)}</td><td><button onClick={() => centre(l.row, l.column)}>go there</button></td></tr>)}</tbody>
-        </table></div>
+        </table></Scrolled>
       )}
     </section>
   );
