@@ -8,7 +8,7 @@ import { queue } from "../src/queue";
 import { halfToFloat, type Tensor, Tensors } from "../src/safetensors";
 import { groups, likeness } from "../src/screens/heads";
 import { fit, sinks } from "../src/screens/long";
-import { flags } from "../src/screens/align";
+import { evenly, flags } from "../src/screens/align";
 
 const grid = (rows: string[], columns: string[], cells: number[]) => ({
   rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
@@ -126,6 +126,13 @@ describe("views", () => {
     expect(siteName("decoder.layers.1.cross")).toBe("decoder layer 1 · cross-attention");
     expect(siteName("decoder.cross")).toBe("decoder cross-attention");
     expect(siteName("transformer.h.3.attn")).toBe("transformer layer 3 · attention");
+    expect(siteName("encoder.layer.2.attention.self")).toBe("encoder layer 2 · self-attention"); // BERT
+    expect(siteName("decoder.layers.0.multihead_attn")).toBe("decoder layer 0 · cross-attention"); // torch
+    expect(siteName("decoder.block.4.layer.1.EncDecAttention")).toBe("decoder layer 4 · cross-attention"); // T5
+  });
+  it("says where a map has only equal weights", () => {
+    expect(evenly(grid(["a", "b"], ["x", "y", "z"], [0.33, 0.34, 0.33, 0.34, 0.33, 0.33]))).toBe("Nearly uniform: every weight is close to 1/3 = 0.333.");
+    expect(evenly(grid(["a", "b"], ["x", "y", "z"], [0.33, 0.34, 0.33, 0.8, 0.1, 0.1]))).toBe("");
   });
 });
 

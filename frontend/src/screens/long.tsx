@@ -139,6 +139,8 @@ export function Long() {
         c.drawImage(tile.picture(colours), RULER + (box.left - view.left) * across, 34 + (box.top - view.top) * down, box.width * across, box.height * down);
       }
       c.restore();
+      c.strokeStyle = styled(main.current!, "--line"); // a map's empty part has the colour of what it stands on
+      c.strokeRect(RULER - 0.5, 33.5, inner.width, inner.height);
       c.fillStyle = styled(main.current!, "--soft");
       c.font = "12px ui-sans-serif, system-ui, sans-serif";
       c.textBaseline = "middle";
@@ -154,7 +156,8 @@ export function Long() {
       c.textAlign = "center";
       for (let j = Math.ceil(view.left / columnStep) * columnStep; j < view.left + view.width; j += columnStep) {
         const x = RULER + (j - view.left + 0.5) * wide;
-        c.fillText(columnStep === 1 ? clip(columnNames[j] ?? String(j), 9) : j.toLocaleString("en"), x, 20);
+        const name = columnStep === 1 ? clip(columnNames[j] ?? String(j), 9) : j.toLocaleString("en");
+        c.fillText(name, Math.min(x, size.width - c.measureText(name).width / 2 - 1), 20); // not over the edge
       }
       const needle = query.trim().toLowerCase();
       if (needle) {

@@ -1,7 +1,7 @@
 // One weight, from the model down to the arithmetic: model, head, row, weight.
 import { useCallback, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { columnsAre, headsName, names, siteName } from "../document";
+import { columnsAre, headsName, names, rowsAre, siteName } from "../document";
 import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery } from "../parts";
 import type { Zoom } from "../state";
 import { WhatIf } from "./what-if";
@@ -67,7 +67,7 @@ export function Step() {
             {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
           </div>
           {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
-            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={map.rows ?? "query"} columnsAre={columnsAre(run, map)}
+            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
               place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={() => setZoom("weight")} />
           )}
         </section>
