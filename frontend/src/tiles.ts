@@ -85,10 +85,11 @@ let given: ArrayBuffer | null = null;
 let made = 0;
 
 function workerOf(buffer: ArrayBuffer): Worker | null {
+  if (worker === null) return null;
   try {
     worker ??= new Worker(URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" })));
   } catch {
-    return null;
+    return (worker = null);
   }
   if (given !== buffer) worker.postMessage({ buffer });
   given = buffer;
@@ -194,12 +195,24 @@ export class Tiles {
     if (!this.ask) {
       this.worker = workerOf(this.reader.tensors.bytes);
       this.worker?.addEventListener("message", this.listen);
-      this.ask = this.worker
-        ? (wishes) => this.worker!.postMessage({ wishes })
-        : queue((wish: Wish) => this.keep(wish, this.one.largest(...wish.part, wish.without)));
+      this.worker?.addEventListener("error", this.failed);
+      this.ask = this.worker ? (wishes) => this.worker!.postMessage({ wishes }) : this.here();
     }
     this.ask(wishes);
   }
+
+  /** Computes tiles on the page itself, one at a time. */
+  private here(): (wishes: Wish[]) => void {
+    return queue((wish) => this.keep(wish, this.one.largest(...wish.part, wish.without)));
+  }
+
+  /** A worker that a policy forbids may say so only after it was made. */
+  private failed = () => {
+    worker = null;
+    this.ask = this.here();
+    this.last = "";
+    this.changed();
+  };
 
   private listen = (event: MessageEvent<{ wish: Wish; cells: Float32Array }>) => this.keep(event.data.wish, event.data.cells);
 
@@ -213,6 +226,7 @@ export class Tiles {
 
   close() {
     this.worker?.removeEventListener("message", this.listen);
+    this.worker?.removeEventListener("error", this.failed);
     this.ask?.([]);
     this.changed = () => {};
   }

@@ -427,6 +427,35 @@ def test_the_picture_of_a_long_map_is_its_weights_wherever_it_was_dragged_to(ope
             assert shown == pytest.approx(float(weights[i, j]) / most, abs=0.02), (i, j)
 
 
+WORKERS = {
+    "is refused": "window.Worker = class { constructor() { throw new Error('refused by a policy'); } }",
+    "fails": "window.Worker = class extends EventTarget { constructor() { super(); setTimeout(() =>"
+    " this.dispatchEvent(new Event('error')), 50); } postMessage() {} }",
+}
+
+
+@pytest.mark.parametrize("how", WORKERS)
+def test_a_long_map_is_exact_where_a_worker(browser: Any, tmp_path: Path, how: str) -> None:
+    torch.manual_seed(6)
+    query, key = torch.randn(2, 1511, 16).unbind(0)
+    seen = regard.attention_map(query, key)
+    seen.look(tmp_path / "page.html")
+    tab = browser.new_page()
+    tab.add_init_script(WORKERS[how])
+    tab.goto(f"file://{tmp_path / 'page.html'}#screen=long")
+    tab.get_by_role("button", name="log scale").click()
+    for _ in range(7):
+        tab.get_by_role("button", name="zoom in").click()
+    tab.wait_for_timeout(200)
+    (top, left, height, width), at = shares_of(tab)
+    rows, columns = slice(top + 2, top + height - 2), slice(left + 2, left + width - 2)
+    weights = seen.tile(rows, columns)
+    for i, j in ((1, 3), (9, 2), *(divmod(int(n), weights.shape[1]) for n in weights.flatten().topk(9).indices)):
+        shown = at(rows.start + i, columns.start + j)
+        assert shown == pytest.approx(float(weights[i, j] / weights.max()), abs=0.02), (i, j)
+    tab.close()
+
+
 def test_a_single_strong_weight_is_seen_in_the_whole_of_a_long_map(open_page: Open) -> None:
     n = 4001
     query, key = torch.zeros(n, 8), torch.zeros(n, 8)
