@@ -126,7 +126,7 @@ def measured(file: Path, address: str, panned: bool) -> tuple[float, float, list
 
 
 def pan(tab: Any) -> list[float]:
-    """Milliseconds between the frames of drags at three zooms: in the overview's cells, and where weights are computed."""
+    """Milliseconds between the frames of drags at three zooms: of the overview, and of exact weights."""
     found: list[float] = []
     for _ in range(3):
         for _ in range(3):

@@ -377,7 +377,7 @@ def pixels_of(canvas: Any) -> Any:
 
 
 def shares_of(tab: Any) -> tuple[Any, Any]:
-    """The picture of a long map at rest, and a function: what share of the largest weight is shown at a row and a column."""
+    """The view of a long map at rest, and a function: the shown share of its largest weight at a row and a column."""
     main = tab.locator("canvas.main")
     tab.locator(".long[aria-busy=false]").wait_for()
     tab.wait_for_timeout(600)  # its colours follow when it is at rest
@@ -559,7 +559,7 @@ class Served:
 
 
 def ribbons(part: Any) -> dict[tuple[str, str], float]:
-    """The weight of every ribbon that is drawn, by source and output word, from where its ends are and how thick it is."""
+    """The weights of the ribbons, by source and output word, from where their ends are and how thick they are."""
     found = part.evaluate(
         """part => {
           const words = kind => [...part.querySelectorAll(`.${kind} .word`)].map(one => {

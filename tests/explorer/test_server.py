@@ -115,9 +115,13 @@ def test_what_if_gives_the_attention_before_and_after(client: TestClient, model:
     tensors = read_tensors(gzip.decompress(base64.b64decode(found["tensors"])))
     before, after = found["document"]["runs"]
     assert before["text"] == model(source, beam=4).text
-    where = {run["label"]: next(one["tensors"] for one in run["maps"] if one["site"] == site) for run in (before, after)}
+    where = {
+        run["label"]: next(one["tensors"] for one in run["maps"] if one["site"] == site) for run in (before, after)
+    }
     query, key = (tensors[f"{where['before']}.{name}"] for name in ("query", "key"))
-    torch.testing.assert_close((query @ key.mT).softmax(-1), model(source, beam=4).attention[site].full(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        (query @ key.mT).softmax(-1), model(source, beam=4).attention[site].full(), atol=1e-4, rtol=0
+    )
     weights = tensors[f"{where['after']}.weights"]
     assert weights[1, :, 2].eq(1).all()  # as forced, and of no other head
     assert not weights[0, :, 2].eq(1).any()

@@ -60,7 +60,7 @@ def test_a_file_of_the_user_is_not_replaced(tmp_path: Path) -> None:
         (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'\">\n"
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'">\n'
             "<title>fr-en: le chat</title>\n<style>html,body{margin:0;min-height:100%}</style>\n</head>\n<body>\n"
             '<main id="regard"></main>\n</body>\n</html>\n',
             True,

@@ -20,7 +20,8 @@ MADE = b"drawn by regard"  # marks a file as drawn by regard
 UNMARKED = (
     rb'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>[^<]*: training</title>'
     rb'<meta name="viewport" content="width=device-width, initial-scale=1"><style>',
-    rb'<!doctype html>\n<html lang="en">\n<head>\n(?:<(?:meta|title|style)[^\n]*\n)+</head>\n<body>\n<main id="regard">',
+    rb'<!doctype html>\n<html lang="en">\n<head>\n(?:<(?:meta|title|style)[^\n]*\n)+</head>\n<body>\n'
+    rb'<main id="regard">',
 )
 # text stays text in an SVG, so the reader's own fonts serve every script
 SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "regard"}
