@@ -50,6 +50,9 @@ export function paintCells(
   context.drawImage(own, ...box);
 }
 
+/** An end of a scale: two decimals, or one digit of what would have none of them. */
+const ended = (x: number): string => minus(x && Math.abs(x) < 0.005 ? String(Number(x.toPrecision(1))) : x.toFixed(2));
+
 export function Legend({ low = 0, most, difference = false, of = "weight", nan = false }: { low?: number; most: number; difference?: boolean; of?: string; nan?: boolean }) {
   const page = usePage();
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -64,9 +67,9 @@ export function Legend({ low = 0, most, difference = false, of = "weight", nan =
   }, [colours]);
   return (
     <span class="legend">
-      <span>{low && Math.abs(low) < 0.01 ? String(low) : minus(low.toFixed(2))}</span>
-      <canvas ref={canvas} role="img" aria-label={`colours from ${low.toFixed(2)} to ${most.toFixed(2)}`} />
-      <span>{most.toFixed(2)}</span>
+      <span>{ended(low)}</span>
+      <canvas ref={canvas} role="img" aria-label={`colours from ${ended(low)} to ${ended(most)}`} />
+      <span>{ended(most)}</span>
       <span>{difference ? "difference of weights" : of}</span>
       {nan && <><i class="none" style={{ background: css(page.scale.value.none) }} /><span>NaN</span></>}
     </span>

@@ -22,6 +22,7 @@ from safetensors.torch import save
 import regard
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.packed import pack_map
+from regard.attention.maps.page import page_of_maps
 from regard.explorer.server import create_explorer
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
@@ -506,19 +507,22 @@ VIOLATIONS = "async () => (await axe.run(document)).violations.map(one => [one.i
 @pytest.fixture(scope="module")
 def pages(translation: Page) -> dict[str, Page]:
     """A page of every kind: what has other views has them here."""
-    long = torch.randn(1300, 8, generator=torch.Generator().manual_seed(17))
+    made = torch.Generator().manual_seed(17)
+    long = torch.randn(1300, 8, generator=made)
     long[:, 0], long[3] = 4.0, 0.0
     long[3, 0] = 9.0  # a sink
+    even = torch.randn(2, 24, 5, 3, generator=made).div(99).unbind(0)
     return {
         "translation": translation,
         "two models": look_at([regard.load("fr-en"), regard.load("fr-en-rnn")], ["le chat noir"]),
         "picture": look_at([regard.load("emoji")], [str(SAMPLES / "picture.png")]),
         "sound": look_at([regard.load("spelling")], [str(SAMPLES / "recording.flac")]),
         "long": regard.attention_map(long, long).look(),
+        "many heads": page_of_maps({name: regard.attention_map(*even) for name in ("layers.0", "layers.1")}, "even"),
     }
 
 
-@pytest.mark.parametrize("name", ["translation", "two models", "picture", "sound", "long"])
+@pytest.mark.parametrize("name", ["translation", "two models", "picture", "sound", "long", "many heads"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1350])
 def test_axe_finds_nothing(open_page: Open, pages: dict[str, Page], name: str, theme: str, width: int) -> None:
