@@ -10,6 +10,8 @@ export interface How {
   alpha?: number;
 }
 
+const ROWS = 8_000_000; // weights of rows that are kept: those of a strip of tiles
+
 /** Axes of a tensor [(batch,) rows, …] that is broadcast over heads; the heads of keys may be fewer, and divide. */
 function slice(tensor: Tensor, head: number, heads: number, axes: number): Tensor["data"] {
   const own = tensor.shape.slice(0, -axes).reduce((a, b) => a * b, 1);
@@ -48,7 +50,7 @@ export function entmax(scores: Float64Array, alpha: number): Float64Array {
   return weights;
 }
 
-/** One head of a map: rows, tiles and scores, computed when they are asked for. */
+/** One head of a map: rows, cells and scores, computed when they are asked for. */
 export class Head {
   readonly weights?: Tensor["data"];
   readonly query?: Tensor["data"];
@@ -124,6 +126,31 @@ export class Head {
     return this.allowed(i, j) ? this.product(i, j) + this.biasOf(i, j) : -Infinity;
   }
 
+  /** The scores of a query and the keys from `first` on, as `score` gives them, in the order of the keys. */
+  private scores(i: number, first: number, end: number, found: Float64Array): void {
+    const { query, key, width, how } = this;
+    if (how.softcap || (how.score && how.score !== "dot")) {
+      for (let j = first; j < end; j++) found[j - first] = this.score(i, j);
+      return;
+    }
+    const own = i * width;
+    for (let j = first; j < end; j++) {
+      const other = j * width;
+      let sum = 0, second = 0, third = 0, fourth = 0; // at once, which is faster than one after the other
+      let d = 0;
+      for (; d + 3 < width; d += 4) {
+        sum += query![own + d] * key![other + d];
+        second += query![own + d + 1] * key![other + d + 1];
+        third += query![own + d + 2] * key![other + d + 2];
+        fourth += query![own + d + 3] * key![other + d + 3];
+      }
+      for (; d < width; d++) sum += query![own + d] * key![other + d];
+      found[j - first] = sum + second + third + fourth;
+    }
+    if (this.diagonals || this.bias) for (let j = first; j < end; j++) found[j - first] += this.biasOf(i, j);
+    if (this.start || this.mask) for (let j = first; j < end; j++) if (!this.allowed(i, j)) found[j - first] = -Infinity;
+  }
+
   /** The weights of a query, over all keys. */
   row(i: number): Float32Array {
     const kept = this.rows.get(i);
@@ -134,48 +161,56 @@ export class Head {
       row = Float32Array.from(this.weights.subarray(i * n, (i + 1) * n));
     } else {
       const scores = new Float64Array(n);
-      const even = this.how.normalizer === "uniform"; // which asks the mask alone
-      for (let j = 0; j < n; j++) scores[j] = even ? (this.allowed(i, j) ? 0 : -Infinity) : this.score(i, j);
+      if (this.how.normalizer === "uniform") { // which asks the mask alone
+        for (let j = 0; j < n; j++) scores[j] = this.allowed(i, j) ? 0 : -Infinity;
+      } else this.scores(i, 0, n, scores);
       row = Float32Array.from(this.normalized(scores));
     }
-    if (this.rows.size * n > 4_000_000) this.rows.clear();
+    if (this.rows.size * n > ROWS) this.rows.clear();
     this.rows.set(i, row);
     return row;
   }
 
   weight(i: number, j: number): number {
     if (this.weights) return this.weights[i * this.keys + j];
-    const one = this.fromNumber(i, j);
-    return one === undefined ? this.row(i)[j] : one;
+    if (!this.direct) return this.row(i)[j];
+    const score = this.score(i, j), number = this.numbers![i];
+    return score === -Infinity && !Number.isNaN(number) ? 0 : Math.exp(score - number); // a row is NaN as a whole
   }
 
-  /** A weight from its score and the row's number alone, where the normaliser allows it. */
-  private fromNumber(i: number, j: number): number | undefined {
-    const kind = this.how.normalizer;
-    if (!this.numbers || (kind !== "softmax" && kind !== "sink")) return undefined;
-    const score = this.score(i, j);
-    return score === -Infinity ? 0 : Math.exp(score - this.numbers[i]);
+  /** Whether a weight follows from its score and its row's number alone. */
+  get direct(): boolean {
+    return !this.weights && !!this.numbers && (this.how.normalizer === "softmax" || this.how.normalizer === "sink");
   }
 
-  /** The largest weight of each cell of a window, `rows` × `columns` cells; exact, or from every n-th row and key. */
-  window(top: number, left: number, height: number, width: number, rows: number, columns: number): Float32Array {
+  /**
+   * The largest weight of each of `rows` × `columns` cells; 0 beyond the map, NaN where a weight is.
+   *
+   * A cell is of `tall` queries and `broad` keys, the first from query `top` and key `left` on; the keys of `without`
+   * are left out.
+   */
+  largest(top: number, left: number, rows: number, columns: number, tall: number, broad: number, without?: ReadonlySet<number>): Float32Array {
+    const hidden = without?.size ? without : null;
     const cells = new Float32Array(rows * columns);
-    const bottom = Math.min(this.queries, Math.ceil(top + height));
-    const right = Math.min(this.keys, Math.ceil(left + width));
-    const ends = (first: number, size: number, cells: number, last: number) =>
-      Array.from({ length: cells + 1 }, (_, c) => Math.min(last, Math.floor(first + (c * size) / cells)));
-    const rowEnds = ends(top, height, rows, bottom);
-    const columnEnds = ends(left, width, columns, right);
-    for (let r = 0; r < rows; r++) {
-      for (let i = rowEnds[r]; i < Math.max(rowEnds[r + 1], rowEnds[r] + 1) && i < bottom; i++) {
-        for (let c = 0; c < columns; c++) {
-          let most = cells[r * columns + c];
-          for (let j = columnEnds[c]; j < Math.max(columnEnds[c + 1], columnEnds[c] + 1) && j < right; j++) {
-            const weight = this.weight(i, j);
-            most = Math.max(most, weight); // NaN stays
-          }
-          cells[r * columns + c] = most;
-        }
+    const bottom = Math.min(this.queries, top + rows * tall);
+    const right = Math.min(this.keys, left + columns * broad);
+    const { direct } = this;
+    const scores = new Float64Array(Math.max(0, right - left));
+    for (let i = top; i < bottom; i++) {
+      const number = direct ? this.numbers![i] : 0;
+      const skips = direct && !Number.isNaN(number); // a row is NaN as a whole
+      const first = skips && this.start ? Math.max(left, this.start[i]) : left;
+      const end = skips && this.end ? Math.min(right, this.end[i]) : right;
+      if (direct) this.scores(i, first, end, scores);
+      const weights = direct ? scores : this.weights ? this.weights.subarray(i * this.keys + first, i * this.keys + end) : this.row(i).subarray(first, end);
+      const own = Math.floor((i - top) / tall) * columns;
+      for (let j = first; j < end; ) {
+        const column = Math.floor((j - left) / broad);
+        const stop = Math.min(end, left + (column + 1) * broad);
+        let most = direct ? -Infinity : 0; // of scores, which order a row as its weights do
+        for (; j < stop; j++) if (!hidden?.has(j)) most = Math.max(most, weights[j - first]);
+        if (direct) most = most === -Infinity && skips ? 0 : Math.exp(most - number);
+        cells[own + column] = Math.max(cells[own + column], most);
       }
     }
     return cells;

@@ -66,6 +66,33 @@ export function colour(colours: Uint8Array, weight: number, most: number): Colou
   return [colours[n], colours[n + 1], colours[n + 2]];
 }
 
+const BITS = 18; // of a float32: its sign, its exponent and 9 of its fraction, less than a step of colour
+
+/** The pixel of every weight: by the first bits of its float32, `shade` being its place on the scale, from 0 to 1. */
+export function inks({ weights, none }: Scale, shade: (weight: number) => number): Uint32Array {
+  const pixel = ([r, g, b]: Iterable<number>) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  const own = Uint32Array.from({ length: STEPS }, (_, n) => pixel(weights.subarray(3 * n, 3 * n + 3)));
+  const found = new Uint32Array(1 << BITS).fill(own[0]); // negative ones are none
+  const bits = new Uint32Array(1), weight = new Float32Array(bits.buffer);
+  for (let n = 0; n < 1 << (BITS - 1); n++) {
+    bits[0] = n << (32 - BITS);
+    found[n] = Number.isNaN(weight[0]) ? pixel(none) : own[Math.min(STEPS - 1, Math.max(0, Math.round((STEPS - 1) * shade(weight[0]))))];
+  }
+  return found;
+}
+
+/** A picture of cells, one pixel each, in the colours that `inks` gave. */
+export function picture(cells: Float32Array, rows: number, columns: number, colours: Uint32Array): HTMLCanvasElement {
+  const image = new ImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer), bits = new Uint32Array(cells.buffer, cells.byteOffset, rows * columns);
+  for (let n = 0; n < pixels.length; n++) pixels[n] = colours[bits[n] >>> (32 - BITS)];
+  const canvas = document.createElement("canvas");
+  canvas.width = columns;
+  canvas.height = rows;
+  canvas.getContext("2d")!.putImageData(image, 0, 0);
+  return canvas;
+}
+
 export const css = (rgb: Colour): string => `rgb(${rgb.join()})`;
 
 /** Black or white, whichever has the higher contrast with a ground (WCAG 2.1). */

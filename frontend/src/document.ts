@@ -142,9 +142,13 @@ export const cellsAlong = (media: Media, axis: number): number => new Set(media.
 
 /** What the keys of a map are, as its corner says. */
 export function columnsAre(run: Run, map: MapInfo): string {
+  if (map.rows === map.columns) return "key";
   if (!run.media || map.columns !== "source") return map.columns ?? "key";
   return run.media.kind === "picture" ? "row,column" : "time";
 }
+
+/** What the queries of a map are, as its corner says. */
+export const rowsAre = (map: MapInfo): string => (map.rows === map.columns ? "query" : map.rows ?? "query");
 
 /** The words of an axis of a map, or null where there are none. */
 export function wordsOf(run: Run, map: MapInfo, side: Side): Words | null {
@@ -264,14 +268,24 @@ export function roles(grid: Grid, square: boolean): Roles {
   return { ...sums, name: share >= 0.4 ? name : evenly ? "uniform" : "no clear pattern" };
 }
 
+/** Attention modules of regard, torch and transformers in words. */
+const KINDS: Record<string, string> = {
+  self: "self-attention", self_attn: "self-attention", SelfAttention: "self-attention", cross: "cross-attention", cross_attn: "cross-attention",
+  multihead_attn: "cross-attention", encoder_attn: "cross-attention", EncDecAttention: "cross-attention", attn: "attention",
+};
+const OF_TWO: Record<string, string> = { attention: "self-attention", crossattention: "cross-attention" };
+
 /** A site in words, layers numbered from 0 as in its path: "decoder.layers.1.cross" → "decoder layer 1 · cross-attention". */
 export function siteName(site: string): string {
   const parts = site.split(".");
   const layer = parts.findIndex((part) => /^\d+$/.test(part));
-  const named = (part: string) => ({ self: "self-attention", cross: "cross-attention", attn: "attention" })[part] ?? part;
+  const named = (part: string) => KINDS[part] ?? part;
   if (layer < 0) return parts.map(named).join(" ");
-  const stack = parts.slice(0, layer).filter((part) => part !== "layers" && part !== "layer" && part !== "h").join(" ");
-  const kind = parts.slice(layer + 1).map(named).join(" ");
+  const stack = parts.slice(0, layer).filter((part) => part !== "layers" && part !== "layer" && part !== "block" && part !== "h").join(" ");
+  const last = parts.slice(layer + 1);
+  const kind = (last.length === 2 && last[1] === "self" ? [OF_TWO[last[0]] ?? last.map(named).join(" ")] // a BERT's modules
+    : last.length === 3 && last[0] === "layer" ? [named(last[2])] // a T5's, whose layers are in blocks
+      : last.map(named)).join(" ");
   return `${stack ? `${stack} ` : ""}layer ${parts[layer]}${kind ? ` · ${kind}` : ""}`;
 }
 
@@ -283,11 +297,17 @@ export function headsName(heads: number[], all: number): string {
 
 /** Bytes of base64, deflated. */
 export async function inflate(text: string): Promise<ArrayBuffer> {
+  const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+function bytesOf(text: string): Uint8Array<ArrayBuffer> {
+  const quick = (Uint8Array as unknown as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> }).fromBase64;
+  if (quick) return quick.call(Uint8Array, text); // of browsers since 2025
   const letters = atob(text);
   const packed = new Uint8Array(letters.length);
   for (let n = 0; n < letters.length; n++) packed[n] = letters.charCodeAt(n); // much faster than Uint8Array.from
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
+  return packed;
 }
 
 export async function readTensors(text: string): Promise<Tensors> {

@@ -1,4 +1,5 @@
 // Parts that several screens are made of: a map with its names, a legend, bars, the choice of a head.
+import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { colour, css, inkOn, styled, type Scale } from "./colour";
 import { usePage } from "./context";
@@ -15,12 +16,15 @@ export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.t
 /** Draws on a canvas of CSS size width × height, sharp on any screen. */
 export function draw(canvas: HTMLCanvasElement, width: number, height: number, paint: (c: CanvasRenderingContext2D) => void) {
   const ratio = Math.min(3, globalThis.devicePixelRatio || 1);
-  canvas.width = Math.max(1, Math.round(width * ratio));
-  canvas.height = Math.max(1, Math.round(height * ratio));
+  const wide = Math.max(1, Math.round(width * ratio)), high = Math.max(1, Math.round(height * ratio));
+  if (canvas.width !== wide) canvas.width = wide; // only where it changes: a canvas is made anew by it
+  if (canvas.height !== high) canvas.height = high;
   const context = canvas.getContext("2d")!;
+  context.save();
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
   paint(context);
+  context.restore();
 }
 
 /** Paints cells into a box, one pixel a cell, enlarged without blending; a cell that is no number in a colour of its own. */
@@ -46,6 +50,9 @@ export function paintCells(
   context.drawImage(own, ...box);
 }
 
+/** An end of a scale: two decimals, or one digit of what would have none of them. */
+const ended = (x: number): string => minus(x && Math.abs(x) < 0.005 ? String(Number(x.toPrecision(1))) : x.toFixed(2));
+
 export function Legend({ low = 0, most, difference = false, of = "weight", nan = false }: { low?: number; most: number; difference?: boolean; of?: string; nan?: boolean }) {
   const page = usePage();
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -60,13 +67,18 @@ export function Legend({ low = 0, most, difference = false, of = "weight", nan =
   }, [colours]);
   return (
     <span class="legend">
-      <span>{low && Math.abs(low) < 0.01 ? String(low) : minus(low.toFixed(2))}</span>
-      <canvas ref={canvas} role="img" aria-label={`colours from ${low.toFixed(2)} to ${most.toFixed(2)}`} />
-      <span>{most.toFixed(2)}</span>
+      <span>{ended(low)}</span>
+      <canvas ref={canvas} role="img" aria-label={`colours from ${ended(low)} to ${ended(most)}`} />
+      <span>{ended(most)}</span>
       <span>{difference ? "difference of weights" : of}</span>
       {nan && <><i class="none" style={{ background: css(page.scale.value.none) }} /><span>NaN</span></>}
     </span>
   );
+}
+
+/** A table that may be wider than its place: it is scrolled by a finger, and by the keyboard. */
+export function Scrolled({ label, children }: { label: string; children: ComponentChildren }) {
+  return <div class="sum" tabIndex={0} role="group" aria-label={label}>{children}</div>;
 }
 
 interface HeatmapProps {

@@ -1,9 +1,14 @@
-// What of a map fills a view: the overview at once, exact cells from a worker as soon as they are there.
+// What of a map fills a view, like a street map: the overview at once, exact tiles from a worker as they are there.
+import type { Head } from "./attention";
+import { picture } from "./colour";
 import type { MapInfo, Reader } from "./document";
+import { queue } from "./queue";
 
 declare const WORKER: string;
 
-const EXACT = 3_000_000; // weights that a view may have for its cells to be computed
+export const SIDE = 128; // cells of a tile to a side
+const KEPT = 240; // tiles, of at most 64 kB
+const COST = 3e9; // multiplications that the exact tiles of a view may take: some seconds
 
 export interface Box {
   top: number;
@@ -12,118 +17,217 @@ export interface Box {
   width: number;
 }
 
-export interface Cells {
-  cells: Float32Array;
-  rows: number;
-  columns: number;
-  exact: boolean;
-  /** What of the map the cells are of. */
-  box: Box;
+/** A tile that is asked for, of the map whose tensors begin with `prefix`. */
+export interface Wish {
+  name: string;
+  prefix: string;
+  head: number;
+  how: MapInfo["how"];
+  /** As `Head.largest` takes it: top, left, rows, columns, and what a cell is of. */
+  part: [number, number, number, number, number, number];
+  without: ReadonlySet<number>;
 }
 
-let shared: { worker: Worker; given: ArrayBuffer | null } | null = null;
+/** Cells of a part of a map, of `tall` queries and `broad` keys each. */
+export class Tile {
+  private seen: HTMLCanvasElement | null = null;
+  private colours: Uint32Array | null = null;
 
-function worker(buffer: ArrayBuffer): Worker | null {
-  try {
-    if (!shared) {
-      const address = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
-      shared = { worker: new Worker(address), given: null };
+  constructor(
+    readonly cells: Float32Array, readonly rows: number, readonly columns: number, readonly box: Box,
+    readonly tall: number, readonly broad: number,
+  ) {}
+
+  /** Its picture, one pixel a cell, in the colours that `inks` gave. */
+  picture(colours: Uint32Array): HTMLCanvasElement {
+    if (!this.seen || this.colours !== colours) {
+      this.seen = picture(this.cells, this.rows, this.columns, colours);
+      this.colours = colours;
     }
-    if (shared.given !== buffer) {
-      shared.worker.postMessage({ buffer });
-      shared.given = buffer;
-    }
-    return shared.worker;
-  } catch {
-    return null; // a page's policy may forbid workers: the cells are then computed here
-  }
-}
-
-let last = 0;
-
-export class Tiles {
-  changed: () => void = () => {};
-  private asked = "";
-  private found = new Map<string, Cells>();
-  private listener: ((event: MessageEvent) => void) | null = null;
-  private worker: Worker | null;
-
-  constructor(private reader: Reader, private map: MapInfo, private head: number) {
-    this.worker = worker(reader.tensors.bytes);
+    return this.seen;
   }
 
-  /** The cells of a view: exact ones where they are there or can be had at once, else from the overview. */
-  cells(view: Box, rows: number, columns: number, coarse = false): Cells {
-    const { map } = this;
-    const high = Math.min(rows, Math.ceil(view.height)), wide = Math.min(columns, Math.ceil(view.width));
-    const pool = this.reader.tensors.get(`${map.tensors}.pool`);
-    const weights = view.height * view.width;
-    if (!pool) {
-      if (weights <= 70_000) return { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true, box: view };
-    } else if (coarse) {
-      return this.overview(view, high, wide);
-    }
-    const cost = weights * (this.reader.head(map, this.head).width || 1);
-    if (weights > EXACT || cost > EXACT * 200) return pool ? this.overview(view, high, wide) : { cells: this.exact(view, high, wide), rows: high, columns: wide, exact: true, box: view };
-    const name = [view.top, view.left, view.height, view.width, high, wide].map((x) => x.toFixed(2)).join();
-    const known = this.found.get(name);
-    if (known) return known;
-    this.request(name, view, high, wide);
-    return this.found.get(name) ?? (pool ? this.overview(view, high, wide) : { cells: new Float32Array(high * wide), rows: high, columns: wide, exact: false, box: view });
-  }
-
-  private exact(view: Box, rows: number, columns: number): Float32Array {
-    return this.reader.head(this.map, this.head).window(view.top, view.left, view.height, view.width, rows, columns);
-  }
-
-  private request(name: string, view: Box, rows: number, columns: number) {
-    if (this.asked === name) return;
-    this.asked = name;
-    const keep = (cells: Float32Array) => {
-      if (this.found.size > 24) this.found.delete(this.found.keys().next().value!);
-      this.found.set(name, { cells, rows, columns, exact: true, box: view });
-    };
-    if (!this.worker) return keep(this.exact(view, rows, columns));
-    const id = ++last;
-    if (this.listener) this.worker.removeEventListener("message", this.listener);
-    this.listener = (event) => {
-      if (event.data.id !== id) return;
-      keep(event.data.cells);
-      this.changed();
-    };
-    this.worker.addEventListener("message", this.listener);
-    this.worker.postMessage({ id, prefix: this.map.tensors, head: this.head, how: this.map.how, box: [view.top, view.left, view.height, view.width], cells: [rows, columns] });
-  }
-
-  /** The overview's own cells in a view, where they are fewer than its pixels; else the largest that a cell touches. */
-  private overview(view: Box, rows: number, columns: number): Cells {
-    const pool = this.reader.tensors.get(`${this.map.tensors}.pool`)!;
-    const [high, wide] = pool.shape.slice(-2);
-    const given = this.reader.given(this.map, "pool", this.head)!;
-    const tall = Math.ceil(this.map.how.queries / high), broad = Math.ceil(this.map.how.keys / wide);
-    const top = Math.floor(view.top / tall), bottom = Math.min(high, Math.ceil((view.top + view.height) / tall));
-    const start = Math.floor(view.left / broad), stop = Math.min(wide, Math.ceil((view.left + view.width) / broad));
-    if (bottom - top <= rows && stop - start <= columns) {
-      const own = new Float32Array((bottom - top) * (stop - start));
-      for (let i = top; i < bottom; i++) own.set(given.subarray(i * wide + start, i * wide + stop), (i - top) * (stop - start));
-      return { cells: own, rows: bottom - top, columns: stop - start, exact: false, box: { top: top * tall, left: start * broad, height: (bottom - top) * tall, width: (stop - start) * broad } };
-    }
-    const cells = new Float32Array(rows * columns);
-    for (let r = 0; r < rows; r++) {
-      const first = Math.floor((view.top + (r * view.height) / rows) / tall);
-      const end = Math.min(high, Math.max(first + 1, Math.ceil((view.top + ((r + 1) * view.height) / rows) / tall)));
-      for (let c = 0; c < columns; c++) {
-        const left = Math.floor((view.left + (c * view.width) / columns) / broad);
-        const right = Math.min(wide, Math.max(left + 1, Math.ceil((view.left + ((c + 1) * view.width) / columns) / broad)));
-        let most = 0;
-        for (let i = first; i < end; i++) for (let j = left; j < right; j++) most = Math.max(most, given[i * wide + j]);
-        cells[r * columns + c] = most;
+  /** The largest weight in a view, and whether one is no number. */
+  extent(view: Box): { most: number; nan: boolean } {
+    const { box, tall, broad } = this;
+    const bottom = Math.min(this.rows, Math.ceil((view.top + view.height - box.top) / tall));
+    const stop = Math.min(this.columns, Math.ceil((view.left + view.width - box.left) / broad));
+    const start = Math.max(0, Math.floor((view.left - box.left) / broad));
+    let most = 0, nan = false;
+    for (let r = Math.max(0, Math.floor((view.top - box.top) / tall)); r < bottom; r++) {
+      for (let c = start; c < stop; c++) {
+        const weight = this.cells[r * this.columns + c];
+        if (weight > most) most = weight;
+        if (weight !== weight) nan = true;
       }
     }
-    return { cells, rows, columns, exact: false, box: view };
+    return { most, nan };
+  }
+}
+
+/** Cells joined, `down` × `across` at a time, as their largest weight. */
+function joined(tile: Tile, down: number, across: number, hidden?: ReadonlySet<number>): Tile {
+  const rows = Math.ceil(tile.rows / down), columns = Math.ceil(tile.columns / across);
+  const cells = new Float32Array(rows * columns);
+  for (let r = 0; r < tile.rows; r++) {
+    for (let c = 0; c < tile.columns; c++) {
+      if (hidden?.has(c)) continue;
+      const n = Math.floor(r / down) * columns + Math.floor(c / across);
+      cells[n] = Math.max(cells[n], tile.cells[r * tile.columns + c]); // NaN stays
+    }
+  }
+  const tall = tile.tall * down, broad = tile.broad * across;
+  return new Tile(cells, rows, columns, { top: 0, left: 0, height: rows * tall, width: columns * broad }, tall, broad);
+}
+
+let worker: Worker | null | undefined; // null where a page's policy forbids workers
+let given: ArrayBuffer | null = null;
+let made = 0;
+
+function workerOf(buffer: ArrayBuffer): Worker | null {
+  if (worker === null) return null;
+  try {
+    worker ??= new Worker(URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" })));
+  } catch {
+    return (worker = null);
+  }
+  if (given !== buffer) worker.postMessage({ buffer });
+  given = buffer;
+  return worker;
+}
+
+/** The power of two of weights that a cell has, for it to take a pixel at least. */
+const step = (weights: number) => 2 ** Math.max(0, Math.ceil(Math.log2(weights)));
+const meets = (a: Box, b: Box) => a.top < b.top + b.height && b.top < a.top + a.height && a.left < b.left + b.width && b.left < a.left + a.width;
+
+/** The tiles of a head of a map; the keys of `without` are left out. */
+export class Tiles {
+  /** Called when a tile has come. */
+  changed: () => void = () => {};
+  readonly overview: Tile;
+  private number = ++made;
+  private pooled: boolean;
+  private kept = new Map<string, Tile>();
+  private smaller = new Map<string, Tile>();
+  private last = "";
+  private worker: Worker | null = null;
+  private ask: ((wishes: Wish[]) => void) | null = null;
+
+  constructor(private reader: Reader, private map: MapInfo, private head: number, private without: ReadonlySet<number>) {
+    const { queries, keys } = map.how;
+    const box = { top: 0, left: 0, height: queries, width: keys };
+    const pool = reader.given(map, "pool", head);
+    this.pooled = !!pool;
+    if (pool) {
+      const [rows, columns] = reader.tensors.get(`${map.tensors}.pool`)!.shape.slice(-2);
+      const tall = Math.ceil(queries / rows), broad = Math.ceil(keys / columns);
+      const whole = new Tile(pool, rows, columns, { ...box, height: rows * tall, width: columns * broad }, tall, broad);
+      // a cell that has one of those keys is not shown: what else it has is not known
+      this.overview = without.size ? joined(whole, 1, 1, new Set(Array.from(without, (j) => Math.floor(j / broad)))) : whole;
+    } else {
+      this.overview = new Tile(this.one.largest(0, 0, queries, keys, 1, 1, without), queries, keys, box, 1, 1);
+    }
+  }
+
+  private get one(): Head {
+    return this.reader.head(this.map, this.head); // read when it is asked for: the overview needs none of it
+  }
+
+  /**
+   * What a view of `high` × `wide` pixels is drawn from, each over those before it, and how many exact tiles are to come.
+   *
+   * A cell of an exact tile takes one to two pixels, or is one weight. Those that are missing are asked for, and take
+   * the place of all that was asked for before.
+   */
+  shown(view: Box, high: number, wide: number): { tiles: Tile[]; missing: number } {
+    const tall = step(view.height / high), broad = step(view.width / wide);
+    const needed = this.needed(view, tall, broad);
+    const missing = needed.filter((wish) => !this.kept.has(wish.name));
+    const there = needed.flatMap(({ name }) => this.kept.get(name) ?? []);
+    for (const { name } of needed) { // those last used are kept longest
+      const tile = this.kept.get(name);
+      if (tile && this.kept.delete(name)) this.kept.set(name, tile);
+    }
+    this.request(missing);
+    if (needed.length && !missing.length) return { tiles: there, missing: 0 };
+    const coarser = [...this.kept.values()].filter((tile) => tile.tall * tile.broad > tall * broad && meets(tile.box, view));
+    coarser.sort((a, b) => b.tall * b.broad - a.tall * a.broad);
+    return { tiles: [this.atLeast(tall, broad), ...coarser, ...there], missing: missing.length };
+  }
+
+  /** The overview, in cells of at least `tall` queries and `broad` keys, so that none is lost where it is drawn small. */
+  atLeast(tall: number, broad: number): Tile {
+    const down = step(tall / this.overview.tall), across = step(broad / this.overview.broad);
+    if (down * across === 1) return this.overview;
+    const name = `${down},${across}`;
+    let found = this.smaller.get(name);
+    if (!found) this.smaller.set(name, (found = joined(this.overview, down, across)));
+    return found;
+  }
+
+  /** The exact tiles of a view, from its middle outward; none where the overview is as fine, or they would take too long. */
+  private needed(view: Box, tall: number, broad: number): Wish[] {
+    const { map, overview } = this;
+    if (!this.pooled || (tall >= overview.tall && broad >= overview.broad)) return [];
+    const { weights, direct, width: dim } = this.one;
+    const whole = !weights && !direct; // rows: they are computed once for all of their tiles
+    if (view.height * (whole ? map.how.keys : view.width) * (dim || 1) > COST) return [];
+    const height = SIDE * tall, width = SIDE * broad;
+    const found: [number, Wish][] = [];
+    for (let y = Math.floor(view.top / height); y * height < view.top + view.height; y++) {
+      for (let x = Math.floor(view.left / width); x * width < view.left + view.width; x++) {
+        const top = y * height, left = x * width;
+        const away = Math.hypot((top + height / 2 - view.top) / view.height - 0.5, (left + width / 2 - view.left) / view.width - 0.5);
+        found.push([whole ? y : away, {
+          name: [this.number, tall, broad, top, left].join(), prefix: map.tensors, head: this.head, how: map.how,
+          part: [top, left, Math.min(SIDE, Math.ceil((map.how.queries - top) / tall)), Math.min(SIDE, Math.ceil((map.how.keys - left) / broad)), tall, broad],
+          without: this.without,
+        }]);
+      }
+    }
+    return found.sort((a, b) => a[0] - b[0]).map(([, wish]) => wish);
+  }
+
+  private request(wishes: Wish[]) {
+    const names = wishes.map(({ name }) => name).join(" ");
+    if (names === this.last) return;
+    this.last = names;
+    if (!this.ask) {
+      this.worker = workerOf(this.reader.tensors.bytes);
+      this.worker?.addEventListener("message", this.listen);
+      this.worker?.addEventListener("error", this.failed);
+      this.ask = this.worker ? (wishes) => this.worker!.postMessage({ wishes }) : this.here();
+    }
+    this.ask(wishes);
+  }
+
+  /** Computes tiles on the page itself, one at a time. */
+  private here(): (wishes: Wish[]) => void {
+    return queue((wish) => this.keep(wish, this.one.largest(...wish.part, wish.without)));
+  }
+
+  /** A worker that a policy forbids may say so only after it was made. */
+  private failed = () => {
+    worker = null;
+    this.ask = this.here();
+    this.last = "";
+    this.changed();
+  };
+
+  private listen = (event: MessageEvent<{ wish: Wish; cells: Float32Array }>) => this.keep(event.data.wish, event.data.cells);
+
+  private keep({ name, part }: Wish, cells: Float32Array) {
+    if (!name.startsWith(`${this.number},`)) return; // of other tiles
+    const [top, left, rows, columns, tall, broad] = part;
+    if (this.kept.size >= KEPT) this.kept.delete(this.kept.keys().next().value!);
+    this.kept.set(name, new Tile(cells, rows, columns, { top, left, height: rows * tall, width: columns * broad }, tall, broad));
+    this.changed();
   }
 
   close() {
-    if (this.listener && this.worker) this.worker.removeEventListener("message", this.listener);
+    this.worker?.removeEventListener("message", this.listen);
+    this.worker?.removeEventListener("error", this.failed);
+    this.ask?.([]);
+    this.changed = () => {};
   }
 }

@@ -1,12 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { entmax } from "../src/attention";
+import { entmax, Head, type How } from "../src/attention";
+import { colour, inks, LIGHT } from "../src/colour";
 import { entropy, siteName } from "../src/document";
 import { escape, toCsv, toNpz } from "../src/export";
-import { halfToFloat, Tensors } from "../src/safetensors";
+import { queue } from "../src/queue";
+import { halfToFloat, type Tensor, Tensors } from "../src/safetensors";
 import { groups, likeness } from "../src/screens/heads";
 import { fit, sinks } from "../src/screens/long";
-import { flags } from "../src/screens/align";
+import { evenly, flags } from "../src/screens/align";
 
 const grid = (rows: string[], columns: string[], cells: number[]) => ({
   rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
@@ -42,6 +44,62 @@ describe("numbers", () => {
   });
 });
 
+describe("cells of a long map", () => {
+  const [T, S, D] = [19, 23, 5];
+  const noise = (n: number, from = 1) => Float32Array.from({ length: n }, (_, i) => 2 * Math.sin(12.9898 * (i + from)));
+  const head = (how: How, numbers: boolean, poison = false) => {
+    const parts: Record<string, Tensor> = {
+      "m.query": { shape: [T, D], data: noise(T * D) }, "m.key": { shape: [S, D], data: noise(S * D, 700) },
+      "m.mask.start": { shape: [T], data: new Int32Array(T).map((_, i) => Math.max(0, i - 7)) }, "m.mask.end": { shape: [T], data: new Int32Array(T).map((_, i) => (i === 4 ? 0 : Math.min(S, i + 3))) },
+    };
+    if (poison) parts["m.query"].data[11 * D] = NaN;
+    const made = () => new Head({ get: (name: string) => parts[name] } as unknown as Tensors, "m", 0, 1, T, S, how);
+    if (numbers) {
+      const one = made();
+      parts["m.numbers"] = { shape: [T], data: Float32Array.from({ length: T }, (_, i) => Math.log(Array.from({ length: S }, (_, j) => Math.exp(one.score(i, j))).reduce((a, b) => a + b, 0))) };
+    }
+    return made();
+  };
+  it.each<[string, How, boolean, boolean]>([
+    ["from rows' numbers", { normalizer: "softmax" }, true, false], ["from whole rows", { normalizer: "entmax", alpha: 1.5 }, false, false],
+    ["of a row of NaN", { normalizer: "softmax" }, true, true], ["of another score", { score: "distance", width: 2 }, true, false],
+  ])("are the largest weights, %s", (_, how, numbers, poison) => {
+    const one = head(how, numbers, poison), without = new Set([6, 13]);
+    const [top, left, rows, columns, tall, broad] = [3, 2, 6, 5, 3, 5];
+    const found = one.largest(top, left, rows, columns, tall, broad, without);
+    const wanted = Array.from({ length: rows * columns }, (_, n) => {
+      let most = 0;
+      for (let i = 0; i < T; i++) for (let j = 0; j < S; j++) {
+        if (i < top || Math.floor((i - top) / tall) !== Math.floor(n / columns) || j < left || Math.floor((j - left) / broad) !== n % columns || without.has(j)) continue;
+        most = Math.max(most, one.row(i)[j]);
+      }
+      return most;
+    });
+    expect(wanted.some((x) => x > 0.1)).toBe(true);
+    expect(wanted.some(Number.isNaN)).toBe(poison);
+    wanted.forEach((x, n) => (Number.isNaN(x) ? expect(found[n]).toBeNaN() : expect(found[n]).toBeCloseTo(x, 5)));
+  });
+  it("have the colour of the scale, and one of their own where they are no number", () => {
+    const colours = inks(LIGHT, (x) => x / 0.7), bits = new Uint32Array(1), weight = new Float32Array(bits.buffer);
+    const seen = (x: number) => { weight[0] = x; const p = colours[bits[0] >>> 14]; return [p & 255, (p >> 8) & 255, (p >> 16) & 255]; };
+    for (let n = 0; n <= 100; n++) seen(n / 100).forEach((part, c) => expect(Math.abs(part - colour(LIGHT.weights, n / 100, 0.7)[c])).toBeLessThanOrEqual(3));
+    expect(seen(NaN)).toEqual(LIGHT.none);
+    expect(seen(-0.5)).toEqual(seen(0));
+  });
+  it("are computed in order, and no longer wanted ones are not", async () => {
+    const done: number[] = [];
+    await new Promise<void>((end) => {
+      const ask = queue<number>((n) => {
+        done.push(n);
+        if (n === 2) ask([7, 5]); // while 3 still waits
+        if (n === 5) end();
+      });
+      ask([2, 3]);
+    });
+    expect(done).toEqual([2, 7, 5]);
+  });
+});
+
 describe("views", () => {
   it("keeps a view inside its map", () => {
     fc.assert(fc.property(fc.integer({ min: 1, max: 40000 }), fc.integer({ min: 1, max: 40000 }), fc.double({ min: -1e6, max: 1e6, noNaN: true }), fc.double({ min: 0, max: 1e6, noNaN: true }), (queries, keys, at, size) => {
@@ -68,6 +126,13 @@ describe("views", () => {
     expect(siteName("decoder.layers.1.cross")).toBe("decoder layer 1 · cross-attention");
     expect(siteName("decoder.cross")).toBe("decoder cross-attention");
     expect(siteName("transformer.h.3.attn")).toBe("transformer layer 3 · attention");
+    expect(siteName("encoder.layer.2.attention.self")).toBe("encoder layer 2 · self-attention"); // BERT
+    expect(siteName("decoder.layers.0.multihead_attn")).toBe("decoder layer 0 · cross-attention"); // torch
+    expect(siteName("decoder.block.4.layer.1.EncDecAttention")).toBe("decoder layer 4 · cross-attention"); // T5
+  });
+  it("says where a map has only equal weights", () => {
+    expect(evenly(grid(["a", "b"], ["x", "y", "z"], [0.33, 0.34, 0.33, 0.34, 0.33, 0.33]))).toBe("Nearly uniform: every weight is close to 1/3 = 0.333.");
+    expect(evenly(grid(["a", "b"], ["x", "y", "z"], [0.33, 0.34, 0.33, 0.8, 0.1, 0.1]))).toBe("");
   });
 });
 

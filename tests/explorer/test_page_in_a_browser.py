@@ -4,6 +4,8 @@ import base64
 import json
 import math
 import re
+import threading
+import time
 from collections.abc import Callable
 from html import escape
 from io import BytesIO
@@ -13,14 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 from safetensors.torch import save
 
 import regard
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.packed import pack_map
+from regard.attention.maps.page import page_of_maps
+from regard.explorer.server import create_explorer
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
+from regard.pipelines.page import look_at
 
 Open = Callable[..., Any]
 T, S, D, H = 7, 11, 5, 3
@@ -366,6 +372,106 @@ def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
     assert keys.shape == (n, 1)
 
 
+def pixels_of(canvas: Any) -> Any:
+    raw = canvas.evaluate("c => c.toDataURL('image/png')").partition(",")[2]
+    return np.asarray(Image.open(BytesIO(base64.b64decode(raw))).convert("RGB")).astype(int)
+
+
+def shares_of(tab: Any) -> tuple[Any, Any]:
+    """The view of a long map at rest, and a function: the shown share of its largest weight at a row and a column."""
+    main = tab.locator("canvas.main")
+    tab.locator(".long[aria-busy=false]").wait_for()
+    tab.wait_for_timeout(600)  # its colours follow when it is at rest
+    top, left, height, width = json.loads(main.get_attribute("data-view"))
+    picture = pixels_of(main)
+    high, wide = picture.shape[0] - 34, picture.shape[1] - 84
+    colours = 255 * scale(THEMES["light"].weights)
+
+    def at(row: int, column: int) -> float:
+        y = 34 + int((row + 0.5 - top) * high / height)
+        x = 84 + int((column + 0.5 - left) * wide / width)
+        found: float = np.abs(colours - picture[y, x]).sum(1).argmin() / 255
+        return found
+
+    return (int(top), int(left), int(height), int(width)), at
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_the_picture_of_a_long_map_is_its_weights_wherever_it_was_dragged_to(open_page: Open, hides: bool) -> None:
+    torch.manual_seed(4)
+    n = 1300
+    query, key = torch.randn(n, 16), torch.randn(n, 16)
+    query[:, 0], key[617, 0] = 3.0, 12.0  # a sink in the middle
+    seen = regard.attention_map(query, key)
+    tab = open_page(seen.look(), "#screen=long")
+    tab.get_by_role("button", name="log scale").click()
+    if hides:
+        tab.get_by_role("button", name="hide 1 sink").click()
+    for _ in range(8):
+        tab.get_by_role("button", name="zoom in").click()
+    box = tab.locator("canvas.main").bounding_box()
+    tab.mouse.move(box["x"] + 700, box["y"] + 300)
+    tab.mouse.down()
+    for step in range(1, 8):
+        tab.mouse.move(box["x"] + 700 + 61 * step, box["y"] + 300 - 13 * step)
+    tab.mouse.up()
+    (top, left, height, width), at = shares_of(tab)
+    assert left + 4 < 617 < left + width - 4
+    rows, columns = slice(top + 2, top + height - 2), slice(left + 2, left + width - 2)
+    weights = seen.tile(rows, columns)
+    if hides:
+        weights[:, 617 - columns.start] = 0
+    most = float(weights.max())
+    for i in range(0, weights.shape[0], 5):
+        for j in (*range(0, weights.shape[1], 7), 617 - columns.start):
+            shown = at(rows.start + i, columns.start + j)
+            assert shown == pytest.approx(float(weights[i, j]) / most, abs=0.02), (i, j)
+
+
+WORKERS = {
+    "is refused": "window.Worker = class { constructor() { throw new Error('refused by a policy'); } }",
+    "fails": "window.Worker = class extends EventTarget { constructor() { super(); setTimeout(() =>"
+    " this.dispatchEvent(new Event('error')), 50); } postMessage() {} }",
+}
+
+
+@pytest.mark.parametrize("how", WORKERS)
+def test_a_long_map_is_exact_where_a_worker(browser: Any, tmp_path: Path, how: str) -> None:
+    torch.manual_seed(6)
+    query, key = torch.randn(2, 1511, 16).unbind(0)
+    seen = regard.attention_map(query, key)
+    seen.look(tmp_path / "page.html")
+    tab = browser.new_page()
+    tab.add_init_script(WORKERS[how])
+    tab.goto(f"file://{tmp_path / 'page.html'}#screen=long")
+    tab.get_by_role("button", name="log scale").click()
+    for _ in range(7):
+        tab.get_by_role("button", name="zoom in").click()
+    tab.wait_for_timeout(200)
+    (top, left, height, width), at = shares_of(tab)
+    rows, columns = slice(top + 2, top + height - 2), slice(left + 2, left + width - 2)
+    weights = seen.tile(rows, columns)
+    for i, j in ((1, 3), (9, 2), *(divmod(int(n), weights.shape[1]) for n in weights.flatten().topk(9).indices)):
+        shown = at(rows.start + i, columns.start + j)
+        assert shown == pytest.approx(float(weights[i, j] / weights.max()), abs=0.02), (i, j)
+    tab.close()
+
+
+def test_a_single_strong_weight_is_seen_in_the_whole_of_a_long_map(open_page: Open) -> None:
+    n = 4001
+    query, key = torch.zeros(n, 8), torch.zeros(n, 8)
+    query[1777], key[2222] = 9.0, 9.0
+    tab = open_page(regard.attention_map(query, key).look(), "#screen=long")
+    tab.get_by_role("button", name="log scale").click()
+    _, at = shares_of(tab)
+    picture = pixels_of(tab.locator("canvas.main"))[34:, 84:]
+    strongest = 255 * scale(THEMES["light"].weights)[-1]
+    rows, columns = np.nonzero(np.abs(picture - strongest).sum(2) < 9)
+    assert rows.mean() / picture.shape[0] == pytest.approx(1777 / n, abs=0.005)
+    assert columns.mean() / picture.shape[1] == pytest.approx(2222 / n, abs=0.005)
+    assert at(1000, 1000) == pytest.approx(0, abs=0.01)
+
+
 WIDGET = """
 async ([code, document_, packed]) => {
   const page = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
@@ -393,16 +499,239 @@ def test_two_widgets_stand_in_one_notebook(browser: Any, translation: Page) -> N
     tab.close()
 
 
+SAMPLES = Path(regard.__file__).parent / "samples"
 AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 VIOLATIONS = "async () => (await axe.run(document)).violations.map(one => [one.id, one.nodes.map(node => node.html)])"
 
 
+@pytest.fixture(scope="module")
+def pages(translation: Page) -> dict[str, Page]:
+    """A page of every kind: what has other views has them here."""
+    made = torch.Generator().manual_seed(17)
+    long = torch.randn(1300, 8, generator=made)
+    long[:, 0], long[3] = 4.0, 0.0
+    long[3, 0] = 9.0  # a sink
+    even = torch.randn(2, 24, 5, 3, generator=made).div(99).unbind(0)
+    return {
+        "translation": translation,
+        "two models": look_at([regard.load("fr-en"), regard.load("fr-en-rnn")], ["le chat noir"]),
+        "picture": look_at([regard.load("emoji")], [str(SAMPLES / "picture.png")]),
+        "sound": look_at([regard.load("spelling")], [str(SAMPLES / "recording.flac")]),
+        "long": regard.attention_map(long, long).look(),
+        "many heads": page_of_maps({name: regard.attention_map(*even) for name in ("layers.0", "layers.1")}, "even"),
+    }
+
+
+@pytest.mark.parametrize("name", ["translation", "two models", "picture", "sound", "long", "many heads"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(open_page: Open, translation: Page, theme: str) -> None:
+@pytest.mark.parametrize("width", [320, 1350])
+def test_axe_finds_nothing(open_page: Open, pages: dict[str, Page], name: str, theme: str, width: int) -> None:
     if not AXE.exists():
         pytest.skip("needs axe-core: npm install in frontend/")
-    tab = open_page(translation, f"#theme={theme}")
+    tab = open_page(pages[name], f"#theme={theme}", viewport={"width": width, "height": 900})
     tab.evaluate(AXE.read_text(encoding="utf-8"))
-    for name in [one.inner_text() for one in tab.get_by_role("tab").all()]:
-        tab.get_by_role("tab", name=name, exact=True).click()
-        assert tab.evaluate(VIOLATIONS) == [], name
+    for view in [one.inner_text() for one in tab.get_by_role("tab").all()]:
+        tab.get_by_role("tab", name=view, exact=True).click()
+        assert tab.evaluate(VIOLATIONS) == [], view
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, view
+        for zoom in tab.get_by_role("navigation", name="zoom").get_by_role("button").all():
+            zoom.click()
+            assert tab.evaluate(VIOLATIONS) == [], (view, zoom.inner_text())
+    for button in ("tour", "export"):
+        tab.get_by_role("button", name=button, exact=True).click()
+        assert tab.evaluate(VIOLATIONS) == [], button
+        tab.keyboard.press("Escape")
+
+
+class Served:
+    """The server of a page, in a thread."""
+
+    def __init__(self, app: Any) -> None:
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self) -> int:
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return int(self.server.servers[0].sockets[0].getsockname()[1])
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+def ribbons(part: Any) -> dict[tuple[str, str], float]:
+    """The weights of the ribbons, by source and output word, from where their ends are and how thick they are."""
+    found = part.evaluate(
+        """part => {
+          const words = kind => [...part.querySelectorAll(`.${kind} .word`)].map(one => {
+            const box = one.getBoundingClientRect();
+            return [one.firstChild.textContent, box.left + box.width / 2, box.top + box.height / 2];
+          });
+          const sheet = part.querySelector(".sheet").getBoundingClientRect();
+          const upright = part.querySelector(".upright") !== null;
+          const at = (kind, x, y) => words(kind).reduce((best, one) => {
+            const away = upright ? Math.abs(one[2] - y - sheet.top) : Math.abs(one[1] - x - sheet.left);
+            return away < best[0] ? [away, one[0]] : best;
+          }, [Infinity, ""]);
+          return [...part.querySelectorAll("path")].map(path => {
+            const n = path.getAttribute("d").match(/-?[\\d.]+/g).map(Number);
+            return [at("of-columns", n[0], n[1]), at("of-rows", n[6], n[7]), Number(path.getAttribute("stroke-width"))];
+          });
+        }"""
+    )
+    for source, output, _ in found:
+        assert max(source[0], output[0]) < 1  # pixels between a ribbon's end and the middle of its word
+    return {(source[1], output[1]): (thick - 1) / 13 for source, output, thick in found}
+
+
+@pytest.mark.parametrize(("width", "beside"), [(1350, True), (390, False)])
+def test_what_if_shows_the_attention_before_and_after(
+    browser: Any, translation: Page, width: int, beside: bool
+) -> None:
+    model = regard.load("fr-en")
+    app, token = create_explorer(translation, model)
+    run = translation.document["runs"][0]
+    site, (head,) = run["chosen"]["site"], run["chosen"]["heads"]
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step")
+        tab.get_by_role("combobox", name="attend only to").select_option("1")  # ▁chat
+        parts = {name: tab.get_by_role("region", name=name, exact=True) for name in ("before", "after")}
+        parts["after"].locator("path").first.wait_for()
+        alignment = model("le chat noir", beam=4).alignment
+        assert (alignment.site, alignment.heads) == (site, [head])
+        drawn = ribbons(parts["before"])
+        for i, output in enumerate(alignment.target):
+            for j, source in enumerate(alignment.source):
+                assert drawn.get((source, output), 0.0) == pytest.approx(
+                    float(alignment.matrix[i, j]), abs=0.03 if (source, output) not in drawn else 1e-3
+                )
+
+        def forced(weights: torch.Tensor) -> torch.Tensor:
+            weights = weights.clone()
+            weights[..., head, :, :] = 0
+            weights[..., head, :, 1] = 1
+            return weights
+
+        with regard.intervene(model.model, site, forced):
+            text = model("le chat noir", beam=4).text
+        assert parts["after"].get_by_role("paragraph").first.inner_text() == text
+        assert ribbons(parts["after"]) == {("chat", word): 1.0 for word in text.split()}
+        left, right = (parts[name].bounding_box() for name in ("before", "after"))
+        assert (left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]) is beside
+        assert (left["x"] == right["x"] and left["y"] + left["height"] <= right["y"]) is not beside
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert wide <= 0
+
+
+def test_a_picture_is_bright_where_each_word_looked(open_page: Open, pages: dict[str, Page]) -> None:
+    run = pages["picture"].document["runs"][0]
+    made = regard.load("emoji")(str(SAMPLES / "picture.png"))
+    weights = made.attention[run["chosen"]["site"]].full()[run["chosen"]["heads"]].mean(0)
+    tab = open_page(pages["picture"], "#unit=tokens")
+    words = tab.get_by_role("group", name="words").get_by_role("button")
+    assert [one.inner_text().strip() for one in words.all()] == made.tokens
+    for number in (0, 3):
+        words.nth(number).hover()
+        large = tab.locator(".seen > div canvas").first
+        assert large.get_attribute("aria-label") == f"what “{made.tokens[number]}” attended to stays bright"
+        raw = large.evaluate("c => c.toDataURL('image/png')").partition(",")[2]
+        shade = np.asarray(Image.open(BytesIO(base64.b64decode(raw))).convert("RGBA"))[..., 3] / 255
+        height, width = shade.shape
+        row = weights[number]
+        for j, (down, across) in enumerate(run["media"]["positions"]):
+            wanted = 0.7 * (1 - float(row[j] / row.max()))
+            assert shade[int(down * height), int(across * width)] == pytest.approx(wanted, abs=0.01)
+    before = large.get_attribute("aria-label")
+    tab.mouse.move(5, 5)
+    tab.get_by_role("button", name="word by word").click()  # which goes on by itself
+    tab.wait_for_function(
+        "said => document.querySelector('#regard > div').shadowRoot.querySelector('.seen > div canvas')"
+        ".getAttribute('aria-label') !== said",
+        arg=before,
+    )
+
+
+def test_the_play_head_and_the_word_follow_the_recording(open_page: Open, pages: dict[str, Page]) -> None:
+    run = pages["sound"].document["runs"][0]
+    made = regard.load("spelling")(str(SAMPLES / "recording.flac"))
+    weights = made.attention[run["chosen"]["site"]].full()[run["chosen"]["heads"]].mean(0)
+    times = torch.tensor([place[0] for place in run["media"]["positions"]])
+    tab = open_page(pages["sound"], "#unit=tokens")
+    tab.wait_for_function("document.querySelector('#regard > div').shadowRoot.querySelector('audio').readyState > 0")
+    words = tab.get_by_role("group", name="words").get_by_role("button")
+    assert words.count() == len(made.tokens)
+    shown = []
+    for second in (0.25, 1.05, 1.75):
+        tab.locator("audio").evaluate(
+            "(audio, t) => new Promise(done => { audio.addEventListener('timeupdate', () => done(), {once: true});"
+            " audio.currentTime = t; })",
+            second,
+        )
+        tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        box, head = (tab.locator(place).bounding_box() for place in (".over", ".over i"))
+        assert (head["x"] - box["x"]) / box["width"] == pytest.approx(second / run["media"]["seconds"], abs=0.003)
+        wanted = int(weights[:, (times - second).abs().argmin()].argmax())
+        pressed = [n for n, one in enumerate(words.all()) if one.get_attribute("aria-pressed") == "true"]
+        assert pressed == [wanted]
+        shown.append(wanted)
+    assert len(set(shown)) == 3
+
+
+@pytest.mark.parametrize("name", ["translation", "picture", "sound"])
+def test_every_stop_of_the_tour_shows_what_it_speaks_of(open_page: Open, pages: dict[str, Page], name: str) -> None:
+    tab = open_page(pages[name])
+    run = pages[name].document["runs"][0]
+    heads = sum(one["how"]["heads"] for one in run["maps"])
+    tab.get_by_role("button", name="tour", exact=True).click()
+    aside = tab.get_by_role("complementary", name="tour")
+    seen = []
+    while True:
+        title, text = aside.get_by_role("heading").inner_text(), aside.get_by_role("paragraph").inner_text()
+        lit = tab.locator(".lit")
+        assert lit.count() == 1, title
+        assert lit.is_visible(), title
+        place = lit.get_attribute("data-tour")
+        seen.append(place)
+        content = lit.inner_text()
+        if place == "media":
+            assert f"“{run['text']}”" in text
+        elif place == "ribbons":
+            assert all(word in content for word in run["text"].split())
+            assert f"“{run['text']}”" in text
+        elif place == "sentence":
+            word = re.search(r"see “(.*)”", text)
+            assert word
+            assert content.startswith(f"“{word[1]}”")
+        elif place == "map":
+            assert lit.locator("canvas.cells").is_visible()
+        elif place == "head":
+            which = lit.get_by_role("combobox", name="head")
+            if which.count():
+                said = which.evaluate("one => one.selectedOptions[0].textContent").removesuffix(" (chosen)")
+                assert text.lower().startswith(said), title
+        elif place == "heads":
+            assert tab.locator(".thumb").count() == heads
+            assert f"all {heads} heads" in text
+        elif place == "zooms":
+            level = "3 query" if title == "Where a weight comes from" else "4 weight"
+            assert lit.locator("[aria-pressed=true]").first.inner_text().startswith(level)
+        elif place == "verdict":
+            assert "May this map be believed?" in content
+        onward = aside.get_by_role("button", name="next")
+        if not onward.count():
+            break
+        onward.click()
+    wanted = {
+        "translation": ["ribbons", "sentence", "map", "head", "zooms", "zooms", "heads", "verdict", "lens", "take"],
+        "picture": ["media", "sentence", "map", "head", "zooms", "zooms", "take"],
+        "sound": ["media", "sentence", "map", "head", "zooms", "zooms", "heads", "take"],
+    }
+    assert seen == wanted[name]
+    aside.get_by_role("button", name="done").click()
+    assert tab.locator(".lit").count() == 0
+    assert aside.count() == 0

@@ -108,6 +108,38 @@ def test_what_if(client: TestClient, model: Any) -> None:
         assert ask(client, "what-if", **common, change={"kind": kind})["step"] != ablated["step"]
 
 
+def test_what_if_gives_the_attention_before_and_after(client: TestClient, model: Any) -> None:
+    site, source = "decoder.layers.1.cross", "le chat noir"
+    common = {"source": source, "output": "", "site": site, "head": 1, "position": 1}
+    found = ask(client, "what-if", **common, change={"kind": "force", "key": 2})["page"]
+    tensors = read_tensors(gzip.decompress(base64.b64decode(found["tensors"])))
+    before, after = found["document"]["runs"]
+    assert before["text"] == model(source, beam=4).text
+    where = {
+        run["label"]: next(one["tensors"] for one in run["maps"] if one["site"] == site) for run in (before, after)
+    }
+    query, key = (tensors[f"{where['before']}.{name}"] for name in ("query", "key"))
+    torch.testing.assert_close(
+        (query @ key.mT).softmax(-1), model(source, beam=4).attention[site].full(), atol=1e-4, rtol=0
+    )
+    weights = tensors[f"{where['after']}.weights"]
+    assert weights[1, :, 2].eq(1).all()  # as forced, and of no other head
+    assert not weights[0, :, 2].eq(1).any()
+    logs = [sum(run["words"]["output"]["log_prob"]) for run in (before, after)]
+    assert logs[0] == pytest.approx(sum(word.log_prob for word in model(source, beam=4).words), abs=1e-3)
+    with regard.intervene(model.model, site, forced):
+        made = model(source, beam=4)
+        assert after["text"] == made.text
+        assert logs[1] == pytest.approx(sum(word.log_prob for word in made.words), abs=1e-3)
+
+
+def forced(weights: torch.Tensor) -> torch.Tensor:
+    weights = weights.clone()
+    weights[..., 1, :, :] = 0
+    weights[..., 1, :, 2] = 1
+    return weights
+
+
 def test_believe(client: TestClient) -> None:
     common = {"source": "le chat noir", "site": "decoder.layers.1.cross"}
     whole, one = ask(client, "believe", **common), ask(client, "believe", **common, position=1)

@@ -10,6 +10,7 @@ import torch
 import regard
 from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError, DataError
+from regard.figures.files import is_drawn
 from regard.figures.page import Page, inert, script
 from regard.figures.style import THEMES
 
@@ -44,6 +45,35 @@ def test_a_file_of_the_user_is_not_replaced(tmp_path: Path) -> None:
     path.unlink()
     for _ in range(2):  # a page may be drawn anew
         seen.look(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        # as versions wrote them that did not mark their pages: a run's, and a map's
+        (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>an run: training</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1"><style>\n'
+            ":root { color-scheme: light dark }</style></head>\n<body>\n<h1>an run</h1></body></html>\n",
+            True,
+        ),
+        (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'">\n'
+            "<title>fr-en: le chat</title>\n<style>html,body{margin:0;min-height:100%}</style>\n</head>\n<body>\n"
+            '<main id="regard"></main>\n</body>\n</html>\n',
+            True,
+        ),
+        ("<!doctype html>\n<html><head><title>my plan: training</title></head><body>my own page</body></html>", False),
+        ('<!doctype html>\n<html lang="en">\n<head>\n</head>\n<body>\n<main id="mine"></main>\n</body></html>', False),
+        ('my notes: <main id="regard">', False),
+    ],
+)
+def test_a_page_of_an_older_version_is_regards_own(tmp_path: Path, text: str, own: bool) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(text, "utf-8")
+    assert is_drawn(path) is own
 
 
 def test_a_place_where_no_page_can_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

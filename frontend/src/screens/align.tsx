@@ -1,11 +1,10 @@
 // What every output word was read from: ribbons and a map of the same weights, and what is known of the chosen word.
-import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import { usePage } from "../context";
-import { columnsAre, entropy, headsName, siteName, type Grid, type Run } from "../document";
+import { columnsAre, entropy, headsName, rowsAre, siteName, type Grid } from "../document";
 import { Bars, Heatmap, HeadPicker, Legend, minus, RunPicker, share } from "../parts";
+import { Ribbons, UNSURE } from "../ribbons";
 import type { Place } from "../state";
-
-const UNSURE = Math.log(0.5);
 
 /** What stands out in an alignment: a sentence each. */
 export function flags(grid: Grid, across: boolean): string[] {
@@ -35,105 +34,6 @@ export function flags(grid: Grid, across: boolean): string[] {
   return found;
 }
 
-function wordsAround(run: Run, side: string | null) {
-  return side === null ? undefined : run.words?.[side];
-}
-
-/** The keys above, the queries below, and between them a ribbon for every weight that can be seen; side by side where a
- * line is too long for the page. */
-function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; onPlace: (p: Place) => void; onPin: (p: Place) => void }) {
-  const page = usePage();
-  const sheet = useRef<HTMLDivElement>(null);
-  const [lines, setLines] = useState<{ key: string; d: string; weight: number; row: number; column: number }[]>([]);
-  const n = grid.columns.names.length;
-  const measure = () => {
-    const box = sheet.current;
-    if (!box) return;
-    // long lines get smaller letters, down to 14 px, before the two of them stand side by side
-    box.classList.remove("upright");
-    box.style.removeProperty("--size");
-    const needed = box.scrollWidth, given = box.parentElement!.clientWidth;
-    const size = Math.floor((19 * given) / needed - 0.5);
-    const upright = needed > given && size < 14;
-    box.classList.toggle("upright", upright);
-    if (needed > given && !upright) box.style.setProperty("--size", `${size}px`);
-    const origin = box.getBoundingClientRect();
-    const at = (kind: string, edge: "top" | "bottom" | "left" | "right") =>
-      [...box.querySelectorAll<HTMLElement>(`.${kind} .word`)].map((element) => {
-        const own = element.getBoundingClientRect();
-        return upright ? [own[edge] - origin.left, own.top + own.height / 2 - origin.top] as const : [own.left + own.width / 2 - origin.left, own[edge] - origin.top] as const;
-      });
-    const tops = at("of-columns", upright ? "right" : "bottom");
-    const bottoms = at("of-rows", upright ? "left" : "top");
-    const curve = ([x0, y0]: readonly [number, number], [x1, y1]: readonly [number, number]) => {
-      const points = upright ? [x0 + 2, y0, (x0 + x1) / 2, y0, (x0 + x1) / 2, y1, x1 - 2, y1] : [x0, y0 + 2, x0, (y0 + y1) / 2, x1, (y0 + y1) / 2, x1, y1 - 2];
-      const [a, b, ...rest] = points.map((x) => x.toFixed(1));
-      return `M${a} ${b}C${rest.join(" ")}`;
-    };
-    const found = [];
-    for (let r = 0; r < bottoms.length; r++) {
-      for (let c = 0; c < tops.length; c++) {
-        const weight = grid.cells[r * n + c];
-        if (!(weight >= 0.03)) continue;
-        found.push({ key: `${r}-${c}`, d: curve(tops[c], bottoms[r]), weight, row: r, column: c });
-      }
-    }
-    found.sort((a, b) => a.weight - b.weight);
-    setLines(found);
-  };
-  useLayoutEffect(() => {
-    measure();
-    const observer = new ResizeObserver(measure);
-    observer.observe(sheet.current!.parentElement!);
-    return () => observer.disconnect();
-  }, [grid]);
-  const run = page.run.value;
-  const map = page.map.value;
-  const said = page.byWords.value ? wordsAround(run, map.rows) : undefined;
-  const chosen = place.row !== null || place.column !== null;
-  const lit = (row: number, column: number) => (place.row === null || place.row === row) && (place.column === null || place.column === column);
-  const touched = (side: "row" | "column", index: number): boolean => {
-    if (!chosen) return true;
-    if (place[side] !== null) return place[side] === index;
-    const other = side === "row" ? place.column! : place.row!;
-    return (side === "row" ? grid.cells[index * n + other] : grid.cells[other * n + index]) > 0.1;
-  };
-  const button = (side: "row" | "column", name: string, index: number) => {
-    const own: Place = { row: side === "row" ? index : null, column: side === "column" ? index : null };
-    const log = side === "row" ? said?.log_prob?.[index] : undefined;
-    const state = place[side] === index ? " on" : touched(side, index) ? "" : " dim";
-    return (
-      <button
-        key={`${side}${index}`} class={`word${state}${log !== undefined && log < UNSURE ? " unsure" : ""}`}
-        aria-pressed={page.pinned.value?.[side] === index} title={log === undefined ? name : `${name}: probability ${Math.exp(log).toFixed(2)}`}
-        onPointerEnter={() => onPlace(own)} onPointerLeave={() => onPlace({ row: null, column: null })}
-        onFocus={() => onPlace(own)} onBlur={() => onPlace({ row: null, column: null })} onClick={() => onPin(own)}
-      >
-        {name}
-        {log !== undefined && <span class="sure" aria-hidden="true"><i style={{ width: `${100 * Math.exp(log)}%` }} /></span>}
-      </button>
-    );
-  };
-  return (
-    <div class="ribbons" data-tour="ribbons">
-      <div class="sheet" ref={sheet}>
-        <svg aria-hidden="true">
-          {lines.map((line) => (
-            <path
-              key={line.key} d={line.d} fill="none" stroke="var(--accent)" stroke-linecap="round"
-              stroke-width={(1 + 13 * line.weight).toFixed(2)} stroke-opacity={(lit(line.row, line.column) ? 0.15 + 0.75 * line.weight : 0.04).toFixed(3)}
-            />
-          ))}
-        </svg>
-        <p class="side of-columns">{map.columns === "source" ? "source" : "keys (attended to)"}</p>
-        <div class="line of-columns" dir="auto">{grid.columns.names.map((name, c) => button("column", name, c))}</div>
-        <div class="line of-rows" dir="auto">{grid.rows.names.map((name, r) => button("row", name, r))}</div>
-        <p class="side of-rows">{map.rows === "output" ? "output" : "queries (attend)"}{said?.log_prob ? "; the bar under a word: its probability" : ""}</p>
-      </div>
-    </div>
-  );
-}
-
 function sentenceOf(grid: Grid, place: Place, across: boolean, ribbons: boolean): string {
   const n = grid.columns.names.length;
   const verb = across ? "attended to" : "attends to";
@@ -152,6 +52,14 @@ function sentenceOf(grid: Grid, place: Place, across: boolean, ribbons: boolean)
   }
   if (!ribbons) return "Point at a cell, or tap it, for its weight.";
   return "The thicker a ribbon, the greater the weight. Point at a word, or tap it.";
+}
+
+/** A sentence where a map has no more to show than equal weights; its colours exaggerate what is left. */
+export function evenly(grid: Grid): string {
+  const n = grid.columns.names.length, rows = grid.rows.names.length;
+  let spread = 0;
+  for (let r = 0; r < rows; r++) spread += entropy(grid.cells.subarray(r * n, (r + 1) * n)) / Math.log(n) / rows;
+  return n > 2 && spread > 0.99 ? `Nearly uniform: every weight is close to 1/${n} = ${(1 / n).toFixed(3)}.` : "";
 }
 
 /** The columns that receive most, with their mean weight over the rows. */
@@ -197,7 +105,7 @@ export function Align() {
         </header>
         <p aria-live="polite" data-tour="sentence" class="said">{sentenceOf(grid, place, across, ribbons)}</p>
         {ribbons && <Ribbons grid={grid} place={place} onPlace={onPlace} onPin={onPin} />}
-        <p class="note shown">Shown: {siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{page.why.value && (map.how.heads > 1 || run.maps.length > 1) ? `: ${page.why.value.replace(/^[^:]*: /, "")}` : ""}.</p>
+        <p class="note shown">Shown: {siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{page.why.value && (map.how.heads > 1 || run.maps.length > 1) ? `: ${page.why.value.replace(/^[^:]*: /, "")}` : ""}. {evenly(grid)}</p>
         {found.length > 0 && <ul class="flags" aria-label="what stands out">{found.slice(0, 8).map((one) => <li key={one}>{one}</li>)}</ul>}
       </section>
       <div class="two">
@@ -206,7 +114,7 @@ export function Align() {
           <HeadPicker />
           <div style={{ height: "10px" }} />
           <Heatmap
-            grid={grid} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={map.rows ?? "query"} columnsAre={columnsAre(run, map)}
+            grid={grid} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
             place={place} onPlace={onPlace} onPin={onPin} margins
           />
           <p class="note">Bars to the right: how widely a row spreads (entropy). Bars below: how much a column receives.</p>

@@ -65,7 +65,7 @@ export function Believe() {
   };
   return (
     <>
-      <section class="card">
+      <section class="card" data-tour="verdict">
         <header><h2>May this map be believed?</h2>{found && <span class="note">tested at {siteName(found.site)}{found.step ? `, for ${found.step}` : ""}</span>}</header>
         {found ? <p style={{ fontSize: "17px" }}>{plain(found)}</p> : <p>No test was run for this run. {live ? "Run one below." : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
         {live?.asks.includes("believe") && run.source !== undefined && (

@@ -133,7 +133,7 @@ export function Heads() {
     return [...by];
   }, [entries, order]);
   return (
-    <section class="card">
+    <section class="card" data-tour="heads">
       <header>
         <h2>All heads</h2><span class="note">one scale for all, so equal attention has equal colour; choose one to see its words</span><span class="grow" /><Legend most={most} />
       </header>

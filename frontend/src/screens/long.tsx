@@ -2,18 +2,13 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
 import { names, type MapInfo, type Run, type Reader } from "../document";
-import { styled } from "../colour";
-import { draw, HeadPicker, Legend, paintCells, share } from "../parts";
-import { Tiles } from "../tiles";
-
-interface View {
-  top: number;
-  left: number;
-  height: number;
-  width: number;
-}
+import { inks, picture, styled } from "../colour";
+import { draw, HeadPicker, Legend, Scrolled, share } from "../parts";
+import { Tiles, type Box as View } from "../tiles";
 
 const RULER = 84;
+const MINI = 130;
+const REST = 150; // milliseconds after which a view is at rest, and its colours follow its largest weight
 
 /** A view inside a map: never smaller than 8 weights to a side, never outside. */
 export function fit(view: View, queries: number, keys: number): View {
@@ -40,8 +35,18 @@ export function strongest(reader: Reader, map: MapInfo, head: number, most: numb
     const [, rows, columns] = pool.shape.length === 3 ? pool.shape : [1, ...pool.shape];
     const cells = reader.given(map, "pool", head)!;
     const high = Math.ceil(map.how.queries / rows), wide = Math.ceil(map.how.keys / columns);
-    const order = Array.from(cells, (x, n) => [x, n]).filter(([x, n]) => x > 0.05 && ![...dim].some((j) => Math.floor(j / wide) === n % columns)).sort((a, b) => b[0] - a[0]).slice(0, most);
-    for (const [, n] of order) {
+    const hidden = new Set(Array.from(dim, (j) => Math.floor(j / wide)));
+    let order: number[] = [];
+    let least = 0.05; // what a cell must exceed to be among the largest
+    for (let n = 0; n < rows * columns; n++) {
+      if (!(cells[n] > least) || hidden.has(n % columns)) continue;
+      order.push(n);
+      if (order.length < 8 * most) continue;
+      order = order.sort((a, b) => cells[b] - cells[a]).slice(0, most);
+      least = cells[order[most - 1]];
+    }
+    order = order.sort((a, b) => cells[b] - cells[a]).slice(0, most);
+    for (const n of order) {
       const top = Math.floor(n / columns) * high, left = (n % columns) * wide;
       let best = { row: top, column: left, weight: -1 };
       for (let i = top; i < Math.min(top + high, map.how.queries); i++) for (let j = left; j < Math.min(left + wide, map.how.keys); j++) {
@@ -85,16 +90,16 @@ export function Long() {
   const [links, setLinks] = useState<ReturnType<typeof strongest> | null>(null);
   const main = useRef<HTMLCanvasElement>(null);
   const mini = useRef<HTMLCanvasElement>(null);
-  const tiles = useMemo(() => new Tiles(reader, map, head), [reader, map, head]);
   const [version, setVersion] = useState(0);
+  useEffect(() => { setView({ top: 0, left: 0, height: queries, width: keys }); setLinks(null); }, [map, queries, keys]);
+  const sums = useMemo(() => received(reader, run, map, head), [reader, run, map, head]);
+  const heavy = useMemo(() => sinks(sums, queries), [sums, queries]);
+  const tiles = useMemo(() => new Tiles(reader, map, head, dim ? heavy : new Set()), [reader, map, head, dim, heavy]);
   useEffect(() => {
     tiles.changed = () => setVersion((n) => n + 1);
     return () => tiles.close();
   }, [tiles]);
-  useEffect(() => { setView({ top: 0, left: 0, height: queries, width: keys }); setLinks(null); }, [map, queries, keys]);
-  const sums = useMemo(() => received(reader, run, map, head), [reader, run, map, head]);
-  const heavy = useMemo(() => sinks(sums, queries), [sums, queries]);
-  const rowNames = names(run, map, "rows"), columnNames = names(run, map, "columns");
+  const rowNames = useMemo(() => names(run, map, "rows"), [run, map]), columnNames = useMemo(() => names(run, map, "columns"), [run, map]);
   const scale = page.scale.value;
   const dark = page.dark.value;
   const [size, setSize] = useState({ width: 800, height: 500 });
@@ -104,39 +109,38 @@ export function Long() {
     return () => observer.disconnect();
   }, []);
   const inner = { width: Math.max(40, size.width - RULER), height: Math.max(40, size.height - 34) };
-  const seen = (x: number) => (log ? Math.log10(Math.max(x, 1e-4)) / 4 + 1 : x);
-  const [most, setMost] = useState(1);
-  const [nan, setNan] = useState(false);
+  const shown = tiles.shown(view, inner.height, inner.width);
+  const extent = (part: View) => {
+    const all = shown.tiles.map((tile) => tile.extent(part));
+    return { most: Math.max(...all.map(({ most }) => most)) || 1, nan: all.some(({ nan }) => nan) };
+  };
+  const [{ most, nan }, setExtent] = useState(() => extent(view));
+  useEffect(() => {
+    const timer = setTimeout(() => setExtent((old) => { const now = extent(view); return now.most === old.most && now.nan === old.nan ? old : now; }), REST);
+    return () => clearTimeout(timer);
+  }, [tiles, view, version, size]);
+  const shade = (largest: number) => (log ? (x: number) => (Math.log10(Math.max(x, 1e-4)) / 4 + 1) / (Math.log10(Math.max(largest, 1.1e-4)) / 4 + 1) : (x: number) => x / largest);
+  const colours = useMemo(() => inks(scale, shade(most)), [scale, log, most]);
   const whole = useMemo(() => {
-    const over = tiles.cells({ top: 0, left: 0, height: queries, width: keys }, Math.min(130, queries), Math.min(130, keys), true);
-    const own = Float32Array.from(over.cells, seen);
-    const canvas = document.createElement("canvas");
-    draw(canvas, 130, 130, (c) => paintCells(c, own, over.rows, over.columns, scale, 0, own.reduce((a, b) => (b > a ? b : a), 0) || 1, [0, 0, 130, 130]));
-    return canvas;
+    const { cells, rows, columns } = tiles.atLeast(queries / MINI, keys / MINI);
+    return picture(cells, rows, columns, inks(scale, shade(cells.reduce((a, b) => (b > a ? b : a), 0) || 1)));
   }, [tiles, log, scale]);
 
   useLayoutEffect(() => {
-    const shown = tiles.cells(view, Math.min(Math.ceil(inner.height), 700), Math.min(Math.ceil(inner.width), 1000));
-    const cells = new Float32Array(shown.cells.length);
-    let largest = 0;
-    for (let n = 0; n < cells.length; n++) {
-      const column = n % shown.columns;
-      const j = Math.floor(shown.box.left + ((column + 0.5) * shown.box.width) / shown.columns);
-      const weight = dim && heavy.has(j) ? 0 : shown.cells[n];
-      cells[n] = seen(weight);
-      if (weight > largest) largest = weight;
-    }
-    setMost(largest || 1);
-    setNan(cells.some(Number.isNaN));
     draw(main.current!, size.width, size.height, (c) => {
-      const { box } = shown;
       const across = inner.width / view.width, down = inner.height / view.height;
       c.save();
       c.beginPath();
       c.rect(RULER, 34, inner.width, inner.height);
       c.clip();
-      paintCells(c, cells, shown.rows, shown.columns, scale, 0, seen(largest || 1), [RULER + (box.left - view.left) * across, 34 + (box.top - view.top) * down, box.width * across, box.height * down]);
+      c.imageSmoothingEnabled = false;
+      for (const tile of shown.tiles) {
+        const { box } = tile;
+        c.drawImage(tile.picture(colours), RULER + (box.left - view.left) * across, 34 + (box.top - view.top) * down, box.width * across, box.height * down);
+      }
       c.restore();
+      c.strokeStyle = styled(main.current!, "--line"); // a map's empty part has the colour of what it stands on
+      c.strokeRect(RULER - 0.5, 33.5, inner.width, inner.height);
       c.fillStyle = styled(main.current!, "--soft");
       c.font = "12px ui-sans-serif, system-ui, sans-serif";
       c.textBaseline = "middle";
@@ -152,7 +156,8 @@ export function Long() {
       c.textAlign = "center";
       for (let j = Math.ceil(view.left / columnStep) * columnStep; j < view.left + view.width; j += columnStep) {
         const x = RULER + (j - view.left + 0.5) * wide;
-        c.fillText(columnStep === 1 ? clip(columnNames[j] ?? String(j), 9) : j.toLocaleString("en"), x, 20);
+        const name = columnStep === 1 ? clip(columnNames[j] ?? String(j), 9) : j.toLocaleString("en");
+        c.fillText(name, Math.min(x, size.width - c.measureText(name).width / 2 - 1), 20); // not over the edge
       }
       const needle = query.trim().toLowerCase();
       if (needle) {
@@ -161,13 +166,14 @@ export function Long() {
         rowNames.forEach((name, i) => { if (name.toLowerCase().includes(needle) && i >= view.top && i < view.top + view.height) c.fillRect(RULER - 6, 34 + (i - view.top) * tall, 6, Math.max(2, tall)); });
       }
     });
-    draw(mini.current!, 130, 130, (c) => {
-      c.drawImage(whole, 0, 0, 130, 130);
+    draw(mini.current!, MINI, MINI, (c) => {
+      c.imageSmoothingEnabled = false;
+      c.drawImage(whole, 0, 0, MINI, MINI);
       c.strokeStyle = styled(mini.current!, "--ring");
       c.lineWidth = 2;
-      c.strokeRect((130 * view.left) / keys, (130 * view.top) / queries, Math.max(4, (130 * view.width) / keys), Math.max(4, (130 * view.height) / queries));
+      c.strokeRect((MINI * view.left) / keys, (MINI * view.top) / queries, Math.max(4, (MINI * view.width) / keys), Math.max(4, (MINI * view.height) / queries));
     });
-  }, [view, size, version, scale, dark, log, dim, heavy, query, tiles]);
+  }, [view, size, version, colours, whole, dark, query, tiles]);
 
   const at = (event: { clientX: number; clientY: number }) => {
     const box = main.current!.getBoundingClientRect();
@@ -236,7 +242,7 @@ export function Long() {
         {query.trim() && <span class="note" aria-live="polite">{hits.length} found{hits.length ? ", Enter goes to the next" : ""}</span>}
         <button onClick={() => setLinks(strongest(reader, map, head, 12, dim ? heavy : new Set()))}>strongest links</button>
       </div>
-      <div class="long" tabIndex={0} role="group" aria-label="the map; arrow keys move, plus and minus zoom, 0 shows all" onKeyDown={keysPressed}>
+      <div class="long" tabIndex={0} role="group" aria-busy={shown.missing > 0} aria-label="the map; arrow keys move, plus and minus zoom, 0 shows all" onKeyDown={keysPressed}>
         <canvas
           ref={main} class="main" role="img" aria-label={`rows ${Math.floor(view.top)} to ${Math.floor(view.top + view.height)}, columns ${Math.floor(view.left)} to ${Math.floor(view.left + view.width)}`}
           data-view={JSON.stringify([view.top, view.left, view.height, view.width])}
@@ -244,14 +250,14 @@ export function Long() {
           onPointerUp={(e) => { touches.current.delete(e.pointerId); drag.current = null; }} onPointerCancel={(e) => { touches.current.delete(e.pointerId); drag.current = null; }}
           onPointerMove={move} onPointerLeave={() => setTip(null)}
         />
-        <canvas ref={mini} class="mini" style={{ visibility: view.height >= queries && view.width >= keys ? "hidden" : "visible" }} role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / 130) * queries, x = ((e.clientX - box.left) / 130) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
+        <canvas ref={mini} class="mini" style={{ visibility: view.height >= queries && view.width >= keys ? "hidden" : "visible" }} role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / MINI) * queries, x = ((e.clientX - box.left) / MINI) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
         {tip && <div class="tip" style={{ left: `${tip.x}px`, top: `${tip.y}px` }}>{tip.text}</div>}
       </div>
       {links && (
-        <div class="sum" style={{ marginTop: "12px" }}><table>
+        <Scrolled label="the strongest links"><table>
           <thead><tr><th>query</th><th>key</th><th>weight</th><th><span class="hidden">go there</span></th></tr></thead>
           <tbody>{links.map((l) => <tr key={`${l.row}/${l.column}`}><td>{rowNames[l.row]} ({l.row.toLocaleString("en")})</td><td>{columnNames[l.column]} ({l.column.toLocaleString("en")})</td><td>{share(l.weight)}</td><td><button onClick={() => centre(l.row, l.column)}>go there</button></td></tr>)}</tbody>
-        </table></div>
+        </table></Scrolled>
       )}
     </section>
   );

@@ -88,6 +88,7 @@ function Strip({ media, weights, most, label }: { media: Found; weights: Float32
 }
 
 function Sound({ grid, media, word, setWord }: Shown) {
+  const page = usePage();
   const [clock, setClock] = useState(0);
   const seconds = media.seconds || 1;
   /** The word that is read at a time: the one with the greatest weight there. */
@@ -110,6 +111,7 @@ function Sound({ grid, media, word, setWord }: Shown) {
         <div class="clock">{Array.from({ length: 5 }, (_, n) => <span key={n}>{((seconds * n) / 4).toFixed(1)}</span>)}</div>
         <div class="over" aria-hidden="true"><i style={{ left: `${(100 * clock) / seconds}%` }} /></div>
       </div>
+      <p class="note" style={{ marginTop: "10px" }}>A line for each word, {page.dark.value ? "bright" : "dark"} where its weight is greatest. Play the recording: the word with the greatest weight at that time is marked.</p>
       <audio controls src={media.address} style={{ width: "100%", marginTop: "12px" }} onTimeUpdate={(e) => { setClock(e.currentTarget.currentTime); setWord(wordAt(e.currentTarget.currentTime)); }} />
     </>
   );

@@ -1,8 +1,8 @@
 // One weight, from the model down to the arithmetic: model, head, row, weight.
 import { useCallback, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { columnsAre, headsName, names, siteName } from "../document";
-import { Bars, Heatmap, Legend, number, share, spaces, useEvery } from "../parts";
+import { columnsAre, headsName, names, rowsAre, siteName } from "../document";
+import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery } from "../parts";
 import type { Zoom } from "../state";
 import { WhatIf } from "./what-if";
 
@@ -67,7 +67,7 @@ export function Step() {
             {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
           </div>
           {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
-            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={map.rows ?? "query"} columnsAre={columnsAre(run, map)}
+            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
               place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={() => setZoom("weight")} />
           )}
         </section>
@@ -77,7 +77,7 @@ export function Step() {
           <section class="card">
             <header><h2>The query “{rows[i]}” scores every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
             {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}</p>}
-            <div class="sum"><table class="wide">
+            <Scrolled label="the weights of the row"><table class="wide">
               <thead><tr><th style={{ textAlign: "left" }}>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th></tr></thead>
               <tbody>
                 {shown.map((c) => (
@@ -89,7 +89,7 @@ export function Step() {
                   </tr>
                 ))}
               </tbody>
-            </table></div>
+            </table></Scrolled>
             {shown.length < columns.length && <p class="note">{masked ? `${masked} key${masked > 1 ? "s are" : " is"} masked` : ""}{masked && open.length > shown.length ? "; " : ""}{open.length > shown.length ? `the ${shown.length} largest of ${open.length} weights` : ""}.</p>}
           </section>
           <aside class="card facts">
@@ -99,10 +99,10 @@ export function Step() {
                 <p class="note">after “{step.previous}”{step.context_norm ? `; norm of the context vector ${number(step.context_norm, 2)}` : ""}</p>
                 <Bars of="next token" heading="probability" most={1} bars={step.predictions.map((p) => ({ name: p.token, value: p.probability, on: p.token === step.token }))} />
                 {step.predictions.some((p) => p.from_state !== null) && (
-                  <div class="sum"><table>
+                  <Scrolled label="where the logits come from"><table>
                     <thead><tr><th>logit</th><th>state</th><th>context</th><th>bias</th><th>sum</th></tr></thead>
                     <tbody>{step.predictions.map((p) => <tr key={p.token}><td style={{ textAlign: "left" }}>{p.token}</td><td>{number(p.from_state!, 2)}</td><td>{number(p.from_context!, 2)}</td><td>{number(p.bias!, 2)}</td><td>{number(p.logit, 2)}</td></tr>)}</tbody>
-                  </table></div>
+                  </table></Scrolled>
                 )}
               </>
             ) : <p class="note">The output of this head at this position is the sum of the keys' values, each times its weight.</p>}
@@ -167,14 +167,14 @@ function Weight({ i, j }: { i: number; j: number }) {
     <section class="card">
       <header><h2>“{row}” → “{column}”: α = {share(weight)}</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
       {!additive && map.how.score !== "distance" && (
-        <div class="sum"><table>
+        <Scrolled label="the products of single coordinates"><table>
           <thead><tr><th>coordinate</th>{shown.map(([d]) => <th key={d}>{d}</th>)}<th>the other {Math.max(0, width - shown.length)}</th><th>sum</th></tr></thead>
           <tbody>
             <tr><td>q</td>{shown.map(([d, x]) => <td key={d}>{number(x, 2)}</td>)}<td /><td /></tr>
             <tr><td>k</td>{shown.map(([d, , y]) => <td key={d}>{number(y, 2)}</td>)}<td /><td /></tr>
             <tr><td>q × k</td>{shown.map(([d, , , z]) => <td key={d}>{number(z, 2)}</td>)}<td>{number(rest, 2)}</td><td><b>{number(terms.reduce((sum, t) => sum + t[3], 0), 3)}</b></td></tr>
           </tbody>
-        </table></div>
+        </table></Scrolled>
       )}
       <p class="equation">
         {[

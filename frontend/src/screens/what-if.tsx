@@ -1,15 +1,51 @@
 // Questions to the model itself, which only a page with a server can put: before and after, side by side.
-import { useState } from "preact/hooks";
-import { usePage } from "../context";
-import { names, siteName } from "../document";
+import { useMemo, useState } from "preact/hooks";
+import { StateContext, usePage } from "../context";
+import { headsName, names, Reader, readTensors, siteName, type Document } from "../document";
 import { ask } from "../live";
 import { Bars } from "../parts";
+import { Ribbons } from "../ribbons";
+import { createState, type Source } from "../state";
 
 export interface Answer {
   text: string;
   step: [string, number][];
   before: { text: string; step: [string, number][] };
   sentence: string;
+  /** The attention to the source before and after, as the two runs of a page; null where the model has no source. */
+  page: { document: Document; tensors: string } | null;
+}
+
+interface Shown extends Answer {
+  source: Source | null;
+}
+
+/** The ribbons of one run of an answer, of the head that the page shows where the answer has it. */
+function Attention({ source, run }: { source: Source; run: number }) {
+  const page = usePage();
+  const state = useMemo(() => {
+    const made = createState(source, false);
+    made.runIndex.value = run;
+    if (made.run.value.maps.some((map) => map.site === page.map.value.site)) {
+      made.site.value = page.map.value.site;
+      made.head.value = page.head.value;
+    }
+    made.byWords.value = page.byWords.value;
+    return made;
+  }, [source, run, page.map.value, page.head.value, page.byWords.value]);
+  return <StateContext.Provider value={state}><Drawn /></StateContext.Provider>;
+}
+
+function Drawn() {
+  const page = usePage();
+  const grid = page.grid.value, map = page.map.value;
+  if (!grid || Math.max(grid.rows.names.length, grid.columns.names.length) > 80) return null;
+  return (
+    <div>
+      <Ribbons grid={grid} place={page.place.value} onPlace={(place) => (page.hover.value = place)} onPin={(place) => (page.pinned.value = place)} />
+      <p class="note shown">{siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{grid.largest ? "" : ": every weight is 0"}</p>
+    </div>
+  );
 }
 
 export function WhatIf({ position }: { position: number }) {
@@ -19,7 +55,7 @@ export function WhatIf({ position }: { position: number }) {
   const map = page.map.value;
   const head = page.heads.value[0];
   const [busy, setBusy] = useState(false);
-  const [answer, setAnswer] = useState<Answer | null>(null);
+  const [answer, setAnswer] = useState<Shown | null>(null);
   const [fault, setFault] = useState("");
   const [word, setWord] = useState(0);
   const [text, setText] = useState("");
@@ -28,7 +64,8 @@ export function WhatIf({ position }: { position: number }) {
     setBusy(true);
     setFault("");
     try {
-      setAnswer(await ask<Answer>(live!, "what-if", { source: run.source, output: run.text, position, site: map.site, head, change }));
+      const found = await ask<Answer>(live!, "what-if", { source: run.source, output: run.text, position, site: map.site, head, change });
+      setAnswer({ ...found, source: found.page && { document: found.page.document, reader: new Reader(await readTensors(found.page.tensors)) } });
     } catch (error) {
       setFault(String(error instanceof Error ? error.message : error));
     }
@@ -62,11 +99,19 @@ export function WhatIf({ position }: { position: number }) {
           {busy && <p role="status">asking …</p>}
           {fault && <p role="alert" class="believe doubt">{fault}</p>}
           {answer && (
-            <div class="trio" style={{ marginTop: "12px" }} aria-live="polite">
-              <div><h2>before</h2><p dir="auto">{answer.before.text}</p><Bars of="next token here" heading="probability" most={1} bars={answer.before.step.map(([name, value]) => ({ name, value }))} /></div>
-              <div><h2>after</h2><p dir="auto">{answer.text}</p><Bars of="next token here" heading="probability" most={1} bars={answer.step.map(([name, value]) => ({ name, value }))} /></div>
-              <p>{answer.sentence}</p>
-            </div>
+            <>
+              <p class="believe" style={{ marginTop: "12px" }} aria-live="polite">{answer.sentence.replaceAll(map.site, siteName(map.site))}</p>
+              <div class="pair">
+                {[{ name: "before", ...answer.before }, { name: "after", text: answer.text, step: answer.step }].map(({ name, text, step }, n) => (
+                  <section key={name} aria-label={name}>
+                    <h2>{name}</h2>
+                    <p dir="auto">{text}</p>
+                    {answer.source ? <Attention source={answer.source} run={n} /> : <div />}
+                    <Bars of="next token here" heading="probability" most={1} bars={step.map(([token, value]) => ({ name: token, value }))} />
+                  </section>
+                ))}
+              </div>
+            </>
           )}
         </>
       )}

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.page import Draft
 from regard.observation.intervene import intervene, uniform
 from regard.pipelines.atlas import MOST, atlas_of
 from regard.pipelines.base import InputError
@@ -76,7 +79,7 @@ def look(pipeline: Any, asked: Look) -> dict[str, Any]:
 
 
 def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
-    """The output and the candidates for one of its tokens, before and after a change.
+    """The output, the candidates for one of its tokens, and the attention to the source, before and after a change.
 
     Raises:
         InputError: a word that the source does not have, or nothing left of it; an empty output.
@@ -99,16 +102,23 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
         done += f" in head {asked.head} of {asked.site}"
         around = intervene(pipeline.model, asked.site, _weights(change, asked.head))
     kept = before.forward_pass()
+    drawn = Draft("what if", task="translate") if pipeline.task == "translate" else None
+    if drawn:
+        before.add_to(drawn, "before", whole=False)
     with around:
         after = _made(pipeline, source)
         # the same output tokens before it, so that the candidates can be compared
         given = kept if source == asked.source else _with_output(pipeline, after, before)
         changed = _candidates(pipeline, given, asked.position)
+        if drawn:
+            replace(after, attention=_changed(after, asked)).add_to(drawn, "after", whole=False)
+    page = drawn and drawn.page()
     same = "the output stays the same" if after.text == before.text else "the output changes"
     return {
         "text": after.text, "step": changed,
         "before": {"text": before.text, "step": _candidates(pipeline, kept, asked.position)},
         "sentence": f"With {done}, {same}.",
+        "page": page and {"document": page.plain, "tensors": page.packed},
     }  # fmt: skip
 
 
@@ -140,10 +150,17 @@ def _made(pipeline: Any, source: str) -> Any:
 def _with_output(pipeline: Any, after: Any, before: Any) -> Any:
     """The pass over the changed source and the output that was there before."""
     if pipeline.task == "translate":
-        from dataclasses import replace
-
         return replace(after, ids=before.ids, tokens=before.tokens, text=before.text).forward_pass()
     return pipeline.pass_over([*after.source_ids, *before.ids[:-1]], before.ids)
+
+
+def _changed(after: Any, asked: WhatIf) -> dict[str, AttentionMap]:
+    """The attention after a change: of the head whose weights were changed as they were changed."""
+    found = dict(after.attention)
+    if asked.change.kind in ("uniform", "ablate", "force") and asked.site in found:
+        weights = found[asked.site].full().detach()
+        found[asked.site] = AttentionMap.from_weights(_weights(asked.change, asked.head)(weights[None])[0])
+    return found
 
 
 def _candidates(pipeline: Any, given: Any, position: int) -> list[list[Any]]:

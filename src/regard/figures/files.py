@@ -1,6 +1,7 @@
 """Figures as files, and as a notebook shows them."""
 
 import os
+import re
 import warnings
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 PAGES = "html", "htm"
 MADE = b"drawn by regard"  # marks a file as drawn by regard
+# beginnings of pages of versions that did not mark them: those of a run, and those of maps
+UNMARKED = (
+    rb'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>[^<]*: training</title>'
+    rb'<meta name="viewport" content="width=device-width, initial-scale=1"><style>',
+    rb'<!doctype html>\n<html lang="en">\n<head>\n(?:<(?:meta|title|style)[^\n]*\n)+</head>\n<body>\n'
+    rb'<main id="regard">',
+)
 # text stays text in an SVG, so the reader's own fonts serve every script
 SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "regard"}
 
@@ -89,7 +97,10 @@ def _check_place(path: Path) -> Path:
 
 def is_drawn(path: Path) -> bool:
     """Whether a file holds nothing that would be lost if it were drawn anew: it is empty, or a figure of regard's."""
-    return not path.exists() or not path.stat().st_size or MADE in path.read_bytes()
+    if not path.exists() or not path.stat().st_size:
+        return True
+    found = path.read_bytes()
+    return MADE in found or any(re.match(start, found) for start in UNMARKED)
 
 
 def check_own(path: str | Path) -> None:
