@@ -6,7 +6,7 @@ that the command can use them before anything else.
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,6 +82,31 @@ def end_on_signals() -> None:
     heard = _heard(ENDING)
     for one in heard:
         signal.signal(one, receive)
+
+
+@contextmanager
+def on_signals(receive: Callable[[int, Any], None]) -> Iterator[None]:
+    """Call `receive(number, frame)` for each SIGINT, SIGTERM and SIGHUP that is not ignored; handlers are restored.
+
+    In any other thread than the main one nothing is received, because Python delivers signals to the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = _heard(ENDING)
+    try:
+        for number in previous:
+            signal.signal(number, receive)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def end_quietly() -> None:
+    """Let a signal end the process without Python code, which would print a traceback. For a command that is done."""
+    for number in _heard(ENDING):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _heard(signals: Sequence[signal.Signals]) -> dict[signal.Signals, Any]:

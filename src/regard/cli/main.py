@@ -39,7 +39,7 @@ from regard.cli.translate import translate
 from regard.cli.tune import tune
 from regard.cli.why import why
 from regard.errors import ChoiceError, ConfigError, RegardError, harmless
-from regard.signals import EXIT_OF_SIGNALS, end_on_signals
+from regard.signals import EXIT_OF_SIGNALS, end_on_signals, end_quietly
 
 OK, USAGE = 0, 2
 
@@ -76,6 +76,7 @@ def main() -> None:
         code = _interrupted(error)
     except OSError as error:
         code = _failed(error)
+    end_quietly()  # the interpreter's own end runs code of libraries, and a signal may come meanwhile
     sys.exit(code)
 
 

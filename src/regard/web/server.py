@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import h11
@@ -13,7 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from regard.errors import RegardError
-from regard.signals import stop_on_signal
+from regard.signals import EXIT_OF_SIGNALS, on_signals
 from regard.web.limits import Limits
 from regard.web.refusals import Refusal, body_of
 
@@ -43,7 +47,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
-    """Serve an application until SIGTERM or SIGINT; what has begun by then is finished.
+    """Serve an application until SIGTERM, SIGINT or SIGHUP; what has begun by then is finished.
+
+    A further SIGINT ends the process at once, with exit code 130; the other signals, repeated, change nothing.
 
     Args:
         app: the application.
@@ -61,9 +67,7 @@ def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
         sock.close()
         raise RegardError(f"cannot listen at {host} port {port}: address already in use") from error
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    # uvicorn raises the signals that it received again, once it has stopped
-    with stop_on_signal(signal.SIGINT, signal.SIGTERM):
-        server(app, limits, f"{ready} at {address}").run([sock])
+    server(app, limits, f"{ready} at {address}").run([sock])
 
 
 def server(app: ASGIApp, limits: Limits, line: str) -> "Announced":
@@ -93,6 +97,18 @@ class Announced(uvicorn.Server):
         """Begin, and say so."""
         await super().startup(sockets)
         print(f"regard: {self.line}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on a signal; unlike uvicorn, on SIGHUP too, and without raising it again at the end."""
+        with on_signals(self.handle_exit):
+            yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Take no more; a SIGINT that comes while the rest is finished ends the process."""
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(EXIT_OF_SIGNALS + sig)  # uvicorn would cancel the answers, each with a traceback
+        self.should_exit = True
 
 
 def protocol(limits: Limits) -> type[asyncio.Protocol]:

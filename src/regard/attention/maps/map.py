@@ -40,6 +40,7 @@ from regard.attention.spec import Spec, make_spec
 from regard.attention.tracing import is_traced
 from regard.errors import BundleError, RegardError, ShapeError
 from regard.shapes import check
+from regard.untrusted import first_line, shown
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
@@ -475,8 +476,10 @@ class AttentionMap:
         """
         try:
             source, shape, (query_tokens, key_tokens) = load_map(Path(path))
+        except KeyError as error:
+            raise BundleError(f"{path} is not a saved attention map: it has no {shown(error.args[0])}") from error
         except Exception as error:  # safetensors raises bare OSError and its own error types
-            raise BundleError(f"{path} is not a saved attention map: {error}") from error
+            raise BundleError(f"{path} is not a saved attention map: {first_line(error)}") from error
         return cls(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
 
     def __repr__(self) -> str:

@@ -23,11 +23,18 @@ from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.spec import Spec
+from regard.shapes import check
 from regard.storage import digest, parse_json, write_tensors
-from regard.untrusted import file_size
+from regard.untrusted import file_size, named, shown
 
 FORMAT = 1
-
+DTYPES = ("float64", "float32", "bfloat16", "float16")  # of a map
+FLOATS = tuple(getattr(torch, name) for name in DTYPES)
+KINDS = {
+    "mask": (torch.bool,),
+    "mask.start": (torch.int32,),
+    "mask.end": (torch.int32,),
+}  # of tensors that are no FLOATS
 
 Tokens = tuple[list[str] | None, list[str] | None]  # of the queries and of the keys
 Full = Callable[[WeightSource, tuple[int, ...]], Tensor]  # the whole matrix of a source with this shape
@@ -50,15 +57,19 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
 
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
-    file_size(path)  # refuses a pipe, which would never end
+    size = file_size(path)  # refuses a pipe, which would never end
     with safe_open(str(path), framework="pt") as file:
         note = parse_json((file.metadata() or {})["map"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if not isinstance(note, dict):
+        raise ValueError(f"its note should be an object; got {shown(note)}")
     written = note.pop("digest", None)  # maps of 0.1.0 have none
     if written is not None and written != digest(tensors, json.dumps(note)):
         raise ValueError("its contents are not what was written (the digest differs)")
     if note["format"] != FORMAT:
-        raise ValueError(f"its format is {note['format']}, and this regard reads {FORMAT}")
+        raise ValueError(f"its format is {shown(note['format'])}, and this regard reads {FORMAT}")
+    _check_note(note)
+    _check_tensors(tensors, size)
     dtype = getattr(torch, note["dtype"])
     source: WeightSource
     if "weights" in tensors:
@@ -66,11 +77,41 @@ def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
         source, shape = GivenWeights(weights if dtype == torch.float64 else weights.float()), tuple(weights.shape)
     else:
         spec = Spec(_score(note, tensors), _normalizer(note, tensors), _mask(tensors), _bias(tensors))
-        source = ComputedWeights.of(tensors["query"].to(dtype), tensors["key"].to(dtype), spec)
+        query, key = tensors["query"].to(dtype), tensors["key"].to(dtype)
+        check(query, key)
+        source = ComputedWeights.of(query, key, spec)
         shape = source.shape
     if "through" in tensors:
         source, shape = Through(source, tensors["through"], shape), (*shape[:-1], tensors["through"].shape[-1])
+    if 0 not in shape:  # what does not fit together fails here, not in the first answer
+        source.weigh(torch.tensor([0, shape[-2] - 1]))
     return source, shape, (note["query_tokens"], note["key_tokens"])
+
+
+def _check_note(note: dict[str, Any]) -> None:
+    """Refuse settings of kinds that `save_map` does not write: a file may come from anywhere."""
+    if note["dtype"] not in DTYPES:
+        raise ValueError(f"dtype should be one of {', '.join(DTYPES)}; got {shown(note['dtype'])}")
+    for name in ("query_tokens", "key_tokens"):
+        tokens = note[name]
+        if tokens is not None and not (isinstance(tokens, list) and all(isinstance(one, str) for one in tokens)):
+            raise ValueError(f"{name} should be a list of strings or null; got {shown(tokens)}")
+    for name in ("softcap", "width", "alpha"):
+        number = note.get(name)
+        if number is not None and not (type(number) in (int, float) and 0 < number < torch.finfo(torch.float64).max):
+            raise ValueError(f"{name} should be a positive number; got {shown(number)}")
+
+
+def _check_tensors(tensors: dict[str, Tensor], size: int) -> None:
+    """Refuse kinds that `save_map` does not write, and axes that only an empty tensor can have."""
+    for name, tensor in tensors.items():
+        kinds = KINDS.get(name, FLOATS)
+        if tensor.dtype not in kinds:
+            raise ValueError(f"{named(name)} should be {' or '.join(map(str, kinds))}; got {tensor.dtype}")
+        if max(tensor.shape, default=0) > size:
+            raise ValueError(f"{named(name)} has the shape {list(tensor.shape)} in a file of {size:,} bytes")
+    if "weights" in tensors and tensors["weights"].ndim < 2:
+        raise ValueError(f"weights should have at least 2 axes [T, S]; got {list(tensors['weights'].shape)}")
 
 
 def take_apart(source: WeightSource, shape: tuple[int, ...], full: Full) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -134,7 +175,9 @@ def _score(note: dict[str, Any], tensors: dict[str, Tensor]) -> Score:
             additive = Additive(1, 1, len(tensors["v"]))
         additive.v = torch.nn.Parameter(tensors["v"], requires_grad=False)
         return Compared(additive)
-    return Distance(note["width"])
+    if note["score"] == "distance":
+        return Distance(note["width"])
+    raise ValueError(f"this regard knows no score {shown(note['score'])} in a file")
 
 
 def _normalized(normalizer: Normalizer) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -159,6 +202,8 @@ def _normalizer(note: dict[str, Any], tensors: dict[str, Tensor]) -> Normalizer:
     if note["normalizer"] == "entmax":
         return Entmax(note["alpha"])
     plain: dict[str, type[Normalizer]] = {"softmax": Softmax, "sigmoid": Sigmoid, "uniform": Uniform, "share": Share}
+    if note["normalizer"] not in plain:
+        raise ValueError(f"this regard knows no normalizer {shown(note['normalizer'])} in a file")
     return plain[note["normalizer"]]()
 
 

@@ -1,0 +1,56 @@
+"""Saved maps of strangers: whatever is wrong in the file is one sentence when it is loaded, never later."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+import regard
+from regard.storage import write_tensors
+
+T, S, D = 5, 7, 11
+
+
+def changed(path: Path, tensors: dict[str, Tensor], **settings: object) -> Path:
+    """A saved map with other tensors and settings and, as a stranger would write it, without a digest."""
+    regard.attention_map(torch.randn(2, 3, T, D), torch.randn(2, 3, S, D), score=regard.Distance(2.0)).save(path)
+    with safe_open(str(path), framework="pt") as file:
+        note = json.loads(file.metadata()["map"]) | settings
+        own = {name: file.get_tensor(name) for name in file.keys()} | tensors  # noqa: SIM118 (not a dict)
+    del note["digest"]
+    write_tensors(path, own, {"map": json.dumps(note)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "sentence"),
+    [
+        ({"dtype": "zeros"}, {}, "dtype should be one of float64, float32, bfloat16, float16; got 'zeros'"),
+        ({"width": {"a": 1}}, {}, "width should be a positive number"),
+        ({"width": float("nan")}, {}, "width should be a positive number"),
+        ({"softcap": "bool", "score": "dot"}, {}, "softcap should be a positive number"),
+        ({"key_tokens": 0}, {}, "key_tokens should be a list of strings or null; got 0"),
+        ({"query_tokens": [None] * T}, {}, "query_tokens should be a list of strings"),
+        ({"score": "other"}, {}, "knows no score 'other'"),
+        ({"normalizer": "other"}, {}, "knows no normalizer 'other'"),
+        ({}, {"mask": torch.ones(T, S)}, "mask should be torch.bool; got torch.float32"),
+        ({}, {"bias": torch.zeros(T, S).to(torch.float8_e4m3fn)}, "bias should be"),
+        ({}, {"weights": torch.ones(3)}, "weights should have at least 2 axes"),
+        ({}, {"query": torch.ones(T, 2, 3, D)}, "axis"),
+        ({}, {"bias.diagonals": torch.ones(3)}, "is not a saved attention map"),
+        ({}, {"query": torch.ones(1, 3, 2**40, 0), "key": torch.ones(1, 3, S, 0)}, "in a file of"),
+    ],
+)
+def test_a_stranger_s_map_is_refused_in_one_sentence(settings, tensors, sentence, tmp_path: Path) -> None:
+    path = changed(tmp_path / "map.safetensors", tensors, **settings)
+    with pytest.raises(regard.BundleError, match="is not a saved attention map: ") as caught:
+        regard.AttentionMap.load(path)
+    assert sentence in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_the_unchanged_map_is_read(tmp_path: Path) -> None:
+    assert regard.AttentionMap.load(changed(tmp_path / "map.safetensors", {})).full().shape == (2, 3, T, S)
