@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import _import_hook, config, install_import_hook, jaxtyped
 
 
@@ -27,9 +27,9 @@ class Outermost(_import_hook.JaxtypingTransformer):
 
 def typed(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its types checked, and its shapes where it has any."""
-    if any("jaxtyping" in repr(one) or isinstance(one, str) for one in function.__annotations__.values()):
+    if any(map(_needs_jaxtyping, function.__annotations__.values())):
         return jaxtyped(function, typechecker=beartype)
-    checked = beartype(function)
+    checked = beartype(function, conf=BeartypeConf(violation_type=TypeError))  # as jaxtyping's is
     if checked is function:
         return function
 
@@ -38,6 +38,11 @@ def typed(function: Callable[..., Any]) -> Callable[..., Any]:
         return (function if config.jaxtyping_disable else checked)(*args, **settings)
 
     return run
+
+
+def _needs_jaxtyping(annotation: Any) -> bool:
+    """Whether an annotation has a shape, or a name in quotes, which may be known to type checkers alone."""
+    return "jaxtyping" in repr(annotation) or (not isinstance(annotation, type) and "'" in repr(annotation))
 
 
 def check_types() -> None:

@@ -80,7 +80,7 @@ def test_a_page_says_what_it_is_for_and_what_to_take_along_and_is_mostly_words(p
     promised = head.partition("After this page you can\n\n")[2]
     assert 2 <= len(re.findall(r"^- ", promised, re.MULTILINE)) <= 4
     last = rest.rpartition("\n## ")[2]
-    assert last.startswith("What to take along\n")
+    assert last.startswith("What to take away\n")
     assert 3 <= len(re.findall(r"^- ", last, re.MULTILINE)) <= 5
     words = sum(bool(line.strip()) for line in CELL.sub("", text.split("---\n", 2)[2]).splitlines())
     code = sum(bool(line.strip()) for tags, source in cells(page) if not tags & HIDDEN for line in source.splitlines())

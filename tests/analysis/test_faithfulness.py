@@ -48,7 +48,7 @@ def test_a_right_explanation_is_believed_and_a_planted_wrong_one_is_not():
     assert not found.believed("planted")
     assert found.curves["planted"].gain == pytest.approx(-found.curves["right"].gain)
     assert found.sentence.startswith(
-        "planted explains no more of 'the prediction' than a random order (it does worse than most) (gain -"
+        "planted did no better than a random order for 'the prediction' (worse than most) (gain -"
     )
     assert found.sentence.endswith("; best: right, 0.49; of 3 explanations 2 do no better than chance.")
     assert str(found) == found.sentence

@@ -79,9 +79,9 @@ def test_the_sentence_says_whether_contributions_and_attention_may_be_believed(o
     _, found = of_translator
     verdicts = {"contributions": Verdict(0.5, (-0.2, 0.2), p), "attention": Verdict(0.1, (-0.2, 0.2), 0.3)}
     sentence = Reasons("the cat", SOURCE, found.words, verdicts).sentence
-    said = "may be believed" if p == 0.01 else "explains no more than a random order"
+    said = "may be believed" if p == 0.01 else "did no better than a random order"
     assert sentence.startswith(f"contributions {said} (gain 0.50 over {len(found.words)} word")
-    assert "attention explains no more than a random order (0.10; p = 0.3); no explanation does better." in sentence
+    assert "attention did no better than a random order (0.10; p = 0.3); no explanation does better." in sentence
 
 
 def test_of_a_recurrent_model_a_decoder_and_several_sentences():

@@ -82,7 +82,7 @@ def test_unsure_words_are_marked(talk) -> None:
         ),
         (("--glossary", "two.tsv"), "--glossary two.tsv: line 2: 'chat' is there twice, with two translations"),
         (("--force", "cat", "--sample"), "force and glossary need a search: leave out sample"),
-        (("--mbr", "4"), "mbr draws at least 1 output a text, with sample=True; got mbr = 4"),
+        (("--mbr", "4"), "mbr = 4 chooses among sampled outputs: set sample=True (--sample), or leave out mbr"),
     ],
 )
 def test_wishes_that_cannot_be(talk, tmp_path: Path, monkeypatch, arguments, sentence: str) -> None:

@@ -52,7 +52,7 @@ def test_what_it_cannot_show_is_named(engine: CTranslate2) -> None:
     assert not made.attention
     with pytest.raises(ConfigError, match=r"was not kept: translate with record=True"):
         _ = engine("le chat", record=False).alignment
-    with pytest.raises(ConfigError, match=r"draws nothing here"):
+    with pytest.raises(ConfigError, match=r"does not sample: load the model without engine"):
         engine("le chat", sample=True)
     with regard.observe(engine), pytest.raises(ConfigError, match=r"cannot be observed or changed"):
         engine("le chat")

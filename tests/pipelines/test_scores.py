@@ -93,7 +93,8 @@ def test_a_sample_depends_on_seed_and_index_alone(translator: Translator) -> Non
     [
         ({"sample": True, "beam": 2}, r"sample draws one output a text: leave out beam"),
         ({"sample": True, "n_best": 2}, r"sample draws one output a text"),
-        ({"top_k": 3}, r"a beam search draws nothing: leave out top_k, or set sample=True"),
+        ({"mbr": 0}, r"mbr must be at least 1; got mbr = 0"),
+        ({"top_k": 3}, r"sampling settings \(top_k\) need sample=True \(--sample\): set it"),
         ({"sample": True, "top_p": 3}, r"top_p must be above 0 and at most 1; got 3"),
         ({"sample": True, "tpo_k": 3}, r"unknown setting 'tpo_k': known are beam, .*top_k"),
         ({"tpo_k": 3}, r"unknown setting 'tpo_k'"),

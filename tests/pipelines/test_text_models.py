@@ -162,7 +162,7 @@ def test_settings_that_make_no_sense(runs) -> None:
         ({"temprature": 1.0}, "unknown setting 'temprature': known are length, stop"),
         ({"length": -1}, "length must be 0 or more"),
         ({"beam": 2, "n_best": 3}, "n_best between 1 and beam"),
-        ({"beam": 2, "temperature": 0.5}, "beam searches and draws nothing: leave out temperature"),
+        ({"beam": 2, "temperature": 0.5}, "a beam search does not sample: leave out temperature, or leave out beam"),
         ({"beam": 2, "length": -1}, "length must be 0 or more; got -1"),
     ):
         with pytest.raises(regard.ConfigError, match=message):

@@ -104,7 +104,7 @@ LONG = "le " * 400
         ("/v1/score", {"sources": ["a"], "targets": ["b", "c"]}, 422, "targets: expected one for each"),
         ("/v1/score", {"sources": ["a"], "targets": [" "]}, 422, "targets[0]: expected a text"),
         ("/v1/complete", {"texts": ["a"], "temperature": -1}, 422, "temperature: "),
-        ("/v1/complete", {"texts": ["a"], "beam": 2, "seed": 1}, 422, "beam: a search streams and draws nothing"),
+        ("/v1/complete", {"texts": ["a"], "beam": 2, "seed": 1}, 422, "beam: a beam search neither streams"),
         ("/v1/complete", {"texts": ["a"], "n_best": 2}, 422, "n_best: only a search"),
         ("/v1/complete", {"texts": ["a", "b"], "stream": True}, 422, "texts: a stream continues one text"),
         ("/v1/caption", {}, 404, "no such route: /v1/caption"),

@@ -136,8 +136,8 @@ class Faithfulness:
             return f"Whether {name} may be believed for {self.token!r} stays open: {few} ({measured})."
         if self.believed(name):
             return f"{name} may be believed for {self.token!r} ({measured})."
-        worse = " (it does worse than most)" if self.p(name) > 1 - LEVEL else ""
-        return f"{name} explains no more of {self.token!r} than a random order{worse} ({measured})."
+        worse = " (worse than most)" if self.p(name) > 1 - LEVEL else ""
+        return f"{name} did no better than a random order for {self.token!r}{worse} ({measured})."
 
     @property
     def sentence(self) -> str:

@@ -109,7 +109,7 @@ class Reasons:
 
     def _says(self, name: str) -> str:
         believed = self.verdicts[name].p <= LEVEL
-        return f"{name} may be believed" if believed else f"{name} explains no more than a random order"
+        return f"{name} may be believed" if believed else f"{name} did no better than a random order"
 
     def __str__(self) -> str:
         return "\n".join([self.text, *self.lines()])

@@ -19,7 +19,7 @@ def answer(
     top: Annotated[int, typer.Option(min=1, help="How many answers --json lists.")] = 5,
     look: Draw = None,
     smooth: Smooth = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: answers, places.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: answers, places.")] = False,
     output: Output = None,
     threads: Threads = None,
     device: Device = "cpu",

@@ -14,7 +14,7 @@ def caption(
     beam: Beam = None,
     look: Draw = None,
     smooth: Smooth = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, places.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: text, score, places.")] = False,
     output: Output = None,
     threads: Threads = None,
     device: Device = "cpu",

@@ -42,7 +42,7 @@ def complete(
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
     seed: Seed = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Beam search instead of sampling.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     output: Output = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,

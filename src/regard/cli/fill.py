@@ -13,7 +13,7 @@ def fill(
     texts: Texts = None,
     model: AnyModel = "english",
     top: Annotated[int, typer.Option(min=1, help="How many words --json lists for each gap.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every gap's words.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, with every gap's words.")] = False,
     output: Output = None,
     threads: Threads = None,
     device: Device = "cpu",

@@ -40,32 +40,34 @@ Draw = Annotated[
     ),
 ]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, with everything the result holds.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line, with everything the result holds.")]
 Output = Annotated[Path | None, typer.Option(help="Write the lines to this file instead of standard output.")]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the accelerator that torch finds, or the processor.")
 ]
 Precision = Annotated[
-    str, typer.Option(help="Of the products of a search: float32, bfloat16, int8, or auto: the fastest here.")
+    str, typer.Option(help="Number format of matrix products: float32, bfloat16, int8, or auto: the fastest here.")
 ]
 Engine = Annotated[
     str,
     typer.Option(
-        help="What searches: regard; ctranslate2, onnx (extras); ray (an extra): many processes, with --from."
+        help="What runs the search: regard; ctranslate2 or onnx (extras); ray (extra): many processes, for --from."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the processor; all cores by default.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores by default.")]
 Temperature = Annotated[
     float | None,
-    typer.Option(help="Of draws: below 1 more towards the probable; 0 takes the most probable."),
+    typer.Option(help="Sampling temperature: below 1 favours probable tokens; 0 takes the most probable."),
 ]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")]
 TopP = Annotated[
     float | None, typer.Option(help="Draw from the most probable tokens that together have this probability.")
 ]
-MinP = Annotated[float | None, typer.Option(help="Draw from tokens with this share of the greatest probability.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Draw from tokens at least this fraction as probable as the best one.")
+]
 TypicalP = Annotated[
-    float | None, typer.Option(help="Draw from the tokens of the most typical information with this probability.")
+    float | None, typer.Option(help="Typical sampling: draw from the most typical tokens of this total probability.")
 ]
 Repetition = Annotated[
     float | None, typer.Option(help="Above 1: tokens that occurred before become less probable. Default: 1.")

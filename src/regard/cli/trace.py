@@ -15,7 +15,7 @@ def trace(
     model: ModelNames,
     texts: Texts = None,
     look: Annotated[list[Path] | None, typer.Option(help="Draw the trace to this file (.png, .svg, .pdf).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     beam: Beam = None,
     device: Device = "cpu",
 ) -> None:

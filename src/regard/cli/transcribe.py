@@ -14,7 +14,7 @@ def transcribe(
     model: Model = "spelling",
     beam: Beam = None,
     look: Draw = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: text, score, times.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: text, score, times.")] = False,
     output: Output = None,
     threads: Threads = None,
     device: Device = "cpu",

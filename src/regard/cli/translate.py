@@ -53,10 +53,10 @@ def translate(
     beam: Beam = None,
     n_best: Annotated[int, typer.Option(min=1, max=100, help="How many outputs --json lists, at most the beam.")] = 1,
     groups: Annotated[
-        int, typer.Option(min=1, help="Groups of the beam that are to differ (diverse beam search), for --n-best.")
+        int, typer.Option(min=1, help="Split the beam into groups that avoid each other's words (diverse beam search).")
     ] = 1,
     diversity: Annotated[
-        float | None, typer.Option(min=0.0, help="How much the groups are to differ. Default: 0.5.")
+        float | None, typer.Option(min=0.0, help="Penalty for repeating another group's words. Default: 0.5.")
     ] = None,
     look: Look = None,
     as_json: Json = False,
@@ -64,7 +64,7 @@ def translate(
         bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
     ] = False,
     pharaoh: Annotated[
-        bool, typer.Option("--pharaoh", help='Print the alignment instead, as "i-j" (source word, output word) a link.')
+        bool, typer.Option("--pharaoh", help='Print word links "i-j" (source word, output word) instead of the text.')
     ] = False,
     unsure: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Mark words below this probability with (?).")
@@ -76,14 +76,12 @@ def translate(
     forbid: Annotated[
         list[str] | None, typer.Option(help="A word or phrase that no output has; may be given again.")
     ] = None,
-    glossary: Annotated[
-        Path | None, typer.Option(help="A file of terms and their translations, a tab between, one a line.")
-    ] = None,
+    glossary: Annotated[Path | None, typer.Option(help="A file of terms: term, tab, translation on each line.")] = None,
     split: Annotated[
         bool, typer.Option("--split/--no-split", help="Translate a text of several sentences one by one.")
     ] = True,
     protect: Annotated[
-        bool, typer.Option("--protect", help="Numbers, addresses, placeholders and markup survive.")
+        bool, typer.Option("--protect", help="Keep numbers, addresses, placeholders and markup unchanged.")
     ] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw the output's words instead of searching.")] = False,
     temperature: Temperature = None,
@@ -104,7 +102,7 @@ def translate(
         typer.Option("--from", help="Subtitles (.srt, .vtt), or a corpus (.parquet, .jsonl, .csv, …) for --to."),
     ] = None,
     into: Annotated[
-        Path | None, typer.Option("--to", help="The folder of the corpus's parts; one that is begun is continued.")
+        Path | None, typer.Option("--to", help="The output folder for --from; an interrupted one is continued.")
     ] = None,
     column: Annotated[str, typer.Option(help="The column or key of the corpus's texts.")] = "text",
     workers: Annotated[int, typer.Option(min=1, help="Processes of --engine ray.")] = 2,

@@ -18,9 +18,9 @@ def why(
     model: ModelName,
     texts: Texts = None,
     look: Annotated[list[Path] | None, typer.Option(help="Draw the answer to this file (.png, .svg, .pdf).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     beam: Beam = None,
-    length: Annotated[int, typer.Option(min=1, help="Tokens that a completion adds at most.")] = 40,
+    length: Annotated[int, typer.Option(min=1, help="The most tokens that a completion adds.")] = 40,
     device: Device = "cpu",
 ) -> None:
     """Which words of the input an output came from.

@@ -104,7 +104,7 @@ class Completer(Pipeline[str, Completion]):
             ConfigError: a setting that is unknown or outside its range.
         """
         if beam is not None and drawing:
-            raise ConfigError(f"beam searches and draws nothing: leave out {', '.join(drawing)}, or beam")
+            raise ConfigError(f"a beam search does not sample: leave out {', '.join(drawing)}, or leave out beam")
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         places = range(first_index, first_index + len(prepared)) if indices is None else indices

@@ -151,7 +151,7 @@ class CTranslate2(Translator):
         """
         del first_index, indices
         if sample or mbr != 1 or drawing:
-            raise ConfigError('engine = "ctranslate2" draws nothing here: load the model without engine to sample')
+            raise ConfigError('engine = "ctranslate2" does not sample: load the model without engine to sample')
         for setting, value in (("prefix", prefix), ("force", force), ("forbid", forbid), ("glossary", glossary),
                                ("groups", groups != 1), ("diversity", diversity is not None)):  # fmt: skip
             if value:

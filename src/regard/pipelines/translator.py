@@ -256,8 +256,12 @@ class Translator(Pipeline[str, Generation]):
         """How to choose tokens, and what outputs are to have, from settings of `run`."""
         if sample and (groups != 1 or diversity is not None):
             raise ConfigError("groups and diversity are for a search: leave them out, or sample")
+        if mbr < 1:
+            raise ConfigError(f"mbr must be at least 1; got mbr = {mbr}")
         if mbr != 1:
-            raise ConfigError(f"mbr draws at least 1 output a text, with sample=True; got mbr = {mbr}")
+            raise ConfigError(
+                f"mbr = {mbr} chooses among sampled outputs: set sample=True (--sample), or leave out mbr"
+            )
         config: SearchConfig | SampleConfig
         if sample:
             if beam is not None or length_penalty is not None or n_best != 1:
@@ -270,7 +274,7 @@ class Translator(Pipeline[str, Generation]):
         elif drawing:
             named = ", ".join(sorted(drawing))
             sample_config(drawing, SETTINGS)
-            raise ConfigError(f"a beam search draws nothing: leave out {named}, or set sample=True")
+            raise ConfigError(f"sampling settings ({named}) need sample=True (--sample): set it, or leave them out")
         else:
             beam = self.decoding.beam if beam is None else beam
             penalty = self.decoding.length_penalty if length_penalty is None else length_penalty

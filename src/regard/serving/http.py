@@ -217,7 +217,9 @@ class Routes:
         settings |= {"length": given.length, "stop": given.stop}
         streaming = wants_events(request, given.stream)
         if given.beam is not None and (streaming or set(settings) & set(DRAWING)):
-            raise Refusal(422, f"beam: a search streams and draws nothing: leave out stream and {', '.join(DRAWING)}")
+            raise Refusal(
+                422, f"beam: a beam search neither streams nor samples: leave out stream and {', '.join(DRAWING)}"
+            )
         if given.beam is None and given.n_best is not None:
             raise Refusal(422, "n_best: only a search returns several outputs: give beam too")
         if streaming:
