@@ -1,12 +1,17 @@
 """A prefix, forced and forbidden phrases, glossaries and draws of least risk, as a translator takes them."""
 
 import re
+from typing import Any
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 
 from regard.decoding.risk import utilities
+from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError
+from regard.pipelines.base import InputError
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
 
@@ -22,6 +27,25 @@ def translator(tiny_run) -> Translator:
 
 def has(text: str, phrase: str) -> bool:
     return bool(re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE))
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"x", float("nan"), {}, [None, "la maison"]])
+def test_what_is_no_text_is_refused(translator: Translator, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests
+    for ask in (translator, translator.stream, load("shakespeare"), load("shakespeare").stream, load("english")):
+        with pytest.raises(InputError, match=r"^expected a text \(str\); got (NoneType|int|bytes|float|dict|list): "):
+            ask(wrong)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"beam": "x"}, {"beam": 2.5}, {"beam": 10**9}, {"groups": "2"}, {"length_penalty": "a"}]
+)
+def test_settings_that_are_no_numbers_are_refused(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    name, value = next(iter(settings.items()))
+    with pytest.raises(ConfigError, match=rf"^{name} must be a (whole )?number.*; got {value!r}$"):
+        SearchConfig(**settings)
+    assert SearchConfig(beam=np.int64(3), length_penalty=np.float32(1)).beam == 3
 
 
 @pytest.mark.parametrize("beam", [1, 4])
@@ -110,7 +134,7 @@ def test_a_prefix_and_demands_together(translator: Translator) -> None:
         ({"prefix": "the cat", "forbid": ["cat"]}, r"prefix: 'the cat' has 'cat'"),
         ({"force": ["猫"]}, r"force: this model's vocabulary spells '猫' as "),
         ({"force": ["cat"], "sample": True}, r"force and glossary need a search: leave out sample"),
-        ({"mbr": 4}, r"with sample=True; got mbr = 4"),
+        ({"mbr": 4}, r"mbr = 4 chooses among sampled outputs"),
         ({"sample": True, "mbr": 0}, r"got mbr = 0"),
         ({"sample": True, "typical_p": 0.0}, r"typical_p must be above 0 and at most 1"),
     ],

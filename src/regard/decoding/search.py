@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from math import inf
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -34,6 +35,7 @@ class Followed(Protocol):
 ASTRAY = 5.0  # nats that a phrase of a goal costs in the ranking of outputs where none of it is in its place
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 DIVERSITY = 0.5  # λ; 0.2 to 0.8 is good for most tasks (Vijayakumar et al. 2018, section 5.1)
+WIDEST = 10_000  # hypotheses of a beam: more would take minutes a step
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
 
@@ -61,6 +63,12 @@ class SearchConfig:
     diversity: float = DIVERSITY
 
     def __post_init__(self) -> None:
+        for name in ("beam", "n_best", "groups"):
+            if not isinstance(value := getattr(self, name), Integral) or int(value) > WIDEST:
+                raise ConfigError(f"{name} must be a whole number of at most {WIDEST:,}; got {value!r}")
+        for name in ("length_penalty", "diversity"):
+            if not isinstance(value := getattr(self, name), Real):
+                raise ConfigError(f"{name} must be a number; got {value!r}")
         if self.beam < 1 or not 1 <= self.n_best <= self.beam:
             raise ConfigError(
                 f"beam must be at least 1 and n_best between 1 and beam; got beam = {self.beam}, n_best = {self.n_best}"

@@ -31,6 +31,16 @@ LONGEST = 16_384  # tokens of a text for a model whose positions have no end
 CHARACTERS = 50  # of a token, more than any real text has
 
 
+def check_text(text: object) -> None:
+    """Refuse what is no text: a missing value of a table, say.
+
+    Raises:
+        InputError: it is no str.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"expected a text (str); got {type(text).__name__}: {text!r:.60}")
+
+
 def check_characters(text: str, limit: int) -> None:
     """Refuse a text that no tokenizer takes, or that has more tokens than a model takes, whatever its tokens are.
 
@@ -39,8 +49,9 @@ def check_characters(text: str, limit: int) -> None:
         limit: tokens that the model takes.
 
     Raises:
-        InputError: it is too long, or has half a character (U+D800 to U+DFFF), which is no text in Unicode.
+        InputError: it is no text, is too long, or has half a character (U+D800 to U+DFFF), which is not in Unicode.
     """
+    check_text(text)
     half = next((n for n, letter in enumerate(text) if "\ud800" <= letter <= "\udfff"), None)
     if half is not None:
         raise InputError(f"no text in Unicode: half of a character, U+{ord(text[half]):04X}, at place {half + 1}")

@@ -25,6 +25,7 @@ from regard.pipelines.base import (
     InputError,
     Pipeline,
     check_characters,
+    check_text,
     check_tokens,
     decoder_maps,
     length_groups,
@@ -138,9 +139,14 @@ class Translator(Pipeline[str, Generation]):
             sources: the texts.
             split, protect: as `many` takes them.
             settings: as `run` takes them.
+
+        Raises:
+            InputError: an input that is no text at all.
         """
         from regard.pipelines.sentences import cut, join
 
+        for text in sources:
+            check_text(text)
         if protect:
             return self._protected(sources, split, settings)
         split = split and not (settings.get("prefix") or settings.get("force"))
@@ -306,9 +312,10 @@ class Translator(Pipeline[str, Generation]):
             settings: as `run` takes them.
 
         Raises:
-            InputError: the text cannot be worked on; when it is read.
+            InputError: it is no text; or a text that cannot be worked on, when it is read.
             ConfigError: as in `run`.
         """
+        check_text(source)
         return Streamed(self._pieces(source, split, protect, first_index, settings))
 
     def _pieces(
