@@ -87,8 +87,8 @@ def machine() -> str:
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
-    threads = torch.get_num_threads()
-    return f"{len(names)} cores of {names[0]}, {memory:.0f} GiB, torch {torch.__version__}, {threads} threads"
+    threads = f"{count} thread" if (count := torch.get_num_threads()) == 1 else f"{count} threads"
+    return f"{len(names)} cores of {names[0]}, {memory:.0f} GiB, torch {torch.__version__}, {threads}"
 
 
 def _time(seconds: float) -> str:

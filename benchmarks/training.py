@@ -241,8 +241,7 @@ PARTS = {
 
 
 def profile(data: list[PairBatch]) -> Iterator[str]:
-    """Where the time of our steps goes, in per cent, on one thread."""
-    torch.set_num_threads(1)
+    """Where the time of our steps goes, in per cent."""
     yield f"| model | products | {' | '.join(PARTS)} | everything else |\n|---|---|{'---|' * (len(PARTS) + 1)}"
     for half in (False, True):
         for name, steps in models(half):
@@ -260,6 +259,8 @@ def profile(data: list[PairBatch]) -> Iterator[str]:
 def main() -> None:
     """Print the table, or the profile; both go into the documentation."""
     is_profile = sys.argv[1:] == ["profile"]
+    if is_profile:
+        torch.set_num_threads(1)
     data = batches()
     lines = [f"Measured on {machine()} (`python benchmarks/training.py{' profile' * is_profile}`).", ""]
     lines += [] if is_profile else AGAINST
