@@ -51,7 +51,9 @@ def translate(
     texts: Texts = None,
     model: Translators = "fr-en",
     beam: Beam = None,
-    n_best: Annotated[int, typer.Option(min=1, max=100, help="How many outputs --json lists, at most the beam.")] = 1,
+    n_best: Annotated[
+        int, typer.Option(min=1, max=100, help="Outputs that --json and a page list; the beam is at least as wide.")
+    ] = 1,
     groups: Annotated[
         int, typer.Option(min=1, help="Split the beam into groups that avoid each other's words (diverse beam search).")
     ] = 1,
