@@ -86,14 +86,16 @@ def end_on_signals() -> None:
 
 @contextmanager
 def on_signals(receive: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call `receive(number, frame)` for each SIGINT, SIGTERM and SIGHUP that is not ignored; handlers are restored.
+    """Call `receive(number, frame)` for each SIGINT, SIGTERM and, unless it was ignored (by nohup), SIGHUP.
 
-    In any other thread than the main one nothing is received, because Python delivers signals to the main thread only.
+    SIGINT is received where a shell started the process in the background, too, and ignores it: a server has no other
+    work that it would interrupt. Afterwards the handlers before are back. In any other thread than the main one nothing
+    is received, because Python delivers signals to the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = _heard(ENDING)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} | _heard(ENDING)
     try:
         for number in previous:
             signal.signal(number, receive)

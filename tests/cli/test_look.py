@@ -142,11 +142,14 @@ def test_refusals(arguments: list[str], sentence: str, capsys) -> None:
     assert sentence in capsys.readouterr().err
 
 
-def test_it_is_served_until_it_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trap", ["", "trap '' INT; "], ids=["in the foreground", "in the background"])
+def test_it_is_served_until_it_is_stopped(tmp_path: Path, trap: str) -> None:
+    """A shell ignores SIGINT in what it starts in the background; a server stops nevertheless."""
     regard.attention_map(torch.randn(2, 3), torch.randn(5, 3), key_tokens=list("abcde")).save(
         tmp_path / "m.safetensors"
     )
     command = [sys.executable, "-m", "regard", "look", str(tmp_path / "m.safetensors"), "--no-browser"]
+    command = ["sh", "-c", f'{trap}exec "$@"', "sh", *command]
     served = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         address = served.stderr.readline().split()[1]
