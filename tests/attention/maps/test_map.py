@@ -214,6 +214,20 @@ def test_mass_of_many_blocks_and_of_none(normalizer: str, t: int, s: int) -> Non
         assert min(asked) < s
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mass_beside_a_masked_nan_and_in_half_precision(dtype: torch.dtype, block: None) -> None:
+    query, key = (tensor.to(dtype) for tensor in inputs())
+    key[..., 2, :] = torch.nan
+    mask = torch.ones(T, S, dtype=torch.bool)
+    mask[:, 2] = mask[3] = False
+    seen, chosen = regard.attention_map(query, key, mask=mask), _chosen(T, S)
+    mass = seen.mass(lambda rows, columns: chosen[:, rows][..., columns])
+    allowed = [j for j in range(S) if j != 2]
+    want = (query.float() @ key[..., allowed, :].float().mT / D**0.5).softmax(-1)
+    want[..., 3, :] = 0
+    torch.testing.assert_close(mass, torch.einsum("bhij,nij->bhni", want, chosen[..., allowed].float()))
+
+
 @in_float64
 @pytest.mark.parametrize(
     "statistic",
