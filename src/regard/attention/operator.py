@@ -33,6 +33,7 @@ Some = Float[Tensor, "..."]
 KERNELS: dict[str, Kernel] = {
     module.KERNEL.name: module.KERNEL for module in (windowed, fused, additive, linear, blockwise, reference)
 }
+_NO_GRAPH = "this kernel of attend has loops that depend on values: kernel='auto' has a graph"
 GRAPH = "a graph is traced, or a torch.func transform runs: what it does may depend on shapes alone"
 
 
@@ -95,7 +96,8 @@ def attend(
     Source: Bahdanau et al. 2015, section 3.1; Vaswani et al. 2017, equation 1.
     """
     if kernel != "auto" and torch.compiler.is_dynamo_compiling() and not _has_graph(kernel):
-        return _outside(  # type: ignore[no-any-return]
+        outside = torch.compiler.disable(attend, reason=_NO_GRAPH)  # made here: it imports torch's compiler
+        return outside(  # type: ignore[no-any-return]
             query, key, value, score=score, normalizer=normalizer, mask=mask, bias=bias, dropout=dropout, kernel=kernel
         )
     spec = make_spec(score, normalizer, mask, bias, dropout)
@@ -114,12 +116,6 @@ def attend(
 
 def _has_graph(kernel: str) -> bool:
     return kernel not in KERNELS or KERNELS[kernel].traces
-
-
-@torch.compiler.disable(reason="this kernel of attend has loops that depend on values: kernel='auto' has a graph")  # type: ignore[untyped-decorator]
-def _outside(query: Some, key: Some, value: Some, **more: Any) -> Some:
-    """`attend` by a kernel that was asked for by name and that no graph can hold: it runs between two graphs."""
-    return attend(query, key, value, **more)
 
 
 def compute(name: str, query: Some, key: Some, value: Some, spec: Spec, seed: Seed) -> tuple[Some, Some]:

@@ -235,7 +235,7 @@ class QueryAdaptive(Product):
         if aspects < 1:
             raise ShapeError(f"QueryAdaptive needs at least 1 aspect; got {aspects}")
         self.gate = nn.Linear(query_dim, aspects, bias=False)
-        self.aspects = nn.Parameter(torch.empty(aspects, query_dim, key_dim).normal_() / sqrt(query_dim))
+        self.aspects = nn.Parameter(torch.empty(aspects, query_dim, key_dim).normal_(std=query_dim**-0.5))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         share = torch.softmax(_linear(self.gate, query), -1)
@@ -274,7 +274,7 @@ class Additive(Score):
         super().__init__()
         self.query = nn.Linear(query_dim, hidden_dim, bias=False)
         self.key = nn.Linear(key_dim, hidden_dim, bias=False)
-        self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
+        self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         return _linear(self.query, query)
@@ -301,7 +301,7 @@ class Concat(Score):
         super().__init__()
         self.query_dim = query_dim
         self.weight = nn.Parameter(nn.Linear(query_dim + key_dim, hidden_dim, bias=False).weight.detach())
-        self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-1, 1) / sqrt(hidden_dim))
+        self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         return query @ self.weight[:, : self.query_dim].to(query).T

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from regard.errors import ConfigError, ShapeError
 from regard.models.seq2seq import Memory
 from regard.nn.dropout import Dropout
-from regard.nn.embedding import sinusoids
+from regard.nn.embedding import normal, sinusoids
 from regard.nn.recurrent import RecurrentEncoder
 
 
@@ -153,8 +153,8 @@ class OnGrid(nn.Module):
 
     def __init__(self, rows: int, columns: int, width: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.randn(rows, 1, width) * 0.1)
-        self.columns = nn.Parameter(torch.randn(1, columns, width) * 0.1)
+        self.rows = normal(rows, 1, width, std=0.1)
+        self.columns = normal(1, columns, width, std=0.1)
 
     def forward(self, grid: Float[Tensor, "B d rows columns"]) -> Memory:
         states = (grid.permute(0, 2, 3, 1) + self.rows + self.columns).flatten(1, 2)
@@ -196,7 +196,7 @@ class FramesEncoder(nn.Module):
         super().__init__()
         self.config, self.width = config, config.width
         self.each = GridEncoder(config)
-        self.times = nn.Parameter(torch.randn(config.frames, 1, config.width) * 0.1)
+        self.times = normal(config.frames, 1, config.width, std=0.1)
 
     def forward(self, source: Float[Tensor, "B F C H W"], _allowed: Bool[Tensor, "B _"] | None = None) -> Memory:
         """The memory of moving pictures; positions are (frame, row, column), each from 0 to 1.

@@ -16,7 +16,7 @@ from regard.models.seq2seq import Memory, Step
 from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.models.transformer import Decoder
 from regard.nn.blocks import ACTIVATIONS, make_norm
-from regard.nn.embedding import count_positions
+from regard.nn.embedding import count_positions, normal
 from regard.nn.state import DecoderState
 
 
@@ -148,7 +148,7 @@ class WordHead(nn.Module):
         self.activation = ACTIVATIONS[config.activation]()
         self.norm = make_norm(config.normalization, config.width, config.epsilon)
         self.bias = nn.Parameter(torch.zeros(vocabulary)) if config.output_bias else None
-        self.output = None if config.tied else nn.Parameter(torch.randn(vocabulary, config.width) * config.width**-0.5)
+        self.output = None if config.tied else normal(vocabulary, config.width, std=config.width**-0.5)
 
     def forward(self, states: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """States before the output's weights."""

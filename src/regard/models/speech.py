@@ -11,6 +11,7 @@ from torch.nn.functional import gelu
 from regard.errors import ShapeError
 from regard.models.seq2seq import Memory
 from regard.models.transformer import PairConfig, Transformer
+from regard.nn.embedding import normal
 
 
 class SpeechConfig(PairConfig):
@@ -35,7 +36,7 @@ class SpeechTransformer(Transformer):
         super().__init__(vocabulary, config)
         self.first = nn.Conv1d(config.bands, config.width, 3, padding=1)
         self.second = nn.Conv1d(config.width, config.width, 3, stride=2, padding=1)
-        self.moments = nn.Parameter(torch.randn(config.moments, config.width) * 0.02)
+        self.moments = normal(config.moments, config.width, std=0.02)
 
     def encode(
         self, source: Float[Tensor, "B bands frames"], allowed: Bool[Tensor, "B S"] | None = None,

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from regard.nn.blocks import (
 )
 from regard.nn.context import Context, Convolution, Mixed, Recurrence, RunningMean
 from regard.nn.dropout import Dropout
-from regard.nn.embedding import Embedding, Positions, Rotary
+from regard.nn.embedding import Embedding, Positions, Rotary, normal
 from regard.nn.kv_cache import KVCache
 from regard.nn.multihead import MultiHead
 from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState, record_query
@@ -139,7 +138,7 @@ class Embeds(nn.Module):
         self.positions = Positions(
             config.positions if added else "none", config.width, config.length + config.first_position
         )
-        self.kinds = nn.Parameter(torch.randn(kinds, config.width) * 0.1) if kinds else None
+        self.kinds = normal(kinds, config.width, std=0.1) if kinds else None
         self.embedding_norm = (
             make_norm(config.normalization, config.width, config.epsilon) if config.embedding_norm else None
         )

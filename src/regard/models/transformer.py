@@ -13,7 +13,7 @@ from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory, Seq2Seq, Source
 from regard.models.stack import BlocksConfig, Embeds, Stack
-from regard.nn.embedding import count_positions
+from regard.nn.embedding import count_positions, normal
 from regard.nn.state import DecoderState
 
 
@@ -52,7 +52,7 @@ class Decoder(Stack):
     def __init__(self, vocabulary: int, config: BlocksConfig, layers: int, cross: bool = False) -> None:
         super().__init__(config, layers, "forward", cross)
         self.bias = nn.Parameter(torch.zeros(vocabulary)) if config.output_bias else None
-        self.output = None if config.tied else nn.Parameter(torch.randn(vocabulary, config.width) * config.width**-0.5)
+        self.output = None if config.tied else normal(vocabulary, config.width, std=config.width**-0.5)
 
     def readout(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias of o = W h + b."""

@@ -11,6 +11,7 @@ from regard.errors import ChoiceError, ShapeError
 from regard.models.seq2seq import Memory
 from regard.models.stack import BlocksConfig, Stack
 from regard.nn.dropout import Dropout
+from regard.nn.embedding import normal
 
 
 class VisionConfig(BlocksConfig):
@@ -47,8 +48,8 @@ class VisionTransformer(nn.Module):
             raise ShapeError(f"patch must divide size; got {config.patch} and {config.size}")
         self.config = config
         self.patches = nn.Conv2d(config.channels, config.width, config.patch, config.patch)
-        self.first = nn.Parameter(torch.randn(1, config.width) * 0.02)
-        self.positions = nn.Parameter(torch.randn(1 + (config.size // config.patch) ** 2, config.width) * 0.02)
+        self.first = normal(1, config.width, std=0.02)
+        self.positions = normal(1 + (config.size // config.patch) ** 2, config.width, std=0.02)
         self.dropout = Dropout(config.dropout)
         self.encoder = Stack(config, config.layers, "both")
         self.pooler = nn.Linear(config.width, config.width) if config.pooler else None

@@ -22,6 +22,16 @@ def sinusoids(positions: Int[Tensor, "*n"], dim: int) -> Float[Tensor, "*n dim"]
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :dim]
 
 
+def normal(*sizes: int, std: float) -> nn.Parameter:
+    """Parameter of these sizes, drawn from N(0, std²); on the meta device it stays without values.
+
+    Drawing or multiplying there, where a model is built before its file is read, would import torch's compiler, which
+    took half of the time that a command needs to start.
+    """
+    weight = torch.empty(*sizes)
+    return nn.Parameter(weight if weight.is_meta else weight.normal_(std=std))
+
+
 class Embedding(nn.Module):
     """Token vectors, scaled by √d where the paper scales them, with dropout.
 
@@ -34,7 +44,7 @@ class Embedding(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, scaled: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(vocabulary, width) * (width**-0.5 if scaled else 0.1))
+        self.weight = normal(vocabulary, width, std=width**-0.5 if scaled else 0.1)
         self.scale = sqrt(width) if scaled else 1.0
         self.dropout = Dropout(dropout)
 
@@ -58,7 +68,7 @@ class Positions(nn.Module):
         super().__init__()
         self.kind = kind
         self.length = length
-        self.weight = nn.Parameter(torch.randn(length, width) * width**-0.5) if kind == "learned" else None
+        self.weight = normal(length, width, std=width**-0.5) if kind == "learned" else None
 
     def forward(self, vectors: Float[Tensor, "*n d"], positions: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
         """`vectors` with their positions' added; positions beyond the last learned one take its vector."""

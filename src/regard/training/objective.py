@@ -7,7 +7,6 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -277,13 +276,16 @@ def precision_on(device: str, wanted: str) -> str:
     return wanted if computes_bfloat16(device) else "float32"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+_BFLOAT16: dict[str, bool] = {}  # a graph reads what was asked before it was traced
+
+
 def computes_bfloat16(device: str) -> bool:
     """Whether a type of device has bfloat16 arithmetic; emulated on a CPU with AVX2 alone it was 17 times slower."""
-    return _has_bfloat16(device)
+    if device not in _BFLOAT16:
+        _BFLOAT16[device] = _has_bfloat16(device)
+    return _BFLOAT16[device]
 
 
-@cache
 def _has_bfloat16(device: str) -> bool:
     if device == "cpu":
         return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
