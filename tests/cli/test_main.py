@@ -34,6 +34,14 @@ def test_wrong_command_lines_are_usage(talk) -> None:
     assert talk()[0] == 2
 
 
+@pytest.mark.parametrize(("option", "value"), [("--beam", "0"), ("--beam", "seven"), ("--unsure", "1.7")])
+def test_a_value_out_of_range_is_quoted(talk, option: str, value: str) -> None:
+    code, out, err = talk("translate", option, value, "le chat")
+    assert (code, out) == (2, "")
+    assert f"Invalid value for '{option}'" in err
+    assert f"{value}'" in err
+
+
 def test_arguments_are_inputs(talk, tiny_run: Path) -> None:
     code, out, err = talk("translate", "le chat noir", "", "le chien", "--model", tiny_run)
     assert (code, out.count("\n"), err) == (0, 3, "")

@@ -124,10 +124,29 @@ def test_the_command(talk, tmp_path: Path) -> None:
     assert (code, "with --from FILE --to FOLDER" in err) == (2, True)
     code, _, err = talk("translate", "--from", tmp_path / "no", "--to", folder)
     assert (code, "no: no such file" in err) == (2, True)
+    for several, kind in ((tmp_path, "folder"), (tmp_path / "*.parquet", "pattern")):
+        code, _, err = talk("translate", "--from", several, "--to", folder)
+        assert (code, f"--from {several}: expected one file, got a {kind}: " in err) == (2, True)
+    code, _, err = talk("translate", "--from", corpus, tmp_path / "second.parquet", "--to", folder)
+    assert (code, "FILE is one file, and the parts in FOLDER are Parquet files" in err) == (2, True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("x")
     code, _, err = talk(*command[:4], tmp_path / "other", *command[5:])
     assert (code, "not empty, and not a folder of translated parts" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--column", "fr", "le chat"), "--column fr names the texts of a corpus: give the corpus with --from FILE"),
+        (("--column", "fr", "--from", "talk.srt"), "--column fr names the texts of a corpus"),
+        (("--workers", 3, "le chat"), "--workers 3 is the number of processes of --engine ray: add --engine ray, or"),
+        (("--workers", 3, "--from", "corpus.jsonl", "--to", "out"), "--workers 3 is the number of processes"),
+    ],
+)
+def test_options_of_a_corpus_are_refused_without_one(talk, given: tuple[object, ...], message: str) -> None:
+    code, out, err = talk("translate", *given)
+    assert (code, out, message in err) == (2, "", True)
 
 
 @pytest.mark.slow

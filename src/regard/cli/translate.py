@@ -101,13 +101,17 @@ def translate(
     output: Output = None,
     corpus: Annotated[
         Path | None,
-        typer.Option("--from", help="Subtitles (.srt, .vtt), or a corpus (.parquet, .jsonl, .csv, …) for --to."),
+        typer.Option(
+            "--from", help="One file: subtitles (.srt, .vtt), or a corpus (.parquet, .jsonl, .csv, …) for --to."
+        ),
     ] = None,
     into: Annotated[
         Path | None, typer.Option("--to", help="The output folder for --from; an interrupted one is continued.")
     ] = None,
-    column: Annotated[str, typer.Option(help="The column or key of the corpus's texts.")] = "text",
-    workers: Annotated[int, typer.Option(min=1, help="Processes of --engine ray.")] = 2,
+    column: Annotated[
+        str | None, typer.Option(help="The column or key of the texts in the corpus of --from. Default: text.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of --engine ray. Default: 2.")] = None,
     batch_tokens: BatchTokens = None,
     threads: Threads = None,
     device: Device = "cpu",
@@ -117,12 +121,24 @@ def translate(
     """Translate texts: one line in, one line out."""
     check_targets(look or [], page=True)
     check_output(output, [path for path in (glossary, corpus) if path is not None])
+    if corpus is not None:
+        check_one_file(corpus)
     subtitles = corpus is not None and corpus.suffix.lower() in ENDINGS
+    if column is not None and (corpus is None or subtitles):
+        raise ConfigError(
+            f"--column {column} names the texts of a corpus: give the corpus with --from FILE --to FOLDER, or leave out "
+            "--column"
+        )
+    if workers is not None and engine != "ray":
+        raise ConfigError(
+            f"--workers {workers} is the number of processes of --engine ray: add --engine ray, or leave out --workers"
+        )
     in_parts = not subtitles and (corpus is not None or into is not None or engine == "ray")
     if in_parts and (corpus is None or into is None or texts or output or look or as_json or grid or pharaoh):
         raise ConfigError(
-            "a corpus is translated with --from FILE --to FOLDER, which --engine ray needs; its parts are Parquet "
-            "files: give no texts, --output, --json, --look, --grid or --pharaoh"
+            "a corpus is translated with --from FILE --to FOLDER, which --engine ray needs; FILE is one file, and the "
+            "parts in FOLDER are Parquet files: give no texts or further files, --output, --json, --look, --grid or "
+            "--pharaoh"
         )
     if subtitles and (into or texts or look or as_json or grid or pharaoh or unsure is not None):
         raise ConfigError(
@@ -149,7 +165,7 @@ def translate(
         )
         return
     if corpus is not None and into is not None:
-        translate_parts(corpus, into, column, loading, settings, workers if engine == "ray" else 0)
+        translate_parts(corpus, into, column or "text", loading, settings, (workers or 2) if engine == "ray" else 0)
         return
     many = are_many(texts)
     for text in texts or []:
@@ -204,6 +220,19 @@ def translate_subtitles(path: Path, output: Path | None, translator: Any, settin
         write(subtitles.with_texts(shown).removesuffix("\n"))
     if wrong:
         raise typer.Exit(FAILED)
+
+
+def check_one_file(path: Path) -> None:
+    """Refuse a --from that names several files.
+
+    Raises:
+        ConfigError: it is a folder, or a pattern that no file has as its name.
+    """
+    kind = "folder" if path.is_dir() else "pattern" if set("*?") & set(str(path)) and not path.exists() else None
+    if kind is not None:
+        raise ConfigError(
+            f"--from {path}: expected one file, got a {kind}: join the files into one, or run the command once per file"
+        )
 
 
 @dataclass(frozen=True)
