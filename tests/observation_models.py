@@ -1,4 +1,4 @@
-"""Models of transformers with random weights, small enough for a test."""
+"""Models from transformers with random weights, small enough for a test."""
 
 from typing import Any
 

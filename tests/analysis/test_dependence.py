@@ -90,7 +90,7 @@ def test_copies_in_a_batch_give_what_single_runs_give(name: str) -> None:
 
 def test_refusals() -> None:
     model = nn.ModuleDict({"a": MaskedLM(False), "b": MaskedLM(False)})
-    with pytest.raises(regard.ConfigError, match="output never reaches 'b'"):
+    with pytest.raises(regard.ConfigError, match="output ran no attention at 'b': name a site that attends"):
         dependence(model, "b", lambda: model["a"](*tensors()).sum())
     with pytest.raises(regard.ConfigError, match=r"output must give one number; got shape \[2\]"):
         dependence(model, "a", lambda: torch.zeros(2))

@@ -174,7 +174,7 @@ HEADS = {
 
 
 def tiny(name):
-    """A random model of transformers, and its arguments."""
+    """A random model from transformers, and its arguments."""
     import transformers
 
     torch.manual_seed(0)

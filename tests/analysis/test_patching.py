@@ -536,6 +536,35 @@ def refused(error: type[Exception], match: str, *arguments: Any, **more: Any) ->
         regard.patch(*arguments, **more)
 
 
+class ByHand(Tiny):
+    """The same with attention that no function of torch computes as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.blocks:
+            block.attention.by_hand = True
+
+
+def test_attention_by_hand_is_named_with_the_way_out() -> None:
+    model = ByHand()
+    message = r"'blocks\.\d\.attention' \(Attention\) among them.*: call regard\.attend or torch's scaled_dot_product"
+    for what in WHAT:
+        refused(RegardError, message, model, ids(), ids(2, 9), metric, what)
+    with pytest.raises(RegardError, match=message):
+        regard.attribute_patches(model, ids(), ids(2, 9), metric)
+    with pytest.raises(RegardError, match=message):
+        regard.ablations(model, [ids(), ids(2, 9)], metric)
+    refused(
+        RegardError,
+        r"no head was seen at 'blocks\.0\.inner': regard\.observe",
+        Tiny(),
+        ids(),
+        ids(),
+        metric,
+        sites=["blocks.0.inner"],
+    )
+
+
 def test_what_is_refused() -> None:
     model = Tiny()
     refused(ChoiceError, "unknown part 'heads': expected one of 'head'", model, ids(), ids(), metric, "heads")

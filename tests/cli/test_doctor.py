@@ -112,7 +112,7 @@ def test_a_cuda_machine() -> None:
     card = Device(
         "cuda:0", "NVIDIA A100", 80 * 2**30, "8.0",
         (
-            Precision("float32", True, True, "the other speeds are multiples of its", {32: 1.0, 2048: 1.0}),
+            Precision("float32", True, True, "other speeds are relative to this one", {32: 1.0, 2048: 1.0}),
             Precision("bfloat16", True, True, "tensor cores", {32: 2.0, 2048: 9.5}),
             Precision("tf32", True, True, "tensor cores", None, "a switch"),
             Precision("int8", None, None, "not examined"),
@@ -125,7 +125,7 @@ def test_a_cuda_machine() -> None:
     start = lines.index('device cuda:0: NVIDIA A100, memory 80.0 GiB, 8.0, device="auto" here')
     assert lines[start + 1 : start + 7] == [
         "  precision  speed, 32 rows  speed, 2048 rows  why",
-        "  float32    1.00            1.00              the other speeds are multiples of its",
+        "  float32    1.00            1.00              other speeds are relative to this one",
         "  bfloat16   2.00            9.50              tensor cores",
         "  tf32       -               -                 tensor cores; not measured: a switch",
         "  int8       unknown         unknown           not examined",

@@ -74,7 +74,7 @@ def test_look_never_destroys_a_file(talk, tmp_path: Path) -> None:
     ):  # fmt: skip
         code, out, err = talk(*arguments, "--look", photo)
         assert (code, out) == (2, "")
-        assert "this file is there, and not drawn by regard" in err
+        assert "this file exists and was not drawn by regard" in err
     assert photo.read_bytes() == b"a photograph"
 
 

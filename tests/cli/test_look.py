@@ -116,7 +116,9 @@ def test_a_file_of_the_user_is_not_replaced(tmp_path: Path, capsys) -> None:
     path = tmp_path / "mine.html"
     path.write_text("my own page", "utf-8")
     assert cli.run(["look", "fr-en", "le chat", "--save", str(path)]) == 2
-    assert capsys.readouterr().err.endswith("mine.html: this file is there, and not drawn by regard: name another\n")
+    assert capsys.readouterr().err.endswith(
+        "mine.html: this file exists and was not drawn by regard: give another name\n"
+    )
     assert path.read_text("utf-8") == "my own page"
 
 

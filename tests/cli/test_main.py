@@ -111,7 +111,10 @@ def test_bad_requests_are_one_sentence(talk, tiny_run: Path, tmp_path: Path) -> 
         ("translate", "x", "--model", "./nowhere"): (1, "./nowhere: no such folder"),
         ("train", "nowhere.toml"): (2, "nowhere.toml: no such config file"),
         ("translate", "x", "--model", tiny_run, "--look", tmp_path / "no" / "x.png"): (1, "does not exist"),
-        ("translate", "x", "--model", tiny_run, "--look", tmp_path / "x.foo"): (1, "end it in .png, .svg or .pdf"),
+        ("translate", "x", "--model", tiny_run, "--look", tmp_path / "x.foo"): (
+            1,
+            "end it in .png, .svg, .pdf or .html",
+        ),
         ("evaluate", tiny_run, "--source", "nowhere", "--reference", "nowhere"): (1, "nowhere: no such file"),
         ("average", tmp_path, tmp_path): (1, "is not a trained model"),
     }

@@ -39,7 +39,9 @@ def test_a_file_of_the_user_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "mine.html"
     path.write_text("my own page", "utf-8")
     seen = regard.attention_map(torch.randn(2, 3), torch.randn(2, 3))
-    with pytest.raises(ConfigError, match=r"mine\.html: this file is there, and not drawn by regard: name another"):
+    with pytest.raises(
+        ConfigError, match=r"mine\.html: this file exists and was not drawn by regard: give another name"
+    ):
         seen.look(path)
     assert path.read_text("utf-8") == "my own page"
     path.unlink()

@@ -128,8 +128,11 @@ def test_transformers() -> None:
 
 def test_a_site_that_does_not_attend_is_named() -> None:
     model = models()["torch module"]
+    message = (
+        r"nothing was changed: 'layers\.0' ran no attention of its own; .* names a module that computes .* by hand"
+    )
     with (
-        pytest.raises(regard.RegardError, match=r"nothing was changed: 'layers\.0' ran no attention of its own"),
+        pytest.raises(regard.RegardError, match=message),
         regard.intervene(model, "layers.0", uniform),
     ):
         run(model)

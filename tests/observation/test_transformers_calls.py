@@ -1,4 +1,4 @@
-"""observe on models of transformers: every layer of every architecture, against eager's own tensors."""
+"""observe on models from transformers: every layer of every architecture, against eager's own tensors."""
 
 import inspect
 import shutil

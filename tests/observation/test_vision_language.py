@@ -1,4 +1,4 @@
-"""Vision–language models of transformers under sdpa: where each word looks in the picture equals what eager returns."""
+"""Vision–language models from transformers under sdpa: where each word looks in the picture is what eager returns."""
 
 import subprocess
 import sys

@@ -275,9 +275,9 @@ def test_a_look_never_destroys_a_file(talk, captioner: Path, tmp_path: Path) -> 
     before = (tmp_path / "cat.png").read_bytes()
     (tmp_path / "folder.png").mkdir()
     for arguments, reason in (
-        (("cat.png", "--look", "cat.png"), "--look cat.png: this file is there, and not drawn by regard"),
-        (("dog.png", "--look", "cat.png"), "--look cat.png: this file is there"),
-        (("--look", "cat.png", "dog.png"), "--look cat.png: this file is there"),
+        (("cat.png", "--look", "cat.png"), "--look cat.png: this file exists and was not drawn by regard"),
+        (("dog.png", "--look", "cat.png"), "--look cat.png: this file exists"),
+        (("--look", "cat.png", "dog.png"), "--look cat.png: this file exists"),
         (("dog.png", "--look", "folder.png"), "folder.png: a folder; name a file in it"),
         (("dog.png", "--look", "none/x.png"), "the folder none does not exist"),
         (("dog.png", "--look", "x.bmp"), "cannot draw '.bmp'"),

@@ -229,7 +229,7 @@ def changed(folder: Path, into: Path, **changes: Any) -> Path:
 def test_members_that_do_not_agree_are_refused_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
     more = Tokenizer.learn([*WORDS, "zyx"] * 3, TokenizerConfig(vocabulary=61))
     other = changed(folders["narrow"], tmp_path / "other", tokenizer=more)
-    with pytest.raises(regard.ConfigError, match=r"share one tokenizer; those of wide and other differ: other tokens"):
+    with pytest.raises(regard.ConfigError, match=r"share one tokenizer; those of wide and other differ in tokens"):
         load([folders["wide"], other])
     fewer = Tokenizer.learn(WORDS * 3, TokenizerConfig(vocabulary=43))
     model = build(len(fewer), CONFIGS["narrow"]).eval()

@@ -140,11 +140,14 @@ def test_the_command(talk, tmp_path: Path) -> None:
     [
         (("--column", "fr", "le chat"), "--column fr names the texts of a corpus: give the corpus with --from FILE"),
         (("--column", "fr", "--from", "talk.srt"), "--column fr names the texts of a corpus"),
+        (("--json", "--pharaoh", "le chat"), "--json and --pharaoh each decide what an output line holds: give one"),
+        (("--pharaoh", "--unsure", 0.3, "le chat"), "--pharaoh and --unsure each decide"),
+        (("--unsure", 0.3, "--from", "corpus.jsonl", "--to", "out"), "--pharaoh or --unsure"),
         (("--workers", 3, "le chat"), "--workers 3 is the number of processes of --engine ray: add --engine ray, or"),
         (("--workers", 3, "--from", "corpus.jsonl", "--to", "out"), "--workers 3 is the number of processes"),
     ],
 )
-def test_options_of_a_corpus_are_refused_without_one(talk, given: tuple[object, ...], message: str) -> None:
+def test_options_that_would_be_ignored_are_refused(talk, given: tuple[object, ...], message: str) -> None:
     code, out, err = talk("translate", *given)
     assert (code, out, message in err) == (2, "", True)
 

@@ -91,7 +91,7 @@ def dependence(
         at_once: how many copies at most.
 
     Raises:
-        ConfigError: `output` never reaches the site, or gives more than a number.
+        ConfigError: `output` runs no attention at the site, or gives more than one number.
     """
     own = output()
     if own.numel() != 1:
@@ -106,7 +106,10 @@ def dependence(
     with torch.enable_grad(), intervene(model, site, keep):
         changed = output()
         if not kept:
-            raise ConfigError(f"output never reaches {site!r}: name a site that the model asks on the way")
+            raise ConfigError(
+                f"output ran no attention at {site!r}: name a site that attends when output is called; "
+                "regard.observe(model) lists the sites, and names a module that computes attention by hand"
+            )
         gradients = torch.autograd.grad(changed.sum(), kept, allow_unused=True)
     attention = sum(_by_key(weights.detach()) for weights in kept)
     gradient = sum(

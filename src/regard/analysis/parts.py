@@ -23,7 +23,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, unknown
 from regard.observation.intervene import Change, answering, map_of, output_of
-from regard.observation.observe import known_sites, matches, module_of
+from regard.observation.observe import known_sites, matches, module_of, observe
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import refuse_mapped
 
@@ -243,7 +243,7 @@ def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan
 
     Raises:
         ShapeError: the rows of an attention are not those of the inputs.
-        RegardError: no attention was seen.
+        RegardError: no attention was seen; a module that computes it by hand is named.
     """
     rows = rows_of(run.arguments)
     kept: dict[str, list[Tensor | AttentionMap]] = {}
@@ -267,7 +267,12 @@ def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan
     with torch.no_grad():
         found = deferring(parts.tracker.model, rows, value)
     if not kept:
-        raise RegardError(f"the model ran, and no {parts.what} was seen: regard.observe tells which sites attend")
+        with torch.no_grad(), observe(parts.tracker.model):
+            run()  # observe names a module that computes attention by hand, and what to do
+        where = f" at {', '.join(map(repr, parts.sites))}" if parts.sites else ""
+        raise RegardError(
+            f"the model ran, and no {parts.what} was seen{where}: regard.observe(model) lists the sites that attend"
+        )
     return Recording(found, kept, parts.what)
 
 

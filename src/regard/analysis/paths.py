@@ -89,7 +89,7 @@ def path_patches(
         chosen = list(record(second, Parts(model, "head", sites)).kept)
         before = [one for one in before if one in chosen]
     if not before:
-        raise ConfigError(f"no attention runs before {site}: there is no head that could tell it anything")
+        raise ConfigError(f"no attention runs before {site!r}: no head could send it anything; name a later receiver")
     cells = [cell for cell in own.cells(False) if cell.site in before]
     with torch.no_grad():
         ends = own.metric, old.metric

@@ -39,7 +39,7 @@ def complete(
     typical_p: TypicalP = None,
     repetition: Repetition = None,
     no_repeat: NoRepeat = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given again.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be repeated.")] = None,
     seed: Seed = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Beam search instead of sampling.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,

@@ -19,7 +19,7 @@ def distill(
     settings: Settings = None,
     run: Run = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="A file of further sources, one a line; may be given again.")
+        list[str] | None, typer.Option(help="A file of further sources, one per line; may be repeated.")
     ] = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses of the teacher. Default: its own.")] = None,
     n_best: Annotated[int, typer.Option(min=1, help="Outputs of each source that the student learns.")] = 1,

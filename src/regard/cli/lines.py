@@ -196,7 +196,7 @@ def check_targets(targets: Sequence[Path], sources: Sequence[str] = (), page: bo
         is_input = any(Path(one).exists() and target.exists() and target.samefile(one) for one in sources)
         if is_input or not is_drawn(target):
             raise ConfigError(
-                f"--look {target}: this file is there, and not drawn by regard: name another, behind the inputs"
+                f"--look {target}: this file exists and was not drawn by regard: give another name, after the inputs"
             )
 
 

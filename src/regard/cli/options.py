@@ -40,7 +40,7 @@ Draw = Annotated[
     ),
 ]
 Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per line, with everything the result holds.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line: text, tokens, scores and more.")]
 Output = Annotated[Path | None, typer.Option(help="Write the lines to this file instead of standard output.")]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the accelerator that torch finds, or the processor.")
@@ -76,7 +76,7 @@ NoRepeat = Annotated[int | None, typer.Option(help="No n-gram of this length twi
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same texts.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Input tokens worked on at a time. Default: 4096.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192; may be given again.")
+    list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192; may be repeated.")
 ]
 Run = Annotated[
     Path | None, typer.Option("--folder", "--run", help="The run's folder; runs/NAME-OF-THE-CONFIG by default.")

@@ -19,7 +19,7 @@ def trace(
     beam: Beam = None,
     device: Device = "cpu",
 ) -> None:
-    """Work through a decoding, step by step.
+    """Show a decoding step by step: query, scores, weights, tokens.
 
     Every step's scores, weights, context and predictions.
     """

@@ -71,12 +71,12 @@ def translate(
     unsure: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Mark words below this probability with (?).")
     ] = None,
-    prefix: Annotated[str, typer.Option(help="What every output begins with.")] = "",
+    prefix: Annotated[str, typer.Option(help="The words that every output begins with.")] = "",
     force: Annotated[
-        list[str] | None, typer.Option(help="A word or phrase that every output has; may be given again.")
+        list[str] | None, typer.Option(help="A word or phrase that every output must contain; may be repeated.")
     ] = None,
     forbid: Annotated[
-        list[str] | None, typer.Option(help="A word or phrase that no output has; may be given again.")
+        list[str] | None, typer.Option(help="A word or phrase that no output may contain; may be repeated.")
     ] = None,
     glossary: Annotated[Path | None, typer.Option(help="A file of terms: term, tab, translation on each line.")] = None,
     split: Annotated[
@@ -106,7 +106,7 @@ def translate(
         ),
     ] = None,
     into: Annotated[
-        Path | None, typer.Option("--to", help="The output folder for --from; an interrupted one is continued.")
+        Path | None, typer.Option("--to", help="The output folder for --from; an interrupted run is continued.")
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="The column or key of the texts in the corpus of --from. Default: text.")
@@ -126,21 +126,28 @@ def translate(
     subtitles = corpus is not None and corpus.suffix.lower() in ENDINGS
     if column is not None and (corpus is None or subtitles):
         raise ConfigError(
-            f"--column {column} names the texts of a corpus: give the corpus with --from FILE --to FOLDER, or leave out "
-            "--column"
+            f"--column {column} names the texts of a corpus: give the corpus with --from FILE --to FOLDER, or leave "
+            "out --column"
         )
     if workers is not None and engine != "ray":
         raise ConfigError(
             f"--workers {workers} is the number of processes of --engine ray: add --engine ray, or leave out --workers"
         )
     in_parts = not subtitles and (corpus is not None or into is not None or engine == "ray")
-    if in_parts and (corpus is None or into is None or texts or output or look or as_json or grid or pharaoh):
+    forms = [
+        name for name, given in (("--json", as_json), ("--pharaoh", pharaoh), ("--unsure", unsure is not None)) if given
+    ]
+    if len(forms) > 1:
+        raise ConfigError(
+            f"{' and '.join(forms)} each decide what an output line holds: give one of them (--json has the alignment)"
+        )
+    if in_parts and (corpus is None or into is None or texts or output or look or grid or forms):
         raise ConfigError(
             "a corpus is translated with --from FILE --to FOLDER, which --engine ray needs; FILE is one file, and the "
-            "parts in FOLDER are Parquet files: give no texts or further files, --output, --json, --look, --grid or "
-            "--pharaoh"
+            "parts in FOLDER are Parquet files: give no texts or further files, --output, --json, --look, --grid, "
+            "--pharaoh or --unsure"
         )
-    if subtitles and (into or texts or look or as_json or grid or pharaoh or unsure is not None):
+    if subtitles and (into or texts or look or grid or forms):
         raise ConfigError(
             "subtitles are translated with --from FILE --output FILE: give no texts, --to, --json, --look, --grid, "
             "--pharaoh or --unsure"
@@ -184,7 +191,7 @@ def translate(
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source, err.width))
         for path in targets_of(look or [], "", number, many):
             draw_to(generation, path, lambda to: generation.alignment.plot(to))
-        if unsure is not None and not as_json:
+        if unsure is not None:
             return " ".join(f"{one.text}(?)" if one.log_prob < least else one.text for one in generation.words)
         if pharaoh:
             return " ".join(f"{j}-{i}" for i, j in generation.alignment.pairs)

@@ -44,7 +44,8 @@ def check_target(path: str | Path, page: bool = False) -> Path:
     kinds = {*FigureCanvasBase.get_supported_filetypes(), *(PAGES if page else ())}
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise DataError(
-            f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg or .pdf"
+            f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg"
+            f"{', .pdf or .html' if page else ' or .pdf'}"
         )
     return _check_place(path)
 
@@ -110,7 +111,7 @@ def check_own(path: str | Path) -> None:
         ConfigError: there is such a file.
     """
     if not is_drawn(Path(path)):
-        raise ConfigError(f"{path}: this file is there, and not drawn by regard: name another")
+        raise ConfigError(f"{path}: this file exists and was not drawn by regard: give another name")
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:

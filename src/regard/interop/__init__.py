@@ -1,1 +1,1 @@
-"""regard's attention inside torch modules and models of transformers."""
+"""regard's attention inside torch modules and models from the transformers library."""

@@ -56,7 +56,7 @@ def swap(
     """Replace score or normaliser in a model, in place: `regard.swap(model, normalizer="softmax1")`.
 
     For `nn.MultiheadAttention` (inside `nn.Transformer` too), modules whose forward calls
-    `scaled_dot_product_attention`, regard's own layers, and models of transformers.
+    `scaled_dot_product_attention`, regard's own layers, and models from the transformers library.
     Parameters, hooks and the modules themselves stay; a score with parameters joins the model's, and is shared by
     the sites it is given to.
 
@@ -104,7 +104,8 @@ def swap(
         done.undo()
         raise ChoiceError(
             "there is no attention to replace: swap knows nn.MultiheadAttention, modules whose forward calls "
-            "scaled_dot_product_attention, regard's layers and models of transformers; else call regard.attend"
+            "scaled_dot_product_attention, regard's layers and models from the transformers library; where attention "
+            "is computed by hand, call regard.attend or scaled_dot_product_attention there"
         )
     return done
 
@@ -146,7 +147,7 @@ def _is_of_transformers(module: nn.Module) -> bool:
 
 
 def _use_regard(module: nn.Module, done: Swap) -> None:
-    """`attn_implementation="regard"` for every model of transformers inside."""
+    """`attn_implementation="regard"` for every model from the transformers library inside."""
     register()
     models: list[Any] = [part for part in module.modules() if hasattr(part, "set_attn_implementation")]
     before = [part.config._attn_implementation for part in models]

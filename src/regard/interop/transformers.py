@@ -1,4 +1,4 @@
-"""`attn_implementation="regard"`: regard's attention in every model of transformers.
+"""`attn_implementation="regard"`: regard's attention in every model from the transformers library.
 
     import regard.interop.transformers
     model = AutoModel.from_pretrained(..., attn_implementation="regard")

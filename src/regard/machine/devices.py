@@ -127,7 +127,7 @@ def _cpu(name: str) -> Device:
     there = instructions()
     onednn = torch.backends.mkldnn.is_available()
     precisions = [
-        Precision("float32", True, True, "the other speeds are multiples of its"),
+        Precision("float32", True, True, "other speeds are relative to this one"),
         _half("bfloat16", onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()), "bf16", there),
         _half("float16", onednn and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()), "fp16", there),
         Precision("tf32", False, False, "a format of CUDA devices"),
@@ -166,7 +166,7 @@ def _cuda_device(index: int) -> Device:
         with torch.cuda.device(index):
             half = bool(torch.cuda.is_bf16_supported(including_emulation=False))
         precisions = [
-            Precision("float32", True, True, "the other speeds are multiples of its"),
+            Precision("float32", True, True, "other speeds are relative to this one"),
             Precision("bfloat16", True, half, "as torch.cuda.is_bf16_supported says"),
             Precision("float16", True, True, "every ROCm device has it"),
             Precision("tf32", None, None, "not examined on ROCm"),
@@ -193,7 +193,7 @@ def _cuda_precisions(major: int, minor: int) -> list[Precision]:
     wide, half, tf32, integer = at_least((8, 0)), at_least((7, 0)), at_least((8, 0)), at_least((7, 5))
     now = torch.backends.cuda.matmul.fp32_precision
     return [
-        Precision("float32", True, True, "the other speeds are multiples of its"),
+        Precision("float32", True, True, "other speeds are relative to this one"),
         Precision("bfloat16", True, *wide),
         Precision("float16", True, *half),
         Precision("tf32", tf32[0], tf32[0], f"{tf32[1]}; torch.backends.cuda.matmul.fp32_precision is {now!r}"),
@@ -205,7 +205,7 @@ def _mps() -> list[Device]:
     if not torch.backends.mps.is_available():
         return []
     precisions = (
-        Precision("float32", True, True, "the other speeds are multiples of its"),
+        Precision("float32", True, True, "other speeds are relative to this one"),
         Precision("bfloat16", bool(torch.backends.mps.is_macos_or_newer(14, 0)), None, "from macOS 14 on"),
         Precision("float16", True, True, "every Apple GPU has it"),
         Precision("tf32", False, False, "a format of CUDA devices"),
@@ -222,7 +222,7 @@ def _xpu() -> list[Device]:
     for index in range(torch.xpu.device_count()):
         properties = torch.xpu.get_device_properties(index)
         precisions = (
-            Precision("float32", True, True, "the other speeds are multiples of its"),
+            Precision("float32", True, True, "other speeds are relative to this one"),
             Precision("bfloat16", bool(torch.xpu.is_bf16_supported()), None, "as torch.xpu.is_bf16_supported says"),
             Precision("float16", bool(properties.has_fp16), None, "as the device's properties say"),
             Precision("tf32", None, None, "not examined on XPU"),

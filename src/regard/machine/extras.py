@@ -22,7 +22,7 @@ PURPOSES = {
     "ray": "`regard translate --engine ray`, a corpus by many processes",
     "scenes": "scenes of emoji",
     "tensorboard": "curves of a training run in TensorBoard",
-    "transformers": "attention inside models of transformers",
+    "transformers": "attention inside models from the transformers library",
     "tune": "`regard tune`, a search over settings",
 }
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*])?\s*\(?([^;)]*)\)?\s*(?:;.*extra\s*==\s*['\"]([\w.-]+)['\"])?")

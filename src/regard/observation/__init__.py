@@ -1,1 +1,1 @@
-"""Recording and replacing the attention of any model: regard's own, torch modules, models of transformers."""
+"""Recording and replacing the attention of models: regard's own, torch modules, and those from transformers."""

@@ -74,7 +74,10 @@ def _intervening(tracker: Tracker, site: str, change: Change, part: str) -> Iter
     with answering(tracker, changed):
         yield
     if ran and not applied:
-        raise RegardError(f"nothing was changed: {site!r} ran no attention of its own; observe tells which sites do")
+        raise RegardError(
+            f"nothing was changed: {site!r} ran no attention of its own; regard.observe(model) lists the sites that "
+            "do, and names a module that computes attention by hand"
+        )
 
 
 @contextmanager

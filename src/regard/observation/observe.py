@@ -451,10 +451,11 @@ def observe(
     """See every attention of a model: `with regard.observe(model) as seen: model(...)`.
 
     For what `regard.load` returns and for any module: regard's own under any kernel; torch modules that use
-    `scaled_dot_product_attention`, `nn.MultiheadAttention` or `nn.Transformer`, fast paths included; every model of
-    transformers, whatever backend it was loaded with. No output changes by a bit, and no kernel is replaced.
-    One forward of the observed module is one map per site (a recurrent decoder's steps are joined); in a search of
-    ours, one map `[heads, T, S]` per returned hypothesis; transformers' `generate` gives one per step (`along`).
+    `scaled_dot_product_attention`, `nn.MultiheadAttention` or `nn.Transformer`, fast paths included; every model
+    from the transformers library, whatever backend it was loaded with. No output changes by a bit, and no kernel is
+    replaced. One forward of the observed module is one map per site (a recurrent decoder's steps are joined); in a
+    search of ours, one map `[heads, T, S]` per returned hypothesis; transformers' `generate` gives one per step
+    (`along`).
     A map is what the model's own score and normaliser gave: under `intervene`, the weights before the change.
 
     Args:

@@ -1,6 +1,6 @@
 """Calls of transformers' attention interface as regard's queries, keys, values and specs, for every backend.
 
-Every model of transformers 5 fetches its attention function from `AttentionInterface.get_interface` and calls it with
+Every model from transformers 5 fetches its attention function from `AttentionInterface.get_interface` and calls it with
 (module, query, key, value, attention_mask, scaling, softcap, sinks, position_bias …). While an observation or an
 intervention is active, the fetched function is wrapped: the wrapper reports the call and then calls the function.
 Nothing else is changed.
@@ -36,7 +36,7 @@ def interface_notified() -> Iterator[None]:
     """Report every attention that transformers computes inside the block, in this thread or task."""
     global _users, _original
     module = sys.modules.get("transformers.modeling_utils")
-    if module is None:  # no model of transformers has been loaded
+    if module is None:  # no model from the transformers library has been loaded
         yield
         return
     interface = module.AttentionInterface

@@ -34,7 +34,7 @@ class Demands:
         tokenizer: of the model.
         spelling: gives what its tokens add to a text; called where it is needed.
         prefix: what every output begins with.
-        force: phrases that every output has.
+        force: phrases that every output must contain.
         forbid: phrases that no output has.
         glossary: {a term of the source language: what stands for it in an output}.
         longest: tokens of all that one output must have, at most.
@@ -68,7 +68,9 @@ class Demands:
         for setting, text in wanted:
             for one in self.forbid:
                 if has_phrase(text, one):
-                    raise ConfigError(f"{setting}: {text!r} has {one!r}, which forbid names: leave out one of them")
+                    raise ConfigError(
+                        f"{setting}: {text!r} contains {one!r}, which forbid names: leave out one of them"
+                    )
 
     def constraints(self, limits: Sequence[int]) -> list[Constraint]:
         """The constraints that outputs begin with the prefix, and do not have what is forbidden.

@@ -70,10 +70,10 @@ def _must_agree(first: Pipeline[Any, Any], other: Pipeline[Any, Any]) -> None:
     """Refuse a member whose outputs' tokens or languages mean something else than the first's."""
     sizes = [len(one.model.readout()[0]) for one in (first, other)]
     if sizes[0] != sizes[1] or first.tokenizer.identity() != other.tokenizer.identity():
-        counts = f"{sizes[0]:,} tokens and {sizes[1]:,}" if sizes[0] != sizes[1] else "other tokens, merges or rules"
+        counts = f": {sizes[0]:,} tokens and {sizes[1]:,}" if sizes[0] != sizes[1] else " in tokens, merges or rules"
         raise ConfigError(
-            f"the members of an ensemble share one tokenizer; those of {first.name} and {other.name} differ: {counts}; "
-            "train the second with tokenizer_from of the first"
+            f"the members of an ensemble share one tokenizer; those of {first.name} and {other.name} differ{counts}; "
+            "train the second with tokenizer_from set to the first"
         )
     for what, ours, theirs in (
         ("languages", first.bundle.languages, other.bundle.languages),

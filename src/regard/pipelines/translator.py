@@ -209,7 +209,7 @@ class Translator(Pipeline[str, Generation]):
             first_index: index of the first text among all texts of a seed.
             indices: of every text among them; first_index and those that follow by default.
             prefix: what every output begins with; it ends at a word's end. `log_prob` counts its tokens.
-            force: phrases that every output has, as whole words in whatever case.
+            force: phrases that every output must contain, as whole words in whatever case.
             forbid: phrases that no output has, as whole words in whatever case.
             glossary: {a term of the source language: what stands for it in the output of a text that has the term}.
                 It is written where the alignment's attention reads the term.
@@ -285,7 +285,9 @@ class Translator(Pipeline[str, Generation]):
             beam = self.decoding.beam if beam is None else beam
             penalty = self.decoding.length_penalty if length_penalty is None else length_penalty
             if groups == 1 and diversity is not None:
-                raise ConfigError(f"diversity is between groups of a beam: give groups too, 2 or more; got {diversity}")
+                raise ConfigError(
+                    f"diversity = {diversity} is a penalty between groups of the beam: give groups too, 2 or more"
+                )
             if groups != 1 and (force or glossary):
                 raise ConfigError(
                     "a diverse beam search cannot enforce phrases: leave out groups, or force, glossary and protect"

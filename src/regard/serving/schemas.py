@@ -28,7 +28,7 @@ class TranslateRequest(RequestBody):
     prefix: str = Field("", max_length=1000)
     """What every output begins with; a text is then translated as one, however many sentences it has."""
     force: list[str] = Field([], max_length=64)
-    """Words or phrases that every output has; a text is then translated as one, however many sentences it has."""
+    """Words or phrases that every output must contain; a text is then translated as one, whatever its sentences."""
     forbid: list[str] = Field([], max_length=64)
     """Words or phrases that no output has."""
     protect: bool = False
