@@ -53,7 +53,7 @@ def run_blocks(page: str) -> dict[str, Any]:
 
 def commands(page: str = "README.md") -> list[tuple[str, str]]:
     """Every command of a page with the output that stands under it."""
-    text = "\n".join(blocks("console", page))
+    text = re.sub(r" \\\n +", " ", "\n".join(blocks("console", page)))  # a backslash joins lines
     return [(line.strip(), shown) for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).+\n)*)", text, re.MULTILINE)]
 
 
