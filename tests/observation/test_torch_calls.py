@@ -245,7 +245,7 @@ class Module(nn.Module):
 @pytest.mark.parametrize("make", [Ours, Theirs, Module])
 def test_vmap_is_refused_by_one_sentence_at_every_door(make: type[nn.Module]) -> None:
     model, q = make(), draw(3, B, T, D)
-    sentence = r"^attention inside torch\.func\.vmap cannot be seen: write the batch axis out$"
+    sentence = r"^attention inside torch\.func\.vmap cannot be seen: give the tensors a batch axis instead$"
     with pytest.raises(regard.RegardError, match=sentence), regard.observe(model):
         torch.func.vmap(model)(q)
     with pytest.raises(regard.RegardError, match=sentence), regard.intervene(model, "*", uniform):

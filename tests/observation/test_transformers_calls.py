@@ -286,7 +286,7 @@ def test_a_model_that_a_wrapper_lets_generate() -> None:
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_is_refused_as_everywhere() -> None:
     model, ids = make("Bert"), torch.randint(3, 100, (3, 2, 5))
-    sentence = r"^attention inside torch\.func\.vmap cannot be seen: write the batch axis out$"
+    sentence = r"^attention inside torch\.func\.vmap cannot be seen: give the tensors a batch axis instead$"
     with pytest.raises(regard.RegardError, match=sentence), torch.no_grad(), regard.observe(model):
         torch.func.vmap(lambda one: model(inputs_embeds=one)[0])(torch.randn(3, 2, 5, 32))
     with torch.no_grad(), regard.observe(make("Bert")) as seen:

@@ -65,7 +65,7 @@ def refuse_mapped() -> None:
         RegardError: always there.
     """
     if is_mapped():
-        raise RegardError("attention inside torch.func.vmap cannot be seen: write the batch axis out")
+        raise RegardError("attention inside torch.func.vmap cannot be seen: give the tensors a batch axis instead")
 
 
 def _multi_head_answer(given: dict[str, Any]) -> tuple[Tensor, Tensor | None] | None:
