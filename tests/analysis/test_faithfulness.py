@@ -47,9 +47,7 @@ def test_a_right_explanation_is_believed_and_a_planted_wrong_one_is_not():
     assert found.verdict("right").startswith("right may be believed for 'the prediction'")
     assert not found.believed("planted")
     assert found.curves["planted"].gain == pytest.approx(-found.curves["right"].gain)
-    assert found.sentence.startswith(
-        "planted did no better than a random order for 'the prediction' (worse than most) (gain -"
-    )
+    assert found.sentence.startswith("planted did worse than most random orders for 'the prediction' (gain -")
     assert found.sentence.endswith("; best: right, 0.49; of 3 explanations 2 do no better than chance.")
     assert str(found) == found.sentence
     assert found.agreement[0].tolist() == pytest.approx([1.0, -1.0, 0.0])

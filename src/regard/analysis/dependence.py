@@ -55,8 +55,8 @@ class Dependence:
         verdict = "may be believed for this output" if self.holds else "explains little of this output"
         return (
             f"Shuffling the weights at {self.site} changes the output by {self.change:.3g} (equal weights by "
-            f"{abs(self.uniform - self.output):.3g}), and the keys it looks at most are "
-            f"{_how_much(self.agreement)} the ones it needs (rank correlation {self.agreement:.2f}): "
+            f"{abs(self.uniform - self.output):.3g}), and the keys with the largest weights are "
+            f"{_how_much(self.agreement)} those that the output needs (rank correlation {self.agreement:.2f}): "
             f"this map {verdict}."
         )
 

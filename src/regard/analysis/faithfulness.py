@@ -136,14 +136,18 @@ class Faithfulness:
             return f"Whether {name} may be believed for {self.token!r} stays open: {few} ({measured})."
         if self.believed(name):
             return f"{name} may be believed for {self.token!r} ({measured})."
-        worse = " (worse than most)" if self.p(name) > 1 - LEVEL else ""
-        return f"{name} did no better than a random order for {self.token!r}{worse} ({measured})."
+        how = "worse than most random orders" if self.p(name) > 1 - LEVEL else "no better than a random order"
+        return f"{name} did {how} for {self.token!r} ({measured})."
 
     @property
     def sentence(self) -> str:
         """The answer in one sentence: of the explanation that was given, or attention; and which one does best."""
         first = next(iter(self.curves))
-        best = "none does better" if first == self.best else f"best: {self.best}, {self.curves[self.best].gain:.2f}"
+        best = (
+            "no explanation does better"
+            if first == self.best
+            else f"best: {self.best}, {self.curves[self.best].gain:.2f}"
+        )
         failed = [name for name in self.curves if not self.believed(name)]
         chance = f"{len(failed)} {'does' if len(failed) == 1 else 'do'} no better than chance"
         told = self.decidable and len(self.curves) > 1

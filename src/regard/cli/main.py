@@ -120,7 +120,8 @@ def _run(arguments: list[str]) -> int:
             raise
         context = getattr(error, "ctx", None)  # typer's own refusals of a wrong command line; their class is private
         way = f" (see {context.command_path} --help)" if context else ""
-        checks: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()  # pydantic's, which do not quote the value
+        # pydantic's checks, whose messages do not quote the value
+        checks: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
         got = f"; got {', '.join(repr(str(check['input'])) for check in checks)}" if checks else ""
         complain(f"{error.format_message().rstrip('.')}{got}{way}")
         return int(error.exit_code)
