@@ -35,7 +35,7 @@ demo: .venv/made
 
 # Two at a time, one thread each: twice as fast as one after the other, on two cores. In huge pages, where the kernel
 # gives them: the tests of training take a tenth less.
-TEST := OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/pytest -n 2 -m "not slow"
+TEST := OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 test: .venv/made-dev
 	$(TEST) $(OPTIONS)
 

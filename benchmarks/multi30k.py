@@ -2,6 +2,11 @@
 
     python benchmarks/multi30k.py RUN [RUN …] [--part val|test] [--beam 5] [--length-penalty 1.0] [--output FOLDER]
 
+    python benchmarks/multi30k.py --train RUNS
+
+The second line trains the ladder, German to English with attention or without, one budget for all: RUNS/none, RUNS/dot,
+RUNS/general, RUNS/additive and RUNS/transformer; what is finished is left, what was stopped goes on.
+
 RUN is the folder of a run on $REGARD_DATA/multi30k, in any direction. Without --part: val, 1,014 pairs, on
 which everything is chosen; `--part test` is test_2016_flickr, to be run once.
 
@@ -23,6 +28,31 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 import regard
 
+BUDGET = {
+    "dev_sentences": 500,
+    "training.max_steps": 1200,
+    "training.warmup": 150,
+    "training.evaluate_every": 200,
+    "training.keep_best": 1,
+}
+RUNGS: dict[str, dict[str, Any]] = {
+    "none": {"model.score": "none"},
+    "dot": {"model.score": "dot"},
+    "general": {"model.score": "general"},
+    "additive": {},
+    "transformer": {
+        "model": {
+            "kind": "transformer",
+            "width": 256,
+            "encoder_layers": 3,
+            "decoder_layers": 3,
+            "heads": 4,
+            "ffn_width": 1024,
+            "dropout": 0.3,
+        },
+        "training.optimizer": "muon",
+    },
+}
 PARTS = {"val": "val", "test": "test_2016_flickr"}
 
 
@@ -77,18 +107,32 @@ def row(run: Path, part: str, searched: dict[str, Any], output: Path | None) -> 
     ]
 
 
+def train(runs: Path) -> None:
+    """Train the rungs that are not there yet; a run that was stopped goes on."""
+    for rung, differs in RUNGS.items():
+        where = runs / rung
+        if not (where / "bundle.json").exists():
+            resume = (where / "last.safetensors").exists()
+            regard.train("multi30k-de-en-rnn", BUDGET | differs, run=where, resume=resume)
+
+
 def main() -> None:
     """Print the table of the runs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--train", type=Path, metavar="RUNS", help="train the ladder into this folder")
     parser.add_argument("--part", choices=PARTS, default="val")
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--length-penalty", type=float)
     parser.add_argument("--output", type=Path, help="a folder for the outputs, one file a run")
     given = parser.parse_args()
+    if given.train is not None:
+        train(given.train)
     searched = {"beam": given.beam}
     if given.length_penalty is not None:
         searched["length_penalty"] = given.length_penalty
+    if not given.runs:
+        return
     print(f"| {PARTS[given.part]} | run | parameters | tokenized BLEU | sacreBLEU | chrF | minutes |")
     print("|---" * 7 + "|")
     signatures: list[str] = []

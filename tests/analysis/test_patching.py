@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import observation_models
 import regard
+from random_outputs import translator
 from regard.analysis import reuse
 from regard.analysis.deferred import Deferred, Stale
 from regard.analysis.parts import Cell
@@ -570,7 +571,12 @@ def test_what_is_refused() -> None:
     refused(ChoiceError, "unknown part 'heads': expected one of 'head'", model, ids(), ids(), metric, "heads")
     refused(ChoiceError, "no module 'blocks.7'", model, ids(), ids(), metric, sites=["blocks.7"])
     refused(ConfigError, "must both be texts", model, ids(), "le chat", metric)
-    refused(ConfigError, "clean has the arguments", model, ids(), {"tokens": ids()["ids"]}, metric)
+    refused(
+        ConfigError, "missing a required argument: 'ids'; got tokens", model, ids(), {"tokens": ids()["ids"]}, metric
+    )
+    pair = {"source": ids()["ids"], "target": ids()["ids"]}
+    more = pair | {"source_allowed": ids()["ids"] > 0}
+    refused(ConfigError, "clean has the arguments", translator().model, pair, more, metric)
     refused(ChoiceError, "batch = 0", model, ids(), ids(), metric, batch=0)
     refused(ShapeError, "have no tensor", model, {"ids": [[1, 2]]}, {"ids": [[1, 2]]}, metric)
     attention = nn.MultiheadAttention(D, 2).eval()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from regard.analysis.base import as_pass
+from regard.analysis.base import as_inputs, as_pass
 from regard.analysis.parts import Cell, Metric, Parts, Recording, Sweep, record
 from regard.analysis.roles import bootstrap
 from regard.errors import ConfigError, unknown
@@ -145,7 +145,7 @@ def ablations(
 
     Source: Michel et al. 2019, section 3.2 (zero); Wang et al. 2023, section 3 (mean); Chan et al. 2022 (resample).
     """
-    inputs = list(inputs)
+    inputs = as_inputs(inputs)
     metrics = list(metric) if isinstance(metric, Sequence) else [metric] * len(inputs)
     if len(inputs) < 2 or len(metrics) != len(inputs):
         raise ConfigError(

@@ -1,7 +1,8 @@
 """What findings run a model on: a text for what `load` returns, else the arguments of a module's forward."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -106,6 +107,23 @@ def check_repeatable(module: nn.Module) -> None:
             )
 
 
+def as_inputs(given: Any) -> list[Any]:
+    """A list of inputs; a single one (a text, a file, a dict of arguments) is a list of one."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else [given]
+
+
+def check_step(step: object, count: int) -> None:
+    """Refuse a step that is no index of an output's tokens.
+
+    Raises:
+        ConfigError: it is no int, or there are fewer tokens.
+    """
+    if not isinstance(step, int):
+        raise ConfigError(f"step: expected the index of a token (int); got {type(step).__name__}: {step!r:.60}")
+    if not -count <= step < count:
+        raise ConfigError(f"step {step} is none of the output's {count} tokens: 0 … {count - 1}")
+
+
 def as_pass(model: Any, inputs: Any) -> ForwardPass:
     """The forward pass of an input.
 
@@ -115,8 +133,8 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
             first and given to the decoder.
 
     Raises:
-        ConfigError: a text for a bare module; a pipeline without a forward pass of its inputs; a module in training
-            mode that would give another output in every run.
+        ConfigError: a text for a bare module; arguments that its forward does not take; a pipeline without a forward
+            pass of its inputs; a module in training mode that would give another output in every run.
     """
     # a module may have a part of the name `model`: a transformers' Llama without its head
     module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
@@ -125,6 +143,12 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
     if isinstance(inputs, Mapping):
         device = next((part.device for part in module.parameters()), torch.device("cpu"))
         moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+        try:
+            signature(module.forward).bind(**moved)
+        except TypeError as error:
+            raise ConfigError(
+                f"{type(module).__name__}.forward: {error}; got {', '.join(moved) or 'no arguments'}"
+            ) from error
         return ForwardPass(module, moved)
     if not isinstance(model, PassesForward):
         raise ConfigError(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.analysis.base import ForwardPass
+from regard.analysis.base import ForwardPass, check_step
 from regard.analysis.residual import FrozenNorm, Stream, Write, head_outputs, head_weights, record
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, calls_by_site, watching
@@ -154,7 +154,7 @@ def contributions(generation: Generated, step: int) -> Contributions:
     Raises:
         ConfigError: no result; no such step; an output without a forward pass; a model of another kind.
     """
-    _check(step, len(ids_of(generation)))
+    check_step(step, len(ids_of(generation)))
     return Attributor(generation)(step)
 
 
@@ -190,18 +190,13 @@ class Attributor:
         Raises:
             ConfigError: no such step.
         """
-        _check(step, len(self.ids))
+        check_step(step, len(self.ids))
         given, step = self.given, step % len(self.ids)
         with torch.no_grad():
             logit, parts, rest = self._parts(step, self.ids[step])
         across = given.source_tokens
         keys = {site: across if site.endswith("cross") else given.tokens for site, _ in parts}
         return Contributions(self.tokens[step], logit, parts, rest, keys, given.text, given.spans)
-
-
-def _check(step: int, count: int) -> None:
-    if not -count <= step < count:
-        raise ConfigError(f"step {step} is none of the output's {count} tokens: 0 … {count - 1}")
 
 
 def _of_stack(given: ForwardPass, streams: dict[str, Stream], logits: Tensor) -> Callable[[int, int], Taken]:

@@ -17,6 +17,19 @@ AT_ONCE = 512  # tokens of the input in one forward
 SOURCE, TOKENS = "source", "tokens"  # arguments of an encoder–decoder, and of a decoder alone
 
 
+def check_words(given: ForwardPass) -> None:
+    """Refuse a pass whose input is not a text.
+
+    Raises:
+        ConfigError: the input is a picture or a sound, or the model is of another kind.
+    """
+    if not given.spans or not (SOURCE in given.arguments or TOKENS in given.arguments):
+        raise ConfigError(
+            "the input has no words that could be taken out: expected a translation or a completion, got the output for"
+            " a picture or a sound; `contributions(generation, step).parts` has what each of its positions gave"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Erasure:
     """One forward pass, repeated without some words of the input.
@@ -45,9 +58,8 @@ class Erasure:
         Raises:
             ConfigError: an input without words (a picture, a sound), or of another model.
         """
+        check_words(given)
         crossing = SOURCE in given.arguments
-        if not given.spans or not (crossing or TOKENS in given.arguments):
-            raise ConfigError("the input of this output has no words that could be taken out: a picture, or a sound")
         owners = word_of_each(given.spans, given.text)[: None if crossing else before]
         found: dict[int, list[int]] = {}
         for place, owner in enumerate(owners):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regard.analysis.alti import Mixing
 from regard.analysis.base import ForwardPass
 from regard.analysis.contributions import Attributor, Generated
-from regard.analysis.erasure import SOURCE, TOKENS
+from regard.analysis.erasure import SOURCE, TOKENS, check_words
 from regard.analysis.flow import LONGEST, flow
 from regard.analysis.residual import Stream, Write, head_outputs, head_weights
 from regard.attention.maps.map import AttentionMap
@@ -50,6 +50,9 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
 
     Returns:
         {name: `[S]`}, in float64: source positions, or the positions up to that which predicts the first of the tokens.
+
+    Raises:
+        ConfigError: the output for a picture or a sound.
     """
     return Explainer(generation)(steps)
 
@@ -62,11 +65,15 @@ class Explainer:
 
     Attributes:
         attribution: `contributions` of its tokens.
+
+    Raises:
+        ConfigError: the output for a picture or a sound.
     """
 
     def __init__(self, generation: Generated) -> None:
         self.attribution = Attributor(generation)
         self.given = given = self.attribution.given
+        check_words(given)
         self.crossing = SOURCE in given.arguments
         self.maps = _maps(given)
         self.reading = [site for site in self.maps if site.endswith("cross")] or list(self.maps)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from regard.analysis.base import ForwardPass
+from regard.analysis.base import ForwardPass, check_step
 from regard.analysis.contributions import Generated
 from regard.analysis.dependence import spearman
 from regard.analysis.erasure import TOKENS, Erasure
@@ -286,10 +286,9 @@ def of_steps(
 
 
 def _steps(generation: Generated, step: int | Sequence[int]) -> list[int]:
-    count, asked = len(generation.ids), [step] if isinstance(step, int) else list(step)
+    count, asked = len(generation.ids), list(step) if isinstance(step, Sequence) else [step]
     for one in asked:
-        if not -count <= one < count:
-            raise ConfigError(f"step {one} is none of the output's {count} tokens: 0 … {count - 1}")
+        check_step(one, count)
     steps = sorted({one % count for one in asked})
     if not steps or steps[-1] - steps[0] != len(steps) - 1:
         raise ConfigError(f"steps must be one token or those of one word, that follow each other; got {asked}")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.analysis.base import ForwardPass, as_pass
+from regard.analysis.base import ForwardPass, as_inputs, as_pass
 from regard.analysis.circuits import Circuit, circuits
 from regard.analysis.reuse import deferring
 from regard.attention.maps.map import AttentionMap
@@ -94,7 +94,7 @@ Cells = Callable[[Sequences, Tensor, int, int], Tensor | None]
 
 def roles(
     model: Any,
-    inputs: Sequence[Any],
+    inputs: Any,
     *,
     cells: Mapping[str, Cells] | None = None,
     level: float = 0.05,
@@ -118,7 +118,7 @@ def roles(
     Args:
         model: an nn.Module, or what `load` returns.
         inputs: texts for what `load` returns; or dicts of the arguments of the module's forward, not padded, in which
-            every row of a batch is an input.
+            every row of a batch is an input. A single text or dict is a list of one.
         cells: {role: cells} in place of `CELLS`; no other role is then tested.
         level: of the family of all tests.
         least: the effect that a role must exceed.
@@ -126,7 +126,8 @@ def roles(
     Raises:
         ConfigError: no input; what `as_pass` refuses.
     """
-    if not len(inputs):
+    inputs = as_inputs(inputs)
+    if not inputs:
         raise ConfigError("roles need inputs: texts, or dicts of arguments; one is not enough to prove a role")
     passes = [as_pass(model, one) for one in inputs]
     texts = [_sequences(model, one) for one in passes]

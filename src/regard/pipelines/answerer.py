@@ -15,6 +15,7 @@ from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
 from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
+from regard.pipelines.description import check_media
 from regard.pipelines.result import Result, shorten
 from regard.pretrained.features import prepared
 from regard.text.normalize import clean
@@ -162,6 +163,7 @@ class Answerer(Pipeline[Any, Answer]):
         Raises:
             InputError: it cannot be read.
         """
+        check_media(picture)
         try:
             whole = picture if isinstance(picture, Image.Image) else read_picture(Path(picture))
         except DataError as error:

@@ -10,7 +10,7 @@ from PIL import Image
 from regard.data.pictures import as_tensor, read_frames, read_picture, square, thinned
 from regard.errors import DataError
 from regard.pipelines.base import InputError
-from regard.pipelines.description import Describer, Description, MediaInput
+from regard.pipelines.description import Describer, Description, MediaInput, check_media
 from regard.pretrained.features import prepared
 
 
@@ -25,6 +25,7 @@ class Captioner(Describer):
         Raises:
             InputError: it cannot be read.
         """
+        check_media(source)
         moving = self.encoder_config.kind == "frames"
         if isinstance(source, Image.Image):
             return self.moving("picture", [source]) if moving else self.seen("picture", source)

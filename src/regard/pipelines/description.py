@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from regard.decoding.lexicon import Lexicon, spelling_table
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
 from regard.figures.addresses import picture_address, sound_address, spectrogram_address
-from regard.pipelines.base import Pipeline, decoder_maps
+from regard.pipelines.base import InputError, Pipeline, decoder_maps
 from regard.pipelines.reading import name_heads, reading_site
 from regard.pipelines.result import Result, shorten
 from regard.text.tokenizer import word_of_each
@@ -34,6 +35,18 @@ from regard.text.tokenizer import word_of_each
 BATCH = 32  # inputs searched at a time
 FRAMES = RATE // HOP  # of a spectrogram in a second
 SILENCE = 0.002  # the largest sample of a recording in which nothing is heard
+
+
+def check_media(source: object) -> None:
+    """Refuse what is neither a file nor a picture.
+
+    Raises:
+        InputError: it is no path, no bytes and no picture.
+    """
+    if not isinstance(source, str | PathLike | bytes | Image.Image):
+        raise InputError(
+            f"expected a file's path, its bytes, or a picture; got {type(source).__name__}: {source!r:.60}"
+        )
 
 
 class DescribingConfig(BaseModel):

@@ -119,6 +119,7 @@ class Filler(Pipeline[str, Filling]):
         Raises:
             InputError: it is too long.
         """
+        check_characters(source, self._longest())
         ids = self._with_gaps(clean(source), self.tokenizer.mask) if GAP.search(source) else self.encode(source)[0]
         return ForwardPass(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.data.sound import RATE, log_mel, segments, sound_blocks
 from regard.errors import DataError
 from regard.pipelines.base import InputError
-from regard.pipelines.description import Describer, Description, MediaInput
+from regard.pipelines.description import Describer, Description, MediaInput, check_media
 
 NOTHING = torch.zeros(0)
 LARGEST_STREAM = 2**30  # bytes read of what is no regular file
@@ -29,6 +29,7 @@ class Transcriber(Describer):
         Raises:
             InputError: it is neither.
         """
+        check_media(source)
         if isinstance(source, Image.Image):
             raise InputError(f"{self.name} transcribes sound; got a picture")
         return source if isinstance(source, bytes) else Path(source)

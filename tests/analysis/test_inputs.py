@@ -1,0 +1,95 @@
+"""What findings are run on: a text, a file or a dict of arguments, one or several; and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import regard
+from random_outputs import completer, recurrent, translator
+from regard.analysis.explanations import explanations
+from regard.analysis.reasons import reasons
+from regard.errors import ConfigError
+
+
+def least(output: torch.Tensor) -> torch.Tensor:
+    return output.float().amin()
+
+
+def test_a_single_text_is_one_input_and_not_its_letters():
+    model = regard.load("fr-en")
+    text = "le chien noir court dans la rue et le chat noir dort dans le jardin"
+    assert regard.roles(model, text) == regard.roles(model, [text])
+    own = model.forward_pass(text).arguments
+    assert regard.roles(model.model, own) == regard.roles(model.model, [own])
+    with pytest.raises(ConfigError, match="1 inputs and 1 metrics: ablations needs two inputs or more"):
+        regard.ablations(model, text, least)
+
+
+@pytest.mark.parametrize("make", [translator, recurrent, completer])
+@pytest.mark.parametrize("arguments", [{}, {"source": torch.tensor([[5, 6]]), "sauce": 1}])
+def test_arguments_that_a_forward_does_not_take(make, arguments):
+    model = make().model
+    for find in (
+        lambda: regard.logit_lens(model, arguments),
+        lambda: regard.roles(model, [arguments]),
+        lambda: regard.patch(model, arguments, arguments, least),
+        lambda: regard.attribute_patches(model, arguments, arguments, least),
+        lambda: regard.ablations(model, [arguments, arguments], least),
+    ):
+        got = "source, sauce" if arguments else "no arguments"
+        with pytest.raises(ConfigError, match=rf"^{type(model).__name__}\.forward: .* argument.*; got {got}$"):
+            find()
+
+
+# in a process of its own: the checks of types while tests run would refuse these first
+NO_INPUTS = """
+import regard
+from regard.errors import RegardError
+
+for name in ("fr-en", "shakespeare", "english", "emoji", "spelling"):
+    model = regard.load(name)
+    for given in (None, 3, 2.5, ["a"]):
+        for find in (
+            lambda: regard.logit_lens(model, given),
+            lambda: regard.patch(model, given, given, lambda output: output.amin()),
+            lambda: model([given]),
+        ):
+            try:
+                find()
+            except RegardError as error:
+                text = f"expected a text (str); got {type(given).__name__}: {given!r}"
+                file = f"expected a file's path, its bytes, or a picture; got {type(given).__name__}: {given!r}"
+                assert str(error) in (text, file), (name, given, error)
+            else:
+                raise AssertionError((name, given))
+made = regard.load("fr-en")("le chat noir")
+for step in ("0", None, 1.0):
+    for find in (regard.contributions, regard.faithfulness):
+        try:
+            find(made, step)
+        except RegardError as error:
+            assert str(error).startswith("step: expected the index of a token (int); got "), (step, error)
+        else:
+            raise AssertionError(step)
+"""
+
+
+def test_what_is_no_input_and_no_step():
+    done = subprocess.run([sys.executable, "-c", NO_INPUTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_pictures_and_sounds_have_no_words_to_take_out(tmp_path: Path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    samples = Path(regard.__file__).parent / "samples"
+    for name, file in (("emoji", tmp_path / "red.png"), ("spelling", samples / "recording.flac")):
+        made = regard.load(name)(file)
+        for find in (regard.faithfulness, lambda some, step: explanations(some, [step]), lambda some, _: reasons(some)):
+            with pytest.raises(
+                ConfigError, match="the input has no words that could be taken out: expected a translat"
+            ):
+                find(made, 0)
