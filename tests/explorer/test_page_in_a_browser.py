@@ -503,6 +503,16 @@ def test_a_notebook_that_is_not_trusted_shows_the_picture(browser: Any, translat
     tab.close()
 
 
+def test_the_whole_title_of_the_picture_is_inside_it(browser: Any, translation: Page) -> None:
+    tab = browser.new_page()
+    tab.set_content(translation.still)
+    inside = "one => one.getBoundingClientRect().right <= document.querySelector('svg').getBoundingClientRect().right"
+    title = tab.locator("svg > text").first
+    assert title.text_content() == "decoder.layers.1.cross: le chat noir"
+    assert title.evaluate(inside)
+    tab.close()
+
+
 def test_two_widgets_stand_in_one_notebook(browser: Any, translation: Page) -> None:
     widget = translation.widget()
     tab = browser.new_page()
