@@ -1,6 +1,6 @@
 """The pictures of the page in docs/static: `python docs/screenshots.py`, with Debian's Chromium.
 
-page-*.png shows the whole page, door-*.png its first panel, for the first page of the documentation.
+page-*.png shows the whole page, door-*.png the ribbons of it, for the first page of the documentation.
 """
 
 import shutil
@@ -23,16 +23,16 @@ def main() -> None:
         regard.load("fr-en")(SENTENCE, beam=4, n_best=3).look(page)
         browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for theme in ("light", "dark"):
-            tab = browser.new_page(viewport={"width": 1200, "height": 860})
-            tab.goto(f"file://{page}#theme={theme}")
-            tab.get_by_role("button", name="couch").hover()
-            tab.wait_for_timeout(400)
-            tab.screenshot(path=FOLDER / f"page-{theme}.png")
-            tab = browser.new_page(viewport={"width": 900, "height": 860}, device_scale_factor=2)
-            tab.goto(f"file://{page}#theme={theme}")
-            tab.get_by_role("button", name="couch").hover()
-            tab.wait_for_timeout(400)
-            tab.locator(".ribbons").screenshot(path=FOLDER / f"door-{theme}.png")
+            for name, width, scale in (("page", 1200, 1.5), ("door", 900, 2)):
+                tab = browser.new_page(viewport={"width": width, "height": 860}, device_scale_factor=scale)
+                tab.goto(f"file://{page}#theme={theme}")
+                tab.get_by_role("button", name="couch").hover()
+                tab.wait_for_timeout(400)
+                path = FOLDER / f"{name}-{theme}.png"
+                if name == "page":
+                    tab.screenshot(path=path, full_page=True)
+                else:
+                    tab.locator(".ribbons").screenshot(path=path)
         browser.close()
 
 

@@ -117,6 +117,8 @@ export interface Grid {
   rows: Axis;
   columns: Axis;
   cells: Float32Array;
+  /** How many columns each row may attend to. */
+  allowed: number[];
   largest: number;
   /** Whether a weight is no number. */
   nan: boolean;
@@ -219,7 +221,18 @@ export class Reader {
     }
     let largest = 0;
     for (const cell of cells) if (cell > largest) largest = cell;
-    return { rows, columns, cells, largest, nan: cells.some(Number.isNaN) };
+    // weights that were given without a mask are causal where none is after the diagonal
+    const causal = map.how.queries === map.how.keys && rows.names.length === n && cells.every((x, at) => at % n <= Math.floor(at / n) || x === 0);
+    const allowed = rows.names.map((_, r) => {
+      const asked = rows.groups ? rows.groups[r] : [r];
+      let found = 0;
+      for (let c = 0; c < (causal ? r + 1 : n); c++) {
+        const keys = columns.groups ? columns.groups[c] : [c];
+        if (heads.some((head) => asked.some((i) => keys.some((j) => this.head(map, head).allowed(i, j))))) found++;
+      }
+      return found;
+    });
+    return { rows, columns, cells, allowed, largest, nan: cells.some(Number.isNaN) };
   }
 }
 
@@ -236,6 +249,21 @@ export function entropy(row: ArrayLike<number>): number {
   return found;
 }
 
+/** The entropy of a map's rows, as a share of that of equal weights; 0 where no row may attend to two keys. */
+export function evenness(grid: Grid): number {
+  const n = grid.columns.names.length;
+  let found = 0, most = 0;
+  grid.allowed.forEach((keys, r) => {
+    if (keys < 2 || Number.isNaN(grid.cells[r * n])) return;
+    found += entropy(grid.cells.subarray(r * n, (r + 1) * n));
+    most += Math.log(keys);
+  });
+  return most ? found / most : 0;
+}
+
+/** The share of the greatest entropy from which on a head has no other role. */
+const EVEN = 0.95;
+
 /** Roles of a head that one map shows: the mean weight on the key before, the same, the first, the diagonal. */
 export interface Roles {
   entropy: number;
@@ -243,7 +271,9 @@ export interface Roles {
   same: number;
   first: number;
   diagonal: number;
-  /** The role with the most weight, in words. */
+  /** Whether its rows have nearly the entropy of equal weights. */
+  even: boolean;
+  /** “nearly uniform”, or else the role with the most weight, in words. */
   name: string;
 }
 
@@ -264,8 +294,8 @@ export function roles(grid: Grid, square: boolean): Roles {
     ? [["previous token", sums.previous], ["same token", sums.same], ["first token", sums.first]]
     : [["diagonal", sums.diagonal], ["first token", sums.first]];
   const [name, share] = candidates.reduce((a, b) => (b[1] > a[1] ? b : a));
-  const evenly = sums.entropy > 0.85 * Math.log(Math.max(2, s));
-  return { ...sums, name: share >= 0.4 ? name : evenly ? "uniform" : "no clear pattern" };
+  const even = evenness(grid) > EVEN;
+  return { ...sums, even, name: even ? "nearly uniform" : share >= 0.4 ? name : "no clear pattern" };
 }
 
 /** Attention modules of regard, torch and transformers in words. */

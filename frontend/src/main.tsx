@@ -129,7 +129,7 @@ export function mount(element: HTMLElement, document: Document, tensors: Tensors
 }
 
 /** anywidget's entry: the document and the tensors come as traits. */
-export function render({ model, el }: { model: { get(name: string): unknown }; el: HTMLElement }): () => void {
+function render({ model, el }: { model: { get(name: string): unknown }; el: HTMLElement }): () => void {
   const raw = model.get("tensors") as DataView;
   const buffer = raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength) as ArrayBuffer;
   return mount(el, JSON.parse(String(model.get("document"))) as Document, new Tensors(buffer), true);

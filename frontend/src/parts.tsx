@@ -247,7 +247,7 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
       <tbody>
         {bars.map((bar, n) => (
           <tr key={n} class={bar.on ? "on" : ""}>
-            <td class="name" title={bar.name}>{bar.name}</td>
+            <td class="name" title={bar.name}>{bar.name.trim() ? bar.name : bar.name.replaceAll(" ", "␣").replaceAll("\n", "↵")}</td>
             <td class="number">{bar.shown ?? share(bar.value)}</td>
             <td class="track"><i class={bar.value < 0 ? "minus" : ""} style={{ width: `${(100 * Math.abs(bar.value || 0)) / (largest || 1)}%` }} /></td>
           </tr>

@@ -34,7 +34,7 @@ export function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Pl
     const tops = at("of-columns", upright ? "right" : "bottom");
     const bottoms = at("of-rows", upright ? "left" : "top");
     const curve = ([x0, y0]: readonly [number, number], [x1, y1]: readonly [number, number]) => {
-      const points = upright ? [x0 + 2, y0, (x0 + x1) / 2, y0, (x0 + x1) / 2, y1, x1 - 2, y1] : [x0, y0 + 2, x0, (y0 + y1) / 2, x1, (y0 + y1) / 2, x1, y1 - 2];
+      const points = upright ? [x0 + 6, y0, (x0 + x1) / 2, y0, (x0 + x1) / 2, y1, x1 - 6, y1] : [x0, y0 + 2, x0, (y0 + y1) / 2, x1, (y0 + y1) / 2, x1, y1 - 2];
       const [a, b, ...rest] = points.map((x) => x.toFixed(1));
       return `M${a} ${b}C${rest.join(" ")}`;
     };

@@ -106,7 +106,7 @@ export class Tiles {
   changed: () => void = () => {};
   readonly overview: Tile;
   private number = ++made;
-  private pooled: boolean;
+  readonly pooled: boolean;
   private kept = new Map<string, Tile>();
   private smaller = new Map<string, Tile>();
   private last = "";
@@ -169,9 +169,8 @@ export class Tiles {
   private needed(view: Box, tall: number, broad: number): Wish[] {
     const { map, overview } = this;
     if (!this.pooled || (tall >= overview.tall && broad >= overview.broad)) return [];
-    const { weights, direct, width: dim } = this.one;
-    const whole = !weights && !direct; // rows: they are computed once for all of their tiles
-    if (view.height * (whole ? map.how.keys : view.width) * (dim || 1) > COST) return [];
+    if (this.dear(view)) return [];
+    const whole = this.whole;
     const height = SIDE * tall, width = SIDE * broad;
     const found: [number, Wish][] = [];
     for (let y = Math.floor(view.top / height); y * height < view.top + view.height; y++) {
@@ -186,6 +185,27 @@ export class Tiles {
       }
     }
     return found.sort((a, b) => a[0] - b[0]).map(([, wish]) => wish);
+  }
+
+  /** Whether weights are computed by whole rows, once for all of their tiles. */
+  get whole(): boolean {
+    return !this.one.weights && !this.one.direct;
+  }
+
+  /** By how much the exact tiles of a view would take too long; 0 where they do not. */
+  private dear(view: Box): number {
+    const cost = view.height * (this.whole ? this.map.how.keys : view.width) * (this.one.width || 1);
+    return cost > COST ? cost / COST : 0;
+  }
+
+  /** How many queries and keys a view may have for exact tiles, where this one is drawn from coarser cells; else null. */
+  bound(view: Box, high: number, wide: number): { queries: number; keys: number } | null {
+    const { overview, map } = this;
+    if (!this.pooled || (step(view.height / high) >= overview.tall && step(view.width / wide) >= overview.broad)) return null;
+    const dear = this.dear(view);
+    if (!dear) return null;
+    return this.whole ? { queries: Math.floor(view.height / dear), keys: map.how.keys }
+      : { queries: Math.floor(view.height / Math.sqrt(dear)), keys: Math.floor(view.width / Math.sqrt(dear)) };
   }
 
   private request(wishes: Wish[]) {

@@ -2,16 +2,17 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { entmax, Head, type How } from "../src/attention";
 import { colour, inks, LIGHT } from "../src/colour";
-import { entropy, siteName } from "../src/document";
+import { entropy, type MapInfo, Reader, roles, type Run, siteName } from "../src/document";
 import { escape, toCsv, toNpz } from "../src/export";
 import { queue } from "../src/queue";
 import { halfToFloat, type Tensor, Tensors } from "../src/safetensors";
 import { groups, likeness } from "../src/screens/heads";
 import { fit, sinks } from "../src/screens/long";
+import { Tiles } from "../src/tiles";
 import { evenly, flags } from "../src/screens/align";
 
 const grid = (rows: string[], columns: string[], cells: number[]) => ({
-  rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
+  rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, allowed: rows.map(() => columns.length), cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
 });
 
 describe("numbers", () => {
@@ -86,6 +87,21 @@ describe("cells of a long map", () => {
     expect(seen(NaN)).toEqual(LIGHT.none);
     expect(seen(-0.5)).toEqual(seen(0));
   });
+  it.each<[How, number | null]>([[{ normalizer: "softmax" }, null], [{ normalizer: "entmax", alpha: 2 }, 20011]])("are exact in views whose cost has a bound: %o", (how, keys) => {
+    const n = 20011, dim = 67, cells = 1001;
+    const tensors: Record<string, Tensor> = { "m.query": { shape: [n, dim], data: new Float32Array(n * dim) }, "m.key": { shape: [n, dim], data: new Float32Array(n * dim) }, "m.pool": { shape: [1, cells, cells], data: new Float32Array(cells * cells) } };
+    if (how.normalizer === "softmax") tensors["m.numbers"] = { shape: [n], data: new Float32Array(n) };
+    const map = { site: "s", tensors: "m", how: { ...how, heads: 1, queries: n, keys: n }, rows: null, columns: null } as MapInfo;
+    const tiles = new Tiles(new Reader({ get: (name: string) => tensors[name] } as unknown as Tensors), map, 0, new Set());
+    const view = (size: number) => tiles.bound({ top: 0, left: 0, height: size, width: size }, 700, 700);
+    expect(view(n)).toBe(null); // the overview has as many cells as there are pixels
+    const { queries, keys: wide } = view(n / 2)!;
+    expect(queries * (keys ?? wide) * dim).toBeLessThanOrEqual(3e9);
+    expect((queries + 1) * (keys ?? wide + 1) * dim).toBeGreaterThan(3e9);
+    expect(wide).toBe(keys ?? queries);
+    expect(view(queries)).toBe(null);
+    expect(view(queries + 1)).not.toBe(null);
+  });
   it("are computed in order, and no longer wanted ones are not", async () => {
     const done: number[] = [];
     await new Promise<void>((end) => {
@@ -117,6 +133,27 @@ describe("views", () => {
     const a = Float32Array.from([1, 0, 0, 1]), b = Float32Array.from([0, 1, 1, 0]);
     expect(groups([a, b, a], likeness).map((group) => group.length)).toEqual([2, 1]);
     expect(likeness(a, Float32Array.from([1]))).toBe(0);
+  });
+  it("calls a head nearly uniform before it finds a pattern in its weights", () => {
+    const even = grid(["a", "b", "c"], ["v", "w", "x", "y", "z"], Array.from({ length: 15 }, (_, n) => 0.2 + 0.02 * ((n % 5) - 2)));
+    expect(roles(even, false).name).toBe("nearly uniform"); // three keys of five are near any diagonal
+    const first = grid(["a", "b", "c"], ["v", "w", "x", "y", "z"], Array.from({ length: 15 }, (_, n) => (n % 5 ? 0.13 : 0.48)));
+    expect(roles(first, false).name).toBe("first token");
+    const spread = grid(["a", "b", "c"], Array.from("pqrstuvwxyz"), Array.from({ length: 33 }, (_, n) => [0.3, 0.07, 0.07, 0.07, 0.07, 0.07, 0.07, 0.07, 0.07, 0.07, 0.07][(5 * n) % 11]));
+    expect(roles(spread, true).name).toBe("no clear pattern"); // 92 % of the greatest entropy
+  });
+  it.each(["by their mask", "without one"])("measures rows of a causal map by the keys they may attend to, known %s", (known) => {
+    const n = 7, weights = Float32Array.from({ length: n * n }, (_, at) => (at % n <= Math.floor(at / n) ? 1 / (Math.floor(at / n) + 1) : 0));
+    const tensors: Record<string, Tensor> = { "m.weights": { shape: [n, n], data: weights } };
+    if (known === "by their mask") Object.assign(tensors, { "m.mask.start": { shape: [n], data: new Int32Array(n) }, "m.mask.end": { shape: [n], data: new Int32Array(n).map((_, i) => i + 1) } });
+    const map = { site: "s", tensors: "m", how: { heads: 1, queries: n, keys: n }, rows: "text", columns: "text" } as MapInfo;
+    const read = (byWords: boolean) => new Reader({ get: (name: string) => tensors[name] } as unknown as Tensors).grid({
+      label: "", maps: [map], sequences: { text: Array.from("abcdefg") }, words: { text: { texts: ["ab", "cde", "fg"], owner: [0, 0, 1, 1, 1, 2, 2] } },
+    } as Run, map, [0], byWords);
+    expect(read(false).allowed).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    expect(read(true).allowed).toEqual([1, 2, 3]);
+    expect(roles(read(false), true).name).toBe("nearly uniform");
+    expect(evenly(read(false))).toBe("Nearly uniform: every weight is close to one over the number of keys that its row may attend to.");
   });
   it("names words that are hardly read, and far jumps", () => {
     const found = flags(grid(["the", "cat"], ["le", "gros", "chat"], [0.95, 0, 0.05, 0, 0.05, 0.95]), true);

@@ -481,10 +481,36 @@ async ([code, document_, packed]) => {
     const el = document.createElement("div");
     el.id = name;
     document.body.append(el);
+    if ("render" in page) throw new Error("anywidget takes the default export alone");
     page.default.render({model: {get: key => traits[key]}, el});
   }
 }
 """
+
+
+def test_a_notebook_that_is_not_trusted_shows_the_picture(browser: Any, translation: Page) -> None:
+    tab = browser.new_page()
+    tab.set_content(2 * f"<section>{translation._repr_mimebundle_()['text/html']}</section>")
+    first, second = (tab.locator("section").nth(n).get_by_role("img") for n in range(2))
+    assert tab.locator("section > iframe").nth(1).is_visible()
+    assert not first.or_(second).count()
+    # JupyterLab takes frames and styles out of the outputs of such a notebook
+    tab.evaluate("document.querySelectorAll('section:first-child > :is(iframe, style)').forEach(one => one.remove())")
+    assert first.is_visible()
+    assert first.bounding_box()["width"] > 100
+    assert tab.get_by_text("trust this one").first.is_visible()
+    assert not second.count()  # its own frame is there
+    tab.close()
+
+
+def test_the_whole_title_of_the_picture_is_inside_it(browser: Any, translation: Page) -> None:
+    tab = browser.new_page()
+    tab.set_content(translation.still)
+    inside = "one => one.getBoundingClientRect().right <= document.querySelector('svg').getBoundingClientRect().right"
+    title = tab.locator("svg > text").first
+    assert title.text_content() == "decoder.layers.1.cross: le chat noir"
+    assert title.evaluate(inside)
+    tab.close()
 
 
 def test_two_widgets_stand_in_one_notebook(browser: Any, translation: Page) -> None:
@@ -626,6 +652,32 @@ def test_what_if_shows_the_attention_before_and_after(
         wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         tab.close()
     assert wide <= 0
+
+
+def test_what_if_of_a_decoder_alone_shows_the_changed_head(browser: Any) -> None:
+    model = regard.load("shakespeare")
+    page = look_at([model], ["To be, or not"])
+    words = page.document["runs"][0]["words"]["text"]
+    key = words["owner"].index(4)  # the first letter of the fifth word
+    app, token = create_explorer(page, model)
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": 1350, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step")
+        tab.get_by_role("combobox", name="attend only to").select_option(str(key))
+        parts = {name: tab.get_by_role("region", name=name, exact=True) for name in ("before", "after")}
+        parts["after"].locator("path").first.wait_for()
+        assert "head 0 (of 4)" in parts["after"].locator(".shown").inner_text()
+        before, after = (parts[name].get_by_role("paragraph").first.inner_text() for name in ("before", "after"))
+        assert before.split() == page.document["runs"][0]["text"].split()
+        said = ["To", "be,", "or", "not", *after.split()[:-1]]  # the last token attends to nothing yet
+        drawn = ribbons(parts["after"])
+        assert {pair: weight for pair, weight in drawn.items() if pair[1] in said[4:]} == {
+            (said[4], word): 1.0 for word in said[4:]
+        }
+        assert len(ribbons(parts["before"])) > len(said)
+        left, right = (parts[name].bounding_box() for name in ("before", "after"))
+        assert left["x"] + left["width"] <= right["x"]
+        tab.close()
 
 
 def test_a_picture_is_bright_where_each_word_looked(open_page: Open, pages: dict[str, Page]) -> None:

@@ -15,6 +15,7 @@ import regard
 from regard.explorer.server import create_explorer
 from regard.figures.page import Page
 from regard.observation.intervene import ablate
+from regard.pipelines.page import look_at
 
 TOKEN = "only-for-this-visitor"
 
@@ -131,6 +132,57 @@ def test_what_if_gives_the_attention_before_and_after(client: TestClient, model:
         made = model(source, beam=4)
         assert after["text"] == made.text
         assert logs[1] == pytest.approx(sum(word.log_prob for word in made.words), abs=1e-3)
+
+
+def test_what_if_of_a_decoder_alone_gives_the_attention_before_and_after() -> None:
+    model = regard.load("shakespeare")
+    beginning, site, head, key = "To be, or not", "decoder.layers.5.self", 2, 17
+    page = look_at([model], [beginning])
+    app, _ = create_explorer(page, model, TOKEN)
+    common = {"source": beginning, "output": "", "site": site, "head": head, "position": 30}
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        found = ask(client, "what-if", **common, change={"kind": "force", "key": key})
+        left_out = ask(client, "what-if", **common, change={"kind": "drop", "word": 2})
+        beyond = client.post("/api/what-if", json={**common, "change": {"kind": "force", "key": 997}},
+                             headers={"Authorization": f"Bearer {TOKEN}"})  # fmt: skip
+    assert "there is no key 998" in beyond.json()["error"]["message"]
+    before, after = found["page"]["document"]["runs"]
+    assert before["text"] == page.document["runs"][0]["text"]
+    assert before["words"] == page.document["runs"][0]["words"]
+    tensors = read_tensors(gzip.decompress(base64.b64decode(found["page"]["tensors"])))
+    where = [next(one for one in run["maps"] if one["site"] == site) for run in (before, after)]
+    assert [(one["rows"], one["columns"]) for one in where] == [("text", "text")] * 2
+    query, key_vectors = (tensors[f"{where[0]['tensors']}.{name}"] for name in ("query", "key"))
+    scores = query @ key_vectors.mT
+    causal = torch.ones(scores.shape[-2:]).tril().bool()
+    made = model(beginning, length=64, seed=0)
+    torch.testing.assert_close(
+        scores.masked_fill(~causal, -torch.inf).softmax(-1)[:, len(beginning) - 1 :], made.attention[site].full(),
+        atol=1e-4, rtol=0,
+    )  # fmt: skip
+    weights = tensors[f"{where[1]['tensors']}.weights"]
+    assert weights[head, key:, key].eq(1).all()
+    assert weights[head, :key, key].eq(0).all()  # a query does not look ahead
+    assert not weights[1, key:, key].eq(1).any()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+    def forced(weights: torch.Tensor) -> torch.Tensor:
+        weights = weights.clone()
+        own = torch.arange(weights.shape[-2]) + weights.shape[-1] - weights.shape[-2] >= key
+        rows = weights[..., head, :, :]  # a view
+        rows[..., own, :] = 0
+        rows[..., own, key : key + 1] = 1
+        return weights
+
+    with regard.intervene(model.model, site, forced):
+        assert after["text"] == model(beginning, length=64, seed=0).text
+    assert after["text"] != before["text"]
+    # the candidates are those after the same letter, which now stands three places further on the left
+    same = (
+        model.pass_over([*model.encode("To be, not"), *made.ids[:-1]]).logits().detach()[0, 30 - len(" or")].softmax(-1)
+    )
+    assert left_out["step"][0][1] == pytest.approx(float(same.max()), abs=1e-4)
+    assert left_out["page"]["document"]["runs"][1]["sequences"]["text"][:10] == list("To be, not")
 
 
 def forced(weights: torch.Tensor) -> torch.Tensor:

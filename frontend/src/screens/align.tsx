@@ -1,7 +1,7 @@
 // What every output word was read from: ribbons and a map of the same weights, and what is known of the chosen word.
 import { useMemo } from "preact/hooks";
 import { usePage } from "../context";
-import { columnsAre, entropy, headsName, rowsAre, siteName, type Grid } from "../document";
+import { columnsAre, entropy, evenness, headsName, rowsAre, siteName, type Grid } from "../document";
 import { Bars, Heatmap, HeadPicker, Legend, minus, RunPicker, share } from "../parts";
 import { Ribbons, UNSURE } from "../ribbons";
 import type { Place } from "../state";
@@ -56,10 +56,10 @@ function sentenceOf(grid: Grid, place: Place, across: boolean, ribbons: boolean)
 
 /** A sentence where a map has no more to show than equal weights; its colours exaggerate what is left. */
 export function evenly(grid: Grid): string {
-  const n = grid.columns.names.length, rows = grid.rows.names.length;
-  let spread = 0;
-  for (let r = 0; r < rows; r++) spread += entropy(grid.cells.subarray(r * n, (r + 1) * n)) / Math.log(n) / rows;
-  return n > 2 && spread > 0.99 ? `Nearly uniform: every weight is close to 1/${n} = ${(1 / n).toFixed(3)}.` : "";
+  const n = grid.columns.names.length;
+  if (n < 3 || !(evenness(grid) > 0.99)) return "";
+  const known = grid.allowed.every((keys) => keys === n) ? `1/${n} = ${(1 / n).toFixed(3)}` : "one over the number of keys that its row may attend to";
+  return `Nearly uniform: every weight is close to ${known}.`;
 }
 
 /** The columns that receive most, with their mean weight over the rows. */

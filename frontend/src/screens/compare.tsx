@@ -9,7 +9,7 @@ export function difference(a: Grid, b: Grid): Grid | null {
   const cells = a.cells.map((x, n) => x - b.cells[n]);
   let largest = 0;
   for (const cell of cells) if (Math.abs(cell) > largest) largest = Math.abs(cell);
-  return { rows: a.rows, columns: a.columns, cells, largest, nan: a.nan || b.nan };
+  return { rows: a.rows, columns: a.columns, allowed: a.allowed, cells, largest, nan: a.nan || b.nan };
 }
 
 export function Compare() {

@@ -88,7 +88,7 @@ function Corpus() {
   return (
     <div class="corpus">
       <p class="note">
-        {atlas ? `Over ${atlas.texts} ${atlas.own ? "given sentences" : "sample sentences"}: roles by regard.roles (sign test, corrected over all heads); “ablated” is the change of the mean log-probability per token when the head's output is 0, in nats.`
+        {atlas ? `Over ${atlas.texts} ${atlas.own ? "given sentences" : "sample sentences"}: roles by regard.roles (sign test, corrected over all heads); “ablated” is the change of the mean log-probability per token when the head's output is 0, in nats. “Nearly uniform” is said of this one input.`
           : "The words under a head describe this one input."}
         {!atlas && live?.asks.includes("atlas") && " Importance and tested roles need a corpus:"}
         {!atlas && !live && model && (task === "translate" || task === "complete") && <> Importance and tested roles need a corpus: <code>regard look {model} "text" --save page.html --atlas</code></>}
@@ -113,8 +113,9 @@ export function Heads() {
     if (Math.max(map.how.queries, map.how.keys) > 256) return [];
     return Array.from({ length: map.how.heads }, (_, head) => {
       const grid = page.reader.value.grid(run, map, [head], false);
+      const found = roles(grid, map.columns === map.rows || (map.rows === "output" && map.columns === "before"));
       const role = atlas?.roles.find((one) => one.site === map.site && one.head === head);
-      return { map, head, grid, importance: atlas?.importance[map.site]?.[head], role: atlas ? role?.role ?? "no significant role" : undefined, found: roles(grid, map.columns === map.rows || (map.rows === "output" && map.columns === "before")) };
+      return { map, head, grid, importance: atlas?.importance[map.site]?.[head], found, role: atlas ? role?.role ?? (found.even ? found.name : "no significant role") : undefined };
     });
   }), [run, page.reader.value, atlas]);
   const most = entries.reduce((n, e) => Math.max(n, e.grid.largest), 0) || 1;

@@ -110,6 +110,7 @@ export function Long() {
   }, []);
   const inner = { width: Math.max(40, size.width - RULER), height: Math.max(40, size.height - 34) };
   const shown = tiles.shown(view, inner.height, inner.width);
+  const bound = tiles.bound(view, inner.height, inner.width);
   const extent = (part: View) => {
     const all = shown.tiles.map((tile) => tile.extent(part));
     return { most: Math.max(...all.map(({ most }) => most)) || 1, nan: all.some(({ nan }) => nan) };
@@ -253,6 +254,11 @@ export function Long() {
         <canvas ref={mini} class="mini" style={{ visibility: view.height >= queries && view.width >= keys ? "hidden" : "visible" }} role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / MINI) * queries, x = ((e.clientX - box.left) / MINI) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
         {tip && <div class="tip" style={{ left: `${tip.x}px`, top: `${tip.y}px` }}>{tip.text}</div>}
       </div>
+      {tiles.pooled && (
+        <p class="note said">
+          {bound && `Each cell is the largest of ${tiles.overview.tall} × ${tiles.overview.broad} weights. Every weight is computed once a view has at most ${bound.queries.toLocaleString("en")} queries${tiles.whole ? " (this normalizer needs whole rows)" : ` × ${bound.keys.toLocaleString("en")} keys`}: zoom in.`}
+        </p>
+      )}
       {links && (
         <Scrolled label="the strongest links"><table>
           <thead><tr><th>query</th><th>key</th><th>weight</th><th><span class="hidden">go there</span></th></tr></thead>

@@ -1,48 +1,54 @@
 // Questions to the model itself, which only a page with a server can put: before and after, side by side.
 import { useMemo, useState } from "preact/hooks";
 import { StateContext, usePage } from "../context";
-import { headsName, names, Reader, readTensors, siteName, type Document } from "../document";
+import { columnsAre, headsName, names, Reader, readTensors, rowsAre, siteName, type Document } from "../document";
 import { ask } from "../live";
-import { Bars } from "../parts";
+import { Bars, Heatmap } from "../parts";
 import { Ribbons } from "../ribbons";
-import { createState, type Source } from "../state";
+import { createState, type Place, type Source } from "../state";
 
 export interface Answer {
   text: string;
   step: [string, number][];
   before: { text: string; step: [string, number][] };
   sentence: string;
-  /** The attention to the source before and after, as the two runs of a page; null where the model has no source. */
+  /** The attention before and after, as the two runs of a page; null where there are no maps of whole outputs. */
   page: { document: Document; tensors: string } | null;
 }
 
 interface Shown extends Answer {
   source: Source | null;
+  /** Whose weights were changed; null where the input was. */
+  head: number | null;
 }
 
-/** The ribbons of one run of an answer, of the head that the page shows where the answer has it. */
-function Attention({ source, run }: { source: Source; run: number }) {
+const MOST = 40; // names of a line of ribbons
+
+/** The attention of one run of an answer: of the head that was changed, else of what the page shows, where it is there. */
+function Attention({ source, run, head }: { source: Source; run: number; head: number | null }) {
   const page = usePage();
   const state = useMemo(() => {
     const made = createState(source, false);
     made.runIndex.value = run;
     if (made.run.value.maps.some((map) => map.site === page.map.value.site)) {
       made.site.value = page.map.value.site;
-      made.head.value = page.head.value;
+      made.head.value = head ?? page.head.value;
     }
     made.byWords.value = page.byWords.value;
     return made;
-  }, [source, run, page.map.value, page.head.value, page.byWords.value]);
+  }, [source, run, head, page.map.value, page.head.value, page.byWords.value]);
   return <StateContext.Provider value={state}><Drawn /></StateContext.Provider>;
 }
 
 function Drawn() {
   const page = usePage();
   const grid = page.grid.value, map = page.map.value;
-  if (!grid || Math.max(grid.rows.names.length, grid.columns.names.length) > 80) return null;
+  if (!grid) return <p class="note">The maps have more than 256 tokens: too many to be drawn here.</p>;
+  const shown = { grid, place: page.place.value, onPlace: (place: Place) => { page.hover.value = place; }, onPin: (place: Place) => { page.pinned.value = place; } };
   return (
     <div>
-      <Ribbons grid={grid} place={page.place.value} onPlace={(place) => (page.hover.value = place)} onPin={(place) => (page.pinned.value = place)} />
+      {Math.max(grid.rows.names.length, grid.columns.names.length) <= MOST ? <Ribbons {...shown} />
+        : <Heatmap {...shown} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={rowsAre(map)} columnsAre={columnsAre(page.run.value, map)} />}
       <p class="note shown">{siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{grid.largest ? "" : ": every weight is 0"}</p>
     </div>
   );
@@ -65,7 +71,7 @@ export function WhatIf({ position }: { position: number }) {
     setFault("");
     try {
       const found = await ask<Answer>(live!, "what-if", { source: run.source, output: run.text, position, site: map.site, head, change });
-      setAnswer({ ...found, source: found.page && { document: found.page.document, reader: new Reader(await readTensors(found.page.tensors)) } });
+      setAnswer({ ...found, head: change.word === undefined ? head : null, source: found.page && { document: found.page.document, reader: new Reader(await readTensors(found.page.tensors)) } });
     } catch (error) {
       setFault(String(error instanceof Error ? error.message : error));
     }
@@ -106,7 +112,7 @@ export function WhatIf({ position }: { position: number }) {
                   <section key={name} aria-label={name}>
                     <h2>{name}</h2>
                     <p dir="auto">{text}</p>
-                    {answer.source ? <Attention source={answer.source} run={n} /> : <div />}
+                    {answer.source ? <Attention source={answer.source} run={n} head={answer.head} /> : <div />}
                     <Bars of="next token here" heading="probability" most={1} bars={step.map(([token, value]) => ({ name: token, value }))} />
                   </section>
                 ))}

@@ -1,6 +1,6 @@
 """What a page asks of its model: another text, what if, may it be believed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from regard.attention.maps.page import Draft
 from regard.observation.intervene import intervene, uniform
 from regard.pipelines.atlas import MOST, atlas_of
 from regard.pipelines.base import InputError
-from regard.pipelines.page import SETTINGS, dependence_of, look_at
+from regard.pipelines.page import SETTINGS, add_text, axes_of, dependence_of, look_at, recorded
 
 LONGEST = 2_000  # characters of a text
 CANDIDATES = 6  # tokens named before and after a change
@@ -79,7 +79,10 @@ def look(pipeline: Any, asked: Look) -> dict[str, Any]:
 
 
 def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
-    """The output, the candidates for one of its tokens, and the attention to the source, before and after a change.
+    """The output, the candidates for one of its tokens, and the attention, before and after a change.
+
+    The attention is that to the source; of a decoder alone, that within the text. `page` is None for any other model,
+    and for one that attends step by step.
 
     Raises:
         InputError: a word that the source does not have, or nothing left of it; an empty output.
@@ -100,19 +103,19 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
     else:
         done = {"uniform": "equal weights", "ablate": "no weights", "force": "all weight on one key"}[change.kind]
         done += f" in head {asked.head} of {asked.site}"
-        around = intervene(pipeline.model, asked.site, _weights(change, asked.head))
+        around = intervene(pipeline.model, asked.site, _change(pipeline, asked))
     kept = before.forward_pass()
-    drawn = Draft("what if", task="translate") if pipeline.task == "translate" else None
-    if drawn:
-        before.add_to(drawn, "before", whole=False)
+    drawn = Draft("what if", task=pipeline.task)
+    _add(drawn, "before", before, dict)
     with around:
         after = _made(pipeline, source)
         # the same output tokens before it, so that the candidates can be compared
         given = kept if source == asked.source else _with_output(pipeline, after, before)
-        changed = _candidates(pipeline, given, asked.position)
-        if drawn:
-            replace(after, attention=_changed(after, asked)).add_to(drawn, "after", whole=False)
-    page = drawn and drawn.page()
+        # in a decoder alone, the same token stands further on where the beginning became longer
+        further = len(given.tokens) - len(kept.tokens)
+        changed = _candidates(pipeline, given, max(0, asked.position + further))
+        _add(drawn, "after", after, lambda maps: _changed(pipeline, maps, asked))
+    page = drawn.page() if any(run["maps"] for run in drawn.document["runs"]) else None
     same = "the output stays the same" if after.text == before.text else "the output changes"
     return {
         "text": after.text, "step": changed,
@@ -154,13 +157,32 @@ def _with_output(pipeline: Any, after: Any, before: Any) -> Any:
     return pipeline.pass_over([*after.source_ids, *before.ids[:-1]], before.ids)
 
 
-def _changed(after: Any, asked: WhatIf) -> dict[str, AttentionMap]:
-    """The attention after a change: of the head whose weights were changed as they were changed."""
-    found = dict(after.attention)
+Maps = Mapping[str, AttentionMap]
+
+
+def _add(draft: Draft, label: str, made: Any, changed: Callable[[Maps], Maps]) -> None:
+    """Add a result to a page, its maps changed; nothing where the page has no maps of such a model."""
+    task = draft.document["task"]
+    if task == "translate":
+        replace(made, attention=changed(made.attention)).add_to(draft, label, whole=False)
+    elif task == "complete":
+        given = made.forward_pass()
+        add_text(draft, given, changed(recorded(given)), label, made.headline())
+
+
+def _changed(pipeline: Any, maps: Maps, asked: WhatIf) -> Maps:
+    """The maps after a change: of the head whose weights were changed as they were changed."""
+    found = dict(maps)
     if asked.change.kind in ("uniform", "ablate", "force") and asked.site in found:
         weights = found[asked.site].full().detach()
-        found[asked.site] = AttentionMap.from_weights(_weights(asked.change, asked.head)(weights[None])[0])
+        _check_key(asked, weights.shape[-1])
+        found[asked.site] = AttentionMap.from_weights(_change(pipeline, asked)(weights[None])[0])
     return found
+
+
+def _check_key(asked: WhatIf, keys: int) -> None:
+    if asked.change.kind == "force" and asked.change.key >= keys:
+        raise InputError(f"there are {keys} keys; there is no key {asked.change.key + 1}")
 
 
 def _candidates(pipeline: Any, given: Any, position: int) -> list[list[Any]]:
@@ -173,18 +195,25 @@ def _candidates(pipeline: Any, given: Any, position: int) -> list[list[Any]]:
     ]
 
 
-def _weights(change: Change, head: int) -> Callable[[Tensor], Tensor]:
-    """A change of one head's weights `[*batch, heads, T, S]`; of all where there is one head."""
+def _change(pipeline: Any, asked: WhatIf) -> Callable[[Tensor], Tensor]:
+    """The change of one head's weights `[*batch, heads, T, S]`; of all where there is one head."""
+    change, head = asked.change, asked.head
+    causal = pipeline.task == "complete" or axes_of(asked.site) == ("output", "before")
 
     def one(weights: Tensor) -> Tensor:
         if change.kind == "uniform":
             return uniform(weights)
-        forced = torch.zeros_like(weights)
-        if change.kind == "force":
-            if change.key >= weights.shape[-1]:
-                raise InputError(f"there are {weights.shape[-1]} keys; there is no key {change.key + 1}")
-            forced[..., change.key] = 1
-        return forced
+        if change.kind == "ablate":
+            return torch.zeros_like(weights)
+        queries, keys = weights.shape[-2:]
+        if not causal:
+            _check_key(asked, keys)
+        forced = (torch.arange(keys, device=weights.device) == change.key).to(weights.dtype)
+        if not causal:
+            return forced.expand_as(weights)
+        # a query that stands before the key, as in a decoder's first steps, keeps its weights
+        place = torch.arange(queries, device=weights.device) + keys - queries
+        return torch.where(place[:, None] >= change.key, forced, weights)
 
     def changed(weights: Tensor) -> Tensor:
         if weights.ndim < 4 or weights.shape[-3] == 1:

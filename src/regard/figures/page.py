@@ -31,6 +31,9 @@ POLICY = (
 # until the tensors are read
 OPENING = '<p style="font:15px system-ui,sans-serif;color:GrayText;padding:1rem">opening the page …</p>'
 
+TITLE = "regard: attention"  # of its frame in a notebook
+UNTRUSTED = "The interactive page is shown in a trusted notebook: trust this one, or run the cell."
+
 
 @cache
 def script() -> str:
@@ -110,12 +113,19 @@ class Page:
         return self
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002
-        """What a notebook shows: the page in a frame of its own; the picture where scripts are off."""
+        """What a notebook shows: the page in a frame of its own; a picture where frames or scripts are off.
+
+        A notebook that is not trusted shows this HTML without the frame and the style that hides the picture.
+        """
         framed = html.escape(self.html(), quote=True)
+        picture = base64.b64encode(self.still.encode("utf-8")).decode("ascii")
+        instead = f'<img src="data:image/svg+xml;base64,{picture}" alt="{TITLE}, a picture">' if self.still else ""
         found = {
             "text/html": (
                 f'<iframe srcdoc="{framed}" sandbox="allow-scripts allow-downloads" '
-                'title="regard: attention" style="width:100%;height:720px;border:0"></iframe>'
+                f'title="{TITLE}" style="width:100%;height:720px;border:0"></iframe>'
+                f"<div>{instead}<p>{UNTRUSTED}</p></div>"
+                f'<style>iframe[title="{TITLE}"] + div {{ display: none }}</style>'
             ),
             "text/plain": repr(self),
         }

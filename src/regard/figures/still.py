@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from regard.figures.style import as_hex, colour, theme_of
 
-CELL, LETTER = 22, 7.4  # sizes in units of the picture
+CELL, LETTER, BOLD = 22, 7.4, 8.6  # sizes in units of the picture
 LONGEST = 18  # characters of a name
 
 
@@ -27,12 +27,14 @@ def still(weights: NDArray[Any], rows: Sequence[str], columns: Sequence[str], ti
     most = float(numbers.max()) if numbers.size else 0.0
     left = min(LONGEST, max((len(name) for name in rows), default=1)) * LETTER + 14
     top = min(LONGEST, max((len(name) for name in columns), default=1)) * LETTER * 0.72 + 40
-    width, height = left + CELL * len(columns) + 70, top + CELL * len(rows) + 14
+    said = _text(title, 70)
+    width = max(left + CELL * len(columns) + 70, min(70, len(title)) * BOLD + 28)
+    height = top + CELL * len(rows) + 14
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" font-family="system-ui, sans-serif" font-size="13" fill="{theme.ink}">'
         f'<title>{_text(title, 200)}</title><rect width="100%" height="100%" fill="{theme.paper}"/>'
-        f'<text x="{left:.0f}" y="20" font-weight="600">{_text(title, 70)}</text>'
+        f'<text x="14" y="20" font-weight="600">{said}</text>'
     ]
     for c, name in enumerate(columns):
         at = f"translate({left + (c + 0.6) * CELL:.1f} {top - 6:.1f}) rotate(-42)"

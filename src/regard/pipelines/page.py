@@ -99,12 +99,19 @@ def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any]
         tokenizer: names the candidates after each layer; None leaves these out.
     """
     maps = recorded(given)
-    words = {"text": named_words(given.text, given.spans, len(given.tokens))} if given.spans else {}
-    axes = dict.fromkeys(maps, ("text", "text"))
     if tokenizer is not None and len(given.tokens) <= LONGEST:
         about = {**about, "lens": lens_of(given, "text", tokenizer)}
         if given.predicted and maps:
             about["believe"] = dependence_of(given, list(maps)[-1], given.tokens)
+    add_text(draft, given, maps, label, about)
+
+
+def add_text(
+    draft: Draft, given: ForwardPass, maps: Mapping[str, AttentionMap], label: str, about: Mapping[str, Any]
+) -> None:
+    """Add maps in which the positions of one text attend to each other, `[heads, T, T]` by site, to a page."""
+    words = {"text": named_words(given.text, given.spans, len(given.tokens))} if given.spans else {}
+    axes = dict.fromkeys(maps, ("text", "text"))
     draft.add_run(label, maps, {"text": given.tokens}, axes=axes, words=words, **about)
 
 
