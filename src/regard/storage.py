@@ -202,9 +202,9 @@ def aside_of(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder that this one holds (`exclusive`)."""
-    for path in folder.glob(f".*{ASIDE}"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what a killed process was writing in a folder that this one holds (`exclusive`), or in a folder within."""
+    for path in list(folder.rglob(f".*{ASIDE}")):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
