@@ -42,7 +42,8 @@ def verbs(tiny_run: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest
     return {
         "prepare": ["prepare", str(config), "--folder", "run"],
         "average": ["average", here, "mean"],
-        "export": ["export", "fr-en", "model"],
+        "export": ["export", "fr-en", "model"], "torch": ["export", "fr-en", "graphs", "--layout", "torch"],
+        "look": ["look", "fr-en", "le chat", "--save", "page.html"],
         "translate": ["translate", "--output", "out", "le chat"],
         "picture": ["translate", "--look", "cat.png", "--look", "cat.svg", "--look", "cat.pdf", "le chat"],
         "corpus": ["translate", "--from", lines, "--to", "parts", "--column", "text"],
