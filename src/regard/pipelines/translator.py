@@ -417,10 +417,10 @@ class Translator(Pipeline[str, Generation]):
             check_text(source)
         rows = [self.prepare(source).ids for source, _ in pairs]
         longest = self.limit(self.decoding.longest_source)  # of any output
-        for _, one in pairs:
-            if not isinstance(one, Generation):
-                check_text(one)
-                check_characters(one, longest)
+        for _, target in pairs:
+            if not isinstance(target, Generation):
+                check_text(target)
+                check_characters(target, longest)
         outputs = [
             list(one.ids) if isinstance(one, Generation) else [*tokenizer.encode_target(clean(one)), tokenizer.eos]
             for _, one in pairs
