@@ -1,5 +1,6 @@
 """Tensors on disk: what is written is read, by everybody, and never half."""
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -54,6 +55,30 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path, monkeypatch):
         write_tensors(tmp_path / "x", {"a": torch.zeros(2)})
     assert torch.equal(read(tmp_path / "x")[0]["a"], torch.ones(2))
     assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_names_what_was_being_written(tmp_path, number):
+    def full(file):
+        raise OSError(number, os.strerror(number), file)
+
+    with pytest.raises(OSError, match=r"'.*/there'$"), storage.replacing(tmp_path / "there"):
+        full(None)
+    with pytest.raises(OSError, match=r"'.*/model'$"), storage.new_folder(tmp_path / "model") as made:
+        full(str(made / "weights"))
+    with pytest.raises(OSError, match=r"'elsewhere'$"), storage.new_folder(tmp_path / "model"):
+        full("elsewhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_in_folders_within_too(tmp_path):
+    (tmp_path / "within").mkdir()
+    (tmp_path / "within" / "mine").write_text("mine")
+    for place in (tmp_path, tmp_path / "within"):
+        storage.aside_of(place / "x").write_text("half")
+        storage.aside_of(place / "last").mkdir()
+    storage.remove_leftovers(tmp_path)
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["within", "mine"]
 
 
 def test_what_a_reader_still_holds_stays_as_it_was(tmp_path):

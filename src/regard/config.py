@@ -2,9 +2,10 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from difflib import SequenceMatcher
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -32,6 +33,37 @@ RENAMED = {
     "training.join": "training.concat_pairs",
 }
 SIMILAR = 0.8  # of two spellings, for a suggestion from another section
+
+
+def check_whole(name: str, value: object, most: int | None = None) -> None:
+    """Refuse a setting that is no whole number, or above a limit.
+
+    Raises:
+        ConfigError: the sentence.
+    """
+    if not isinstance(value, Integral) or (most is not None and int(value) > most):
+        limit = "" if most is None else f" of at most {most:,}"
+        raise ConfigError(f"{name} must be a whole number{limit}; got {_short(value)}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse a setting that is no number.
+
+    Raises:
+        ConfigError: the sentence.
+    """
+    if not isinstance(value, Real):
+        raise ConfigError(f"{name} must be a number; got {_short(value)}")
+
+
+def check_texts(name: str, value: object) -> None:
+    """Refuse a setting that is no list of texts; one text alone is none.
+
+    Raises:
+        ConfigError: the sentence.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{name} must be a list of texts; got {_short(value)}")
 
 
 def config_names() -> list[str]:

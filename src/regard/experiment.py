@@ -2,12 +2,12 @@
 
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from regard.bundle import INFO, TOKENIZER, Bundle, load_bundle, save_bundle
 from regard.config import apply, current_name, find_config, read_toml, to_toml, validate, with_current_names
 from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
+from regard.decoding.generate import Unwanted, while_wanted
 from regard.device import find_device, random_numbers_kept
 from regard.errors import BundleError, ConfigError
 from regard.export.folder import export_bundle
@@ -36,7 +37,7 @@ from regard.storage import (
     remove_leftovers,
     write_text,
 )
-from regard.tasks.base import RunFolder, TaskData
+from regard.tasks.base import Numbers, RunFolder, TaskData
 from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
 from regard.tasks.translation import read_data
@@ -60,6 +61,7 @@ from regard.training.tensorboard import TensorBoard
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "prepare", "read_config", "train"]
 
+Given = ParamSpec("Given")
 CONFIG, DATA, MACHINE = "config.toml", "data.sha256", "machine.json"
 # what runs have whose folders were made before folders were marked as regard's own
 KNOWN = (LAST, SHARDED, INFO, "prepared/prepared.json", "distilled/corpus.jsonl", DATA)
@@ -190,6 +192,7 @@ def prepare(
     claim(folder, "a run", KNOWN)
     with exclusive(folder):
         _check_folder(folder, settings, resume=False)
+        remove_leftovers(folder)
         TASKS[settings.task].prepare(RunFolder(folder, _start(settings), False, report, _given(settings)), settings)
     return folder
 
@@ -263,9 +266,9 @@ def _train(
                 work.batches,
                 settings.training,
                 folder,
-                evaluate=work.evaluate,
+                evaluate=_until(should_stop, work.evaluate, group),
                 report=report,
-                watch=work.watch,
+                watch=_until(should_stop, work.watch, group),
                 should_stop=should_stop,
                 resume=resume,
                 made_of=made_of,
@@ -278,6 +281,19 @@ def _train(
         if group.first:
             work.finish(whole.eval())
         group.wait()
+
+
+def _until(stop: Callable[[], bool], work: Callable[Given, Numbers], group: Processes) -> Callable[Given, Numbers]:
+    """Work that is interrupted where the run is to stop; several processes do it together, and finish it."""
+
+    def interruptible(*given: Given.args, **named: Given.kwargs) -> Numbers:
+        try:
+            with while_wanted(lambda: not stop()):
+                return work(*given, **named)
+        except Unwanted:
+            raise Interrupted from None
+
+    return interruptible if group.count == 1 else work
 
 
 def average_run(folder: Path, into: Path, other: str | None = None) -> Path:

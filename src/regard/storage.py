@@ -5,6 +5,7 @@ any moment, what was there is there, or the new file is, whole. Tensors are safe
 """
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from regard.errors import ConfigError
 
 LOCK, MARKER = ".lock", ".regard"
 ASIDE = ".aside"  # ends the name of what is being written
+FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -80,7 +82,7 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
     place = Path(os.path.realpath(path))
     aside = aside_of(place)
     try:
-        with aside.open("xb") as file:
+        with naming(path), aside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -90,6 +92,23 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
             aside.unlink(missing_ok=True)
         raise
     sync_folder(place.parent)
+
+
+@contextmanager
+def naming(path: Path, inside: Path | None = None) -> Iterator[None]:
+    """Errors of a disk that takes no more name what was being written, as those of opening a file do.
+
+    Args:
+        path: what was being written.
+        inside: the temporary folder that holds its files.
+    """
+    try:
+        yield
+    except OSError as error:
+        here = error.filename is None or (inside is not None and str(error.filename).startswith(str(inside)))
+        if error.errno in FULL and here:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -107,10 +126,11 @@ def new_folder(into: Path) -> Iterator[Path]:
     aside = aside_of(into)
     aside.mkdir()
     try:
-        yield aside
-        for path in sorted(aside.rglob("*")):
-            sync_folder(path) if path.is_dir() else _sync(path)
-        sync_folder(aside)
+        with naming(into, aside):
+            yield aside
+            for path in sorted(aside.rglob("*")):
+                sync_folder(path) if path.is_dir() else _sync(path)
+            sync_folder(aside)
         check_empty(into)  # another process may have written it meanwhile
         os.replace(aside, into)
     except BaseException:
@@ -202,9 +222,9 @@ def aside_of(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder that this one holds (`exclusive`)."""
-    for path in folder.glob(f".*{ASIDE}"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what a killed process was writing in a folder that this one holds (`exclusive`), or in a folder within."""
+    for path in list(folder.rglob(f".*{ASIDE}")):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -253,10 +273,10 @@ def exclusive(folder: Path) -> Iterator[None]:
                 break
         file.close()  # its holder has removed it meanwhile: a lock on it would keep out no other
     with file:
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         try:
+            with naming(path):
+                file.truncate(0)
+                os.write(file.fileno(), f"{os.getpid()}\n".encode())
             yield
         finally:
             path.unlink(missing_ok=True)

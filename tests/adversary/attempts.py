@@ -104,11 +104,11 @@ def count(name: str, seed: int, outcomes: Iterable[tuple[str, Outcome]]) -> list
     return faults
 
 
-def run_apart(file: str, seed: int, each: int) -> None:
+def run_apart(file: str, seed: int, each: int, *more: str) -> None:
     """Run a file of attempts in a process of its own, print its counts, and fail where it found faults."""
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, file, str(seed), str(each)],
+        [sys.executable, file, str(seed), str(each), *more],
         capture_output=True, text=True, timeout=3600, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     print(done.stdout)

@@ -43,6 +43,7 @@ def verbs(tiny_run: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest
         "prepare": ["prepare", str(config), "--folder", "run"],
         "average": ["average", here, "mean"],
         "export": ["export", "fr-en", "model"],
+        "look": ["look", "fr-en", "le chat", "--save", "page.html"],
         "translate": ["translate", "--output", "out", "le chat"],
         "picture": ["translate", "--look", "cat.png", "--look", "cat.svg", "--look", "cat.pdf", "le chat"],
         "corpus": ["translate", "--from", lines, "--to", "parts", "--column", "text"],
@@ -152,6 +153,17 @@ def test_files_that_may_not_grow(
         print(f"full at {limit:,} bytes a file: {len(codes)} verbs, {sum(map(bool, codes.values()))} refused: all held")
     if limit == 0:
         assert set(codes.values()) == {1}
+
+
+@needs_linux
+@pytest.mark.slow
+def test_torchs_own_layout_on_a_full_disk(tmp_path: Path) -> None:
+    """In a process of its own: torch's writer of files would end this one."""
+    command = [sys.executable, "-m", "regard", "export", "fr-en", "graphs", "--layout", "torch"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_003, 2_003))  # noqa: E731
+    done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "regard: graphs: File too large\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_linux

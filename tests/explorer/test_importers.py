@@ -95,6 +95,12 @@ def test_links_that_are_none(links: str, sentence: str) -> None:
     assert str(error.value) == sentence
 
 
+def test_links_of_more_words_than_a_page_holds() -> None:
+    long = "le " * 6007
+    with pytest.raises(DataError, match=r"^line 1: together the maps have 36,084,049 cells; expected at most 33,554,"):
+        page_of_links(["0-0"], [long], [long])
+
+
 def test_what_does_not_fit() -> None:
     with pytest.raises(ShapeError, match=r"layers\.0 has 4 positions and 3 names were given for them"):
         page_of_attentions([torch.rand(1, 2, 4, 4)], list("abc"))

@@ -1,6 +1,7 @@
 """A prefix, forced and forbidden phrases, glossaries and draws of least risk, as a translator takes them."""
 
 import re
+from functools import partial
 from typing import Any
 
 import jaxtyping
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from adversary.attempts import judged
 from regard.decoding.risk import utilities
+from regard.decoding.sample import SampleConfig
 from regard.decoding.search import SearchConfig
-from regard.errors import ConfigError
+from regard.errors import ChoiceError, ConfigError, RegardError
 from regard.pipelines.base import InputError
+from regard.pipelines.completer import SETTINGS as COMPLETIONS
 from regard.pipelines.load import load
-from regard.pipelines.translator import Translator
+from regard.pipelines.translator import SETTINGS, Translator
 
 TEXTS = ["le chat noir dort", "Le chien rouge mange.", "la maison"]
 
@@ -35,6 +39,44 @@ def test_what_is_no_text_is_refused(translator: Translator, wrong: Any, monkeypa
     for ask in (translator, translator.stream, load("shakespeare"), load("shakespeare").stream, load("english")):
         with pytest.raises(InputError, match=r"^expected a text \(str\); got (NoneType|int|bytes|float|dict|list): "):
             ask(wrong)
+
+
+ODD = ["3", "", b"x", object(), [1], {"a": 1}, 1j, float("nan"), float("inf"), 10**30, -(10**30)]
+
+
+@pytest.mark.parametrize("name", sorted({*SETTINGS, *COMPLETIONS, "first_index", *SampleConfig.__dataclass_fields__}))
+@pytest.mark.parametrize("stream", [False, True])
+def test_odd_settings_are_one_sentence(name: str, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read or refused: no error of another library's or of Python's own."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    models = {"fr-en": SETTINGS, "shakespeare": COMPLETIONS}
+    for model, known in models.items():
+        made, small = load(model), {"length": 2} if model == "shakespeare" else {}
+        if name in ("beam", "n_best") and model == "shakespeare" and stream:
+            continue
+        draws = {"sample": True} if model == "fr-en" and name in SampleConfig.__dataclass_fields__ else {}
+        for value in ODD if name in (*known, *SampleConfig.__dataclass_fields__) else ():
+            settings = small | draws | {name: value}
+            ask = partial(made.stream if stream else made, "le", **settings)
+            verdict, text = judged((lambda ask=ask: ask().result) if stream else ask)
+            assert verdict != "fault", (name, value, text)
+            assert name in text or verdict == "read" or name in ("groups", "diversity", "n_best"), (value, text)
+
+
+@pytest.mark.parametrize("wrong", [None, 3.5, b"x", []])
+def test_odd_targets_and_names_are_one_sentence(
+    translator: Translator, wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for sources, targets in ((["le"], [wrong]), ([wrong], ["a"]), (wrong, ["a"]), (["le"], wrong)):
+        with pytest.raises(RegardError, match=r"expected a (text|list)|every source needs"):
+            translator.score(sources, targets)
+    with pytest.raises(ChoiceError, match=r"load takes names of models; got a \w+ among them"):
+        load([wrong])
+    with pytest.raises(ChoiceError, match=r"no model can be looked for at '.{50}.*: File name too long"):
+        load("é" * 5000)
+    with pytest.raises(InputError, match=r"too long: this model takes"):
+        translator.score(["le"], ["a é " * 700])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Outputs in pieces: joined they are the text, and none comes later than it must."""
 
+import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 import torch
@@ -67,4 +70,27 @@ def test_a_stream_that_an_error_ended_has_no_result() -> None:
     with pytest.raises(ValueError, match="broken"):
         next(stream)
     with pytest.raises(RegardError, match=r"there is no result: an error ended this stream"):
+        _ = stream.result
+
+
+def test_threads_that_read_one_stream_share_its_pieces() -> None:
+    def pieces() -> Generator[str, None, str]:
+        for number in range(23):
+            time.sleep(0.002)  # the others ask meanwhile
+            yield f"{number} "
+        return "whole"
+
+    stream = Streamed(pieces())
+    with ThreadPoolExecutor(3) as pool:
+        read = [one.result(30) for one in [pool.submit(list, stream) for _ in range(3)]]
+    assert sorted(int(piece) for some in read for piece in some) == list(range(23))
+    assert stream.result == "whole"
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_closed_stream_computes_nothing_more(translator, read: int) -> None:
+    with closing(translator.stream(TEXT, sample=True, seed=3)) as stream:
+        assert len([next(stream) for _ in range(read)]) == read
+    assert list(stream) == []
+    with pytest.raises(RegardError, match=r"or it was closed; start another"):
         _ = stream.result

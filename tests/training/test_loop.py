@@ -141,6 +141,33 @@ def test_interrupted_and_resumed_is_the_same_run(tmp_path, uninterrupted, kind, 
     check_same_run(weights, tmp_path, *uninterrupted(kind, precision))
 
 
+@pytest.mark.parametrize("end", [False, True], ids=["in the middle", "at the end"])
+def test_an_interrupted_evaluation_is_made_on_resume(tmp_path, uninterrupted, end):
+    at = -(-STEPS // EVERY) if end else 2
+    left = [at, at + 1]  # numbers of the evaluations that are interrupted: the same one twice
+
+    def interrupted(model):
+        number = next(numbers)
+        numbers_here = dev_loss(model)  # random numbers are drawn before the interruption
+        if number in left:
+            raise Interrupted
+        return numbers_here
+
+    numbers = count(1)
+    step = min(at * EVERY, STEPS)
+    for resume in (False, True):
+        with pytest.raises(Interrupted):
+            run(tmp_path, evaluate=interrupted, resume=resume)
+        state = load_checkpoint(tmp_path / LAST)[1]
+        assert state["step"] == step
+        assert [one[1] for one in state["best"]]
+        assert all(one[1] < step for one in state["best"])
+        assert all(entry["step"] < step for entry in Journal(tmp_path / "journal.jsonl").entries())
+    weights, seen = run(tmp_path, evaluate=interrupted, resume=True)
+    assert (seen[0]["event"], seen[0]["step"]) == ("evaluation", step)
+    check_same_run(weights, tmp_path, *uninterrupted("transformer", "float32"))
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", MODELS)
 def test_interrupted_after_every_step_is_the_same_run(tmp_path, uninterrupted, kind):

@@ -20,6 +20,7 @@ from regard.device import device_of
 from regard.errors import RegardError
 
 WANTED: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
+UNWANTED = "this output is not wanted any more"
 
 
 class Unwanted(RegardError):
@@ -34,6 +35,12 @@ def while_wanted(wanted: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         WANTED.reset(before)
+
+
+def check_wanted() -> None:
+    """Raise `Unwanted` where what is computed is not wanted any more."""
+    if not WANTED.get()():
+        raise Unwanted(UNWANTED)
 
 
 @runtime_checkable
@@ -131,7 +138,7 @@ def constrained(
 
     def wanted_step(token: Tensor, state: Any) -> tuple[Tensor, Any]:
         if not wanted():
-            raise Unwanted("this output is not wanted any more")
+            raise Unwanted(UNWANTED)
         return model.step(token, state)
 
     step: StepFunction = wanted_step

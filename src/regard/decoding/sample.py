@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.config import check_number, check_whole
 from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, penalize_repetition
 from regard.decoding.search import Hypothesis, own_state
 from regard.errors import ConfigError, RegardError
@@ -17,6 +18,7 @@ NOT_FINITE = "the model's logits hold NaN or infinity: no token can be drawn; it
 _MIX = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: spreads (seed, index) over the generator's seeds
 
 
+FRACTIONS = ("temperature", "top_p", "min_p", "typical_p", "repetition")
 SMALL, LARGE = 1e-6, 1e6  # what logits may be divided by: they stay finite in float32
 
 
@@ -88,9 +90,12 @@ def sample_config(drawing: dict[str, Any], beside: Sequence[str]) -> SampleConfi
     if unknown:
         known = ", ".join([*beside, *SampleConfig.__dataclass_fields__])
         raise ConfigError(f"unknown setting {unknown[0]!r}: known are {known}")
-    floats = ("temperature", "top_p", "min_p", "typical_p", "repetition")
+    for name, value in drawing.items():
+        if value is not None or SampleConfig.__dataclass_fields__[name].default is not None:
+            (check_number if name in FRACTIONS else check_whole)(name, value)
     values: dict[str, Any] = {
-        name: float(value) if name in floats and value is not None else value for name, value in drawing.items()
+        name: value if value is None else float(value) if name in FRACTIONS else int(value)
+        for name, value in drawing.items()
     }
     return SampleConfig(**values)
 

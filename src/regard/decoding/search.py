@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from math import inf
-from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.config import check_number, check_whole
 from regard.decoding.constraints import StepFunction, innermost
 from regard.decoding.phrases import Goal, GoalProgress
 from regard.errors import ConfigError
@@ -36,6 +36,7 @@ ASTRAY = 5.0  # nats that a phrase of a goal costs in the ranking of outputs whe
 BLOCK = 64  # numbers whose maximum is taken first, where the largest of many are looked for
 DIVERSITY = 0.5  # λ; 0.2 to 0.8 is good for most tasks (Vijayakumar et al. 2018, section 5.1)
 WIDEST = 10_000  # hypotheses of a beam: more would take minutes a step
+STEEPEST = 10  # α: the scores of long outputs stay finite
 LENGTH_PENALTY = 0.6  # α of Wu et al. 2016, equation 14, unless a model has its own
 
 
@@ -64,11 +65,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("beam", "n_best", "groups"):
-            if not isinstance(value := getattr(self, name), Integral) or int(value) > WIDEST:
-                raise ConfigError(f"{name} must be a whole number of at most {WIDEST:,}; got {value!r}")
+            check_whole(name, getattr(self, name), WIDEST)
         for name in ("length_penalty", "diversity"):
-            if not isinstance(value := getattr(self, name), Real):
-                raise ConfigError(f"{name} must be a number; got {value!r}")
+            check_number(name, getattr(self, name))
         if self.beam < 1 or not 1 <= self.n_best <= self.beam:
             raise ConfigError(
                 f"beam must be at least 1 and n_best between 1 and beam; got beam = {self.beam}, n_best = {self.n_best}"
@@ -78,6 +77,8 @@ class SearchConfig:
                 f"groups must divide the beam into equal parts; got groups = {self.groups}, beam = {self.beam}: choose "
                 "a beam that is a multiple of groups"
             )
+        if not -STEEPEST <= self.length_penalty <= STEEPEST:
+            raise ConfigError(f"length_penalty must be between {-STEEPEST} and {STEEPEST}; got {self.length_penalty}")
         if not 0 <= self.diversity < inf:
             raise ConfigError(f"diversity must be a finite number of nats, 0 or more; got {self.diversity}")
 

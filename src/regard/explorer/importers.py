@@ -19,6 +19,7 @@ from regard.figures.page import Page
 
 Layers = Sequence[Tensor]
 LARGEST = 2**28  # bytes of a file of inseq's, unpacked
+CELLS = 2**25  # of the maps of links on a page, source words times target words
 
 
 def page_of_attentions(
@@ -116,13 +117,17 @@ def page_of_links(lines: Sequence[str], sources: Sequence[str], targets: Sequenc
         title: of the page.
 
     Raises:
-        DataError: not as many lines as texts; a link that is none, or to a word that is not there.
+        DataError: not as many lines as texts; texts with too many words for one page; a link that is none, or to a
+            word that is not there.
     """
     if not len(lines) == len(sources) == len(targets):
         raise DataError(f"{len(lines)} lines of links for {len(sources)} sources and {len(targets)} targets")
-    draft = Draft(title, task="maps")
+    draft, cells = Draft(title, task="maps"), 0
     for number, (line, source, target) in enumerate(zip(lines, sources, targets, strict=True), 1):
         words = {"source": source.split(), "output": target.split()}
+        cells += len(words["source"]) * len(words["output"])
+        if cells > CELLS:
+            raise DataError(f"line {number}: together the maps have {cells:,} cells; expected at most {CELLS:,}")
         weights = torch.zeros(len(words["output"]), len(words["source"]))
         for link in line.split():
             left, _, right = link.partition("-")

@@ -4,6 +4,7 @@ Beside them `torch.json` names the inputs and outputs, as `onnx.json` does, and 
 """
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from regard.bundle import Bundle
 from regard.export.graph import graphs, trace
 from regard.export.graph_folder import write_graphs
+from regard.storage import write_bytes
 
 
 def write(bundle: Bundle, into: Path) -> None:
@@ -29,6 +31,8 @@ def write(bundle: Bundle, into: Path) -> None:
         programs = {name: trace(graph) for name, graph in found.items()}
 
         def save(name: str, path: Path) -> None:
-            torch.export.save(programs[name], path)
+            packed = BytesIO()  # torch's own writer of files ends the process on a full disk
+            torch.export.save(programs[name], packed)
+            write_bytes(path, packed.getvalue())
 
         write_graphs(bundle, found, save, into, "torch")

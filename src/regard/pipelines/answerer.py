@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.attention.watch import announce, unwatched
+from regard.config import check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
@@ -173,6 +174,7 @@ class Answerer(Pipeline[Any, Answer]):
 
     def run(self, picture: Image.Image, questions: list[str], top: int = 5) -> list[Answer]:
         """`__call__` for a picture that has been read."""
+        check_whole("top", top)
         if top < 1:
             raise ConfigError(f"top must be at least 1; got {top}")
         return [self._one(picture, question, top) for question in questions]

@@ -10,6 +10,7 @@ from regard.analysis.base import ForwardPass
 from regard.analysis.vectors import Vectors, vectors
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
+from regard.config import check_texts, check_whole
 from regard.decoding.generate import generate, maps_of, stream
 from regard.decoding.sample import SampleConfig, Stop, sample_config
 from regard.decoding.search import Hypothesis, SearchConfig
@@ -29,6 +30,7 @@ from regard.pipelines.stream import Streamed
 from regard.text.tokenizer import tokens_of_words, word_of_each
 
 LENGTH = 200  # tokens of a completion by default
+LONGEST_ADDED = 1_000_000  # tokens of one: more would take days
 SETTINGS = ("length", "stop", "beam", "n_best", "record")  # beside those of drawing
 
 
@@ -105,6 +107,7 @@ class Completer(Pipeline[str, Completion]):
         """
         if beam is not None and drawing:
             raise ConfigError(f"a beam search does not sample: leave out {', '.join(drawing)}, or leave out beam")
+        check_whole("batch_tokens", batch_tokens)
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         places = range(first_index, first_index + len(prepared)) if indices is None else indices
@@ -138,6 +141,7 @@ class Completer(Pipeline[str, Completion]):
         Raises:
             InputError, ConfigError: as in `run`.
         """
+        check_texts("stop", stop)
         given, config = self.prepare(source), sample_config(drawing, SETTINGS)
         return Streamed(self._pieces(given, self._limit(given.ids, length), stop, record, config))
 
@@ -232,6 +236,7 @@ class Completer(Pipeline[str, Completion]):
 
     def _stop(self, rows: Sequence[list[int]], stop: Sequence[str]) -> Stop:
         """Whether a text holds a stop string."""
+        check_texts("stop", stop)
         strings = [one for one in stop if one]
         if not strings:
             return lambda _row, _tokens: False
@@ -239,6 +244,7 @@ class Completer(Pipeline[str, Completion]):
 
     def _limit(self, ids: list[int], length: int) -> int:
         """Tokens that may be added."""
+        check_whole("length", length, LONGEST_ADDED)
         if length < 0:
             raise ConfigError(f"length must be 0 or more; got {length}")
         return min(length, self._positions() - len(ids) + 1)

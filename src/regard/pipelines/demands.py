@@ -1,6 +1,6 @@
 """What the outputs of a translator are to have and not to have: a prefix, phrases, the terms of a glossary."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -52,9 +52,12 @@ class Demands:
     longest: int = 1_000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prefix, str):
+            raise ConfigError(f"prefix must be a text; got {self.prefix!r}")
         for setting in ("force", "forbid"):
             phrases = getattr(self, setting)
-            if isinstance(phrases, str) or not all(isinstance(one, str) and one.strip() for one in phrases):
+            one_text = isinstance(phrases, str) or not isinstance(phrases, Sequence | Set)
+            if one_text or not all(isinstance(one, str) and one.strip() for one in phrases):
                 raise ConfigError(f"{setting} must be a list of words or phrases, none of them empty; got {phrases!r}")
         if not isinstance(self.glossary, Mapping):
             raise ConfigError(f"glossary must be terms with their translations, as a dict; got {self.glossary!r}")

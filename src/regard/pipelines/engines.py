@@ -14,6 +14,7 @@ import torch
 
 from regard.attention.watch import has_search_listeners, is_changing
 from regard.bundle import Bundle
+from regard.config import check_whole
 from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2 as export
@@ -158,6 +159,7 @@ class CTranslate2(Translator):
                 raise ConfigError(f'engine = "ctranslate2" takes no {setting} here: load the model without engine')
         if has_search_listeners() or is_changing():
             raise ConfigError('engine = "ctranslate2" cannot be observed or changed: load the model without engine')
+        check_whole("batch_tokens", batch_tokens)
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         config = SearchConfig(

@@ -13,6 +13,7 @@ from torch import Tensor
 from regard.analysis.base import ForwardPass
 from regard.analysis.meaning import Candidates, Contribution, Meaning, contributions, meaning
 from regard.analysis.vectors import Vectors, vectors
+from regard.config import check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
 from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
@@ -87,6 +88,7 @@ class Filler(Pipeline[str, Filling]):
         Raises:
             ConfigError: top below 1.
         """
+        check_whole("top", top)
         if top < 1:
             raise ConfigError(f"top must be at least 1; got {top}")
         return [self._fill(one, top) for one in prepared]

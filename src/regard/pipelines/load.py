@@ -100,13 +100,22 @@ def names_of(name: str | Path | Sequence[str | Path]) -> list[str | Path]:
             name has a comma is one.
 
     Raises:
-        ChoiceError: no name, or an empty one.
+        ChoiceError: no name, or an empty one; a name that is neither a text nor a path, or at which no file can be
+            looked for.
     """
-    if not isinstance(name, str | PathLike | Sequence):
+    several = isinstance(name, Sequence) and not isinstance(name, bytes | bytearray)
+    if not isinstance(name, str | PathLike) and not several:
         raise ChoiceError(
             f"load takes a name or a folder; got a {type(name).__name__}: regard.observe, regard.patch and the other "
             "findings take a module of your own as it is"
         )
+    for one in [name] if isinstance(name, str | PathLike) else name:
+        if not isinstance(one, str | PathLike):
+            raise ChoiceError(f"load takes names of models; got a {type(one).__name__} among them: {one!r:.60}")
+        try:
+            Path(one).exists()
+        except OSError as error:  # too long, or in a folder that may not be read
+            raise ChoiceError(f"load: no model can be looked for at {str(one)!r:.60}: {error.strerror}") from error
     if isinstance(name, str):
         found: list[str | Path] = [name] if Path(name).exists() else [part.strip() for part in name.split(",")]
     else:

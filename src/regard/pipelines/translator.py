@@ -13,6 +13,7 @@ from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import know_origin
 from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
+from regard.config import check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
 from regard.decoding.phrases import Spelling
@@ -38,6 +39,7 @@ from regard.text.normalize import clean
 from regard.training.objective import token_nll
 
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
+COUNTS = ("mbr", "n_best", "groups")  # settings that are whole numbers, and are computed with before a search begins
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
     "beam",
@@ -153,6 +155,7 @@ class Translator(Pipeline[str, Generation]):
         pieces = [(cut(text, self.bundle.languages[0]) if split else []) or [text] for text in sources]
         pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, sources, strict=True)]
         first, given = settings.pop("first_index", 0), settings.pop("indices", None)
+        _check_counts(first_index=first)
         numbers = range(first, first + len(pieces)) if given is None else given
         indices = [number + n * FURTHER for number, some in zip(numbers, pieces, strict=True) for n in range(len(some))]
         flat = [one for some in pieces for one in some]
@@ -225,8 +228,10 @@ class Translator(Pipeline[str, Generation]):
         Raises:
             ConfigError: a setting that is unknown, outside its range, or for searching only or drawing only.
         """
+        check_whole("batch_tokens", batch_tokens)
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
+        _check_counts(first_index=first_index, mbr=mbr, n_best=n_best, groups=groups)
         numbers = range(first_index, first_index + len(prepared)) if indices is None else indices
         if mbr > 1 and sample and groups == 1 and diversity is None:
             settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
@@ -318,6 +323,7 @@ class Translator(Pipeline[str, Generation]):
             ConfigError: as in `run`.
         """
         check_text(source)
+        _check_counts(first_index=first_index, **{name: settings[name] for name in COUNTS if name in settings})
         return Streamed(self._pieces(source, split, protect, first_index, settings))
 
     def _pieces(
@@ -383,9 +389,14 @@ class Translator(Pipeline[str, Generation]):
             batch_tokens: source tokens worked on at a time.
 
         Raises:
-            InputError: a source or target that is empty, or a source with more tokens than the model takes.
+            InputError: a source or target that is empty or no text; a source with more tokens than the model takes; a
+                target with more than any output may have.
             ConfigError: not as many targets as sources.
         """
+        for name, given in (("sources", sources), ("targets", targets)):
+            if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+                raise ConfigError(f"score: expected a list of {name}; got a {type(given).__name__}")
+        check_whole("batch_tokens", batch_tokens)
         if len(sources) != len(targets):
             raise ConfigError(
                 f"score: {len(sources)} sources and {len(targets)} targets: every source needs one target"
@@ -404,12 +415,21 @@ class Translator(Pipeline[str, Generation]):
 
     def _score(self, pairs: Sequence[tuple[str, str | Generation]], batch_tokens: int) -> list[Scored]:
         tokenizer = self.tokenizer
+        for source, _ in pairs:
+            check_text(source)
         rows = [self.prepare(source).ids for source, _ in pairs]
+        longest = self.limit(self.decoding.longest_source)  # of any output
+        for _, target in pairs:
+            if not isinstance(target, Generation):
+                check_text(target)
+                check_characters(target, longest)
         outputs = [
             list(one.ids) if isinstance(one, Generation) else [*tokenizer.encode_target(clean(one)), tokenizer.eos]
             for _, one in pairs
         ]
         for number, (row, (_, target)) in enumerate(zip(rows, pairs, strict=True), 1):
+            if not isinstance(target, Generation):
+                check_tokens(outputs[number - 1], longest + 1)
             if not row or not (target.ids if isinstance(target, Generation) else target.strip()):
                 raise InputError(f"score: pair {number}: the {'target' if row else 'source'} is empty")
         made: dict[int, Scored] = {}
@@ -519,3 +539,9 @@ class Translator(Pipeline[str, Generation]):
             score=found.score, log_prob=found.log_prob, source_tokens=source_tokens, source_ids=ids, read=source.read,
             attention=maps, recorded=recorded, translator=self,
         )  # fmt: skip
+
+
+def _check_counts(**counts: object) -> None:
+    """Refuse settings that are no whole numbers before anything is computed with them."""
+    for name, value in counts.items():
+        check_whole(name, value)

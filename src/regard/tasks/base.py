@@ -11,6 +11,7 @@ import torch
 
 from regard.bundle import Bundle
 from regard.data.batching import BatchSource, move
+from regard.decoding.generate import check_wanted
 from regard.device import device_of
 from regard.errors import ConfigError
 from regard.models.build import ModelConfig
@@ -134,6 +135,7 @@ def mean_loss(
     device, group = device_of(model), processes()
     total, tokens = 0.0, 0
     for batch in islice(batches.epoch(0), group.rank, None, group.count):
+        check_wanted()
         nll, n = measure(model, move(batch, device), precision)
         total, tokens = total + float(nll), tokens + n
     if group.count > 1:

@@ -11,6 +11,7 @@ from regard.data.batching import BatchSource, move
 from regard.data.questions import Open, QuestionBatches, count_answers, open_from, question_parts
 from regard.data.scenes.questions import PictureQuestion
 from regard.data.tables import read_cells
+from regard.decoding.generate import check_wanted
 from regard.device import device_of
 from regard.errors import ConfigError, DataError
 from regard.pipelines.answerer import Answerer
@@ -104,6 +105,7 @@ def make_evaluate(dev: BatchSource, precision: str = "float32") -> Callable[[Any
         device = device_of(model)
         total, known, right, asked = 0.0, 0, 0, 0
         for batch in dev.epoch(0):
+            check_wanted()
             batch = move(batch, device)
             nll, n = token_nll(model, batch, precision)
             total, known = total + float(nll), known + n

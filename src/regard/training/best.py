@@ -24,10 +24,12 @@ def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
     device = device_of(model)
     states = random_states(device)
     model.eval()
-    with torch.inference_mode():
-        numbers = evaluate(model)
-    model.train()
-    restore_random_states(states, device)
+    try:
+        with torch.inference_mode():
+            numbers = evaluate(model)
+    finally:  # of an evaluation that is interrupted, too: the run is saved next
+        model.train()
+        restore_random_states(states, device)
     return {f"dev_{name}": value for name, value in numbers.items()}
 
 

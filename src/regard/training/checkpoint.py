@@ -26,7 +26,8 @@ def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None
         write_tensors(path, tensors, {"state": note, "digest": digest(tensors, note)})
     except Exception as error:  # safetensors has error types of its own
         before = "the previous one is still valid" if path.exists() else "there is no previous one"
-        raise BundleError(f"{path}: the checkpoint could not be written ({error}); {before}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(f"{path}: the checkpoint could not be written ({reason}); {before}") from error
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:

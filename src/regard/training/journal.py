@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from regard.storage import parse_json, write_text
+from regard.storage import naming, parse_json, write_text
 from regard.untrusted import file_size
 
 JOURNAL = "journal.jsonl"  # of a run's folder
@@ -26,7 +26,7 @@ class Journal:
         """Append one entry; it has been handed to the operating system when this returns."""
         if not self.writes:
             return
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def entries(self) -> list[Entry]:

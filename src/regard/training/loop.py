@@ -44,6 +44,8 @@ class Progress:
         waited: evaluations since the best one.
         skipped: updates skipped because the loss or its gradient was not finite.
         skipped_in_a_row: those since the last update that was made.
+        unmeasured: the last step's training loss, where that step's evaluation was interrupted; a resumed run makes
+            it first.
     """
 
     step: int = 0
@@ -54,6 +56,7 @@ class Progress:
     waited: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    unmeasured: float | None = None
 
     @classmethod
     def read(cls, state: dict[str, Any]) -> "Progress":
@@ -99,7 +102,8 @@ def train(
         batches: the training data.
         config: the settings.
         folder: for checkpoints and the journal.
-        evaluate: from a model to its named numbers on development data ("loss", "bleu", …).
+        evaluate: from a model to its named numbers on development data ("loss", "bleu", …). It may raise Interrupted:
+            the run is then saved as it was before, and a resumed one begins with this evaluation.
         report: called with every step and evaluation.
         watch: called at every evaluation with the model and the step, by the first process; its numbers are journaled.
         should_stop: called after every step; True saves and raises Interrupted.
@@ -107,7 +111,7 @@ def train(
         made_of: digests of what the run is made of (tokenizer, data), by name; kept in checkpoints, and compared.
 
     Raises:
-        Interrupted: `should_stop` returned True; everything is saved.
+        Interrupted: `should_stop` returned True, or an evaluation was interrupted; everything is saved.
         Diverged: loss or gradient were not finite many times in a row, or at every evaluation.
         BundleError: a checkpoint is damaged or could not be written.
         ConfigError: there is nothing to train on; the memory does not hold one row of the largest batch; a resumed
@@ -135,6 +139,29 @@ def train(
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
     sound = True  # the latest evaluation was finite
 
+    def evaluated(train_loss: float) -> bool:
+        """Measure the model; whether that was finite."""
+        progress.unmeasured = train_loss  # unless the evaluation is interrupted, not for long
+        whole = engine.whole()
+        found = measure(whole, evaluate)
+        score = rank(found, config)
+        finite = score > -torch.inf
+        seen = measure(whole, partial(_watched, watch, progress.step)) if group.first and finite else {}
+        progress.waited = 0 if not progress.best or score > progress.best[0][0] else progress.waited + 1
+        progress.best = keep_if_best(progress.best, score, progress.step, whole, config, folder, group.first)
+        progress.unmeasured = None
+        entry = _entry(progress, train_loss) | found | seen
+        journal.write(entry)
+        report(entry)
+        return finite
+
+    def save() -> None:
+        engine.store(folder, vars(progress) | {"made_of": dict(made_of or {})})
+
+    if progress.unmeasured is not None:
+        sound = evaluated(progress.unmeasured)
+        if sound:
+            save()
     stream = _stream(batches, progress)
     while not _finished(progress, config):
         alive.note(progress.step)
@@ -147,25 +174,18 @@ def train(
         report({"event": "step", "step": progress.step, "seconds": progress.seconds, **numbers})
         _count_skipped(numbers, progress, folder, journal)
 
-        evaluated = progress.step % config.evaluate_every == 0 or _finished(progress, config)
-        if evaluated:
-            whole = engine.whole()
-            found = measure(whole, evaluate)
-            score = rank(found, config)
-            sound = score > -torch.inf
-            progress.waited = 0 if not progress.best or score > progress.best[0][0] else progress.waited + 1
-            progress.best = keep_if_best(progress.best, score, progress.step, whole, config, folder, group.first)
-            seen = measure(whole, partial(_watched, watch, progress.step)) if group.first and sound else {}
-            entry = _entry(progress, numbers["loss"]) | found | seen
-            journal.write(entry)
-            report(entry)
-
+        due = progress.step % config.evaluate_every == 0 or _finished(progress, config)
+        interrupted = False
+        if due:
+            try:
+                sound = evaluated(numbers["loss"])
+            except Interrupted:
+                interrupted = True
         late = group.first and time.monotonic() - saved > config.checkpoint_seconds
-        stop, late = group.any_of(should_stop(), late)
-        due = stop or evaluated or late
+        stop, late = group.any_of(interrupted or should_stop(), late)
         healthy = sound and not progress.skipped_in_a_row
-        if due and (healthy or (stop and not checkpoint_in(folder))):
-            engine.store(folder, vars(progress) | {"made_of": dict(made_of or {})})
+        if (stop or due or late) and (healthy or (stop and not checkpoint_in(folder))):
+            save()
             saved = time.monotonic()
         if stop:
             raise Interrupted
