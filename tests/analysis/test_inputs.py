@@ -66,7 +66,23 @@ for name in ("fr-en", "shakespeare", "english", "emoji", "spelling"):
                 assert str(error) in (text, file), (name, given, error)
             else:
                 raise AssertionError((name, given))
-made = regard.load("fr-en")("le chat noir")
+model = regard.load("fr-en")
+with regard.observe(model) as seen:
+    made = model("le chat noir")
+for find in (
+    lambda: regard.why(made, 0, 0),
+    lambda: regard.why(model, 0, 0),
+    lambda: regard.why(seen["decoder.layers.0.cross"], 0, 0),
+    lambda: regard.flow(made),
+    lambda: regard.flow(model),
+    lambda: regard.flow(seen),
+):
+    try:
+        find()
+    except RegardError as error:
+        assert str(error).startswith("expected an AttentionMap, such as generation.attention[site] or"), error
+    else:
+        raise AssertionError("no map")
 for step in ("0", None, 1.0):
     for find in (regard.contributions, regard.faithfulness):
         try:
@@ -78,7 +94,7 @@ for step in ("0", None, 1.0):
 """
 
 
-def test_what_is_no_input_and_no_step():
+def test_what_is_no_input_no_map_and_no_step():
     done = subprocess.run([sys.executable, "-c", NO_INPUTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 

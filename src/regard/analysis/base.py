@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError
 from regard.models.ensemble import Ensemble
 from regard.nn.dropout import Dropout
@@ -110,6 +111,19 @@ def check_repeatable(module: nn.Module) -> None:
 def as_inputs(given: Any) -> list[Any]:
     """A list of inputs; a single one (a text, a file, a dict of arguments) is a list of one."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else [given]
+
+
+def check_map(map: object) -> None:
+    """Refuse what is no map.
+
+    Raises:
+        ConfigError: it is another object: a result, an observation, or a list of maps.
+    """
+    if not isinstance(map, AttentionMap):
+        raise ConfigError(
+            "expected an AttentionMap, such as generation.attention[site] or, of an observation, seen[site][0]; got "
+            f"{type(map).__name__}"
+        )
 
 
 def check_step(step: object, count: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from regard.analysis.alti import alti
+from regard.analysis.base import as_inputs, check_map
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import WeightSource
 from regard.errors import ChoiceError, ShapeError, nearest
@@ -66,7 +67,9 @@ def flow(
         `[T, S]`, or `[S]` of a target, in the maps' dtype.
 
     Raises:
-        ShapeError: no map, sizes that do not follow each other, a target outside, more than 64 tokens for "flow".
+        ConfigError: what is no map, such as an observation's list of maps.
+        ShapeError: no map at all, sizes that do not follow each other, a target outside, more than 64 tokens for
+            "flow".
         ChoiceError: an unknown `how`; "alti" of maps that do not know their model; "gradient" without gradients, or
             these for something else.
     """
@@ -75,7 +78,9 @@ def flow(
         raise ChoiceError(f"unknown how {how!r}: expected one of {expected}")
     if (how == "gradient") != (gradients is not None):
         raise ChoiceError("gradients, one for each layer, and how='gradient' belong together")
-    given = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
+    given = list(maps.values()) if isinstance(maps, Mapping) else as_inputs(maps)
+    for one in given:
+        check_map(one)
     chain = given if how == "alti" and given else _chain(given)
     if target is not None:
         rows = chain[-1].shape[-2]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.analysis.base import check_map
 from regard.analysis.residual import FrozenNorm, Stream, Write, record, terms
 from regard.attention.maps.map import AttentionMap
 from regard.attention.scores import Cosine, Dot, General, Product, ScaledDot
@@ -81,9 +82,10 @@ def why(map: AttentionMap, i: int, j: int) -> Why:
         j: the key, a column of the map, likewise.
 
     Raises:
-        ConfigError: a map that does not know its model, or of several heads; no such row or column; a recurrent model;
-            a score that is no product of query and key; queries that are made with a context.
+        ConfigError: no map; one that does not know its model, or of several heads; no such row or column; a recurrent
+            model; a score that is no product of query and key; queries that are made with a context.
     """
+    check_map(map)
     origin = map.origin
     if origin is None:
         raise ConfigError(
