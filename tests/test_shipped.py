@@ -8,6 +8,7 @@ import soundfile
 from PIL import Image
 
 import regard
+from random_outputs import translator
 from regard.data.scenes.glyphs import FONTS, Glyphs
 from regard.data.scenes.scene import SceneConfig
 from regard.pipelines.load import SHIPPED, shipped
@@ -65,6 +66,31 @@ def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
     model = regard.load(name)
     assert model("Je suis fatigué.").text == "I'm tired."
     assert model("je suis fatigué").text.lower().rstrip(".") in ("i'm tired", "i am tired")
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "plain"),
+    [
+        ("fr-en", "OÙ EST LA GARE ?", "Où est la gare ?"),
+        ("fr-en-fast", "TOM HABITE À PARIS.", "Tom habite à Paris."),
+        ("fr-en-rnn", "LE CHAT NOIR DORT. LE CHIEN DORT.", "Le chat noir dort. Le chien dort."),
+        ("en-fr", "WHERE IS THE STATION?", "Where is the station?"),
+        ("en-fr-fast", "TOM LIVES IN BOSTON.", "Tom lives in Boston."),
+        ("en-fr-rnn", "I DON'T KNOW.", "I don't know."),
+    ],
+)
+def test_a_source_in_capitals_is_read_as_a_sentence(name: str, typed: str, plain: str) -> None:
+    model = regard.load(name)
+    found, want = model([typed, plain])
+    assert (found.source, found.read) == (typed, plain)
+    assert found.text == want.text
+    assert found.alignment.pairs == want.alignment.pairs
+    protected = model(f"{typed} {{NAME}} https://regard.example/A", protect=True)
+    assert protected.text.endswith("{NAME} https://regard.example/A")
+
+
+def test_other_models_read_capitals_as_they_are() -> None:
+    assert translator()("LE CHAT NOIR").read == "LE CHAT NOIR"
 
 
 def test_the_decoder_writes_a_play() -> None:

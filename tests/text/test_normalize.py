@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.text.normalize import clean
+from regard.text.normalize import clean, sentence_case
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
 
@@ -78,3 +78,33 @@ def test_no_letter_digit_mark_or_sign_is_ever_changed() -> None:
         character = chr(number)
         if category(character)[0] in "LNPS" or (category(character) in ("Mn", "Mc", "Me") and character != "\u034f"):
             assert clean(f"a{character}b") == f"a{character}b"
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("OÙ EST LA GARE ?", "Où est la gare ?"),
+        ("« JE VAIS À PARIS »", "« Je vais à Paris »"),
+        ("PARIS ET L'EAU D'ICI", "Paris et l'eau d'ici"),
+        ("Y A-T-IL UN CHAT ?", "Y a-t-il un chat ?"),
+        ("MAY I SEE POINT X?", "May I see point X?"),
+        ("I'M NOT SURE I'LL COME", "I'm not sure I'll come"),
+        ("IL Y A 18 CHATS À 7H30", "Il y a 18 chats à 7h30"),
+        # a word alone may be a name, and one small letter says that capitals are meant
+        ("NATO", "NATO"),
+        ("STOP !", "STOP !"),
+        ("I AM", "I AM"),
+        ("A B C", "A B C"),
+        ("LE chat NOIR", "LE chat NOIR"),
+        ("Le chat noir", "Le chat noir"),
+        ("18 : 30", "18 : 30"),
+        ("", ""),
+    ],
+)
+def test_capitals_become_a_sentence(text: str, want: str) -> None:
+    assert sentence_case(text, lambda word: 1 if word == "Paris" else 2) == want
+
+
+@given(st.text())
+def test_the_case_alone_is_changed(text: str) -> None:
+    assert sentence_case(text, len).casefold() == text.casefold() or "İ" in text

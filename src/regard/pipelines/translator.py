@@ -35,7 +35,7 @@ from regard.pipelines.demands import Demands
 from regard.pipelines.generation import Generation, Scored
 from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
-from regard.text.normalize import clean
+from regard.text.normalize import clean, sentence_case
 from regard.training.objective import token_nll
 
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
@@ -75,6 +75,8 @@ class DecodingConfig(BaseModel):
     """See length_ratio."""
     longest_source: int = Field(300, gt=0, le=100_000)
     """A source with more tokens is refused."""
+    sentence_case: bool = False
+    """Read a source of several words in capitals as if only its first letter were one."""
 
 
 class Translator(Pipeline[str, Generation]):
@@ -98,6 +100,8 @@ class Translator(Pipeline[str, Generation]):
             InputError: it has more tokens than the model takes.
         """
         read = clean(source)
+        if self.decoding.sentence_case:
+            read = sentence_case(read, lambda word: len(self.tokenizer.encode(word)))
         return Encoded(source, self.encode(read), read)
 
     def encode(self, source: str) -> list[int]:

@@ -4,8 +4,11 @@ A no-break space, a tab or a soft hyphen in a text that was copied from a page i
 a translation then loses words. Visible characters are never changed.
 """
 
+import re
+from collections.abc import Callable
 from unicodedata import category
 
+_CAPITALS = re.compile(r"(?<![\w'’-])(?:I|[B-XZ](?!['’-]))(?!\w)|(\w+)")  # a letter alone, or a word
 ZWNJ, ZWJ, MONGOLIAN_SEPARATOR = "\u200c", "\u200d", "\u180e"
 
 # blocks of scripts whose letters change their form beside a joiner or a non-joiner
@@ -51,6 +54,30 @@ def clean(text: str, keep: str = "") -> str:
         elif not _is_invisible(character) or _is_needed(character, kept[-1:], text[n + 1 : n + 2], kept):
             kept.append(character)
     return "".join(kept)
+
+
+def sentence_case(text: str, tokens: Callable[[str], int]) -> str:
+    """A text of several words in capitals as a sentence would be written; any other text as it is.
+
+    A translator that hardly saw capitals in training takes "OÙ EST LA GARE ?" apart letter by letter. The first letter
+    stays a capital, and that of a word which is fewer tokens with it than without (Paris). A letter that stands alone
+    is a name (I, X), unless it is a word in French or English: A, Y, or one with an accent.
+
+    Args:
+        text: any text.
+        tokens: the number of a word's tokens.
+    """
+    words = [word for word in text.split() if sum(map(str.isalpha, word)) > 1]
+    if len(words) < 2 or not text.isupper():
+        return text
+
+    def written(found: re.Match[str]) -> str:
+        small, name = found[0].lower(), found[0].capitalize()
+        return name if tokens(name) < tokens(small) else small
+
+    small = _CAPITALS.sub(lambda found: written(found) if found[1] else found[0], text)
+    first = next(n for n, character in enumerate(small) if character.isalpha())
+    return small[:first] + small[first].upper() + small[first + 1 :]
 
 
 def _is_invisible(character: str) -> bool:
