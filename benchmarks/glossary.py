@@ -86,6 +86,18 @@ def compare(model: Translator, pairs: Pairs, terms: dict[str, str]) -> None:
     print(f"  {free:.1f} s without, {seconds['with']:.1f} s with: {seconds['with'] / free:.2f} times", flush=True)
 
 
+def development(name: str) -> Pairs:
+    """The development pairs of a shipped translator."""
+    settings = read_config(name)
+    assert settings.data is not None
+    parts = settings.data.train  # what is never held out is not needed
+    held_out = tuple(part for part in parts if part.held_out) if isinstance(parts, tuple) else parts
+    pairs: Pairs = read_data(
+        settings.model_copy(update={"data": settings.data.model_copy(update={"train": held_out})})
+    )[1]
+    return pairs
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,11 +106,7 @@ def main() -> None:
     parser.add_argument("--terms", type=int, default=1000)
     given = parser.parse_args()
     model = regard.load(given.model)
-    settings = read_config(given.model)
-    assert settings.data is not None
-    parts = settings.data.train  # what is never held out is not needed
-    held_out = tuple(part for part in parts if part.held_out) if isinstance(parts, tuple) else parts
-    dev = read_data(settings.model_copy(update={"data": settings.data.model_copy(update={"train": held_out})}))[1]
+    dev = development(given.model)
     half = len(dev) // 2
     known, pairs = dev.at(list(range(half))), dev.at(list(range(half, min(len(dev), half + given.sentences))))
     own = list(consistent(terms_of(model, pairs), pairs).items())
