@@ -92,6 +92,8 @@ def endless(place: Path) -> Attempts:
         (run / "journal.jsonl").symlink_to(path)
         yield f"{name} data", ["data", "shakespeare", path, "--folder", str(place / f"data-{name}")]
         yield f"{name} debian", ["data", "debian", path, path]
+        (place / f"{name}.mo").symlink_to(path)
+        yield f"{name} messages", ["data", "messages", f"{path}.mo"]
         yield f"{name} glossary", ["translate", "--glossary", path, "le chat"]
         yield f"{name} subtitles", ["translate", "--from", f"{path}.srt"]
         yield f"{name} source", ["evaluate", "fr-en", "--source", path]

@@ -108,6 +108,20 @@ def debian(
     _write(descriptions(source, target), output, [source, target])
 
 
+@app.command()
+def messages(
+    catalogues: Annotated[list[Path], typer.Argument(help="Files .po or .mo of one language, or folders of them.")],
+    output: Output = None,
+) -> None:
+    """Sentences of programs' message catalogues (gettext).
+
+    The original first, the translation second; each catalogue has the licence of its program.
+    """
+    from regard.data.datasets.messages import messages as pairs
+
+    _write(pairs(catalogues), output, catalogues)
+
+
 def _write(pairs: Iterable[tuple[str, str]], output: Path | None, sources: Sequence[Path] = ()) -> None:
     check_output(output, sources)
     count = 0

@@ -40,7 +40,7 @@ def descriptions(source: Path, target: Path) -> Iterator[tuple[str, str]]:
             if len(sides[0]) != len(sides[1]):
                 continue
             for pair in zip(*sides, strict=True):
-                if pair not in seen and _plausible(*pair):
+                if pair not in seen and plausible(*pair):
                     seen.add(pair)
                     yield pair
     if not count:
@@ -75,7 +75,8 @@ def sentences(paragraph: str) -> list[str]:
     return [text for a, b in pairwise(places) if (text := paragraph[a:b].strip())]
 
 
-def _plausible(here: str, there: str) -> bool:
+def plausible(here: str, there: str) -> bool:
+    """Whether two sentences may be translations: 3 to 60 words, of similar length, not the same."""
     lengths = len(here.split()), len(there.split())
     uneven = max(len(here), len(there)) / max(1, min(len(here), len(there)))
     return min(lengths) >= SHORTEST and max(lengths) <= LONGEST and uneven <= MOST_UNEVEN and here != there
