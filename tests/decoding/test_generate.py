@@ -10,6 +10,7 @@ from regard.decoding.lexicon import Lexicon, spelling_table
 from regard.decoding.sample import SampleConfig
 from regard.decoding.search import SearchConfig
 from regard.models.build import build
+from regard.models.planned import PlannedDecoder
 from regard.models.transformer import TransformerConfig
 from regard.pretrained.rules import GenerationRules
 
@@ -131,6 +132,30 @@ def test_maps_are_those_of_a_forward_on_the_output(model, how) -> None:
             (call,) = true[site]
             whole = AttentionMap.from_spec(call.query, call.key, call.spec).full()[0]
             torch.testing.assert_close(seen.full(), whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [SearchConfig(3, 0.6, 2), SampleConfig(seed=2)])
+def test_maps_of_a_plan_are_the_models_made_when_asked_for_and_stay(model, how) -> None:
+    with torch.inference_mode():
+        planned = PlannedDecoder(model)
+        memory, _ = started(model)
+        expected = [maps_of(model, one) for some in outputs(model, how, record=True) for one in some]
+        found = generate(planned, planned.start(memory, record=True), [[BOS], [BOS]], LIMITS, how, [EOS])
+    lazy = [maps_of(planned, one) for some in found for one in some]
+    assert len(lazy) == len(expected) >= 2
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    try:
+        with torch.no_grad():  # what was seen stays as it was, before it is looked at
+            for parameter in model.parameters():
+                parameter.zero_()
+        for ours, theirs in zip(lazy, expected, strict=True):
+            assert list(ours) == list(theirs)
+            for site in theirs:
+                torch.testing.assert_close(ours[site].full(), theirs[site].full(), atol=1e-5, rtol=1e-4)
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), before, strict=True):
+                parameter.copy_(value)
 
 
 def test_a_stream_is_the_same_draws(model) -> None:

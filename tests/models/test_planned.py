@@ -113,7 +113,7 @@ def test_nothing_is_recorded_unless_asked_and_buffers_grow() -> None:
     there = memory(model)
     _, state = go([(model, there), (PlannedDecoder(model), there)], steps=80, record=False, keeps=False)
     assert isinstance(state, PlannedState)
-    assert not state.cells.query
+    assert not state.recorded
     assert state.step == 80
 
 
@@ -142,6 +142,38 @@ def test_one_hypothesis_has_its_own_maps() -> None:
     for n, k in ((0, 2), (2, 1)):
         for site, whole in model.maps(theirs.one(n, k)).items():
             torch.testing.assert_close(planned.maps(ours.one(n, k))[site].full(), whole.full(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["plain", "rotary", "relative", "window in one layer"])
+@torch.no_grad()
+def test_hypotheses_of_one_length_are_made_one_state(name: str) -> None:
+    """Their maps, after the buffers were copied for some of the sentences, are those of each alone."""
+    model = make(**CONFIGS[name])
+    there, planned = memory(model), PlannedDecoder(model)
+    theirs, ours = go([(model, there), (planned, there)])
+    alone = [ours.one(0, k) for k in (2, 0, 0)]
+    assert len({one.companions() for one in alone}) == 1
+    assert planned.step(torch.ones(1, 3, dtype=torch.long), ours).state.companions() != ours.companions()
+    for site, whole in planned.maps(alone[0].together(alone)).items():
+        assert whole.shape[0] == len(alone)
+        for row, k in enumerate((2, 0, 0)):
+            own = model.maps(theirs.one(0, k))[site].full()[0]
+            torch.testing.assert_close(whole.select(row).full(), own, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sentence_that_is_kept_twice_has_both_its_maps() -> None:
+    model = make()
+    there, planned = memory(model), PlannedDecoder(model)
+    states = [one.start(there, record=True) for one in (model, planned)]
+    tokens = (torch.ones(3, 1, dtype=torch.long), torch.tensor([[5], [6]]), torch.tensor([[7], [8]]))
+    for token in tokens:
+        if len(token) < 3 and states[1].count == 3:
+            states = [state.keep(torch.tensor([2, 2])) for state in states]
+        states = [one.step(token, state).state for one, state in zip((model, planned), states, strict=True)]
+    assert states[1].sources
+    for site, whole in model.maps(states[0]).items():
+        torch.testing.assert_close(planned.maps(states[1])[site].full(), whole.full(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])

@@ -1,23 +1,25 @@
 """From a decoder's state to hypotheses: the one way that every pipeline takes.
 
 Search and sampling know no model; here a model's step, the constraints around it and the attention of what comes out
-meet. A hypothesis keeps its own state, so its maps stay lazy: they are computed when they are read.
+meet. Maps stay lazy: a hypothesis keeps its queries and keys, and weights are computed when they are read.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.map import AttentionMap, LazyMaps
 from regard.decoding.constraints import Constraint, StepFunction, innermost
 from regard.decoding.phrases import Goal
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
 from regard.decoding.search import Attention, Hypothesis, SearchConfig, search, search_steps
 from regard.device import device_of
 from regard.errors import RegardError
+from regard.nn.state import State
 
 WANTED: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
 UNWANTED = "this output is not wanted any more"
@@ -82,10 +84,11 @@ def generate(
     scored = any(constraint.scored for constraint in constraints)
     if isinstance(how, SampleConfig):
         steps = sample(step, state, before, limits, how, ends, stop=stop, indices=indices, device=device, scored=scored)
-        return sampled(steps, len(limits))
+        return with_maps(model, sampled(steps, len(limits)))
     first = [tokens[-1] for tokens in before]
     attended = None if attention is None else lambda state: attention(innermost(state))
-    return search(step, state, limits, how, first, ends, scored=scored, device=device, goals=goals, attention=attended)
+    found = search(step, state, limits, how, first, ends, scored=scored, device=device, goals=goals, attention=attended)
+    return with_maps(model, found)
 
 
 def stream(
@@ -147,9 +150,47 @@ def constrained(
     return step, state
 
 
-def maps_of(model: StepModel, found: Hypothesis) -> dict[str, AttentionMap]:
+@dataclass(frozen=True, eq=False)
+class Kept(State):
+    """What is left of a hypothesis' state once its search is over: its maps.
+
+    Attributes:
+        maps: {site: map `[M, 1, heads, T, S]`} of M hypotheses of one length.
+        row: of this one.
+    """
+
+    maps: Mapping[str, AttentionMap]
+    row: int
+
+
+def with_maps(model: StepModel, found: Sequence[Sequence[Hypothesis]]) -> list[list[Hypothesis]]:
+    """Hypotheses whose states are reduced to their maps, where several can be taken from the batch's buffers at once.
+
+    Hypotheses that ended at the same step are one gather and one frozen map a site; each one's own is made of it when
+    it is asked for.
+    """
+    results = [list(some) for some in found]
+    groups: dict[Hashable, list[tuple[int, int, Any]]] = {}
+    for n, some in enumerate(results):
+        for k, one in enumerate(some):
+            state = innermost(one.state)
+            known = state.companions() if getattr(state, "record", False) and isinstance(state, State) else None
+            if known is not None:
+                groups.setdefault(known, []).append((n, k, state))
+    for group in groups.values():
+        states = [state for *_, state in group]
+        whole = {site: one.frozen() for site, one in model.maps(states[0].together(states)).items()}
+        for row, (n, k, _) in enumerate(group):
+            results[n][k] = replace(results[n][k], state=Kept(whole, row))
+    return results
+
+
+def maps_of(model: StepModel, found: Hypothesis) -> LazyMaps:
     """{site: map `[heads, T, S]`} of one hypothesis, lazy and detached; empty where its state recorded no queries."""
     state = innermost(found.state)
-    if not getattr(state, "record", True):
-        return {}
-    return {site: whole.select(0, 0).frozen() for site, whole in model.maps(state.plain()).items()}
+    if isinstance(state, Kept):
+        return LazyMaps(state.maps, lambda site: state.maps[site].select(state.row, 0).frozen())
+    own: dict[str, AttentionMap] = {}
+    if getattr(state, "record", True):
+        own = {site: whole.select(0, 0).frozen() for site, whole in model.maps(state.plain()).items()}
+    return LazyMaps(own, own.__getitem__)

@@ -9,10 +9,10 @@ rows of a table, and nothing is checked or chosen at a step. Keys and values are
 So a beam that is reordered copies no key: its paths change, and a sentence's hypotheses are the queries of one product.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,17 +38,15 @@ States = Callable[[Tensor], Tensor]
 
 
 class Cells:
-    """Keys, values and queries of all layers; a cell that has been written is never written again.
+    """Keys and values of all layers; a cell that has been written is never written again.
 
     Attributes:
         key, value: `[N · key_heads, C, d_head]` of each layer.
-        query: `[2, N, C, heads · d_head]` of each layer, of self-attention and of attention to the memory; empty where
-            none are recorded.
         filled: number of cells that are written.
     """
 
-    def __init__(self, key: list[Tensor], value: list[Tensor], query: list[Tensor], filled: int) -> None:
-        self.key, self.value, self.query, self.filled = key, value, query, filled
+    def __init__(self, key: list[Tensor], value: list[Tensor], filled: int) -> None:
+        self.key, self.value, self.filled = key, value, filled
         self._lock = Lock()  # two threads may continue the same state
 
     def with_room(self, filled: int, more: int) -> "Cells":
@@ -58,28 +56,44 @@ class Cells:
             if self.filled == filled and filled + more <= self.key[0].shape[1]:
                 self.filled += more
                 return self
-        made = self._copied(filled, filled + max(ROOM * more, filled), lambda part, _: part)
+        made = self._copied(filled, filled + max(ROOM * more, filled), lambda part: part)
         made.filled += more
         return made
 
     def of(self, sentences: Tensor, count: int, filled: int) -> "Cells":
         """The cells of some of `count` sentences."""
 
-        def chosen(part: Tensor, axis: int) -> Tensor:
-            found: Tensor = part.unflatten(axis, (count, -1)).index_select(axis, sentences).flatten(axis, axis + 1)
+        def chosen(part: Tensor) -> Tensor:
+            found: Tensor = part.unflatten(0, (count, -1)).index_select(0, sentences).flatten(0, 1)
             return found
 
         return self._copied(filled, self.key[0].shape[1], chosen)
 
-    def _copied(self, filled: int, room: int, change: Callable[[Tensor, int], Tensor]) -> "Cells":
-        def moved(part: Tensor, axis: int) -> Tensor:
-            some = change(part[..., :filled, :], axis)
-            new = some.new_empty(*some.shape[:-2], room, some.shape[-1])
-            new[..., :filled, :] = some
+    def _copied(self, filled: int, room: int, change: Callable[[Tensor], Tensor]) -> "Cells":
+        def moved(part: Tensor) -> Tensor:
+            some = change(part[:, :filled])
+            new = some.new_empty(len(some), room, some.shape[-1])
+            new[:, :filled] = some
             return new
 
-        key, value = ([moved(part, 0) for part in parts] for parts in (self.key, self.value))
-        return Cells(key, value, [moved(part, 1) for part in self.query], filled)
+        key, value = ([moved(part) for part in parts] for parts in (self.key, self.value))
+        return Cells(key, value, filled)
+
+
+class Asked(NamedTuple):
+    """The queries of one step, as they were computed: no later step touches them.
+
+    Attributes:
+        queries: `[N · K, 2 · layers, heads · d_head]`, of each layer's self-attention and attention to the memory.
+        beams: K.
+        first: the cell of the first hypothesis.
+        copies: number of times that the buffers had been copied for some of their sentences.
+    """
+
+    queries: Tensor
+    beams: int
+    first: int
+    copies: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +127,8 @@ class PlannedState(State):
         step: number of steps taken.
         record: whether queries are kept.
         heads: of a query.
+        recorded: the queries of all steps, where they are kept.
+        sources: for each time that the buffers were copied for some of their sentences, these sentences `[N]`.
         asked: queries `[N · K, heads · d_head]` of the last step's attention to the memory, of each layer; none where
             hypotheses or sentences have been selected since.
     """
@@ -126,6 +142,8 @@ class PlannedState(State):
     step: int
     record: bool
     heads: int
+    recorded: tuple[Asked, ...] = ()
+    sources: tuple[Tensor, ...] = ()
     asked: tuple[Tensor, ...] = ()
 
     def select(self, parents: Int[Tensor, "N K"]) -> "PlannedState":
@@ -142,6 +160,14 @@ class PlannedState(State):
         path = None if self.path is None else self.path[sentence : sentence + 1, hypothesis : hypothesis + 1]
         return replace(self, rows=rows, path=path)
 
+    def companions(self) -> Hashable:
+        return id(self.cells), id(self.crossed), id(self.recorded)
+
+    def together(self, states: Sequence["PlannedState"]) -> "PlannedState":
+        rows = [one.rows for one in states if one.rows is not None]
+        paths = [one.path for one in states if one.path is not None]
+        return replace(self, rows=torch.cat(rows), path=torch.cat(paths) if paths else None)
+
     def keep(self, sentences: Int[Tensor, "M"]) -> "PlannedState":
         rows = sentences if self.rows is None else self.rows[sentences]
         path = None if self.path is None else self.path.index_select(0, sentences)
@@ -155,6 +181,7 @@ class PlannedState(State):
             crossed=_chosen(self.crossed, rows, self.count),
             rows=None,
             count=len(rows),
+            sources=(*self.sources, rows),
             asked=(),
         )
 
@@ -162,25 +189,33 @@ class PlannedState(State):
         """The same state as `Transformer.step` has it."""
         live = torch.arange(self.count) if self.rows is None else self.rows
         path = torch.arange(self.filled).expand(len(live), 1, -1) if self.path is None else self.path
+        queries = self._queries(live, path) if self.record and self.step else None
         blocks = []
         for number in range(len(self.crossed.key)):
             key, value = (
                 _picked(part[number].unflatten(0, (self.count, -1)), live, path)
                 for part in (self.cells.key, self.cells.value)
             )
-            own: Any = None
-            cross: Any = None
-            if self.record:
-                own, cross = (
-                    _picked(part.unflatten(-1, (self.heads, -1)).transpose(1, 2), live, path)
-                    for part in self.cells.query[number]
-                )
+            own, cross = (None, None) if queries is None else queries[2 * number : 2 * number + 2]
             crossed = self.crossed.key[number].mT, self.crossed.value[number]
             there = [part.unflatten(0, (self.count, -1))[live][:, None] for part in crossed]
             before = SelfAttentionState(KVCache(key, value), None, own)
             blocks.append(BlockState(before, CrossAttentionState(there[0], there[1], None, cross)))
         allowed = self.crossed.memory.allowed[live][:, None]
         return DecoderState(tuple(blocks), self.step, self.record, allowed)
+
+    def _queries(self, live: Tensor, path: Tensor) -> Tensor:
+        """`[2 · layers, M, K, heads, t, d_head]`: the recorded queries of some sentences' hypotheses."""
+        steps, copies = [], len(self.sources)
+        for number, one in reversed([*enumerate(self.recorded)]):
+            while copies > one.copies:
+                copies -= 1
+                live = self.sources[copies][live]
+            places = live[:, None] * one.beams + path[:, :, number] - one.first
+            steps.append(one.queries.index_select(0, places.flatten()))
+        whole = torch.stack(steps[::-1], 2).unflatten(0, path.shape[:2])  # [M, K, 2 · layers, t, heads · d_head]
+        split: Tensor = whole.unflatten(-1, (self.heads, -1))
+        return split.permute(2, 0, 1, 4, 3, 5)
 
 
 def _picked(cells: Tensor, live: Tensor, path: Tensor) -> Tensor:
@@ -352,8 +387,7 @@ class PlannedDecoder:
             hidden = one.repeat_interleave(self.layers[0].cross.key_heads, 0)[:, None]
         own, like = self.layers[0].own, memory.states
         key, value = ([like.new_empty(count * own.key_heads, 0, own.head_width) for _ in self.layers] for _ in range(2))
-        query = [like.new_empty(2, count, 0, own.heads * own.head_width) for _ in self.layers] if record else []
-        crossed, cells = Crossed(keys, values, hidden, memory), Cells(key, value, query, 0)
+        crossed, cells = Crossed(keys, values, hidden, memory), Cells(key, value, 0)
         return PlannedState(cells, 0, None, crossed, None, count, 0, record, own.heads)
 
     def step(self, token: Int[Tensor, "N K"], state: PlannedState) -> Step:
@@ -365,7 +399,7 @@ class PlannedDecoder:
             if path is not None:
                 path = path.new_zeros(state.count, *path.shape[1:]).index_copy_(0, rows, path)
         cells = state.cells.with_room(state.filled, beams)
-        now = _Now(cells, state.filled, state.count, beams, state.step, path, state.crossed)
+        now = _Now(cells, state.filled, state.count, beams, state.step, path, state.crossed, state.record)
         filled = state.filled + beams
         x = self._embed(token.flatten(), state.step)
         for number, layer in enumerate(self.layers):
@@ -384,9 +418,14 @@ class PlannedDecoder:
             live = state.count if rows is None else len(rows)
             after = torch.cat([before.expand(live, beams, -1), mine.expand(live, -1, 1)], -1)
         logits = self.readout(x).view(-1, beams, len(self.embedding))
+        recorded = state.recorded
+        if state.record:
+            queries = torch.stack([query for pair in zip(now.own, now.asked, strict=True) for query in pair], 1)
+            recorded = (*recorded, Asked(queries, beams, state.filled, len(state.sources)))
         after_state = replace(
-            state, cells=cells, filled=filled, path=after, step=state.step + 1, asked=tuple(now.asked)
-        )
+            state, cells=cells, filled=filled, path=after, step=state.step + 1, recorded=recorded,
+            asked=tuple(now.asked),
+        )  # fmt: skip
         return Step(logits, after_state)
 
     def maps(self, state: PlannedState) -> dict[str, AttentionMap]:
@@ -431,7 +470,9 @@ class PlannedDecoder:
             there.copy_(new.reshape(now.count, now.beams, own.key_heads, own.head_width).transpose(1, 2))
         first, mask = now.mask(layer.window, own, self.bias)
         seen = slice(first, here.stop)
-        query = now.by_heads(query, own, 0, number)
+        if now.record:
+            now.own.append(query)
+        query = now.by_heads(query, own)
         return layer.output(now.joined(query, cells.key[number][:, seen].mT, cells.value[number][:, seen], mask, own))
 
     def _attend_memory(self, x: Tensor, number: int, now: "_Now") -> Tensor:
@@ -441,7 +482,7 @@ class PlannedDecoder:
         if cross.query_norm is not None:
             query = cross.positioned(query.unflatten(1, (cross.heads, 1, -1)), cross.query_norm, None).flatten(1)
         now.asked.append(query)
-        query = now.by_heads(query, cross, 1, number)
+        query = now.by_heads(query, cross)
         found = now.joined(query, crossed.key[number], crossed.value[number], crossed.hidden, cross)
         return layer.memory_output(found)
 
@@ -457,6 +498,7 @@ class _Now:
         step: number of the step.
         path: `[N, K, t]`, as in `PlannedState`, for all sentences of the cells.
         crossed: keys and values of the memory.
+        record: whether the queries of self-attention are kept; those of the memory's always are.
     """
 
     cells: Cells
@@ -466,18 +508,17 @@ class _Now:
     step: int
     path: Tensor | None
     crossed: Crossed
+    record: bool
 
     def __post_init__(self) -> None:
+        self.own: list[Tensor] = []
         self.asked: list[Tensor] = []
         self.masks: dict[int | None, tuple[int, Tensor | None]] = {}
         self.none = self.cells.key[0].new_zeros(1)
         self.place = torch.full((1, 1), self.step, device=self.cells.key[0].device)
 
-    def by_heads(self, query: Tensor, own: MultiHead, site: int, number: int) -> Tensor:
-        """Queries `[N · K, heads · d_head]` as `[N · key_heads, groups · K, d_head]`; recorded where wanted."""
-        if self.cells.query:
-            here = self.cells.query[number][site, :, self.filled : self.filled + self.beams]
-            here.copy_(query.view(self.count, self.beams, -1))
+    def by_heads(self, query: Tensor, own: MultiHead) -> Tensor:
+        """Queries `[N · K, heads · d_head]` as `[N · key_heads, groups · K, d_head]`."""
         if self.beams == 1:
             return query.reshape(self.count * own.key_heads, -1, own.head_width)
         split = query.reshape(self.count, self.beams, own.key_heads, -1, own.head_width)

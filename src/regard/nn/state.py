@@ -1,6 +1,6 @@
 """State of a decoder between two steps: a value that goes into a step and comes out of it, and hides on no module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -29,6 +29,14 @@ class State:
     def plain(self) -> "State":
         """The state as the model's own step has it."""
         return self
+
+    def companions(self) -> Hashable:
+        """States for which this is equal can be made one by `together`; None where a state stays alone."""
+        return None
+
+    def together(self: Own, states: Sequence[Own]) -> Own:
+        """The state of the hypotheses of several states of `one`, with equal `companions`, for their maps."""
+        raise NotImplementedError
 
     def one(self, sentence: int, hypothesis: int) -> "State":
         """The state of one hypothesis, for its maps: no step goes on from it."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
 import torch
 
-from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.map import AttentionMap, LazyMaps
 from regard.attention.watch import is_changing
 from regard.bundle import Bundle
 from regard.decoding.constraints import Constraint, Ruled
@@ -234,7 +234,7 @@ def length_groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def decoder_maps(model: Any, found: Hypothesis, tokenizer: Any, source: Sequence[str] | int) -> dict[str, AttentionMap]:
+def decoder_maps(model: Any, found: Hypothesis, tokenizer: Any, source: Sequence[str] | int) -> LazyMaps:
     """{site: map `[heads, T, S]`} of one output of an encoder–decoder, lazy, without the padding of its batch.
 
     Args:
@@ -245,11 +245,11 @@ def decoder_maps(model: Any, found: Hypothesis, tokenizer: Any, source: Sequence
     """
     tokens = tokenizer.tokens(found.tokens)
     states, names = (source, None) if isinstance(source, int) else (len(source), list(source))
-    maps = {}
-    for site, whole in maps_of(model, found).items():
+
+    def cropped(site: str, whole: AttentionMap) -> AttentionMap:
         if site.split(".")[-1] == "self":
             before = [*tokenizer.tokens([tokenizer.bos]), *tokens[:-1]]
-            maps[site] = whole.crop(len(tokens), 0, whole.shape[-1], tokens, before)
-        else:
-            maps[site] = whole.crop(len(tokens), 0, states, tokens, names)
-    return maps
+            return whole.crop(len(tokens), 0, whole.shape[-1], tokens, before)
+        return whole.crop(len(tokens), 0, states, tokens, names)
+
+    return maps_of(model, found).changed(cropped)

@@ -37,7 +37,8 @@ class Result:
 
     def __post_init__(self) -> None:
         if len(self.attention):
-            know_origin(self.attention, self.forward_pass, self.title)
+            known = know_origin(self.attention, self.forward_pass, self.title)
+            object.__setattr__(self, "attention", known)  # the dataclass is frozen
 
     @property
     def title(self) -> str:

@@ -1,5 +1,6 @@
 """AttentionMap: exact answers on demand, against the whole matrix and plain Python."""
 
+import copy
 import inspect
 import re
 from math import log, nan
@@ -14,7 +15,7 @@ from torch import Tensor
 import regard
 from device import in_float64, leaf
 from regard.attention.maps import map as map_module
-from regard.attention.maps.map import AttentionMap
+from regard.attention.maps.map import AttentionMap, LazyMaps, know_origin
 from regard.attention.maps.sources import GivenWeights
 from regard.attention.normalizers import NAMED
 
@@ -758,3 +759,25 @@ def test_a_frozen_map_has_no_gradient_and_does_not_change(score) -> None:
             for parameter in score.parameters():
                 parameter.add_(1.0)
     torch.testing.assert_close(frozen.full(), before)
+
+
+def test_lazy_maps_are_made_once_and_copied_as_a_dict() -> None:
+    made: list[str] = []
+
+    def make(site: str) -> AttentionMap:
+        made.append(site)
+        return AttentionMap.from_weights(torch.eye(3)[None])
+
+    maps = LazyMaps(["a", "b"], make)
+    assert (list(maps), len(maps), "b" in maps, "c" in maps, made) == (["a", "b"], 2, True, False, [])
+    told = know_origin(maps, lambda: None, "title")  # the tests' type checks look at one value
+    assert told["b"] is told["b"]
+    assert (told["b"].site, told["b"].title) == ("b", "title")
+    with pytest.raises(KeyError):
+        told["c"]
+    copied = copy.deepcopy(maps)
+    assert type(copied) is dict
+    assert torch.equal(copied["a"].full(), torch.eye(3)[None])
+    assert repr(maps) == repr(dict(maps))
+    assert maps.changed(lambda _, one: one.crop(2, 0, 3))["a"].shape == (1, 2, 3)
+    assert sorted(made) == ["a", "b"]

@@ -576,11 +576,66 @@ class AttentionMap:
         return replace(first, **{f.name: self._join([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
-def know_origin(maps: Mapping[str, AttentionMap], run: Callable[[], Any], title: str = "") -> None:
-    """Tell maps `[heads, T, S]` by site the forward pass in which they can be computed again, and of what they are."""
-    for site, one in maps.items():
+class LazyMaps(Mapping[str, AttentionMap]):
+    """{site: map}, each made when it is first asked for, and kept; as a pickle or a copy it is a dict.
+
+    Args:
+        sites: all sites, in order.
+        make: the map of a site.
+    """
+
+    def __init__(self, sites: Iterable[str], make: Callable[[str], AttentionMap]) -> None:
+        self._sites, self._make = dict.fromkeys(sites), make
+        self._made: dict[str, AttentionMap] = {}
+
+    def __getitem__(self, site: str) -> AttentionMap:
+        if site not in self._made:
+            if site not in self._sites:
+                raise KeyError(site)
+            self._made.setdefault(site, self._make(site))  # two threads that ask at once get the same one
+        return self._made[site]
+
+    def __contains__(self, site: object) -> bool:
+        return site in self._sites
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def changed(self, change: Callable[[str, AttentionMap], AttentionMap]) -> "LazyMaps":
+        """The maps that `change` makes of the sites and maps."""
+        return LazyMaps(self._sites, lambda site: change(site, self[site]))
+
+
+def know_origin(
+    maps: Mapping[str, AttentionMap], run: Callable[[], Any], title: str = ""
+) -> Mapping[str, AttentionMap]:
+    """The maps `[heads, T, S]` by site, told of the pass in which they can be computed again, and of what they are.
+
+    Args:
+        maps: they are changed themselves, except lazy ones, which are when they are made.
+        run: gives the pass.
+        title: of figures.
+    """
+
+    def told(site: str, one: AttentionMap) -> AttentionMap:
         one.origin = Origin(site, run, torch.arange(one.shape[-3]))
         one.site, one.title = site, title
+        return one
+
+    if isinstance(maps, LazyMaps):
+        return maps.changed(told)
+    for site, one in maps.items():
+        told(site, one)
+    return maps
 
 
 def attention_map(
