@@ -151,7 +151,7 @@ def constrained(
 
 
 @dataclass(frozen=True, eq=False)
-class Kept(State):
+class OwnMaps(State):
     """What is left of a hypothesis' state once its search is over: its maps.
 
     Attributes:
@@ -181,14 +181,14 @@ def with_maps(model: StepModel, found: Sequence[Sequence[Hypothesis]]) -> list[l
         states = [state for *_, state in group]
         whole = {site: one.frozen() for site, one in model.maps(states[0].together(states)).items()}
         for row, (n, k, _) in enumerate(group):
-            results[n][k] = replace(results[n][k], state=Kept(whole, row))
+            results[n][k] = replace(results[n][k], state=OwnMaps(whole, row))
     return results
 
 
 def maps_of(model: StepModel, found: Hypothesis) -> LazyMaps:
     """{site: map `[heads, T, S]`} of one hypothesis, lazy and detached; empty where its state recorded no queries."""
     state = innermost(found.state)
-    if isinstance(state, Kept):
+    if isinstance(state, OwnMaps):
         return LazyMaps(state.maps, lambda site: state.maps[site].select(state.row, 0).frozen())
     own: dict[str, AttentionMap] = {}
     if getattr(state, "record", True):

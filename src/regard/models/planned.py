@@ -80,7 +80,7 @@ class Cells:
         return Cells(key, value, filled)
 
 
-class Asked(NamedTuple):
+class StepQueries(NamedTuple):
     """The queries of one step, as they were computed: no later step touches them.
 
     Attributes:
@@ -142,7 +142,7 @@ class PlannedState(State):
     step: int
     record: bool
     heads: int
-    recorded: tuple[Asked, ...] = ()
+    recorded: tuple[StepQueries, ...] = ()
     sources: tuple[Tensor, ...] = ()
     asked: tuple[Tensor, ...] = ()
 
@@ -421,7 +421,7 @@ class PlannedDecoder:
         recorded = state.recorded
         if state.record:
             queries = torch.stack([query for pair in zip(now.own, now.asked, strict=True) for query in pair], 1)
-            recorded = (*recorded, Asked(queries, beams, state.filled, len(state.sources)))
+            recorded = (*recorded, StepQueries(queries, beams, state.filled, len(state.sources)))
         after_state = replace(
             state, cells=cells, filled=filled, path=after, step=state.step + 1, recorded=recorded,
             asked=tuple(now.asked),
