@@ -164,3 +164,18 @@ def test_a_module_is_no_name() -> None:
     script = "import regard, torch; regard.load(torch.nn.Linear(2, 3))"  # elsewhere types are checked in tests alone
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "ChoiceError: load takes a name or a folder; got a Linear: regard.observe" in found.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("marker", "way"),
+    [
+        ("onnx.json", 'for onnx, which other programs run.*engine="onnx"'),
+        ("shared_vocabulary.json", 'for ctranslate2, which.*engine="ctranslate2"'),
+        ("torch.json", "for torch, which other programs run; load the model that it was made from$"),
+    ],
+)
+def test_an_export_for_other_programs_says_what_to_load(marker: str, way: str, tmp_path: Path) -> None:
+    for name in (marker, "config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(regard.BundleError, match=f"an export {way}"):
+        regard.load(tmp_path)

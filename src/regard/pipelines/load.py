@@ -15,7 +15,7 @@ from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import ModelOnly, Pipeline
 from regard.pipelines.captioner import Captioner
 from regard.pipelines.completer import Completer
-from regard.pipelines.engines import with_engine
+from regard.pipelines.engines import ENGINES, with_engine
 from regard.pipelines.ensemble import EnsembleTranslator
 from regard.pipelines.filler import Filler
 from regard.pipelines.transcriber import Transcriber
@@ -26,6 +26,7 @@ from regard.untrusted import faults_of
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB = "hf:"
+EXPORTED = {"shared_vocabulary.json": "ctranslate2", "onnx.json": "onnx", "torch.json": "torch"}
 KINDS = {  # of models, by the tasks that they can do
     "complete": ("decoder",),
     "fill": ("encoder",),
@@ -136,6 +137,13 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
     if is_gguf(folder):
         return _pretrained(folder, folder.stem)
     if folder.is_dir():
+        exported = [kind for file, kind in EXPORTED.items() if (folder / file).is_file()]
+        if exported and not (folder / INFO).exists():
+            kind = exported[0]
+            raise BundleError(
+                f"{folder}: an export for {kind}, which other programs run; load the model that it was made from"
+                + (f', with engine="{kind}" to compute with it' if kind in ENGINES else "")
+            )
         if not (folder / INFO).exists() and is_pretrained(folder):
             return _pretrained(folder, folder.name)
         return _ready(load_bundle(folder), folder.name)
