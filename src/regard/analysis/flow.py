@@ -89,7 +89,7 @@ def flow(
         target %= rows
     if how == "alti":
         return alti(chain, target)
-    layers = list(_mixed(chain, residual) if gradients is None else _weighted(chain, gradients))
+    layers = list(_mixed(chain, residual) if gradients is None else _weighted(chain, gradients, residual))
     if how == "flow":
         return _maximum_flow(layers, target)
     if target is not None:
@@ -163,11 +163,15 @@ def _chain(maps: list[AttentionMap]) -> list[AttentionMap]:
     return maps
 
 
-def _mixed(chain: list[AttentionMap], residual: float | Sequence[float]) -> Iterator[_Layer]:
+def _residuals(chain: list[AttentionMap], residual: float | Sequence[float]) -> list[float]:
     shares = list(residual) if isinstance(residual, Sequence) else [residual] * len(chain)
     if len(shares) != len(chain):
         raise ShapeError(f"residual needs one number, or one for each of the {len(chain)} maps; got {len(shares)}")
-    for number, (one, share) in enumerate(zip(chain, shares, strict=True)):
+    return shares
+
+
+def _mixed(chain: list[AttentionMap], residual: float | Sequence[float]) -> Iterator[_Layer]:
+    for number, (one, share) in enumerate(zip(chain, _residuals(chain, residual), strict=True)):
         square = one.shape[-2] == one.shape[-1]
         if not square and isinstance(residual, Sequence) and share:
             raise ShapeError(
@@ -176,9 +180,12 @@ def _mixed(chain: list[AttentionMap], residual: float | Sequence[float]) -> Iter
         yield _Layer(one, 1 - share if square else 1.0, share if square else 0.0, divided=True)
 
 
-def _weighted(chain: list[AttentionMap], gradients: Sequence[HeadGradient]) -> Iterator[_Layer]:
+def _weighted(
+    chain: list[AttentionMap], gradients: Sequence[HeadGradient], residual: float | Sequence[float]
+) -> Iterator[_Layer]:
     if len(gradients) != len(chain):
         raise ShapeError(f"gradients are needed for each of the {len(chain)} maps; got {len(gradients)}")
+    stays = [share != 0 for share in _residuals(chain, residual)]
     for number, (one, slope) in enumerate(zip(chain, gradients, strict=True)):
         *heads, t, s = one.shape
         width = slope.value.shape[-1]
@@ -189,7 +196,7 @@ def _weighted(chain: list[AttentionMap], gradients: Sequence[HeadGradient]) -> I
             )
         like = one.source.like
         source = _Relevant(one.source, slope.output.to(like), slope.value.to(like))
-        yield _Layer(AttentionMap(one.shape, source), 1.0, float(t == s), divided=False)
+        yield _Layer(AttentionMap(one.shape, source), 1.0, float(t == s and stays[number]), divided=False)
 
 
 class _Relevant(WeightSource):
