@@ -59,6 +59,14 @@ def test_a_measure_of_one_s_own() -> None:
     assert found.whole == pytest.approx(sum(differences) / 3)
 
 
+def test_of_a_completion_whose_first_token_has_nothing_before_it() -> None:
+    model = regard.load("shakespeare")
+    settings = {"sites": ["*5.self"], "length": 6, "temperature": 0}
+    found = lost_quality(model, ["R", "J"], ["", ""], measure=lambda output, _: float(len(output)), **settings)
+    assert found.table.shape == (1, 4)
+    assert found.whole == 6
+
+
 def test_what_is_refused() -> None:
     model = regard.load("fr-en-rnn")
     with pytest.raises(ConfigError, match="3 inputs and 1 references: lost_quality needs two inputs or more"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,8 @@ def lost_quality(
         the table, with an interval for each head.
 
     Raises:
-        ConfigError: fewer than two inputs, another number of references, or a model whose results have no text.
+        ConfigError: fewer than two inputs, another number of references, or a model whose results have no text, or
+            whose search another engine runs.
         ChoiceError: an unknown kind or site, nearest spelling first.
 
     Source: Voita et al. 2019, "Analyzing multi-head self-attention", section 6; Michel et al. 2019, section 3.2.
@@ -123,7 +125,9 @@ def _without(head: int, mean: Tensor) -> Callable[[Tensor], Tensor]:
 
     def change(output: Tensor) -> Tensor:
         new = output.clone(memory_format=torch.contiguous_format)
-        new.view(-1, mean.shape[1], *output.shape[-2:])[:, head] = mean[0, head].to(new)
+        heads = mean.shape[1]
+        rows = prod(output.shape[:-2]) // heads  # outputs may be empty: -1 would not be known
+        new.view(rows, heads, *output.shape[-2:])[:, head] = mean[0, head].to(new)
         return new
 
     return change
