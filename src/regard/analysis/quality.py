@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.analysis.ablations import means_of
-from regard.analysis.base import as_pass
+from regard.analysis.base import as_inputs, as_pass
 from regard.analysis.parts import Parts, record
 from regard.analysis.roles import bootstrap
 from regard.errors import ConfigError, unknown
@@ -91,6 +91,7 @@ def lost_quality(
     """
     if kind not in KINDS:
         raise unknown("ablation", kind, KINDS)
+    inputs, references = as_inputs(inputs), as_inputs(references)
     if len(inputs) < 2 or len(inputs) != len(references):
         raise ConfigError(
             f"{len(inputs)} inputs and {len(references)} references: lost_quality needs two inputs or more, and a "
@@ -98,7 +99,7 @@ def lost_quality(
         )
 
     def measured() -> Tensor:
-        found = model(list(inputs), **settings)
+        found = model(inputs, **settings)
         if not all(isinstance(getattr(one, "text", None), str) for one in found):
             raise ConfigError(f"{type(model).__name__} gives results without a text that could be compared")
         pairs = zip(found, references, strict=True)
