@@ -157,6 +157,8 @@ def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.
         ("docs/look.md", 5, {"heads.png", "map.png", "map.safetensors", "named.png", "patches.html", "patches.png"}),
         ("docs/gallery.md", 1, {"alignment.svg", "heads.svg", "two.svg"}),
         ("docs/findings.md", 5, {"lens.png", "parts.png", "why.png"}),
+        pytest.param("docs/findings_patching.md", 6, {"heads.png"}, marks=pytest.mark.slow),
+        ("docs/findings_roles.md", 3, set()),
         ("docs/explorer.md", 2, {"page.html", "layers.html", "links.html"}),
         ("docs/own_score.md", 3, set()),
         ("docs/approximate.md", 3, set()),

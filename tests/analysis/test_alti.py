@@ -1,11 +1,15 @@
 """ALTI: each layer's contributions from the model's own weights, their product by hand, and what must sum to 1."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import regard
 from random_outputs import BLOCKS, SOURCE, completer, recurrent, translator
-from regard.analysis.alti import Mixing, _layers
+from regard.analysis.alti import Mixing, _Attention, _layers
 from regard.analysis.residual import record
 
 
@@ -92,6 +96,45 @@ def test_of_an_encoder_decoder_the_source_has_its_share():
     (_, _, _), (_, first, _), (_, within, _), (_, second, kept) = _layers(record(given)[0]["decoder"])
     torch.testing.assert_close(found, kept[:, None] * (within @ first @ inside) + second @ inside)
     torch.testing.assert_close(inside.sum(-1), torch.ones(len(inside), dtype=inside.dtype))
+
+
+@pytest.mark.parametrize("make", [translator, completer])
+def test_a_target_needs_no_matrix(make, monkeypatch):
+    made = make(torch.float64)(SOURCE, **({"beam": 1} if make is translator else {"length": 3, "seed": 1}))
+    found = regard.flow(made.attention, "alti")
+    monkeypatch.setattr(_Attention, "matrix", None)
+    for target in range(len(found)):
+        torch.testing.assert_close(regard.flow(made.attention, "alti", target=target), found[target])
+
+
+PEAK = """
+import resource, sys, torch
+sys.path.insert(0, {tests!r})
+import regard
+from random_outputs import completer
+torch.set_num_threads(1)
+def row(n):
+    model = completer(positions="rotary", width=32, heads=2)
+    model.model.decoder.layers = model.model.decoder.layers[:1]  # each one below computes all rows
+    made = model("chat " * n, length=1, seed=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = regard.flow(made.attention, "alti", target=-1)
+    return found, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+row(9)
+found, grown = row({words})
+assert abs(float(found.sum()) - 1) < 1e-3
+print(len(found), grown)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_target_at_sixteen_thousand_tokens():
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", PEAK.format(tests=tests, words=8000)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tokens, grown = map(float, done.stdout.split())
+    assert tokens > 16000
+    assert grown < 200
 
 
 def test_attention_that_adds_nothing_leaves_each_position_to_itself():

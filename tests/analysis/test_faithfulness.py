@@ -1,6 +1,7 @@
 """Faithfulness: curves by hand, right and wrong explanations told apart, every explanation of every kind of model."""
 
 import json
+from contextlib import ExitStack
 from itertools import permutations
 
 import pytest
@@ -107,7 +108,7 @@ def test_long_inputs_are_cut_at_sixteen_points():
 
 
 ALL = {"attention", "contributions", "gradient × input", "integrated gradients", "leave one out"}
-OF_TRANSFORMERS = ALL | {"norms", "rollout", "flow", "alti"}
+OF_TRANSFORMERS = ALL | {"norms", "rollout", "gradient rollout", "flow", "alti"}
 
 
 @pytest.mark.sampled(3)
@@ -193,6 +194,42 @@ def test_gradient_times_input_is_that_of_finite_differences():
     for place in (0, len(made.source_ids) - 1):
         slope = (scaled(place, 1 + 1e-5) - scaled(place, 1 - 1e-5)) / 2e-5
         assert float(rows["gradient × input"][place]) == pytest.approx(slope, abs=1e-6)
+
+
+@pytest.mark.parametrize(("make", "text"), [(translator, SOURCE), (translator, "le chat"), (completer, SOURCE)])
+def test_rollouts_are_products_by_hand(make, text):
+    """Also where source and output have one length: nothing stays where it is in cross-attention."""
+    made = make(torch.float64)(text, **({"length": 3, "seed": 1} if make is completer else {"beam": 1}))
+    given, probes, weights = made.forward_pass(), {}, {}
+    sites = [site for site in made.attention if make is completer or site.endswith("cross")]
+    below = [] if make is completer else [f"encoder.layers.{n}.self" for n in range(2)]
+
+    def probed(site):
+        def change(own):
+            weights[site], probes[site] = own.detach()[0], torch.zeros_like(own, requires_grad=True)
+            return own + probes[site]
+
+        return change
+
+    with ExitStack() as stack:
+        for site in (*below, *sites):
+            stack.enter_context(regard.intervene(given.module, site, probed(site)))
+        logits = given.logits()[0, -len(made.ids) :]
+    assert text != "le chat" or weights[sites[0]].shape[-2] == weights[sites[0]].shape[-1]
+    slopes = torch.autograd.grad(logits.log_softmax(-1)[1, made.ids[1]], list(probes.values()))
+    positive = {site: (slope[0] * weights[site]).clamp(min=0) for site, slope in zip(probes, slopes, strict=True)}
+    eye = torch.eye(weights[(below or sites)[0]].shape[-1], dtype=torch.float64)
+    plain, weighed = eye, eye
+    for site in below or sites:
+        plain = (weights[site].mean(0) + eye) / 2 @ plain
+        weighed = weighed + positive[site].mean(0) @ weighed
+    if below:
+        plain = torch.stack([weights[site].mean(0) for site in sites]).mean(0) @ plain
+        weighed = torch.cat([positive[site] for site in sites]).mean(0) @ weighed
+    place, found = given.logits().shape[1] - len(made.ids) + 1, explanations(made, [1])
+    size = len(found["rollout"])
+    torch.testing.assert_close(found["rollout"], plain[place, :size].detach())
+    torch.testing.assert_close(found["gradient rollout"], weighed[place, :size])
 
 
 def test_integrated_gradients_of_a_model_without_bends_sum_to_the_difference():

@@ -93,6 +93,32 @@ class Layers(nn.Module):
         return x
 
 
+def test_of_a_known_cross_attention_nothing_stays_where_it_is() -> None:
+    """Its site tells, where source and target have one length; several of them are no chain."""
+    model = regard.load("fr-en")
+    with torch.no_grad(), regard.observe(model) as seen:
+        made = model("mon frère lit un livre")
+    across = made.attention["decoder.layers.1.cross"]
+    assert across.shape[-2] == across.shape[-1]
+    inside = [one[0] for site, one in seen.items() if site.startswith("encoder")]
+    found = regard.flow([*inside, across])
+    torch.testing.assert_close(found, across.mean_heads().full() @ regard.flow(inside))
+    torch.testing.assert_close(regard.flow([*inside, across], target=2), found[2])
+    torch.testing.assert_close(found, regard.flow([*inside, across], residual=[0.5] * len(inside) + [0.0]))
+    flat = [regard.HeadGradient(torch.zeros(4, 6, 8), torch.zeros(4, 6, 8))] * (len(inside) + 1)
+    assert not regard.flow([*inside, across], "gradient", gradients=flat).any()
+    with pytest.raises(
+        regard.ShapeError, match=r"cross does not follow decoder\.layers\.2\.self: give an encoder's maps, one"
+    ):
+        regard.flow(made.attention)
+    with pytest.raises(regard.ShapeError, match=r"layers\.1\.cross does not follow decoder\.layers\.0\.self"):
+        regard.flow([made.attention["decoder.layers.0.self"], across])
+    with pytest.raises(
+        regard.ShapeError, match="have the rows of its own tokens: observe the model over the whole text"
+    ):
+        regard.flow(regard.load("shakespeare")("ROMEO:", length=5).attention)
+
+
 def test_gradient_weighted_rollout() -> None:
     """By vectors, against weights that are leaves of autograd."""
     model, x = Layers(), draw(N, D, seed=99).requires_grad_()

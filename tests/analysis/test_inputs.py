@@ -11,6 +11,8 @@ from PIL import Image
 import regard
 from random_outputs import completer, recurrent, translator
 from regard.analysis.explanations import explanations
+from regard.analysis.lens import tune_lens
+from regard.analysis.quality import lost_quality
 from regard.analysis.reasons import reasons
 from regard.errors import ConfigError
 
@@ -27,6 +29,11 @@ def test_a_single_text_is_one_input_and_not_its_letters():
     assert regard.roles(model.model, own) == regard.roles(model.model, [own])
     with pytest.raises(ConfigError, match="1 inputs and 1 metrics: ablations needs two inputs or more"):
         regard.ablations(model, text, least)
+    with pytest.raises(ConfigError, match="1 inputs and 1 references: lost_quality needs two inputs or more"):
+        lost_quality(model, text, "the black dog runs in the street and the black cat sleeps in the garden")
+    for one in (text, own):
+        of = model if one is text else model.model
+        assert tune_lens(of, one, steps=1).divergences == tune_lens(of, [one], steps=1).divergences
 
 
 @pytest.mark.parametrize("make", [translator, recurrent, completer])

@@ -1,6 +1,7 @@
 """Reasons: each word's sources and heads are sums of contributions, and the verdict is over all words."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import regard
 from random_outputs import SOURCE, completer, recurrent, translator
 from regard.analysis import explanations
-from regard.analysis.faithfulness import faithfulness
+from regard.analysis.faithfulness import Curves, Faithfulness, faithfulness
 from regard.analysis.reasons import Reasons, Verdict, reasons
 
 
@@ -82,6 +83,26 @@ def test_the_sentence_says_whether_contributions_and_attention_may_be_believed(o
     said = "may be believed" if p == 0.01 else "did no better than a random order"
     assert sentence.startswith(f"contributions {said} (gain 0.50 over {len(found.words)} word")
     assert "attention did no better than a random order (0.10; p = 0.3); no explanation does better." in sentence
+
+
+@pytest.mark.parametrize(("size", "told"), [(1, False), (2, False), (3, True)])
+def test_a_few_words_are_too_few_to_tell(of_translator, size, told):
+    """Two words out: of one word in they have one order, of two four, of three thirty-six."""
+    _, whole = of_translator
+    curves = Curves([0.0, 1.0], [1.0, 0.0], [0.0, 1.0])
+    parts = [*"abc"[:size]]
+    both = ("attention", "contributions")
+    explained = {name: torch.arange(float(size)) for name in both}
+    measured = Faithfulness("x", parts, 1.0, explained, dict.fromkeys(both, curves), [0.0], exhaustive=True)
+    words = [replace(whole.words[0], found=measured)] * 2
+    verdicts = {name: Verdict(0.3, (-0.2, 0.2), 0.01) for name in both}
+    found = Reasons("x y", " ".join(parts), words, verdicts)
+    assert found.decidable == told
+    assert found.as_json()["verdicts"]["attention"]["believed"] == told
+    # of two explanations with the same gain neither does better
+    assert found.sentence.endswith(
+        "no explanation does better." if told else "too few words to tell (gain 0.30 and 0.30)."
+    )
 
 
 def test_of_a_recurrent_model_a_decoder_and_several_sentences():

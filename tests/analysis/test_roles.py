@@ -1,6 +1,8 @@
 """Roles: planted heads are found, untrained ones are not; the statistics by hand."""
 
+from collections.abc import Callable
 from math import comb
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -181,6 +183,85 @@ def test_a_copying_head_by_its_weights() -> None:
     assert regard.roles(Copying(), [{"tokens": torch.randint(40, (10, 9))}], cells=own) == []
 
 
+def gpt2() -> tuple[nn.Module, str, Tensor, Tensor]:
+    """A model, the site of an attention, and the values `[d_v, d]` and outputs `[d, d_v]` of its first head."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    attention = model.transformer.h[1].attn
+    return model, "transformer.h.1.attn", attention.c_attn.weight[:, 32:40].mT, attention.c_proj.weight[:8].mT
+
+
+def bert() -> tuple[nn.Module, str, Tensor, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.BertForMaskedLM(transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+    ))  # fmt: skip
+    attention = model.bert.encoder.layer[1].attention
+    site = "bert.encoder.layer.1.attention.self"
+    return model, site, attention.self.value.weight[:8], attention.output.dense.weight[:, :8]
+
+
+def t5() -> tuple[nn.Module, str, Tensor, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(
+        vocab_size=40, d_model=16, d_kv=8, num_layers=1, num_heads=2, d_ff=24, decoder_start_token_id=0,
+    ))  # fmt: skip
+    attention = model.decoder.block[0].layer[1].EncDecAttention
+    return model, "decoder.block.0.layer.1.EncDecAttention", attention.v.weight[:8], attention.o.weight[:, :8]
+
+
+def distilbert() -> tuple[nn.Module, str, Tensor, Tensor]:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DistilBertConfig(vocab_size=40, dim=16, n_layers=1, n_heads=2, hidden_dim=24)
+    model = transformers.DistilBertForMaskedLM(config)
+    attention = model.distilbert.transformer.layer[0].attention
+    site = "distilbert.transformer.layer.0.attention"
+    return model, site, attention.v_lin.weight[:8], attention.out_lin.weight[:, :8]
+
+
+@pytest.mark.parametrize("make", [gpt2, bert, t5, distilbert])
+def test_a_copying_head_of_a_transformers_model(make: Callable[[], tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+    torch.manual_seed(0)
+    model, site, value, output = make()
+    given = {"input_ids": torch.randint(40, (1, 9))}
+    given |= {"decoder_input_ids": torch.randint(40, (1, 5))} if make is t5 else {}
+
+    def copying() -> list[tuple[str, int]]:
+        found = regard.roles(model.eval(), given)
+        return [(one.site, one.head) for one in found if one.role == "copying"]
+
+    assert copying() == []
+    with torch.no_grad():
+        output.copy_(value.pinverse())
+    assert copying() == [(site, 0)]
+
+
+class Alphabet(Copying):
+    """Tokens are letters and numbers; the first head writes the one that comes after what it looks at."""
+
+    tokenizer = SimpleNamespace(tokens=lambda ids: [*"abcdefghijklmnopqrst", *map(str, range(20))])
+
+    def __init__(self) -> None:
+        super().__init__()
+        after = torch.arange(40).roll(-1)
+        with torch.no_grad():
+            moved = self.embedding.weight.pinverse() @ self.embedding.weight[after]  # the best x W ≈ what comes after
+            left, sizes, right = moved.svd()
+            self.attention.value.weight[:6] = left[:, :6].mT
+            self.attention.output.weight[:, :6] = right[:, :6] * sizes[:6]
+
+
+def test_a_successor_head_by_its_weights() -> None:
+    torch.manual_seed(0)
+    (found,) = regard.roles(Alphabet(), {"tokens": torch.randint(40, (1, 9))})
+    assert (found.role, found.site, found.head) == ("successor", "attention", 0)
+    assert found.effect > 0.3
+    assert found.inputs == 38  # pairs: nineteen of letters, nineteen of numbers
+
+
 def seen(weights: Tensor, queries: str, keys: str, **more: object) -> dict[str, tuple[AttentionMap, Sequences]]:
     return {"site": (AttentionMap.from_weights(weights), Sequences(queries.split(), keys.split(), **more))}
 
@@ -221,6 +302,20 @@ def test_effects_by_hand() -> None:
     assert previous.p == pytest.approx(3 * 8 / 2**20)  # the first of Holm's: 3 heads × 8 roles that have cells
     only = find_roles([sentence()] * 20, {"c": among("c".__eq__)})
     assert only == []
+
+
+def test_the_next_token_and_the_rarest_one_are_found() -> None:
+    examples = []
+    for n in range(20):
+        keys = ["a", "b"] * 4
+        keys[n % 8] = f"once {n}"
+        tokens = Sequences(keys, keys, counts={"a": 70, "b": 70, f"once {n}": 1})
+        ahead, rare = torch.eye(8).roll(1, 1), torch.eye(8)[[n % 8] * 8]
+        examples.append({"site": (AttentionMap.from_weights(torch.stack([ahead, rare, torch.ones(8, 8) / 8])), tokens)})
+    found = {(one.head, one.role): one for one in find_roles(examples)}
+    assert {(0, "next token"), (1, "rare word")} == {*found}
+    assert found[1, "rare word"].chance == pytest.approx(1 / 8)
+    assert [one.effect for one in found.values()] == pytest.approx([1, 1])
 
 
 def test_the_null_is_equal_attention_under_the_mask() -> None:
@@ -265,6 +360,33 @@ def test_holm_and_the_sign_test_and_the_bootstrap() -> None:
     assert sign_test([]) == 1
     low, high = bootstrap([0.0, 1.0] * 50)
     assert (low, high) == (pytest.approx(0.4, abs=0.03), pytest.approx(0.6, abs=0.03))
+
+
+def test_cross_attention_of_a_recurrent_decoder_stays_one_where_both_lengths_are_equal() -> None:
+    """No causal site comes before it: its name tells."""
+    model = regard.load("fr-en-rnn")
+    verbs = ("dort", "mange", "lit", "joue")
+    some = [f"{one} {other}" for one in ("le chat", "la fille", "un chien") for other in verbs]
+    runs = [model.forward_pass(text) for text in some]
+    assert sum(len(run.tokens) == len(run.source_tokens) for run in runs) > 6
+    found = regard.roles(model, some, level=1.0)
+    assert {one.inputs for one in found if one.role == "alignment"} == {len(some)}
+    assert not {one.role for one in found} & {"previous token", "next token", "same token", "duplicate token"}
+
+
+def test_arguments_may_come_in_any_order() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=20, d_model=16, d_kv=8, num_layers=1, num_heads=2, d_ff=24, decoder_start_token_id=0
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    given = [{"input_ids": torch.randint(20, (1, 6)), "decoder_input_ids": torch.randint(20, (1, 6))} for _ in range(3)]
+    found = regard.roles(model, given, level=1.0, least=-1.0)
+    turned = [dict(reversed(one.items())) for one in given]
+    assert found == regard.roles(model, turned, level=1.0, least=-1.0)
+    labelled = [{**one, "labels": torch.randint(20, (1, 6))} for one in given]
+    assert found == regard.roles(model, labelled, level=1.0, least=-1.0)
 
 
 def test_on_a_real_model() -> None:

@@ -148,7 +148,7 @@ def test_why(talk, tmp_path: Path) -> None:
     code, out, err = talk("why", "fr-en-rnn", "le chat", "", "--json")
     assert (code, err) == (0, "")
     first, second = map(json.loads, out.splitlines())
-    assert first["sentence"].startswith("contributions ")
+    assert first["sentence"].startswith("Whether contributions or attention may be believed stays open")  # two words
     assert first["words"][0]["faithfulness"]["parts"] == ["le", "chat"]
     assert (second["text"], second["words"]) == ("", [])
 

@@ -193,7 +193,7 @@ def _replacements(kind: str, recordings: Sequence[Recording], seed: int) -> list
     if kind == "zero":
         return [_replaced(kept, lambda _, part: torch.zeros_like(part)) for kept in recordings]
     if kind == "mean":
-        means = _means(recordings)
+        means = means_of(recordings)
         return [_replaced(kept, lambda site, part: means[site].expand_as(part)) for kept in recordings]
     generator = torch.Generator().manual_seed(seed)
     count = len(recordings)
@@ -206,7 +206,7 @@ def _replaced(kept: Recording, change: Any) -> Recording:
     return replace(kept, kept={site: [change(site, part) for part in found] for site, found in kept.kept.items()})
 
 
-def _means(recordings: Sequence[Recording]) -> Mapping[str, Tensor]:
+def means_of(recordings: Sequence[Recording]) -> Mapping[str, Tensor]:
     """{site: `[1, heads, 1, d]`}, over inputs and positions."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

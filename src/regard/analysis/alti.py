@@ -4,7 +4,8 @@ A layer's attention makes y_i = Σ_j T_i(x_j) + b of its inputs, T_i(x_j) = Σ_h
 x_i too; through a following norm with its σ frozen. x_j contributes by how much closer y_i is to T_i(x_j) than to 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.errors import ChoiceError
 
 Matrix = Float[Tensor, "T S"]
+Vector = Float[Tensor, "S"]
 UNKNOWN = (
     "'alti' needs the residual states and the value and output weights of every layer: maps of a result of what "
     "regard.load returns know them (a Transformer's generation.attention); AttentionMap.norms gives one layer's "
@@ -32,7 +34,7 @@ def alti(maps: Sequence[AttentionMap], target: int | None = None) -> Tensor:
 
     Args:
         maps: of one result; the stack in which the last of them stands is followed.
-        target: an output position: its row `[S]` alone.
+        target: an output position: its row `[S]` alone, in O(T + S) memory: no layer's matrix is kept.
 
     Raises:
         ChoiceError: maps that do not know their model, or of a model that is no Transformer.
@@ -46,8 +48,8 @@ def alti(maps: Sequence[AttentionMap], target: int | None = None) -> Tensor:
         raise ChoiceError(UNKNOWN)
     size = maps[-1].shape[-2]
     streams, _ = record(last.run())
-    rows = Mixing(streams, last.site.split(".")[0])(slice(-size, None) if target is None else target - size)
-    return rows if target is None else rows[0]
+    stack = last.site.split(".")[0]
+    return Mixing(streams, stack)(slice(-size, None)) if target is None else _row(streams, stack, target - size)
 
 
 class Mixing:
@@ -62,8 +64,7 @@ class Mixing:
     """
 
     def __init__(self, streams: dict[str, Stream], stack: str) -> None:
-        if stack not in streams:
-            raise ChoiceError(UNKNOWN)
+        _check(streams, stack)
         with torch.no_grad():
             self.own = _layers(streams[stack])
             crossing = any(site.endswith("cross") for site, _, _ in self.own)
@@ -87,13 +88,101 @@ class Mixing:
         return rows
 
 
+def _check(streams: dict[str, Stream], stack: str) -> None:
+    if stack not in streams:
+        raise ChoiceError(UNKNOWN)
+
+
+def _row(streams: dict[str, Stream], stack: str, place: int) -> Vector:
+    """One row of `Mixing`, pulled down through the rows of each layer, of which one at a time is computed."""
+    _check(streams, stack)
+    with torch.no_grad():
+        own = list(_attentions(streams[stack]))
+        row = own[0].state.new_zeros(len(own[0].state))
+        row[place] = 1
+        source: Tensor | None = None
+        for one in reversed(own):
+            reached, kept = one.pull(row)
+            if one.crossing:
+                row, source = row * kept, reached if source is None else source + reached
+            else:
+                row = reached
+        if source is not None:
+            row = source
+            for one in reversed(list(_attentions(streams["encoder"]))):
+                row, _ = one.pull(row)
+    return row
+
+
 def _layers(stream: Stream) -> list[tuple[str, Matrix, Tensor]]:
     """(site, contributions `[T, S]`, the residual's share `[T]`) of every attention of a stack, the lowest first.
 
     In self-attention the residual's share is part of the diagonal already.
     """
+    return [(one.write.name, *one.matrix()) for one in _attentions(stream)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Attention:
+    """One attention of a stack.
+
+    Attributes:
+        write: what it wrote.
+        state: the stream before it `[T, d]`.
+        norm: that follows it, of a post-norm block.
+    """
+
+    write: Write
+    state: Float[Tensor, "T d"]
+    norm: FrozenNorm | None
+
+    @property
+    def crossing(self) -> bool:
+        return self.write.name.endswith("cross")
+
+    def rows(self, positions: Iterable[int]) -> Iterator[tuple[Vector, Tensor]]:
+        """The contributions `[S]` to some positions, and the residual's share of each."""
+        attention, moved = self.write.attention, None
+        assert attention is not None
+        for place in positions:
+            weights, values = head_outputs(self.write, place)
+            if moved is None:
+                moved = values @ head_weights(attention, len(weights)).to(values.dtype)
+            terms = torch.einsum("hs,hsd->sd", weights, moved).to(self.state.dtype)
+            own = self.state[place]
+            if self.crossing:
+                terms = torch.cat([terms, own[None]])
+            else:
+                terms[place] += own
+            whole = (own + self.write.added[place])[None]
+            if self.norm is not None:
+                terms, whole = _through(self.norm, terms, place), _through(self.norm, whole, place)
+                whole = whole if self.norm.bias is None else whole + self.norm.bias
+            nearer = (whole.abs().sum(-1) - (whole - terms).abs().sum(-1)).clamp_min(0)
+            shares = nearer / nearer.sum().clamp_min(torch.finfo(nearer.dtype).tiny)
+            yield (shares[:-1], shares[-1]) if self.crossing else (shares, shares[place])
+
+    def matrix(self) -> tuple[Matrix, Tensor]:
+        """The contributions to every position, and the residual's shares."""
+        rows, residual = zip(*self.rows(range(len(self.state))), strict=True)
+        return torch.stack(rows), torch.stack(residual)
+
+    def pull(self, row: Tensor) -> tuple[Vector, Tensor]:
+        """A row `[T]` times the contributions `[S]`, and the residual's shares where the row is not 0."""
+        positions = row.nonzero()[:, 0].tolist()
+        reached, kept = None, torch.zeros_like(row)
+        for place, (shares, residual) in zip(positions, self.rows(positions), strict=True):
+            kept[place] = residual
+            given = row[place] * shares
+            reached = given if reached is None else reached.add_(given)
+        call = self.write.call
+        assert call is not None
+        return (row.new_zeros(call.key.shape[-2]) if reached is None else reached), kept
+
+
+def _attentions(stream: Stream) -> Iterator[_Attention]:
+    """Every attention of a stack, the lowest first."""
     state = torch.stack(list(stream.start.values())).sum(0)
-    found = []
     for number, step in enumerate(stream.steps):
         if isinstance(step, FrozenNorm):
             state = _through(step, state, slice(None)) + (0 if step.bias is None else step.bias)
@@ -102,35 +191,8 @@ def _layers(stream: Stream) -> list[tuple[str, Matrix, Tensor]]:
             after = stream.steps[number + 1 : number + 2]
             norm = after[0] if after and after[0].name == f"{step.name}.norm" else None
             assert not isinstance(norm, Write)
-            found.append((step.name, *_shares(step, state, norm)))
+            yield _Attention(step, state, norm)
         state = state + step.added
-    return found
-
-
-def _shares(write: Write, state: Tensor, norm: FrozenNorm | None) -> tuple[Matrix, Tensor]:
-    """The contributions of one attention, and those of the residual."""
-    assert write.attention is not None
-    rows, residual = [], []
-    moved = None
-    for place in range(len(state)):
-        weights, values = head_outputs(write, place)
-        if moved is None:
-            moved = values @ head_weights(write.attention, len(weights)).to(values.dtype)
-        terms = torch.einsum("hs,hsd->sd", weights, moved).to(state.dtype)
-        crossing = write.name.endswith("cross")
-        own = state[place][None]
-        terms = (
-            torch.cat([terms, own]) if crossing else terms.index_add(0, torch.tensor([place], device=own.device), own)
-        )
-        whole = (state[place] + write.added[place])[None]
-        if norm is not None:
-            terms, whole = _through(norm, terms, place), _through(norm, whole, place)
-            whole = whole if norm.bias is None else whole + norm.bias
-        nearer = (whole.abs().sum(-1) - (whole - terms).abs().sum(-1)).clamp_min(0)
-        shares = nearer / nearer.sum().clamp_min(torch.finfo(nearer.dtype).tiny)
-        rows.append(shares[:-1] if crossing else shares)
-        residual.append(shares[-1] if crossing else shares[place])
-    return torch.stack(rows), torch.stack(residual)
 
 
 def _through(norm: FrozenNorm, vectors: Tensor, place: int | slice) -> Tensor:

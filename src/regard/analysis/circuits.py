@@ -23,7 +23,9 @@ ORDERS = (
 )
 FEWEST = 8  # pairs that a successor is tested with
 MOST = 512  # tokens whose ranks are counted
-PROJECTIONS = (("value", "output"), ("v_proj", "o_proj"), ("v_proj", "out_proj"))
+PROJECTIONS = (  # regard's; Llama's; OPT's and Marian's; T5's; DistilBERT's
+    ("value", "output"), ("v_proj", "o_proj"), ("v_proj", "out_proj"), ("v", "o"), ("v_lin", "out_lin"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ def circuits(
         first, second = (torch.tensor(side, device=table.device) for side in zip(*pairs, strict=True))
         roles["successor"] = table[first], readout[second] - readout[second].mean(0)
     for site, count in heads.items():
-        projections = _projections(module.get_submodule("" if site == "." else site))
+        projections = _projections(module, "" if site == "." else site)
         if projections is None or projections[0].shape[1] != table.shape[1] or projections[1].shape[1] % count:
             continue
         value, output = (one.detach().double() for one in projections)
@@ -122,14 +124,22 @@ def _embeddings(module: Any) -> tuple[Tensor, Tensor] | None:
     return pairs[0] if len(pairs) == 1 else None
 
 
-def _projections(attention: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """W_V `[key heads · d_v, d]` and W_O `[d, heads · d_v]` of an attention module."""
+def _projections(module: nn.Module, site: str) -> tuple[Tensor, Tensor] | None:
+    """W_V `[key heads · d_v, d]` and W_O `[d, heads · d_v]` of the attention at a site."""
+    attention: Any = module.get_submodule(site)
     if isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None:
         return attention.in_proj_weight.chunk(3)[2], attention.out_proj.weight
     for names in PROJECTIONS:
         value, output = (getattr(attention, name, None) for name in names)
         if isinstance(value, nn.Linear) and isinstance(output, nn.Linear):
             return value.weight, output.weight
+    joint, output = (getattr(getattr(attention, name, None), "weight", None) for name in ("c_attn", "c_proj"))
+    if isinstance(joint, Tensor) and isinstance(output, Tensor) and joint.shape[1] == 3 * len(joint) == 3 * len(output):
+        return joint.chunk(3, 1)[2].mT, output.mT  # GPT-2's: queries, keys and values side by side, `[d, 3 d]`
+    value, beside = getattr(attention, "value", None), site.rpartition(".")[0]
+    output = getattr(getattr(module.get_submodule(beside), "output", None), "dense", None) if beside else None
+    if isinstance(value, nn.Linear) and isinstance(output, nn.Linear):  # BERT's: the output stands beside the attention
+        return value.weight, output.weight
     return None
 
 

@@ -15,13 +15,15 @@ from regard.analysis.alti import Mixing
 from regard.analysis.base import ForwardPass
 from regard.analysis.contributions import Attributor, Generated
 from regard.analysis.erasure import SOURCE, TOKENS, check_words
-from regard.analysis.flow import LONGEST, flow
+from regard.analysis.flow import LONGEST, HeadGradient, flow
+from regard.analysis.parts import AttentionPart, Part, Parts
 from regard.analysis.residual import Stream, Write, head_outputs, head_weights
 from regard.attention.maps.map import AttentionMap
 from regard.device import device_of
 from regard.models.recurrent import Recurrent
 from regard.nn.embedding import Embedding
 from regard.observation.observe import observe
+from regard.shapes import share_heads
 
 STEPS = 16  # of the path of integrated gradients
 POSITIONS = 4096  # of the copies of an input whose gradients are computed in one batch
@@ -39,6 +41,7 @@ def explanations(generation: Generated, steps: Sequence[int]) -> dict[str, Expla
     - contributions: Σ α_ij (v_j W_O) · u over sites and heads: see `contributions`.
     - rollout, flow: of the maps below, by `flow` (Abnar and Zuidema 2020); of an encoder–decoder the encoder's maps,
       then the mean cross-attention. flow up to 32 positions. Transformers.
+    - gradient rollout: of the same maps weighted by ∇A, y = log p (Chefer, Gur and Wolf 2021, equations 5 and 6).
     - alti: of the vectors that move, through all layers (Ferrando et al. 2022). Transformers.
     - gradient × input: x_j · ∂ log p/∂x_j, x the token's vector (Shrikumar et al. 2017).
     - integrated gradients: x_j · ∫ ∂ log p(a x)/∂x_j da by 16 midpoints, from the vector 0 (Sundararajan et al. 2017,
@@ -81,6 +84,9 @@ class Explainer:
         self.chain: list[AttentionMap] = []
         if not isinstance(given.module, Recurrent):
             self.chain = _chain(self.maps, self.reading, self.crossing)
+            # where source and output have one length, nothing stays where it is in the last map, which crosses
+            self.residual = [0.5] * len(self.chain)
+            self.residual[-1] *= not self.crossing
             self.mixing = Mixing(self.attribution.streams, "decoder")
 
     def __call__(self, steps: Sequence[int]) -> dict[str, Explanation]:
@@ -109,14 +115,29 @@ class Explainer:
                 if site in reading:
                     add("contributions", part)
             if self.chain:
-                add("rollout", flow(self.chain, target=place))
+                add("rollout", flow(self.chain, target=place, residual=self.residual))
                 add("alti", self.mixing(place)[0])
+                add("gradient rollout", self._weighted(step, place))
                 if max(self.chain[-1].shape[-2:]) <= LONGEST_FLOW:
-                    add("flow", flow(self.chain, "flow", target=place))
+                    add("flow", flow(self.chain, "flow", target=place, residual=self.residual))
         first, path = _gradients(given, steps)
         add("gradient × input", first)
         add("integrated gradients", path)
         return found
+
+    def _weighted(self, step: int, place: int) -> Explanation:
+        """The row of a position of the rollout that gradients weigh; cross-attentions' heads stand side by side."""
+        slopes = _head_gradients(self.given, step)
+        if not self.crossing:
+            maps, given = self.chain, [slopes[site] for site in self.reading]
+        else:
+            inside = [site for site in self.maps if site.startswith("encoder.")]
+            joint = torch.cat([self.maps[site].full(force=True) for site in self.reading])
+            maps = [*(self.maps[site] for site in inside), AttentionMap.from_weights(joint)]
+            across = [slopes[site] for site in self.reading]
+            outputs, values = ([getattr(one, name) for one in across] for name in ("output", "value"))
+            given = [*(slopes[site] for site in inside), HeadGradient(torch.cat(outputs), torch.cat(values))]
+        return flow(maps, "gradient", target=place, residual=self.residual, gradients=given)
 
 
 def _maps(given: ForwardPass) -> dict[str, AttentionMap]:
@@ -156,6 +177,24 @@ def _chain(maps: dict[str, AttentionMap], reading: Sequence[str], crossing: bool
     mean = torch.stack([maps[site].mean_heads().full(force=True) for site in reading]).mean(0)
     inside = [one for site, one in maps.items() if site.startswith("encoder.")]
     return [*inside, AttentionMap.from_weights(mean)]
+
+
+def _head_gradients(given: ForwardPass, step: int) -> dict[str, HeadGradient]:
+    """{site: ∂ log p/∂o of its heads' outputs, and their values} of the token chosen at a step."""
+    probes: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+
+    def probe(site: str, _: int, part: Part) -> Tensor:
+        assert isinstance(part, AttentionPart)
+        own = part.output()
+        probes[site] = torch.zeros_like(own, requires_grad=True)
+        values[site] = share_heads(part.call.query, part.call.value).detach()[0].expand(*own.shape[1:-2], -1, -1)
+        return own + probes[site]
+
+    with torch.enable_grad(), Parts(given.module, "head").visiting(probe):
+        logits = given.logits()[0, -len(given.predicted) :].double().log_softmax(-1)
+    found = torch.autograd.grad(logits[step, given.predicted[step]], list(probes.values()))
+    return {site: HeadGradient(slope[0], values[site]) for site, slope in zip(probes, found, strict=True)}
 
 
 def _gradients(given: ForwardPass, steps: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -51,8 +51,8 @@ def flow(
     product of what the vectors that move contribute, residuals included (`regard.analysis.alti`; Ferrando et al. 2022).
 
     A map of cross-attention may stand in the chain: after an encoder's maps, before those of the decoder layers above
-    it. Its queries are another sequence, so nothing stays where it is: its residual is 0, by itself where T ≠ S; where
-    T = S give one for each map.
+    it. Its queries are another sequence, so nothing stays where it is: its residual is 0, by itself where T ≠ S or its
+    site is known; elsewhere give one for each map (for "gradient", whose residual is I, only whether it is 0 counts).
 
     Args:
         maps: `[heads, T, S]` or `[T, S]` of each layer, the lowest first; each one's keys are the queries of the one
@@ -68,8 +68,8 @@ def flow(
 
     Raises:
         ConfigError: what is no map, such as an observation's list of maps.
-        ShapeError: no map at all, sizes that do not follow each other, a target outside, more than 64 tokens for
-            "flow".
+        ShapeError: no map at all, sizes that do not follow each other, several cross-attentions, a target outside, more
+            than 64 tokens for "flow".
         ChoiceError: an unknown `how`; "alti" of maps that do not know their model; "gradient" without gradients, or
             these for something else.
     """
@@ -89,7 +89,7 @@ def flow(
         target %= rows
     if how == "alti":
         return alti(chain, target)
-    layers = list(_mixed(chain, residual) if gradients is None else _weighted(chain, gradients))
+    layers = list(_mixed(chain, residual) if gradients is None else _weighted(chain, gradients, residual))
     if how == "flow":
         return _maximum_flow(layers, target)
     if target is not None:
@@ -153,22 +153,40 @@ def _chain(maps: list[AttentionMap]) -> list[AttentionMap]:
     """The maps, their sizes checked."""
     if not maps:
         raise ShapeError("flow needs at least one map")
+    across = [number for number, one in enumerate(maps) if _crosses(one)]
+    if across and (len(across) > 1 or any("decoder" in one.site.split(".") for one in maps[: across[0]])):
+        raise ShapeError(
+            f"{maps[across[-1]].site} does not follow {maps[across[-1] - 1].site}: give an encoder's maps, one "
+            "cross-attention and the decoder's maps above it; how='alti' takes all maps of a result"
+        )
     for number, one in enumerate(maps):
         before = maps[number - 1].shape[-2] if number else one.shape[-1]
         if len(one.shape) not in (2, 3) or one.shape[-1] != before:
+            hint = "select(0) takes the first input of a batch"
+            if all(each.shape == one.shape for each in maps) and len(one.shape) in (2, 3):
+                hint = "a completion's maps have the rows of its own tokens: observe the model over the whole text"
             raise ShapeError(
                 f"flow needs maps [heads, T, S], each with as many keys as the one before has queries ({before}); map "
-                f"{number} has shape {list(one.shape)} (select(0) takes the first input of a batch)"
+                f"{number} has shape {list(one.shape)} ({hint})"
             )
     return maps
 
 
-def _mixed(chain: list[AttentionMap], residual: float | Sequence[float]) -> Iterator[_Layer]:
+def _crosses(map: AttentionMap) -> bool:
+    """Whether it is known that the queries are another sequence than the keys."""
+    return map.site.rpartition(".")[2] == "cross"
+
+
+def _residuals(chain: list[AttentionMap], residual: float | Sequence[float]) -> list[float]:
     shares = list(residual) if isinstance(residual, Sequence) else [residual] * len(chain)
     if len(shares) != len(chain):
         raise ShapeError(f"residual needs one number, or one for each of the {len(chain)} maps; got {len(shares)}")
-    for number, (one, share) in enumerate(zip(chain, shares, strict=True)):
-        square = one.shape[-2] == one.shape[-1]
+    return shares
+
+
+def _mixed(chain: list[AttentionMap], residual: float | Sequence[float]) -> Iterator[_Layer]:
+    for number, (one, share) in enumerate(zip(chain, _residuals(chain, residual), strict=True)):
+        square = one.shape[-2] == one.shape[-1] and not _crosses(one)
         if not square and isinstance(residual, Sequence) and share:
             raise ShapeError(
                 f"residual {share} of map {number}, whose {one.shape[-2]} queries are not its keys: say 0.0"
@@ -176,9 +194,12 @@ def _mixed(chain: list[AttentionMap], residual: float | Sequence[float]) -> Iter
         yield _Layer(one, 1 - share if square else 1.0, share if square else 0.0, divided=True)
 
 
-def _weighted(chain: list[AttentionMap], gradients: Sequence[HeadGradient]) -> Iterator[_Layer]:
+def _weighted(
+    chain: list[AttentionMap], gradients: Sequence[HeadGradient], residual: float | Sequence[float]
+) -> Iterator[_Layer]:
     if len(gradients) != len(chain):
         raise ShapeError(f"gradients are needed for each of the {len(chain)} maps; got {len(gradients)}")
+    stays = [share != 0 for share in _residuals(chain, residual)]
     for number, (one, slope) in enumerate(zip(chain, gradients, strict=True)):
         *heads, t, s = one.shape
         width = slope.value.shape[-1]
@@ -189,7 +210,9 @@ def _weighted(chain: list[AttentionMap], gradients: Sequence[HeadGradient]) -> I
             )
         like = one.source.like
         source = _Relevant(one.source, slope.output.to(like), slope.value.to(like))
-        yield _Layer(AttentionMap(one.shape, source), 1.0, float(t == s), divided=False)
+        yield _Layer(
+            AttentionMap(one.shape, source), 1.0, float(t == s and stays[number] and not _crosses(one)), divided=False
+        )
 
 
 class _Relevant(WeightSource):

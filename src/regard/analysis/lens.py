@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.analysis.base import ForwardPass, as_pass, check_single
+from regard.analysis.base import ForwardPass, as_inputs, as_pass, check_single
 from regard.errors import ConfigError
 from regard.models.recurrent import Recurrent
 
@@ -115,15 +115,13 @@ class TunedLens(nn.Module):
         return states + (states @ self.matrix[layer].T + self.offset[layer]).to(states.dtype)
 
 
-def tune_lens(
-    model: Any, inputs: Sequence[Any], steps: int = 200, learning_rate: float = 0.001, seed: int = 0
-) -> TunedLens:
+def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 0.001, seed: int = 0) -> TunedLens:
     """Train the translators of a tuned lens on some inputs: minimise KL(last layer's prediction ‖ layer's prediction).
 
     The model itself stays as it is. One step is one input at every layer, by Adam with a cosine schedule.
 
     Args:
-        model, inputs: as for `logit_lens`, of each input.
+        model, inputs: as for `logit_lens`, of each input; a single one is a list of one.
         steps: how many.
         learning_rate: of the first step.
         seed: of the order of the inputs.
@@ -137,7 +135,8 @@ def tune_lens(
 
     Source: Belrose et al. 2023, "Eliciting latent predictions from Transformers with the tuned lens", section 3.
     """
-    if not len(inputs) or steps < 1:
+    inputs = as_inputs(inputs)
+    if not inputs or steps < 1:
         raise ConfigError(f"a tuned lens needs inputs and steps of at least 1; got {len(inputs)} inputs, {steps} steps")
     passes = [as_pass(model, one) for one in inputs]
     with _opened(passes[0]) as first:

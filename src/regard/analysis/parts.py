@@ -3,6 +3,7 @@
 They are kept from one run, and put into another: many cells in one batched forward, each row with another patch.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,8 +23,9 @@ from regard.analysis.reuse import Reuse, deferring
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, unknown
+from regard.observation.hand_written import on_hand_written
 from regard.observation.intervene import Change, answering, map_of, output_of
-from regard.observation.observe import known_sites, matches, module_of, observe
+from regard.observation.observe import WAY_OUT, known_sites, matches, module_of, observe
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import refuse_mapped
 
@@ -125,6 +127,8 @@ class Parts:
         self.sites = None if sites is None else known_sites(sites, self.tracker.paths)
         self._blocks = _blocks(self.tracker)
         self.attending: set[nn.Module] = set()  # modules that were seen to attend
+        self.by_hand: set[nn.Module] = set()  # modules that computed attention without a function that can be seen
+        self._warned = False
 
     @contextmanager
     def visiting(self, visit: Visit, rows: int | None = None) -> Iterator[None]:
@@ -169,6 +173,35 @@ class Parts:
         self.tracker.finished = finished
         with answering(self.tracker, attends):
             yield
+
+    @contextmanager
+    def noting_by_hand(self) -> Iterator[None]:
+        """Note the modules that compute attention by hand inside the block, which no patch reaches."""
+
+        def found() -> None:
+            module = self.tracker.module()
+            if module is not None:
+                self.by_hand.add(module)
+
+        with on_hand_written(found):
+            yield
+
+    def warn_of_missed(self) -> None:
+        """Warn, once, of chosen modules that computed attention by hand beside those that were seen."""
+        missed = [
+            module for module in self.by_hand
+            if self.attending.isdisjoint(module.modules())
+            and (self.sites is None or any(matches(self.tracker.paths[module], one) for one in self.sites))
+        ]  # fmt: skip
+        if not missed or self._warned:
+            return
+        self._warned = True
+        first = min(missed, key=self.tracker.names.__getitem__)
+        named = f"{self.tracker.names[first]!r} ({type(first).__name__})"
+        subject = f"{named} and {len(missed) - 1} more compute" if len(missed) > 1 else f"{named} computes"
+        warnings.warn(
+            f"{subject} attention by hand and cannot be seen: the result is of the other sites; {WAY_OUT}", stacklevel=4
+        )
 
 
 def _blocks(tracker: Tracker) -> dict[nn.Module, nn.Module]:
@@ -264,7 +297,7 @@ def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan
             output = run()
         return number_of(metric(output))
 
-    with torch.no_grad():
+    with torch.no_grad(), parts.noting_by_hand():
         found = deferring(parts.tracker.model, rows, value)
     if not kept:
         with torch.no_grad(), observe(parts.tracker.model):
@@ -273,6 +306,7 @@ def record(run: ForwardPass, parts: Parts, metric: Metric = lambda _: float("nan
         raise RegardError(
             f"the model ran, and no {parts.what} was seen{where}: regard.observe(model) lists the sites that attend"
         )
+    parts.warn_of_missed()
     return Recording(found, kept, parts.what)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import factorial, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,12 @@ class Reasons:
         return dict(sorted(found.items(), key=lambda one: -one[1]))
 
     @property
+    def decidable(self) -> bool:
+        """Whether any orders could beat random ones: two words in and two out have four, each of them a quarter."""
+        sizes = [len(one.found.parts) for one in self.words if one.found is not None]
+        return prod(factorial(min(size, 9)) for size in sizes) * LEVEL >= 1
+
+    @property
     def sentence(self) -> str:
         """Whether these contributions, and attention, may be believed."""
         tested = sum(one.found is not None for one in self.words)
@@ -97,10 +104,14 @@ class Reasons:
             return "Nothing says whether this may be believed: the input has no words that could be taken out."
         own = self.verdicts[CONTRIBUTIONS]
         over = f"over {tested} word{'s' if tested != 1 else ''}"
+        if not self.decidable:
+            return (
+                "Whether contributions or attention may be believed stays open: input and output have too few words to "
+                f"tell (gain {own.gain:.2f} and {self.verdicts[ATTENTION].gain:.2f})."
+            )
         best = max(self.verdicts, key=lambda name: self.verdicts[name].gain)
-        also = (
-            f"best: {best}, {self.verdicts[best].gain:.2f}" if best != CONTRIBUTIONS else "no explanation does better"
-        )
+        better = self.verdicts[best].gain > own.gain  # the same order has the same gain
+        also = f"best: {best}, {self.verdicts[best].gain:.2f}" if better else "no explanation does better"
         return (
             f"{self._says(CONTRIBUTIONS)} (gain {own.gain:.2f} {over}; 95 % of random orders: {own.interval[0]:.2f} … "
             f"{own.interval[1]:.2f}; p = {own.p:.2g}), {self._says(ATTENTION)} "
@@ -151,7 +162,12 @@ class Reasons:
             ],
             "heads": [{"site": site, "head": head, "share": share} for (site, head), share in self.heads.items()],
             "verdicts": {
-                name: {"gain": one.gain, "interval": list(one.interval), "p": one.p, "believed": one.p <= LEVEL}
+                name: {
+                    "gain": one.gain,
+                    "interval": list(one.interval),
+                    "p": one.p,
+                    "believed": self.decidable and one.p <= LEVEL,
+                }
                 for name, one in self.verdicts.items()
             },
             "sentence": self.sentence,

@@ -300,14 +300,17 @@ def _steps(seen: AttentionMap) -> Tensor:
 
 
 def _sequences(model: Any, one: ForwardPass) -> list[list[Sequence[Hashable]]]:
-    """For each row of a batch its sequences of tokens: the source's first, where there are two."""
+    """For each row of a batch its sequences of tokens: the source's first, where there are two.
+
+    The arguments may come in any order: the target's is known by its name, and without one is the second.
+    """
     if one.tokens:
         return [[tokens for tokens in (one.source_tokens, one.tokens) if tokens]]
     given = {name: value for name, value in one.arguments.items() if isinstance(value, Tensor)}
-    aside = ("mask", "type", "position", "allowed")
+    aside, of_target = ("mask", "type", "position", "allowed", "label"), ("decoder", "target", "tgt")
     ids = [
         value.reshape(-1, value.shape[-1])
-        for name, value in given.items()
+        for name, value in sorted(given.items(), key=lambda pair: any(word in pair[0] for word in of_target))
         if not value.is_floating_point() and value.dtype != torch.bool and value.ndim in (1, 2)
         if not any(word in name for word in aside)
     ][:2]
@@ -327,8 +330,8 @@ def _by_site(
 ) -> Seen:
     """The maps of one row of a batch of `rows`, and what their axes stand for.
 
-    Where source and target have one length, the order of the calls tells: an encoder's sites come before the first
-    causal one, and what is not causal after it crosses.
+    Where source and target have one length, the site's name or the order of the calls tells: an encoder's sites come
+    before the first causal one, and what is not causal after it crosses.
     """
     found: dict[str, tuple[AttentionMap, Sequences]] = {}
     decoding = False
@@ -339,8 +342,9 @@ def _by_site(
         decoding = decoding or causal
         source, target = (texts[0], texts[-1]) if texts else ((), ())
         two = len(texts) == 2
-        crossing = t != s or (two and len(source) == len(target) and decoding and not causal)
-        keys = source if two and (crossing or not causal) and s == len(source) else target
+        named = site.rpartition(".")[2] == "cross"  # a recurrent decoder's, which no causal site comes before
+        crossing = t != s or named or (two and len(source) == len(target) and decoding and not causal)
+        keys = source if two and (crossing or not causal) and s == len(source) else () if named else target
         queries = target if crossing else keys
         queries, keys = (side if len(side) == n else () for side, n in ((queries, t), (keys, s)))
         predicted = [*queries[1:], None] if queries and (causal or (crossing and two)) else []

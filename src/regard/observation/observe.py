@@ -361,9 +361,11 @@ class Observation(Mapping[str, list[AttentionMap]]):
             which = f"{names[example]!r} ({type(example).__name__})"
             many = f"{len(silent)} modules that compute attention by hand ran, {which} among them, and cannot be seen"
             one = f"{which} computes attention by hand and cannot be seen"
-            raise RegardError(f"{one if len(silent) == 1 else many}: {_SEEN}")
+            raise RegardError(f"{one if len(silent) == 1 else many}: {WAY_OUT}")
         if self._tracker.model in self._ran and not self._attended:
-            raise RegardError(f"the model ran, and no attention was seen: it has none, or computes it by hand: {_SEEN}")
+            raise RegardError(
+                f"the model ran, and no attention was seen: it has none, or computes it by hand: {WAY_OUT}"
+            )
         for pattern in self._sites or ():
             matched = [module for module, paths in self._tracker.paths.items() if matches(paths, pattern)]
             ran = self._searched or self._tracker.model in self._ran or any(module in self._ran for module in matched)
@@ -375,7 +377,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
                 )
 
 
-_SEEN = (
+WAY_OUT = (
     "call regard.attend or torch's scaled_dot_product_attention there; nn.MultiheadAttention, nn.Transformer and "
     "transformers' attention interface can be seen as they are"
 )
