@@ -30,6 +30,7 @@ function screensOf(page: State): Screen[] {
   return (Object.keys(NAMES) as Screen[]).filter((one) => {
     if (one === "media") return !!run.media;
     if (one === "words") return !!run.lens;
+    if (one === "compare" && page.document.value.runs.length === 1 && run.maps.length === 1 && run.maps[0].how.heads === 1) return false;
     if (one === "align" || one === "heads" || one === "compare") return !page.large.value;
     if (one === "believe") return !!run.believe || !!page.document.value.live;
     return true;
@@ -106,7 +107,7 @@ function Shell({ framed }: { framed: boolean }) {
           <button key={one} id={`tab-${one}`} role="tab" aria-selected={one === screen} aria-controls="view" tabIndex={one === screen ? 0 : -1} onClick={() => (page.screen.value = one)}>{one === "media" && page.run.value.media ? MEDIA[page.run.value.media.kind] : NAMES[one]}</button>
         ))}
       </nav>
-      <BelieveLine />
+      {screen !== "believe" && <BelieveLine />}
       <div id="view" role="tabpanel" aria-labelledby={`tab-${screen}`} style={{ display: "grid", gap: "18px", minWidth: 0, gridTemplateColumns: "minmax(0, 1fr)" }}><View /></div>
       <Tour root={() => root.current} screens={screens} />
     </div>

@@ -13,6 +13,15 @@ export const number = (x: number, digits = 3): string => minus(Math.abs(x) >= 10
 export const spaces = (names: string[]): string => (names.some((name) => name.includes("▁")) ? "; ▁ in a token is a space" : "");
 export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
 
+/** A token's text, or signs for the white space that it is. */
+const visible = (name: string): string => (name.trim() ? name : name.replaceAll(" ", "␣").replaceAll("\n", "↵"));
+/** Names to choose among: with their numbers from 1, where others are the same. */
+export function toldApart(names: string[]): string[] {
+  const often = new Map<string, number>();
+  for (const name of names) often.set(name, (often.get(name) ?? 0) + 1);
+  return names.map((name, n) => (often.get(name)! > 1 ? `${visible(name)} (key ${n + 1})` : visible(name)));
+}
+
 /** Draws on a canvas of CSS size width × height, sharp on any screen. */
 export function draw(canvas: HTMLCanvasElement, width: number, height: number, paint: (c: CanvasRenderingContext2D) => void) {
   const ratio = Math.min(3, globalThis.devicePixelRatio || 1);
@@ -247,7 +256,7 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
       <tbody>
         {bars.map((bar, n) => (
           <tr key={n} class={bar.on ? "on" : ""}>
-            <td class="name" title={bar.name}>{bar.name.trim() ? bar.name : bar.name.replaceAll(" ", "␣").replaceAll("\n", "↵")}</td>
+            <td class="name" title={bar.name}>{visible(bar.name)}</td>
             <td class="number">{bar.shown ?? share(bar.value)}</td>
             <td class="track"><i class={bar.value < 0 ? "minus" : ""} style={{ width: `${(100 * Math.abs(bar.value || 0)) / (largest || 1)}%` }} /></td>
           </tr>

@@ -5,15 +5,27 @@ import { styled } from "./colour";
 import { headsName, siteName } from "./document";
 import { download, quoted, toCsv, toNpz, toSvg } from "./export";
 
+/** A value as Python writes it. */
+const literal = (x: string | number | boolean): string => (typeof x === "boolean" ? (x ? "True" : "False") : typeof x === "string" ? quoted(x) : String(x));
+
 function python(page: ReturnType<typeof usePage>): string {
-  const run = page.run.value, map = page.map.value, model = page.document.value.model;
+  const run = page.run.value, map = page.map.value, { task } = page.document.value;
+  const model = run.made?.model ?? page.document.value.model;
   const heads = page.heads.value;
   const pick = heads.length === map.how.heads && heads.length > 1 ? ".mean_heads()" : heads.length === 1 ? `.select(${heads[0]})` : `.full()[${JSON.stringify(heads)}].mean(0)`;
   if (!model || run.source === undefined) return `import regard\n\nseen = regard.AttentionMap.load("map.safetensors")   # where you saved it\nseen${map.how.heads > 1 ? pick : ""}`;
-  return [
-    "import regard", "", `model = regard.load(${quoted(model)})`, `made = model(${quoted(run.source)})`,
-    "with regard.observe(model) as seen:", "    made.forward_pass()()", `head = seen[${quoted(map.site)}][0].select(0)${pick}`, 'made.look("page.html")',
-  ].join("\n");
+  const { number = 0, settings } = run.made ?? {};
+  const given = Object.entries(settings ?? {}).map(([name, value]) => `, ${name}=${literal(value)}`).join("");
+  const byWords = page.byWords.value && [map.rows, map.columns].some((side) => run.words?.[side ?? ""]);
+  const head = (of: string) => `head = ${of}${pick}${byWords ? "   # of tokens; the page joins them to words" : ""}`;
+  const observed = (call: string) => ["with regard.observe(model) as seen:", `    ${call}`, head(`seen[${quoted(map.site)}][0].select(0)`)];
+  const lines = ["import regard", "", `model = regard.load(${quoted(model)})`];
+  // a text without an output of its own; the maps of a search, which hold the output's positions; those of a whole text
+  if (task === "fill") return [...lines, `given = model.forward_pass(${quoted(run.source)})`, ...observed("given()"), 'seen.look("page.html", tokens=given.tokens)'].join("\n");
+  lines.push(`made = model(${task === "answer" ? '"picture.png", ' : ""}${quoted(run.source)}${given})${settings ? "" : "   # and the settings that it was made with"}`);
+  if (number) lines.push(`made = made.alternatives[${number - 1}]`);
+  const whole = task === "complete" || (task === "translate" && !map.site.endsWith("cross"));
+  return [...lines, ...(whole ? observed("made.forward_pass()()") : [head(`made.attention[${quoted(map.site)}]`)]), 'made.look("page.html")'].join("\n");
 }
 
 export function TakeAlong({ framed }: { framed: boolean }) {

@@ -7,16 +7,18 @@ import { Bars, Legend, spaces } from "../parts";
 export function WordsInLayers() {
   const page = usePage();
   const lens = page.run.value.lens;
-  const [chosen, setChosen] = useState<[number, number] | null>(null);
+  const [chosen, setChosen] = useState<{ lens: typeof lens; at: [number, number] } | null>(null);
   if (!lens) return <section class="card"><p>This run has no predictions by layer: they come with a translation, or a continuation, of one of regard's own models.</p></section>;
+  // an encoder predicts the token of a position, a decoder the one after it
+  const which = ["translate", "complete"].includes(page.document.value.task ?? "") ? "next token" : "token at each position";
   const rows = page.run.value.sequences[lens.rows] ?? [];
   const colours = page.scale.value.weights;
-  const shown = chosen ?? [lens.layers.length - 1, 0];
+  const shown = chosen?.lens === lens ? chosen!.at : [lens.layers.length - 1, 0]; // another text may be shorter
   const detail = lens.top[shown[0]][shown[1]];
   return (
     <div class="two">
       <section class="card" data-tour="lens">
-        <header><h2>Logit lens</h2><span class="note">the most probable next token if the model ended after that layer{spaces(rows)}</span><span class="grow" /><Legend most={1} of="probability" /></header>
+        <header><h2>Logit lens</h2><span class="note">the most probable {which} if the model ended after that layer{spaces(rows)}</span><span class="grow" /><Legend most={1} of="probability" /></header>
         <div class="lens" tabIndex={0} role="group" aria-label="predictions by layer and position"><table>
           <thead><tr><th scope="col">input token</th>{lens.layers.map((layer) => <th key={layer} scope="col">{layer}</th>)}</tr></thead>
           <tbody>
@@ -27,7 +29,7 @@ export function WordsInLayers() {
                   const [token, probability] = lens.top[l][position][0];
                   const back = colour(colours, probability, 1);
                   return (
-                    <td key={layer} style={{ background: css(back), color: inkOn(back), cursor: "pointer" }} title={`${token}: ${probability.toFixed(3)}`} onPointerEnter={() => setChosen([l, position])} onClick={() => setChosen([l, position])}>{token}</td>
+                    <td key={layer} style={{ background: css(back), color: inkOn(back), cursor: "pointer" }} title={`${token}: ${probability.toFixed(3)}`} onPointerEnter={() => setChosen({ lens, at: [l, position] })} onClick={() => setChosen({ lens, at: [l, position] })}>{token}</td>
                   );
                 })}
               </tr>
