@@ -94,7 +94,7 @@ function Shell({ framed }: { framed: boolean }) {
     root.current?.querySelector<HTMLElement>(`#tab-${next}`)?.focus();
   };
   return (
-    <div class={`page${page.dark.value ? " dark" : ""}${framed ? " framed" : ""}`} ref={root}>
+    <div class={`page${page.dark.value ? " dark" : ""}${framed ? " framed" : ""}${page.tour.value === null ? "" : " toured"}`} ref={root}>
       <header class="top">
         <h1 class="mark">regard<small>{page.document.value.model || page.document.value.title}</small></h1>
         {page.document.value.live ? <AskForm /> : <span class="grow" />}

@@ -292,7 +292,7 @@ def said_at_middle(tab: Any) -> str:
 
 ADDRESSES = (
     "row=1.5&column=0.5", "row=-1&column=1e3", "row=99&column=999", "run=99", "run=0.5", "run=-1&head=99",
-    "site=nowhere&head=2.5", "screen=nowhere&zoom=deep", "screen=media&row=x",
+    "site=nowhere&head=2.5", "other=99~99~nowhere", "other=1~2", "screen=nowhere&zoom=deep", "screen=media&row=x",
 )  # fmt: skip
 
 
@@ -378,6 +378,40 @@ def test_pointing_pinning_and_the_keyboard(open_page: Open, translation: Page) -
     assert tab.get_by_role("tab", name="Step").get_attribute("aria-selected") == "true"
 
 
+def test_a_finger_pins_a_cell_and_reads_its_weight(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
+    tab.get_by_role("button", name="black").tap()
+    assert tab.locator("[data-tour=sentence]").inner_text().startswith("“black” attended to “noir”")
+    canvas, cell, tall = canvas_box(tab)
+    canvas.scroll_into_view_if_needed()
+    at = {"x": 1.5 * cell, "y": 2.5 * tall}
+    canvas.tap(position=at)
+    assert tab.locator("[data-tour=sentence]").inner_text().startswith("“cat” gives “chat” the weight")
+    assert tab.locator(".tip").inner_text().startswith("cat → chat: ")
+    canvas.tap(position=at)
+    assert "row=" not in tab.url
+    tab.get_by_role("tab", name="Step").tap()
+    tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(1).tap()
+    canvas, cell, tall = canvas_box(tab)
+    canvas.tap(position={"x": 2.5 * cell, "y": 1.5 * tall})
+    assert "“▁black” → “▁noir”: α =" in tab.get_by_role("tabpanel").inner_text()
+    tab.get_by_role("tab", name="Compare").tap()
+    canvas, cell, tall = canvas_box(tab)
+    canvas.tap(position={"x": 0.5 * cell, "y": 0.5 * tall})
+    assert tab.locator(".tip").inner_text().startswith("the → le: ")
+
+
+def test_the_lens_is_read_with_the_keyboard(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=words")
+    lens = translation.document["runs"][0]["lens"]
+    tab.get_by_role("group", name="predictions by layer").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        tab.keyboard.press(key)
+    names = tab.locator(".facts td.name").all_inner_texts()
+    assert names == [name for name, _ in lens["top"][len(lens["layers"]) - 2][2]]
+    assert tab.locator(".lens td.on").inner_text() == names[0]
+
+
 def test_the_address_keeps_the_view(open_page: Open, translation: Page) -> None:
     tab = open_page(translation, "#screen=heads&theme=dark")
     tab.locator(".thumb").nth(5).click()
@@ -386,6 +420,14 @@ def test_the_address_keeps_the_view(open_page: Open, translation: Page) -> None:
     assert tab.get_by_role("combobox", name="site").input_value() == translation.document["runs"][0]["maps"][1]["site"]
     assert tab.get_by_role("combobox", name="head").input_value() == "1"
     assert "theme=dark" in tab.url
+    tab.get_by_role("tab", name="Compare").click()
+    tab.get_by_role("combobox", name="other run").select_option("1")
+    tab.get_by_role("combobox", name="other site").select_option("decoder.layers.0.cross")
+    tab.get_by_role("combobox", name="other head").select_option("3")
+    tab.reload()
+    tab.get_by_role("tablist").wait_for()
+    chosen = [tab.get_by_role("combobox", name=f"other {name}").input_value() for name in ("run", "site", "head")]
+    assert chosen == ["1", "decoder.layers.0.cross", "3"]
 
 
 def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) -> None:
@@ -443,6 +485,8 @@ def test_dark_and_narrow(open_page: Open, translation: Page, settings: dict[str,
         tab.get_by_role("tab", name=name, exact=True).click()
         wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, name
+    hidden = tab.locator(".ribbons").evaluate("one => one.scrollWidth - one.clientWidth")
+    assert hidden <= 0  # three words and what is said beside them
 
 
 def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
@@ -1002,6 +1046,27 @@ def test_the_play_head_and_the_word_follow_the_recording(open_page: Open, pages:
         assert pressed == [wanted]
         shown.append(wanted)
     assert len(set(shown)) == 3
+
+
+@pytest.mark.parametrize("name", ["translation", "sound"])
+@pytest.mark.parametrize("size", [(320, 640), (1280, 720)])
+def test_the_tour_does_not_cover_what_it_speaks_of(
+    open_page: Open, pages: dict[str, Page], name: str, size: tuple[int, int]
+) -> None:
+    tab = open_page(pages[name], viewport={"width": size[0], "height": size[1]})
+    tab.get_by_role("button", name="tour", exact=True).click()
+    aside, stops = tab.get_by_role("complementary", name="tour"), 0
+    while True:
+        card, lit = aside.bounding_box(), tab.locator(".lit").bounding_box()
+        title = aside.get_by_role("heading").inner_text()
+        assert lit["y"] >= 0, title
+        assert lit["y"] + min(lit["height"], 150) <= card["y"], title
+        stops += 1
+        onward = aside.get_by_role("button", name="next", exact=True)
+        if not onward.count():
+            break
+        onward.click()
+    assert stops > 7
 
 
 @pytest.mark.parametrize("name", ["translation", "picture", "sound"])

@@ -115,3 +115,13 @@ def test_an_encoder_without_gaps_has_words() -> None:
     joined = ["".join(t for t, n in zip(tokens, words["owner"], strict=True) if n == word) for word in (-1, 0, 1)]
     assert joined == [tokens[0] + tokens[-1], "▁the", "▁riverbanks"]
     assert look_at([regard.load("english")], ["the [MASK]"]).document["runs"][0]["words"] == {}
+
+
+def test_the_map_of_a_long_source_is_not_tested_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = regard.load("fr-en")("le chat et le chien et la souris et la vache")
+    assert len(made.ids) < len(made.source_tokens)
+    assert "believe" in made.look().document["runs"][0]
+    monkeypatch.setattr("regard.pipelines.page.LONGEST", len(made.source_tokens) - 1)
+    run = made.look().document["runs"][0]
+    assert "believe" not in run
+    assert {"lens", "trace"} <= set(run)

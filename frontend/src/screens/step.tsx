@@ -68,7 +68,7 @@ export function Step() {
           </div>}
           {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
             <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
-              place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={() => setZoom("weight")} />
+              place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={(p) => { if (p.row === null) return; setChosen(p.row); setKey(p.column); setZoom("weight"); }} />
           )}
         </section>
       )}

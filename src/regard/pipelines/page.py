@@ -25,7 +25,7 @@ from regard.text.tokenizer import words as word_spans
 if TYPE_CHECKING:
     from regard.pipelines.result import Result
 
-LONGEST = 160  # tokens of an output that is tested and looked at layer by layer
+LONGEST = 160  # tokens of an output that is looked at layer by layer; of it and its source where a map is tested
 POSITIONS = 2048  # of the copies of an input whose weights are changed in one batch
 TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
 SETTINGS: dict[str, dict[str, Any]] = {"translate": TRANSLATED, "complete": {"length": 64, "seed": 0}}
