@@ -2,7 +2,7 @@
 import { useRef, useState } from "preact/hooks";
 import { usePage } from "./context";
 import { styled } from "./colour";
-import { headsName, siteName } from "./document";
+import { headsName, siteName, type MapInfo } from "./document";
 import { download, quoted, toCsv, toNpz, toSvg } from "./export";
 
 /** A value as Python writes it. */
@@ -28,6 +28,8 @@ function python(page: ReturnType<typeof usePage>): string {
   return [...lines, ...(whole ? observed("made.forward_pass()()") : [head(`made.attention[${quoted(map.site)}]`)]), 'made.look("page.html")'].join("\n");
 }
 
+const MOST = 16_000_000; // weights of a map that are computed for a file
+
 export function TakeAlong({ framed }: { framed: boolean }) {
   const page = usePage();
   const dialog = useRef<HTMLDialogElement>(null);
@@ -48,13 +50,18 @@ export function TakeAlong({ framed }: { framed: boolean }) {
     };
     image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg())}`;
   };
+  const pdf = () => { // in the colours of paper, which the maps have to be drawn in first
+    const theme = page.theme.value;
+    page.theme.value = "light";
+    requestAnimationFrame(() => requestAnimationFrame(() => { globalThis.print(); page.theme.value = theme; }));
+  };
+  const cells = ({ how }: MapInfo) => how.heads * how.queries * how.keys;
+  const fit = page.run.value.maps.filter((map) => cells(map) <= MOST);
   const npz = () => {
-    const run = page.run.value;
     const arrays: Record<string, { shape: number[]; data: Float32Array }> = {};
-    for (const map of run.maps) {
+    for (const map of fit) {
       const { heads, queries, keys } = map.how;
-      if (heads * queries * keys > 16_000_000) continue;
-      const data = new Float32Array(heads * queries * keys);
+      const data = new Float32Array(cells(map));
       for (let h = 0; h < heads; h++) for (let i = 0; i < queries; i++) data.set(page.reader.value.head(map, h).row(i), (h * queries + i) * keys);
       arrays[map.site] = { shape: [heads, queries, keys], data };
     }
@@ -70,9 +77,9 @@ export function TakeAlong({ framed }: { framed: boolean }) {
         <div class="chips" style={{ margin: "12px 0" }}>
           {small && <button onClick={png}>PNG</button>}
           {small && <button onClick={() => download(`${name()}.svg`, svg(), "image/svg+xml")}>SVG</button>}
-          <button onClick={() => globalThis.print()}>PDF (print)</button>
+          <button onClick={pdf}>PDF (print)</button>
           {small && <button onClick={() => download(`${name()}.csv`, toCsv(grid()), "text/csv")}>CSV</button>}
-          <button onClick={npz}>npz, all heads</button>
+          {fit.length > 0 && <button onClick={npz}>npz, all heads{fit.length < page.run.value.maps.length ? " of the smaller maps" : ""}</button>}
           {!framed && <button onClick={() => copy(location.href, "link")}>copy a link to this view</button>}
         </div>
         <p>The same in Python:</p>

@@ -459,6 +459,34 @@ def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) 
     assert '"le chat noir"' in code
 
 
+def test_a_dark_page_is_printed_in_the_colours_of_paper(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#theme=dark")
+    shades = "one => ['color', 'backgroundColor'].map(name => getComputedStyle(one)[name].match(/\\d+/g).map(Number))"
+    ink, paper = tab.locator(".page").evaluate(shades)
+    assert min(ink) > 200 > 50 > max(paper)
+    tab.emulate_media(media="print")
+    ink, paper = tab.locator(".page").evaluate(shades)
+    assert max(ink) < 50 < 200 < min(paper)
+    assert not tab.get_by_role("tablist").is_visible()
+    tab.emulate_media(media="screen")
+    tab.evaluate("window.print = () => (window.printed = location.hash)")
+    tab.get_by_role("button", name="export").click()
+    tab.get_by_role("button", name="PDF (print)").click()
+    tab.wait_for_function("window.printed !== undefined")
+    assert tab.evaluate("window.printed") == "#theme=light"
+    assert "theme=dark" in tab.url  # as it was
+
+
+def test_a_map_that_is_too_large_for_a_file_is_not_offered_as_one(open_page: Open) -> None:
+    small, large = (torch.randn(1, 1, n, 4) for n in (6, 4001))
+    seen = {"small": regard.attention_map(small, small), "large": regard.attention_map(large, large)}
+    for names, offered in (("small", ["npz, all heads"]), ("large", []),
+                           ("small large", ["npz, all heads of the smaller maps"])):  # fmt: skip
+        tab = open_page(page_of_maps({name: seen[name] for name in names.split()}, "maps"))
+        tab.get_by_role("button", name="export").click()
+        assert tab.get_by_role("button", name="npz").all_inner_texts() == offered
+
+
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
