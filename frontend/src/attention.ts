@@ -56,7 +56,7 @@ export class Head {
   readonly query?: Tensor["data"];
   readonly key?: Tensor["data"];
   readonly width: number = 0;
-  private v?: Tensor["data"];
+  readonly v?: Tensor["data"];
   private sink = 0;
   private start?: Tensor["data"];
   private end?: Tensor["data"];

@@ -83,6 +83,17 @@ export interface Run {
   believe?: Believe;
   lens?: Lens;
   media?: Media;
+  made?: Made;
+}
+
+/** How a run was made: what makes it again, and whether the page's server can ask about it. */
+export interface Made {
+  model: string;
+  /** Of the beam, from 0. */
+  number: number;
+  settings?: Record<string, string | number | boolean>;
+  /** Whether by the page's first model, which is the one that answers its questions. */
+  own?: boolean;
 }
 
 /** Heads over a corpus: importance by ablation, and the roles that are significant. */
@@ -324,6 +335,9 @@ export function headsName(heads: number[], all: number): string {
   if (heads.length === 1) return `head ${heads[0]} (of ${all})`;
   return heads.length === all ? `mean of its ${all} heads` : `mean of heads ${heads.join(", ")}`;
 }
+
+/** One head beside the name of its layer. */
+export const headName = (head: number, all: number): string => (all === 1 ? "its only head" : `head ${head}`);
 
 /** Bytes of base64, deflated. */
 export async function inflate(text: string): Promise<ArrayBuffer> {

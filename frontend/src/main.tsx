@@ -30,6 +30,7 @@ function screensOf(page: State): Screen[] {
   return (Object.keys(NAMES) as Screen[]).filter((one) => {
     if (one === "media") return !!run.media;
     if (one === "words") return !!run.lens;
+    if (one === "compare" && page.document.value.runs.length === 1 && run.maps.length === 1 && run.maps[0].how.heads === 1) return false;
     if (one === "align" || one === "heads" || one === "compare") return !page.large.value;
     if (one === "believe") return !!run.believe || !!page.document.value.live;
     return true;
@@ -93,7 +94,7 @@ function Shell({ framed }: { framed: boolean }) {
     root.current?.querySelector<HTMLElement>(`#tab-${next}`)?.focus();
   };
   return (
-    <div class={`page${page.dark.value ? " dark" : ""}${framed ? " framed" : ""}`} ref={root}>
+    <div class={`page${page.dark.value ? " dark" : ""}${framed ? " framed" : ""}${page.tour.value === null ? "" : " toured"}`} ref={root}>
       <header class="top">
         <h1 class="mark">regard<small>{page.document.value.model || page.document.value.title}</small></h1>
         {page.document.value.live ? <AskForm /> : <span class="grow" />}
@@ -106,7 +107,7 @@ function Shell({ framed }: { framed: boolean }) {
           <button key={one} id={`tab-${one}`} role="tab" aria-selected={one === screen} aria-controls="view" tabIndex={one === screen ? 0 : -1} onClick={() => (page.screen.value = one)}>{one === "media" && page.run.value.media ? MEDIA[page.run.value.media.kind] : NAMES[one]}</button>
         ))}
       </nav>
-      <BelieveLine />
+      {screen !== "believe" && <BelieveLine />}
       <div id="view" role="tabpanel" aria-labelledby={`tab-${screen}`} style={{ display: "grid", gap: "18px", minWidth: 0, gridTemplateColumns: "minmax(0, 1fr)" }}><View /></div>
       <Tour root={() => root.current} screens={screens} />
     </div>

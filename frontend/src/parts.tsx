@@ -6,12 +6,21 @@ import { usePage } from "./context";
 import { entropy, headsName, siteName, type Grid, type Run } from "./document";
 import type { Place } from "./state";
 
-/** A number's text with the typographic minus sign. */
-export const minus = (text: string): string => text.replace("-", "−");
+/** A number's text with the typographic minus sign; none before a zero. */
+export const minus = (text: string): string => text.replace(/^-(?=0*\.?0*$)/, "").replace("-", "−");
 export const number = (x: number, digits = 3): string => minus(Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(digits));
 /** What is said of tokens that begin with the sign of a space. */
 export const spaces = (names: string[]): string => (names.some((name) => name.includes("▁")) ? "; ▁ in a token is a space" : "");
 export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
+
+/** A token's text, or signs for the white space that it is. */
+const visible = (name: string): string => (name.trim() ? name : name.replaceAll(" ", "␣").replaceAll("\n", "↵"));
+/** Names to choose among: with their numbers from 1, where others are the same. */
+export function toldApart(names: string[]): string[] {
+  const often = new Map<string, number>();
+  for (const name of names) often.set(name, (often.get(name) ?? 0) + 1);
+  return names.map((name, n) => (often.get(name)! > 1 ? `${visible(name)} (key ${n + 1})` : visible(name)));
+}
 
 /** Draws on a canvas of CSS size width × height, sharp on any screen. */
 export function draw(canvas: HTMLCanvasElement, width: number, height: number, paint: (c: CanvasRenderingContext2D) => void) {
@@ -172,13 +181,23 @@ export function Heatmap(props: HeatmapProps) {
 
   const sentence = (row: number, column: number) =>
     `${grid.rows.names[row]} → ${grid.columns.names[column]}: ${props.difference ? number(grid.cells[row * columns + column]) : share(grid.cells[row * columns + column])}`;
-  const over = (event: PointerEvent) => {
+  /** The cell under the pointer, and its weight beside it. */
+  const told = (event: MouseEvent): Place | null => {
     const box = canvas.current!.getBoundingClientRect();
     const column = Math.floor((event.clientX - box.left) / cell);
     const row = Math.floor((event.clientY - box.top) / tall);
-    if (row < 0 || column < 0 || row >= rows || column >= columns) return leave();
+    if (row < 0 || column < 0 || row >= rows || column >= columns) return null;
     setTip({ x: event.clientX - box.left + side + 14, y: event.clientY - box.top + top + 16, text: sentence(row, column) });
-    onPlace?.({ row, column });
+    return { row, column };
+  };
+  const over = (event: PointerEvent) => {
+    const at = told(event);
+    if (at) onPlace?.(at);
+    else leave();
+  };
+  const click = (event: MouseEvent) => { // a finger has left the map before it has clicked
+    const at = told(event);
+    if (at) onPin?.(at);
   };
   const leave = () => {
     setTip(null);
@@ -221,7 +240,7 @@ export function Heatmap(props: HeatmapProps) {
           <canvas
             ref={canvas} class="cells" data-cell={cell} data-tall={tall} style={{ width: `${width + margin}px`, height: `${height + margin}px` }}
             role="img" aria-label={props.label}
-            onPointerMove={over} onPointerLeave={leave} onClick={() => place && onPin?.(place)}
+            onPointerMove={over} onPointerLeave={leave} onClick={click}
           />
         </div>
       </div>
@@ -247,7 +266,7 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
       <tbody>
         {bars.map((bar, n) => (
           <tr key={n} class={bar.on ? "on" : ""}>
-            <td class="name" title={bar.name}>{bar.name.trim() ? bar.name : bar.name.replaceAll(" ", "␣").replaceAll("\n", "↵")}</td>
+            <td class="name" title={bar.name}>{visible(bar.name)}</td>
             <td class="number">{bar.shown ?? share(bar.value)}</td>
             <td class="track"><i class={bar.value < 0 ? "minus" : ""} style={{ width: `${(100 * Math.abs(bar.value || 0)) / (largest || 1)}%` }} /></td>
           </tr>

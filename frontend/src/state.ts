@@ -71,15 +71,16 @@ export function createState(source: Source, inAddress: boolean) {
     if (wanted && SCREENS.includes(wanted)) screen.value = wanted;
     const level = at.get("zoom") as Zoom | null;
     if (level && ZOOMS.includes(level)) zoom.value = level;
-    runIndex.value = Math.max(0, Number(at.get("run") ?? 0) || 0);
+    const whole = (name: string) => { const text = at.get(name); return text !== null && /^\d{1,9}$/.test(text) ? Number(text) : null; };
+    runIndex.value = whole("run") ?? 0;
     site.value = at.get("site") ?? "";
-    const one = at.get("head");
-    if (one === "mean") head.value = "mean";
-    else if (one && /^\d+$/.test(one)) head.value = Number(one);
+    if (at.get("head") === "mean") head.value = "mean";
+    else head.value = whole("head") ?? "chosen";
     if (at.get("unit") === "tokens") byWords.value = false;
-    const row = at.get("row");
-    const column = at.get("column");
-    if (row !== null || column !== null) pinned.value = { row: row ? Number(row) : null, column: column ? Number(column) : null };
+    const row = whole("row"), column = whole("column");
+    if (row !== null || column !== null) pinned.value = { row, column };
+    const second = /^(\d{1,9})~(mean|\d{1,9})~(.*)$/.exec(at.get("other") ?? ""); // that a map is compared with
+    if (second) other.value = { run: Number(second[1]), head: second[2] === "mean" ? "mean" : Number(second[2]), site: second[3] };
     const kind = at.get("theme");
     if (kind === "light" || kind === "dark") theme.value = kind;
     effect(() => {
@@ -92,6 +93,7 @@ export function createState(source: Source, inAddress: boolean) {
       if (!byWords.value) here.set("unit", "tokens");
       if (pinned.value?.row != null) here.set("row", String(pinned.value.row));
       if (pinned.value?.column != null) here.set("column", String(pinned.value.column));
+      if (other.value) here.set("other", `${other.value.run}~${other.value.head}~${other.value.site}`);
       if (theme.value !== "auto") here.set("theme", theme.value);
       const text = here.toString();
       if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);

@@ -2,19 +2,33 @@
 import { useRef, useState } from "preact/hooks";
 import { usePage } from "./context";
 import { styled } from "./colour";
-import { headsName, siteName } from "./document";
+import { headsName, siteName, type MapInfo } from "./document";
 import { download, quoted, toCsv, toNpz, toSvg } from "./export";
 
+/** A value as Python writes it. */
+const literal = (x: string | number | boolean): string => (typeof x === "boolean" ? (x ? "True" : "False") : typeof x === "string" ? quoted(x) : String(x));
+
 function python(page: ReturnType<typeof usePage>): string {
-  const run = page.run.value, map = page.map.value, model = page.document.value.model;
+  const run = page.run.value, map = page.map.value, { task } = page.document.value;
+  const model = run.made?.model ?? page.document.value.model;
   const heads = page.heads.value;
   const pick = heads.length === map.how.heads && heads.length > 1 ? ".mean_heads()" : heads.length === 1 ? `.select(${heads[0]})` : `.full()[${JSON.stringify(heads)}].mean(0)`;
   if (!model || run.source === undefined) return `import regard\n\nseen = regard.AttentionMap.load("map.safetensors")   # where you saved it\nseen${map.how.heads > 1 ? pick : ""}`;
-  return [
-    "import regard", "", `model = regard.load(${quoted(model)})`, `made = model(${quoted(run.source)})`,
-    "with regard.observe(model) as seen:", "    made.forward_pass()()", `head = seen[${quoted(map.site)}][0].select(0)${pick}`, 'made.look("page.html")',
-  ].join("\n");
+  const { number = 0, settings } = run.made ?? {};
+  const given = Object.entries(settings ?? {}).map(([name, value]) => `, ${name}=${literal(value)}`).join("");
+  const byWords = page.byWords.value && [map.rows, map.columns].some((side) => run.words?.[side ?? ""]);
+  const head = (of: string) => `head = ${of}${pick}${byWords ? "   # of tokens; the page joins them to words" : ""}`;
+  const observed = (call: string) => ["with regard.observe(model) as seen:", `    ${call}`, head(`seen[${quoted(map.site)}][0].select(0)`)];
+  const lines = ["import regard", "", `model = regard.load(${quoted(model)})`];
+  // a text without an output of its own; the maps of a search, which hold the output's positions; those of a whole text
+  if (task === "fill") return [...lines, `given = model.forward_pass(${quoted(run.source)})`, ...observed("given()"), 'seen.look("page.html", tokens=given.tokens)'].join("\n");
+  lines.push(`made = model(${task === "answer" ? '"picture.png", ' : ""}${quoted(run.source)}${given})${settings ? "" : "   # and the settings that it was made with"}`);
+  if (number) lines.push(`made = made.alternatives[${number - 1}]`);
+  const whole = task === "complete" || (task === "translate" && !map.site.endsWith("cross"));
+  return [...lines, ...(whole ? observed("made.forward_pass()()") : [head(`made.attention[${quoted(map.site)}]`)]), 'made.look("page.html")'].join("\n");
 }
+
+const MOST = 16_000_000; // weights of a map that are computed for a file
 
 export function TakeAlong({ framed }: { framed: boolean }) {
   const page = usePage();
@@ -36,13 +50,18 @@ export function TakeAlong({ framed }: { framed: boolean }) {
     };
     image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg())}`;
   };
+  const pdf = () => { // in the colours of paper, which the maps have to be drawn in first
+    const theme = page.theme.value;
+    page.theme.value = "light";
+    requestAnimationFrame(() => requestAnimationFrame(() => { globalThis.print(); page.theme.value = theme; }));
+  };
+  const cells = ({ how }: MapInfo) => how.heads * how.queries * how.keys;
+  const fit = page.run.value.maps.filter((map) => cells(map) <= MOST);
   const npz = () => {
-    const run = page.run.value;
     const arrays: Record<string, { shape: number[]; data: Float32Array }> = {};
-    for (const map of run.maps) {
+    for (const map of fit) {
       const { heads, queries, keys } = map.how;
-      if (heads * queries * keys > 16_000_000) continue;
-      const data = new Float32Array(heads * queries * keys);
+      const data = new Float32Array(cells(map));
       for (let h = 0; h < heads; h++) for (let i = 0; i < queries; i++) data.set(page.reader.value.head(map, h).row(i), (h * queries + i) * keys);
       arrays[map.site] = { shape: [heads, queries, keys], data };
     }
@@ -58,9 +77,9 @@ export function TakeAlong({ framed }: { framed: boolean }) {
         <div class="chips" style={{ margin: "12px 0" }}>
           {small && <button onClick={png}>PNG</button>}
           {small && <button onClick={() => download(`${name()}.svg`, svg(), "image/svg+xml")}>SVG</button>}
-          <button onClick={() => globalThis.print()}>PDF (print)</button>
+          <button onClick={pdf}>PDF (print)</button>
           {small && <button onClick={() => download(`${name()}.csv`, toCsv(grid()), "text/csv")}>CSV</button>}
-          <button onClick={npz}>npz, all heads</button>
+          {fit.length > 0 && <button onClick={npz}>npz, all heads{fit.length < page.run.value.maps.length ? " of the smaller maps" : ""}</button>}
           {!framed && <button onClick={() => copy(location.href, "link")}>copy a link to this view</button>}
         </div>
         <p>The same in Python:</p>

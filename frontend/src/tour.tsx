@@ -1,5 +1,5 @@
 // A tour on the visitor's own sentence: the notes' story, one thing at a time.
-import { useLayoutEffect } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { usePage } from "./context";
 import { headsName, siteName } from "./document";
 import type { Screen, State } from "./state";
@@ -44,14 +44,19 @@ export function stops(page: State, screens: Screen[]): Stop[] {
 
 export function Tour({ root, screens }: { root: () => HTMLElement | null; screens: Screen[] }) {
   const page = usePage();
+  const own = useRef<HTMLElement>(null);
   const number = page.tour.value;
   const all = stops(page, screens);
   const stop = number === null ? null : all[Math.min(number, all.length - 1)];
   useLayoutEffect(() => {
     const lit = stop?.at ? root()?.querySelector<HTMLElement>(`[data-tour="${stop.at}"]`) : null;
-    lit?.classList.add("lit");
-    lit?.scrollIntoView({ block: "nearest" });
-    return () => lit?.classList.remove("lit");
+    if (!lit) return;
+    lit.classList.add("lit");
+    // above the tour's own card: all of it, or its beginning
+    const below = (own.current?.offsetHeight ?? 0) + 36;
+    lit.style.scrollMargin = `12px 0 ${below}px`;
+    lit.scrollIntoView({ block: lit.offsetHeight + 12 > innerHeight - below ? "start" : "nearest" });
+    return () => { lit.classList.remove("lit"); lit.style.scrollMargin = ""; };
   });
   if (!stop || number === null) return null;
   const go = (n: number | null) => {
@@ -62,7 +67,7 @@ export function Tour({ root, screens }: { root: () => HTMLElement | null; screen
     page.tour.value = n;
   };
   return (
-    <aside class="card tour" aria-label="tour" onKeyDown={(e) => e.key === "Escape" && go(null)}>
+    <aside ref={own} class="card tour" aria-label="tour" onKeyDown={(e) => e.key === "Escape" && go(null)}>
       <header><h2>{stop.title}</h2><span class="grow" /><span class="note">{number + 1} of {all.length}</span></header>
       <p aria-live="polite">{stop.text(page)}</p>
       <div class="chips" style={{ marginTop: "10px" }}>

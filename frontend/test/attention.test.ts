@@ -9,6 +9,7 @@ import { halfToFloat, type Tensor, Tensors } from "../src/safetensors";
 import { groups, likeness } from "../src/screens/heads";
 import { fit, sinks } from "../src/screens/long";
 import { Tiles } from "../src/tiles";
+import { minus, number, toldApart } from "../src/parts";
 import { evenly, flags } from "../src/screens/align";
 
 const grid = (rows: string[], columns: string[], cells: number[]) => ({
@@ -185,5 +186,17 @@ describe("files", () => {
     const view = new DataView(bytes.buffer);
     expect(view.getUint32(0, true)).toBe(0x04034b50);
     expect(view.getUint32(view.getUint32(bytes.length - 6, true), true)).toBe(0x02014b50);
+  });
+});
+
+describe("names and numbers", () => {
+  it("has no minus before a zero, and a typographic one before any other number", () => {
+    expect(["-0.00", "-0", "0.00", "-0.01", "-10.00"].map(minus)).toEqual(["0.00", "0", "0.00", "−0.01", "−10.00"]);
+    expect(number(-0.0004)).toBe("0.000");
+    expect(number(-0.0006)).toBe("−0.001");
+  });
+
+  it("numbers the keys that have one name, and shows white space", () => {
+    expect(toldApart(["o", "r", " ", "o", "\n"])).toEqual(["o (key 1)", "r", "␣", "o (key 4)", "↵"]);
   });
 });

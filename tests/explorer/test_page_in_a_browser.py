@@ -1,6 +1,7 @@
 """The page in a real browser: its numbers are the tensors', its pixels are the weights, every screen has content."""
 
 import base64
+import csv
 import json
 import math
 import re
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from html import escape
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from regard.attention.maps.page import page_of_maps
 from regard.explorer.server import create_explorer
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
+from regard.observation.intervene import ablate
 from regard.pipelines.page import look_at
 
 Open = Callable[..., Any]
@@ -141,10 +143,12 @@ def test_a_row_of_nan_is_shown_as_such(open_page: Open) -> None:
     picture = np.asarray(Image.open(BytesIO(base64.b64decode(raw))).convert("RGB"))
     line = THEMES["light"].line
     assert picture[int(3.15 * tall), int(4.15 * cell)].tolist() == [int(line[n : n + 2], 16) for n in (1, 3, 5)]
-    for name in ("Step", "Heads", "Long view", "Compare"):
+    for name in ("Step", "Heads", "Long view"):
         tab.get_by_role("tab", name=name, exact=True).click()
         assert tab.get_by_role("tabpanel").inner_text()
     assert tab.locator("path[stroke-width=NaN]").count() == 0
+    tab = open_page(regard.attention_map(query.expand(2, T, D), key.expand(2, S, D)).look(), "#screen=compare")
+    assert tab.get_by_role("tabpanel").locator(".legend", has_text="NaN").count() == 3
 
 
 def test_every_sentence_of_a_batch_is_a_run_with_its_own_weights(open_page: Open) -> None:
@@ -241,6 +245,105 @@ def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
     assert tab.locator(".thumb").count() == sum(one["how"]["heads"] for one in translation.document["runs"][0]["maps"])
 
 
+VERDICT = re.compile("may be believed for this output|explains little of this output|was not tested against the output")
+
+
+@pytest.mark.parametrize("name", ["translation", "long"])
+def test_the_verdict_stands_once_on_every_view(open_page: Open, pages: dict[str, Page], name: str) -> None:
+    tab = open_page(pages[name])
+    for view in [one.inner_text() for one in tab.get_by_role("tab").all()]:
+        tab.get_by_role("tab", name=view, exact=True).click()
+        assert len(VERDICT.findall(tab.locator(".page").inner_text())) == 1, view
+
+
+def test_the_verdict_says_which_other_map_was_tested(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=believe&site=encoder.layers.0.self")
+    assert tab.get_by_text("encoder layer 0 · self-attention, which was not tested").is_visible()
+    assert not tab.get_by_text("attention alone is no explanation").count()
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_overview_of_a_long_map_stands_beside_it(open_page: Open, pages: dict[str, Page], width: int) -> None:
+    tab = open_page(pages["long"], "#screen=long", viewport={"width": width, "height": 900})
+    for _ in range(6):
+        tab.get_by_role("button", name="zoom in").click()
+    main, mini = (tab.locator(f"canvas.{name}").bounding_box() for name in ("main", "mini"))
+    right, below = main["x"] + main["width"] <= mini["x"], main["y"] + main["height"] <= mini["y"]
+    assert right is (width > 320)
+    assert below is (width == 320)
+    assert mini["x"] + mini["width"] <= width
+    tab.locator("canvas.mini").click(position={"x": 127, "y": 2})  # to the upper right corner
+    top, left, _, wide = json.loads(tab.locator("canvas.main").get_attribute("data-view"))
+    assert (top, left + wide) == (0, pytest.approx(1300))
+    said = said_at_middle(tab)
+    row, column = (int(x.replace(",", "")) for x in re.findall(r"\(([\d,]+)\)", said))
+    assert top <= row
+    assert left <= column
+
+
+def said_at_middle(tab: Any) -> str:
+    """What is said in the lower right of a long map, where its overview once was."""
+    main = tab.locator("canvas.main")
+    box = main.bounding_box()
+    main.hover(position={"x": box["width"] - 40, "y": box["height"] - 40})
+    found: str = tab.locator(".tip").inner_text()
+    return found
+
+
+ADDRESSES = (
+    "row=1.5&column=0.5", "row=-1&column=1e3", "row=99&column=999", "run=99", "run=0.5", "run=-1&head=99",
+    "site=nowhere&head=2.5", "other=99~99~nowhere", "other=1~2", "screen=nowhere&zoom=deep", "screen=media&row=x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_that_fits_no_view_opens_one(open_page: Open, translation: Page, address: str) -> None:
+    tab = open_page(translation, f"#unit=tokens&{address}")
+    for view in ("Align", "Step", "Compare"):
+        tab.get_by_role("tab", name=view, exact=True).click()
+        said = tab.get_by_role("tabpanel").inner_text()
+        assert said
+        assert "undefined" not in said
+        assert "NaN" not in said
+
+
+def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[str, Page]) -> None:
+    tab = open_page(pages["picture"])
+    assert [one.inner_text() for one in tab.get_by_role("tab").all()] == [
+        "Picture",
+        "Align",
+        "Step",
+        "Heads",
+        "Long view",
+    ]
+    tab.get_by_role("tab", name="Step").click()
+    assert tab.get_by_text("What if?").count() == 0  # no server asks a model of pictures
+    assert "2 head: decoder cross-attention, its only head" in tab.get_by_role("navigation", name="zoom").inner_text()
+
+
+@pytest.mark.parametrize("score", ["dot", "additive", "distance"])
+def test_the_terms_of_a_score_are_those_of_its_equation(open_page: Open, score: str) -> None:
+    made = torch.Generator().manual_seed(19)
+    query, key = torch.randn(T, D, generator=made), torch.randn(S, D, generator=made)
+    own: Any = {"dot": "dot", "additive": regard.Additive(D, D, 6), "distance": regard.Distance(0.7)}[score]
+    seen = regard.attention_map(query, key, score=own)
+    page = seen.look()
+    tab = open_page(page, "#screen=step&zoom=weight&row=2&unit=tokens")
+    rows = [line.split("\t") for line in tab.get_by_label("the terms of single coordinates").inner_text().splitlines()]
+    table = {row[0]: row[1:] for row in rows}
+    name = {"dot": "q × k", "additive": "v × tanh(q + k)", "distance": "(q − k)²"}[score]
+    *terms, total = (float(x.replace("−", "-")) for x in table[name] if x)
+    assert sum(terms) == pytest.approx(total, abs=0.05)
+    e = float(re.search(r"= ([-−]?[\d.]+)", tab.locator(".equation").inner_text())[1].replace("−", "-"))
+    assert e == pytest.approx(total if score != "distance" else -total / (2 * 0.7**2), abs=5e-3)
+    row = seen.full()[2].detach()
+    q, k = (page.tensors[f"0.0.{part}"].flatten(0, -2) for part in ("query", "key"))
+    place = [int(n) for n in table["coordinate"] if n.isdecimal()]
+    for part, held in (("q", q[2]), ("k", k[row.argmax()])):
+        shown = [float(x.replace("−", "-")) for x in table[part] if x]
+        assert shown == pytest.approx(held[place].tolist(), abs=6e-3)
+
+
 def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page) -> None:
     tab = open_page(translation, "#screen=step")
     tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(3).click()
@@ -275,6 +378,40 @@ def test_pointing_pinning_and_the_keyboard(open_page: Open, translation: Page) -
     assert tab.get_by_role("tab", name="Step").get_attribute("aria-selected") == "true"
 
 
+def test_a_finger_pins_a_cell_and_reads_its_weight(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
+    tab.get_by_role("button", name="black").tap()
+    assert tab.locator("[data-tour=sentence]").inner_text().startswith("“black” attended to “noir”")
+    canvas, cell, tall = canvas_box(tab)
+    canvas.scroll_into_view_if_needed()
+    at = {"x": 1.5 * cell, "y": 2.5 * tall}
+    canvas.tap(position=at)
+    assert tab.locator("[data-tour=sentence]").inner_text().startswith("“cat” gives “chat” the weight")
+    assert tab.locator(".tip").inner_text().startswith("cat → chat: ")
+    canvas.tap(position=at)
+    assert "row=" not in tab.url
+    tab.get_by_role("tab", name="Step").tap()
+    tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(1).tap()
+    canvas, cell, tall = canvas_box(tab)
+    canvas.tap(position={"x": 2.5 * cell, "y": 1.5 * tall})
+    assert "“▁black” → “▁noir”: α =" in tab.get_by_role("tabpanel").inner_text()
+    tab.get_by_role("tab", name="Compare").tap()
+    canvas, cell, tall = canvas_box(tab)
+    canvas.tap(position={"x": 0.5 * cell, "y": 0.5 * tall})
+    assert tab.locator(".tip").inner_text().startswith("the → le: ")
+
+
+def test_the_lens_is_read_with_the_keyboard(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=words")
+    lens = translation.document["runs"][0]["lens"]
+    tab.get_by_role("group", name="predictions by layer").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        tab.keyboard.press(key)
+    names = tab.locator(".facts td.name").all_inner_texts()
+    assert names == [name for name, _ in lens["top"][len(lens["layers"]) - 2][2]]
+    assert tab.locator(".lens td.on").inner_text() == names[0]
+
+
 def test_the_address_keeps_the_view(open_page: Open, translation: Page) -> None:
     tab = open_page(translation, "#screen=heads&theme=dark")
     tab.locator(".thumb").nth(5).click()
@@ -283,6 +420,14 @@ def test_the_address_keeps_the_view(open_page: Open, translation: Page) -> None:
     assert tab.get_by_role("combobox", name="site").input_value() == translation.document["runs"][0]["maps"][1]["site"]
     assert tab.get_by_role("combobox", name="head").input_value() == "1"
     assert "theme=dark" in tab.url
+    tab.get_by_role("tab", name="Compare").click()
+    tab.get_by_role("combobox", name="other run").select_option("1")
+    tab.get_by_role("combobox", name="other site").select_option("decoder.layers.0.cross")
+    tab.get_by_role("combobox", name="other head").select_option("3")
+    tab.reload()
+    tab.get_by_role("tablist").wait_for()
+    chosen = [tab.get_by_role("combobox", name=f"other {name}").input_value() for name in ("run", "site", "head")]
+    assert chosen == ["1", "decoder.layers.0.cross", "3"]
 
 
 def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) -> None:
@@ -314,6 +459,34 @@ def test_what_is_taken_along(open_page: Open, translation: Page, tmp_path: Any) 
     assert '"le chat noir"' in code
 
 
+def test_a_dark_page_is_printed_in_the_colours_of_paper(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#theme=dark")
+    shades = "one => ['color', 'backgroundColor'].map(name => getComputedStyle(one)[name].match(/\\d+/g).map(Number))"
+    ink, paper = tab.locator(".page").evaluate(shades)
+    assert min(ink) > 200 > 50 > max(paper)
+    tab.emulate_media(media="print")
+    ink, paper = tab.locator(".page").evaluate(shades)
+    assert max(ink) < 50 < 200 < min(paper)
+    assert not tab.get_by_role("tablist").is_visible()
+    tab.emulate_media(media="screen")
+    tab.evaluate("window.print = () => (window.printed = location.hash)")
+    tab.get_by_role("button", name="export").click()
+    tab.get_by_role("button", name="PDF (print)").click()
+    tab.wait_for_function("window.printed !== undefined")
+    assert tab.evaluate("window.printed") == "#theme=light"
+    assert "theme=dark" in tab.url  # as it was
+
+
+def test_a_map_that_is_too_large_for_a_file_is_not_offered_as_one(open_page: Open) -> None:
+    small, large = (torch.randn(1, 1, n, 4) for n in (6, 4001))
+    seen = {"small": regard.attention_map(small, small), "large": regard.attention_map(large, large)}
+    for names, offered in (("small", ["npz, all heads"]), ("large", []),
+                           ("small large", ["npz, all heads of the smaller maps"])):  # fmt: skip
+        tab = open_page(page_of_maps({name: seen[name] for name in names.split()}, "maps"))
+        tab.get_by_role("button", name="export").click()
+        assert tab.get_by_role("button", name="npz").all_inner_texts() == offered
+
+
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -340,6 +513,8 @@ def test_dark_and_narrow(open_page: Open, translation: Page, settings: dict[str,
         tab.get_by_role("tab", name=name, exact=True).click()
         wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, name
+    hidden = tab.locator(".ribbons").evaluate("one => one.scrollWidth - one.clientWidth")
+    assert hidden <= 0  # three words and what is said beside them
 
 
 def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:
@@ -680,6 +855,173 @@ def test_what_if_of_a_decoder_alone_shows_the_changed_head(browser: Any) -> None
         tab.close()
 
 
+SPEECH = (
+    "To be, or not to be, that is the question: whether it is nobler in the mind to suffer the slings and arrows of "
+    "outrageous fortune, or to take arms against a sea of troubles, and by opposing end them. To die, to sleep; no more"
+)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_if_of_a_long_text_is_a_pair_of_heatmaps(browser: Any, theme: str) -> None:
+    model, beginning, key = regard.load("shakespeare"), SPEECH[:140], 17
+    page = look_at([model], [beginning])
+    app, token = create_explorer(page, model)
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": 1400, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step&theme={theme}")
+        tab.get_by_role("combobox", name="attend only to").select_option(str(key))
+        parts = [tab.get_by_role("region", name=name, exact=True) for name in ("before", "after")]
+        parts[1].locator("canvas.cells").wait_for()
+        assert "With all weight on “b” (key 18) in head 0" in tab.locator(".believe").last.inner_text()
+        words = [len(page.document["runs"][0]["words"]["text"]["texts"])]
+        for part in parts:  # 41 words before, 40 after: both are drawn in one way
+            assert not part.locator(".ribbons").count()
+            words.append(part.locator(".down span").count())
+        assert max(words) > 40 >= min(words)
+        tab.get_by_role("tab", name="Align", exact=True).click()
+        tab.get_by_role("button", name="tokens", exact=True).click()
+        tab.get_by_role("tab", name="Step", exact=True).click()
+        tab.get_by_role("combobox", name="attend only to").select_option(str(key))
+        canvas = parts[1].locator("canvas.cells")
+        canvas.wait_for()
+        cell, tall = (float(canvas.get_attribute(f"data-{name}")) for name in ("cell", "tall"))
+        picture = pixels_of(canvas)
+        colours = 255 * scale(THEMES[theme].weights)
+        for row in (key, key + 30, len(beginning)):
+            for column, wanted in ((key, colours[-1]), (key + 1, colours[0])):  # all of the weight, and none
+                shown = picture[int((row + 0.5) * tall), int((column + 0.5) * cell)]
+                np.testing.assert_allclose(shown, wanted, atol=2)
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert wide <= 0
+
+
+def test_what_if_of_more_than_256_tokens_is_told_without_a_picture(browser: Any) -> None:
+    model = regard.load("shakespeare")
+    page = look_at([model], [SPEECH])
+    app, token = create_explorer(page, model)
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": 320, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step")
+        tab.get_by_role("button", name="ablate that head").click()
+        for name in ("before", "after"):
+            part = tab.get_by_role("region", name=name, exact=True)
+            part.get_by_text("The maps have more than 256 tokens: too many to be drawn here.").wait_for()
+            assert part.locator("table.bars tbody tr").count() == 6
+        after = tab.get_by_role("region", name="after", exact=True).get_by_role("paragraph").first.inner_text()
+        with regard.intervene(model.model, "decoder.layers.5.self", ablate(0)):
+            assert after.split() == model(SPEECH, length=64, seed=0).text.split()
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert wide <= 0
+
+
+def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: Any) -> None:
+    model, site = regard.load("fr-en"), "decoder.layers.1.cross"
+    app, token = create_explorer(look_at([model], ["le chat noir dort sur le canapé"]), model)
+    faults: list[str] = []
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": 1350, "height": 900})
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step")
+        view = lambda name: tab.get_by_role("tab", name=name, exact=True)  # noqa: E731
+
+        def look(text: str) -> None:
+            tab.get_by_role("textbox", name="your own text").fill(text)
+            tab.get_by_role("button", name="look", exact=True).click()
+            tab.get_by_role("button", name="look", exact=True).wait_for()
+
+        tab.get_by_role("combobox", name="source word").select_option("6")
+        tab.get_by_role("button", name="leave it out").click()
+        tab.get_by_role("region", name="after", exact=True).wait_for()
+        look("le chat dort")
+        assert not tab.get_by_role("region", name="after", exact=True).count()
+        tab.get_by_role("button", name="leave it out").click()  # the last word: there is no seventh any more
+        tab.get_by_text("With leaving out “dort”").wait_for()
+        view("Believe it?").click()
+        tab.get_by_role("combobox", name="token to test").select_option("1")
+        tab.get_by_text("tested at decoder layer 1 · cross-attention, for “▁cat”").wait_for()
+        look("le chien noir dort dans le jardin")
+        assert not tab.get_by_text("for “▁cat”").count()
+        sentence = look_at([model], ["le chien noir dort dans le jardin"]).document["runs"][0]["believe"]["sentence"]
+        assert tab.locator(".verdict").inner_text() == sentence.replace(site, "decoder layer 1 · cross-attention")
+        view("Logit lens").click()
+        tab.locator(".lens td").last.hover()
+        look("le chat")
+        assert tab.locator(".lens tbody tr").count() == len(model("le chat", beam=4).tokens)
+        tab.close()
+    assert faults == []
+
+
+def test_questions_are_put_to_the_model_and_the_output_that_they_are_about(browser: Any) -> None:
+    models = [regard.load("fr-en"), regard.load("fr-en-rnn")]
+    page = look_at(models, ["le chat noir"])
+    app, token = create_explorer(page, models[0])
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": 1350, "height": 900})
+        for number, run in enumerate(page.document["runs"]):
+            tab.goto("about:blank")
+            tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step&run={number}")
+            asked = tab.get_by_role("button", name="ablate that head")
+            tab.get_by_text("What if?").wait_for()
+            assert asked.count() == (number == 0), run["label"]
+            if number:
+                assert tab.get_by_text("asks fr-en for its first output").is_visible()
+            tab.get_by_role("tab", name="Believe it?").click()
+            assert tab.get_by_role("combobox", name="token to test").count() == (number == 0)
+        tab.close()
+
+
+def test_a_served_page_offers_no_question_that_nobody_answers(browser: Any) -> None:
+    app, token = create_explorer(look_at([regard.load("english")], ["the river"]), None)
+    with Served(app) as port:
+        tab = browser.new_page()
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step")
+        tab.get_by_role("tablist").wait_for()
+        assert not tab.get_by_role("textbox", name="your own text").count()
+        assert not tab.get_by_role("tab", name="Believe it?").count()
+        assert not tab.get_by_text("What if?").count()
+        tab.close()
+
+
+VIEWS = {  # a model, its input, and a view of the page
+    "a head": ("fr-en", "le chat noir dort", "#unit=tokens"),
+    "a mean within the source": ("fr-en", "le chat noir", "#unit=tokens&site=encoder.layers.0.self&head=mean"),
+    "the output's own": ("fr-en", "le chat noir", "#unit=tokens&site=decoder.layers.1.self&head=3"),
+    "the second of the beam": ("fr-en", "le chat noir dort", "#unit=tokens&run=1"),
+    "two sentences": ("fr-en", "Il fait beau. Le chat dort.", "#unit=tokens"),
+    "another model": ("fr-en,fr-en-rnn", "le chat noir", "#unit=tokens&run=3"),
+    "a recurrent model": ("fr-en-rnn", "le chat noir", "#unit=tokens"),
+    "a decoder alone": ("shakespeare", "To be, or not", "#unit=tokens&head=1"),
+    "an encoder alone": ("english", "the man sat", "#unit=tokens&head=2"),
+    "a picture": ("emoji", str(SAMPLES / "picture.png"), "#unit=tokens"),
+    "a recording": ("spelling", str(SAMPLES / "recording.flac"), "#unit=tokens"),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_copied_python_gives_what_is_shown(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: str
+) -> None:
+    names, given, address = VIEWS[view]
+    tab = open_page(look_at([regard.load(name) for name in names.split(",")], [given]), address)
+    tab.get_by_role("button", name="export").click()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="CSV", exact=True).click()
+    download.value.save_as(tmp_path / "map.csv")
+    table = [
+        [float(x) for x in row[1:]]
+        for row in list(csv.reader(StringIO((tmp_path / "map.csv").read_text(encoding="utf-8"))))[1:]
+    ]
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(tab.locator("dialog pre").inner_text(), made)
+    head = made["head"]
+    found = head.full() if isinstance(head, AttentionMap) else head
+    np.testing.assert_allclose(found.detach().numpy(), table, atol=1e-3)
+    assert (tmp_path / "page.html").exists()
+
+
 def test_a_picture_is_bright_where_each_word_looked(open_page: Open, pages: dict[str, Page]) -> None:
     run = pages["picture"].document["runs"][0]
     made = regard.load("emoji")(str(SAMPLES / "picture.png"))
@@ -732,6 +1074,27 @@ def test_the_play_head_and_the_word_follow_the_recording(open_page: Open, pages:
         assert pressed == [wanted]
         shown.append(wanted)
     assert len(set(shown)) == 3
+
+
+@pytest.mark.parametrize("name", ["translation", "sound"])
+@pytest.mark.parametrize("size", [(320, 640), (1280, 720)])
+def test_the_tour_does_not_cover_what_it_speaks_of(
+    open_page: Open, pages: dict[str, Page], name: str, size: tuple[int, int]
+) -> None:
+    tab = open_page(pages[name], viewport={"width": size[0], "height": size[1]})
+    tab.get_by_role("button", name="tour", exact=True).click()
+    aside, stops = tab.get_by_role("complementary", name="tour"), 0
+    while True:
+        card, lit = aside.bounding_box(), tab.locator(".lit").bounding_box()
+        title = aside.get_by_role("heading").inner_text()
+        assert lit["y"] >= 0, title
+        assert lit["y"] + min(lit["height"], 150) <= card["y"], title
+        stops += 1
+        onward = aside.get_by_role("button", name="next", exact=True)
+        if not onward.count():
+            break
+        onward.click()
+    assert stops > 7
 
 
 @pytest.mark.parametrize("name", ["translation", "picture", "sound"])

@@ -109,6 +109,36 @@ def test_what_if(client: TestClient, model: Any) -> None:
         assert ask(client, "what-if", **common, change={"kind": kind})["step"] != ablated["step"]
 
 
+SITES = {  # a site of every kind, a head, a key, and how a sentence begins that names them
+    "decoder.layers.1.cross": (1, 2, "With all weight on “▁noir” in head 1 of decoder.layers.1.cross, "),
+    "encoder.layers.0.self": (2, 3, "With all weight on “</s>” in head 2 of encoder.layers.0.self, "),
+    "decoder.layers.2.self": (0, 1, "With all weight on “▁the” in head 0 of decoder.layers.2.self, "),
+}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_sentence_names_the_key_that_got_all_weight(client: TestClient, site: str) -> None:
+    head, key, beginning = SITES[site]
+    common = {"source": "le chat noir", "site": site, "head": head, "position": 1}
+    found = ask(client, "what-if", **common, change={"kind": "force", "key": key})
+    assert found["sentence"].startswith(beginning)
+
+
+def test_a_key_whose_name_others_have_is_named_with_its_number(client: TestClient) -> None:
+    common = {"source": "le chat et le chien", "site": "decoder.layers.1.cross", "head": 0, "position": 1}
+    found = ask(client, "what-if", **common, change={"kind": "force", "key": 3})
+    assert found["sentence"].startswith("With all weight on “▁le” (key 4) in head 0 of ")
+
+
+def test_of_a_site_with_one_head_no_number_is_named() -> None:
+    model = regard.load("fr-en-rnn")
+    app, _ = create_explorer(look_at([model], ["le chat"]), model, TOKEN)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as made:
+        found = ask(made, "what-if", source="le chat", site="decoder.cross", position=1,
+                    change={"kind": "force", "key": 1})  # fmt: skip
+    assert found["sentence"].startswith("With all weight on “▁chat” in decoder.cross, ")
+
+
 def test_what_if_gives_the_attention_before_and_after(client: TestClient, model: Any) -> None:
     site, source = "decoder.layers.1.cross", "le chat noir"
     common = {"source": source, "output": "", "site": site, "head": 1, "position": 1}
@@ -227,3 +257,5 @@ def test_a_page_without_a_model_answers_no_question(translation: Page) -> None:
     with TestClient(app, base_url="http://localhost") as client:
         answer = client.post("/api/look", json={"text": "a"}, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 404
+        shown = client.get("/", params={"token": token}).text.partition('id="document">')[2].partition("</script>")[0]
+        assert "live" not in json.loads(shown)  # it offers no question either

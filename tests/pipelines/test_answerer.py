@@ -136,6 +136,24 @@ def test_padding_and_batch_mates_change_nothing(kind: str) -> None:
     assert torch.allclose(together[1:], model(pictures[1:], left, left > 0), atol=1e-5)
 
 
+def test_the_page_of_an_answer_has_its_picture_and_its_looks(run: Path, asked: Path, tmp_path: Path) -> None:
+    said = regard.load(run)(asked / "images" / "0.png", "what colour is it?", top=2)
+    if not said.attention:
+        with pytest.raises(ConfigError, match="the model attends to nothing"):
+            said.look()
+        return
+    page = said.look(tmp_path / "page.html")
+    (shown,) = page.document["runs"]  # other answers have no attention of their own
+    assert (shown["source"], shown["text"]) == (said.question, said.text)
+    assert shown["media"]["positions"] == said.positions.tolist()
+    for info in shown["maps"]:
+        assert info["columns"] == "source"
+        names = shown["sequences"][info["rows"]]
+        assert names == (said.tokens if len(names) > 1 else [f"look {said.word_attention[0].index(names[0]) + 1}"])
+        assert info["how"]["queries"] == len(names)
+    assert list(said.attention) == [info["site"] for info in shown["maps"]]
+
+
 def test_observe_sees_the_looks(run: Path, asked: Path) -> None:
     model = regard.load(run)
     with regard.observe(model) as seen:

@@ -79,3 +79,49 @@ def test_looking_changes_nothing() -> None:
     after = model("le chat noir")
     assert (after.text, after.log_prob) == (before.text, before.log_prob)
     assert all(part.grad is None for part in model.model.parameters())
+
+
+def test_alternatives_of_a_decoder_have_their_maps_and_nothing_measured() -> None:
+    made = regard.load("shakespeare")("ROMEO:", length=8, beam=3, n_best=3)
+    first, *others = made.look().document["runs"]
+    assert {"lens", "believe"} <= set(first)
+    assert [run["text"] for run in others] == [one.text for one in made.alternatives]
+    for run in others:
+        assert not {"lens", "believe"} & set(run)
+        assert [info["site"] for info in run["maps"]] == [info["site"] for info in first["maps"]]
+
+
+def test_alternatives_of_a_transcript_have_the_maps_to_the_recording() -> None:
+    made = regard.load("spelling")(str(SAMPLES / "recording.flac"), beam=3, n_best=2)
+    first, other = made.look().document["runs"]
+    assert {info["columns"] for info in first["maps"]} == {"source", "before"}
+    assert {info["columns"] for info in other["maps"]} == {"source"}
+
+
+def test_an_empty_output_has_no_page_and_no_run() -> None:
+    model = regard.load("fr-en")
+    with pytest.raises(ConfigError, match="the output is empty"):
+        model("").look()
+    runs = look_at([model], ["", "le chat noir"]).document["runs"]
+    assert runs[0]["text"] == model("le chat noir", beam=4).text
+    assert {run["source"] for run in runs} == {"le chat noir"}
+
+
+def test_an_encoder_without_gaps_has_words() -> None:
+    (run,) = look_at([regard.load("english")], ["the riverbanks"]).document["runs"]
+    words = run["words"]["text"]
+    assert words["texts"] == ["the", "riverbanks"]
+    tokens = run["sequences"]["text"]
+    joined = ["".join(t for t, n in zip(tokens, words["owner"], strict=True) if n == word) for word in (-1, 0, 1)]
+    assert joined == [tokens[0] + tokens[-1], "▁the", "▁riverbanks"]
+    assert look_at([regard.load("english")], ["the [MASK]"]).document["runs"][0]["words"] == {}
+
+
+def test_the_map_of_a_long_source_is_not_tested_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = regard.load("fr-en")("le chat et le chien et la souris et la vache")
+    assert len(made.ids) < len(made.source_tokens)
+    assert "believe" in made.look().document["runs"][0]
+    monkeypatch.setattr("regard.pipelines.page.LONGEST", len(made.source_tokens) - 1)
+    run = made.look().document["runs"][0]
+    assert "believe" not in run
+    assert {"lens", "trace"} <= set(run)

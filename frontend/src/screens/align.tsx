@@ -132,7 +132,7 @@ export function Align() {
           ) : (
             <>
               <h3>{run.text ?? page.document.value.title}</h3>
-              {run.log_prob != null && <p class="note">log-probability {minus(run.log_prob.toFixed(2))} nats{run.score != null ? `, beam score ${minus(run.score.toFixed(2))}` : ""}</p>}
+              {run.log_prob != null && <p class="note">log-probability {minus(run.log_prob.toFixed(2))} nats{run.score != null && run.score !== run.log_prob ? `, beam score ${minus(run.score.toFixed(2))}` : ""}</p>}
               {!words?.log_prob && <p class="note">The {ofWords ? "keys" : run.media!.kind === "picture" ? "cells" : "moments"} that receive most:</p>}
               {words?.log_prob ? <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />
                 : <Bars of={columnsAre(run, map)} heading="mean weight" bars={received(grid)} />}

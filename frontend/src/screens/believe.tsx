@@ -1,7 +1,7 @@
 // Whether a map may be believed: what else was measured of the same prediction, side by side.
 import { useState } from "preact/hooks";
 import { usePage } from "../context";
-import { siteName, type Believe as Found } from "../document";
+import { siteName, type Believe as Found, type Run } from "../document";
 import { ask } from "../live";
 import { Bars, number } from "../parts";
 
@@ -24,7 +24,7 @@ export function reason(found: Pick<Found, "holds" | "change" | "agreement">): st
   return `shuffling its weights ${change}, little beside taking a token's value away`;
 }
 
-/** The sentence that stands on every view. */
+/** The sentence that stands on every other view; on this one the verdict itself does. */
 export function BelieveLine() {
   const page = usePage();
   const found = page.run.value.believe;
@@ -39,7 +39,7 @@ export function BelieveLine() {
           </span>
         ) : "This map was not tested against the output: attention alone is no explanation."}
       </span>
-      {page.screen.value !== "believe" && (page.document.value.live || page.run.value.believe) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
+      {(page.document.value.live || page.run.value.believe) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
     </p>
   );
 }
@@ -50,14 +50,14 @@ export function Believe() {
   const live = page.document.value.live;
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
-  const [chosen, setChosen] = useState<Found | null>(null);
-  const found = chosen ?? run.believe;
+  const [chosen, setChosen] = useState<{ run: Run; found: Found } | null>(null);
+  const found = chosen?.run === run ? chosen.found : run.believe; // of another text it says nothing
   const output = run.sequences.output ?? [];
   const test = async (position: number | null) => {
     setBusy(true);
     setFault("");
     try {
-      setChosen(await ask<Found>(live!, "believe", { source: run.source, output: run.text, site: page.map.value.site, position }));
+      setChosen({ run, found: await ask<Found>(live!, "believe", { source: run.source, output: run.text, site: page.map.value.site, position }) });
     } catch (error) {
       setFault(error instanceof Error ? error.message : String(error));
     }
@@ -67,8 +67,9 @@ export function Believe() {
     <>
       <section class="card" data-tour="verdict">
         <header><h2>May this map be believed?</h2>{found && <span class="note">tested at {siteName(found.site)}{found.step ? `, for ${found.step}` : ""}</span>}</header>
-        {found ? <p style={{ fontSize: "17px" }}>{plain(found)}</p> : <p>No test was run for this run. {live ? "Run one below." : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
-        {live?.asks.includes("believe") && run.source !== undefined && (
+        {found ? <p class={`believe verdict${found.holds ? "" : " doubt"}`}>{plain(found)}</p> : <p>No test was run for this run. {live ? (run.made?.own === false || run.made?.number ? `${page.document.value.model} is asked about its first output: choose that run on Align.` : "Run one below.") : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
+        {found && found.site !== page.map.value.site && <p class="note">The other views show {siteName(page.map.value.site)}, which was not tested.</p>}
+        {live?.asks.includes("believe") && run.source !== undefined && run.made?.own !== false && !run.made?.number && (
           <div class="bar-line" style={{ marginTop: "10px" }}>
             <button disabled={busy} onClick={() => test(null)}>test {siteName(page.map.value.site)} for the whole output</button>
             <label><span class="note">or for one token </span><select aria-label="token to test" disabled={busy} value="" onChange={(e) => e.currentTarget.value && test(Number(e.currentTarget.value))}><option value="">…</option>{output.map((t, n) => <option key={n} value={String(n)}>{t}</option>)}</select></label>

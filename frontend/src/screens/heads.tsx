@@ -1,7 +1,7 @@
 // All heads of all layers at once: sorted, grouped by likeness, and a click away from the alignment.
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { roles, siteName, type Atlas, type Grid, type MapInfo, type Roles } from "../document";
+import { headName, roles, siteName, type Atlas, type Grid, type MapInfo, type Roles } from "../document";
 import { ask } from "../live";
 import { draw, Legend, number, paintCells } from "../parts";
 
@@ -51,14 +51,15 @@ function Thumb({ entry, most, named }: { entry: Entry; most: number; named: bool
   useLayoutEffect(() => {
     draw(canvas.current!, 100, 100, (c) => paintCells(c, entry.grid.cells, entry.grid.rows.names.length, entry.grid.columns.names.length, scale, 0, most, [0, 0, 100, 100]));
   }, [entry, most, scale]);
+  const name = headName(entry.head, entry.map.how.heads);
   const here = page.map.value.site === entry.map.site && page.heads.value.length === 1 && page.heads.value[0] === entry.head;
   return (
     <button
-      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, head ${entry.head}: ${entry.role ?? entry.found.name}`}
+      class={`thumb${here ? " on" : ""}`} title={`${siteName(entry.map.site)}, ${name}: ${entry.role ?? entry.found.name}`}
       onClick={() => { page.site.value = entry.map.site; page.head.value = entry.head; page.screen.value = "align"; }}
     >
-      <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, head ${entry.head}`} />
-      <span>head {entry.head}</span>
+      <canvas ref={canvas} role="img" aria-label={`map of ${siteName(entry.map.site)}, ${name}`} />
+      <span>{name}</span>
       {named && <small>{siteName(entry.map.site)}</small>}
       <small>{entry.role ?? entry.found.name}</small>
       {entry.importance !== undefined && <small>ablated: {number(-entry.importance, 3)}</small>}
@@ -108,7 +109,7 @@ export function Heads() {
   const page = usePage();
   const run = page.run.value;
   const [order, setOrder] = useState<Order>("layer");
-  const atlas = page.document.value.atlas;
+  const atlas = run.made?.own === false ? undefined : page.document.value.atlas; // of the page's first model
   const entries = useMemo<Entry[]>(() => run.maps.flatMap((map) => {
     if (Math.max(map.how.queries, map.how.keys) > 256) return [];
     return Array.from({ length: map.how.heads }, (_, head) => {
@@ -143,7 +144,7 @@ export function Heads() {
           <button key={one} aria-pressed={order === one} onClick={() => setOrder(one)}>{ORDERS[one]}</button>
         ))}
       </div>
-      <Corpus />
+      {run.made?.own !== false && <Corpus />}
       {entries.length === 0 && <p>These maps are too long for thumbnails: the long view has them.</p>}
       <div class="atlas">
         {shelves.map(([name, those]) => (

@@ -251,7 +251,7 @@ export function Long() {
           onPointerUp={(e) => { touches.current.delete(e.pointerId); drag.current = null; }} onPointerCancel={(e) => { touches.current.delete(e.pointerId); drag.current = null; }}
           onPointerMove={move} onPointerLeave={() => setTip(null)}
         />
-        <canvas ref={mini} class="mini" style={{ visibility: view.height >= queries && view.width >= keys ? "hidden" : "visible" }} role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / MINI) * queries, x = ((e.clientX - box.left) / MINI) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
+        <canvas ref={mini} class="mini" role="img" aria-label="the whole map, and where this view is" onPointerDown={(e) => { const box = e.currentTarget.getBoundingClientRect(); const y = ((e.clientY - box.top) / MINI) * queries, x = ((e.clientX - box.left) / MINI) * keys; setView((v) => fit({ ...v, top: y - v.height / 2, left: x - v.width / 2 }, queries, keys)); }} />
         {tip && <div class="tip" style={{ left: `${tip.x}px`, top: `${tip.y}px` }}>{tip.text}</div>}
       </div>
       {tiles.pooled && (

@@ -1,7 +1,7 @@
 // One weight, from the model down to the arithmetic: model, head, row, weight.
 import { useCallback, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { columnsAre, headsName, names, rowsAre, siteName } from "../document";
+import { columnsAre, headName, headsName, names, rowsAre, siteName } from "../document";
 import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery } from "../parts";
 import type { Zoom } from "../state";
 import { WhatIf } from "./what-if";
@@ -30,7 +30,7 @@ export function Step() {
   const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
   useEvery(1100, playing, useCallback(() => setChosen((now) => (now + 1) % rows.length), [rows.length]));
   const crumbs: [Zoom, string][] = [
-    ["model", "1 model"], ["head", `2 head: ${siteName(map.site)}, head ${head}`], ["row", `3 query: “${rows[i]}”`], ["weight", `4 weight: “${rows[i]}” → “${columns[j]}”`],
+    ["model", "1 model"], ["head", `2 head: ${siteName(map.site)}, ${headName(head, map.how.heads)}`], ["row", `3 query: “${rows[i]}”`], ["weight", `4 weight: “${rows[i]}” → “${columns[j]}”`],
   ];
   return (
     <>
@@ -62,13 +62,13 @@ export function Step() {
       )}
       {zoom === "head" && (
         <section class="card">
-          <header><h2>{siteName(map.site)}, head {head}</h2><span class="grow" /><Legend most={1} /></header>
-          <div class="chips" style={{ marginBottom: "10px" }}>
+          <header><h2>{siteName(map.site)}, {headName(head, map.how.heads)}</h2><span class="grow" /><Legend most={1} /></header>
+          {map.how.heads > 1 && <div class="chips" style={{ marginBottom: "10px" }}>
             {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
-          </div>
+          </div>}
           {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
             <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
-              place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={() => setZoom("weight")} />
+              place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={(p) => { if (p.row === null) return; setChosen(p.row); setKey(p.column); setZoom("weight"); }} />
           )}
         </section>
       )}
@@ -153,10 +153,13 @@ function Weight({ i, j }: { i: number; j: number }) {
   const width = one.width;
   const q = one.query.subarray(i * width, (i + 1) * width);
   const k = one.key.subarray(j * width, (j + 1) * width);
-  const additive = map.how.score === "additive";
-  const terms = Array.from(q, (x, d) => [d, x, k[d], x * k[d]] as [number, number, number, number]);
-  const shown = [...terms].sort((a, b) => Math.abs(b[3]) - Math.abs(a[3])).slice(0, 8);
-  const rest = terms.reduce((sum, t) => sum + t[3], 0) - shown.reduce((sum, t) => sum + t[3], 0);
+  const { score } = map.how, { v } = one;
+  const [term, name] = score === "additive" ? [(d: number) => v![d] * Math.tanh(q[d] + k[d]), "v × tanh(q + k)"]
+    : score === "distance" ? [(d: number) => (q[d] - k[d]) ** 2, "(q − k)²"] : [(d: number) => q[d] * k[d], "q × k"];
+  const terms = Array.from(q, (_, d) => [d, term(d)] as [number, number]);
+  const shown = [...terms].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 8);
+  const sum = terms.reduce((sum, t) => sum + t[1], 0);
+  const rest = sum - shown.reduce((sum, t) => sum + t[1], 0);
   const product = one.product(i, j);
   const bias = one.biasOf(i, j);
   const scores = Array.from({ length: one.keys }, (_, c) => one.score(i, c));
@@ -166,16 +169,15 @@ function Weight({ i, j }: { i: number; j: number }) {
   return (
     <section class="card">
       <header><h2>“{row}” → “{column}”: α = {share(weight)}</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
-      {!additive && map.how.score !== "distance" && (
-        <Scrolled label="the products of single coordinates"><table>
-          <thead><tr><th>coordinate</th>{shown.map(([d]) => <th key={d}>{d}</th>)}<th>the other {Math.max(0, width - shown.length)}</th><th>sum</th></tr></thead>
-          <tbody>
-            <tr><td>q</td>{shown.map(([d, x]) => <td key={d}>{number(x, 2)}</td>)}<td /><td /></tr>
-            <tr><td>k</td>{shown.map(([d, , y]) => <td key={d}>{number(y, 2)}</td>)}<td /><td /></tr>
-            <tr><td>q × k</td>{shown.map(([d, , , z]) => <td key={d}>{number(z, 2)}</td>)}<td>{number(rest, 2)}</td><td><b>{number(terms.reduce((sum, t) => sum + t[3], 0), 3)}</b></td></tr>
-          </tbody>
-        </table></Scrolled>
-      )}
+      <Scrolled label="the terms of single coordinates"><table>
+        <thead><tr><th>coordinate</th>{shown.map(([d]) => <th key={d}>{d}</th>)}{width > shown.length && <th>the other {width - shown.length}</th>}<th>sum</th></tr></thead>
+        <tbody>
+          {([["q", q], ["k", k], ...(score === "additive" ? [["v", v!]] : [])] as [string, ArrayLike<number>][]).map(([of, values]) => (
+            <tr key={of}><td>{of}</td>{shown.map(([d]) => <td key={d}>{number(values[d], 2)}</td>)}{width > shown.length && <td />}<td /></tr>
+          ))}
+          <tr><td>{name}</td>{shown.map(([d, z]) => <td key={d}>{number(z, 2)}</td>)}{width > shown.length && <td>{number(rest, 2)}</td>}<td><b>{number(sum)}</b></td></tr>
+        </tbody>
+      </table></Scrolled>
       <p class="equation">
         {[
           `${equation(map.how.score, map.how.softcap).split(" (")[0]} = ${number(product)}`,

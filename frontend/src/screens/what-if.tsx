@@ -1,9 +1,9 @@
 // Questions to the model itself, which only a page with a server can put: before and after, side by side.
 import { useMemo, useState } from "preact/hooks";
 import { StateContext, usePage } from "../context";
-import { columnsAre, headsName, names, Reader, readTensors, rowsAre, siteName, type Document } from "../document";
+import { columnsAre, headsName, names, Reader, readTensors, rowsAre, siteName, type Document, type Grid, type Run } from "../document";
 import { ask } from "../live";
-import { Bars, Heatmap } from "../parts";
+import { Bars, Heatmap, toldApart } from "../parts";
 import { Ribbons } from "../ribbons";
 import { createState, type Place, type Source } from "../state";
 
@@ -18,36 +18,56 @@ export interface Answer {
 
 interface Shown extends Answer {
   source: Source | null;
+  /** What was asked about: of another text the answer says nothing. */
+  run: Run;
+  site: string;
   /** Whose weights were changed; null where the input was. */
   head: number | null;
 }
 
 const MOST = 40; // names of a line of ribbons
 
-/** The attention of one run of an answer: of the head that was changed, else of what the page shows, where it is there. */
-function Attention({ source, run, head }: { source: Source; run: number; head: number | null }) {
+const few = ({ rows, columns }: Grid): boolean => Math.max(rows.names.length, columns.names.length) <= MOST;
+
+/** Before and after, side by side, drawn in one way: the head that was changed, else what the page shows, where it is there. */
+function Pair({ answer }: { answer: Shown }) {
   const page = usePage();
-  const state = useMemo(() => {
+  const { source, head } = answer;
+  const wanted = head === null ? page.map.value.site : answer.site;
+  const states = useMemo(() => source && source.document.runs.map((_, run) => {
     const made = createState(source, false);
     made.runIndex.value = run;
-    if (made.run.value.maps.some((map) => map.site === page.map.value.site)) {
-      made.site.value = page.map.value.site;
+    made.theme.value = page.dark.value ? "dark" : "light";
+    if (made.run.value.maps.some((map) => map.site === wanted)) {
+      made.site.value = wanted;
       made.head.value = head ?? page.head.value;
     }
     made.byWords.value = page.byWords.value;
     return made;
-  }, [source, run, head, page.map.value, page.head.value, page.byWords.value]);
-  return <StateContext.Provider value={state}><Drawn /></StateContext.Provider>;
+  }), [source, head, wanted, page.head.value, page.byWords.value, page.dark.value]);
+  const ribbons = !!states?.every(({ grid }) => grid.value && few(grid.value));
+  return (
+    <div class="pair">
+      {[{ name: "before", ...answer.before }, { name: "after", text: answer.text, step: answer.step }].map(({ name, text, step }, n) => (
+        <section key={name} aria-label={name}>
+          <h2>{name}</h2>
+          <p dir="auto">{text}</p>
+          {states ? <StateContext.Provider value={states[n]}><Drawn ribbons={ribbons} /></StateContext.Provider> : <div />}
+          <Bars of="next token here" heading="probability" most={1} bars={step.map(([token, value]) => ({ name: token, value }))} />
+        </section>
+      ))}
+    </div>
+  );
 }
 
-function Drawn() {
+function Drawn({ ribbons }: { ribbons: boolean }) {
   const page = usePage();
   const grid = page.grid.value, map = page.map.value;
   if (!grid) return <p class="note">The maps have more than 256 tokens: too many to be drawn here.</p>;
   const shown = { grid, place: page.place.value, onPlace: (place: Place) => { page.hover.value = place; }, onPin: (place: Place) => { page.pinned.value = place; } };
   return (
     <div>
-      {Math.max(grid.rows.names.length, grid.columns.names.length) <= MOST ? <Ribbons {...shown} />
+      {ribbons ? <Ribbons {...shown} />
         : <Heatmap {...shown} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={rowsAre(map)} columnsAre={columnsAre(page.run.value, map)} />}
       <p class="note shown">{siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{grid.largest ? "" : ": every weight is 0"}</p>
     </div>
@@ -65,58 +85,53 @@ export function WhatIf({ position }: { position: number }) {
   const [fault, setFault] = useState("");
   const [word, setWord] = useState(0);
   const [text, setText] = useState("");
-  const canAsk = live?.asks.includes("what-if") && run.source !== undefined;
+  const { own = true, number = 0 } = run.made ?? {};
+  const served = live?.asks.includes("what-if") && run.source !== undefined;
+  const canAsk = served && own && !number;
   const put = async (change: Record<string, unknown>) => {
     setBusy(true);
     setFault("");
     try {
       const found = await ask<Answer>(live!, "what-if", { source: run.source, output: run.text, position, site: map.site, head, change });
-      setAnswer({ ...found, head: change.word === undefined ? head : null, source: found.page && { document: found.page.document, reader: new Reader(await readTensors(found.page.tensors)) } });
+      setAnswer({ ...found, run, site: map.site, head: change.word === undefined ? head : null, source: found.page && { document: found.page.document, reader: new Reader(await readTensors(found.page.tensors)) } });
     } catch (error) {
       setFault(String(error instanceof Error ? error.message : error));
     }
     setBusy(false);
   };
-  if (!page.document.value.model) return null; // maps alone: there is no model that could be asked
+  const { model, task } = page.document.value;
+  if (!model || (task !== "translate" && task !== "complete")) return null; // maps alone, or a model that no server asks
   const words = (run.source ?? "").split(/\s+/).filter(Boolean);
+  const at = Math.min(word, Math.max(0, words.length - 1)); // another text may be shorter
   return (
     <section class="card" data-tour="what-if">
-      <header><h2>What if?</h2><span class="note">{canAsk ? `asks ${page.document.value.model || "the model"} again` : <>a saved page has no model to ask; a served one has: <code>regard look {page.document.value.model} "text"</code></>}</span></header>
+      <header><h2>What if?</h2><span class="note">{canAsk ? `asks ${model} again` : served ? `asks ${model} for its first output: choose that run on Align` : <>a saved page has no model to ask; a served one has: <code>regard look {model} "text"</code></>}</span></header>
       {canAsk && (
         <>
           <div class="bar-line">
-            <button disabled={busy} onClick={() => put({ kind: "uniform" })}>make {siteName(map.site)}, head {head} uniform</button>
+            <button disabled={busy} onClick={() => put({ kind: "uniform" })}>make {siteName(map.site)}{map.how.heads > 1 ? `, head ${head}` : ""} uniform</button>
             <button disabled={busy} onClick={() => put({ kind: "ablate" })}>ablate that head</button>
             <label><span class="note">attend only to </span>
               <select aria-label="attend only to" disabled={busy} value="" onChange={(e) => e.currentTarget.value && put({ kind: "force", key: Number(e.currentTarget.value) })}>
                 <option value="">…</option>
-                {names(run, map, "columns").map((name, c) => <option key={c} value={String(c)}>{name}</option>)}
+                {toldApart(names(run, map, "columns")).map((name, c) => <option key={c} value={String(c)}>{name}</option>)}
               </select>
             </label>
           </div>
           <div class="bar-line" style={{ marginTop: "8px" }}>
             <label><span class="note">the word </span>
-              <select aria-label="source word" value={String(word)} onChange={(e) => setWord(Number(e.currentTarget.value))}>{words.map((w, n) => <option key={n} value={String(n)}>{w}</option>)}</select>
+              <select aria-label="source word" value={String(at)} onChange={(e) => setWord(Number(e.currentTarget.value))}>{words.map((w, n) => <option key={n} value={String(n)}>{w}</option>)}</select>
             </label>
-            <button disabled={busy || !words.length} onClick={() => put({ kind: "drop", word })}>leave it out</button>
+            <button disabled={busy || !words.length} onClick={() => put({ kind: "drop", word: at })}>leave it out</button>
             <input type="text" aria-label="another word" placeholder="another word" value={text} onInput={(e) => setText(e.currentTarget.value)} />
-            <button disabled={busy || !text.trim() || !words.length} onClick={() => put({ kind: "replace", word, text })}>put this instead</button>
+            <button disabled={busy || !text.trim() || !words.length} onClick={() => put({ kind: "replace", word: at, text })}>put this instead</button>
           </div>
           {busy && <p role="status">asking …</p>}
           {fault && <p role="alert" class="believe doubt">{fault}</p>}
-          {answer && (
+          {answer?.run === run && (
             <>
-              <p class="believe" style={{ marginTop: "12px" }} aria-live="polite">{answer.sentence.replaceAll(map.site, siteName(map.site))}</p>
-              <div class="pair">
-                {[{ name: "before", ...answer.before }, { name: "after", text: answer.text, step: answer.step }].map(({ name, text, step }, n) => (
-                  <section key={name} aria-label={name}>
-                    <h2>{name}</h2>
-                    <p dir="auto">{text}</p>
-                    {answer.source ? <Attention source={answer.source} run={n} head={answer.head} /> : <div />}
-                    <Bars of="next token here" heading="probability" most={1} bars={step.map(([token, value]) => ({ name: token, value }))} />
-                  </section>
-                ))}
-              </div>
+              <p class="believe" style={{ marginTop: "12px" }} aria-live="polite">{answer.sentence.replaceAll(answer.site, siteName(answer.site))}</p>
+              <Pair answer={answer} />
             </>
           )}
         </>

@@ -1,6 +1,6 @@
 """What a page asks of its model: another text, what if, may it be believed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from regard.pipelines.page import SETTINGS, add_text, axes_of, dependence_of, lo
 
 LONGEST = 2_000  # characters of a text
 CANDIDATES = 6  # tokens named before and after a change
+HEADS = ("uniform", "ablate", "force")  # changes of a head's weights
 
 
 class Asked(BaseModel):
@@ -101,8 +102,7 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
         done = f"leaving out “{said}”" if change.kind == "drop" else f"“{change.text.strip()}” instead of “{said}”"
         around: AbstractContextManager[Any] = nullcontext()
     else:
-        done = {"uniform": "equal weights", "ablate": "no weights", "force": "all weight on one key"}[change.kind]
-        done += f" in head {asked.head} of {asked.site}"
+        done = {"uniform": "equal weights", "ablate": "no weights", "force": "all weight on "}[change.kind]
         around = intervene(pipeline.model, asked.site, _change(pipeline, asked))
     kept = before.forward_pass()
     drawn = Draft("what if", task=pipeline.task)
@@ -115,7 +115,13 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
         further = len(given.tokens) - len(kept.tokens)
         changed = _candidates(pipeline, given, max(0, asked.position + further))
         _add(drawn, "after", after, lambda maps: _changed(pipeline, maps, asked))
-    page = drawn.page() if any(run["maps"] for run in drawn.document["runs"]) else None
+    page = drawn.page() if all(run["maps"] for run in drawn.document["runs"]) else None
+    first = drawn.document["runs"][0]
+    if change.kind == "force":
+        done += _key_name(pipeline, first["sequences"], asked)
+    if change.kind in HEADS:
+        heads = {one["site"]: one["how"]["heads"] for one in first["maps"]}.get(asked.site)
+        done += f" in {asked.site}" if heads == 1 else f" in head {asked.head} of {asked.site}"
     same = "the output stays the same" if after.text == before.text else "the output changes"
     return {
         "text": after.text, "step": changed,
@@ -173,11 +179,21 @@ def _add(draft: Draft, label: str, made: Any, changed: Callable[[Maps], Maps]) -
 def _changed(pipeline: Any, maps: Maps, asked: WhatIf) -> Maps:
     """The maps after a change: of the head whose weights were changed as they were changed."""
     found = dict(maps)
-    if asked.change.kind in ("uniform", "ablate", "force") and asked.site in found:
+    if asked.change.kind in HEADS and asked.site in found:
         weights = found[asked.site].full().detach()
         _check_key(asked, weights.shape[-1])
         found[asked.site] = AttentionMap.from_weights(_change(pipeline, asked)(weights[None])[0])
     return found
+
+
+def _key_name(pipeline: Any, sequences: Mapping[str, Sequence[str]], asked: WhatIf) -> str:
+    """The key that got all the weight; with its number from 1, where others have the same name."""
+    names = sequences["text" if pipeline.task == "complete" else axes_of(asked.site)[1]]
+    key = asked.change.key
+    if key >= len(names):  # a decoder's step that the output before the change did not have
+        return f"key {key + 1}"
+    name = names[key] if names[key].strip() else names[key].replace(" ", "␣").replace("\n", "↵")
+    return f"“{name}”" + (f" (key {key + 1})" if names.count(names[key]) > 1 else "")
 
 
 def _check_key(asked: WhatIf, keys: int) -> None:

@@ -47,7 +47,7 @@ def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) 
     async def show(request: Request) -> Response:
         if not is_token(request.query_params.get("token", ""), own):
             return HTMLResponse("<p>This page opens with the address that regard printed.", 401, HEADERS)
-        return HTMLResponse(page.html({"token": own, "asks": asks}), headers=HEADERS)
+        return HTMLResponse(page.html({"token": own, "asks": asks} if asks else None), headers=HEADERS)
 
     def answer(name: str, body: bytes) -> dict[str, Any]:
         kind, work = QUESTIONS[name]

@@ -85,7 +85,7 @@ class Page:
         document = {**self.plain, **({"live": live} if live else {})}
         policy = POLICY.replace("connect-src 'none'", "connect-src 'self'") if live else POLICY
         title = html.escape(str(self.document.get("title", "regard")))
-        return (
+        text = (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<meta name="generator" content="{MADE.decode()}">\n'
@@ -96,6 +96,7 @@ class Page:
             f'<script type="text/plain" id="tensors">{self.packed}</script>\n'
             f'<script type="module">{script()}</script>\n</body>\n</html>\n'
         )
+        return text.encode("utf-8", "replace").decode("utf-8")  # a token may be half of a surrogate pair
 
     def save(self, path: str | Path) -> None:
         """Write the page as one file.

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from regard.attention.maps.page import Draft
 from regard.attention.watch import announce, unwatched
 from regard.config import check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError
+from regard.figures.addresses import picture_address
 from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
 from regard.pipelines.description import check_media
 from regard.pipelines.result import Result, shorten
@@ -106,6 +108,24 @@ class Answer(Result):
         from regard.figures.files import as_png
 
         return as_png(self.plot()) if self.attention else None
+
+    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:  # noqa: ARG002
+        """Add this answer to a page, as every result does, all of it; with the picture."""
+        from regard.pipelines import page
+
+        tokenizer, maps = self.answerer.tokenizer, self.attention
+        stacked = [site for site, one in maps.items() if one.shape[-2] == 1]  # a row for each look, else for each token
+        rows = {site: f"look {number}" for number, site in enumerate(stacked, 1)}
+        sequences = {
+            "question": self.tokens, "source": [str(n) for n in range(len(self.positions))],
+            **{name: [name] for name in rows.values()},
+        }  # fmt: skip
+        words = page.named_words(self.question, tokenizer.source_spans(self.question), len(self.tokens))
+        media = {"kind": "picture", "address": picture_address(self.picture), "positions": self.positions.tolist()}
+        draft.add_run(
+            label, maps, sequences, axes={site: (rows.get(site, "question"), "source") for site in maps},
+            words={"question": words}, **self.headline(), media=media,
+        )  # fmt: skip
 
     def details(self) -> dict[str, Any]:
         """The question, the answer's probability, unknown words, and the cell of each greatest weight."""

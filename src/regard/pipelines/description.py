@@ -212,7 +212,7 @@ class Description(Result):
             tokenizer.tokens(before), [str(i) for i in range(len(self.positions))], list(self.ids),
         )  # fmt: skip
 
-    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:  # noqa: ARG002
+    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:
         """Add this description to a page, as every result does; with the picture or the sound."""
         from regard.pipelines import page
 
@@ -236,7 +236,8 @@ class Description(Result):
         }  # fmt: skip
         words = {"output": page.named_words(self.text, tokenizer.target_spans(self.ids), len(self.tokens))}
         axes = {name: page.axes_of(name) for name in self.attention}
-        draft.add_run(label, self.attention, sequences, axes=axes, words=words, **about)
+        maps = {name: one for name, one in self.attention.items() if whole or axes[name] == ("output", "source")}
+        draft.add_run(label, maps, sequences, axes=axes, words=words, **about)
 
     def details(self) -> dict[str, Any]:
         """The cell or time of each word's greatest weight; the segments of a long recording."""

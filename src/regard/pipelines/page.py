@@ -1,6 +1,7 @@
 """The page of a result: its tokens, words, maps, and what was measured of them (`regard.attention.maps.page`)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from regard.text.tokenizer import words as word_spans
 if TYPE_CHECKING:
     from regard.pipelines.result import Result
 
-LONGEST = 160  # tokens of an output that is tested and looked at layer by layer
+LONGEST = 160  # tokens of an output that is looked at layer by layer; of it and its source where a map is tested
 POSITIONS = 2048  # of the copies of an input whose weights are changed in one batch
 TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
 SETTINGS: dict[str, dict[str, Any]] = {"translate": TRANSLATED, "complete": {"length": 64, "seed": 0}}
@@ -63,9 +64,12 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False
             named = [f"{pipeline.name}" if len(pipelines) > 1 else "", f"“{given[:40]}”" if len(inputs) > 1 else ""]
             label = ", ".join(part for part in named if part) or "the output"
             if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
-                add_with_alternatives(draft, pipeline(given, **SETTINGS.get(pipeline.task, {})), label)
+                settings = SETTINGS.get(pipeline.task, {})
+                made = {"settings": settings, "own": pipeline is first}
+                add_with_alternatives(draft, pipeline(given, **settings), label, made)
             elif hasattr(pipeline, "forward_pass"):
-                add_pass(draft, pipeline.forward_pass(given), label, {"source": given}, pipeline.tokenizer)
+                about = {"source": given, "made": {"model": pipeline.name, "number": 0, "own": pipeline is first}}
+                add_pass(draft, _with_words(pipeline, given), label, about, pipeline.tokenizer)
             else:
                 raise ConfigError(
                     f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
@@ -75,17 +79,32 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False
     return draft.page()
 
 
-def add_with_alternatives(draft: Draft, result: "Result", label: str) -> None:
+def _with_words(pipeline: Any, text: str) -> ForwardPass:
+    """An encoder's pass, with the words of its tokens where the text has no gap."""
+    given: ForwardPass = pipeline.forward_pass(text)
+    ids, spans = pipeline.encode(text)
+    same = ids == given.arguments["tokens"][0].tolist()
+    return replace(given, text=text, spans=spans) if same else given
+
+
+def add_with_alternatives(draft: Draft, result: "Result", label: str, made: Mapping[str, Any] | None = None) -> None:
     """Add a result and its alternatives to a page.
+
+    Args:
+        draft: the page.
+        result: of any pipeline.
+        label: its name among the page's runs.
+        made: how it was made, where that is known: the settings, and whether by the page's `own` model.
 
     Raises:
         ConfigError: the result was read in several parts, each of which has a page of its own.
     """
     if getattr(result, "parts", None) or getattr(result, "pieces", None):
         raise ConfigError("this result is made of several parts, each with its own attention: look at one of its parts")
-    result.add_to(draft, label)
-    for number, one in enumerate(result.alternatives, 2):
-        one.add_to(draft, f"{label}, number {number} of the beam", whole=False)
+    others = [one for one in result.alternatives if hasattr(one, "add_to")]  # an answer's have no attention
+    for number, one in enumerate([result, *others]):
+        one.add_to(draft, f"{label}, number {number + 1} of the beam" if number else label, whole=not number)
+        draft.document["runs"][-1]["made"] = {"model": pipeline_of(result).name, "number": number, **(made or {})}
 
 
 def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any], tokenizer: Any = None) -> None:
@@ -96,7 +115,7 @@ def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any]
         given: the pass over the text.
         label: its name among the page's runs.
         about: what else the page says of it.
-        tokenizer: names the candidates after each layer; None leaves these out.
+        tokenizer: names the candidates after each layer; None leaves out these, and the test of a map.
     """
     maps = recorded(given)
     if tokenizer is not None and len(given.tokens) <= LONGEST:

@@ -74,13 +74,14 @@ class Result:
 
         return page_of(self).written(path)
 
-    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:  # noqa: ARG002
+    def add_to(self, draft: Draft, label: str, whole: bool = True) -> None:
         """Add this result to a page.
 
         Args:
             draft: the page.
             label: its name among the page's runs.
-            whole: with the maps of all sites and what was measured; else with the maps to the source alone.
+            whole: with the maps of all sites and what was measured; else with the maps to the source alone, or where
+                there is none, those within the text.
         """
         from regard.pipelines.page import add_pass, pipeline_of
 
@@ -89,7 +90,7 @@ class Result:
         except ConfigError:
             draft.add_run(label, self.attention, {}, **self.headline())
             return
-        add_pass(draft, given, label, self.headline(), pipeline_of(self).tokenizer)
+        add_pass(draft, given, label, self.headline(), pipeline_of(self).tokenizer if whole else None)
 
     def headline(self) -> dict[str, Any]:
         """What a page says of any result."""

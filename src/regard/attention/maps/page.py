@@ -8,6 +8,7 @@ from torch import Tensor
 
 from regard import __version__
 from regard.attention.maps.packed import pack_map
+from regard.errors import ConfigError
 from regard.figures.page import Page
 from regard.figures.still import still
 
@@ -39,7 +40,7 @@ class Draft:
 
         Args:
             label: its name among the runs.
-            maps: `[heads, T, S]` or `[T, S]`, by site.
+            maps: `[heads, T, S]` or `[T, S]`, by site; those without queries or keys are left out.
             sequences: names of positions, by the name of the sequence.
             axes: which sequences a site's queries and keys are; a map's own tokens by default.
             about: what else the page shows of it.
@@ -49,6 +50,8 @@ class Draft:
             "label": label, "sequences": {name: list(names) for name, names in sequences.items()}, "maps": [], **about
         }  # fmt: skip
         for place, (site, seen) in enumerate(maps.items()):
+            if 0 in seen.shape:
+                continue
             note, parts = pack_map(seen)
             prefix = f"{number}.{place}"
             self.tensors |= {f"{prefix}.{name}": part for name, part in parts.items()}
@@ -56,7 +59,8 @@ class Draft:
             sides = named or [self._own(run, names, prefix, side) for side, names in
                               (("queries", seen.query_tokens), ("keys", seen.key_tokens))]  # fmt: skip
             run["maps"].append({"site": site, "tensors": prefix, "how": note, "rows": sides[0], "columns": sides[1]})
-            if not number and (self._first is None or site == run.get("chosen", {}).get("site")):
+            first = self._first is None or self._first[2] is run
+            if first and (self._first is None or site == run.get("chosen", {}).get("site")):
                 self._first = seen, run["maps"][-1], run
         self.document["runs"].append(run)
         return run
@@ -73,8 +77,15 @@ class Draft:
         return str(known)
 
     def page(self) -> Page:
-        """The page."""
-        return Page(self.document, self.tensors, self._still())
+        """The page of the runs that have maps.
+
+        Raises:
+            ConfigError: none has.
+        """
+        runs = [run for run in self.document["runs"] if run["maps"]]
+        if not runs:
+            raise ConfigError("there is no attention to look at: the output is empty, or the model attends to nothing")
+        return Page({**self.document, "runs": runs}, self.tensors, self._still())
 
     def _still(self) -> str:
         """A picture of the first run's chosen map, where it is small enough for one."""
