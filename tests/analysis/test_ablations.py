@@ -92,6 +92,40 @@ def test_a_pair_of_heads() -> None:
     assert low < change < high
 
 
+def test_pairs_by_hand(tmp_path: Path) -> None:
+    """(Σ f)² s²: without a and b it is less by an interaction of 2 f_a f_b s²."""
+    found = regard.ablations(Model(), inputs(), lambda output: output[0, -1, 0] ** 2, ["zero"])
+    pairs = found.pairs(kind="zero")
+    factors = torch.tensor([0.0, 3.0, 0.0, 0.1, 0.0, 1.0], dtype=torch.float64)
+    squared = (means() ** 2).mean()
+    assert pairs.heads == [(site, head) for site in ("first", "second") for head in range(H)]
+    expected = 2 * factors[:, None] * factors * squared
+    away = ~torch.eye(2 * H, dtype=torch.bool)
+    torch.testing.assert_close(pairs.interaction[away], expected[away])
+    assert pairs.interaction.diagonal().isnan().all()
+    alone = (4.1 - factors) ** 2 * squared - 4.1**2 * squared
+    torch.testing.assert_close(pairs.table.diagonal(), alone)
+    assert pairs.table[1, 5] == pytest.approx(float((0.1**2 - 4.1**2) * squared))
+    (first, second, shared, (low, high)), *others = pairs.strongest()
+    assert (first, second) == (("first", 1), ("second", 2))
+    assert low < shared < high
+    assert len(others) == 2  # the other pairs of the three heads that do anything
+    some = found.pairs([("second", 2), ("first", 1)], "zero")
+    assert some.interaction[0, 1] == pairs.interaction[1, 5]
+    pairs.plot(tmp_path / "pairs.png")
+    assert (tmp_path / "pairs.png").stat().st_size > 5000
+
+
+def test_pairs_refuse_what_they_cannot_take() -> None:
+    found = regard.ablations(Model(), inputs(), metric, ["zero"])
+    with pytest.raises(ConfigError, match=r"\('first', 3\) was not ablated"):
+        found.pairs([("first", 3), ("first", 1)], "zero")
+    with pytest.raises(ConfigError, match="two different heads"):
+        found.pairs([("first", 1), ("first", 1)], "zero")
+    with pytest.raises(ChoiceError, match="unknown ablation 'mean'"):
+        found.pairs()
+
+
 def test_the_smallest_sufficient_set() -> None:
     found = regard.ablations(Model(), inputs(), metric)
     enough = found.smallest(0.9, "zero")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,46 @@ class Sufficient:
 
 
 @dataclass(frozen=True, eq=False)
+class Pairs:
+    """What every two heads are worth together, beside what each is worth alone.
+
+    With c(S) the mean change of the metric without the heads S, the interaction of two heads is
+    c({a, b}) - c({a}) - c({b}): 0 where they act apart, of the sign of c where one stands in for the other (each alone
+    is missed less than both), of the other sign where one is worth nothing without the other.
+
+    Attributes:
+        heads: (site, head) of the rows and columns.
+        table: `[heads, heads]`, c of both; on the diagonal c of one.
+        interaction: `[heads, heads]`; NaN on the diagonal.
+        intervals: `[heads, heads, 2]`, 95 % of the interaction over the inputs, as those of `Ablations`; NaN likewise.
+    """
+
+    heads: list[tuple[str, int]]
+    table: Tensor
+    interaction: Tensor
+    intervals: Tensor
+
+    def strongest(self, count: int = 10) -> list[tuple[tuple[str, int], tuple[str, int], float, tuple[float, float]]]:
+        """The pairs with the largest interactions whose intervals leave out 0: (head, head, interaction, interval)."""
+        found = []
+        for a, b in combinations(range(len(self.heads)), 2):
+            low, high = self.intervals[a, b].tolist()
+            if low > 0 or high < 0:
+                found.append((self.heads[a], self.heads[b], float(self.interaction[a, b]), (low, high)))
+        return sorted(found, key=lambda one: -abs(one[2]))[:count]
+
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
+        """A figure of the interactions; the file's ending gives its format."""
+        from regard.figures.tables import draw_tables
+
+        names = [f"{site}.{head}" for site, head in self.heads]
+        return draw_tables(
+            {"": self.interaction}, names, names, ("head ↓", "head →"), "What two heads share", path,
+            note="change without both, less the changes without each", label="interaction", theme=theme,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class Ablations:
     """What each head is worth: the change of the metric without it.
 
@@ -58,9 +99,7 @@ class Ablations:
     _wholes: list[float] = field(repr=False)
 
     def together(self, heads: Heads, kind: str = "mean") -> tuple[float, tuple[float, float]]:
-        """The change of the metric without these heads together, a pair, say, and its 95 % interval.
-
-        Beside the sum of their own changes it says whether one stands in for the other.
+        """The change of the metric without these heads together, and its 95 % interval; `pairs` takes every two.
 
         Args:
             heads: (site, head) of each.
@@ -68,6 +107,41 @@ class Ablations:
         """
         changes = self._changes([[Cell(site, head) for site, head in heads]], self._kind(kind))[:, 0]
         return float(changes.mean()), bootstrap(changes.tolist())
+
+    def pairs(self, heads: Heads | None = None, kind: str = "mean") -> Pairs:
+        """Every two of some heads ablated together: H (H + 1) / 2 ablations of each input, many in one forward.
+
+        Args:
+            heads: (site, head) of each; all by default.
+            kind: "zero", "mean" or "resample".
+
+        Raises:
+            ConfigError: fewer than two heads, the same one twice, or one that was not ablated.
+
+        Source: Michel et al. 2019 ablate one head at a time; that others then stand in for it is the "hydra effect"
+        (McGrath et al. 2023), which pairs show.
+        """
+        known = [(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
+        chosen = known if heads is None else [(site, head) for site, head in heads]
+        strange = [one for one in chosen if one not in known]
+        if strange:
+            raise ConfigError(f"{strange[0]} was not ablated: expected (site, head) of {', '.join(self.sites)}")
+        if len(set(chosen)) < max(2, len(chosen)):
+            raise ConfigError(f"pairs needs two different heads or more; got {chosen}")
+        cells = [Cell(site, head) for site, head in chosen]
+        places = list(combinations_with_replacement(range(len(cells)), 2))
+        changes = self._changes([[cells[k] for k in {*place}] for place in places], self._kind(kind))
+        found = dict(zip(places, changes.T, strict=True))
+        count = len(cells)
+        table, interaction = (torch.full((count, count), float("nan"), dtype=torch.float64) for _ in range(2))
+        intervals = torch.full((count, count, 2), float("nan"), dtype=torch.float64)
+        for (a, b), both in found.items():
+            table[a, b] = table[b, a] = both.mean()
+            if a != b:
+                shared = both - found[a, a] - found[b, b]
+                interaction[a, b] = interaction[b, a] = shared.mean()
+                intervals[a, b] = intervals[b, a] = torch.tensor(bootstrap(shared.tolist()), dtype=torch.float64)
+        return Pairs(chosen, table, interaction, intervals)
 
     def smallest(self, keep: float = 0.9, kind: str = "mean") -> Sufficient:
         """The fewest heads that keep a share of the metric, greedily: all others are ablated at once.
@@ -83,7 +157,7 @@ class Ablations:
             ConfigError: the metric is the same without any head.
         """
         table = self.table[self._kind(kind)]
-        heads = [Cell(site, n) for i, site in enumerate(self.sites) for n in range(int((~table[i].isnan()).sum()))]
+        heads = [Cell(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
         nothing = float(self._changes([heads], kind).mean())
         if not nothing:
             raise ConfigError("the metric is the same with every head ablated: it does not depend on attention")
@@ -111,6 +185,10 @@ class Ablations:
             self.table, self.sites, heads, ("site ↓", "head →"), "Change of the metric without each head", path,
             note=f"with all heads it is {self.whole:.3g}", label="change of the metric", theme=theme,
         )  # fmt: skip
+
+    def _heads(self, row: int) -> int:
+        """The number of heads of a site."""
+        return int((~next(iter(self.table.values()))[row].isnan()).sum())
 
     def _kind(self, kind: str) -> str:
         if kind not in self._sweeps:
