@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 import regard
 from regard.pipelines.base import InputError
@@ -122,3 +123,19 @@ def test_unknown_models_are_named_with_the_nearest_first() -> None:
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(regard.BundleError, match=r"bundle\.json: no such file: .* is not a trained model"):
         load(tmp_path)
+
+
+def test_the_map_of_an_alignment_is_tested_in_one_sentence() -> None:
+    from regard.pipelines.page import dependence_of
+
+    model = regard.load("fr-en")
+    found = model("le chat noir dort")
+    given = found.forward_pass()
+    expected = dependence_of(given, "decoder.layers.1.cross", found.source_tokens)
+    assert found.tested == expected["sentence"]
+    assert "Shuffling the weights at decoder.layers.1.cross changes the output by" in found.tested
+    drawn = " ".join(text.get_text() for text in found.alignment.plot(note=found.tested).findobj(Text))
+    assert f"{found.alignment.why}. {found.tested}" in " ".join(drawn.split())
+    assert model("le chat noir. Il dort sur la table.").tested == ""  # two sentences
+    assert model("").tested == ""
+    assert model("chat " * 170).tested == ""  # too long

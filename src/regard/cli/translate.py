@@ -190,7 +190,7 @@ def translate(
                 raise ConfigError(f"{model} does not attend to its source: there is no alignment to show")
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source, err.width))
         for path in targets_of(look or [], "", number, many):
-            draw_to(generation, path, lambda to: generation.alignment.plot(to))
+            draw_to(generation, path, lambda to: generation.alignment.plot(to, note=generation.tested))
         if unsure is not None:
             return " ".join(f"{one.text}(?)" if one.log_prob < least else one.text for one in generation.words)
         if pharaoh:

@@ -53,13 +53,14 @@ class Alignment:
         return [(i, int(row.argmax())) for i, row in enumerate(self.matrix) if float(row.sum()) > 0]
 
     def plot(
-        self, path: str | Path | None = None, *, title: str | None = None, theme: str = "light"
+        self, path: str | Path | None = None, *, title: str | None = None, note: str = "", theme: str = "light"
     ) -> Any:  # fmt: skip
         """Draw the heatmap of words with words.
 
         Args:
             path: a .png, .svg or .pdf file; None only makes the figure.
             title: above the figure; model, source and translation by default.
+            note: under the title, after which attention it is: `generation.tested`, say.
             theme: "light" or "dark".
 
         Returns:
@@ -74,7 +75,7 @@ class Alignment:
             raise ConfigError("the model does not attend to its source: there is no alignment to show")
         return heatmap(
             self.matrix.tolist(), self.target, self.source, self.title if title is None else title, SIDES,
-            note=self.why, theme=theme, path=path,
+            note=". ".join(filter(None, [self.why, note])), theme=theme, path=path,
         )  # fmt: skip
 
     @property
@@ -188,6 +189,25 @@ class Generation(Result):
         )
         chosen = "heads" in self.translator.bundle.alignment and self.translator.bundle.alignment["site"] == site
         return Alignment(matrix, source, target, site, heads, self.title, chosen)
+
+    @cached_property
+    def tested(self) -> str:
+        """Whether the map that the alignment is read from may be believed for this output, in one sentence.
+
+        The weights are shuffled and the keys' values taken away, as on the page (`regard.analysis.dependence`): some
+        dozen forward passes. Empty where that is not done: a text of several sentences, more than 160 tokens, an
+        engine without the model's own attention, an output without an alignment.
+        """
+        from regard.pipelines.page import LONGEST, dependence_of
+
+        site = self.alignment.site
+        if not self.ids or not site or len(self.tokens) + len(self.source_tokens) > LONGEST:
+            return ""
+        try:
+            given = self.forward_pass()
+        except ConfigError:
+            return ""
+        return str(dependence_of(given, site, self.source_tokens)["sentence"])
 
     @cached_property
     def words(self) -> list[Word]:
