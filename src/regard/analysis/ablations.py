@@ -39,7 +39,7 @@ class Sufficient:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class HeadPairs:
     """What every two heads are worth together, beside what each is worth alone.
 
     With c(S) the mean change of the metric without the heads S, the interaction of two heads is
@@ -108,7 +108,7 @@ class Ablations:
         changes = self._changes([[Cell(site, head) for site, head in heads]], self._kind(kind))[:, 0]
         return float(changes.mean()), bootstrap(changes.tolist())
 
-    def pairs(self, heads: Heads | None = None, kind: str = "mean") -> Pairs:
+    def pairs(self, heads: Heads | None = None, kind: str = "mean") -> HeadPairs:
         """Every two of some heads ablated together: H (H + 1) / 2 ablations of each input, many in one forward.
 
         Args:
@@ -141,7 +141,7 @@ class Ablations:
                 shared = both - found[a, a] - found[b, b]
                 interaction[a, b] = interaction[b, a] = shared.mean()
                 intervals[a, b] = intervals[b, a] = torch.tensor(bootstrap(shared.tolist()), dtype=torch.float64)
-        return Pairs(chosen, table, interaction, intervals)
+        return HeadPairs(chosen, table, interaction, intervals)
 
     def smallest(self, keep: float = 0.9, kind: str = "mean") -> Sufficient:
         """The fewest heads that keep a share of the metric, greedily: all others are ablated at once.
