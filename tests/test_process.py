@@ -77,3 +77,18 @@ def test_freed_memory_is_kept_and_lies_in_huge_pages() -> None:
     assert 64 <= used < 128
     assert kept >= 64  # freed, and not returned
     assert huge >= 2  # the kernel may have no huge page left for some of it
+
+
+def test_a_server_may_open_as_many_files_as_the_hard_limit_permits():
+    resource = pytest.importorskip("resource")
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))\n"
+        "from regard.process import allow_open_files as allow\n"
+        "print(allow(100), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+        "print(allow(250), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+        "print(allow(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["100", "200", "250", "250", "300", "300"]
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (now, most)

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from difflib import SequenceMatcher
 from numbers import Integral, Real
@@ -64,6 +64,25 @@ def check_texts(name: str, value: object) -> None:
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
         raise ConfigError(f"{name} must be a list of texts; got {_short(value)}")
+
+
+def check_settings(settings: Mapping[str, object]) -> None:
+    """Refuse settings of which Python cannot say whether they are set: a tensor of several numbers, say.
+
+    Raises:
+        ConfigError: the sentence; or `first_index` or `indices` are no whole numbers.
+    """
+    for name, value in settings.items():
+        if name == "first_index":
+            check_whole(name, value)
+        elif name == "indices" and value is not None:
+            if not isinstance(value, Sequence) or not all(isinstance(one, Integral) for one in value):
+                raise ConfigError(f"indices must be a list of whole numbers; got {_short(value)}")
+        else:
+            try:
+                bool(value)
+            except Exception as error:
+                raise ConfigError(f"{name} must be one value; got {_short(value)}") from error
 
 
 def config_names() -> list[str]:

@@ -268,7 +268,8 @@ def _train(
                 folder,
                 evaluate=_until(should_stop, work.evaluate, group),
                 report=report,
-                watch=_until(should_stop, work.watch, group),
+                # the first of several processes does it alone, and the others would wait for it
+                watch=_until(should_stop, work.watch, group) if group.count == 1 else work.watch,
                 should_stop=should_stop,
                 resume=resume,
                 made_of=made_of,
@@ -284,16 +285,21 @@ def _train(
 
 
 def _until(stop: Callable[[], bool], work: Callable[Given, Numbers], group: Processes) -> Callable[Given, Numbers]:
-    """Work that is interrupted where the run is to stop; several processes do it together, and finish it."""
+    """Work of all processes that is interrupted in all of them where the run of one is to stop."""
 
     def interruptible(*given: Given.args, **named: Given.kwargs) -> Numbers:
+        found: Numbers = {}
+        unwanted = False
         try:
             with while_wanted(lambda: not stop()):
-                return work(*given, **named)
+                found = work(*given, **named)
         except Unwanted:
-            raise Interrupted from None
+            unwanted = True
+        if any(group.any_of(unwanted)):
+            raise Interrupted
+        return found
 
-    return interruptible if group.count == 1 else work
+    return interruptible
 
 
 def average_run(folder: Path, into: Path, other: str | None = None) -> Path:

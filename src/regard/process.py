@@ -8,7 +8,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -100,6 +100,27 @@ def cuda_float32(tf32: bool) -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
+
+
+def allow_open_files(count: int) -> int:
+    """Let this process have so many files and connections open, where its hard limit permits it.
+
+    Returns:
+        how many it may have.
+    """
+    if sys.platform == "win32":
+        return count
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    if now == endless or now >= count:
+        return count
+    allowed = count if most == endless else min(count, most)
+    with suppress(OSError, ValueError):  # macOS has a limit of its own below the hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+        return allowed
+    return now
 
 
 def use_threads(count: int) -> None:

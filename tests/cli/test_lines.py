@@ -4,12 +4,13 @@ import io
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
-from regard.cli.lines import check_output, inputs, targets_of, writing
+from regard.cli.lines import LONGEST_LINE, check_output, inputs, targets_of, writing
 from regard.errors import ConfigError, RegardError
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.wav")
@@ -42,6 +43,32 @@ def test_bytes_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = inputs(None)
     assert (first, third) == ("a", "b\x0bc")
     assert isinstance(second, RegardError)
+
+
+class Counted(io.BytesIO):
+    most = 0
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        self.most = max(self.most, len(line))
+        return line
+
+
+def test_a_line_without_end_is_never_in_memory_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Counted(
+        b"a\n" + b"x" * (3 * LONGEST_LINE) + b"\nb\n" + b"y" * (LONGEST_LINE - 1) + b"\n" + b"z" * LONGEST_LINE
+    )
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=raw))
+    found = list(inputs(None))
+    assert [one if isinstance(one, str) else "refused" for one in found] == [
+        "a",
+        "refused",
+        "b",
+        "y" * (LONGEST_LINE - 1),
+        "refused",
+    ]
+    assert "1,048,576 bytes or more is too long" in str(found[1])
+    assert raw.most <= LONGEST_LINE
 
 
 def test_output_holds_the_lines_once_all_is_done(talk, tmp_path: Path) -> None:

@@ -63,6 +63,26 @@ def test_odd_settings_are_one_sentence(name: str, stream: bool, monkeypatch: pyt
             assert name in text or verdict == "read" or name in ("groups", "diversity", "n_best"), (value, text)
 
 
+class Untold:
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither")
+
+
+@pytest.mark.parametrize("value", [torch.tensor([True, False]), torch.tensor([]), np.array([1, 2]), Untold()])
+def test_a_setting_that_is_neither_set_nor_not_is_one_sentence(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for model in ("fr-en", "shakespeare"):
+        made = load(model)
+        names = {"fr-en": {*SETTINGS, "split", "protect"}, "shakespeare": COMPLETIONS}[model]
+        for name in sorted({*names, "record", "indices", "first_index"}):
+            for ask in (made, made.each, made.many, made.stream):
+                if ask == made.stream and name in ("indices", "first_index", "beam", "n_best"):
+                    continue
+                source = ["le"] if ask in (made.each, made.many) else "le"
+                with pytest.raises(ConfigError, match=name):
+                    ask(source, **{name: value})
+
+
 @pytest.mark.parametrize("wrong", [None, 3.5, b"x", []])
 def test_odd_targets_and_names_are_one_sentence(
     translator: Translator, wrong: Any, monkeypatch: pytest.MonkeyPatch

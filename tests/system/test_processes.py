@@ -219,3 +219,96 @@ def test_a_thousand_sentences_are_measured_alike_by_one_two_three_and_seven_proc
         assert numbers.pop("loss") == pytest.approx(found[0][0]["loss"], rel=1e-9)
         assert numbers.pop("perplexity") == pytest.approx(found[0][0]["perplexity"], rel=1e-8)
         assert numbers.items() <= found[0][0].items()
+
+
+INTERRUPTED = """
+import torch
+from regard.decoding.generate import check_wanted
+from regard.errors import DataError
+from regard.experiment import _until
+from regard.training.distributed import together
+from regard.training.loop import Interrupted
+
+def searched(part):
+    check_wanted()
+    return part
+
+def wrong(part):
+    if group.rank == 1:
+        raise DataError("row 7")
+    return part
+
+with together(torch.device("cpu"), 60) as group:
+    def shared():
+        return group.share_out([1, 2, 3], searched)
+    def counted():
+        group.all_or_none(check_wanted)
+        return group.total(torch.ones(1)).item()
+    for work in (shared, counted, check_wanted):
+        for number in (0, 1):
+            try:
+                _until(lambda: group.rank == number, work, group)()
+            except Interrupted:
+                continue
+            raise AssertionError("one process went on")
+        assert _until(lambda: False, shared, group)() == [1, 2, 3]
+        assert _until(lambda: False, counted, group)() == 2
+    try:
+        group.share_out([1, 2, 3], wrong)
+    except DataError as error:
+        assert str(error) == "row 7"
+    else:
+        raise AssertionError("one process went on")
+"""
+
+
+def test_where_one_process_is_to_stop_the_evaluation_of_all_ends(tmp_path: Path) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED, "utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(
+        torchrun, capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_evaluation_of_two_processes(data: None, tmp_path: Path, what: signal.Signals) -> None:
+    """Both are signalled in an evaluation, are saved as before it, and continue as the run that was not interrupted."""
+    config = write_config(tmp_path)
+    finish(start(2, config, tmp_path / "whole"))
+    run = tmp_path / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "STOPPED": str(int(what))}
+    stopping = tmp_path / "stopping.py"
+    stopping.write_text(STOPPING, "utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(stopping)]
+    done = subprocess.run(
+        [*torchrun, str(config), str(run)], capture_output=True, text=True, timeout=400, env=environment
+    )
+    assert f"exitcode  : {128 + what}" in done.stderr, done.stderr[-3000:]
+    assert "went on" not in done.stderr
+    assert [entry["step"] for entry in entries(run)] == [4]
+    finish(start(2, config, run, "--resume"))
+    same_curve(tmp_path / "whole", run)
+
+
+STOPPING = """
+import os, signal, sys
+from regard.tasks import translation
+made, calls = translation.translations, 0
+
+def signalled(*given, **named):
+    global calls
+    calls += 1
+    if calls == (2 if int(os.environ["RANK"]) else 3):  # the first process also translates what it watches
+        signal.raise_signal(int(os.environ["STOPPED"]))
+        made(*given, **named)
+        print("went on", file=sys.stderr)
+    return made(*given, **named)
+
+translation.translations = signalled
+sys.argv = ["regard", "train", sys.argv[1], "--folder", sys.argv[2]]
+from regard.__main__ import main
+main()
+"""

@@ -88,3 +88,39 @@ def test_forms_that_cannot_be_read_are_refused(read: Callable[[], Any]) -> None:
 def test_parts_that_are_none_give_no_fields(raw: bytes) -> None:
     for kind in ("multipart/form-data; boundary=x", "multipart/form-data", 'multipart/form-data; boundary="'):
         assert from_form(raw, kind) == {}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Disposition: " + "(" * 100_000,
+        "Content-Disposition: form-data; name=" + "(" * 50_000 + ")" * 50_000,
+        "Content-Disposition: form-data; " + "a=b; " * 1_000,
+        'Content-Disposition: form-data; name="' + '\\"' * 50_000,
+        "\r\n".join(f"H{n}: a" for n in range(5_000)),
+        'Content-Disposition: form-data; name="q"\r\nContent-Transfer-Encoding: base64',
+    ],
+)
+def test_parts_with_long_headers_are_refused_at_once(head: str) -> None:
+    with pytest.raises(Refusal, match="no form in UTF-8"):
+        from_form(f"--x\r\n{head}\r\n\r\na\r\n--x--\r\n".encode(), "multipart/form-data; boundary=x")
+
+
+def test_parts_within_parts_are_no_fields() -> None:
+    nested = "".join(f"--b{n}\r\nContent-Type: multipart/mixed; boundary=b{n + 1}\r\n\r\n" for n in range(9_000))
+    assert from_form(nested.encode(), "multipart/form-data; boundary=b0") == {}
+
+
+def test_a_part_as_browsers_send_it() -> None:
+    raw = (
+        'what comes before\r\n--a b\r\nContent-Type: text/plain\r\ncontent-disposition: form-data; filename="x;y.txt"; '
+        'name="q \\"é\\""\r\n\r\nline 1\r\n\r\n--a line\r\n--a b\r\nContent-Disposition: form-data; name=r\r\n\r\n'
+        "\r\n--a b--\r\nwhat comes behind"
+    )
+    assert from_form(raw.encode(), 'multipart/form-data; charset=utf-8; boundary="a b"') == {
+        'q "é"': "line 1\r\n\r\n--a line",
+        "r": "",
+    }
+    many = '--x\r\nContent-Disposition: form-data; name="q"\r\n\r\na\r\n' * 1_001 + "--x--\r\n"
+    with pytest.raises(Refusal, match="at most 1000 fields"):
+        from_form(many.encode(), "multipart/form-data; boundary=x")

@@ -119,6 +119,24 @@ def test_what_is_no_http_gets_the_shape_of_all_refusals(port: int) -> None:
             assert (status, answer["error"]["code"]) == (400, "bad_request")
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"\x16\x03\x01 is no HTTP\r\n\r\n", 400),
+        (b"GET /openapi.json HTTP/1.1\r\n\r\n", 400),
+        (b"POST /length HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+    ],
+)
+def test_no_client_fills_the_log(port: int, request_: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        with connect(port) as sock:
+            sock.sendall(request_)
+            assert f"HTTP/1.1 {status}".encode() in sock.recv(20)
+            sock.shutdown(socket.SHUT_WR)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_too_many_connections_are_refused(port: int) -> None:
     socks = [connect(port) for _ in range(5)]
     try:

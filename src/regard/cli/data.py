@@ -117,9 +117,11 @@ def messages(
 
     The original first, the translation second; each catalogue has the licence of its program.
     """
+    from regard.data.datasets.catalogues import find_catalogues
     from regard.data.datasets.messages import messages as pairs
 
-    _write(pairs(catalogues), output, catalogues)
+    files = list(find_catalogues(catalogues))  # those in folders too: the output may replace none of them
+    _write(pairs(files), output, files)
 
 
 def _write(pairs: Iterable[tuple[str, str]], output: Path | None, sources: Sequence[Path] = ()) -> None:

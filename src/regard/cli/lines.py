@@ -21,6 +21,7 @@ from regard.errors import ConfigError, RegardError, harmless, not_utf8
 
 FAILED = 1
 CHUNK = 64  # inputs worked on at a time
+LONGEST_LINE = 2**20  # bytes of a line of standard input: no model takes as many
 OF_A_FILE = 1024  # the same, where standard input is a file: more lines make fuller batches of like lengths
 
 # inputs and the index of the first → a result for each, or the error in its place
@@ -100,9 +101,16 @@ def inputs(arguments: list[str] | None) -> Iterator[str | RegardError]:
     if arguments and arguments != ["-"]:
         yield from map(_decoded, map(os.fsencode, arguments))
         return
-    for number, line in enumerate(sys.stdin.buffer):
-        line = line if number else line.removeprefix(codecs.BOM_UTF8)
-        yield _decoded(line.removesuffix(b"\n").removesuffix(b"\r"))
+    number = 0
+    while line := sys.stdin.buffer.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):  # the rest of it, a piece at a time
+                line = sys.stdin.buffer.readline(LONGEST_LINE)
+            yield RegardError(f"a line of {LONGEST_LINE:,} bytes or more is too long: cut it into sentences")
+        else:
+            line = line if number else line.removeprefix(codecs.BOM_UTF8)
+            yield _decoded(line.removesuffix(b"\n").removesuffix(b"\r"))
+        number += 1
 
 
 def text_of(argument: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from regard.attention.maps.map import AttentionMap, LazyMaps
 from regard.attention.watch import is_changing
 from regard.bundle import Bundle
+from regard.config import check_settings
 from regard.decoding.constraints import Constraint, Ruled
 from regard.decoding.generate import maps_of
 from regard.decoding.search import Hypothesis
@@ -150,6 +151,7 @@ class Pipeline(Generic[Given, Made]):
         Raises:
             InputError: an input that cannot be worked on.
         """
+        check_settings(settings)
         if isinstance(source, Sequence) and not isinstance(source, str | bytes):
             return self.many(list(source), **settings)
         return self.many([source], **settings)[0]
@@ -160,10 +162,12 @@ class Pipeline(Generic[Given, Made]):
         Raises:
             InputError: the first input that cannot be worked on.
         """
+        check_settings(settings)
         return self.run([self.prepare(one) for one in sources], **settings)
 
     def each(self, sources: Sequence[Given], **settings: Any) -> list[Made | InputError]:
         """The result of every input, in its order; where one cannot be worked on, the error that says why."""
+        check_settings(settings)
         prepared: list[Any] = []
         for one in sources:
             try:

@@ -10,7 +10,7 @@ from regard.analysis.base import ForwardPass
 from regard.analysis.vectors import Vectors, vectors
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
-from regard.config import check_texts, check_whole
+from regard.config import check_settings, check_texts, check_whole
 from regard.decoding.generate import generate, maps_of, stream
 from regard.decoding.sample import SampleConfig, Stop, sample_config
 from regard.decoding.search import Hypothesis, SearchConfig
@@ -141,6 +141,7 @@ class Completer(Pipeline[str, Completion]):
         Raises:
             InputError, ConfigError: as in `run`.
         """
+        check_settings({"record": record, **drawing})
         check_texts("stop", stop)
         given, config = self.prepare(source), sample_config(drawing, SETTINGS)
         return Streamed(self._pieces(given, self._limit(given.ids, length), stop, record, config))

@@ -14,7 +14,7 @@ import torch
 
 from regard.attention.watch import has_search_listeners, is_changing
 from regard.bundle import Bundle
-from regard.config import check_whole
+from regard.config import check_settings, check_whole
 from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2 as export
@@ -133,6 +133,7 @@ class CTranslate2(Translator):
         Raises:
             ConfigError: protect, for which the engine has no search.
         """
+        check_settings({"split": split, "protect": protect, **settings})
         if protect:
             raise ConfigError('engine = "ctranslate2" takes no protect here: load the model without engine')
         return super().each(sources, split=split, **settings)

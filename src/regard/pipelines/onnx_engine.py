@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import has_search_listeners, is_changing
 from regard.bundle import Bundle
+from regard.config import check_settings
 from regard.errors import ConfigError
 from regard.export import onnx as export
 from regard.models.seq2seq import Memory, Step
@@ -226,6 +227,7 @@ class OnnxRuntime(Translator):
         Raises:
             ConfigError: protect, whose parts find their places by the attention.
         """
+        check_settings({"split": split, "protect": protect, **settings})
         if protect:
             raise ConfigError(f'engine = "onnx" takes no protect here: {WITHOUT}')
         return super().each(sources, split=split, **settings)

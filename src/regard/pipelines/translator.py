@@ -13,7 +13,7 @@ from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import know_origin
 from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
-from regard.config import check_whole
+from regard.config import check_settings, check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
 from regard.decoding.phrases import Spelling
@@ -151,6 +151,7 @@ class Translator(Pipeline[str, Generation]):
         """
         from regard.pipelines.sentences import cut, join
 
+        check_settings({"split": split, "protect": protect, **settings})
         for text in sources:
             check_text(text)
         if protect:
@@ -326,6 +327,7 @@ class Translator(Pipeline[str, Generation]):
             InputError: it is no text; or a text that cannot be worked on, when it is read.
             ConfigError: as in `run`.
         """
+        check_settings({"split": split, "protect": protect, **settings})
         check_text(source)
         _check_counts(first_index=first_index, **{name: settings[name] for name in COUNTS if name in settings})
         return Streamed(self._pieces(source, split, protect, first_index, settings))

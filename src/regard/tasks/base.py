@@ -133,11 +133,16 @@ def mean_loss(
         measure: (model, batch, precision) -> the negative log-likelihood of a batch, summed; and its tokens.
     """
     device, group = device_of(model), processes()
-    total, tokens = 0.0, 0
-    for batch in islice(batches.epoch(0), group.rank, None, group.count):
-        check_wanted()
-        nll, n = measure(model, move(batch, device), precision)
-        total, tokens = total + float(nll), tokens + n
+
+    def own() -> tuple[float, int]:
+        total, tokens = 0.0, 0
+        for batch in islice(batches.epoch(0), group.rank, None, group.count):
+            check_wanted()
+            nll, n = measure(model, move(batch, device), precision)
+            total, tokens = total + float(nll), tokens + n
+        return total, tokens
+
+    total, tokens = group.all_or_none(own)
     if group.count > 1:
         numbers = torch.tensor([total, tokens], dtype=torch.float64 if device.type != "mps" else torch.float32)
         total, tokens = group.total(numbers.to(device)).tolist()

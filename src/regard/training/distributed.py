@@ -77,13 +77,33 @@ class Processes:
         """
         if self.count == 1:
             return list(work(list(items)))
-        own = list(work(list(items[self.rank :: self.count])))
+        own = self.all_or_none(lambda: list(work(list(items[self.rank :: self.count]))))
         found: list[Any] = [None] * self.count
         dist.all_gather_object(found, own)
         results: list[Any] = [None] * len(items)
         for rank, part in enumerate(found):
             results[rank :: self.count] = part
         return results
+
+    def all_or_none(self, work: Callable[[], T]) -> T:
+        """The result of some work before an exchange; an error of one process is raised in all of them, because the
+        others would wait for it in the exchange.
+
+        Raises:
+            RegardError: that of the first process that has one.
+        """
+        if self.count == 1:
+            return work()
+        found: list[T] = []
+        error = None
+        try:
+            found.append(work())
+        except RegardError as failed:
+            error = failed
+        first = next(filter(None, self.of_each(error)), None)
+        if first is not None:
+            raise error or first
+        return found[0]
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over all processes, the same bits on each."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -17,11 +19,15 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from regard.errors import RegardError
+from regard.process import allow_open_files
 from regard.signals import EXIT_OF_SIGNALS, on_signals
 from regard.web.limits import Limits
 from regard.web.refusals import Refusal, body_of
 
-BACKLOG = 512
+BACKLOG = 512  # connections that wait to be accepted
+FILES = 64  # that a process may need besides its connections
+failures = logging.getLogger("regard.web.failures")  # of the application; what clients do wrong is answered, not logged
+failures.setLevel(logging.ERROR)
 LEAST_RATE = 1_000  # bytes of an answer a second that a client must take
 
 
@@ -54,7 +60,7 @@ def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
     Args:
         app: the application.
         sock: of `bind`; closed at the end.
-        limits: of connections and times.
+        limits: of connections and times; fewer connections where the process may not open as many files.
         ready: printed to standard error, with the address, once requests are taken.
 
     Raises:
@@ -66,6 +72,8 @@ def run(app: ASGIApp, sock: socket.socket, limits: Limits, ready: str) -> None:
     except OSError as error:
         sock.close()
         raise RegardError(f"cannot listen at {host} port {port}: address already in use") from error
+    most = max(1, allow_open_files(limits.connections + FILES) - FILES)
+    limits = replace(limits, connections=min(limits.connections, most))
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     server(app, limits, f"{ready} at {address}").run([sock])
 
@@ -81,7 +89,7 @@ def server(app: ASGIApp, limits: Limits, line: str) -> "Announced":
     config = uvicorn.Config(
         app, http=protocol(limits), ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds),
-        backlog=BACKLOG,
+        backlog=1,  # that asyncio accepts before the limit of connections is looked at
     )  # fmt: skip
     return Announced(config, line)
 
@@ -96,6 +104,8 @@ class Announced(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin, and say so."""
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(BACKLOG)  # asyncio has listened with as few as it accepts at once
         print(f"regard: {self.line}", file=sys.stderr, flush=True)
 
     @contextmanager
@@ -121,6 +131,10 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
     class Limited(H11Protocol):
         deadline: asyncio.TimerHandle | None = None
         reading: asyncio.TimerHandle | None = None
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.logger = failures  # uvicorn's own prints a line for every request that is no HTTP: without end
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
