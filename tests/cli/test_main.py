@@ -108,7 +108,10 @@ def test_json_look_and_grid(talk, tiny_run: Path, tmp_path: Path) -> None:
 def test_bad_requests_are_one_sentence(talk, tiny_run: Path, tmp_path: Path) -> None:
     cases = {
         ("translate", "x", "--model", "fr-em"): (2, "unknown model 'fr-em'"),
-        ("translate", "x", "--model", "./nowhere"): (1, "./nowhere: no such folder"),
+        ("translate", "x", "--model", "./nowhere"): (
+            1,
+            "./nowhere: no such folder; expected the folder that `regard train` printed at its end, or a shipped",
+        ),
         ("train", "nowhere.toml"): (2, "nowhere.toml: no such config file"),
         ("translate", "x", "--model", tiny_run, "--look", tmp_path / "no" / "x.png"): (1, "does not exist"),
         ("translate", "x", "--model", tiny_run, "--look", tmp_path / "x.foo"): (

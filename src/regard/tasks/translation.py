@@ -72,7 +72,7 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         return bundle
 
     cut = settings.data is not None and (settings.data.fragments or settings.data.phrases)
-    made = ", those made of parts of others among them" if cut else ""
+    made = ", including those made from parts of others" if cut else ""
     amount = f"{note.pairs:,} training pairs{made}{dropped}"
     further = further_sets(tokenizer, settings)
     evaluate = make_evaluate(dev, tokenizer, settings, further)
