@@ -207,6 +207,7 @@ def test_train_with_bar_and_print_config(
     code, out, _ = talk("train", config, "--set", "model.width=16", "--print-config")
     assert code == 0
     assert "\nwidth = 16" in out
+    assert 'after the warm-up. One of "inverse_sqrt", "cosine", "constant".\n' in out  # the values that it may have
     assert talk("train", config, "--set", "model.widht=16")[0] == 2
     assert talk("train", config, "--set", "nonsense")[2] == (
         "regard: --set nonsense: expected key=value, for example --set model.width=192\n"

@@ -144,8 +144,8 @@ def translate(
     if in_parts and (corpus is None or into is None or texts or output or look or grid or forms):
         raise ConfigError(
             "a corpus is translated from one file into a folder of Parquet files: give both --from FILE and --to "
-            "FOLDER (--engine ray needs both, too), and no texts, further files, --output, --json, --look, --grid, --pharaoh "
-            "or --unsure"
+            "FOLDER (--engine ray needs both, too), and no texts, further files, --output, --json, --look, --grid, "
+            "--pharaoh or --unsure"
         )
     if subtitles and (into or texts or look or grid or forms):
         raise ConfigError(
