@@ -63,7 +63,7 @@ def translate(
     look: Look = None,
     as_json: Json = False,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
+        bool, typer.Option("--grid", help="Show the alignment as a colored grid on standard error.")
     ] = False,
     pharaoh: Annotated[
         bool, typer.Option("--pharaoh", help='Print word links "i-j" (source word, output word) instead of the text.')

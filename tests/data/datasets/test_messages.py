@@ -92,10 +92,10 @@ def test_a_folder_is_searched_and_a_pair_comes_once(text):
     ("name", "content", "said"),
     [
         ("a.txt", b"x", "expected a file .po, .mo, .gmo, or a folder of them"),
-        ("a.mo", b"no catalogue at all", "a.mo: a damaged message catalogue"),
-        ("a.mo", struct.pack("<7I", 0x950412DE, 0, 9, 28, 2**31, 0, 28), "a.mo: a damaged message catalogue"),
-        ("a.po", b'msgid "x"\nmsgstr "y\nmsgid', "a.po: a damaged message catalogue"),
-        ("a.po", HEAD.encode() + b'msgid "x"\nmsgstr "\xff\xfe"\n', "a.po: a damaged message catalogue"),
+        ("a.mo", b"no catalogue at all", "a.mo: a damaged message catalog"),
+        ("a.mo", struct.pack("<7I", 0x950412DE, 0, 9, 28, 2**31, 0, 28), "a.mo: a damaged message catalog"),
+        ("a.po", b'msgid "x"\nmsgstr "y\nmsgid', "a.po: a damaged message catalog"),
+        ("a.po", HEAD.encode() + b'msgid "x"\nmsgstr "\xff\xfe"\n', "a.po: a damaged message catalog"),
     ],
 )
 def test_what_is_no_catalogue_is_refused_with_its_name(name, content, said, tmp_path):
@@ -105,7 +105,7 @@ def test_what_is_no_catalogue_is_refused_with_its_name(name, content, said, tmp_
 
 
 def test_a_folder_without_catalogues_and_a_missing_file_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no message catalogue in this folder"):
+    with pytest.raises(DataError, match="no message catalog in this folder"):
         list(messages([tmp_path]))
     with pytest.raises(DataError, match=r"gone\.po"):
         list(messages([tmp_path / "gone.po"]))

@@ -60,14 +60,14 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             continue
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
         if not found:
-            raise DataError(f"{path}: no message catalogue in this folder: expected files {', '.join(ENDINGS)}")
+            raise DataError(f"{path}: no message catalog in this folder: expected files {', '.join(ENDINGS)}")
         yield from found
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str]]:
     """The messages of one catalogue that have a translation; of plural forms the first one."""
     if path.suffix.lower() not in ENDINGS:
-        raise DataError(f"{path}: no message catalogue: expected a file {', '.join(ENDINGS)}, or a folder of them")
+        raise DataError(f"{path}: no message catalog: expected a file {', '.join(ENDINGS)}, or a folder of them")
     content = read_bytes(path)
     entries = _compiled(path, content) if path.suffix.lower() != ".po" else _text(path, content)
     for original, translation in entries:
@@ -79,7 +79,7 @@ def _compiled(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
     try:
         catalogue = gettext.GNUTranslations(io.BytesIO(content))
     except (OSError, ValueError, IndexError, LookupError, struct.error) as fault:
-        raise DataError(f"{path}: a damaged message catalogue: {fault}") from None
+        raise DataError(f"{path}: a damaged message catalog: {fault}") from None
     for key, translation in catalogue._catalog.items():  # type: ignore[attr-defined]  # the only way to all of them
         original = key[0] if isinstance(key, tuple) else key
         if not isinstance(key, tuple) or key[1] == 0:
@@ -92,7 +92,7 @@ def _text(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
     try:
         catalogue = read_po(io.BytesIO(DATES.sub(b"", content)), abort_invalid=True)
     except (PoFileError, ValueError, LookupError) as fault:
-        raise DataError(f"{path}: a damaged message catalogue: {fault}") from None
+        raise DataError(f"{path}: a damaged message catalog: {fault}") from None
     for message in catalogue:
         first = [form if isinstance(form, str) else form[0] for form in (message.id, message.string) if form]
         if len(first) == 2 and not message.fuzzy:
