@@ -1,7 +1,7 @@
 """The prose of README and docs: links that lead somewhere, spelling, grammar. `make check` runs it.
 
 Links: a file of this repository exists, and so does the heading behind a #; an address is well formed (CI has no
-network). Spelling and grammar: Harper, in British English, with the words of `.ci/vocabulary.txt`; codespell over the
+network). Spelling and grammar: Harper, in American English, with the words of `.ci/vocabulary.txt`; codespell over the
 sources, for misspellings in docstrings and messages. Code, mathematics and directives are not prose.
 """
 
@@ -101,7 +101,7 @@ def misspelt(where: Path, text: str, linter: Linter) -> Iterator[str]:
 
 def harper() -> Linter:
     """Harper with this project's words, without the rules that are off."""
-    linter = Linter(dialect=Dialect.BRITISH)
+    linter = Linter(dialect=Dialect.AMERICAN)
     words = VOCABULARY.read_text("utf-8").split()
     linter.import_words([*words, *(f"{word}'s" for word in words)])
     linter.set_lint_config({**linter.get_lint_config(), **dict.fromkeys(OFF, False)})

@@ -102,12 +102,12 @@ def text_card(name: str, settings: Any, run: Path) -> str:
     weights = sum(p.numel() for p in bundle.model.parameters())
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
     what, data = {
-        "complete": ("A decoder alone that goes on with a text, character by character", "Tiny Shakespeare (plays that "
+        "complete": ("A character language model: a decoder that continues a text", "Tiny Shakespeare (plays that "
                      "are in the public domain, as Andrej Karpathy put them together), its last tenth for development"),
-        "fill": ("An encoder alone that finds hidden words", "the English side of the pairs from "
+        "fill": ("A masked language model: an encoder that predicts hidden words", "the English side of the pairs from "
                  "[tatoeba.org](https://tatoeba.org) by way of "
                  "[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); "
-                 "two of a hundred sentences for development, by themselves"),
+                 "two in a hundred sentences, kept apart, for development"),
     }[settings.task]  # fmt: skip
     unit = "character" if settings.task == "complete" else "hidden token"
     curve = "\n".join(f"| {e['step']} | {e['seconds'] / 60:.1f} | {e['dev_loss']:.4f} |" for e in entries)
@@ -144,8 +144,8 @@ def sense_card(name: str, settings: Any, run: Path, other: str) -> str:
     size = sum(path.stat().st_size for path in (SHIPPED / name).iterdir()) / 1e6
     what, data = {
         "caption": ("Captions of scenes of emoji",
-                    "Scenes of one to three emoji, made while training, other ones in every epoch; what stands "
-                    "together in a development scene never does in a training scene. Half of the things are drawn "
+                    "Scenes of one to three emoji, generated anew in every epoch; objects that are "
+                    "together in a development scene never are in a training scene. Half of the things are drawn "
                     "as the font Noto Color Emoji draws them (Google, SIL Open Font License 1.1), half by Twemoji "
                     "(Twitter, CC BY 4.0), Fluent Emoji and Fluent Emoji Flat (Microsoft, MIT), EmojiOne 2 (CC BY "
                     "4.0), EmojiOne 1 (CC BY-SA 4.0), the old Noto Emoji (Google, Apache 2.0) and Streamline "
@@ -153,8 +153,8 @@ def sense_card(name: str, settings: Any, run: Path, other: str) -> str:
                     "(Unicode CLDR)"),
         "transcribe": ("English letters, numbers and commands, from speech to text", "The training half of CMU's AN4 "
                        "(Carnegie Mellon University 1991, free for any purpose): 948 recordings, 42 minutes, 74 "
-                       "speakers; one speaker in ten for development, none on both sides. Other voices, telephone "
-                       "lines and synthesisers were not in it, and few of their words come out right"),
+                       "speakers; one speaker in ten for development; no speaker is in both parts. Other voices, "
+                       "telephone lines and synthesizers were not in it, and few of their words come out right"),
     }[settings.task]  # fmt: skip
     rows = "\n".join(f"| {key} | {value:.2f} |" for key, value in measured.items())
     curve = "\n".join(
@@ -197,9 +197,9 @@ CORPORA = {  # a part of a file's name → where its pairs come from, and their 
 }
 NOT_MEANT = """The model translates short everyday sentences. It is not meant for long or technical text, for medicine,
 law or anything where a mistake does harm: it can leave out or invent words, and `generation.words` shows where it is
-unsure. Rare names, words outside its training data, verse and idioms come out wrong; figures usually survive, and
-`protect=True` sees to it. It takes sentences one by one (a text is cut into them), so a pronoun knows nothing of the
-sentence before."""
+unsure. Rare names, words outside its training data, verse and idioms come out wrong; numbers usually survive, and
+`protect=True` makes sure of it. It translates a text sentence by sentence, so a pronoun cannot refer to an earlier
+sentence."""
 
 
 def data_of(settings: Any) -> str:

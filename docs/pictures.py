@@ -149,7 +149,7 @@ PICTURES = {
     ),
     "float-tensor": Picture(
         "bias = zeros(6, 6)\nbias[:, 0] = 2\nbias[3, 4] = -4",
-        "Any float tensor: here key 0 is favoured by all queries, and key 4 is disfavoured by query 3.",
+        "Any float tensor: here key 0 is favored by all queries, and key 4 is disfavored by query 3.",
         (6, 6),
         numbers=True,
     ),

@@ -48,7 +48,7 @@ def test_train_gives_a_run(data_folder: Path, tmp_path: Path, monkeypatch: pytes
     assert events.count("step") == 6
     with pytest.raises(
         regard.ConfigError,
-        match=r"runs/run holds a run already: go on with --resume, or choose another folder with --folder",
+        match=r"runs/run holds a run already: continue it with --resume, or choose another folder with --folder",
     ):
         train(tiny("recurrent"), {"model.width": 48})
     with pytest.raises(regard.ConfigError, match=r"its run had other settings"):
@@ -547,7 +547,8 @@ def test_pairs_that_were_kept_apart_are_measured(
     for arguments in ([], ["--part", "dev", "--source", "x"], ["--part", "other"]):
         assert talk("evaluate", tmp_path / "run", *arguments)[0] == 2
     (tmp_path / "empty").mkdir()
-    for folder, sentence in ((tmp_path / "empty", "no run's folder"), (tmp_path / "none", "no test pairs apart")):
+    apart = "no test pairs apart .*: measure it on files, with --source and --reference"
+    for folder, sentence in ((tmp_path / "empty", "no run's folder"), (tmp_path / "none", apart)):
         if folder.name == "none":
             experiment.train(tiny("transformer"), run=folder)
         with pytest.raises(regard.ConfigError, match=sentence):

@@ -297,7 +297,11 @@ def _section(config: BaseModel, name: str) -> list[str]:
 
 
 def _line(config: BaseModel, name: str) -> str:
-    value, meaning = getattr(config, name), " ".join((type(config).model_fields[name].description or "").split())
+    field = type(config).model_fields[name]
+    value, meaning = getattr(config, name), " ".join((field.description or "").split())
+    choices = [_literal(one) for one in _members(field.annotation) if isinstance(one, str)]
+    if len(choices) > 1 and not all(one in meaning for one in choices):
+        meaning = f"{meaning} One of {', '.join(choices)}.".strip()
     shown = f"# {name} = (not set)" if value is None else f"{name} = {_literal(value)}"
     return f"{shown:<40} # {meaning}" if meaning else shown
 

@@ -212,7 +212,8 @@ def held_out(folder: Path, part: str) -> Pairs:
     pairs = read_data(settings)[1 if part == "dev" else 2]
     if not len(pairs):
         raise ConfigError(
-            f"{folder}: its config keeps no {part} pairs apart: data.{part} is not set, and data.{part}_share = 0"
+            f"{folder}: its config keeps no {part} pairs apart (data.{part} is not set, and data.{part}_share = 0): "
+            "measure it on files, with --source and --reference"
         )
     return pairs
 
@@ -386,7 +387,9 @@ def _check_folder(
             "with --folder"
         )
     if not resume and (started or (folder / INFO).exists()):
-        raise ConfigError(f"{folder} holds a run already: go on with --resume, or choose another folder with --folder")
+        raise ConfigError(
+            f"{folder} holds a run already: continue it with --resume, or choose another folder with --folder"
+        )
     check_claim(folder, "a run", KNOWN)
     return _changed_settings(folder, settings, said) if resume else {}
 

@@ -147,7 +147,7 @@ def test_teacher_forced_weights_do_not_depend_on_batch_mates(name):
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["characters", "bpe", "words"])
 def test_links_are_between_the_words_as_they_are_written(kind, target):
-    """Also where the tokeniser composes letters, drops spaces or does not know a letter."""
+    """Also where the tokenizer composes letters, drops spaces or does not know a letter."""
     t = tokenizer(kind)
     source = "un deux trois quatre"
     ids, names = t.encode(target), t.encode(source)

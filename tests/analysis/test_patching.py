@@ -522,7 +522,7 @@ def test_texts_of_a_translator(tmp_path: Path) -> None:
     assert 0.3 < float(found.restored[0, 0, 2]) < 1.1
     found.plot(tmp_path / "states.png")
     assert (tmp_path / "states.png").stat().st_size > 1000
-    with pytest.raises(ShapeError, match=r"source has shape \[1, 7\] .*: a patch goes to the same position"):
+    with pytest.raises(ShapeError, match=r"source has shape \[1, 7\] .*: a patch is applied at the same position"):
         regard.patch(model, clean, "le chat", lambda out: out[0, -1, 0])
 
 

@@ -181,7 +181,7 @@ def test_as_mask_keeps_a_mask_and_wraps_a_tensor() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
 def test_only_bool_tensors_are_masks(dtype: torch.dtype) -> None:
-    message = rf"mask must be bool \(True = may look\); got {dtype}: .* go to bias=, .* with .bool\(\)"
+    message = rf"mask must be bool \(True = may attend\); got {dtype}: .* go to bias=, .* with .bool\(\)"
     for make in (as_mask, regard.allow, lambda tensor: regard.causal() & tensor):
         with pytest.raises(regard.ChoiceError, match=message):
             make(torch.ones(T, S, dtype=dtype))

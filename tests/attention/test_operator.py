@@ -573,7 +573,9 @@ def test_an_unknown_name_comes_with_the_nearest_spelling_first(door, argument, g
 @on_every_kernel
 def test_a_float_mask_is_refused(kernel: str) -> None:
     query, key, value = CASES[1].tensors(B)
-    with pytest.raises(regard.ChoiceError, match=r"mask must be bool \(True = may look\); got torch.float32: .* bias="):
+    with pytest.raises(
+        regard.ChoiceError, match=r"mask must be bool \(True = may attend\); got torch.float32: .* bias="
+    ):
         regard.attend(query, key, value, mask=torch.zeros(T, S), kernel=kernel)
 
 

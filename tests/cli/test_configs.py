@@ -14,6 +14,19 @@ def test_configs_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == config_names()
     assert all(len(line.split()) > 3 and len(line) <= 80 for line in lines)
+    languages = {"fr": "French", "en": "English", "de": "German"}
+    begins = {
+        "caption": "Captions for",
+        "transcribe": "Speech to text",
+        "answer": "Questions about",
+        "complete": "Character language model",
+        "fill": "Masked language model",
+    }
+    for name, line in zip(config_names(), lines, strict=True):  # each says first what it trains
+        config = tomllib.loads((CONFIG_FOLDER / f"{name}.toml").read_text("utf-8"))
+        task = config.get("task", "translate")
+        pair = " to ".join(languages.get(code, code) for code in config["languages"]) if task == "translate" else ""
+        assert line.removeprefix(name).strip().startswith(pair or begins[task]), line
     assert cli.run(["configs", "first"]) == 0
     assert capsys.readouterr().out == (CONFIG_FOLDER / "first.toml").read_text("utf-8")
     assert cli.run(["configs", "frist"]) == 2

@@ -122,7 +122,7 @@ def test_a_cuda_machine() -> None:
         Compiler("Triton", None),
     )  # fmt: skip
     lines = list(report(replace(MACHINE, devices=(card,), auto="cuda", notes=("the driver is old",)), ["fr-en"]))
-    start = lines.index('device cuda:0: NVIDIA A100, memory 80.0 GiB, 8.0, device="auto" here')
+    start = lines.index('device cuda:0: NVIDIA A100, memory 80.0 GiB, 8.0, chosen by device="auto"')
     assert lines[start + 1 : start + 7] == [
         "  precision  speed, 32 rows  speed, 2048 rows  why",
         "  float32    1.00            1.00              other speeds are relative to this one",
@@ -136,7 +136,7 @@ def test_a_cuda_machine() -> None:
         "float32); measured just now on a linear layer"
     )
     assert lines[start + 9 : start + 11] == [
-        "  attention  torch takes flash (bfloat16 without a mask); memory-efficient (float32 under a mask)",
+        "  attention  torch uses flash (bfloat16 without a mask); memory-efficient (float32 under a mask)",
         "  compiler   none found; torch.compile and FlexAttention need Triton",
     ]
     assert lines[-2:] == ["notes", "  the driver is old"]

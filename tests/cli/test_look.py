@@ -134,7 +134,7 @@ def test_a_saved_map(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["fr-en"], 'regard look fr-en needs something to look at: regard look fr-en "le chat noir"'),
-        (["fr-en", "a", "--save", "page.png"], "page.png: a page is written as .html"),
+        (["fr-en", "a", "--save", "page.png"], "page.png: the page is an HTML file: end the name in .html"),
         (["nothing.safetensors"], "nothing.safetensors is not a saved attention map"),
         (["map.safetensors", "a"], "map.safetensors is a saved map: it has no model that could take 'a'"),
     ],

@@ -108,7 +108,10 @@ def test_json_look_and_grid(talk, tiny_run: Path, tmp_path: Path) -> None:
 def test_bad_requests_are_one_sentence(talk, tiny_run: Path, tmp_path: Path) -> None:
     cases = {
         ("translate", "x", "--model", "fr-em"): (2, "unknown model 'fr-em'"),
-        ("translate", "x", "--model", "./nowhere"): (1, "./nowhere: no such folder"),
+        ("translate", "x", "--model", "./nowhere"): (
+            1,
+            "./nowhere: no such folder; expected the folder that `regard train` printed at its end, or a shipped",
+        ),
         ("train", "nowhere.toml"): (2, "nowhere.toml: no such config file"),
         ("translate", "x", "--model", tiny_run, "--look", tmp_path / "no" / "x.png"): (1, "does not exist"),
         ("translate", "x", "--model", tiny_run, "--look", tmp_path / "x.foo"): (
@@ -204,6 +207,7 @@ def test_train_with_bar_and_print_config(
     code, out, _ = talk("train", config, "--set", "model.width=16", "--print-config")
     assert code == 0
     assert "\nwidth = 16" in out
+    assert 'after the warm-up. One of "inverse_sqrt", "cosine", "constant".\n' in out  # the values that it may have
     assert talk("train", config, "--set", "model.widht=16")[0] == 2
     assert talk("train", config, "--set", "nonsense")[2] == (
         "regard: --set nonsense: expected key=value, for example --set model.width=192\n"

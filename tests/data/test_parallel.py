@@ -172,6 +172,9 @@ def test_environment_variables(tmp_path, monkeypatch, spelling):
     monkeypatch.delenv("REGARD_TEST_FOLDER", raising=False)
     with pytest.raises(DataError, match=r"x\.tsv: the environment variable REGARD_TEST_FOLDER is not set: set it"):
         read_pairs(spelling, config())
+    monkeypatch.delenv("REGARD_DATA", raising=False)
+    with pytest.raises(DataError, match=r"REGARD_DATA is not set: .*regard data --help lists"):
+        read_pairs("$REGARD_DATA/x.tsv", config())
     monkeypatch.setenv("REGARD_TEST_FOLDER", str(tmp_path))
     write(tmp_path / "x.tsv", "a\tb")
     assert list(read_pairs(spelling, config())) == [("a", "b")]

@@ -134,3 +134,13 @@ def test_other_models_are_named(tiny_run: Path, tmp_path: Path) -> None:
     else:
         export_bundle(model, tmp_path / "out", "float32", "ctranslate2")
         assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model.bin", "config.json", "tokenizer.json"}
+
+
+def test_without_the_package_the_message_names_it_and_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    with pytest.raises(
+        ConfigError, match=r"^CTranslate2's models need the package ctranslate2: pip install ctranslate2$"
+    ):
+        export.write(regard.load("fr-en-fast").bundle, tmp_path / "out")

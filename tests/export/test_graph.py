@@ -276,7 +276,9 @@ def test_what_it_cannot_express_is_named(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"--layout onnx: pip install 'regard\[onnx\]'"):
+    with pytest.raises(
+        ConfigError, match=r"^ONNX graphs need onnx, onnxscript and onnxruntime: pip install 'regard\[onnx\]'"
+    ):
         onnx_layout.write(Bundle("translate", ("a", "b"), None, TransformerConfig(**PAIR), Names()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -31,7 +31,7 @@ def test_the_script_stands_in_a_page() -> None:
 
 
 def test_a_page_is_written_as_html_only(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"page\.txt: a page is written as \.html"):
+    with pytest.raises(ConfigError, match=r"page\.txt: the page is an HTML file: end the name in \.html"):
         regard.attention_map(torch.randn(2, 3), torch.randn(2, 3)).look(tmp_path / "page.txt")
 
 

@@ -351,6 +351,12 @@ def test_sites_are_chosen_by_pattern() -> None:
     assert list(seen) == ["one"]
     with pytest.raises(regard.ChoiceError, match="the model has no module 'ones': did you mean 'one'"):
         regard.observe(model, sites=["ones"])
+    with pytest.raises(regard.ChoiceError, match=r"no module of the model matches 'ones\*'; it has 'one', "):
+        regard.observe(model, sites=["ones*"])
+    with pytest.raises(IndexError, match=r"seen\[site\] has 1 map, one per forward, from 0; there is no number 3"):
+        seen["one"][3]
+    assert seen["one"][-1] is seen["one"][0]
+    assert seen["one"][:2] == [seen["one"][0]]
 
 
 def test_an_unseen_site_is_named_with_the_nearest() -> None:
@@ -797,7 +803,9 @@ def test_a_list_of_maps_says_that_it_is_one() -> None:
     model = nn.MultiheadAttention(8, 2, batch_first=True).eval()
     with regard.observe(model) as seen:
         model(*[torch.randn(1, 5, 8)] * 3)
-    with pytest.raises(AttributeError, match=r"a list of 1 maps, one a forward: ask one, seen\[site\]\[0\]\.entropy"):
+    with pytest.raises(
+        AttributeError, match=r"a list of 1 maps, one per forward: use one of them, seen\[site\]\[0\]\.entropy"
+    ):
         seen["."].entropy  # noqa: B018
     with pytest.raises(AttributeError, match="a list of maps has no attribute 'entropie'"):
         seen["."].entropie  # noqa: B018

@@ -26,7 +26,7 @@ LINES = ["the cat sat on the mat", "a dog ran", "the dog sat on a dog"]
 
 
 def write_tokenizer(folder: Path, specials: list[str], template: str | None = None) -> tokenizers.Tokenizer:
-    """A word-level tokeniser whose special tokens come first; `template` is its post-processor."""
+    """A word-level tokenizer whose special tokens come first; `template` is its post-processor."""
     names = [*specials, *WORDS]
     made = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token=specials[-1]))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -68,7 +68,7 @@ def t5(folder: Path) -> Any:
 
 
 def marian(folder: Path) -> Any:
-    """With PAD in the place of a real word: "cat" has the id that our own tokenisers give to PAD."""
+    """With PAD in the place of a real word: "cat" has the id that our own tokenizers give to PAD."""
     names = ["cat", "</s>", "<unk>", *(word for word in WORDS if word != "cat"), "<pad>"]
     made = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,4 +1,4 @@
-"""Translation: each side by its own tokeniser."""
+"""Translation: each side by its own tokenizer."""
 
 from pathlib import Path
 from typing import Any

@@ -551,7 +551,7 @@ def test_a_run_without_a_finite_evaluation_has_no_model(tmp_path):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_tokens_with_the_id_of_padding_count(kind):
-    """Half of the tokens have the padding's id, as where another tokeniser puts a word there."""
+    """Half of the tokens have the padding's id, as where another tokenizer puts a word there."""
     model = make_model(kind).eval()
     pairs = [([5, 6], [PAD, 7, PAD]), ([8], [PAD])]
     _, nll, tokens = batch_loss(model, Batches(pairs, 99, BOS, EOS, PAD).collate([0, 1]), settings(), PAD)

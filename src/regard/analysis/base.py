@@ -135,7 +135,7 @@ def check_step(step: object, count: int) -> None:
     if not isinstance(step, int):
         raise ConfigError(f"step: expected the index of a token (int); got {type(step).__name__}: {step!r:.60}")
     if not -count <= step < count:
-        known = f": 0 … {count - 1}" if count else ""
+        known = f": expected 0 to {count - 1}" if count else ""
         raise ConfigError(f"step {step} is none of the output's {count} tokens{known}")
 
 

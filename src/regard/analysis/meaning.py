@@ -129,7 +129,7 @@ class Meaning:
             shown += [
                 "", f"[{n + 1}] {text}",
                 f"    nearest words   {_list(self.after[n])}",
-                f"    moved towards   {_list(self.towards[n])}",
+                f"    moved toward    {_list(self.towards[n])}",
                 "    moved by        "
                 + ", ".join(f"{one.word} ({one.change:.3f})" for one in self.moved_by[n][:5]),
             ]  # fmt: skip
@@ -139,7 +139,7 @@ class Meaning:
                 best = int(others.argmax())
                 shown.append(f"    nearest sense   [{best + 1}] {self.texts[best]} (cosine {float(others[best]):.2f})")
         if len(self.texts) > 1:
-            shown += ["", f"cosines of {self.word} between the texts, layer by layer: raw | standardised"]
+            shown += ["", f"cosines of {self.word} between the texts, layer by layer: raw | standardized"]
             pairs = [(a, b) for a in range(len(self.texts)) for b in range(a + 1, len(self.texts))][:8]
             shown.append("    layer  " + "  ".join(f"{f'{a + 1}–{b + 1}':^13}" for a, b in pairs))
             for layer in range(self.layers.shape[1]):

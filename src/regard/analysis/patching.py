@@ -149,7 +149,7 @@ def pair(model: Any, clean: Any, corrupted: Any) -> tuple[ForwardPass, ForwardPa
         if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape != other.shape:
             raise ShapeError(
                 f"{name} has shape {list(one.shape)} in the clean input and {list(other.shape)} in the corrupted one: "
-                "a patch goes to the same position, so change words for others of as many tokens"
+                "a patch is applied at the same position, so replace words by others with as many tokens"
             )
     return first, second
 

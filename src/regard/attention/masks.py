@@ -560,7 +560,7 @@ def as_mask(mask: MaskLike) -> Mask:
         return Allow(mask)
     if isinstance(mask, Tensor):
         raise ChoiceError(
-            f"mask must be bool (True = may look); got {mask.dtype}: numbers that are added to the scores "
+            f"mask must be bool (True = may attend); got {mask.dtype}: numbers that are added to the scores "
             "go to bias=, and a 0/1 tensor becomes a mask with .bool()"
         )
     raise ChoiceError(f"mask must be a regard mask or a bool tensor; got {type(mask).__name__}")

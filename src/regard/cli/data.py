@@ -113,7 +113,7 @@ def messages(
     catalogues: Annotated[list[Path], typer.Argument(help="Files .po or .mo of one language, or folders of them.")],
     output: Output = None,
 ) -> None:
-    """Sentences of programs' message catalogues (gettext).
+    """Sentences of programs' message catalogs (gettext).
 
     The original first, the translation second; each catalogue has the licence of its program.
     """

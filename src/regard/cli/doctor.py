@@ -106,7 +106,7 @@ def _device(device: "Device", auto: str) -> Iterator[str]:
 
     about = [device.name, *([] if device.memory is None else [_size("memory", device.memory)])]
     about += [] if device.capability is None else [device.capability]
-    about += ['device="auto" here'] if device.word.partition(":")[0] == auto else []
+    about += ['chosen by device="auto"'] if device.word.partition(":")[0] == auto else []
     measured = sorted({rows for precision in device.precisions for rows in precision.speed or {}})
     heading = ("precision", *(f"speed, {rows} rows" for rows in measured), "why")
     table = [heading, *(_precision(precision, measured) for precision in device.precisions)]
@@ -117,7 +117,7 @@ def _device(device: "Device", auto: str) -> Iterator[str]:
         for rows, (name, ratio) in fastest(device).items()
     ]
     facts += [("fastest", f"{', '.join(best)}; measured just now on a linear layer")] if best else []
-    facts += [("attention", f"torch takes {_kernels(device)}")] if device.attention else []
+    facts += [("attention", f"torch uses {_kernels(device)}")] if device.attention else []
     compiler = device.compiler
     facts += [("compiler", f"{compiler.found or 'none found'}; torch.compile and FlexAttention need {compiler.needs}")]
     yield from list(section("", facts))[1:]

@@ -22,7 +22,7 @@ def meaning(
     word: Annotated[str, typer.Argument(help="A word.")],
     texts: Annotated[list[str], typer.Argument(help="Texts that contain it.")],
     model: AnyModel = "english",
-    layer: Annotated[int | None, typer.Option(help="The layer of its neighbours; two thirds up by default.")] = None,
+    layer: Annotated[int | None, typer.Option(help="The layer of its neighbors; two thirds up by default.")] = None,
     look: Annotated[Path | None, typer.Option(help="Draw its way through the layers (.png, .svg, .pdf).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     threads: Threads = None,

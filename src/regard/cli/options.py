@@ -57,7 +57,7 @@ Engine = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores by default.")]
 Temperature = Annotated[
     float | None,
-    typer.Option(help="Sampling temperature: below 1 favours probable tokens; 0 takes the most probable."),
+    typer.Option(help="Sampling temperature: below 1 favors probable tokens; 0 takes the most probable."),
 ]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")]
 TopP = Annotated[

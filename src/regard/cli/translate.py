@@ -63,7 +63,7 @@ def translate(
     look: Look = None,
     as_json: Json = False,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Show the alignment as a coloured grid on standard error.")
+        bool, typer.Option("--grid", help="Show the alignment as a colored grid on standard error.")
     ] = False,
     pharaoh: Annotated[
         bool, typer.Option("--pharaoh", help='Print word links "i-j" (source word, output word) instead of the text.')
@@ -143,8 +143,8 @@ def translate(
         )
     if in_parts and (corpus is None or into is None or texts or output or look or grid or forms):
         raise ConfigError(
-            "a corpus is translated with --from FILE --to FOLDER, which --engine ray needs; FILE is one file, and the "
-            "parts in FOLDER are Parquet files: give no texts or further files, --output, --json, --look, --grid, "
+            "a corpus is translated from one file into a folder of Parquet files: give both --from FILE and --to "
+            "FOLDER (--engine ray needs both, too), and no texts, further files, --output, --json, --look, --grid, "
             "--pharaoh or --unsure"
         )
     if subtitles and (into or texts or look or grid or forms):

@@ -73,7 +73,7 @@ class Writer:
         try:
             import babel
         except ImportError as error:
-            raise ConfigError("expressions need the package Babel: pip install 'regard[data]'") from error
+            raise ConfigError("expressions need the package Babel: pip install babel") from error
         self.languages, self.dice = languages, dice
         self.locales: list[Any] = [babel.Locale(name) for name in languages]
         self.countries = _rows("countries.tsv")

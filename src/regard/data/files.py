@@ -41,8 +41,9 @@ def expand(name: str) -> Path:
     full = os.path.expandvars(os.path.expanduser(name))
     missing = re.search(r"\$\{?(\w+)", full)
     if missing:
+        made = " (regard data --help lists what regard can fetch or make)" if missing[1] == "REGARD_DATA" else ""
         raise DataError(
-            f"{name}: the environment variable {missing[1]} is not set: set it to the folder that holds the data"
+            f"{name}: the environment variable {missing[1]} is not set: set it to the folder that holds the data{made}"
         )
     return Path(full)
 

@@ -46,9 +46,9 @@ class DataConfig(AugmentConfig):
     dev: str | tuple[str, str] | None = None
     """Development pairs; taken from `train` by `dev_share` unless given."""
     test: str | tuple[str, str] | None = None
-    """Test pairs, which a training never reads; taken from `train` by `test_share` unless given."""
+    """Test pairs, which training never reads; taken from `train` by `test_share` unless given."""
     dev_sets: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], str | tuple[str, str]] = Field({})
-    """Further development pairs, by name, which are measured beside the others and choose nothing: {name = "…"} gives
+    """Further development pairs, by name, which are measured too but do not choose the best model: {name = "…"} gives
     `dev_name_loss`, `dev_name_bleu` and so on in the journal."""
     source: int | str = 0
     """The source's column in a TSV or CSV file (from 0), its name in the first line of a CSV file, or its key in a
@@ -62,7 +62,7 @@ class DataConfig(AugmentConfig):
     test_share: float = Field(0.0, ge=0, lt=1)
     """Share of the sentences held out for a final test."""
     on_empty: Literal["skip", "error"] = "error"
-    """Treatment of a pair with an empty side."""
+    """What happens to a pair with an empty side."""
     longest: int = Field(100, gt=0)
     """Training pairs with more tokens than this on either side are left out, and their number is reported."""
 

@@ -42,7 +42,7 @@ class TableConfig(BaseModel):
     dev_groups: tuple[str, ...] = ()
     """The groups that become development data, by name, instead of a share."""
     lower: bool = False
-    """Put texts in lower case."""
+    """Lowercase the texts."""
     plain: bool = False
     """Remove punctuation from texts: letters, digits and apostrophes stay."""
 

@@ -187,7 +187,7 @@ class Masked:
     Of the chosen tokens 80 % are replaced by the mask token, 10 % by a random one, 10 % stay.
 
     Args:
-        sentences: their ids, with the special tokens that the tokeniser puts around them.
+        sentences: their ids, with the special tokens that the tokenizer puts around them.
         units: for each sentence, groups of positions that are chosen together: single tokens, or whole words.
         share: of the tokens that are chosen; at least one unit of every sentence.
         ordinary: ids from which random tokens are drawn: all but special ones.

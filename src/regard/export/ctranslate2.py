@@ -65,7 +65,7 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
         from ctranslate2 import specs
         from ctranslate2.specs.common_spec import Activation
     except ImportError as error:
-        raise ConfigError("--layout ctranslate2: pip install ctranslate2, which writes it") from error
+        raise ConfigError("CTranslate2's models need the package ctranslate2: pip install ctranslate2") from error
     if why := refusal(bundle):
         raise ConfigError(f"--layout ctranslate2: CTranslate2 cannot express {why}")
     model, config = bundle.model, bundle.model_config

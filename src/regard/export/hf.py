@@ -10,7 +10,7 @@ from regard.text.pretrained import Nothing
 
 
 def write(bundle: Bundle, into: Path) -> None:
-    """Write a model in this layout, with its tokeniser and its rules on generated tokens if it has them.
+    """Write a model in this layout, with its tokenizer and its rules on generated tokens if it has them.
 
     Raises:
         BundleError: no family of the layout has the model's parts.

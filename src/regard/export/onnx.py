@@ -32,7 +32,7 @@ def write(bundle: Bundle, into: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError("--layout onnx: pip install 'regard[onnx]', which writes and runs it") from error
+        raise ConfigError("ONNX graphs need onnx, onnxscript and onnxruntime: pip install 'regard[onnx]'") from error
     found = graphs(bundle)
     programs = {name: _program(graph) for name, graph in found.items()}
 

@@ -59,7 +59,7 @@ def check_page(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix.lower().removeprefix(".") not in PAGES:
-        raise ConfigError(f"{path}: a page is written as .html")
+        raise ConfigError(f"{path}: the page is an HTML file: end the name in .html")
     check_own(_check_place(path))
     return path
 

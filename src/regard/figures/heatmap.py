@@ -173,7 +173,7 @@ def _legend(
 ) -> None:
     pooled = f"each point: the largest weight of {cell[0]:,} × {cell[1]:,} (queries × keys)" if large else ""
     said = "; ".join(one for one in (remark, pooled) if one)
-    label = "attention weight" + (" (colour: its square root)" if large else "")
+    label = "attention weight" + (" (color: its square root)" if large else "")
     made.legend(norm, made.theme.weights, label, ticks, texts, said)
 
 

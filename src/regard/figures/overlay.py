@@ -205,7 +205,7 @@ def draw_sound(
             extent=(start, start + step * len(frames), len(words) - 0.5, -0.5), interpolation="nearest",
         )  # fmt: skip
         texts = [shorten(one) for one in ticks[:-1]] + [("≥ " if beyond else "") + shorten(ticks[-1])]
-        made.legend(norm, colours.weights, "attention weight (colour: its square root)", ticks, texts, under=0.34)
+        made.legend(norm, colours.weights, "attention weight (color: its square root)", ticks, texts, under=0.34)
     if names:
         name_rows(attending, names)
     for axes in (wave, spectrum):

@@ -58,7 +58,7 @@ def sites_table(maps: Mapping[str, Sequence[Drawable]], heading: str) -> str:
         cells = f"<code>{escape(site)}</code>", str(len(some)), shape, pictures
         lines.append("<tr>" + "".join(f'<td style="{CELL}">{cell}</td>' for cell in cells) + "</tr>")
     note = (
-        f"colour: attention weight from 0 to {shorten(top)}, on its square root; "
+        f"color: attention weight from 0 to {shorten(top)}, on its square root; "
         f"seen[{escape(next(iter(maps), 'site'))!r}][0].plot() draws one with names and a scale"
     )
     return (

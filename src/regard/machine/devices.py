@@ -135,7 +135,7 @@ def _cpu(name: str) -> Device:
     engine = str(torch.backends.quantized.engine)
     integers = [one for one in there if "vnni" in one or "int8" in one or one in ("i8mm", "dot", "dotprod")]
     why = f"8-bit dot products ({', '.join(integers)})" if integers else "no 8-bit dot products: wider integers instead"
-    precisions.append(Precision("int8", engine != "none", bool(integers), f"quantised linear, engine {engine}; {why}"))
+    precisions.append(Precision("int8", engine != "none", bool(integers), f"quantized linear, engine {engine}; {why}"))
     capability = torch.backends.cpu.get_cpu_capability()
     return Device("cpu", redact(name), None, capability, tuple(precisions), attention("cpu"), compiler("cpu"))
 

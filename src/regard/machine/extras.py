@@ -8,18 +8,18 @@ from regard.machine.redaction import redact
 
 # the package's metadata lists extras and requirements, but not what they are for
 PURPOSES = {
-    "bench": "peers of `make bench`",
+    "bench": "libraries that `make bench` compares with",
     "ctranslate2": "`regard export --layout ctranslate2`",
-    "data": "sentences with dates and figures to train on, from CLDR; Arrow and Parquet files",
+    "data": "Arrow and Parquet files: corpora, `regard distill`",
     "dev": "tests and checks of a checkout",
     "docs": "`make docs`",
     "features": "EfficientNet features of pictures",
     "gguf": ".gguf files of Llama models",
     "marian": "tokenizers of Marian models",
-    "notebook": "the page of attention as a widget in a notebook",
+    "notebook": "the interactive page as a widget in a notebook",
     "onnx": "`regard export --layout onnx`, `--engine onnx`",
     "questions": "questions about pictures of shapes",
-    "ray": "`regard translate --engine ray`, a corpus by many processes",
+    "ray": "`regard translate --engine ray`: a corpus translated by many processes",
     "scenes": "scenes of emoji",
     "tensorboard": "curves of a training run in TensorBoard",
     "transformers": "attention inside models from the transformers library",

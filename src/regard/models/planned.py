@@ -583,7 +583,7 @@ def refusal(model: Any) -> str:
             return f"a layer is a {type(layer).__name__}"
         for part in (layer.self, layer.cross):
             if type(part) is not MultiHead or part.score not in ("scaled_dot", "dot") or part.normalizer != "softmax":
-                return "an attention has another score or normaliser than a product and softmax"
+                return "an attention has another score or normalizer than a product and softmax"
             if part.context is not None:
                 return "an attention has a context"
         for around in (layer.around_self, layer.around_cross, layer.around_feed_forward):

@@ -112,5 +112,5 @@ def recurrent_refusal(model: Any) -> str:
     if type(cross) is not AttentionalStep or type(cross.cell) not in (nn.GRUCell, nn.LSTMCell):
         return "its step is not a plain one"
     if cross.follows or cross.gate is not None or cross.normalizer != "softmax":
-        return "its attention has a gate, follows the last weights, or is normalised by something else than softmax"
+        return "its attention has a gate, follows the last weights, or is normalized by something else than softmax"
     return ""

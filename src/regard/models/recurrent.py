@@ -69,13 +69,13 @@ class RecurrentConfig(BaseModel):
     asks: Literal["previous", "new"] = "previous"
     """Which state is the query: the previous one, s_{t-1} (Bahdanau), or the new one, s_t (Luong)."""
     feed: Literal["current", "previous", "none"] = "current"
-    """Which context is an input of the cell beside the previous token."""
+    """The context that the cell takes as input, along with the previous token."""
     start: Literal["encoder", "zeros"] = "encoder"
-    """Where s_0 comes from: tanh(W · summary of the source), or zeros."""
+    """The first decoder state s_0: tanh(W · summary of the source), or zeros."""
     ctc_head: bool = False
-    """A layer from states of the memory to logits of tokens, for CTC beside attention."""
+    """Add a layer from the encoder's states to logits of tokens, for CTC beside attention."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """On token vectors and on [s; c] before the output layer."""
+    """Dropout on token vectors, and on [s; c] before the output layer."""
 
 
 @dataclass(frozen=True, eq=False)

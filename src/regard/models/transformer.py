@@ -38,7 +38,7 @@ class TransformerConfig(PairConfig):
     """Number of states on each side in the convolutions of a Conformer encoder (Gulati et al. 2020); 0 for a
     Transformer encoder."""
     ctc_head: bool = False
-    """A layer from states of the memory to logits of tokens, for CTC beside attention."""
+    """Add a layer from the encoder's states to logits of tokens, for CTC beside attention."""
 
 
 class Decoder(Stack):

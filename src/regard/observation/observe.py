@@ -47,9 +47,16 @@ class MapList(list[AttentionMap]):
     def __getattr__(self, name: str) -> Any:
         if hasattr(AttentionMap, name):
             raise AttributeError(
-                f"seen[site] is a list of {len(self)} maps, one a forward: ask one, seen[site][0].{name}"
+                f"seen[site] is a list of {len(self)} maps, one per forward: use one of them, seen[site][0].{name}"
             )
         raise AttributeError(f"a list of maps has no attribute {name!r}")
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return super().__getitem__(index)
+        except IndexError:
+            count = f"{len(self)} map{'s' if len(self) != 1 else ''}"
+            raise IndexError(f"seen[site] has {count}, one per forward, from 0; there is no number {index}") from None
 
 
 class Observation(Mapping[str, list[AttentionMap]]):
@@ -512,6 +519,11 @@ def known_sites(sites: Sequence[str], paths: Mapping[nn.Module, Sequence[str]]) 
     for pattern in patterns:
         if not any(matches(own, pattern) for own in paths.values()):
             known = [path for own in paths.values() for path in own]
+            if any(sign in pattern for sign in "*?["):
+                some = ", ".join(map(repr, [path for path in nearest(pattern, known) if path != "."][:3]))
+                raise ChoiceError(
+                    f"no module of the model matches {pattern!r}" + (f"; it has {some}, …" if some else "")
+                )
             raise ChoiceError(f"the model has no module {pattern!r}: did you mean {nearest(pattern, known)[0]!r}?")
     return patterns
 

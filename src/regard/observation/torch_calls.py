@@ -111,7 +111,7 @@ def sdpa_call(
 
 
 def masks_of(attn_mask: Tensor | None) -> tuple[Mask | None, Bias | None]:
-    """The mask (bool, True = may look) and the bias that torch's `attn_mask` amounts to."""
+    """The mask (bool, True = may attend) and the bias that torch's `attn_mask` amounts to."""
     if attn_mask is None:
         return None, None
     if isinstance(attn_mask, CausalBias):

@@ -59,13 +59,13 @@ class DescribingConfig(BaseModel):
     length_penalty: float = LENGTH_PENALTY
     """α of the length penalty (Wu et al. 2016, equation 14)."""
     longest: int = Field(60, gt=0, le=10_000)
-    """An output has at most so many tokens, and no more than the memory has states where it is a sound's."""
+    """Largest number of tokens in an output; for sounds, an output is also no longer than the encoder's states."""
     ctc: float = Field(0.0, ge=0, le=1)
     """Share of CTC in the score of every token (Watanabe et al. 2017); needs model.ctc_head."""
     known_words: bool = False
-    """Say only words that stand in the training texts; for tokens that are characters."""
+    """Write only words that occur in the training texts; for tokens that are characters."""
     words: tuple[str, ...] = ()
-    """Those words; a run fills them in."""
+    """The words that `known_words` allows; training fills them in."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,8 +151,8 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
     if "/" in text or text.endswith(".gguf"):
         kind = "file" if text.endswith(".gguf") else "folder"
         raise BundleError(
-            f"{text}: no such {kind}; a trained model's is what `regard train` prints at its end, and of the shipped "
-            f"models expected one of {known}"
+            f"{text}: no such {kind}; expected the folder that `regard train` printed at its end, or a shipped model: "
+            f"one of {known}"
         )
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
 

@@ -111,7 +111,9 @@ class Graphs:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ConfigError("engine = \"onnx\": pip install 'regard[onnx]', which writes and runs it") from error
+            raise ConfigError(
+                "ONNX graphs need onnx, onnxscript and onnxruntime: pip install 'regard[onnx]'"
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
         with TemporaryDirectory() as folder:

@@ -72,7 +72,7 @@ class DecodingConfig(BaseModel):
     length_ratio: float = Field(2.0, gt=0, le=100)
     """An output has at most length_ratio · source tokens + length_extra tokens."""
     length_extra: int = Field(10, ge=0, le=10_000)
-    """See length_ratio."""
+    """Tokens that an output may have beyond length_ratio · source tokens."""
     longest_source: int = Field(300, gt=0, le=100_000)
     """A source with more tokens is refused."""
     sentence_case: bool = False

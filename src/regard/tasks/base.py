@@ -71,7 +71,7 @@ class RunFolder:
     given: Tokenizer | None = None
 
     def tokenizer(self, settings: ExperimentConfig, learn: Callable[[], Tokenizer]) -> Tokenizer:
-        """The run's tokeniser, learned on training data only; a resumed run reads its own."""
+        """The run's tokenizer, learned on training data only; a resumed run reads its own."""
         path = self.path / "tokenizer.json"
         if self.resumed:
             return Tokenizer.load(path, settings.tokenizer)

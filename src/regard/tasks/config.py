@@ -1,4 +1,4 @@
-"""The settings of a training run: data, tokeniser, model, training, decoding; and what each task requires of them."""
+"""The settings of a training run: data, tokenizer, model, training, decoding; and what each task requires of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ REQUIREMENTS = {
 
 
 class ExperimentConfig(BaseModel):
-    """A training run: data, tokeniser, model, training, decoding."""
+    """A training run: data, tokenizer, model, training, decoding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -59,9 +59,9 @@ class ExperimentConfig(BaseModel):
     """What the model learns: translation, continuing a text, filling masked words, captions of pictures, transcripts of
     recordings, answers to questions about pictures."""
     languages: tuple[str, str] = ("fr", "en")
-    """Of source and target, for figures and the model card."""
+    """Languages of source and target, for figures and the model card."""
     start: str | None = None
-    """A run, a bundle's folder or a shipped model whose tokeniser and weights training starts from; settings must
+    """A run, a bundle's folder or a shipped model whose tokenizer and weights training starts from; settings must
     agree, but a Transformer may have fewer layers: it takes the first, the last and evenly spaced ones."""
     tokenizer_from: str | None = None
     """A run, a bundle's folder or a shipped model whose tokenizer is used instead of one that is learned; [tokenizer]
@@ -69,11 +69,12 @@ class ExperimentConfig(BaseModel):
     dev_sentences: int = Field(500, gt=0)
     """Development examples that are decoded (greedily) at each evaluation during training."""
     watched_sentences: int = Field(2, ge=0)
-    """Development pairs whose attention is kept at each evaluation of a translator (`regard report` shows it form)."""
+    """Development pairs whose attention is kept at each evaluation of a translator (`regard report` shows how it
+    forms)."""
     data: DataConfig | None = None
     """Sentence pairs, for translation."""
     texts: TextConfig | None = None
-    """Running text, for models that complete or fill."""
+    """Running text, for models that complete texts or fill masked words."""
     scenes: SceneConfig | None = None
     """Generated scenes of emoji, for captions."""
     files: TableConfig | None = None

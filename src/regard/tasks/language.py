@@ -35,7 +35,7 @@ MASKED = TextConfig.model_fields["masked"].default
 
 
 def learn_tokenizer(texts: list[str], task: str, config: TokenizerConfig) -> Tokenizer:
-    """A tokeniser of training texts, with a mask token where words are to be filled in."""
+    """A tokenizer of training texts, with a mask token where words are to be filled in."""
     return Tokenizer.learn(texts, config, mask=task == "fill")
 
 
@@ -57,7 +57,7 @@ def examples(
         ends = tokenizer.bos, tokenizer.eos, tokenizer.pad
         return Windows(encoded, config.length, training.batch_tokens, *ends, training.seed, moves)
     if tokenizer.mask is None:
-        raise ConfigError("the tokeniser has no mask token: a run that fills gaps cannot start from it")
+        raise ConfigError("the tokenizer has no mask token: a run that fills gaps cannot start from it")
     kept = sentences_of(encoded, config.length)
     words: list[Sequence[int | None] | None] = [None] * len(kept)
     if config.whole_words:
@@ -148,8 +148,8 @@ def evaluate_completer(
     """Loss, perplexity and bits per character of a text under a decoder-only model.
 
     The text is cut into windows of at most 256 tokens, and no more than the model has positions; every token is
-    predicted from those before it in its window. Its ids are those that the model's own tokeniser gives, special tokens
-    only where that tokeniser adds them.
+    predicted from those before it in its window. Its ids are those that the model's own tokenizer gives, special tokens
+    only where that tokenizer adds them.
 
     Raises:
         ConfigError: there is a reference.
@@ -176,10 +176,10 @@ def evaluate_filler(
     """Loss and perplexity of masked tokens of sentences, one a line, under an encoder-only model.
 
     15 % of each line's tokens, one at least, are masked as in training (Devlin et al. 2019); the choice is always the
-    same. Special tokens are those that the model's own tokeniser puts around a text, and are never masked.
+    same. Special tokens are those that the model's own tokenizer puts around a text, and are never masked.
 
     Raises:
-        ConfigError: there is a reference, or the tokeniser has no mask token.
+        ConfigError: there is a reference, or the tokenizer has no mask token.
         DataError: the file cannot be read, a line is too long, or there is nothing to predict.
     """
     _refuse_reference(filler.name, "fills gaps", reference, beam)

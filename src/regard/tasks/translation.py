@@ -72,7 +72,7 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         return bundle
 
     cut = settings.data is not None and (settings.data.fragments or settings.data.phrases)
-    made = ", those made of parts of others among them" if cut else ""
+    made = ", including those made from parts of others" if cut else ""
     amount = f"{note.pairs:,} training pairs{made}{dropped}"
     further = further_sets(tokenizer, settings)
     evaluate = make_evaluate(dev, tokenizer, settings, further)
@@ -127,7 +127,7 @@ def sharpest(maps: Sequence[dict[str, Tensor]]) -> str:
 
 
 def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared, Tokenizer]:
-    """The corpus of a run as token ids beside it, and its tokeniser; what was prepared before is used again.
+    """The corpus of a run as token ids beside it, and its tokenizer; what was prepared before is used again.
 
     Raises:
         DataError: a file is missing or malformed.
@@ -419,12 +419,12 @@ def word_calibration(
 
 
 def pair_batches(tokenizer: Any, pairs: Pairs, tokens: int) -> Batches:
-    """Pairs as batches of at most `tokens` positions a side, in the tokeniser's own ids."""
+    """Pairs as batches of at most `tokens` positions a side, in the tokenizer's own ids."""
     return Batches(encode(tokenizer, pairs), tokens, tokenizer.bos, tokenizer.eos, tokenizer.pad)
 
 
 def encode(tokenizer: Any, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
-    """(source ids, target ids) of every pair, without BOS and EOS; each by its own side's tokeniser."""
+    """(source ids, target ids) of every pair, without BOS and EOS; each by its own side's tokenizer."""
     sides = tokenizer.encode_batch(pairs.source), tokenizer.encode_target_batch(pairs.target)
     return list(zip(*sides, strict=True))
 

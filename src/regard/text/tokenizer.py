@@ -39,15 +39,15 @@ class TokenizerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["bytes", "characters", "words", "bpe", "byte_bpe", "unigram"] = "bpe"
-    """What a token is."""
+    """What a token is; "bpe", "byte_bpe" and "unigram" learn pieces of words."""
     vocabulary: int = Field(8000, gt=4)
     """Number of tokens at most, special ones included; "bytes" always has 260."""
     nfc: bool = True
-    """Compose characters first (Unicode NFC): é is one character however it was typed."""
+    """Compose characters first (Unicode NFC), so that é is one character however it was typed."""
     lower: bool = False
-    """Put texts in lower case first, sources and targets alike: the model writes no capitals."""
+    """Lowercase all texts first, sources and targets alike; the model then writes no capitals."""
     digits: bool = False
-    """Make every digit a token of its own (bpe, unigram, byte_bpe): numbers are then copied digit by digit."""
+    """Make every digit a token of its own (bpe, unigram, byte_bpe): the model then copies numbers digit by digit."""
 
 
 class Tokenizer:

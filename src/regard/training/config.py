@@ -16,9 +16,9 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_steps: int = Field(10_000, gt=0)
-    """Updates at most."""
+    """Largest number of updates."""
     batch_tokens: int = Field(4096, gt=0)
-    """Positions of a batch on either side, padding included."""
+    """Largest number of positions in a batch, counted on each side separately, padding included."""
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """The peak learning rate."""
     schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"
@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
     weight_decay: Weight = 0.01
     """Decoupled weight decay of matrices; vectors (norms, biases) are not decayed."""
     clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; a larger one is scaled down to it."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """ε of the smoothed target."""
     smoothing: Literal["torch", "fairseq", "joeynmt", "mxnet"] = "torch"
@@ -76,8 +76,9 @@ class TrainingConfig(BaseModel):
     CPU. A config gives the same numbers on every machine, so it uses an accelerator only where it names one; a run may
     be resumed on another device, with other rounding."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights, updates, softmax and norms stay in float32. "auto": bfloat16 on a GPU, float32 on a
-    CPU. A device without bfloat16 instructions computes everything in float32, which is many times faster there."""
+    """Precision of matrix products; weights, updates, softmax and norms stay in float32. "auto": bfloat16 on a GPU,
+    float32 on a CPU. A device without bfloat16 instructions computes everything in float32, which is many times faster
+    there."""
     tf32: bool = False
     """Compute float32 products on a CUDA device in TF32 (10 bits of mantissa), while the run lasts."""
     evaluate_every: int = Field(500, gt=0)
@@ -87,10 +88,10 @@ class TrainingConfig(BaseModel):
     checkpoint_seconds: float = Field(120, gt=0)
     """Seconds between checkpoints; one is also written at every evaluation."""
     metric: Literal["bleu", "chrf", "loss", "exact", "wer"] = "bleu"
-    """Decides which checkpoint is best: loss and wer (word error rate) are better small, the others large."""
+    """Decides which checkpoint is best: for loss and wer (word error rate) smaller is better, for the others larger."""
     patience: int = Field(0, ge=0)
     """Evaluations without improvement before the run stops; 0 never stops early."""
     keep_best: int = Field(3, gt=0)
     """How many best checkpoints are kept; their average competes with the single best at the end."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Of weights, order, dropout and augmentation."""
+    """Seed of the weights, the order of the data, dropout and augmentation."""

@@ -67,7 +67,7 @@ def test_a_text_is_fetched_within_bounds(tmp_path: Path, address: str, monkeypat
     assert count == 20
     assert gzip.decompress(path.read_bytes()).decode().startswith("ROMEO:\nO Romeo!\nROMEO:\n")
     with pytest.raises(
-        DataError, match=r"none cannot be fetched \(.*404.*\): fetch it another way, then regard data x FILE"
+        DataError, match=r"none cannot be fetched \(.*404.*\): download it another way, then run regard data x FILE"
     ):
         downloads.fetch(f"{address}/none", "regard data x FILE")
     with pytest.raises(DataError, match="expected an http or https address"):

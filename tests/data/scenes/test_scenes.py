@@ -206,7 +206,7 @@ def test_how_many_things(config: SceneConfig) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no colour font at .*nowhere.ttf: .*scenes.pictures"):
+    with pytest.raises(DataError, match=r"no color font at .*nowhere.ttf: .*scenes.pictures"):
         Glyphs(SceneConfig(pictures=str(tmp_path / "nowhere.ttf")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="none of the wanted pictures"):
@@ -218,7 +218,7 @@ def test_refusals(tmp_path: Path) -> None:
     broken.write_bytes(b"no picture")
     with pytest.raises(DataError, match=rf"{broken.name}: no picture that can be read"):
         Glyphs(few)
-    with pytest.raises(DataError, match=rf"{broken.name}: expected a colour font or a folder"):
+    with pytest.raises(DataError, match=rf"{broken.name}: expected a color font or a folder"):
         Glyphs(SceneConfig(pictures=str(broken)))
 
 

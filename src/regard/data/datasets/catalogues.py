@@ -53,7 +53,7 @@ def find_catalogues(paths: Sequence[Path]) -> Iterator[Path]:
             except OSError as error:
                 raise DataError(f"{named(str(folder))}: cannot be read: {error.strerror}") from error
         if not found:
-            raise DataError(f"{path}: no message catalogue in this folder: expected files {', '.join(ENDINGS)}")
+            raise DataError(f"{path}: no message catalog in this folder: expected files {', '.join(ENDINGS)}")
         yield from sorted(found)
 
 
@@ -65,7 +65,7 @@ def read_catalogue(path: Path) -> Iterator[tuple[str, str]]:
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
-        raise DataError(f"{path}: no message catalogue: expected a file {', '.join(ENDINGS)}, or a folder of them")
+        raise DataError(f"{path}: no message catalog: expected a file {', '.join(ENDINGS)}, or a folder of them")
     content = read_small(path)
     for original, translation in _text(path, content) if ending == ".po" else _compiled(path, content):
         if original and translation:
@@ -111,7 +111,7 @@ def _text(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
             return
         if "msgid" not in parts or not parts.keys() & {"msgstr", "msgstr[0]"}:
             missing = "msgstr" if "msgid" in parts else "msgid"
-            raise DataError(f"{path}:{begun}: a damaged message catalogue: a message without {missing}")
+            raise DataError(f"{path}:{begun}: a damaged message catalog: a message without {missing}")
         translation = parts.get("msgstr") or parts.get("msgstr[0]") or []
         if not fuzzy:
             yield _unescaped(parts["msgid"]), _unescaped(translation)
@@ -187,4 +187,4 @@ def _not_charset(error: ValueError, charset: str) -> str:
 
 
 def _damaged(where: Path | str, why: str) -> DataError:
-    return DataError(f"{where}: a damaged message catalogue: {why}")
+    return DataError(f"{where}: a damaged message catalog: {why}")

@@ -291,7 +291,7 @@ def fetch(address: str, instead: str) -> bytes:
     error = ends[0] if ends else TimeoutError(f"not there after {LONGEST:g} seconds")
     if error is not None:
         why = " ".join(str(error).split())
-        raise DataError(f"{address} cannot be fetched ({why}): fetch it another way, then {instead}") from error
+        raise DataError(f"{address} cannot be fetched ({why}): download it another way, then run {instead}") from error
     return b"".join(parts)
 
 

@@ -201,7 +201,7 @@ def _font(path: str) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(path, POINTS)
     except OSError as error:
-        raise DataError(f"{path}: expected a colour font or a folder of pictures: {error}") from error
+        raise DataError(f"{path}: expected a color font or a folder of pictures: {error}") from error
 
 
 def _from_font(where: str | None, names: dict[str, str]) -> list[tuple[str, Image.Image]]:
@@ -211,9 +211,9 @@ def _from_font(where: str | None, names: dict[str, str]) -> list[tuple[str, Imag
         hint = "apt-get install fonts-noto-color-emoji" if sys.platform == "linux" else "install Noto Color Emoji"
         if where:
             raise DataError(
-                f"no colour font at {where}: expected a font or folder of pictures (scenes.pictures, scenes.styles)"
+                f"no color font at {where}: expected a font or folder of pictures (scenes.pictures, scenes.styles)"
             )
-        raise DataError(f"no colour font at {' or '.join(wanted)}: {hint}, or set scenes.pictures to a font or folder")
+        raise DataError(f"no color font at {' or '.join(wanted)}: {hint}, or set scenes.pictures to a font or folder")
     font = _font(path)
     nothing = _draw(font, "\U0010fffd")
     found = []
