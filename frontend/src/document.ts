@@ -81,6 +81,8 @@ export interface Run {
   chosen?: { site: string; heads: number[]; why: string };
   trace?: TraceStep[];
   believe?: Believe;
+  /** The site whose map is tested when it is drawn, where a server answers. */
+  to_test?: string;
   lens?: Lens;
   media?: Media;
   made?: Made;

@@ -4,7 +4,7 @@ import { render as renderTree } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { StateContext, usePage } from "./context";
 import { Reader, readTensors, type Document } from "./document";
-import { ask } from "./live";
+import { ask, useTest } from "./live";
 import { Tensors } from "./safetensors";
 import { Align } from "./screens/align";
 import { Believe, BelieveLine } from "./screens/believe";
@@ -52,6 +52,7 @@ function AskForm() {
       const reader = new Reader(await readTensors(tensors));
       batch(() => {
         page.reader.value = reader;
+        page.tests.value = new Map();
         page.document.value = { ...document, live, atlas: page.document.value.atlas };
         page.pinned.value = null;
         page.hover.value = { row: null, column: null };
@@ -78,6 +79,7 @@ function Shell({ framed }: { framed: boolean }) {
   const screens = screensOf(page);
   const screen = screens.includes(page.screen.value) ? page.screen.value : page.large.value ? "long" : screens[0];
   const View = VIEWS[screen];
+  useTest(page);
   useEffect(() => {
     const query = matchMedia("(prefers-color-scheme: dark)");
     const set = () => (page.systemDark.value = query.matches);

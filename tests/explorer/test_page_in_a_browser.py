@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -28,7 +29,7 @@ from regard.explorer.server import create_explorer
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
 from regard.observation.intervene import ablate
-from regard.pipelines.page import look_at
+from regard.pipelines.page import look_at, recorded
 
 Open = Callable[..., Any]
 T, S, D, H = 7, 11, 5, 3
@@ -855,6 +856,58 @@ def test_what_if_of_a_decoder_alone_shows_the_changed_head(browser: Any) -> None
         tab.close()
 
 
+@pytest.mark.parametrize(("theme", "width"), [("light", 1350), ("dark", 320)])
+def test_a_patch_from_another_sentence_shows_the_attention_before_and_after(
+    browser: Any, translation: Page, theme: str, width: int
+) -> None:
+    model = regard.load("fr-en")
+    app, token = create_explorer(translation, model)
+    run = translation.document["runs"][0]
+    site, (head,) = run["chosen"]["site"], run["chosen"]["heads"]
+    other = "le chien blanc"
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step&theme={theme}")
+        assert tab.get_by_role("button", name="patch", exact=True).is_disabled()
+        tab.get_by_role("textbox", name="another sentence").fill("le chien")
+        tab.get_by_role("button", name="patch", exact=True).click()
+        tab.get_by_role("alert").get_by_text("take a sentence of as many tokens").wait_for()
+        tab.get_by_role("textbox", name="another sentence").fill(other)
+        tab.keyboard.press("Enter")
+        parts = {name: tab.get_by_role("region", name=name, exact=True) for name in ("before", "after")}
+        parts["after"].locator("path").first.wait_for()
+        made = model("le chat noir", beam=4)
+        there = replace(model(other, beam=4), ids=made.ids, tokens=made.tokens, text=made.text)
+        kept = {site: recorded(there.forward_pass())[site]}
+        matrix = replace(there, attention=kept, source=made.source, read=made.read).alignment.matrix
+        drawn, source, output = ribbons(parts["after"]), made.source.split(), made.text.split()
+        for i, word in enumerate(output):
+            for j, key in enumerate(source):
+                assert drawn.get((key, word), 0.0) == pytest.approx(
+                    float(matrix[i, j]), abs=0.03 if (key, word) not in drawn else 1e-3
+                )
+        assert ribbons(parts["before"]) != drawn
+        assert f"the weights of head {head} of decoder layer 1 · cross-attention from “{other}”" in (
+            tab.locator(".believe").last.inner_text()
+        )
+        tab.get_by_role("combobox", name="part to patch").select_option("values")
+        tab.get_by_role("button", name="patch", exact=True).click()
+        tab.get_by_text("With the values of").wait_for()
+        assert ribbons(parts["after"]) == ribbons(parts["before"])  # only what is read changes
+        if AXE.exists():
+            tab.evaluate(AXE.read_text(encoding="utf-8"))
+            assert tab.evaluate(VIOLATIONS) == []
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert wide <= 0
+
+
+def test_a_saved_page_says_that_it_cannot_patch(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=step")
+    assert tab.get_by_text("a saved page has no model to ask, nor to patch from another sentence").is_visible()
+    assert not tab.get_by_role("button", name="patch", exact=True).count()
+
+
 SPEECH = (
     "To be, or not to be, that is the question: whether it is nobler in the mind to suffer the slings and arrows of "
     "outrageous fortune, or to take arms against a sea of troubles, and by opposing end them. To die, to sleep; no more"
@@ -944,6 +997,7 @@ def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: An
         look("le chien noir dort dans le jardin")
         assert not tab.get_by_text("for “▁cat”").count()
         sentence = look_at([model], ["le chien noir dort dans le jardin"]).document["runs"][0]["believe"]["sentence"]
+        tab.locator(".verdict").wait_for()
         assert tab.locator(".verdict").inner_text() == sentence.replace(site, "decoder layer 1 · cross-attention")
         view("Logit lens").click()
         tab.locator(".lens td").last.hover()
@@ -951,6 +1005,42 @@ def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: An
         assert tab.locator(".lens tbody tr").count() == len(model("le chat", beam=4).tokens)
         tab.close()
     assert faults == []
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+@pytest.mark.parametrize(("name", "text"), [("fr-en", "le chat noir"), ("shakespeare", "To be, or not")])
+def test_maps_are_drawn_before_they_are_tested(browser: Any, theme: str, width: int, name: str, text: str) -> None:
+    model = regard.load(name)
+    app, token = create_explorer(look_at([model], [text], tests=False), model)
+    held: list[Any] = []
+    faults: list[str] = []
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+        tab.route("**/api/believe", lambda route: held.append(route))
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#theme={theme}")
+        tab.get_by_text("This map is being tested against the output …").wait_for()
+        assert tab.locator(".ribbons path").count() > 3
+        while not held:  # the question comes when the maps are drawn
+            tab.wait_for_timeout(10)
+        tab.get_by_role("tab", name="Believe it?").click()
+        assert tab.get_by_text("is being tested …").is_visible()
+        run = look_at([model], [text]).document["runs"][0]
+        later = held.pop()  # the server was asked something else first: the page asks again
+        later.fulfill(json={"later": True})
+        while not held:
+            tab.wait_for_timeout(10)
+        held.pop().continue_()
+        tab.locator(".verdict").wait_for()
+        site = run["believe"]["site"]
+        named = tab.locator("[data-tour=verdict] header .note").inner_text().removeprefix("tested at ")
+        assert tab.locator(".verdict").inner_text() == run["believe"]["sentence"].replace(site, named)
+        tab.get_by_role("tab", name="Align", exact=True).click()
+        assert tab.get_by_text("for this output" if run["believe"]["holds"] else "explains little").count()
+        assert not held
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert (wide, faults) == (0, [])
 
 
 def test_questions_are_put_to_the_model_and_the_output_that_they_are_about(browser: Any) -> None:

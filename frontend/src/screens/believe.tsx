@@ -27,7 +27,7 @@ export function reason(found: Pick<Found, "holds" | "change" | "agreement">): st
 /** The sentence that stands on every other view; on this one the verdict itself does. */
 export function BelieveLine() {
   const page = usePage();
-  const found = page.run.value.believe;
+  const { found, testing } = page.believe.value;
   const elsewhere = found && found.site !== page.map.value.site;
   return (
     <p class={`believe line${found && !elsewhere && !found.holds ? " doubt" : ""}`} data-tour="believe">
@@ -37,9 +37,9 @@ export function BelieveLine() {
           <span title={plain(found)}>
             This map {found.holds ? "may be believed for this output" : "explains little of this output"}<span class="more">: {reason(found)}</span>.
           </span>
-        ) : "This map was not tested against the output: attention alone is no explanation."}
+        ) : testing === page.map.value.site ? "This map is being tested against the output …" : "This map was not tested against the output: attention alone is no explanation."}
       </span>
-      {(page.document.value.live || page.run.value.believe) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
+      {(page.document.value.live || found) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
     </p>
   );
 }
@@ -51,7 +51,8 @@ export function Believe() {
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
   const [chosen, setChosen] = useState<{ run: Run; found: Found } | null>(null);
-  const found = chosen?.run === run ? chosen.found : run.believe; // of another text it says nothing
+  const own = page.believe.value;
+  const found = chosen?.run === run ? chosen.found : own.found; // of another text it says nothing
   const output = run.sequences.output ?? [];
   const test = async (position: number | null) => {
     setBusy(true);
@@ -67,7 +68,7 @@ export function Believe() {
     <>
       <section class="card" data-tour="verdict">
         <header><h2>May this map be believed?</h2>{found && <span class="note">tested at {siteName(found.site)}{found.step ? `, for ${found.step}` : ""}</span>}</header>
-        {found ? <p class={`believe verdict${found.holds ? "" : " doubt"}`}>{plain(found)}</p> : <p>No test was run for this run. {live ? (run.made?.own === false || run.made?.number ? `${page.document.value.model} is asked about its first output: choose that run on Align.` : "Run one below.") : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
+        {found ? <p class={`believe verdict${found.holds ? "" : " doubt"}`}>{plain(found)}</p> : own.testing ? <p role="status">{siteName(own.testing)} is being tested …</p> : own.fault ? <p>The test failed: {own.fault}.</p> : <p>No test was run for this run. {live ? (run.made?.own === false || run.made?.number ? `${page.document.value.model} is asked about its first output: choose that run on Align.` : "Run one below.") : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
         {found && found.site !== page.map.value.site && <p class="note">The other views show {siteName(page.map.value.site)}, which was not tested.</p>}
         {live?.asks.includes("believe") && run.source !== undefined && run.made?.own !== false && !run.made?.number && (
           <div class="bar-line" style={{ marginTop: "10px" }}>

@@ -50,7 +50,9 @@ def look(
         from regard.pipelines.page import look_at
 
         pipelines = [load(name, texts, device=device) for name in [model, *(against or [])]]
-        page, pipeline = look_at(pipelines, texts, atlas), pipelines[0]
+        pipeline = pipelines[0]
+        # a served page shows its maps first, and asks for their test
+        page = look_at(pipelines, texts, atlas, tests=save is not None or pipeline.task not in TASKS)
     if save is not None:
         typer.echo(f"regard: {save}: {page.size / 1e6:.1f} MB", err=True)
         page.save(save)

@@ -1,6 +1,6 @@
 """The page of a result: its tokens, words, maps, and what was measured of them (`regard.attention.maps.page`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def page_of(result: "Result") -> Page:
     return draft.page()
 
 
-def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False) -> Page:
+def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False, tests: bool = True) -> Page:
     """The page of what some models make of some inputs; every model's output for every input is a run.
 
     Args:
@@ -52,6 +52,8 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False
         inputs: texts, or names of files for models that take these.
         atlas: with importance and roles of the first model's heads, over the inputs where there are several, else over
             samples (`atlas_of`).
+        tests: whether the first model's maps are tested now, which is most of the time that a page takes; a served
+            page asks for it when they are drawn.
 
     Raises:
         InputError: an input that cannot be worked on.
@@ -63,6 +65,7 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False
         for pipeline in pipelines:
             named = [f"{pipeline.name}" if len(pipelines) > 1 else "", f"“{given[:40]}”" if len(inputs) > 1 else ""]
             label = ", ".join(part for part in named if part) or "the output"
+            draft.tests = tests or pipeline is not first
             if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
                 settings = SETTINGS.get(pipeline.task, {})
                 made = {"settings": settings, "own": pipeline is first}
@@ -121,7 +124,7 @@ def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any]
     if tokenizer is not None and len(given.tokens) <= LONGEST:
         about = {**about, "lens": lens_of(given, "text", tokenizer)}
         if given.predicted and maps:
-            about["believe"] = dependence_of(given, list(maps)[-1], given.tokens)
+            about |= tested(draft, given, list(maps)[-1], given.tokens)
     add_text(draft, given, maps, label, about)
 
 
@@ -149,7 +152,15 @@ def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
     return {site: one.select(0) for site, one in maps.items()}
 
 
-def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None) -> dict[str, Any]:
+def tested(draft: Draft, given: ForwardPass, site: str, columns: Sequence[str]) -> dict[str, Any]:
+    """What a run says of its map's test: what was found, or which site is to be tested when the page asks."""
+    return {"believe": dependence_of(given, site, columns)} if draft.tests else {"to_test": site}
+
+
+def dependence_of(
+    given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None,
+    between: Callable[[], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Whether a site's map may be believed, as the page shows it.
 
     Args:
@@ -157,11 +168,14 @@ def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], positio
         site: whose map.
         columns: names of its keys.
         position: of the output's token whose log-probability is asked for; the whole output's by default.
+        between: called before each forward pass; what it raises ends the test.
     """
     device = device_of(given.module)
     wanted = torch.tensor(given.predicted, device=device)
 
     def outputs(copies: int) -> Tensor:
+        if between is not None:
+            between()
         logs = given.copies(copies).logits()[:, -len(wanted) :].float().log_softmax(-1)
         own = logs.gather(-1, wanted.expand(copies, -1)[..., None])[..., 0]
         return own.sum(-1) if position is None else own[:, position]
