@@ -96,6 +96,17 @@ export interface Made {
   settings?: Record<string, string | number | boolean>;
   /** Whether by the page's first model, which is the one that answers its questions. */
   own?: boolean;
+  /** Of the checkpoint of its training, where it is one. */
+  step?: number;
+}
+
+/** The runs of one training on one input, in order of their steps, the trained model last; empty where there are no checkpoints. */
+export function training(runs: Run[], run: Run): number[] {
+  const found = runs.map((one, n) => [one.made?.step ?? Infinity, n] as const).filter(([step, n]) => {
+    const { source, made } = runs[n];
+    return source === run.source && !made?.number && (step < Infinity || made?.own);
+  });
+  return found.length > 1 && found.some(([step]) => step < Infinity) ? found.sort(([a], [b]) => a - b).map(([, n]) => n) : [];
 }
 
 /** Heads over a corpus: importance by ablation, and the roles that are significant. */

@@ -29,6 +29,7 @@ from regard.explorer.server import create_explorer
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
 from regard.observation.intervene import ablate
+from regard.pipelines.checkpoints import checkpoints_of
 from regard.pipelines.page import look_at, recorded
 
 Open = Callable[..., Any]
@@ -306,6 +307,56 @@ def test_an_address_that_fits_no_view_opens_one(open_page: Open, translation: Pa
         assert said
         assert "undefined" not in said
         assert "NaN" not in said
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+def test_a_slider_runs_through_the_checkpoints_of_a_training(
+    open_page: Open, tiny_run: Path, theme: str, width: int
+) -> None:
+    model, steps = regard.load(tiny_run), checkpoints_of(tiny_run)
+    text, site = "le chat noir", "encoder.layers.0.self"
+    address = f"#screen=compare&theme={theme}&site={site}&head=1&unit=tokens"
+    tab = open_page(look_at([model], [text], steps=steps), address, viewport={"width": width, "height": 900})
+    slider = tab.get_by_role("slider", name="checkpoint")
+    total = len(steps) + 1
+    own = recorded(model(text).forward_pass())[site].full()[1]
+    for number, (step, other) in enumerate(steps.items()):
+        assert tab.get_by_text(f"the second: step {step} ({number + 1} of {total})").is_visible()
+        theirs = recorded(other(text).forward_pass())[site].full()[1]
+        for name, wanted in (("second map", theirs), ("difference", own - theirs)):
+            canvas = tab.get_by_role("img", name=name, exact=True)
+            cell, tall = (float(canvas.get_attribute(f"data-{one}")) for one in ("cell", "tall"))
+            canvas.hover(position={"x": 1.5 * cell, "y": 0.5 * tall})
+            said = tab.locator(".tip").inner_text().rpartition(" ")[2].replace("−", "-").replace("<", "")
+            assert float(said) == pytest.approx(float(wanted[0, 1]), abs=1e-3)
+        slider.focus()
+        tab.keyboard.press("ArrowRight")
+    assert tab.get_by_text(f"the second: the trained model ({total} of {total})").is_visible()
+    tab.mouse.move(0, 0)
+    if AXE.exists():
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate(VIOLATIONS) == []
+    tab.keyboard.press("Home")
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+def test_the_copied_python_of_a_checkpoint_gives_what_is_shown(open_page: Open, tmp_path: Path, tiny_run: Path) -> None:
+    steps = checkpoints_of(tiny_run)
+    page = look_at([regard.load(tiny_run)], ["le chat noir"], steps=steps)
+    number = next(n for n, run in enumerate(page.document["runs"]) if "step" in run["made"])
+    tab = open_page(page, f"#run={number}&unit=tokens")
+    tab.get_by_role("button", name="export").click()
+    made: dict[str, Any] = {}
+    exec(tab.locator("dialog pre").inner_text().replace('"page.html"', repr(str(tmp_path / "made.html"))), made)
+    run = page.document["runs"][number]
+    assert made["made"].text == run["text"]
+    assert (
+        steps[run["made"]["step"]]("le chat noir", beam=4)
+        .attention[run["chosen"]["site"]]
+        .full()
+        .allclose(made["made"].attention[run["chosen"]["site"]].full(), atol=1e-5)
+    )
 
 
 def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[str, Page]) -> None:

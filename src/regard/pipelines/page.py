@@ -44,7 +44,10 @@ def page_of(result: "Result") -> Page:
     return draft.page()
 
 
-def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False, tests: bool = True) -> Page:
+def look_at(
+    pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False, tests: bool = True,
+    steps: Mapping[int, Any] | None = None,
+) -> Page:  # fmt: skip
     """The page of what some models make of some inputs; every model's output for every input is a run.
 
     Args:
@@ -54,24 +57,34 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False
             samples (`atlas_of`).
         tests: whether the first model's maps are tested now, which is most of the time that a page takes; a served
             page asks for it when they are drawn.
+        steps: checkpoints of the first model's training by their steps (`regard.pipelines.checkpoints`), which a slider
+            runs through.
 
     Raises:
         InputError: an input that cannot be worked on.
         ConfigError: a model without attention to look at.
     """
     first = pipelines[0]
+    all_models = [(None, one) for one in pipelines] + list((steps or {}).items())
     draft = Draft(f"{first.name}: {inputs[0][:60]}", model=first.name, task=first.task or "")
     for given in inputs:
-        for pipeline in pipelines:
-            named = [f"{pipeline.name}" if len(pipelines) > 1 else "", f"“{given[:40]}”" if len(inputs) > 1 else ""]
+        for step, pipeline in all_models:
+            name = f"step {step}" if step is not None else f"{pipeline.name}" if len(all_models) > 1 else ""
+            named = [name, f"“{given[:40]}”" if len(inputs) > 1 else ""]
             label = ", ".join(part for part in named if part) or "the output"
             draft.tests = tests or pipeline is not first
+            at_step = {} if step is None else {"step": step}
             if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
                 settings = SETTINGS.get(pipeline.task, {})
-                made = {"settings": settings, "own": pipeline is first}
+                if step is not None:  # of the beam the first: there are many steps
+                    settings = {key: value for key, value in settings.items() if key != "n_best"}
+                made = {"settings": settings, "own": pipeline is first} | at_step
                 add_with_alternatives(draft, pipeline(given, **settings), label, made)
             elif hasattr(pipeline, "forward_pass"):
-                about = {"source": given, "made": {"model": pipeline.name, "number": 0, "own": pipeline is first}}
+                about = {
+                    "source": given,
+                    "made": {"model": pipeline.name, "number": 0, "own": pipeline is first} | at_step,
+                }
                 add_pass(draft, _with_words(pipeline, given), label, about, pipeline.tokenizer)
             else:
                 raise ConfigError(
