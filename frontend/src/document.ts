@@ -83,6 +83,8 @@ export interface Run {
   believe?: Believe;
   /** The site whose map is tested when it is drawn, where a server answers. */
   to_test?: string;
+  /** Why no map of it was tested. */
+  untested?: string;
   lens?: Lens;
   media?: Media;
   made?: Made;
@@ -117,6 +119,24 @@ export interface Atlas {
   roles: { site: string; head: number; role: string; effect: number; p: number }[];
 }
 
+/** A word's way through the layers of an encoder, in every text where it stands. */
+export interface Way {
+  word: string;
+  runs: number[];
+  /** Where its neighbours are looked for. */
+  layer: number;
+  /** Shares of the variance that the plane's two directions hold. */
+  explained: number[];
+  /** Of every text and layer the place in the plane. */
+  paths: number[][][];
+  before: [string, number][];
+  after: [string, number][][];
+  towards: [string, number][][];
+  moved_by: [string, number][][];
+  /** Of every layer the standardised cosines between the texts. */
+  cosines: number[][][];
+}
+
 export interface Document {
   regard: string;
   format: number;
@@ -125,6 +145,7 @@ export interface Document {
   task?: string;
   runs: Run[];
   atlas?: Atlas;
+  ways?: Way[];
   live?: { token: string; models?: string[]; asks: string[] };
 }
 

@@ -13,6 +13,7 @@ import { Heads } from "./screens/heads";
 import { Long } from "./screens/long";
 import { Media } from "./screens/media";
 import { Step } from "./screens/step";
+import { Ways } from "./screens/ways";
 import { WordsInLayers } from "./screens/words";
 import { createState, type Screen, type State } from "./state";
 import css from "./style.css";
@@ -20,16 +21,17 @@ import { TakeAlong } from "./take";
 import { begin, Tour } from "./tour";
 
 const NAMES: Record<Screen, string> = { // in this order
-  media: "Picture and sound", align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", words: "Logit lens",
+  media: "Picture and sound", align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", words: "Logit lens", ways: "Word's way",
 };
 const MEDIA = { picture: "Picture", sound: "Sound" };
-const VIEWS = { align: Align, step: Step, heads: Heads, long: Long, believe: Believe, compare: Compare, media: Media, words: WordsInLayers };
+const VIEWS = { align: Align, step: Step, heads: Heads, long: Long, believe: Believe, compare: Compare, media: Media, words: WordsInLayers, ways: Ways };
 
 function screensOf(page: State): Screen[] {
   const run = page.run.value;
   return (Object.keys(NAMES) as Screen[]).filter((one) => {
     if (one === "media") return !!run.media;
     if (one === "words") return !!run.lens;
+    if (one === "ways") return !!page.document.value.ways?.some(({ runs }) => runs.includes(page.runIndex.value));
     if (one === "compare" && page.document.value.runs.length === 1 && run.maps.length === 1 && run.maps[0].how.heads === 1) return false;
     if (one === "align" || one === "heads" || one === "compare") return !page.large.value;
     if (one === "believe") return !!run.believe || !!page.document.value.live;

@@ -3,7 +3,7 @@ import { computed, effect, signal } from "@preact/signals";
 import { DARK, LIGHT, type Scale } from "./colour";
 import type { Believe, Document, MapInfo, Reader, Run } from "./document";
 
-export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words"] as const;
+export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words", "ways"] as const;
 export type Screen = (typeof SCREENS)[number];
 
 export const ZOOMS = ["model", "head", "row", "weight"] as const;

@@ -264,6 +264,34 @@ def test_the_verdict_says_which_other_map_was_tested(open_page: Open, translatio
     assert not tab.get_by_text("attention alone is no explanation").count()
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["picture", "sound"])
+def test_a_picture_or_a_sound_is_tested_part_by_part(
+    open_page: Open, pages: dict[str, Page], name: str, theme: str
+) -> None:
+    run = pages[name].document["runs"][0]
+    tab = open_page(pages[name], f"#screen=believe&theme={theme}", viewport={"width": 320, "height": 900})
+    zeroed = run["believe"]["measures"]["zeroed"]
+    card = tab.locator(".trio .card").filter(has_text="value zeroing")
+    assert f"the part's value is taken away; the 40 largest of {len(zeroed)}" in card.inner_text()
+    rows = [row.inner_text().split("\t") for row in card.locator("tbody tr").all()]
+    least = sorted(map(abs, zeroed))[-40]
+    assert [float(row[1].replace("−", "-")) for row in rows] == [
+        pytest.approx(value, abs=1e-3) for value in zeroed if abs(value) >= least
+    ]
+    first = next(n for n, value in enumerate(zeroed) if abs(value) >= least)
+    place = run["media"]["positions"][first]
+    assert rows[0][0] == (f"{first // 12 + 1},{first % 12 + 1}" if name == "picture" else f"{place[0]:.2f} s")
+    tab.get_by_role("tab", name="Align", exact=True).click()
+    assert VERDICT.search(tab.locator(".believe.line").inner_text())
+
+
+def test_an_encoders_page_says_why_nothing_was_tested(open_page: Open) -> None:
+    tab = open_page(look_at([regard.load("english")], ["the river"]))
+    line = tab.locator(".believe.line").inner_text()
+    assert line == "Believe it? This map was not tested against the output: an encoder has none."
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 def test_the_overview_of_a_long_map_stands_beside_it(open_page: Open, pages: dict[str, Page], width: int) -> None:
     tab = open_page(pages["long"], "#screen=long", viewport={"width": width, "height": 900})
@@ -357,6 +385,41 @@ def test_the_copied_python_of_a_checkpoint_gives_what_is_shown(open_page: Open, 
         .full()
         .allclose(made["made"].attention[run["chosen"]["site"]].full(), atol=1e-5)
     )
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+def test_a_word_goes_its_way_through_the_layers_of_an_encoder(open_page: Open, theme: str, width: int) -> None:
+    model, texts = regard.load("english"), ["he sat on the bank of the river", "we took the money to the bank"]
+    tab = open_page(look_at([model], texts), f"#screen=ways&theme={theme}", viewport={"width": width, "height": 900})
+    found = model.meaning("bank", texts)  # the longest word of both
+    assert tab.get_by_role("heading", name="“bank” through the layers").is_visible()
+    lines = tab.locator("svg.way polyline").evaluate_all("all => all.map(one => one.getAttribute('points'))")
+    drawn = np.array([[float(x) for x in line.replace(",", " ").split()] for line in lines]).reshape(2, -1, 2)
+    wanted = found.projection.numpy() * [1, -1]  # upwards
+    for points in (drawn, wanted):
+        points -= points.min((0, 1))
+        points /= points.max((0, 1))
+    np.testing.assert_allclose(drawn, wanted, atol=1e-4)
+    for n, text in enumerate(texts):
+        part = tab.get_by_role("region", name=f"text {n + 1}", exact=True)
+        said = part.inner_text()
+        assert text in said
+        nearest = ", ".join(f"{word} ({value:.2f})" for word, value in found.after[n][:6])
+        assert f"nearest words in layer {found.layer}: {nearest}" in said
+        rows = [row.inner_text().split() for row in part.locator("tbody tr").all()]
+        assert [(word, float(value)) for word, value in rows] == [
+            (one.word, pytest.approx(one.change, abs=6e-4)) for one in found.moved_by[n][:5]
+        ]
+    cells = tab.get_by_role("group", name="cosines by layer").locator("td").all_inner_texts()
+    assert [float(x.replace("−", "-")) for x in cells] == pytest.approx(found.standardised[:, 0, 1].tolist(), abs=6e-3)
+    if AXE.exists():
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate(VIOLATIONS) == []
+    tab.get_by_role("combobox", name="word").select_option("river")
+    assert tab.locator("svg.way polyline").count() == 1
+    tab.get_by_role("combobox", name="run").select_option("1")
+    assert tab.get_by_role("heading", name="“bank” through the layers").is_visible()  # there is no river in it
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
 def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[str, Page]) -> None:

@@ -32,7 +32,7 @@ QUESTIONS: dict[str, tuple[type[Asked], Callable[..., dict[str, Any]]]] = {
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
-class Interrupted(Exception):
+class GivenWay(Exception):
     """A test in the background stops for another question; it is no fault, and the page asks again."""
 
 
@@ -67,7 +67,7 @@ def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) 
                 try:
                     give_way()
                     return answered(partial(work, pipeline, asked, between=give_way))
-                except Interrupted:
+                except GivenWay:
                     return {"later": True}
         nonlocal waiting
         with counting:
@@ -88,7 +88,7 @@ def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) 
 
     def give_way() -> None:
         if waiting:
-            raise Interrupted
+            raise GivenWay
 
     async def question(request: Request) -> Response:
         name = request.path_params["name"]

@@ -18,6 +18,7 @@ from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
 from regard.pipelines.atlas import atlas_of
 from regard.pipelines.reading import name_heads
+from regard.pipelines.ways import ways_of
 from regard.text.protocol import Span
 from regard.text.tokenizer import word_of_each
 from regard.text.tokenizer import words as word_spans
@@ -67,6 +68,7 @@ def look_at(
     first = pipelines[0]
     all_models = [(None, one) for one in pipelines] + list((steps or {}).items())
     draft = Draft(f"{first.name}: {inputs[0][:60]}", model=first.name, task=first.task or "")
+    read: dict[int, str] = {}  # texts of the first model, where it is an encoder, by the number of their run
     for given in inputs:
         for step, pipeline in all_models:
             name = f"step {step}" if step is not None else f"{pipeline.name}" if len(all_models) > 1 else ""
@@ -86,10 +88,14 @@ def look_at(
                     "made": {"model": pipeline.name, "number": 0, "own": pipeline is first} | at_step,
                 }
                 add_pass(draft, _with_words(pipeline, given), label, about, pipeline.tokenizer)
+                if pipeline is first and draft.document["runs"][-1]["words"]:
+                    read[len(draft.document["runs"]) - 1] = given
             else:
                 raise ConfigError(
                     f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
                 )
+    if read and hasattr(first, "meaning"):
+        draft.document["ways"] = ways_of(first, read)
     if atlas:
         draft.document["atlas"] = atlas_of(first, inputs if len(inputs) > 1 else ())
     return draft.page()
@@ -134,9 +140,11 @@ def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any]
         tokenizer: names the candidates after each layer; None leaves out these, and the test of a map.
     """
     maps = recorded(given)
-    if tokenizer is not None and len(given.tokens) <= LONGEST:
-        about = {**about, "lens": lens_of(given, "text", tokenizer)}
-        if given.predicted and maps:
+    if tokenizer is not None:
+        about = {**about, "lens": lens_of(given, "text", tokenizer)} if len(given.tokens) <= LONGEST else {**about}
+        if not given.predicted:
+            about["untested"] = "an encoder has none"
+        elif maps:
             about |= tested(draft, given, list(maps)[-1], given.tokens)
     add_text(draft, given, maps, label, about)
 
@@ -166,7 +174,9 @@ def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
 
 
 def tested(draft: Draft, given: ForwardPass, site: str, columns: Sequence[str]) -> dict[str, Any]:
-    """What a run says of its map's test: what was found, or which site is to be tested when the page asks."""
+    """What a run says of its map's test: what was found, which site the page will ask for, or why none is."""
+    if max(len(given.tokens), len(columns)) > LONGEST:
+        return {"untested": f"it has more than {LONGEST} tokens or parts, which would take long"}
     return {"believe": dependence_of(given, site, columns)} if draft.tests else {"to_test": site}
 
 
