@@ -430,6 +430,7 @@ def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[s
         "Step",
         "Heads",
         "Long view",
+        "Believe it?",
     ]
     tab.get_by_role("tab", name="Step").click()
     assert tab.get_by_text("What if?").count() == 0  # no server asks a model of pictures
@@ -1347,8 +1348,8 @@ def test_every_stop_of_the_tour_shows_what_it_speaks_of(open_page: Open, pages: 
         onward.click()
     wanted = {
         "translation": ["ribbons", "sentence", "map", "head", "zooms", "zooms", "heads", "verdict", "lens", "take"],
-        "picture": ["media", "sentence", "map", "head", "zooms", "zooms", "take"],
-        "sound": ["media", "sentence", "map", "head", "zooms", "zooms", "heads", "take"],
+        "picture": ["media", "sentence", "map", "head", "zooms", "zooms", "verdict", "take"],
+        "sound": ["media", "sentence", "map", "head", "zooms", "zooms", "heads", "verdict", "take"],
     }
     assert seen == wanted[name]
     aside.get_by_role("button", name="done").click()
