@@ -57,6 +57,8 @@ export interface Scale {
 const scale = ({ weights, signed, line }: { weights: number[][]; signed: number[][]; line: string }): Scale => ({
   weights: table(weights), difference: table(signed), none: [1, 3, 5].map((i) => parseInt(line.slice(i, i + 2), 16)) as Colour,
 });
+/** Colours of lines that are told apart. */
+export const series = (dark: boolean): string[] => (dark ? themes.dark : themes.light).series;
 export const LIGHT = scale(themes.light);
 export const DARK = scale(themes.dark);
 

@@ -81,6 +81,10 @@ export interface Run {
   chosen?: { site: string; heads: number[]; why: string };
   trace?: TraceStep[];
   believe?: Believe;
+  /** The site whose map is tested when it is drawn, where a server answers. */
+  to_test?: string;
+  /** Why no map of it was tested. */
+  untested?: string;
   lens?: Lens;
   media?: Media;
   made?: Made;
@@ -94,6 +98,17 @@ export interface Made {
   settings?: Record<string, string | number | boolean>;
   /** Whether by the page's first model, which is the one that answers its questions. */
   own?: boolean;
+  /** Of the checkpoint of its training, where it is one. */
+  step?: number;
+}
+
+/** The runs of one training on one input, in order of their steps, the trained model last; empty where there are no checkpoints. */
+export function training(runs: Run[], run: Run): number[] {
+  const found = runs.map((one, n) => [one.made?.step ?? Infinity, n] as const).filter(([step, n]) => {
+    const { source, made } = runs[n];
+    return source === run.source && !made?.number && (step < Infinity || made?.own);
+  });
+  return found.length > 1 && found.some(([step]) => step < Infinity) ? found.sort(([a], [b]) => a - b).map(([, n]) => n) : [];
 }
 
 /** Heads over a corpus: importance by ablation, and the roles that are significant. */
@@ -104,6 +119,24 @@ export interface Atlas {
   roles: { site: string; head: number; role: string; effect: number; p: number }[];
 }
 
+/** A word's way through the layers of an encoder, in every text where it stands. */
+export interface Way {
+  word: string;
+  runs: number[];
+  /** Where its neighbours are looked for. */
+  layer: number;
+  /** Shares of the variance that the plane's two directions hold. */
+  explained: number[];
+  /** Of every text and layer the place in the plane. */
+  paths: number[][][];
+  before: [string, number][];
+  after: [string, number][][];
+  towards: [string, number][][];
+  moved_by: [string, number][][];
+  /** Of every layer the standardised cosines between the texts. */
+  cosines: number[][][];
+}
+
 export interface Document {
   regard: string;
   format: number;
@@ -112,6 +145,7 @@ export interface Document {
   task?: string;
   runs: Run[];
   atlas?: Atlas;
+  ways?: Way[];
   live?: { token: string; models?: string[]; asks: string[] };
 }
 

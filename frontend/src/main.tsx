@@ -4,7 +4,7 @@ import { render as renderTree } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { StateContext, usePage } from "./context";
 import { Reader, readTensors, type Document } from "./document";
-import { ask } from "./live";
+import { ask, useTest } from "./live";
 import { Tensors } from "./safetensors";
 import { Align } from "./screens/align";
 import { Believe, BelieveLine } from "./screens/believe";
@@ -13,6 +13,7 @@ import { Heads } from "./screens/heads";
 import { Long } from "./screens/long";
 import { Media } from "./screens/media";
 import { Step } from "./screens/step";
+import { Ways } from "./screens/ways";
 import { WordsInLayers } from "./screens/words";
 import { createState, type Screen, type State } from "./state";
 import css from "./style.css";
@@ -20,16 +21,17 @@ import { TakeAlong } from "./take";
 import { begin, Tour } from "./tour";
 
 const NAMES: Record<Screen, string> = { // in this order
-  media: "Picture and sound", align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", words: "Logit lens",
+  media: "Picture and sound", align: "Align", step: "Step", heads: "Heads", long: "Long view", believe: "Believe it?", compare: "Compare", words: "Logit lens", ways: "Word's way",
 };
 const MEDIA = { picture: "Picture", sound: "Sound" };
-const VIEWS = { align: Align, step: Step, heads: Heads, long: Long, believe: Believe, compare: Compare, media: Media, words: WordsInLayers };
+const VIEWS = { align: Align, step: Step, heads: Heads, long: Long, believe: Believe, compare: Compare, media: Media, words: WordsInLayers, ways: Ways };
 
 function screensOf(page: State): Screen[] {
   const run = page.run.value;
   return (Object.keys(NAMES) as Screen[]).filter((one) => {
     if (one === "media") return !!run.media;
     if (one === "words") return !!run.lens;
+    if (one === "ways") return !!page.document.value.ways?.some(({ runs }) => runs.includes(page.runIndex.value));
     if (one === "compare" && page.document.value.runs.length === 1 && run.maps.length === 1 && run.maps[0].how.heads === 1) return false;
     if (one === "align" || one === "heads" || one === "compare") return !page.large.value;
     if (one === "believe") return !!run.believe || !!page.document.value.live;
@@ -52,6 +54,7 @@ function AskForm() {
       const reader = new Reader(await readTensors(tensors));
       batch(() => {
         page.reader.value = reader;
+        page.tests.value = new Map();
         page.document.value = { ...document, live, atlas: page.document.value.atlas };
         page.pinned.value = null;
         page.hover.value = { row: null, column: null };
@@ -78,6 +81,7 @@ function Shell({ framed }: { framed: boolean }) {
   const screens = screensOf(page);
   const screen = screens.includes(page.screen.value) ? page.screen.value : page.large.value ? "long" : screens[0];
   const View = VIEWS[screen];
+  useTest(page);
   useEffect(() => {
     const query = matchMedia("(prefers-color-scheme: dark)");
     const set = () => (page.systemDark.value = query.matches);

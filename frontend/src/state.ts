@@ -1,9 +1,9 @@
 // What a view is of: kept in the address, so that a link shows the same.
 import { computed, effect, signal } from "@preact/signals";
 import { DARK, LIGHT, type Scale } from "./colour";
-import type { Document, MapInfo, Reader, Run } from "./document";
+import type { Believe, Document, MapInfo, Reader, Run } from "./document";
 
-export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words"] as const;
+export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words", "ways"] as const;
 export type Screen = (typeof SCREENS)[number];
 
 export const ZOOMS = ["model", "head", "row", "weight"] as const;
@@ -34,6 +34,8 @@ export function createState(source: Source, inAddress: boolean) {
   const tour = signal<number | null>(null);
   const other = signal<{ run: number; site: string; head: number | "mean" } | null>(null);
 
+  const tests = signal(new Map<Run, Believe | string>()); // made after the maps were drawn; a string is why not
+
   const run = computed<Run>(() => document.value.runs[Math.min(runIndex.value, document.value.runs.length - 1)]);
   const map = computed<MapInfo>(() => {
     const maps = run.value.maps;
@@ -42,6 +44,12 @@ export function createState(source: Source, inAddress: boolean) {
       maps.find((m) => m.site === run.value.chosen?.site) ??
       maps[maps.length - 1]
     );
+  });
+  /** The test of the run's map; the site that is being tested; or why it could not be. */
+  const believe = computed<{ found?: Believe; testing?: string; fault?: string }>(() => {
+    const known = run.value.believe ?? tests.value.get(run.value);
+    if (typeof known === "string") return { fault: known };
+    return known ? { found: known } : { testing: document.value.live && run.value.to_test };
   });
   const all = computed(() => Array.from({ length: map.value.how.heads }, (_, h) => h));
   const heads = computed<number[]>(() => {
@@ -101,7 +109,7 @@ export function createState(source: Source, inAddress: boolean) {
   }
   return {
     document, reader, screen, zoom, runIndex, run, site, map, head, heads, all, why, byWords, hover, pinned, place, theme,
-    systemDark, dark, scale, grid, large, tour, other,
+    systemDark, dark, scale, grid, large, tour, other, tests, believe,
   };
 }
 

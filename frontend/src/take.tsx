@@ -19,7 +19,9 @@ function python(page: ReturnType<typeof usePage>): string {
   const byWords = page.byWords.value && [map.rows, map.columns].some((side) => run.words?.[side ?? ""]);
   const head = (of: string) => `head = ${of}${pick}${byWords ? "   # of tokens; the page joins them to words" : ""}`;
   const observed = (call: string) => ["with regard.observe(model) as seen:", `    ${call}`, head(`seen[${quoted(map.site)}][0].select(0)`)];
-  const lines = ["import regard", "", `model = regard.load(${quoted(model)})`];
+  const step = run.made?.step; // of a checkpoint
+  const lines = step === undefined ? ["import regard", "", `model = regard.load(${quoted(model)})`]
+    : ["import regard", "from regard.pipelines.checkpoints import checkpoints_of", "", `model = checkpoints_of(${quoted(model)})[${step}]`];
   // a text without an output of its own; the maps of a search, which hold the output's positions; those of a whole text
   if (task === "fill") return [...lines, `given = model.forward_pass(${quoted(run.source)})`, ...observed("given()"), 'seen.look("page.html", tokens=given.tokens)'].join("\n");
   lines.push(`made = model(${task === "answer" ? '"picture.png", ' : ""}${quoted(run.source)}${given})${settings ? "" : "   # and the settings that it was made with"}`);

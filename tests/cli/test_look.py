@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copy
 from urllib.request import urlopen
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 import regard
 from regard import cli
+from regard.training.checkpoint import load_checkpoint
 
 
 def document(path: Path) -> dict:
@@ -40,6 +42,39 @@ def test_several_inputs_and_models_are_runs(tiny_run: Path, tmp_path: Path) -> N
     labels = [run["label"] for run in document(path)["runs"] if "of the beam" not in run["label"]]
     assert len(labels) == 4
     assert "“le chien”" in labels[-1]
+
+
+def test_checkpoints_of_a_run_are_runs_of_the_page(tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    assert cli.run(["look", str(tiny_run), "le chat noir", "--checkpoints", "--save", str(path)]) == 0
+    runs = document(path)["runs"]
+    kept = {int(one.stem.removeprefix("best-")): one for one in tiny_run.glob("best-*.safetensors")}
+    assert len(kept) > 1
+    steps = {run["made"]["step"]: run for run in runs if "step" in run["made"]}
+    assert list(steps) == sorted(kept)
+    for step, run in steps.items():
+        model = regard.load(tiny_run)
+        model.model.load_state_dict(load_checkpoint(kept[step])[0])
+        assert run["text"] == model("le chat noir", beam=4).text
+        assert run["label"] == f"step {step}"
+        assert not run["made"]["own"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("fr-en", "fr-en is no run's folder: only a run has checkpoints, in best-*.safetensors"),
+     ("RUN", "there is no best-*.safetensors")],
+)  # fmt: skip
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+def test_a_model_without_checkpoints_says_so(tiny_run: Path, tmp_path: Path, capsys, name: str, said: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for one in tiny_run.iterdir():
+        if one.is_file() and not one.name.startswith("best-"):
+            copy(one, folder)
+    arguments = ["look", str(folder) if name == "RUN" else name, "le chat", "--checkpoints", "--save"]
+    assert cli.run([*arguments, str(tmp_path / "page.html")]) in (1, 2)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -28,7 +29,8 @@ from regard.explorer.server import create_explorer
 from regard.figures.page import Page, script
 from regard.figures.style import THEMES, scale
 from regard.observation.intervene import ablate
-from regard.pipelines.page import look_at
+from regard.pipelines.checkpoints import checkpoints_of
+from regard.pipelines.page import look_at, recorded
 
 Open = Callable[..., Any]
 T, S, D, H = 7, 11, 5, 3
@@ -262,6 +264,34 @@ def test_the_verdict_says_which_other_map_was_tested(open_page: Open, translatio
     assert not tab.get_by_text("attention alone is no explanation").count()
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["picture", "sound"])
+def test_a_picture_or_a_sound_is_tested_part_by_part(
+    open_page: Open, pages: dict[str, Page], name: str, theme: str
+) -> None:
+    run = pages[name].document["runs"][0]
+    tab = open_page(pages[name], f"#screen=believe&theme={theme}", viewport={"width": 320, "height": 900})
+    zeroed = run["believe"]["measures"]["zeroed"]
+    card = tab.locator(".trio .card").filter(has_text="value zeroing")
+    assert f"the part's value is taken away; the 40 largest of {len(zeroed)}" in card.inner_text()
+    rows = [row.inner_text().split("\t") for row in card.locator("tbody tr").all()]
+    least = sorted(map(abs, zeroed))[-40]
+    assert [float(row[1].replace("−", "-")) for row in rows] == [
+        pytest.approx(value, abs=1e-3) for value in zeroed if abs(value) >= least
+    ]
+    first = next(n for n, value in enumerate(zeroed) if abs(value) >= least)
+    place = run["media"]["positions"][first]
+    assert rows[0][0] == (f"{first // 12 + 1},{first % 12 + 1}" if name == "picture" else f"{place[0]:.2f} s")
+    tab.get_by_role("tab", name="Align", exact=True).click()
+    assert VERDICT.search(tab.locator(".believe.line").inner_text())
+
+
+def test_an_encoders_page_says_why_nothing_was_tested(open_page: Open) -> None:
+    tab = open_page(look_at([regard.load("english")], ["the river"]))
+    line = tab.locator(".believe.line").inner_text()
+    assert line == "Believe it? This map was not tested against the output: an encoder has none."
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 def test_the_overview_of_a_long_map_stands_beside_it(open_page: Open, pages: dict[str, Page], width: int) -> None:
     tab = open_page(pages["long"], "#screen=long", viewport={"width": width, "height": 900})
@@ -307,6 +337,91 @@ def test_an_address_that_fits_no_view_opens_one(open_page: Open, translation: Pa
         assert "NaN" not in said
 
 
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+def test_a_slider_runs_through_the_checkpoints_of_a_training(
+    open_page: Open, tiny_run: Path, theme: str, width: int
+) -> None:
+    model, steps = regard.load(tiny_run), checkpoints_of(tiny_run)
+    text, site = "le chat noir", "encoder.layers.0.self"
+    address = f"#screen=compare&theme={theme}&site={site}&head=1&unit=tokens"
+    tab = open_page(look_at([model], [text], steps=steps), address, viewport={"width": width, "height": 900})
+    slider = tab.get_by_role("slider", name="checkpoint")
+    total = len(steps) + 1
+    own = recorded(model(text).forward_pass())[site].full()[1]
+    for number, (step, other) in enumerate(steps.items()):
+        assert tab.get_by_text(f"the second: step {step} ({number + 1} of {total})").is_visible()
+        theirs = recorded(other(text).forward_pass())[site].full()[1]
+        for name, wanted in (("second map", theirs), ("difference", own - theirs)):
+            canvas = tab.get_by_role("img", name=name, exact=True)
+            cell, tall = (float(canvas.get_attribute(f"data-{one}")) for one in ("cell", "tall"))
+            canvas.hover(position={"x": 1.5 * cell, "y": 0.5 * tall})
+            said = tab.locator(".tip").inner_text().rpartition(" ")[2].replace("−", "-").replace("<", "")
+            assert float(said) == pytest.approx(float(wanted[0, 1]), abs=1e-3)
+        slider.focus()
+        tab.keyboard.press("ArrowRight")
+    assert tab.get_by_text(f"the second: the trained model ({total} of {total})").is_visible()
+    tab.mouse.move(0, 0)
+    if AXE.exists():
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate(VIOLATIONS) == []
+    tab.keyboard.press("Home")
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+def test_the_copied_python_of_a_checkpoint_gives_what_is_shown(open_page: Open, tmp_path: Path, tiny_run: Path) -> None:
+    steps = checkpoints_of(tiny_run)
+    page = look_at([regard.load(tiny_run)], ["le chat noir"], steps=steps)
+    number = next(n for n, run in enumerate(page.document["runs"]) if "step" in run["made"])
+    tab = open_page(page, f"#run={number}&unit=tokens")
+    tab.get_by_role("button", name="export").click()
+    made: dict[str, Any] = {}
+    exec(tab.locator("dialog pre").inner_text().replace('"page.html"', repr(str(tmp_path / "made.html"))), made)
+    run = page.document["runs"][number]
+    assert made["made"].text == run["text"]
+    assert (
+        steps[run["made"]["step"]]("le chat noir", beam=4)
+        .attention[run["chosen"]["site"]]
+        .full()
+        .allclose(made["made"].attention[run["chosen"]["site"]].full(), atol=1e-5)
+    )
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+def test_a_word_goes_its_way_through_the_layers_of_an_encoder(open_page: Open, theme: str, width: int) -> None:
+    model, texts = regard.load("english"), ["he sat on the bank of the river", "we took the money to the bank"]
+    tab = open_page(look_at([model], texts), f"#screen=ways&theme={theme}", viewport={"width": width, "height": 900})
+    found = model.meaning("bank", texts)  # the longest word of both
+    assert tab.get_by_role("heading", name="“bank” through the layers").is_visible()
+    lines = tab.locator("svg.way polyline").evaluate_all("all => all.map(one => one.getAttribute('points'))")
+    drawn = np.array([[float(x) for x in line.replace(",", " ").split()] for line in lines]).reshape(2, -1, 2)
+    wanted = found.projection.numpy() * [1, -1]  # upwards
+    for points in (drawn, wanted):
+        points -= points.min((0, 1))
+        points /= points.max((0, 1))
+    np.testing.assert_allclose(drawn, wanted, atol=1e-4)
+    for n, text in enumerate(texts):
+        part = tab.get_by_role("region", name=f"text {n + 1}", exact=True)
+        said = part.inner_text()
+        assert text in said
+        nearest = ", ".join(f"{word} ({value:.2f})" for word, value in found.after[n][:6])
+        assert f"nearest words in layer {found.layer}: {nearest}" in said
+        rows = [row.inner_text().split() for row in part.locator("tbody tr").all()]
+        assert [(word, float(value)) for word, value in rows] == [
+            (one.word, pytest.approx(one.change, abs=6e-4)) for one in found.moved_by[n][:5]
+        ]
+    cells = tab.get_by_role("group", name="cosines by layer").locator("td").all_inner_texts()
+    assert [float(x.replace("−", "-")) for x in cells] == pytest.approx(found.standardised[:, 0, 1].tolist(), abs=6e-3)
+    if AXE.exists():
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate(VIOLATIONS) == []
+    tab.get_by_role("combobox", name="word").select_option("river")
+    assert tab.locator("svg.way polyline").count() == 1
+    tab.get_by_role("combobox", name="run").select_option("1")
+    assert tab.get_by_role("heading", name="“bank” through the layers").is_visible()  # there is no river in it
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
 def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[str, Page]) -> None:
     tab = open_page(pages["picture"])
     assert [one.inner_text() for one in tab.get_by_role("tab").all()] == [
@@ -315,6 +430,7 @@ def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[s
         "Step",
         "Heads",
         "Long view",
+        "Believe it?",
     ]
     tab.get_by_role("tab", name="Step").click()
     assert tab.get_by_text("What if?").count() == 0  # no server asks a model of pictures
@@ -855,6 +971,58 @@ def test_what_if_of_a_decoder_alone_shows_the_changed_head(browser: Any) -> None
         tab.close()
 
 
+@pytest.mark.parametrize(("theme", "width"), [("light", 1350), ("dark", 320)])
+def test_a_patch_from_another_sentence_shows_the_attention_before_and_after(
+    browser: Any, translation: Page, theme: str, width: int
+) -> None:
+    model = regard.load("fr-en")
+    app, token = create_explorer(translation, model)
+    run = translation.document["runs"][0]
+    site, (head,) = run["chosen"]["site"], run["chosen"]["heads"]
+    other = "le chien blanc"
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=step&theme={theme}")
+        assert tab.get_by_role("button", name="patch", exact=True).is_disabled()
+        tab.get_by_role("textbox", name="another sentence").fill("le chien")
+        tab.get_by_role("button", name="patch", exact=True).click()
+        tab.get_by_role("alert").get_by_text("take a sentence of as many tokens").wait_for()
+        tab.get_by_role("textbox", name="another sentence").fill(other)
+        tab.keyboard.press("Enter")
+        parts = {name: tab.get_by_role("region", name=name, exact=True) for name in ("before", "after")}
+        parts["after"].locator("path").first.wait_for()
+        made = model("le chat noir", beam=4)
+        there = replace(model(other, beam=4), ids=made.ids, tokens=made.tokens, text=made.text)
+        kept = {site: recorded(there.forward_pass())[site]}
+        matrix = replace(there, attention=kept, source=made.source, read=made.read).alignment.matrix
+        drawn, source, output = ribbons(parts["after"]), made.source.split(), made.text.split()
+        for i, word in enumerate(output):
+            for j, key in enumerate(source):
+                assert drawn.get((key, word), 0.0) == pytest.approx(
+                    float(matrix[i, j]), abs=0.03 if (key, word) not in drawn else 1e-3
+                )
+        assert ribbons(parts["before"]) != drawn
+        assert f"the weights of head {head} of decoder layer 1 · cross-attention from “{other}”" in (
+            tab.locator(".believe").last.inner_text()
+        )
+        tab.get_by_role("combobox", name="part to patch").select_option("values")
+        tab.get_by_role("button", name="patch", exact=True).click()
+        tab.get_by_text("With the values of").wait_for()
+        assert ribbons(parts["after"]) == ribbons(parts["before"])  # only what is read changes
+        if AXE.exists():
+            tab.evaluate(AXE.read_text(encoding="utf-8"))
+            assert tab.evaluate(VIOLATIONS) == []
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert wide <= 0
+
+
+def test_a_saved_page_says_that_it_cannot_patch(open_page: Open, translation: Page) -> None:
+    tab = open_page(translation, "#screen=step")
+    assert tab.get_by_text("a saved page has no model to ask, nor to patch from another sentence").is_visible()
+    assert not tab.get_by_role("button", name="patch", exact=True).count()
+
+
 SPEECH = (
     "To be, or not to be, that is the question: whether it is nobler in the mind to suffer the slings and arrows of "
     "outrageous fortune, or to take arms against a sea of troubles, and by opposing end them. To die, to sleep; no more"
@@ -944,6 +1112,7 @@ def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: An
         look("le chien noir dort dans le jardin")
         assert not tab.get_by_text("for “▁cat”").count()
         sentence = look_at([model], ["le chien noir dort dans le jardin"]).document["runs"][0]["believe"]["sentence"]
+        tab.locator(".verdict").wait_for()
         assert tab.locator(".verdict").inner_text() == sentence.replace(site, "decoder layer 1 · cross-attention")
         view("Logit lens").click()
         tab.locator(".lens td").last.hover()
@@ -951,6 +1120,42 @@ def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: An
         assert tab.locator(".lens tbody tr").count() == len(model("le chat", beam=4).tokens)
         tab.close()
     assert faults == []
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+@pytest.mark.parametrize(("name", "text"), [("fr-en", "le chat noir"), ("shakespeare", "To be, or not")])
+def test_maps_are_drawn_before_they_are_tested(browser: Any, theme: str, width: int, name: str, text: str) -> None:
+    model = regard.load(name)
+    app, token = create_explorer(look_at([model], [text], tests=False), model)
+    held: list[Any] = []
+    faults: list[str] = []
+    with Served(app) as port:
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+        tab.route("**/api/believe", lambda route: held.append(route))
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#theme={theme}")
+        tab.get_by_text("This map is being tested against the output …").wait_for()
+        assert tab.locator(".ribbons path").count() > 3
+        while not held:  # the question comes when the maps are drawn
+            tab.wait_for_timeout(10)
+        tab.get_by_role("tab", name="Believe it?").click()
+        assert tab.get_by_text("is being tested …").is_visible()
+        run = look_at([model], [text]).document["runs"][0]
+        later = held.pop()  # the server was asked something else first: the page asks again
+        later.fulfill(json={"later": True})
+        while not held:
+            tab.wait_for_timeout(10)
+        held.pop().continue_()
+        tab.locator(".verdict").wait_for()
+        site = run["believe"]["site"]
+        named = tab.locator("[data-tour=verdict] header .note").inner_text().removeprefix("tested at ")
+        assert tab.locator(".verdict").inner_text() == run["believe"]["sentence"].replace(site, named)
+        tab.get_by_role("tab", name="Align", exact=True).click()
+        assert tab.get_by_text("for this output" if run["believe"]["holds"] else "explains little").count()
+        assert not held
+        wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        tab.close()
+    assert (wide, faults) == (0, [])
 
 
 def test_questions_are_put_to_the_model_and_the_output_that_they_are_about(browser: Any) -> None:
@@ -1143,8 +1348,8 @@ def test_every_stop_of_the_tour_shows_what_it_speaks_of(open_page: Open, pages: 
         onward.click()
     wanted = {
         "translation": ["ribbons", "sentence", "map", "head", "zooms", "zooms", "heads", "verdict", "lens", "take"],
-        "picture": ["media", "sentence", "map", "head", "zooms", "zooms", "take"],
-        "sound": ["media", "sentence", "map", "head", "zooms", "zooms", "heads", "take"],
+        "picture": ["media", "sentence", "map", "head", "zooms", "zooms", "verdict", "take"],
+        "sound": ["media", "sentence", "map", "head", "zooms", "zooms", "heads", "verdict", "take"],
     }
     assert seen == wanted[name]
     aside.get_by_role("button", name="done").click()

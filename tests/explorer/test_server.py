@@ -3,8 +3,11 @@
 import base64
 import gzip
 import json
+import threading
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +15,10 @@ from safetensors.torch import load as read_tensors
 from starlette.testclient import TestClient
 
 import regard
-from regard.explorer.server import create_explorer
+from regard.attention.maps.packed import pack_map
+from regard.explorer.patches import Part, patched
+from regard.explorer.questions import Believe
+from regard.explorer.server import QUESTIONS, create_explorer
 from regard.figures.page import Page
 from regard.observation.intervene import ablate
 from regard.pipelines.page import look_at
@@ -222,6 +228,80 @@ def forced(weights: torch.Tensor) -> torch.Tensor:
     return weights
 
 
+PATCHES = {  # a model, its site and head, a text, and one of as many tokens
+    "to the source": ("fr-en", "decoder.layers.1.cross", 1, "le chat noir dort", "le chien blanc dort"),
+    "in the source": ("fr-en", "encoder.layers.1.self", 3, "le chat noir dort", "le chien blanc dort"),
+    "in the output": ("fr-en", "decoder.layers.1.self", 0, "le chat noir dort", "la maison est grande et vieille"),
+    "step by step": ("fr-en-rnn", "decoder.cross", 0, "le chat noir dort", "le chien blanc dort"),
+    "a decoder alone": ("shakespeare", "decoder.layers.2.self", 1, "To be, or not", "To me, or him"),
+}
+
+
+@pytest.mark.parametrize("part", ["weights", "query", "key", "value"])
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_patch_from_another_sentence(name: str, part: str) -> None:
+    known, site, head, text, other = PATCHES[name]
+    model = regard.load(known)
+    settings: dict[str, Any] = {"length": 64, "seed": 0} if known == "shakespeare" else {"beam": 4}
+    made = model(text, **settings)
+    given, wanted = made.forward_pass(), torch.tensor(made.ids)[:, None]
+    if known == "shakespeare":
+        there = model.pass_over([*model.encode(other), *made.ids[:-1]], made.ids)
+    else:
+        there = replace(model(other), ids=made.ids, tokens=made.tokens, text=made.text).forward_pass()
+
+    def total(out: Any) -> torch.Tensor:
+        return getattr(out, "logits", out)[0, -len(wanted) :].float().log_softmax(-1).gather(-1, wanted).sum()
+
+    found = patched(given, there, site, head, cast(Part, part))
+    if name != "in the output":  # where the other source has another number of tokens, which `patch` refuses
+        table = regard.patch(model.model, there.arguments, given.arguments, total, part, sites=[site])
+        assert float(total(found.logits[None])) == pytest.approx(float(table.table[0, head]), abs=1e-3)
+    own, theirs = (patched(one, one, site, head, "value").maps for one in (given, there))
+    same = patched(given, given, site, head, cast(Part, part))  # its own part
+    torch.testing.assert_close(same.maps[site].full(), own[site].full(), atol=1e-5, rtol=0)
+    packed = [pack_map(one[site])[1] for one in (own, theirs)]
+    wanted_map = own[site].full().clone()
+    if part == "weights":
+        wanted_map[head] = theirs[site].full()[head]
+    elif part != "value" and name == "to the source":
+        mixed = {one: packed[0][one].clone() for one in ("query", "key")}
+        mixed[part][head] = packed[1][part][head]
+        wanted_map = (mixed["query"] @ mixed["key"].mT).softmax(-1)
+    if part == "weights" or name == "to the source" or (part == "value" and name != "step by step"):  # no state follows
+        torch.testing.assert_close(found.maps[site].full(), wanted_map, atol=1e-5, rtol=0)
+    app, _ = create_explorer(look_at([model], [text], tests=False), model, TOKEN)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        answer = ask(client, "what-if", source=text, site=site, head=head, position=1,
+                     change={"kind": "patch", "part": part, "text": other})  # fmt: skip
+    change = float(total(found.logits[None]) - total(given.logits().detach()))
+    said = f"({change:+.2f} nats)".replace("-", "−") if abs(change) >= 0.005 else "as probable as before"
+    assert said in answer["sentence"]
+    assert f"from “{other}”" in answer["sentence"]
+    assert answer["text"] == answer["before"]["text"] == made.text
+    assert answer["step"][0][1] == pytest.approx(float(found.logits[1].softmax(-1).max()), abs=1e-4)
+    after = answer["page"]["document"]["runs"][1]
+    if known != "shakespeare":
+        logs = found.logits.float().log_softmax(-1).gather(-1, wanted)[:-1].sum()  # all but the end
+        assert sum(after["words"]["output"]["log_prob"]) == pytest.approx(float(logs), abs=1e-3)
+    for one in after["maps"]:
+        tensors = read_tensors(gzip.decompress(base64.b64decode(answer["page"]["tensors"])))
+        for key, tensor in pack_map(found.maps[one["site"]])[1].items():
+            torch.testing.assert_close(tensors[f"{one['tensors']}.{key}"], tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"text": "le chien"}, "take a sentence of as many tokens"), ({"text": " "}, "there is no other sentence"),
+     ({"text": "la maison noire", "part": "state"}, "change.part")],
+)  # fmt: skip
+def test_a_patch_that_cannot_be_made_is_one_sentence(client: TestClient, change: dict[str, str], said: str) -> None:
+    body = {"source": "le chat noir", "site": "decoder.layers.1.cross", "change": {"kind": "patch", **change}}
+    answer = client.post("/api/what-if", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 422
+    assert said in answer.json()["error"]["message"]
+
+
 def test_believe(client: TestClient) -> None:
     common = {"source": "le chat noir", "site": "decoder.layers.1.cross"}
     whole, one = ask(client, "believe", **common), ask(client, "believe", **common, position=1)
@@ -229,6 +309,45 @@ def test_believe(client: TestClient) -> None:
     assert "step" in one
     assert "step" not in whole
     assert len(one["measures"]["zeroed"]) == len(one["columns"])
+
+
+def test_another_text_comes_before_the_test_of_its_map(client: TestClient, model: Any) -> None:
+    text = "le chien dort"
+    (run, *others) = ask(client, "look", text=text)["document"]["runs"]
+    assert "believe" not in run
+    assert all("to_test" not in other for other in others)
+    found = ask(client, "believe", source=text, output=run["text"], site=run["to_test"], yields=True)
+    wanted = look_at([model], [text]).document["runs"][0]
+    assert (found, run["to_test"]) == (wanted["believe"], wanted["chosen"]["site"])
+    assert "to_test" not in wanted
+
+
+def test_only_the_answering_model_is_tested_later(model: Any) -> None:
+    other = regard.load("fr-en-fast")
+    runs = look_at([model, other], ["le chat"], tests=False).document["runs"]
+    first, second = (next(run for run in runs if run["label"] == one.name) for one in (model, other))
+    assert ("to_test" in first, "believe" in first) == (True, False)
+    assert ("to_test" in second, "believe" in second) == (False, True)
+
+
+def test_a_test_in_the_background_gives_way_to_other_questions(
+    translation: Page, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = threading.Event()
+
+    def endless(_: Any, asked: Believe, between: Any = None) -> dict[str, Any]:
+        while asked.yields:
+            started.set()
+            between()
+        return {}
+
+    monkeypatch.setitem(QUESTIONS, "believe", (Believe, endless))
+    app, _ = create_explorer(translation, model, TOKEN)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as made, ThreadPoolExecutor(1) as beside:
+        test = beside.submit(ask, made, "believe", source="le chat", site="decoder.layers.1.cross", yields=True)
+        started.wait()
+        assert ask(made, "look", text="le chien")["document"]["runs"][0]["source"] == "le chien"
+        assert test.result() == {"later": True}
 
 
 def test_heads_over_a_corpus(client: TestClient, model: Any) -> None:

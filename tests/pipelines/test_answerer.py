@@ -146,6 +146,7 @@ def test_the_page_of_an_answer_has_its_picture_and_its_looks(run: Path, asked: P
     (shown,) = page.document["runs"]  # other answers have no attention of their own
     assert (shown["source"], shown["text"]) == (said.question, said.text)
     assert shown["media"]["positions"] == said.positions.tolist()
+    assert shown["untested"] == "an answer is one of a list, and the test is of an output of tokens"
     for info in shown["maps"]:
         assert info["columns"] == "source"
         names = shown["sequences"][info["rows"]]

@@ -64,6 +64,38 @@ def test_pictures_and_sounds_are_in_the_page(name: str, file: str, kind: str) ->
     assert len(run["media"]["positions"]) == cross["how"]["keys"]
 
 
+@pytest.mark.parametrize(("name", "file"), [("emoji", "picture.png"), ("spelling", "recording.flac")])
+def test_the_map_of_a_picture_or_a_sound_is_tested(name: str, file: str) -> None:
+    model = regard.load(name)
+    made = model(str(SAMPLES / file))
+    (run,) = made.look().document["runs"]
+    site, found = run["chosen"]["site"], run["believe"]
+    assert found["site"] == site
+    assert len(found["columns"]) == len(made.positions)
+    wanted = torch.tensor(made.ids)[:, None]
+
+    def log_prob() -> float:
+        return float(made.forward_pass().logits().detach()[0].log_softmax(-1).gather(-1, wanted).sum())
+
+    def without(weights: torch.Tensor) -> torch.Tensor:
+        weights = weights.clone()
+        weights[..., 5] = 0
+        return weights
+
+    whole = log_prob()
+    with regard.intervene(model.model, site, without):
+        assert found["measures"]["zeroed"][5] == pytest.approx(whole - log_prob(), abs=1e-3)
+
+
+def test_a_run_says_why_its_map_was_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = look_at([regard.load("english")], ["the river"]).document["runs"]
+    assert run["untested"] == "an encoder has none"
+    monkeypatch.setattr("regard.pipelines.page.LONGEST", 20)
+    (run,) = regard.load("emoji")(str(SAMPLES / "picture.png")).look().document["runs"]
+    assert run["untested"] == "it has more than 20 tokens or parts, which would take long"
+    assert "believe" not in run
+
+
 def test_what_has_parts_is_looked_at_part_by_part() -> None:
     made = regard.load("fr-en")("Le chat dort. Le chien court.")
     with pytest.raises(ConfigError, match=r"several parts, each with its own attention: look at one of its parts"):

@@ -1,9 +1,9 @@
 // Whether a map may be believed: what else was measured of the same prediction, side by side.
 import { useState } from "preact/hooks";
 import { usePage } from "../context";
-import { siteName, type Believe as Found, type Run } from "../document";
+import { names, siteName, type Believe as Found, type Run } from "../document";
 import { ask } from "../live";
-import { Bars, number } from "../parts";
+import { Bars, number, type Bar } from "../parts";
 
 const NAMES: Record<string, [string, string]> = {
   attention: ["attention", "the weight on each token, summed over heads and queries"],
@@ -24,10 +24,13 @@ export function reason(found: Pick<Found, "holds" | "change" | "agreement">): st
   return `shuffling its weights ${change}, little beside taking a token's value away`;
 }
 
+/** What was read is tokens, or parts of a picture or a sound. */
+const inWords = (run: Run, text: string) => (run.media ? text.replaceAll("token", "part") : text);
+
 /** The sentence that stands on every other view; on this one the verdict itself does. */
 export function BelieveLine() {
   const page = usePage();
-  const found = page.run.value.believe;
+  const { found, testing } = page.believe.value;
   const elsewhere = found && found.site !== page.map.value.site;
   return (
     <p class={`believe line${found && !elsewhere && !found.holds ? " doubt" : ""}`} data-tour="believe">
@@ -35,13 +38,22 @@ export function BelieveLine() {
         <b>Believe it? </b>
         {found && !elsewhere ? (
           <span title={plain(found)}>
-            This map {found.holds ? "may be believed for this output" : "explains little of this output"}<span class="more">: {reason(found)}</span>.
+            This map {found.holds ? "may be believed for this output" : "explains little of this output"}<span class="more">: {inWords(page.run.value, reason(found))}</span>.
           </span>
-        ) : "This map was not tested against the output: attention alone is no explanation."}
+        ) : testing === page.map.value.site ? "This map is being tested against the output …" : `This map was not tested against the output: ${page.run.value.untested ?? "attention alone is no explanation"}.`}
       </span>
-      {(page.document.value.live || page.run.value.believe) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
+      {(page.document.value.live || found) && <button onClick={() => (page.screen.value = "believe")}>details</button>}
     </p>
   );
+}
+
+const MOST = 40; // numbers of a measure
+
+/** All of them, or those that are largest, in their order. */
+function largest(bars: Bar[]): Bar[] {
+  if (bars.length <= MOST) return bars;
+  const least = bars.map(({ value }) => Math.abs(value)).sort((a, b) => b - a)[MOST - 1];
+  return bars.filter(({ value }) => Math.abs(value) >= least).slice(0, MOST);
 }
 
 export function Believe() {
@@ -51,7 +63,10 @@ export function Believe() {
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState("");
   const [chosen, setChosen] = useState<{ run: Run; found: Found } | null>(null);
-  const found = chosen?.run === run ? chosen.found : run.believe; // of another text it says nothing
+  const own = page.believe.value;
+  const found = chosen?.run === run ? chosen.found : own.found; // of another text it says nothing
+  const tested = run.maps.find(({ site }) => site === found?.site);
+  const keys = run.media && tested ? names(run, tested, "columns") : found?.columns ?? [];
   const output = run.sequences.output ?? [];
   const test = async (position: number | null) => {
     setBusy(true);
@@ -67,7 +82,7 @@ export function Believe() {
     <>
       <section class="card" data-tour="verdict">
         <header><h2>May this map be believed?</h2>{found && <span class="note">tested at {siteName(found.site)}{found.step ? `, for ${found.step}` : ""}</span>}</header>
-        {found ? <p class={`believe verdict${found.holds ? "" : " doubt"}`}>{plain(found)}</p> : <p>No test was run for this run. {live ? (run.made?.own === false || run.made?.number ? `${page.document.value.model} is asked about its first output: choose that run on Align.` : "Run one below.") : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
+        {found ? <p class={`believe verdict${found.holds ? "" : " doubt"}`}>{plain(found)}</p> : own.testing ? <p role="status">{siteName(own.testing)} is being tested …</p> : own.fault ? <p>The test failed: {own.fault}.</p> : <p>No test was run for this run{run.untested && `: ${run.untested}`}. {live ? (run.made?.own === false || run.made?.number ? `${page.document.value.model} is asked about its first output: choose that run on Align.` : "Run one below.") : <>A page of a translator or a language model has one: <code>regard look MODEL "text" --save page.html</code></>}</p>}
         {found && found.site !== page.map.value.site && <p class="note">The other views show {siteName(page.map.value.site)}, which was not tested.</p>}
         {live?.asks.includes("believe") && run.source !== undefined && run.made?.own !== false && !run.made?.number && (
           <div class="bar-line" style={{ marginTop: "10px" }}>
@@ -83,8 +98,8 @@ export function Believe() {
           {Object.entries(found.measures).map(([name, values]) => (
             <section class="card" key={name}>
               <header><h2>{NAMES[name]?.[0] ?? name}</h2></header>
-              <p class="note">{NAMES[name]?.[1] ?? ""}</p>
-              <Bars of="token" heading={name === "attention" ? "weight" : "nats"} bars={values.map((value, n) => ({ name: found.columns[n] ?? String(n), value, shown: number(value, 3) }))} />
+              <p class="note">{inWords(run, NAMES[name]?.[1] ?? "")}{values.length > MOST && `; the ${MOST} largest of ${values.length}`}</p>
+              <Bars of={inWords(run, "token")} heading={name === "attention" ? "weight" : "nats"} bars={largest(values.map((value, n) => ({ name: keys[n] ?? String(n), value, shown: number(value, 3) })))} />
             </section>
           ))}
         </div>

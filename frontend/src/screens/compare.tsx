@@ -1,6 +1,6 @@
 // Two maps and their signed difference: two heads, two outputs of a beam, two models or checkpoints.
 import { usePage } from "../context";
-import { headsName, siteName, type Grid, type MapInfo, type Run } from "../document";
+import { headsName, siteName, training, type Grid, type MapInfo, type Run } from "../document";
 import { HeadPicker, Heatmap, Legend, RunPicker, runName } from "../parts";
 
 /** a − b, where both have the same names on both axes; null where they have not the same size. */
@@ -16,10 +16,14 @@ export function Compare() {
   const page = usePage();
   const runs = page.document.value.runs;
   const a: { run: Run; map: MapInfo; heads: number[] } = { run: page.run.value, map: page.map.value, heads: page.heads.value };
-  // at first: another head; of a single head, another layer; of a single map, another run
-  const start = page.other.value ?? (a.map.how.heads > 1 ? { run: page.runIndex.value, site: a.map.site, head: (a.heads[0] + 1) % a.map.how.heads }
+  const steps = training(runs, a.run);
+  const named = (n: number) => (runs[n].made?.step === undefined ? "the trained model" : `step ${runs[n].made!.step}`);
+  // at first: of a training its first checkpoint; else another head; of a single head, another layer; of a single map, another run
+  const start = page.other.value ?? (steps.length ? { run: steps.find((n) => n !== page.runIndex.value)!, site: a.map.site, head: a.heads.length > 1 ? "mean" as const : a.heads[0] }
+    : a.map.how.heads > 1 ? { run: page.runIndex.value, site: a.map.site, head: (a.heads[0] + 1) % a.map.how.heads }
     : a.run.maps.length > 1 ? { run: page.runIndex.value, site: a.run.maps.find((m) => m !== a.map)!.site, head: "mean" as const }
       : { run: (page.runIndex.value + 1) % runs.length, site: a.map.site, head: "mean" as const });
+  const at = steps.indexOf(start.run);
   const run = runs[Math.min(start.run, runs.length - 1)];
   const map = run.maps.find((m) => m.site === start.site) ?? run.maps[run.maps.length - 1];
   const all = Array.from({ length: map.how.heads }, (_, h) => h);
@@ -42,6 +46,16 @@ export function Compare() {
           <select aria-label="other site" value={map.site} onChange={(e) => set({ site: e.currentTarget.value })}>{run.maps.map((m) => <option key={m.site} value={m.site}>{siteName(m.site)}</option>)}</select>
           {map.how.heads > 1 && <select aria-label="other head" value={String(start.head)} onChange={(e) => set({ head: e.currentTarget.value === "mean" ? "mean" : Number(e.currentTarget.value) })}><option value="mean">mean of its heads</option>{all.map((h) => <option key={h} value={String(h)}>head {h}</option>)}</select>}
         </div>
+        {steps.length > 0 && (
+          <div class="bar-line" style={{ marginTop: "10px" }}>
+            <b>training</b>
+            <input
+              type="range" aria-label="checkpoint" min={0} max={steps.length - 1} step={1} value={Math.max(0, at)} aria-valuetext={at < 0 ? "none" : named(steps[at])}
+              onInput={(e) => set({ run: steps[Number(e.currentTarget.value)] })}
+            />
+            <span class="note" aria-live="polite">{at < 0 ? "the second is none of its checkpoints" : `the second: ${named(steps[at])} (${at + 1} of ${steps.length})`}</span>
+          </div>
+        )}
       </section>
       <div class="trio level">
         <section class="card"><header><h2>{describe(a.run, a.map, a.heads)}</h2><span class="grow" /><Legend most={most} nan={left.nan} /></header><Heatmap grid={left} most={most} label="first map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>

@@ -25,6 +25,7 @@ interface Shown extends Answer {
   head: number | null;
 }
 
+const PARTS = [["weights", "weights"], ["query", "queries"], ["key", "keys"], ["value", "values"]];
 const MOST = 40; // names of a line of ribbons
 
 const few = ({ rows, columns }: Grid): boolean => Math.max(rows.names.length, columns.names.length) <= MOST;
@@ -85,6 +86,8 @@ export function WhatIf({ position }: { position: number }) {
   const [fault, setFault] = useState("");
   const [word, setWord] = useState(0);
   const [text, setText] = useState("");
+  const [sentence, setSentence] = useState("");
+  const [part, setPart] = useState("weights");
   const { own = true, number = 0 } = run.made ?? {};
   const served = live?.asks.includes("what-if") && run.source !== undefined;
   const canAsk = served && own && !number;
@@ -105,7 +108,7 @@ export function WhatIf({ position }: { position: number }) {
   const at = Math.min(word, Math.max(0, words.length - 1)); // another text may be shorter
   return (
     <section class="card" data-tour="what-if">
-      <header><h2>What if?</h2><span class="note">{canAsk ? `asks ${model} again` : served ? `asks ${model} for its first output: choose that run on Align` : <>a saved page has no model to ask; a served one has: <code>regard look {model} "text"</code></>}</span></header>
+      <header><h2>What if?</h2><span class="note">{canAsk ? `asks ${model} again` : served ? `asks ${model} for its first output: choose that run on Align` : <>a saved page has no model to ask, nor to patch from another sentence; a served one has: <code>regard look {model} "text"</code></>}</span></header>
       {canAsk && (
         <>
           <div class="bar-line">
@@ -126,6 +129,14 @@ export function WhatIf({ position }: { position: number }) {
             <input type="text" aria-label="another word" placeholder="another word" value={text} onInput={(e) => setText(e.currentTarget.value)} />
             <button disabled={busy || !text.trim() || !words.length} onClick={() => put({ kind: "replace", word: at, text })}>put this instead</button>
           </div>
+          <form class="bar-line" style={{ marginTop: "8px" }} onSubmit={(e) => { e.preventDefault(); void put({ kind: "patch", part, text: sentence }); }}>
+            <label><span class="note">{map.how.heads > 1 ? `the head's ` : "its "}</span>
+              <select aria-label="part to patch" value={part} onChange={(e) => setPart(e.currentTarget.value)}>{PARTS.map(([value, name]) => <option key={value} value={value}>{name}</option>)}</select>
+            </label>
+            <input type="text" aria-label="another sentence" placeholder="from another sentence" value={sentence} onInput={(e) => setSentence(e.currentTarget.value)} />
+            <button disabled={busy || !sentence.trim()}>patch</button>
+            <span class="note">a sentence of as many tokens; the output is kept</span>
+          </form>
           {busy && <p role="status">asking …</p>}
           {fault && <p role="alert" class="believe doubt">{fault}</p>}
           {answer?.run === run && (

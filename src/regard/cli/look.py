@@ -24,6 +24,10 @@ def look(
         bool,
         typer.Option("--atlas", help="Measure each head's importance and roles first, over the inputs or samples."),
     ] = False,
+    checkpoints: Annotated[
+        bool,
+        typer.Option("--checkpoints", help="With the checkpoints that the run MODEL keeps: a slider compares them."),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     device: Device = "cpu",
@@ -37,10 +41,9 @@ def look(
 
         check_page(save)
     if model.endswith(".safetensors"):
-        if texts or against or atlas:
-            raise ConfigError(
-                f"{model} is a saved map: it has no model that could take {' '.join(texts or against or ['--atlas'])!r}"
-            )
+        if texts or against or atlas or checkpoints:
+            given = " ".join(texts or against or ["--atlas" if atlas else "--checkpoints"])
+            raise ConfigError(f"{model} is a saved map: it has no model that could take {given!r}")
         from regard.attention.maps.map import AttentionMap
 
         page, pipeline = AttentionMap.load(model).look(), None
@@ -50,7 +53,14 @@ def look(
         from regard.pipelines.page import look_at
 
         pipelines = [load(name, texts, device=device) for name in [model, *(against or [])]]
-        page, pipeline = look_at(pipelines, texts, atlas), pipelines[0]
+        pipeline = pipelines[0]
+        steps = None
+        if checkpoints:
+            from regard.pipelines.checkpoints import checkpoints_of
+
+            steps = checkpoints_of(model, device)
+        # a served page shows its maps first, and asks for their test
+        page = look_at(pipelines, texts, atlas, tests=save is not None or pipeline.task not in TASKS, steps=steps)
     if save is not None:
         typer.echo(f"regard: {save}: {page.size / 1e6:.1f} MB", err=True)
         page.save(save)

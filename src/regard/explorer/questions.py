@@ -1,8 +1,10 @@
 """What a page asks of its model: another text, what if, may it be believed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
+from regard.explorer.patches import NAMES, Part, patched
 from regard.observation.intervene import intervene, uniform
 from regard.pipelines.atlas import MOST, atlas_of
 from regard.pipelines.base import InputError
@@ -19,6 +22,7 @@ from regard.pipelines.page import SETTINGS, add_text, axes_of, dependence_of, lo
 LONGEST = 2_000  # characters of a text
 CANDIDATES = 6  # tokens named before and after a change
 HEADS = ("uniform", "ablate", "force")  # changes of a head's weights
+Maps = Mapping[str, AttentionMap]
 
 
 class Asked(BaseModel):
@@ -34,12 +38,13 @@ class Look(Asked):
 
 
 class Change(Asked):
-    """A change of the source (drop, replace), or of a head's weights (uniform, ablate, force)."""
+    """A change of the source (drop, replace) or of a head: of its weights (uniform, ablate, force), or a patch."""
 
-    kind: Literal["drop", "replace", "uniform", "ablate", "force"]
+    kind: Literal["drop", "replace", "uniform", "ablate", "force", "patch"]
     word: int = Field(0, ge=0)
-    text: str = Field("", max_length=200)
+    text: str = Field("", max_length=LONGEST)
     key: int = Field(0, ge=0)
+    part: Part = "weights"
 
 
 class WhatIf(Asked):
@@ -60,6 +65,7 @@ class Believe(Asked):
     output: str = Field("", max_length=4 * LONGEST)
     site: str = Field(max_length=200)
     position: int | None = Field(None, ge=0)
+    yields: bool = False  # to whatever else is asked meanwhile
 
 
 class Atlas(Asked):
@@ -74,8 +80,8 @@ def atlas(pipeline: Any, asked: Atlas) -> dict[str, Any]:
 
 
 def look(pipeline: Any, asked: Look) -> dict[str, Any]:
-    """The document and the packed tensors of another text."""
-    page = look_at([pipeline], [asked.text])
+    """The document and the packed tensors of another text; its map's test is a question of its own."""
+    page = look_at([pipeline], [asked.text], tests=False)
     return {"document": page.plain, "tensors": page.packed}
 
 
@@ -83,12 +89,14 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
     """The output, the candidates for one of its tokens, and the attention, before and after a change.
 
     The attention is that to the source; of a decoder alone, that within the text. `page` is None for any other model,
-    and for one that attends step by step.
+    and for one that attends step by step. A patch leaves the output as it is: its probability is what changes.
 
     Raises:
         InputError: a word that the source does not have, or nothing left of it; an empty output.
     """
     before = _made(pipeline, asked.source)
+    if asked.change.kind == "patch":
+        return _patch(pipeline, asked, before)
     change, source = asked.change, asked.source
     if change.kind in ("drop", "replace"):
         words = source.split()
@@ -120,8 +128,7 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
     if change.kind == "force":
         done += _key_name(pipeline, first["sequences"], asked)
     if change.kind in HEADS:
-        heads = {one["site"]: one["how"]["heads"] for one in first["maps"]}.get(asked.site)
-        done += f" in {asked.site}" if heads == 1 else f" in head {asked.head} of {asked.site}"
+        done += f" in {_head_name(first, asked)}"
     same = "the output stays the same" if after.text == before.text else "the output changes"
     return {
         "text": after.text, "step": changed,
@@ -131,8 +138,67 @@ def what_if(pipeline: Any, asked: WhatIf) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
+def _patch(pipeline: Any, asked: WhatIf, before: Any) -> dict[str, Any]:
+    """The same output, given token by token, with a part of one head from the run of another text."""
+    text = asked.change.text.strip()
+    if not text:
+        raise InputError("there is no other sentence to patch from: write one")
+    kept = before.forward_pass()
+    other = _with_output(pipeline, _made(pipeline, text), before)
+    own, found = (patched(kept, one, asked.site, asked.head, asked.change.part) for one in (kept, other))
+    drawn = Draft("what if", task=pipeline.task)
+    logs = []
+    for label, one in (("before", own), ("after", found)):
+        _add(drawn, label, before, partial(_instead, one.maps))
+        wanted = torch.tensor(before.ids, device=one.logits.device)[:, None]
+        logs.append(one.logits[-len(wanted) :].float().log_softmax(-1).gather(-1, wanted)[:, 0])
+        _set_words(drawn.document["runs"][-1], logs[-1].tolist())
+    first = drawn.document["runs"][0]
+    best = [one.logits[-len(before.ids) :].argmax(-1) for one in (own, found)]
+    others, more = int((best[0] != best[1]).sum()), float((logs[1] - logs[0]).sum())
+    shared = f" (which {found.sharing} heads share)" if found.sharing > 1 else ""
+    page = drawn.page()
+    ratio = math.exp(min(abs(more), 50))
+    often = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
+    often += f" times {'more' if more > 0 else 'less'} probable ({f'{more:+.2f}'.replace('-', '−')} nats)"
+    return {
+        "text": before.text, "step": _named(pipeline, found.logits, asked.position),
+        "before": {"text": before.text, "step": _named(pipeline, own.logits, asked.position)},
+        "sentence": f"With the {NAMES[asked.change.part]} of {_head_name(first, asked)}{shared} from “{text}”, the "
+                    f"same output is {often if abs(more) >= 0.005 else 'as probable as before'}, and another token is "
+                    f"the most probable at {others} of its {len(before.ids)} positions.",
+        "page": {"document": page.plain, "tensors": page.packed},
+    }  # fmt: skip
+
+
+def _instead(maps: Maps, _: Maps) -> Maps:
+    return maps
+
+
+def _set_words(run: dict[str, Any], logs: Sequence[float]) -> None:
+    """The log-probabilities of a run's words under a patch, from those of its output's tokens."""
+    if (words := run.get("words", {}).get("output")) is None:
+        return
+    sums = [0.0] * len(words["texts"])
+    for owner, log in zip(words["owner"], logs, strict=False):
+        if owner >= 0:
+            sums[owner] += log
+    words["log_prob"] = sums
+    words.pop("entropy", None)
+
+
+def _head_name(run: Mapping[str, Any], asked: WhatIf) -> str:
+    heads = {one["site"]: one["how"]["heads"] for one in run["maps"]}.get(asked.site)
+    return asked.site if heads == 1 else f"head {asked.head} of {asked.site}"
+
+
+def how_faithful(pipeline: Any, asked: Believe, between: Callable[[], None] | None = None) -> dict[str, Any]:
     """Whether a site's map may be believed for an output, as `regard.pipelines.page.dependence_of` gives it.
+
+    Args:
+        pipeline: of the model.
+        asked: about which site and output.
+        between: called before each forward pass; what it raises ends the test.
 
     Raises:
         InputError: a position that the output does not have.
@@ -143,7 +209,7 @@ def how_faithful(pipeline: Any, asked: Believe) -> dict[str, Any]:
         raise InputError(f"the output has {len(given.predicted)} tokens; there is no token {asked.position + 1}")
     site_of_source = given.source_tokens and not asked.site.endswith("self")
     columns = given.source_tokens if site_of_source or "encoder" in asked.site.split(".") else given.tokens
-    found = dependence_of(given, asked.site, columns, asked.position)
+    found = dependence_of(given, asked.site, columns, asked.position, between)
     step = None if asked.position is None else f"“{made.tokens[asked.position]}”"
     return {**found, **({"step": step} if step else {})}
 
@@ -161,9 +227,6 @@ def _with_output(pipeline: Any, after: Any, before: Any) -> Any:
     if pipeline.task == "translate":
         return replace(after, ids=before.ids, tokens=before.tokens, text=before.text).forward_pass()
     return pipeline.pass_over([*after.source_ids, *before.ids[:-1]], before.ids)
-
-
-Maps = Mapping[str, AttentionMap]
 
 
 def _add(draft: Draft, label: str, made: Any, changed: Callable[[Maps], Maps]) -> None:
@@ -204,7 +267,11 @@ def _check_key(asked: WhatIf, keys: int) -> None:
 def _candidates(pipeline: Any, given: Any, position: int) -> list[list[Any]]:
     """The most probable tokens at a position of the logits, the last one at most."""
     with torch.no_grad():
-        logits = given.logits()[0]
+        return _named(pipeline, given.logits()[0], position)
+
+
+def _named(pipeline: Any, logits: Tensor, position: int) -> list[list[Any]]:
+    """The most probable tokens of a row of logits `[positions, V]`, the last one at most."""
     shares, ids = logits[min(position, len(logits) - 1)].float().softmax(-1).topk(CANDIDATES)
     return [
         [name, round(p, 5)] for name, p in zip(pipeline.tokenizer.tokens(ids.tolist()), shares.tolist(), strict=True)

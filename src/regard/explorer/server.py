@@ -4,6 +4,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,11 +25,15 @@ from regard.web.limits import Limits
 from regard.web.refusals import Refusal, answer_of
 from regard.web.tokens import is_token
 
-QUESTIONS: dict[str, tuple[type[Asked], Callable[[Any, Any], dict[str, Any]]]] = {
+QUESTIONS: dict[str, tuple[type[Asked], Callable[..., dict[str, Any]]]] = {
     "look": (Look, look), "what-if": (WhatIf, what_if), "believe": (Believe, how_faithful),
     "atlas": (Atlas, atlas),
 }  # fmt: skip
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+class GivenWay(Exception):
+    """A test in the background stops for another question; it is no fault, and the page asks again."""
 
 
 def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) -> tuple[ASGIApp, str]:
@@ -42,6 +47,8 @@ def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) 
     own = token or secrets.token_urlsafe(24)
     limits = Limits(body=64 * 1024)
     turn = threading.Lock()  # one question at a time: a change of a model's attention is seen by all that run it
+    waiting = 0  # questions that a test in the background would hold up
+    counting = threading.Lock()
     asks = list(QUESTIONS) if pipeline is not None else []
 
     async def show(request: Request) -> Response:
@@ -55,11 +62,33 @@ def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) 
             asked = kind.model_validate(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise Refusal(422, _first_fault(error)) from error
-        with turn:
-            try:
-                return work(pipeline, asked)
-            except RegardError as error:
-                raise Refusal(422, str(error)) from error
+        if isinstance(asked, Believe) and asked.yields:
+            with turn:
+                try:
+                    give_way()
+                    return answered(partial(work, pipeline, asked, between=give_way))
+                except GivenWay:
+                    return {"later": True}
+        nonlocal waiting
+        with counting:
+            waiting += 1
+        turn.acquire()
+        with counting:
+            waiting -= 1
+        try:
+            return answered(partial(work, pipeline, asked))
+        finally:
+            turn.release()
+
+    def answered(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return work()
+        except RegardError as error:
+            raise Refusal(422, str(error)) from error
+
+    def give_way() -> None:
+        if waiting:
+            raise GivenWay
 
     async def question(request: Request) -> Response:
         name = request.path_params["name"]

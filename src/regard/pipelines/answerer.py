@@ -125,6 +125,7 @@ class Answer(Result):
         draft.add_run(
             label, maps, sequences, axes={site: (rows.get(site, "question"), "source") for site in maps},
             words={"question": words}, **self.headline(), media=media,
+            untested="an answer is one of a list, and the test is of an output of tokens",
         )  # fmt: skip
 
     def details(self) -> dict[str, Any]:

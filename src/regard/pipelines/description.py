@@ -220,6 +220,8 @@ class Description(Result):
         about, (site, heads) = self.headline(), reading_site(alignment, self.attention)
         if site:
             about["chosen"] = {"site": site, "heads": heads, "why": page.why_shown(alignment, site, heads)}
+            if whole and self.ids and self.media.features.numel():
+                about |= page.tested(draft, self.forward_pass(), site, [str(n) for n in range(len(self.positions))])
         if self.media.picture is not None:
             places = [place[-2:] for place in self.positions.tolist()]
             about["media"] = {"kind": "picture", "address": picture_address(self.media.picture), "positions": places}

@@ -288,8 +288,8 @@ class Generation(Result):
         if whole and len(self.ids) <= page.LONGEST:
             about["trace"] = [asdict(step) for step in self.trace.steps]
             about["lens"] = page.lens_of(given, "before", tokenizer)
-            if site and len(self.source_tokens) <= page.LONGEST:
-                about["believe"] = page.dependence_of(given, site, self.source_tokens)
+        if whole and site:
+            about |= page.tested(draft, given, site, self.source_tokens)
         sequences = {"source": self.source_tokens, "output": self.tokens, "before": given.tokens}
         axes = {name: page.axes_of(name) for name in maps}
         draft.add_run(label, maps, sequences, axes=axes, words={"source": source, "output": output}, **about)

@@ -1,6 +1,6 @@
 """The page of a result: its tokens, words, maps, and what was measured of them (`regard.attention.maps.page`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
 from regard.pipelines.atlas import atlas_of
 from regard.pipelines.reading import name_heads
+from regard.pipelines.ways import ways_of
 from regard.text.protocol import Span
 from regard.text.tokenizer import word_of_each
 from regard.text.tokenizer import words as word_spans
@@ -44,7 +45,10 @@ def page_of(result: "Result") -> Page:
     return draft.page()
 
 
-def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False) -> Page:
+def look_at(
+    pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False, tests: bool = True,
+    steps: Mapping[int, Any] | None = None,
+) -> Page:  # fmt: skip
     """The page of what some models make of some inputs; every model's output for every input is a run.
 
     Args:
@@ -52,28 +56,46 @@ def look_at(pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False
         inputs: texts, or names of files for models that take these.
         atlas: with importance and roles of the first model's heads, over the inputs where there are several, else over
             samples (`atlas_of`).
+        tests: whether the first model's maps are tested now, which is most of the time that a page takes; a served
+            page asks for it when they are drawn.
+        steps: checkpoints of the first model's training by their steps (`regard.pipelines.checkpoints`), which a slider
+            runs through.
 
     Raises:
         InputError: an input that cannot be worked on.
         ConfigError: a model without attention to look at.
     """
     first = pipelines[0]
+    all_models = [(None, one) for one in pipelines] + list((steps or {}).items())
     draft = Draft(f"{first.name}: {inputs[0][:60]}", model=first.name, task=first.task or "")
+    read: dict[int, str] = {}  # texts of the first model, where it is an encoder, by the number of their run
     for given in inputs:
-        for pipeline in pipelines:
-            named = [f"{pipeline.name}" if len(pipelines) > 1 else "", f"“{given[:40]}”" if len(inputs) > 1 else ""]
+        for step, pipeline in all_models:
+            name = f"step {step}" if step is not None else f"{pipeline.name}" if len(all_models) > 1 else ""
+            named = [name, f"“{given[:40]}”" if len(inputs) > 1 else ""]
             label = ", ".join(part for part in named if part) or "the output"
+            draft.tests = tests or pipeline is not first
+            at_step = {} if step is None else {"step": step}
             if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
                 settings = SETTINGS.get(pipeline.task, {})
-                made = {"settings": settings, "own": pipeline is first}
+                if step is not None:  # of the beam the first: there are many steps
+                    settings = {key: value for key, value in settings.items() if key != "n_best"}
+                made = {"settings": settings, "own": pipeline is first} | at_step
                 add_with_alternatives(draft, pipeline(given, **settings), label, made)
             elif hasattr(pipeline, "forward_pass"):
-                about = {"source": given, "made": {"model": pipeline.name, "number": 0, "own": pipeline is first}}
+                about = {
+                    "source": given,
+                    "made": {"model": pipeline.name, "number": 0, "own": pipeline is first} | at_step,
+                }
                 add_pass(draft, _with_words(pipeline, given), label, about, pipeline.tokenizer)
+                if pipeline is first and draft.document["runs"][-1]["words"]:
+                    read[len(draft.document["runs"]) - 1] = given
             else:
                 raise ConfigError(
                     f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
                 )
+    if read and hasattr(first, "meaning"):
+        draft.document["ways"] = ways_of(first, read)
     if atlas:
         draft.document["atlas"] = atlas_of(first, inputs if len(inputs) > 1 else ())
     return draft.page()
@@ -118,10 +140,12 @@ def add_pass(draft: Draft, given: ForwardPass, label: str, about: dict[str, Any]
         tokenizer: names the candidates after each layer; None leaves out these, and the test of a map.
     """
     maps = recorded(given)
-    if tokenizer is not None and len(given.tokens) <= LONGEST:
-        about = {**about, "lens": lens_of(given, "text", tokenizer)}
-        if given.predicted and maps:
-            about["believe"] = dependence_of(given, list(maps)[-1], given.tokens)
+    if tokenizer is not None:
+        about = {**about, "lens": lens_of(given, "text", tokenizer)} if len(given.tokens) <= LONGEST else {**about}
+        if not given.predicted:
+            about["untested"] = "an encoder has none"
+        elif maps:
+            about |= tested(draft, given, list(maps)[-1], given.tokens)
     add_text(draft, given, maps, label, about)
 
 
@@ -149,7 +173,17 @@ def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
     return {site: one.select(0) for site, one in maps.items()}
 
 
-def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None) -> dict[str, Any]:
+def tested(draft: Draft, given: ForwardPass, site: str, columns: Sequence[str]) -> dict[str, Any]:
+    """What a run says of its map's test: what was found, which site the page will ask for, or why none is."""
+    if max(len(given.tokens), len(columns)) > LONGEST:
+        return {"untested": f"it has more than {LONGEST} tokens or parts, which would take long"}
+    return {"believe": dependence_of(given, site, columns)} if draft.tests else {"to_test": site}
+
+
+def dependence_of(
+    given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None,
+    between: Callable[[], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Whether a site's map may be believed, as the page shows it.
 
     Args:
@@ -157,11 +191,14 @@ def dependence_of(given: ForwardPass, site: str, columns: Sequence[str], positio
         site: whose map.
         columns: names of its keys.
         position: of the output's token whose log-probability is asked for; the whole output's by default.
+        between: called before each forward pass; what it raises ends the test.
     """
     device = device_of(given.module)
     wanted = torch.tensor(given.predicted, device=device)
 
     def outputs(copies: int) -> Tensor:
+        if between is not None:
+            between()
         logs = given.copies(copies).logits()[:, -len(wanted) :].float().log_softmax(-1)
         own = logs.gather(-1, wanted.expand(copies, -1)[..., None])[..., 0]
         return own.sum(-1) if position is None else own[:, position]

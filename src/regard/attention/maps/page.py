@@ -25,9 +25,11 @@ class Draft:
     Attributes:
         document: as `Page` takes it.
         tensors: by name, as `Page` takes them.
+        tests: whether maps are tested before the page is shown; else a run names the site `to_test`, and the page asks.
     """
 
     def __init__(self, title: str, **about: Any) -> None:
+        self.tests = True
         self.document: dict[str, Any] = {"regard": __version__, "title": title, **about, "runs": []}
         self.tensors: dict[str, Tensor] = {}
         self._first: tuple[AttentionMap, dict[str, Any], dict[str, Any]] | None = None
