@@ -1,5 +1,6 @@
 """LibreTranslate's routes, called by its own client and by forms and JSON."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
@@ -9,8 +10,10 @@ from libretranslatepy import LibreTranslateAPI
 from starlette.testclient import TestClient
 
 from regard.pipelines.translator import Translator
+from regard.serving import libretranslate
 from regard.serving.http import create_server_app
-from servers import serving
+from regard.serving.markup import Markup
+from servers import ask, serving
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +93,26 @@ def test_refusals_are_sentences(client: TestClient, path: str, body: Any, senten
     answer = client.post(path, json=body)
     assert answer.status_code in (400, 422)
     assert answer.json()["error"].startswith(sentence)
+
+
+def test_others_are_answered_while_markup_is_cut(guarded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answered, waited = threading.Event(), threading.Event(), []
+
+    def slow(html: str, inline: bool) -> Markup:
+        begun.set()
+        waited.append(answered.wait(10))
+        return Markup(html, inline)
+
+    monkeypatch.setattr(libretranslate, "Markup", slow)
+    body = {"q": "<b>le chat</b>", "source": "fr", "target": "en", "format": "html", "api_key": "secret"}
+    found: list[Any] = []
+    client = threading.Thread(
+        target=lambda: found.append(ask(guarded, "/translate", body, {"Content-Type": "application/json"}))
+    )
+    client.start()
+    assert begun.wait(10)
+    assert ask(guarded, "/health")[0] == 200
+    answered.set()
+    client.join(30)
+    assert waited == [True]
+    assert found[0][0] == 200

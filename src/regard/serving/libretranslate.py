@@ -116,7 +116,10 @@ class LibreTranslate:
     async def _translated(self, texts: list[str], translators: list[Any], html: bool, others: int) -> list[list[str]]:
         """Each text's translation, then its alternatives."""
         protects = [getattr(one, "protects", True) for one in translators]
-        documents = [Markup(text, inline) for text, inline in zip(texts, protects, strict=True)] if html else []
+        documents = []
+        for text, inline in zip(texts, protects, strict=True) if html else ():
+            # seconds, where tags are not closed: in another thread, so that others are answered meanwhile
+            documents.append(await asyncio.to_thread(Markup, text, inline))
         parts = [one.texts() for one in documents] if html else [[text] for text in texts]
         by_model: dict[Any, list[tuple[int, int]]] = defaultdict(list)
         outputs: list[list[list[str]]] = [[[part] for part in some] for some in parts]
