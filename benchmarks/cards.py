@@ -186,7 +186,7 @@ The development part chose the weights; there is no test part here.
 """
 
 
-CORPORA = {  # a part of a file's name → where its pairs come from, and their licence
+CORPORA = {  # a part of a file's name → where its pairs come from, and their license
     "tatoeba": "sentences from [tatoeba.org](https://tatoeba.org) by way of "
     "[manythings.org/anki](https://www.manythings.org/anki/), CC BY 2.0 (FR); attribution: tatoeba.org, "
     "manythings.org/anki and their contributors",

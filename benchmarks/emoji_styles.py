@@ -4,7 +4,7 @@
     python benchmarks/emoji_styles.py openmoji/package styles/openmoji
 
 The files are named by their code points (1F408.png), 136 points high. Needs the packages resvg-py and emoji; the
-drawings' licence stands in the package's info.json.
+drawings' license stands in the package's info.json.
 """
 
 import json

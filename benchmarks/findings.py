@@ -239,7 +239,7 @@ def _figures(one: dict[str, Any]) -> str:
 
 
 def _apart(work: str, peer: Tensor, own: Tensor) -> str:
-    """The largest difference; of roles, which the two normalise over other queries, nothing is compared."""
+    """The largest difference; of roles, which the two normalize over other queries, nothing is compared."""
     return "" if work == "roles" else f"{float((peer - own).abs().max()):.1e}"
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/masked.py RUN        (RUN: a finished run of `regard train english`; REGARD_DATA must be set)
 
-The same tokeniser, the same hidden tokens of the development sentences. The GRU has one layer of 384 each way and is
+The same tokenizer, the same hidden tokens of the development sentences. The GRU has one layer of 384 each way and is
 trained on as many updates of the same batches with AdamW (1e-3, cosine).
 """
 

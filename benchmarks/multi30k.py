@@ -11,7 +11,7 @@ RUN is the folder of a run on $REGARD_DATA/multi30k, in any direction. Without -
 which everything is chosen; `--part test` is test_2016_flickr, to be run once.
 
 Tokenized BLEU is what papers on this task report (multi-bleu.perl): outputs and references in lower case, punctuation
-normalised and tokenized by Moses' scripts (sacremoses), n-grams of all sentences counted together, without smoothing;
+normalized and tokenized by Moses' scripts (sacremoses), n-grams of all sentences counted together, without smoothing;
 where the data set has its own tokenized references (de and en of the test part), against those. Beside it, BLEU and
 chrF of sacreBLEU on the untokenized lower-cased texts, with their signatures.
 """
@@ -63,7 +63,7 @@ def lines(name: str) -> list[str]:
 
 
 def tokenized(texts: list[str], language: str) -> list[str]:
-    """Texts in lower case, normalised and tokenized by Moses' rules."""
+    """Texts in lower case, normalized and tokenized by Moses' rules."""
     normal, tokens = MosesPunctNormalizer(lang=language), MosesTokenizer(lang=language)
     return [tokens.tokenize(normal.normalize(text.lower()), return_str=True) for text in texts]
 

@@ -61,7 +61,7 @@ class Find(nn.Module):
         self.box = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, Q, 1 + names]`, and boxes `[B, Q, 4]`: centre across and down, width, height, as shares."""
+        """Logits `[B, Q, 1 + names]`, and boxes `[B, Q, 4]`: center across and down, width, height, as shares."""
         states = self.grid(pictures).states
         x = self.queries.expand(len(pictures), -1, -1)
         for layer in self.layers:

@@ -1,7 +1,7 @@
 """Make the samples that ship with regard: python examples/samples.py [FOLDER]
 
-Sentences by a small grammar, a picture drawn from circles and lines, and a recording by a synthesiser (espeak-ng, where
-it is installed). All of it is regard's own, under the licence of the project.
+Sentences by a small grammar, a picture drawn from circles and lines, and a recording by a synthesizer (espeak-ng, where
+it is installed). All of it is regard's own, under the license of the project.
 """
 
 import random

@@ -235,7 +235,7 @@ def shards_are_joined_again() -> str | None:
 
 
 def refuses_together() -> str | None:
-    """What one process refuses, all refuse, so that none waits; and the ring works afterwards."""
+    """What one process refuses, all refuse, so that none waits; and the ring works afterward."""
     rank = distributed.get_rank()
     query = drawn(1, 2, H, 4, D)
     last = distributed.get_world_size() - 1

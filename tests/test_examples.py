@@ -91,7 +91,7 @@ def test_emoji_styles_draws_an_iconify_package(tmp_path: Path) -> None:
 
 def test_the_shipped_samples_are_what_their_script_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = example("samples")
-    monkeypatch.setattr(made.shutil, "which", lambda _: None)  # the recording needs a synthesiser
+    monkeypatch.setattr(made.shutil, "which", lambda _: None)  # the recording needs a synthesizer
     made.make(tmp_path)
     for path in tmp_path.iterdir():
         shipped = made.FOLDER / path.name

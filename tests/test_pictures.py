@@ -18,7 +18,7 @@ HOMES = ("regard.attention.masks", "regard.attention.biases", "regard.nn.embeddi
 
 
 def seen(svg: str) -> tuple[list[str], list[str]]:
-    """What a reader sees whatever matplotlib wrote it: the colours of the cells in their order, and the words."""
+    """What a reader sees whatever matplotlib wrote it: the colors of the cells in their order, and the words."""
     cells = re.findall(r"<use [^>]*fill: (#\w{6})", svg)
     return cells, [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
 

@@ -89,7 +89,7 @@ def on_signals(receive: Callable[[int, Any], None]) -> Iterator[None]:
     """Call `receive(number, frame)` for each SIGINT, SIGTERM and, unless it was ignored (by nohup), SIGHUP.
 
     SIGINT is received where a shell started the process in the background, too, and ignores it: a server has no other
-    work that it would interrupt. Afterwards the handlers before are back. In any other thread than the main one nothing
+    work that it would interrupt. Afterward the handlers before are back. In any other thread than the main one nothing
     is received, because Python delivers signals to the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():

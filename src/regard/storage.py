@@ -145,7 +145,7 @@ def replace_folder(new: Path, there: Path) -> None:
     Where it cannot, `there` is missing for the moment between two renames.
 
     Args:
-        new: a finished folder beside `there`; it is gone afterwards.
+        new: a finished folder beside `there`; it is gone afterward.
         there: its place.
     """
     if not there.exists():

@@ -92,7 +92,7 @@ def kill_everywhere(
     Args:
         prepare: makes a fresh place and returns it.
         work: what is killed.
-        check: what must hold of the place afterwards.
+        check: what must hold of the place afterward.
         every: of how many operations one is tried.
 
     Returns:

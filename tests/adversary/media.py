@@ -111,7 +111,7 @@ def bombs() -> dict[str, Callable[[], object]]:
 
 @lru_cache(maxsize=1)
 def png(width: int, height: int) -> bytes:
-    """A PNG of one colour with as many rows as fit into little."""
+    """A PNG of one color with as many rows as fit into little."""
 
     def part(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

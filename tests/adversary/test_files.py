@@ -241,7 +241,7 @@ def test_a_download_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_of_the_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read is not written to, and a licence of the user's own stays."""
+    """What is read is not written to, and a license of the user's own stays."""
     glossary, texts, packages = tmp_path / "terms.tsv", tmp_path / "texts", tmp_path / "Translation-fr"
     glossary.write_text("chat\tcat\n")
     texts.write_text("le chat\n")

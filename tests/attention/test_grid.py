@@ -1,4 +1,4 @@
-"""Every kernel × score × normaliser × mask × bias: it equals the reference, with its gradients, or it is refused.
+"""Every kernel × score × normalizer × mask × bias: it equals the reference, with its gradients, or it is refused.
 
 The blocks are made so small that even these small sizes fall into many of them. Types and sizes take turns along the
 cells: primes, one query, one key, more queries than keys, no batch axis and three. Everything is on the device that

@@ -169,7 +169,7 @@ def test_a_callable_is_zeroed_where_nothing_is_allowed() -> None:
 
 
 def test_a_row_of_minus_infinity_is_dead_for_a_callable_too() -> None:
-    """DESIGN section 3: all −inf is a dead row, whoever normalises."""
+    """DESIGN section 3: all −inf is a dead row, whoever normalizes."""
     scores = torch.stack([torch.full((5,), -inf), torch.zeros(5)])
     weights = as_normalizer(lambda s, allowed: s.softmax(-1))(scores, torch.ones(2, 5, dtype=torch.bool))[0]
     torch.testing.assert_close(weights, torch.tensor([[0.0] * 5, [0.2] * 5]))
@@ -393,7 +393,7 @@ def test_hard_draws_by_the_softmax() -> None:
 
 @pytest.mark.parametrize("name", ["softmax", "sink", "softmax1", "sigmoid", "uniform", "share"])
 def test_parts_of_rows_are_merged(name: str) -> None:
-    """Weights of two parts of the keys, each normalised alone, are the whole's; so is what is not in any part."""
+    """Weights of two parts of the keys, each normalized alone, are the whole's; so is what is not in any part."""
     given = {"sink": regard.Sink(torch.tensor([0.5, -1.0, 2.0])), "share": regard.Share()}
     whole = as_normalizer(given.get(name, name))
     part = whole.of_part()

@@ -67,7 +67,7 @@ def takes(case: Case, kernel: str) -> bool:
 
 
 # "auto" only chooses: test_plan_tells_the_truth shows that it runs what it names
-GENERAL = [(c, k) for c in CASES for k in ("reference", "blockwise", "additive") if takes(c, k)]  # every normaliser
+GENERAL = [(c, k) for c in CASES for k in ("reference", "blockwise", "additive") if takes(c, k)]  # every normalizer
 GRID = [*GENERAL, *((c, "fused") for c in CASES if c.dot)]
 MASKED = [*GRID, *((c, "windowed") for c in CASES if c.dot)]
 

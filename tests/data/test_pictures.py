@@ -13,7 +13,7 @@ from regard.errors import DataError
 
 
 def test_kinds_of_pictures(tmp_path: Path) -> None:
-    """CMYK, 16 bits, a palette, grey with transparency, 1 bit: each becomes the colours it shows."""
+    """CMYK, 16 bits, a palette, gray with transparency, 1 bit: each becomes the colors it shows."""
     red = Image.new("RGB", (6, 5), (255, 0, 0))
     red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
     red.quantize(4).save(tmp_path / "palette.png")

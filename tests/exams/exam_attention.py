@@ -209,7 +209,7 @@ def test_the_layer(more: dict[str, Any], masked: bool) -> None:
 
 
 def test_watchers_are_asked_only_where_there_are_any() -> None:
-    """A compiled model that is observed later is recorded, and runs as one graph again afterwards."""
+    """A compiled model that is observed later is recorded, and runs as one graph again afterward."""
     model = regard.nn.MultiheadAttention(16, 4, batch_first=True).eval()
     compiled, x = torch.compile(model, backend="eager"), torch.randn(B, T, 16)
     want = compiled(x, x, x)[0]

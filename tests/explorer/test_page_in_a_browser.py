@@ -90,7 +90,7 @@ def test_the_page_computes_the_weights_of_every_kind_of_map(browser: Any) -> Non
 
 
 def poisoned() -> dict[str, AttentionMap]:
-    """Maps with a row whose scores are NaN, or infinite, of every normaliser that a page computes."""
+    """Maps with a row whose scores are NaN, or infinite, of every normalizer that a page computes."""
     made = torch.Generator().manual_seed(5)
     query, key = torch.randn(H, T, D, generator=made), torch.randn(H, S, D, generator=made)
     query[1, 3, 2] = float("nan")
@@ -672,7 +672,7 @@ def shares_of(tab: Any) -> tuple[Any, Any]:
     """The view of a long map at rest, and a function: the shown share of its largest weight at a row and a column."""
     main = tab.locator("canvas.main")
     tab.locator(".long[aria-busy=false]").wait_for()
-    tab.wait_for_timeout(600)  # its colours follow when it is at rest
+    tab.wait_for_timeout(600)  # its colors follow when it is at rest
     top, left, height, width = json.loads(main.get_attribute("data-view"))
     picture = pixels_of(main)
     high, wide = picture.shape[0] - 34, picture.shape[1] - 84

@@ -141,7 +141,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def test_all_panels_share_one_scale_and_one_legend():
-    """Equal attention has the same colour beside a sharp head as beside another equal one."""
+    """Equal attention has the same color beside a sharp head as beside another equal one."""
     weights = torch.stack([torch.eye(4), torch.full((4, 4), 0.25)])
     figure = draw_heatmaps(weights, [], [], names=["sharp", "equal"])
     assert {axes.images[0].get_clim() for axes in panels_of(figure)} == {(0.0, 1.0)}

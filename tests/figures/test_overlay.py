@@ -65,7 +65,7 @@ def test_the_terminal_lights_the_same_cells() -> None:
     assert made.plain.splitlines()[0] == "cat"
     grounds = [str(span.style).split()[-1] for span in made.spans]
     assert grounds == ["color(232)", "color(255)", "color(232)", "color(232)"]
-    assert made.plain.splitlines()[1].rstrip() == "  ██"  # what is seen without colours
+    assert made.plain.splitlines()[1].rstrip() == "  ██"  # what is seen without colors
     line = timeline(["yes", "go"], torch.eye(2, 20), 30)
     assert line.plain.splitlines()[1].startswith("go  ")
     lit = [n for n, span in enumerate(line.spans) if str(span.style).endswith("on color(255)")]

@@ -7,7 +7,7 @@ from regard.figures.style import THEMES, colour, cut, fonts, ink_on, luminance, 
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
-    """CIE L* of sRGB colours, an independent measure."""
+    """CIE L* of sRGB colors, an independent measure."""
     shares = np.array([luminance(tuple(map(float, one))) for one in rgb])
     return np.where(shares > 0.008856, 116 * np.cbrt(shares) - 16, 903.3 * shares)
 

@@ -1,4 +1,4 @@
-"""attn_implementation="regard": equal to eager, trains, and takes another score or normaliser."""
+"""attn_implementation="regard": equal to eager, trains, and takes another score or normalizer."""
 
 import subprocess
 import sys

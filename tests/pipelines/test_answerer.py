@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def made_questions(folder: Path) -> Path:
-    """Twelve walls of two colours, lit on one side; two questions about each."""
+    """Twelve walls of two colors, lit on one side; two questions about each."""
     (folder / "images").mkdir(parents=True)
     rows = ["image,question,answer"]
     for number in range(12):
@@ -90,7 +90,7 @@ def test_what_is_trained_answers(run: Path, asked: Path) -> None:
 
 
 def test_it_learns_to_look(asked: Path, tmp_path: Path) -> None:
-    """Colours and sides are learned from ten pictures; what sees the mean alone still tells colours."""
+    """Colors and sides are learned from ten pictures; what sees the mean alone still tells colors."""
     done = experiment.train(config(asked, "stacked", max_steps=160, evaluate_every=160), run=tmp_path / "run")
     assert done.journal[-1]["dev_exact"] >= 75
 

@@ -20,7 +20,7 @@ def write(
     path: Path, change: dict[str, Any] | None = None, tied: bool = True, extra: str | None = None,
     merges: list[str] | None = None, without: str = "", heads: int = HEADS,
 ) -> None:  # fmt: skip
-    """A Llama with random weights, some of them quantised, as llama.cpp's converter writes it."""
+    """A Llama with random weights, some of them quantized, as llama.cpp's converter writes it."""
     draw = torch.Generator().manual_seed(0)
     file = gguf.GGUFWriter(str(path), "llama")
     file.add_context_length(64)

@@ -275,7 +275,7 @@ def test_where_one_process_is_to_stop_the_evaluation_of_all_ends(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_evaluation_of_two_processes(data: None, tmp_path: Path, what: signal.Signals) -> None:
-    """Both are signalled in an evaluation, are saved as before it, and continue as the run that was not interrupted."""
+    """Both are signaled in an evaluation, are saved as before it, and continue as the run that was not interrupted."""
     config = write_config(tmp_path)
     finish(start(2, config, tmp_path / "whole"))
     run = tmp_path / "run"

@@ -73,7 +73,7 @@ def attribute_patches(
 
     o is the output of the site's heads in the corrupted run, o' the same computed anew with the clean part, so that
     only what follows the site is linear. For "head", "value" and "state" this is (a_clean - a_corrupted) · ∂m/∂a; for
-    "query" and "key" the softmax is computed anew, which is AtP*'s correction, exact for any score and normaliser.
+    "query" and "key" the softmax is computed anew, which is AtP*'s correction, exact for any score and normalizer.
 
     Args:
         model, clean, corrupted, what, by_position, sites: as for `patch`. Keys and values by position compute each

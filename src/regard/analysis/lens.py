@@ -63,7 +63,7 @@ class Lens:
         ]
 
     def plot(self, path: str | Path | None = None, row: int = 0, theme: str = "light") -> Any:
-        """Draw a table of layers and positions: each cell has the most probable token, its colour the probability.
+        """Draw a table of layers and positions: each cell has the most probable token, its color the probability.
 
         Args:
             path: a .png, .svg or .pdf file; None only makes the figure.
@@ -116,7 +116,7 @@ class TunedLens(nn.Module):
 
 
 def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 0.001, seed: int = 0) -> TunedLens:
-    """Train the translators of a tuned lens on some inputs: minimise KL(last layer's prediction ‖ layer's prediction).
+    """Train the translators of a tuned lens on some inputs: minimize KL(last layer's prediction ‖ layer's prediction).
 
     The model itself stays as it is. One step is one input at every layer, by Adam with a cosine schedule.
 

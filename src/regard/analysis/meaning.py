@@ -1,4 +1,4 @@
-"""What a word means in context: how its vector moves from layer to layer, towards which words, and what moved it."""
+"""What a word means in context: how its vector moves from layer to layer, toward which words, and what moved it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from regard.text.tokenizer import word_of_each
 
 ROGUE = 3  # dimensions that are named
 NEIGHBOURS = 8
-NEAR = 60  # nearest words among which a word is said to move towards some
+NEAR = 60  # nearest words among which a word is said to move toward some
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +64,12 @@ class Meaning:
     Attributes:
         word: the word.
         texts: the texts.
-        layer: where its neighbours are looked for.
+        layer: where its neighbors are looked for.
         layers: `[texts, L + 1, d]`, its vector before the first block and behind each.
         projection: `[texts, L + 1, 2]`, the two directions in which all of these differ most, fitted jointly.
         explained: share of the variance that each of the two holds.
         cosines: `[L + 1, texts, texts]`.
-        standardised: the same of standardised vectors.
+        standardised: the same of standardized vectors.
         rogue: for the last layer, (dimension, its share of the mean squared length), the largest first.
         before: the words nearest to the word on its own, in that layer.
         after: for each text, the words nearest to it there.

@@ -1,6 +1,6 @@
 """Normalisers: from a row of scores to a row of weights.
 
-A normaliser sees whole rows. It returns the weights and one number per row from which any weight
+A normalizer sees whole rows. It returns the weights and one number per row from which any weight
 of the row can be computed again (for softmax the log-sum-exp). A row in which nothing is allowed,
 or in which every allowed score is -inf, is *dead*: its weights are 0.
 """
@@ -22,7 +22,7 @@ RowNumbers = Float[Tensor, "*batch T"]
 
 
 class Normalizer(nn.Module):
-    """Turns rows of scores into rows of weights; the base of all normalisers.
+    """Turns rows of scores into rows of weights; the base of all normalizers.
 
     Attributes:
         skips: keys that a row may not look at can be left out of it, and nothing changes.
@@ -41,7 +41,7 @@ class Normalizer(nn.Module):
         return None
 
     def of_part(self) -> "Normalizer | None":
-        """What normalises a part of the keys, so that parts can be merged; None: it needs whole rows.
+        """What normalizes a part of the keys, so that parts can be merged; None: it needs whole rows.
 
         With u_ij a function of the score e_ij alone, weights are α_ij = u_ij / Z_i, and Z_i = u_i0 + Σ_j u_ij where
         keys compete, 1 where they do not. The row number tells Z_i; that of a row without keys tells u_i0. Rows of
@@ -108,7 +108,7 @@ class Sink(Exponential):
 
     Args:
         logits: z, a number or a tensor `[heads]` (axis -3 of the scores), learned or fixed. A number stays a number:
-            it has no device, and nothing can move or initialise it.
+            it has no device, and nothing can move or initialize it.
     """
 
     logits: Tensor | float
@@ -146,7 +146,7 @@ class Sink(Exponential):
 
 
 class Summed(Normalizer):
-    """The row number is a sum over the row's keys; the base of normalisers that divide by it, or by nothing."""
+    """The row number is a sum over the row's keys; the base of normalizers that divide by it, or by nothing."""
 
     skips = True
 
@@ -315,7 +315,7 @@ SHARED = {name: make() for name, make in NAMED.items()}  # none of them has para
 
 
 def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
-    """The normaliser that a name, a `Normalizer` or a callable stands for.
+    """The normalizer that a name, a `Normalizer` or a callable stands for.
 
     Raises:
         ChoiceError: an unknown name, with the nearest spelling.

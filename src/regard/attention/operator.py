@@ -81,7 +81,7 @@ def attend(
         normalizer: a name, a `Normalizer`, or a callable (scores, allowed) -> weights.
         mask: a regard mask or a bool tensor that broadcasts to `[*batch, T, S]`; True = may look.
         bias: a float tensor that broadcasts to `[*batch, T, S]`, added before masking.
-        dropout: probability of dropping a weight, after the normaliser.
+        dropout: probability of dropping a weight, after the normalizer.
         kernel: "auto", or the kernel that must do it: "reference", "fused", "windowed", "additive",
             "linear", "blockwise".
 

@@ -123,7 +123,7 @@ Band = tuple[slice, Columns, bool]
 
 
 def _merged(bands: Iterable[Band], pairs: int) -> Iterator[Band]:
-    """Neighbours joined while that adds few pairs that are in neither: torch's kernel is faster on more rows."""
+    """Neighbors joined while that adds few pairs that are in neither: torch's kernel is faster on more rows."""
     held: Band | None = None
     own = 0  # pairs of the bands that were joined
     for band in bands:

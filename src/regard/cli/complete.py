@@ -25,7 +25,7 @@ from regard.cli.options import (
 )
 from regard.cli.progress import out
 
-TEMPERATURE = 0.8  # bolder towards the probable than the library's 1.0, which is the model's own distribution
+TEMPERATURE = 0.8  # bolder toward the probable than the library's 1.0, which is the model's own distribution
 
 
 def complete(

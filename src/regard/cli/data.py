@@ -115,7 +115,7 @@ def messages(
 ) -> None:
     """Sentences of programs' message catalogs (gettext).
 
-    The original first, the translation second; each catalogue has the licence of its program.
+    The original first, the translation second; each catalog has the license of its program.
     """
     from regard.data.datasets.catalogues import find_catalogues
     from regard.data.datasets.messages import messages as pairs

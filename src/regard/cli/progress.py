@@ -15,7 +15,7 @@ class HarmlessConsole(Console):
     """A console that makes texts harmless and knows no markup: what is printed may hold names from outside."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
-        """As `rich.console.Console.print`; tables and coloured texts are made harmless where they are made."""
+        """As `rich.console.Console.print`; tables and colored texts are made harmless where they are made."""
         shown = (Text(harmless(one, keep="\n\t")) if isinstance(one, str) else one for one in objects)
         super().print(*shown, **settings)
 

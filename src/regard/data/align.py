@@ -26,7 +26,7 @@ class ModelOne:
 
     Args:
         pairs: (source, target) sentences to learn from; evenly spaced ones, if there are too many.
-        iterations: of expectation maximisation.
+        iterations: of expectation maximization.
     """
 
     def __init__(self, pairs: Sentences, iterations: int = 5) -> None:
@@ -111,7 +111,7 @@ def model_one(pairs: Sentences, test: Sentences = (), iterations: int = 5) -> li
     Args:
         pairs: (source, target) sentences to learn from.
         test: the sentences to align; `pairs` themselves, if there are none.
-        iterations: of expectation maximisation.
+        iterations: of expectation maximization.
 
     Returns:
         for each test pair the links (target word, source word) between words of `str.split()`.

@@ -51,7 +51,7 @@ def _feistel(values: NDArray[np.uint64], bits: int, key: int) -> NDArray[np.uint
 
 
 def _mixed(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele et al. 2014) of values and key."""
+    """SplitMix64's finalizer (Steele et al. 2014) of values and key."""
     x = values + np.uint64((key * 0x9E3779B97F4A7C15) & (2**64 - 1))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

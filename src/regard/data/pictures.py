@@ -158,7 +158,7 @@ def _flat(picture: Image.Image, span: float, info: dict[Any, Any]) -> Image.Imag
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:
-    """The whole picture centred in a white square of `size` pixels."""
+    """The whole picture centered in a white square of `size` pixels."""
     return ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, color=(255, 255, 255))
 
 

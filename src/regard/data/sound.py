@@ -18,7 +18,7 @@ from regard.errors import DataError
 
 RATE = 16_000  # samples a second of a model's input
 WINDOW, HOP = 400, 160  # samples of a window (25 ms), and between two (10 ms)
-TRANSFORM = 512  # samples of a Fourier transform, the window centred in them
+TRANSFORM = 512  # samples of a Fourier transform, the window centered in them
 BLOCK = 30  # seconds read at a time
 FLOOR = 1e-5  # added to a band's energy before the logarithm
 # kinds of files that are read; libsndfile knows more

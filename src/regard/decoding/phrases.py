@@ -228,7 +228,7 @@ class Phrase:
 
 @dataclass(slots=True)  # not frozen, which makes building one three times as long
 class GoalProgress:
-    """How far an output has come towards its goal; phrases are numbers of the goal's.
+    """How far an output has come toward its goal; phrases are numbers of the goal's.
 
     Attributes:
         tokens: of the output.

@@ -112,7 +112,7 @@ class Beam:
         rows: the tokens so far of each hypothesis, without BOS.
         finished: hypotheses that have ended.
         goal: what its outputs must have, if anything.
-        progress: of each hypothesis towards the goal.
+        progress: of each hypothesis toward the goal.
         totals: log-probability of each hypothesis, where there is a goal.
         attended: of each hypothesis, the attention that the place of each phrase gets.
         ranks: of each finished hypothesis, its score, less for phrases that are not in their places.

@@ -29,7 +29,7 @@ def sound_address(samples: NDArray[Any], rate: int) -> str:
 
 
 def spectrogram_address(features: NDArray[Any]) -> str:
-    """Log-mel features `[bands, frames]` as a grey picture, low bands below."""
+    """Log-mel features `[bands, frames]` as a gray picture, low bands below."""
     low, high = float(features.min()), float(features.max())
     grey = (features[::-1] - low) / max(1e-6, high - low) * 255
     return picture_address(Image.fromarray(grey.astype(np.uint8)))

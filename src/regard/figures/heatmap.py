@@ -106,7 +106,7 @@ def draw_heatmaps(
 def scale_of(weights: Tensor, large: bool) -> "tuple[Normalize, list[float], bool]":
     """The scale of all panels of a figure, from 0 to 1 or, where all weights are small, to a round number.
 
-    Weights of long sequences differ by orders of magnitude: the colours of a large map follow the root of the weight,
+    Weights of long sequences differ by orders of magnitude: the colors of a large map follow the root of the weight,
     and end where all but one in two hundred of its points that are not 0 do.
 
     Returns:

@@ -35,7 +35,7 @@ class Table:
         )
 
     def _repr_html_(self) -> str:
-        """The table in the colours of the page around it, light or dark."""
+        """The table in the colors of the page around it, light or dark."""
 
         def line(cells: Sequence[str], tag: str, rule: str) -> str:
             return "".join(

@@ -30,8 +30,8 @@ BRIGHTNESS: Anchors = ((0.30, 0.0, 0.0), (1.0, 0.0, 0.0))  # of cells, in the le
 WORDS = 48  # of a strip at most
 SIDE = 384  # points of a panel's picture
 PANEL = 1.55  # inches of a panel's picture
-SHADES = 24  # of grey in the terminal
-GLYPHS = " ░▒▓█"  # that show where there is no colour
+SHADES = 24  # of gray in the terminal
+GLYPHS = " ░▒▓█"  # that show where there is no color
 RATE, FRAMES = 16_000, 100  # samples and frames of a second
 
 
@@ -266,7 +266,7 @@ def timeline(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
 
 
 def _cell(weight: float, wide: int) -> tuple[str, str]:
-    """A cell in the terminal and its style: in colours a plain grey one, without them a glyph as dense."""
+    """A cell in the terminal and its style: in colors a plain gray one, without them a glyph as dense."""
     shade = f"color({232 + min(SHADES - 1, int(weight * SHADES))})"
     return GLYPHS[min(len(GLYPHS) - 1, int(weight * len(GLYPHS)))] * wide, f"{shade} on {shade}"
 

@@ -100,7 +100,7 @@ class Sheet:
 
     Attributes:
         figure: the figure.
-        theme: its colours.
+        theme: its colors.
         axes: the panels by row and column.
         left: where the panels begin, in inches.
         below: inches from the bottom to the lowest panel.
@@ -181,7 +181,7 @@ def sheet(
     """An empty figure with panels.
 
     Args:
-        theme: its colours.
+        theme: its colors.
         widths, heights: of the columns and the rows of panels, in inches.
         title: in the first line; wrapped where it is long.
         note: under the title, in small letters.
@@ -225,7 +225,7 @@ def sheet(
 
 
 def dress(axes: "Axes", theme: Theme) -> None:
-    """Axes in a theme's colours, without marks."""
+    """Axes in a theme's colors, without marks."""
     axes.set_facecolor(theme.paper)
     axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0, labelcolor=theme.ink, color=theme.line, labelfontfamily=fonts(), labelsize=NAME)

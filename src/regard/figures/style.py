@@ -1,4 +1,4 @@
-"""One style for every figure: colours in a light and a dark theme, the scale of weights, and what text may be drawn.
+"""One style for every figure: colors in a light and a dark theme, the scale of weights, and what text may be drawn.
 
 The scale of weights is perceptual: lightness (OKLab, Ottosson 2020) is linear in the weight, from the paper's own
 lightness at 0, so that twice the weight is twice the step away from nothing.
@@ -30,13 +30,13 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
     "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "Unifont", "Noto Sans Arabic",
     "Noto Sans Hebrew", "Noto Sans Devanagari",
 )  # fmt: skip
-STEPS = 256  # of a colour scale
+STEPS = 256  # of a color scale
 Anchors = tuple[tuple[float, float, float], ...]  # lightness, chroma, hue in degrees, at equal distances
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of a figure.
+    """The colors of a figure.
 
     Attributes:
         paper: behind everything.
@@ -85,7 +85,7 @@ def theme_of(name: str) -> Theme:
 
 @cache
 def scale(anchors: Anchors) -> NDArray[np.float64]:
-    """256 colours `[256, 3]` in sRGB, linear between anchors in OKLab; chroma gives way where sRGB has none of it."""
+    """256 colors `[256, 3]` in sRGB, linear between anchors in OKLab; chroma gives way where sRGB has none of it."""
     at = np.linspace(0, len(anchors) - 1, STEPS)
     hue = np.radians([one[2] for one in anchors])
     chroma = np.array([one[1] for one in anchors])
@@ -119,19 +119,19 @@ def _linear(light: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.fl
 
 
 def colour(share: float, anchors: Anchors) -> tuple[float, float, float]:
-    """The colour of a share between 0 and 1; beyond, the nearest. What is no number has the first."""
+    """The color of a share between 0 and 1; beyond, the nearest. What is no number has the first."""
     place = 0 if share != share else round(min(1.0, max(0.0, share)) * (STEPS - 1))
     red, green, blue = scale(anchors)[place].tolist()
     return red, green, blue
 
 
 def as_hex(rgb: tuple[float, float, float]) -> str:
-    """An sRGB colour as HTML and SVG write it."""
+    """An sRGB color as HTML and SVG write it."""
     return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def luminance(rgb: tuple[float, float, float]) -> float:
-    """Relative luminance of an sRGB colour (WCAG 2.1)."""
+    """Relative luminance of an sRGB color (WCAG 2.1)."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 

@@ -1,4 +1,4 @@
-"""Tables of findings: signed numbers, words with a colour each, and the parts of a sum."""
+"""Tables of findings: signed numbers, words with a color each, and the parts of a sum."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -112,7 +112,7 @@ def draw_words(
     """A figure of a table of words.
 
     Args:
-        values: each cell's number between 0 and 1, its colour.
+        values: each cell's number between 0 and 1, its color.
         words: each cell's word.
         rows: names, drawn from the bottom to the top, as layers stand on each other.
         columns: names, from left to right.
@@ -159,7 +159,7 @@ def draw_parts(
     path: str | Path | None = None, title: str = "", label: str = "part of the logit", *, note: str = "",
     sides: tuple[str, str] = ("head ↓", "source →"), theme: str = "light",
 ) -> "Figure":  # fmt: skip
-    """A figure of the signed parts of a sum: those between rows and columns by colour, the rest as bars on the right.
+    """A figure of the signed parts of a sum: those between rows and columns by color, the rest as bars on the right.
 
     Args:
         parts: one row per name in `rows`, one column per name in `columns`.

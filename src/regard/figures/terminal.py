@@ -1,4 +1,4 @@
-"""The heatmap in a terminal: one coloured cell a weight, as many columns side by side as there is room for."""
+"""The heatmap in a terminal: one colored cell a weight, as many columns side by side as there is room for."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -19,7 +19,7 @@ Column = TypeVar("Column")
 def grid(
     weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], width: int = 80
 ) -> RenderableType:
-    """Coloured cells: output words down, source words across; the largest of a row is bold.
+    """Colored cells: output words down, source words across; the largest of a row is bold.
 
     Args:
         weights: one row per name in `rows`, one column per name in `columns`.

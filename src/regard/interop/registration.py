@@ -1,4 +1,4 @@
-"""regard as an attention function of transformers, with the score or normaliser that `swap` chose for a module."""
+"""regard as an attention function of transformers, with the score or normalizer that `swap` chose for a module."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ NAME = "regard"  # of `attn_implementation`
 
 
 def attend_as(call: Call, choice: Mapping[str, Any]) -> Tensor:
-    """The output of a recorded call, computed by `attend` with another score or normaliser."""
+    """The output of a recorded call, computed by `attend` with another score or normalizer."""
     spec = replace(call.spec, **choice)
     return attend(
         call.query, call.key, call.value,

@@ -1,4 +1,4 @@
-"""swap: another score or normaliser in any model, in place and reversibly."""
+"""swap: another score or normalizer in any model, in place and reversibly."""
 
 import inspect
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def swap(
     normalizer: NormalizerLike | None = None,
     sites: Sequence[str] | None = None,
 ) -> Swap:
-    """Replace score or normaliser in a model, in place: `regard.swap(model, normalizer="softmax1")`.
+    """Replace score or normalizer in a model, in place: `regard.swap(model, normalizer="softmax1")`.
 
     For `nn.MultiheadAttention` (inside `nn.Transformer` too), modules whose forward calls
     `scaled_dot_product_attention`, regard's own layers, and models from the transformers library.

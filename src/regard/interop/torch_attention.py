@@ -1,4 +1,4 @@
-"""`torch.nn.MultiheadAttention` with any score, normaliser, mask and bias: same arguments, same state dict."""
+"""`torch.nn.MultiheadAttention` with any score, normalizer, mask and bias: same arguments, same state dict."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         mask: MaskLike | None = None,
         score_bias: BiasLike | None = None,
     ) -> None:
-        """Set score, normaliser, mask and bias; see the class."""
+        """Set score, normalizer, mask and bias; see the class."""
         self.score: Score = as_score(score)
         self.normalizer: Normalizer = as_normalizer(normalizer)
         self.mask = None if mask is None else as_mask(mask)

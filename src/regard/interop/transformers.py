@@ -5,7 +5,7 @@
 
 Importing this module is the request to register; no module of regard imports it, and `register` does the same by
 name. Soft caps, learned sinks, position biases, windows, grouped heads and caches are taken from the model's call;
-`regard.swap` chooses another score or normaliser. It trains.
+`regard.swap` chooses another score or normalizer. It trains.
 """
 
 from regard.interop.registration import NAME, regard_attention, register

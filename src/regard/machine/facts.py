@@ -107,7 +107,7 @@ class MemorySizes:
 
 @dataclass(frozen=True)
 class Variable:
-    """An environment variable that is set and changes torch's behaviour."""
+    """An environment variable that is set and changes torch's behavior."""
 
     name: str
     value: str

@@ -24,7 +24,7 @@ def speeds(
 ) -> dict[str, dict[int, float] | str]:
     """How many times as fast as float32 the product x Wᵀ is in other precisions, x [rows, width], W [width, width].
 
-    int8 is the quantised linear on a CPU, which quantises x as well, and the product of int8 matrices elsewhere.
+    int8 is the quantized linear on a CPU, which quantizes x as well, and the product of int8 matrices elsewhere.
 
     Args:
         device: where to measure.
@@ -57,7 +57,7 @@ def seconds(device: torch.device, precision: str, rows: int, width: int) -> floa
     # a product in float32 is exact here, whatever the process has set; the setting is put back
     exact = cuda_float32(tf32=precision == "tf32") if device.type == "cuda" else nullcontext()
     with warnings.catch_warnings(), torch.inference_mode(), exact:
-        warnings.simplefilter("ignore")  # torch calls its quantised tensors deprecated and has no other int8 linear
+        warnings.simplefilter("ignore")  # torch calls its quantized tensors deprecated and has no other int8 linear
         call = _product(device, precision, rows, width)
         wait = _waiting(device)
         call(), wait()

@@ -346,13 +346,13 @@ def make_encoder(config: EncoderParts) -> Any:
 
 
 def grid_positions(rows: int, columns: int, batch: int) -> Float[Tensor, "B S 2"]:
-    """Centres (row, column) of a grid's cells, row by row, each from 0 to 1."""
+    """Centers (row, column) of a grid's cells, row by row, each from 0 to 1."""
     down, across = ((torch.arange(n) + 0.5) / n for n in (rows, columns))
     return torch.cartesian_prod(down, across).expand(batch, -1, -1)
 
 
 def time_positions(real: Bool[Tensor, "B S"], frames: int) -> Float[Tensor, "B S 1"]:
-    """Centre of each state, in frames of the spectrogram."""
+    """Center of each state, in frames of the spectrogram."""
     positions = (torch.arange(real.shape[1], device=real.device) + 0.5) * frames
     return positions[None, :, None].expand(len(real), -1, -1)
 
@@ -379,7 +379,7 @@ def _mean(states: Tensor, real: Tensor) -> Tensor:
 
 
 def _join_two(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Neighbouring states `[B, n, d]` joined in pairs to `[B, ⌈n/2⌉, 2d]`; an odd last one is joined with zeros."""
+    """Neighboring states `[B, n, d]` joined in pairs to `[B, ⌈n/2⌉, 2d]`; an odd last one is joined with zeros."""
     x = x.masked_fill(~real[..., None], 0.0)
     if x.shape[1] % 2:
         x, real = pad(x, (0, 0, 0, 1)), pad(real, (0, 1))

@@ -25,7 +25,7 @@ class VisionConfig(BlocksConfig):
     patch: int = Field(16, gt=0)
     """Height and width of a patch; divides the size."""
     channels: int = Field(3, gt=0)
-    """Colours."""
+    """Colors."""
     classes: int = Field(0, ge=0)
     """Number of classes; 0 for no classifier."""
     pooler: bool = False

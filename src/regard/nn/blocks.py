@@ -167,7 +167,7 @@ class EncoderLayer(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """W_2 silu(norm(depthwise(glu(W_1 x)))): mixes each state with its neighbours (Gulati et al. 2020, figure 2).
+    """W_2 silu(norm(depthwise(glu(W_1 x)))): mixes each state with its neighbors (Gulati et al. 2020, figure 2).
 
     The norm is over a state's channels; the paper's batch norm would count padding.
 
@@ -200,7 +200,7 @@ class ConformerLayer(nn.Module):
 
     Args:
         attention: the self-attention.
-        convolution: mixes each state with its neighbours.
+        convolution: mixes each state with its neighbors.
         halves: two feed-forwards; half of each one's output is added.
         residuals: the residual connection and norm around the first feed-forward, the attention, the convolution and
             the second feed-forward.

@@ -274,7 +274,7 @@ class AttentionalStep(nn.Module):
 
 
 def as_weights(normalizer: str, draw: bool = False) -> str | Normalizer:
-    """A normaliser by its name; "hard" is one-hot, sampled if `draw`, else the best key."""
+    """A normalizer by its name; "hard" is one-hot, sampled if `draw`, else the best key."""
     return Hard(sample=draw) if normalizer == "hard" else normalizer
 
 

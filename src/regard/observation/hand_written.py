@@ -1,4 +1,4 @@
-"""Attention that a module computes by hand, recognised by what it does: softmax(query · key …) · value.
+"""Attention that a module computes by hand, recognized by what it does: softmax(query · key …) · value.
 
 The torch-function mode passes every function here. A product of two activations is marked as scores, marks survive
 scaling, masks and dropout, a softmax of scores is marked as weights, and a product with weights is an attention. A

@@ -29,14 +29,14 @@ def intervene(model: Any, site: str, change: Change, part: str = "weights") -> A
     weights where it is asked for them, transformers' models none. With gradient checkpointing, the backward pass
     belongs inside the block too: it repeats the forward.
 
-    An observation of the same model records what the site's own score and normaliser gave: the weights before the
+    An observation of the same model records what the site's own score and normalizer gave: the weights before the
     change, whichever of the two blocks is entered first; so does `generation.attention`. Of nested interventions at
     one site, the innermost acts.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
         site: a site's path or a pattern, as in `observe`.
-        change: from weights `[*batch, heads, T, S]`, after the normaliser, to weights of the same shape;
+        change: from weights `[*batch, heads, T, S]`, after the normalizer, to weights of the same shape;
             `regard.observation.intervene` has `ablate`, `uniform` and `permute`.
         part: what is changed: "weights"; "query" `[*batch, heads, T, d_k]`, "key" or "value" `[*batch, key heads,
             S, d]`, as they enter the score; "output", of each head `[*batch, heads, T, d_v]`, before they are joined.

@@ -465,7 +465,7 @@ def observe(
     replaced. One forward of the observed module is one map per site (a recurrent decoder's steps are joined); in a
     search of ours, one map `[heads, T, S]` per returned hypothesis; transformers' `generate` gives one per step
     (`along`).
-    A map is what the model's own score and normaliser gave: under `intervene`, the weights before the change.
+    A map is what the model's own score and normalizer gave: under `intervene`, the weights before the change.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
@@ -556,7 +556,7 @@ def _follows(first: Kept, kept: Kept) -> bool:
 
 
 def _alike(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two scores, or two normalisers, compute the same."""
+    """Whether two scores, or two normalizers, compute the same."""
     while isinstance(a, Projected | ProjectedProduct) and isinstance(b, Projected | ProjectedProduct):
         a, b = a.score, b.score
     if a is b:

@@ -37,7 +37,7 @@ class Answer(Result):
         tokens: of the question, with EOS.
         score, log_prob: the logarithm of the probability.
         attention: {site: map `[heads, T, S]`}: T is 1 for stacked attention, the question's tokens for a Transformer.
-        positions: `[S, 2]` centres (row, column) of the picture's cells as shares.
+        positions: `[S, 2]` centers (row, column) of the picture's cells as shares.
         picture: as the model gets it.
         answerer: the pipeline it came from.
     """

@@ -102,7 +102,7 @@ class Description(Result):
         source: the name of the file.
         log_prob: the sum of the tokens' log-probabilities, in nats (of attention and CTC together, where both score).
         attention: {site: map `[heads, T, S]`}, rows are tokens, keys the memory's states.
-        positions: `[S, 2]` centres (row, column) of a picture's cells as shares, or `[S, 1]` frames of 10 ms.
+        positions: `[S, 2]` centers (row, column) of a picture's cells as shares, or `[S, 1]` frames of 10 ms.
         media: what was read.
         pieces: the descriptions of a long recording's segments; its text and tokens are theirs, joined, and each has
             its own attention.

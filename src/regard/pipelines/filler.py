@@ -131,12 +131,12 @@ class Filler(Pipeline[str, Filling]):
         return vectors(self.model, ids, spans, text, self.tokenizer)
 
     def meaning(self, word: str, texts: Sequence[str], layer: int | None = None) -> Meaning:
-        """How a word's vector moves from layer to layer in each text, and towards which words.
+        """How a word's vector moves from layer to layer in each text, and toward which words.
 
         Args:
             word: the word.
             texts: texts in which it stands; the first place counts.
-            layer: where its neighbours are looked for, 0 before the first block; two thirds of the way up by default,
+            layer: where its neighbors are looked for, 0 before the first block; two thirds of the way up by default,
                 for the last layers of an encoder turn to what it was trained for (Ethayarajh 2019; Liu et al. 2019).
 
         Raises:

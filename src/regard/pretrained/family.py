@@ -258,7 +258,7 @@ class Family:
         """Give a model on `meta` its weights; everything about them was checked but their numbers.
 
         Args:
-            model: on `meta`; afterwards it has the tensors.
+            model: on `meta`; afterward it has the tensors.
             table: of `table`.
             names: of all stored tensors, without the prefix.
             read: from such a name to the tensor in float32.

@@ -1,6 +1,6 @@
 """A .gguf file (of llama.cpp) as the folder it was made from: settings, weights, tokenizer. Llamas only.
 
-The header is read here, in bounds; the `gguf` package dequantises the weights. The rows of query and key projections
+The header is read here, in bounds; the `gguf` package dequantizes the weights. The rows of query and key projections
 are stored in llama.cpp's order of rotary pairs; they are reordered.
 """
 
@@ -53,10 +53,10 @@ STRING, LIST = 8, 9
 
 
 class GGUFTensors:
-    """The tensors of a .gguf file under their safetensors names; one is dequantised when it is asked for.
+    """The tensors of a .gguf file under their safetensors names; one is dequantized when it is asked for.
 
     Attributes:
-        stored: kind and shape by name; what is dequantised counts as F32.
+        stored: kind and shape by name; what is dequantized counts as F32.
     """
 
     def __init__(self, path: Path, gguf: Any, header: "_Header", config: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ class GGUFTensors:
         """A tensor in float32.
 
         Raises:
-            BundleError: it cannot be dequantised, or has numbers that are infinite or NaN.
+            BundleError: it cannot be dequantized, or has numbers that are infinite or NaN.
         """
         part = self._parts[name]
         raw = self._header.data(part.start, self._bytes(part)).reshape(math.prod(part.shape[:-1]), -1)

@@ -37,7 +37,7 @@ class Job:
         compute: from inputs to results; the same for all jobs of a key.
         given: the input.
         size: characters.
-        future: of the result; cancelled where it is not wanted any more.
+        future: of the result; canceled where it is not wanted any more.
     """
 
     key: Hashable
@@ -142,7 +142,7 @@ class Batcher:
                 key, jobs = self._waiting.popitem(last=False)
                 size = 0
                 for job in list(jobs):
-                    if not job.future.done():  # else it is cancelled, and its loop has not called `_drop` yet
+                    if not job.future.done():  # else it is canceled, and its loop has not called `_drop` yet
                         full = len(batch) == self.limits.batch or size + job.size > self.limits.batch_characters
                         if batch and full:
                             break

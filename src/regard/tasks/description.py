@@ -217,7 +217,7 @@ def text_scores(outputs: Sequence[str], references: Sequence[str]) -> dict[str, 
 def pointing(said: Sequence[Description], shown: Sequence[Scene]) -> tuple[float, int]:
     """Pointing accuracy in percent, and the number of words it is measured on.
 
-    A word of a correctly named thing counts as a hit if its largest weight is at a cell whose centre lies in the
+    A word of a correctly named thing counts as a hit if its largest weight is at a cell whose center lies in the
     thing's box; for a moving thing, in its box in the frame of that cell.
     """
     hits = total = 0

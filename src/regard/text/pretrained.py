@@ -189,7 +189,7 @@ class Pieces(_Spelled):
         for piece in _pieces(self._source, text):
             letters = piece.replace("▁", " ").strip()
             start = text.find(letters, place) if letters else place
-            start = place if start < 0 else start  # sentencepiece has normalised the text
+            start = place if start < 0 else start  # sentencepiece has normalized the text
             place = min(len(text), start + len(letters))
             spans.append((start, place))
         return spans

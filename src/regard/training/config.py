@@ -66,7 +66,7 @@ class TrainingConfig(BaseModel):
     """Weight of R-Drop (Wu et al. 2021): every batch is computed twice, with two draws of dropout, and the two
     distributions are drawn together; 0 is off, 1 to 5 usual."""
     concat_pairs: float = Field(0.0, ge=0, le=1)
-    """Share of the batches of recordings that are concatenated two by two, for generalisation to longer recordings."""
+    """Share of the batches of recordings that are concatenated two by two, for generalization to longer recordings."""
     hard: Literal["straight_through", "reinforce"] = "straight_through"
     """Gradient estimator of hard attention."""
     entropy: Weight = 0.01

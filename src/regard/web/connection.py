@@ -41,7 +41,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Made], seconds: float) -> Made:
-    """The result of a coroutine, which is cancelled when the client goes or the time is over.
+    """The result of a coroutine, which is canceled when the client goes or the time is over.
 
     Args:
         request: whose body was read.

@@ -1,4 +1,4 @@
-"""Message catalogues as parallel sentences."""
+"""Message catalogs as parallel sentences."""
 
 import gzip
 import os

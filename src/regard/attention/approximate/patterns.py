@@ -7,11 +7,11 @@ from regard.errors import ShapeError
 
 
 def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed: int = 0) -> Tensor:
-    """Blocks that see their neighbours, the first ones and a few at random; the first see and are seen by all.
+    """Blocks that see their neighbors, the first ones and a few at random; the first see and are seen by all.
 
     Args:
         blocks: along queries and keys.
-        local: neighbours on either side.
+        local: neighbors on either side.
         first: global blocks at the beginning.
         random: others for each block, drawn without repetition.
         seed: of the drawing, which leaves torch's generator alone.
@@ -34,7 +34,7 @@ def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed:
 
 
 def strided(blocks: int, local: int = 1, stride: int = 4) -> Tensor:
-    """Blocks that see their neighbours and every `stride`-th block of all.
+    """Blocks that see their neighbors and every `stride`-th block of all.
 
     Source: Child et al. 2019, section 4.2 (with `regard.causal()` beside it, their strided pattern by blocks).
     """

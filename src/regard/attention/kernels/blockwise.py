@@ -1,7 +1,7 @@
 """The blockwise kernel: the reference's equation on blocks of whole rows, forward and backward, in bounded memory.
 
-It takes every score, normaliser, mask, bias and dropout. Queries and keys are projected once; every block is compared,
-normalised and summed, forgotten, and computed again when its gradient is wanted, so that memory is O(T + S) and one
+It takes every score, normalizer, mask, bias and dropout. Queries and keys are projected once; every block is compared,
+normalized and summed, forgotten, and computed again when its gradient is wanted, so that memory is O(T + S) and one
 block. What the mask leaves empty is skipped.
 """
 
@@ -147,7 +147,7 @@ def _of_known(spec: Spec, scores: Tensor, allowed: Tensor, numbers: Tensor) -> t
     # a dead row's scores are all -inf: any finite number gives weights of 0, and gradients that are not NaN
     numbers = numbers.masked_fill(numbers == -torch.inf, 0)[..., None]
     weights = spec.normalizer.reweight(scores.masked_fill(~allowed, -torch.inf), numbers)
-    assert weights is not None  # as every normaliser with `of_part`
+    assert weights is not None  # as every normalizer with `of_part`
     weights = weights.masked_fill(~allowed, 0)
     return weights, weights.sum(-1)
 

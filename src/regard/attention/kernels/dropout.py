@@ -39,7 +39,7 @@ def kept(batch: Tensor, rows: Tensor, columns: Tensor, seed: Seed, dropout: floa
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A 32-bit finaliser (Wellons, "Prospecting for hash functions", lowbias32) on int32, whose products wrap."""
+    """A 32-bit finalizer (Wellons, "Prospecting for hash functions", lowbias32) on int32, whose products wrap."""
     x = x ^ (x >> 16 & 0xFFFF)
     x.mul_(_signed(0x7FEB352D))
     x ^= x >> 15 & 0x1FFFF

@@ -93,7 +93,7 @@ class Origin:
 
 
 class AttentionMap:
-    """Weights α `[*batch, T, S]` after the normaliser and before dropout, float32 (float64 for float64 inputs).
+    """Weights α `[*batch, T, S]` after the normalizer and before dropout, float32 (float64 for float64 inputs).
 
     Made by `regard.attention_map`, by `regard.observe`, by models, or from given weights by `from_weights`.
     The first statistic computes entropy, received, argmax and row numbers in one pass and keeps them

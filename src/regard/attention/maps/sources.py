@@ -34,7 +34,7 @@ class RowBlock:
     Attributes:
         start: the first row's index.
         weights: `[*batch, t, n]` of n keys that follow each other; all others have none.
-        numbers: the normaliser's row numbers `[*batch, t]`, where the source has them.
+        numbers: the normalizer's row numbers `[*batch, t]`, where the source has them.
         scores: where the weights are the softmax of something, that, with the most negative number for what may
             not be looked at; the consumer of the block may write over it.
         first: the first key's index.

@@ -50,7 +50,7 @@ class Summary:
         total: Σ_j α_ij `[*batch, T]`: 1, less beside a sink, 0 for a dead row.
         pooled: the map in cells `[*batch, rows, columns]`, where asked for.
         top: the largest weights of each row and their keys, both `[*batch, T, k]`, padded with (0, -1), or None.
-        numbers: the normaliser's row numbers `[*batch, T]`, where the map is made of queries and keys.
+        numbers: the normalizer's row numbers `[*batch, T]`, where the map is made of queries and keys.
         negative: whether a weight is negative; the entropy is then NaN.
     """
 

@@ -58,7 +58,7 @@ def ring_attend(
 
     "ring" passes keys and values on from process to process and holds two shards of them at a time besides its own.
     Softmax, softmax1, `Sink`, sigmoid, uniform and `Share` merge. "gather" gives every process all keys and values: it
-    does everything that `attend` does, in memory O(S). It is what "auto" takes for normalisers that need whole rows
+    does everything that `attend` does, in memory O(S). It is what "auto" takes for normalizers that need whole rows
     (sparsemax, entmax, `Hard`, callables), for scores that follow the last look, and for values with more batch axes
     than the scores.
 
@@ -74,7 +74,7 @@ def ring_attend(
         value: this process's `[*batch, s, d_v]`.
         score, normalizer: as in `attend`; parameters are the same on all processes.
         mask, bias: as in `attend`, of the whole `[*batch, T, S]`, the same on all processes.
-        dropout: probability of dropping a weight, after the normaliser.
+        dropout: probability of dropping a weight, after the normalizer.
         exchange: "auto", or the way that keys must go: "ring" or "gather".
         balanced: whether shards were cut so (`shard`): under a causal mask no process waits for the last one then.
         group: of torch.distributed; None is all processes.
@@ -190,7 +190,7 @@ class RingProblem:
 
     Attributes:
         of_tiles: the spec whose parts are computed.
-        spec: the whole; its normaliser merges them.
+        spec: the whole; its normalizer merges them.
         shape: `(*batch, T, S)` of the whole.
     """
 
@@ -201,7 +201,7 @@ class RingProblem:
     shape: Shape
 
     def learned(self, query: Tensor, key: Tensor) -> list[Tensor]:
-        """What a gradient flows into besides queries, keys, values and the normaliser.
+        """What a gradient flows into besides queries, keys, values and the normalizer.
 
         One pair is computed for it, the whole's first: a mask, a bias or a width that does not fit is refused before
         anything is sent.

@@ -29,12 +29,12 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def find_catalogues(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files themselves, and the catalogues in the folders and the folders within, sorted.
+    """The files themselves, and the catalogs in the folders and the folders within, sorted.
 
     A link to a folder is not followed: it may lead back.
 
     Raises:
-        DataError: a folder without a catalogue, or one that cannot be read.
+        DataError: a folder without a catalog, or one that cannot be read.
     """
     for path in paths:
         if not path.is_dir():
@@ -58,10 +58,10 @@ def find_catalogues(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def read_catalogue(path: Path) -> Iterator[tuple[str, str]]:
-    """The messages of a catalogue that have a translation; of plural forms the first one, no fuzzy and no obsolete one.
+    """The messages of a catalog that have a translation; of plural forms the first one, no fuzzy and no obsolete one.
 
     Raises:
-        DataError: the file is missing, is no catalogue, or is damaged (of a `.po` with the line).
+        DataError: the file is missing, is no catalog, or is damaged (of a `.po` with the line).
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
@@ -154,7 +154,7 @@ def _unescaped(parts: list[str]) -> str:
 
 
 def _charset(path: Path, header: bytes) -> str:
-    """The name of the character set that a catalogue's header announces; UTF-8 where it announces none.
+    """The name of the character set that a catalog's header announces; UTF-8 where it announces none.
 
     Raises:
         DataError: it is none that is known.

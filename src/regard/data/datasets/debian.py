@@ -1,7 +1,7 @@
 """Debian's package descriptions as parallel sentences.
 
 The files are `dists/RELEASE/main/i18n/Translation-LANGUAGE` of any Debian mirror (.bz2 or .xz, or unpacked). Debian
-distributes the descriptions, and their translations by its volunteers, under the licences of the packages or of the
+distributes the descriptions, and their translations by its volunteers, under the licenses of the packages or of the
 Debian Description Translation Project; attribute "Debian and its translation teams".
 """
 

@@ -59,7 +59,7 @@ class Download:
     unit: str
 
     def write(self, folder: Path, file: Path | None = None) -> tuple[Path, int]:
-        """Write the data set, and its licence beside it.
+        """Write the data set, and its license beside it.
 
         Args:
             folder: what REGARD_DATA names.

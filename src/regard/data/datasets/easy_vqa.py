@@ -1,4 +1,4 @@
-"""easy-VQA (Zhou 2019): questions about coloured shapes, in the package of that name."""
+"""easy-VQA (Zhou 2019): questions about colored shapes, in the package of that name."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Message catalogues (gettext's .po and .mo) as parallel sentences.
+"""Message catalogs (gettext's .po and .mo) as parallel sentences.
 
-Every program that is translated with gettext comes with catalogues, and those of games and of teaching programs hold
-prose: dialogues, stories, instructions. A catalogue's texts have their program's licence.
+Every program that is translated with gettext comes with catalogs, and those of games and of teaching programs hold
+prose: dialogues, stories, instructions. A catalog's texts have their program's license.
 """
 
 import re
@@ -28,7 +28,7 @@ def messages(catalogues: Sequence[Path]) -> Iterator[tuple[str, str]]:
         catalogues: files .po, .mo or .gmo, or folders, which are searched.
 
     Raises:
-        DataError: a file is missing or damaged, or holds no catalogue; a folder without one.
+        DataError: a file is missing or damaged, or holds no catalog; a folder without one.
     """
     seen = set()
     for path in find_catalogues(catalogues):

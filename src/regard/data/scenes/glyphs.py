@@ -1,6 +1,6 @@
-"""Pictures of single things with their names: from a colour font, or from folders of drawings.
+"""Pictures of single things with their names: from a color font, or from folders of drawings.
 
-The pictures come from a colour font (Debian's fonts-noto-color-emoji), or from a folder of pictures named by their
+The pictures come from a color font (Debian's fonts-noto-color-emoji), or from a folder of pictures named by their
 code points as OpenMoji's are (1F408-200D-2B1B.png); the names from the package `emoji`, in 14 languages.
 """
 
@@ -36,7 +36,7 @@ class SpriteConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     pictures: str | None = None
-    """A colour font, or a folder of pictures named by their code points; the installed Noto Color Emoji by default.
+    """A color font, or a folder of pictures named by their code points; the installed Noto Color Emoji by default.
 
     $NAME is taken from the environment."""
     styles: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class SpriteConfig(BaseModel):
     own: float | None = Field(None, ge=0, le=1)
     """Probability of the first style for things that other styles have too; uniform over the styles unless set."""
     varied: float = Field(0.0, ge=0, le=1)
-    """Share of the training scenes whose things are augmented: mirrored, squeezed, in other hues, in few colours,
+    """Share of the training scenes whose things are augmented: mirrored, squeezed, in other hues, in few colors,
     blurred, outlined."""
     language: Literal["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"] = "en"
     """Language of the names."""
@@ -104,26 +104,26 @@ class Glyphs:
 
 
 def dyed(picture: Image.Image, colour: str) -> Image.Image:
-    """The picture in shades of one colour, from dark to light."""
+    """The picture in shades of one color, from dark to light."""
     shades = ImageOps.colorize(ImageOps.grayscale(picture), "black", "white", colour, midpoint=140).convert("RGBA")
     shades.putalpha(picture.getchannel("A"))
     return shades
 
 
 def varied(picture: Image.Image, dice: random.Random) -> Image.Image:
-    """A drawing with random changes of hue, colours, outline and shape; of the same size."""
+    """A drawing with random changes of hue, colors, outline and shape; of the same size."""
     alpha, plain = picture.getchannel("A"), picture.convert("RGB")
     if dice.random() < 0.4:  # other hues, stronger or paler
         hue, saturation, value = plain.convert("HSV").split()
         turn, strength = dice.randint(-12, 12), dice.uniform(0.6, 1.4)
         turned = hue.point([(h + turn) % 256 for h in range(256)])
         plain = Image.merge("HSV", (turned, saturation.point(lambda s: s * strength), value)).convert("RGB")
-    if dice.random() < 0.4:  # few colours, without shades
+    if dice.random() < 0.4:  # few colors, without shades
         plain = plain.filter(ImageFilter.ModeFilter(3)).quantize(dice.randint(3, 8)).convert("RGB")
     elif dice.random() < 0.4:
         plain = plain.filter(ImageFilter.GaussianBlur(dice.uniform(0.5, 1.5)))
     ink = tuple(dice.randint(0, 50) for _ in range(3))
-    if dice.random() < 0.4:  # lines where colours change
+    if dice.random() < 0.4:  # lines where colors change
         edges = plain.convert("L").filter(ImageFilter.FIND_EDGES).point(lambda e: min(255, 6 * max(0, e - 25)))
         plain.paste(ink, mask=edges)
     if dice.random() < 0.4:  # a line round it

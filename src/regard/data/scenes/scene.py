@@ -27,7 +27,7 @@ class SceneConfig(SpriteConfig):
     listed: str = "and"
     """Word between the names of three things, from left to right."""
     dyes: dict[str, str] = Field({})
-    """Colours that things are tinted with at random, {red = "#d02020"}; the caption puts the colour first."""
+    """Colors that things are tinted with at random, {red = "#d02020"}; the caption puts the color first."""
     frames: int = Field(1, gt=0)
     """Frames of a scene; from 2 on it is a moving picture of one thing, and the caption describes the motion."""
     moves: dict[Literal["left", "right", "up", "down", "near", "away"], str] = Field(
@@ -91,7 +91,7 @@ def shares(box: Box, size: int) -> tuple[float, float, float, float]:
 
 
 def background(size: int, dice: random.Random) -> Image.Image:
-    """A random background: white, one colour, a gradient, or blurred spots."""
+    """A random background: white, one color, a gradient, or blurred spots."""
     kind = dice.random()
     if kind < 0.35:
         return Image.new("RGB", (size, size), (255, 255, 255))
