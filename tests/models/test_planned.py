@@ -237,7 +237,7 @@ def test_a_planned_recurrent_decoder_steps_as_the_model_does(name: str) -> None:
 def test_recurrent_decoders_that_are_not_planned_say_why() -> None:
     assert "gate" in refusal(make_recurrent(gate=True))
     assert "gate, follows" in refusal(make_recurrent(score="location"))
-    assert "normalised" in refusal(make_recurrent(normalizer="uniform"))
+    assert "normalized" in refusal(make_recurrent(normalizer="uniform"))
 
 
 def test_what_cannot_be_planned_says_why() -> None:
