@@ -326,6 +326,7 @@ ADDRESSES = (
 )  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_that_fits_no_view_opens_one(open_page: Open, translation: Page, address: str) -> None:
     tab = open_page(translation, f"#unit=tokens&{address}")
@@ -387,6 +388,7 @@ def test_the_copied_python_of_a_checkpoint_gives_what_is_shown(open_page: Open, 
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
 def test_a_word_goes_its_way_through_the_layers_of_an_encoder(open_page: Open, theme: str, width: int) -> None:
     model, texts = regard.load("english"), ["he sat on the bank of the river", "we took the money to the bank"]
@@ -437,6 +439,7 @@ def test_a_page_of_one_map_has_nothing_to_compare(open_page: Open, pages: dict[s
     assert "2 head: decoder cross-attention, its only head" in tab.get_by_role("navigation", name="zoom").inner_text()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("score", ["dot", "additive", "distance"])
 def test_the_terms_of_a_score_are_those_of_its_equation(open_page: Open, score: str) -> None:
     made = torch.Generator().manual_seed(19)
@@ -971,6 +974,7 @@ def test_what_if_of_a_decoder_alone_shows_the_changed_head(browser: Any) -> None
         tab.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("theme", "width"), [("light", 1350), ("dark", 320)])
 def test_a_patch_from_another_sentence_shows_the_attention_before_and_after(
     browser: Any, translation: Page, theme: str, width: int
@@ -1029,6 +1033,7 @@ SPEECH = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_what_if_of_a_long_text_is_a_pair_of_heatmaps(browser: Any, theme: str) -> None:
     model, beginning, key = regard.load("shakespeare"), SPEECH[:140], 17
@@ -1064,6 +1069,7 @@ def test_what_if_of_a_long_text_is_a_pair_of_heatmaps(browser: Any, theme: str) 
     assert wide <= 0
 
 
+@pytest.mark.slow
 def test_what_if_of_more_than_256_tokens_is_told_without_a_picture(browser: Any) -> None:
     model = regard.load("shakespeare")
     page = look_at([model], [SPEECH])
@@ -1122,6 +1128,7 @@ def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: An
     assert faults == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
 @pytest.mark.parametrize(("name", "text"), [("fr-en", "le chat noir"), ("shakespeare", "To be, or not")])
 def test_maps_are_drawn_before_they_are_tested(browser: Any, theme: str, width: int, name: str, text: str) -> None:
@@ -1158,6 +1165,7 @@ def test_maps_are_drawn_before_they_are_tested(browser: Any, theme: str, width: 
     assert (wide, faults) == (0, [])
 
 
+@pytest.mark.slow
 def test_questions_are_put_to_the_model_and_the_output_that_they_are_about(browser: Any) -> None:
     models = [regard.load("fr-en"), regard.load("fr-en-rnn")]
     page = look_at(models, ["le chat noir"])
@@ -1177,6 +1185,7 @@ def test_questions_are_put_to_the_model_and_the_output_that_they_are_about(brows
         tab.close()
 
 
+@pytest.mark.slow
 def test_a_served_page_offers_no_question_that_nobody_answers(browser: Any) -> None:
     app, token = create_explorer(look_at([regard.load("english")], ["the river"]), None)
     with Served(app) as port:
@@ -1204,6 +1213,7 @@ VIEWS = {  # a model, its input, and a view of the page
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_copied_python_gives_what_is_shown(
     open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: str
@@ -1281,6 +1291,7 @@ def test_the_play_head_and_the_word_follow_the_recording(open_page: Open, pages:
     assert len(set(shown)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["translation", "sound"])
 @pytest.mark.parametrize("size", [(320, 640), (1280, 720)])
 def test_the_tour_does_not_cover_what_it_speaks_of(
