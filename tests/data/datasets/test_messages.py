@@ -219,11 +219,18 @@ def test_a_folder_may_be_deep_and_have_links_that_lead_back(tmp_path, monkeypatc
     (tmp_path / "itself.po").symlink_to("itself.po")
     os.mkfifo(tmp_path / "pipe.po")
     monkeypatch.chdir(tmp_path)
-    for _ in range(1200):
+    depth = 1200
+    for _ in range(depth):
         os.mkdir("d")
         os.chdir("d")
     Path("a.po").write_text(f'msgid "{GOOD[0]}"\nmsgstr "{GOOD[1]}"\n', "utf-8")
-    assert list(messages([tmp_path])) == [GOOD]
+    try:
+        assert list(messages([tmp_path])) == [GOOD]
+    finally:  # here, from below: what clears up after the tests goes down a folder a call
+        os.unlink("a.po")
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
 
 
 def test_the_output_replaces_no_catalogue_of_a_folder(text):
