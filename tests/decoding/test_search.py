@@ -316,11 +316,11 @@ def test_settled_tokens_are_those_that_the_output_begins_with(how) -> None:
     for sentence in range(40):
         best = run([sentence], [7], **how)[0][0].tokens
         before: list[int] = []
-        for beams in search_steps(step, fresh([sentence]), [7], SearchConfig(**how), BOS, EOS):
-            settled = beams[0].settled()
+        for now in search_steps(step, fresh([sentence]), [7], SearchConfig(**how), BOS, EOS):
+            settled = now.settled(0)
             assert settled[: len(before)] == before
             assert best[: len(settled)] == settled
-            early += bool(settled) and beams[0].results is None
+            early += bool(settled) and now.beams[0].results is None
             before = settled
         assert before == best
     assert early > 5  # some are known before the end

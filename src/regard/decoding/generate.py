@@ -117,11 +117,11 @@ def stream(
         steps = search_steps(step, state, [limit], how, before[-1], ends, scored=scored, device=device)
         while True:
             try:
-                (beam,) = next(steps)
+                now = next(steps)
             except StopIteration as end:
                 (found,) = end.value
                 return list(found)
-            yield beam.settled()
+            yield now.settled(0)
     drawn: list[Drawn] = []
     for one in sample(
         step, state, [before], [limit], how, ends, stop=stop, indices=[index], device=device, scored=scored

@@ -397,6 +397,8 @@ class Glossary:
     def terms(self, source: str) -> list[tuple[str, Span]]:
         """The terms in a text, in its order: the translation of each, and its span in the folded text. Where terms
         overlap, the first and longest counts."""
+        if not self._terms:
+            return []
         words, at, found = _words(source), 0, []
         while at < len(words):
             behind = [word for word, _ in words[at:]]

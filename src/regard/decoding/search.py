@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from regard.config import check_number, check_whole
 from regard.decoding.constraints import StepFunction, innermost
@@ -109,7 +110,6 @@ class Beam:
     Attributes:
         number: its index among all sentences.
         limit: output tokens at most.
-        rows: the tokens so far of each hypothesis, without BOS.
         finished: hypotheses that have ended.
         goal: what its outputs must have, if anything.
         progress: of each hypothesis toward the goal.
@@ -117,34 +117,19 @@ class Beam:
         attended: of each hypothesis, the attention that the place of each phrase gets.
         ranks: of each finished hypothesis, its score, less for phrases that are not in their places.
         ended: hypotheses of each group that have ended.
-        living: the tokens so far of the hypotheses that may still end; not those of probability 0.
         results: the outputs, best first, once the sentence is done.
     """
 
     number: int
     limit: int
     goal: Goal | None = None
-    rows: list[list[int]] = field(default_factory=lambda: [[]])
     finished: list[Hypothesis] = field(default_factory=list)
     progress: list[GoalProgress] = field(default_factory=list)
     totals: list[float] = field(default_factory=lambda: [0.0])
     attended: list[list[float]] = field(default_factory=lambda: [[]])
     ranks: list[float] = field(default_factory=list)
     ended: list[int] = field(default_factory=lambda: [0])
-    living: list[list[int]] = field(default_factory=list)
     results: list[Hypothesis] | None = None
-
-    def settled(self) -> list[int]:
-        """The tokens that the best output begins with, whatever is still found.
-
-        They are what the living hypotheses and the best finished one have in common: one of these, or a continuation,
-        becomes the output.
-        """
-        if self.results is not None:
-            return self.results[0].tokens if self.results else []
-        rivals = [*self.living, *(self.finished[k].tokens for k in self.ranked()[:1])]
-        common = takewhile(lambda column: len(set(column)) == 1, zip(*rivals, strict=False))
-        return [column[0] for column in common]
 
     def ranked(self) -> list[int]:
         """The numbers of the finished hypotheses, best first."""
@@ -154,6 +139,35 @@ class Beam:
         """The length at which a living hypothesis is still expected to end with a better score; the limit, but the
         next one where every phrase of the goal has a place, beyond which little is won."""
         return length + 1 if self.goal and self.goal.placed else self.limit
+
+
+@dataclass(frozen=True, eq=False)
+class SearchStep:
+    """What a search has come to after a step.
+
+    Attributes:
+        beams: the bookkeeping of the N sentences that were searched.
+        paths: the tokens so far of each hypothesis, without BOS.
+        log_probs: of the hypotheses; -∞ for those that cannot become outputs.
+    """
+
+    beams: list[Beam]
+    paths: Int[Tensor, "N K t"]
+    log_probs: Float[Tensor, "N K"]
+
+    def settled(self, sentence: int) -> list[int]:
+        """The tokens that a sentence's best output begins with, whatever is still found.
+
+        They are what the living hypotheses and the best finished one have in common: one of these, or a continuation,
+        becomes the output.
+        """
+        beam = self.beams[sentence]
+        if beam.results is not None:
+            return beam.results[0].tokens if beam.results else []
+        living = self.paths[sentence][self.log_probs[sentence] > -inf].tolist()
+        rivals = [*living, *(beam.finished[k].tokens for k in beam.ranked()[:1])]
+        common = takewhile(lambda column: len(set(column)) == 1, zip(*rivals, strict=False))
+        return [column[0] for column in common]
 
 
 class _Candidate(NamedTuple):
@@ -185,8 +199,8 @@ def search_steps(
     step: StepFunction, state: Followed, limits: Sequence[int], config: SearchConfig, bos: int | Sequence[int] | Tensor,
     ends: int | Collection[int], scored: bool = False, device: torch.device | None = None,
     goals: Sequence[Goal | None] = (), attention: Attention | None = None,
-) -> Generator[list[Beam], None, list[list[Hypothesis]]]:  # fmt: skip
-    """Search step by step: yield the bookkeeping of the sentences that were searched, return their hypotheses.
+) -> Generator[SearchStep, None, list[list[Hypothesis]]]:  # fmt: skip
+    """Search step by step: yield what each step has come to, return the hypotheses of every sentence.
 
     At each step a sentence's `beam` best continuations stay; those among them that end in one of `ends` are
     finished, and the sentence is done when it has `beam` finished ones, or when no living one can come to a better
@@ -194,7 +208,8 @@ def search_steps(
     takes no more tokens once as many have ended; the outputs of all are ranked together, equal ones once. What a
     sentence gets does not depend on its batch mates: each has its own limit and leaves the batch when it is done.
 
-    The continuations of all sentences come to the host in one transfer a step; states stay on their device.
+    The continuations of all sentences come to the host in one transfer a step; states stay on their device. As long as
+    nothing of a sentence can end, its continuations are chosen together with those of the others.
 
     Args:
         step: (tokens `[N, K]`, state) -> (logits `[N, K, V]`, state).
@@ -214,6 +229,7 @@ def search_steps(
         ConfigError: goals with groups.
     """
     closing = {ends} if isinstance(ends, int) else set(ends)
+    closers = torch.tensor(sorted(closing), dtype=torch.int64)
     results: list[list[Hypothesis]] = [[] for _ in limits]
     aims = list(goals) or [None] * len(limits)
     if config.groups > 1 and any(aims):
@@ -225,11 +241,14 @@ def search_steps(
     ]  # fmt: skip
     last = torch.as_tensor(bos, device=device).reshape(-1, 1).expand(len(limits), 1)
     totals = torch.zeros(len(limits), 1, device=device)
+    furthest = torch.tensor([beam.limit for beam in beams])
+    # sentences whose every step is looked at one by one: with a goal, in groups, or with an output that may be the best
+    alone = torch.tensor([beam.goal is not None or config.groups > 1 for beam in beams])
+    paths = torch.zeros(len(beams), 1, 0, dtype=torch.int64)
     length = 0
     while beams:
         logits, state = step(last, state)
         length += 1
-        going, kept = [], []
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_p = wide if scored else torch.log_softmax(wide, -1)
         aimed = any(beam.goal for beam in beams)
@@ -238,18 +257,24 @@ def search_steps(
         if aimed:
             _attend(beams, None if attention is None else attention(state))
             pairs = _pairs(beams, log_p, some, names, config.beam + 1, closing)
-        free = not all(beam.goal for beam in beams)
-        if config.groups > 1:
-            continued = _options(totals, some, names)
-        else:
-            continued = _continue(totals, some, names, count) if free else []
-        for n, beam in enumerate(beams):
+        options = _options(totals, some, names) if config.groups > 1 else []
+        best, parents, tokens = _continue(totals, some, names, count)
+        width = config.beam if config.groups > 1 else min(config.beam, best.shape[1])
+        ending = (torch.isin(tokens, closers) | ~(best > -inf))[:, :width].any(1)
+        watched = (alone | ending | (furthest <= length)).nonzero().flatten().tolist()
+        every = zip(best[watched].tolist(), parents[watched].tolist(), tokens[watched].tolist(), strict=True)
+        done: set[int] = set()
+        kept: list[list[_Candidate]] = []
+        for n, row in zip(watched, every, strict=True):
+            beam = beams[n]
             if config.groups > 1:
-                living, chosen = _by_groups(beam, n, continued[n], state, config, closing, length)
+                living, chosen = _by_groups(beam, n, options[n], paths, state, config, closing, length)
             else:
-                candidates = _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else continued[n]
-                living, others = _finish(beam, n, candidates, state, config, closing, length)
-                chosen = [*living, *others][: config.beam]
+                candidates = (
+                    _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else list(map(_Candidate, *row))
+                )
+                living, others = _finish(beam, n, candidates, paths, state, config, closing, length)
+                chosen = [*living, *others][:width]
             ranked = beam.ranked()[: config.n_best]
             full = min(beam.ended) >= config.width or length >= beam.limit or not living
             if full or (
@@ -257,27 +282,40 @@ def search_steps(
                 and beam.ranks[ranked[-1]] >= _bound(living, config, length, beam.furthest(length))
             ):
                 beam.results = results[beam.number] = [beam.finished[k] for k in ranked]
+                done.add(n)
                 continue
-            going.append(n)
-            kept.append(chosen)
-            beam.rows = [[*beam.rows[one.parent], one.token] for one in kept[-1]]
-            beam.living = [row for row, one in zip(beam.rows, kept[-1], strict=True) if one.log_prob > -inf]
+            if beam.finished:
+                alone[n] = True
+            kept.append([*chosen, *[chosen[-1]._replace(log_prob=-inf)] * (width - len(chosen))])
             if beam.goal:
                 beam.totals = [one.log_prob for one in kept[-1]]
                 beam.progress = [
                     beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent]) for one in kept[-1]
                 ]
-        yield beams
-        if not going:
-            break
-        if len(going) < len(beams):
-            beams = [beams[n] for n in going]
-            state = state.keep(torch.tensor(going, device=logits.device))
-        following = torch.tensor([[[one.parent, one.token] for one in some] for some in kept], device=logits.device)
-        last = following[..., 1]
+        best, parents, tokens = (
+            pad(part[:, :width], (0, max(0, width - part.shape[1]))) for part in (best, parents, tokens)
+        )
+        if kept:
+            rest = [n for n in watched if n not in done]
+            chosen_numbers = torch.tensor(kept, dtype=torch.float64)
+            best[rest] = chosen_numbers[..., 0].to(best.dtype)
+            parents[rest], tokens[rest] = chosen_numbers[..., 1].long(), chosen_numbers[..., 2].long()
         if config.beam > 1:  # else every hypothesis continues itself
-            state = state.select(following[..., 0])
-        totals = totals.new_tensor([[one.log_prob for one in some] for some in kept], dtype=log_p.dtype)
+            paths = paths.gather(1, parents[..., None].expand(-1, -1, length - 1))
+        paths = torch.cat([paths, tokens[..., None]], -1)
+        yield SearchStep(beams, paths, best)
+        if done:
+            left = torch.tensor([n for n in range(len(beams)) if n not in done], dtype=torch.int64)
+            beams = [beam for beam in beams if beam.results is None]
+            if not beams:
+                break
+            state = state.keep(left.to(logits.device))
+            best, parents, tokens, paths, furthest, alone = (
+                part[left] for part in (best, parents, tokens, paths, furthest, alone)
+            )
+        last, totals = tokens.to(logits.device), best.to(logits.device)
+        if config.beam > 1:
+            state = state.select(parents.to(logits.device))
     return results
 
 
@@ -289,8 +327,9 @@ def _bound(living: Sequence[_Candidate], config: SearchConfig, length: int, limi
 
 def _continue(
     totals: Float[Tensor, "N K"], some: Float[Tensor, "N K M"], names: Int[Tensor, "N K M"], count: int
-) -> list[list[_Candidate]]:
-    """The `count` best continuations of each sentence, best first.
+) -> tuple[Float[Tensor, "N C"], Int[Tensor, "N C"], Int[Tensor, "N C"]]:
+    """The `count` best continuations of each sentence, best first: log-probabilities, the hypotheses that they continue
+    and their tokens, on the host.
 
     Args:
         totals: log-probabilities of the hypotheses.
@@ -302,8 +341,8 @@ def _continue(
     best, where = sums.topk(min(count, sums.shape[1]), dim=1)
     parents, tokens = where // some.shape[-1], names.flatten(1).gather(1, where)
     # one transfer: a float32 holds every integer below 2**24
-    numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).tolist()
-    return [[_Candidate(log_prob, int(k), int(token)) for log_prob, k, token in some] for some in numbers]
+    numbers = torch.stack([best, parents.to(best.dtype), tokens.to(best.dtype)], -1).detach().cpu()
+    return numbers[..., 0], numbers[..., 1].long(), numbers[..., 2].long()
 
 
 def _options(
@@ -320,8 +359,8 @@ def _options(
 
 
 def _by_groups(
-    beam: Beam, n: int, options: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
-    length: int,
+    beam: Beam, n: int, options: Sequence[_Candidate], paths: Int[Tensor, "N K t"], state: Followed,
+    config: SearchConfig, ends: Collection[int], length: int,
 ) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
     """The living continuations of a sentence, and the `beam` ones that it goes on with, group by group.
 
@@ -330,6 +369,7 @@ def _by_groups(
         n: its place in the batch.
         options: of `_options`, enough of them: at most `beam` - `width` tokens of each hypothesis cost anything, so a
             group's 2 · `width` best ones are among the 2 · `beam` most probable ones of each.
+        paths: the tokens so far of all sentences' hypotheses.
         state: after the step.
         config: how to search.
         ends: tokens that end an output.
@@ -340,7 +380,7 @@ def _by_groups(
     chosen: list[_Candidate] = []
     for group in range(config.groups):
         first = group * config.width
-        own = range(first, first + config.width) if len(beam.rows) > 1 else range(1)  # all begin as one hypothesis
+        own = range(first, first + config.width) if paths.shape[1] > 1 else range(1)  # all begin as one hypothesis
         ranked = sorted(
             (one for one in options if one.parent in own),
             key=lambda one: config.diversity * taken[one.token] - one.log_prob,
@@ -348,7 +388,7 @@ def _by_groups(
         here: list[_Candidate] = []
         others = ranked
         if beam.ended[group] < config.width:
-            here, others = _finish(beam, n, ranked, state, config, ends, length, group)
+            here, others = _finish(beam, n, ranked, paths, state, config, ends, length, group)
             possible = [one for one in ranked if one.log_prob > -inf]
             taken.update(one.token for one in possible[: config.width] if one.token in ends)
             taken.update([one.token for one in possible if one.token not in ends][: config.width])
@@ -369,7 +409,7 @@ def _attend(beams: Sequence[Beam], weights: Float[Tensor, "N K S"] | None) -> No
         weights: of the source.
     """
     for beam in beams:
-        beam.attended = [[1.0] * len(beam.goal.phrases) if beam.goal else []] * len(beam.rows)
+        beam.attended = [[1.0] * len(beam.goal.phrases) if beam.goal else []] * len(beam.progress)
     places = [(n, p, s) for n, beam in enumerate(beams) if beam.goal
               for p, place in enumerate(beam.goal.positions) for s in place]  # fmt: skip
     if weights is None or not places:
@@ -484,8 +524,8 @@ def own_state(state: Any, sentence: int, hypothesis: int) -> Any:
 
 
 def _finish(
-    beam: Beam, n: int, candidates: Sequence[_Candidate], state: Followed, config: SearchConfig, ends: Collection[int],
-    length: int, group: int = 0,
+    beam: Beam, n: int, candidates: Sequence[_Candidate], paths: Int[Tensor, "N K t"], state: Followed,
+    config: SearchConfig, ends: Collection[int], length: int, group: int = 0,
 ) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
     """Move continuations that end here out of a group, at the limit all of them; the living ones and the others."""
     room, living, others = config.width, [], []
@@ -497,7 +537,7 @@ def _finish(
             continue
         if closes or (length >= beam.limit and room > 0):
             own = own_state(state, n, one.parent)
-            tokens = [*beam.rows[one.parent], one.token]
+            tokens = [*paths[n, one.parent].tolist(), one.token]
             score = config.score(one.log_prob, length)
             beam.ended[group] += 1
             if not group or all(tokens != found.tokens for found in beam.finished):  # as an earlier group has it

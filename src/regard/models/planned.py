@@ -571,10 +571,9 @@ def refusal(model: Any) -> str:
         return "only encoder-decoders are planned"
     if model.training:
         return "the model is in training"
-    if any(True for module in model.modules() if module._forward_hooks or module._forward_pre_hooks):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in _modules(model)):
         return "a module has hooks, which a planned step would not call"
-    parameters = list(model.parameters())
-    if any(part.device.type != "cpu" or part.dtype != torch.float32 for part in parameters):
+    if any(part.dtype != torch.float32 or part.device.type != "cpu" for part in _parameters(model)):
         return "steps are planned for float32 on a CPU"
     if isinstance(model, Recurrent):
         return recurrent_refusal(model)
@@ -609,7 +608,22 @@ def encoder_refusal(model: Any) -> str:
 
 def stamp(model: nn.Module) -> tuple[Any, ...]:
     """A value that changes when a parameter is replaced or written to."""
-    return tuple((id(part), -1 if part.is_inference() else part._version) for part in model.parameters())
+    return tuple((id(part), -1 if part.is_inference() else part._version) for part in _parameters(model))
+
+
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a model, one that stands in several places several times: without their names, which take longer
+    to make than all that is done with the modules here."""
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _modules(child)
+
+
+def _parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of a model, one that is shared several times."""
+    for module in _modules(model):
+        yield from (part for part in module._parameters.values() if part is not None)
 
 
 def _product(layer: nn.Linear, precision: str) -> Product:

@@ -1,5 +1,6 @@
 """A text of several sentences: cut into them, and their translations joined again."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from regard.pipelines.generation import Alignment, Generation, Word
 
 # the marks that end a sentence in scripts without spaces between words
 FULL_WIDTH = "。！？｡"
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def cut(text: str, language: str) -> list[str]:
@@ -27,7 +29,7 @@ def cut(text: str, language: str) -> list[str]:
         text: any text.
         language: its code ("fr"); rules that most languages share where it is unknown or empty.
     """
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if SURROGATE.search(text):
         return [text]  # no text in Unicode: the model refuses it
     found: list[str] = []
     for piece in segment(language or "en", text):

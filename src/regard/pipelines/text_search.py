@@ -8,6 +8,7 @@ memory.
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,6 +73,11 @@ class TextSearch:
     batch_tokens: int
     encoder_maps: dict[int, dict[str, AttentionMap]] = field(default_factory=dict)
 
+    @cached_property
+    def _searched(self) -> tuple[Any, Any]:
+        """What encodes and what takes steps, the same for all texts."""
+        return self.translator.searched()
+
     def run(self, config: SearchConfig | SampleConfig) -> Iterator[tuple[int, list[Hypothesis]]]:
         """The number of each text and its outputs, best first, as they are found."""
         waiting: dict[int, list[Lacking]] = {}  # by number of hypotheses
@@ -92,7 +98,7 @@ class TextSearch:
     def follow(self, config: SearchConfig | SampleConfig) -> Generator[list[int], None, list[Hypothesis]]:
         """The outputs of the only text, which has no goal; after each step the tokens that are final."""
         translator = self.translator
-        _, stepper = translator.searched()
+        _, stepper = self._searched
         state = stepper.start(self._encode([0]), record=self.record)
         limit, bos = translator.limit(len(self.sources[0]) + 1), [translator.tokenizer.bos]
         rules = [*translator.rule_constraints([bos], [limit]), *self.demands.constraints([limit])]
@@ -130,8 +136,11 @@ class TextSearch:
         rows = [[*self.sources[n], tokenizer.eos] for n in group]
         calls: list[Call] = []
         with watching(calls.append) if has_search_listeners() else nullcontext():
-            encoder, _ = self.translator.searched()
+            encoder, _ = self._searched
             memory: Memory = encoder.encode(pad(rows, tokenizer.pad).to(device), lengths_mask(rows).to(device))
+        if not calls:
+            self.encoder_maps.update((number, {}) for number in group)
+            return memory
         own = calls_by_site(self.translator.model, calls)
         for row, number in enumerate(group):
             tokens = tokenizer.tokens(rows[row])
@@ -154,7 +163,7 @@ class TextSearch:
             aimed: search with their goals.
         """
         translator = self.translator
-        _, stepper = translator.searched()
+        _, stepper = self._searched
         goals = [self.goals[n] if aimed else None for n in group]
         state = stepper.start(memory, record=self.record or (aimed and not stepper.attends_unrecorded))
         limits = [translator.limit(len(self.sources[n]) + 1) for n in group]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from unicodedata import category
 
 _CAPITALS = re.compile(r"(?<![\w'’-])(?:I|[B-XZ](?!['’-]))(?!\w)|(\w+)")  # a letter alone, or a word
+_GRAPHEME_JOINER = "\u034f"  # a mark that is never seen
 ZWNJ, ZWJ, MONGOLIAN_SEPARATOR = "\u200c", "\u200d", "\u180e"
 
 # blocks of scripts whose letters change their form beside a joiner or a non-joiner
@@ -43,7 +44,7 @@ def clean(text: str, keep: str = "") -> str:
         text: any text.
         keep: characters that stay as they are, for instance "\\n".
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable() and _GRAPHEME_JOINER not in text:  # no separators but plain spaces, nothing invisible
         return text
     kept: list[str] = []
     for n, character in enumerate(text):
@@ -84,7 +85,7 @@ def _is_invisible(character: str) -> bool:
     kind = category(character)
     if kind == "Cf":
         return character not in _VISIBLE and not _within(character, _EGYPTIAN)
-    return kind == "Cc" or character == "\u034f"  # the combining grapheme joiner is a mark, and never seen
+    return kind == "Cc" or character == _GRAPHEME_JOINER
 
 
 def _is_needed(character: str, before: list[str], after: str, kept: list[str]) -> bool:

@@ -61,6 +61,7 @@ class Tokenizer:
     def __init__(self, inner: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
         inner.encode_special_tokens = True  # "</s>" within a text is no EOS
         self._inner = inner
+        self._strings: dict[int, str] = {}  # of the tokens that were asked for
         self.config = config
         self.kind = config.kind
         losses = (
@@ -110,7 +111,10 @@ class Tokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens' own strings."""
-        return [self._inner.id_to_token(i) or SPECIALS[UNK] for i in ids]
+        known = self._strings
+        return [
+            known[i] if i in known else known.setdefault(i, self._inner.id_to_token(i) or SPECIALS[UNK]) for i in ids
+        ]
 
     def source_spans(self, text: str) -> list[Span]:
         """Span in `text` of each token of `encode(text)`, in characters."""
