@@ -18,7 +18,7 @@ from file import lines_of
 
 import regard
 from regard.pipelines.load import SHIPPED
-from regard.process import keep_freed_memory
+from regard.process import keep_freed_memory, leave_out_what_is_loaded
 
 TURNS = 3
 
@@ -53,7 +53,8 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["fr-en:4", "fr-en:1", "fr-en-fast:1", "en-fr:4", "en-fr-fast:1"])
     parser.add_argument("--lines", type=int, default=2000)
     given = parser.parse_args()
-    keep_freed_memory()  # as `regard translate` does
+    keep_freed_memory()  # as `regard translate` does, and what follows
+    leave_out_what_is_loaded()
     print("| model | beam | size | dev BLEU | regard int8, words/s | with maps | CTranslate2 int8, words/s | ratio |")
     print("|---" * 8 + "|")
     for argument in given.models:

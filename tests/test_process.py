@@ -92,3 +92,16 @@ def test_a_server_may_open_as_many_files_as_the_hard_limit_permits():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["100", "200", "250", "250", "300", "300"]
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (now, most)
+
+
+def test_what_is_loaded_is_left_out_of_garbage_collection() -> None:
+    code = (
+        "import gc, torch\n"
+        "from regard.process import leave_out_what_is_loaded as leave\n"
+        "leave(); frozen = gc.get_freeze_count(); leave()\n"
+        "print(frozen, gc.get_freeze_count(), len(gc.get_objects()))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    frozen, again, left = map(int, out.split())
+    assert frozen == again > 10_000  # once
+    assert left < 0.05 * frozen

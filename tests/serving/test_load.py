@@ -1,6 +1,6 @@
 """What takes minutes: any request that the description allows, and very many of them; neither breaks the server.
 
-    REGARD_TEST_REQUESTS=100_000 pytest -s -m slow tests/serving/test_load.py
+REGARD_TEST_REQUESTS=100_000 pytest -s -m slow tests/serving/test_load.py
 """
 
 import http.client

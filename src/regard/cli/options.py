@@ -112,14 +112,16 @@ def load(
         engine: what searches.
     """
     from regard.pipelines.load import load as load_pipeline
-    from regard.process import keep_freed_memory, use_threads
+    from regard.process import keep_freed_memory, leave_out_what_is_loaded, use_threads
 
     keep_freed_memory()
     if threads is not None:
         use_threads(threads)
     elif inputs and inputs != ["-"] and len(inputs) <= FEW:
         use_threads(1)
-    return load_pipeline(name, device, precision, engine)
+    found = load_pipeline(name, device, precision, engine)
+    leave_out_what_is_loaded()
+    return found
 
 
 def load_for(

@@ -585,7 +585,8 @@ class LazyMaps(Mapping[str, AttentionMap]):
     """
 
     def __init__(self, sites: Iterable[str], make: Callable[[str], AttentionMap]) -> None:
-        self._sites, self._make = dict.fromkeys(sites), make
+        self._sites = sites if isinstance(sites, dict) else dict.fromkeys(sites)
+        self._make = make
         self._made: dict[str, AttentionMap] = {}
 
     def __getitem__(self, site: str) -> AttentionMap:
