@@ -1,13 +1,16 @@
-"""Speed of generating, beside transformers' `generate` and CTranslate2: the same random weights, 30 output tokens each.
+"""Speed of generating, beside transformers' `generate`, CTranslate2 and JoeyNMT: random weights, 30 output tokens each.
 
     python benchmarks/generate.py [THREADS]
+    JOEYNMT=env/bin/python python benchmarks/generate.py [THREADS]
 
-Two models (the small one and one of opus-mt's size), several batches and beams. No model ends an output, so all write
-the same number of tokens. Ways take turns, each cell is the best of three; memory is the resident size at the end of a
-process of its own. Needs transformers and ctranslate2 (`pip install -e ".[bench]"`).
+Three models (a small Transformer, one of opus-mt's size, and a recurrent one with additive attention), several batches
+and beams. No model ends an output, so all write the same number of tokens. Each cell is the best of three; memory is
+the resident size at the end of a process of its own. Needs transformers and ctranslate2 (`pip install -e ".[bench]"`);
+JOEYNMT names the Python of an environment that has joeynmt 2.3, without which the recurrent model has no peer.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,29 +31,33 @@ MODELS = {
         {"width": 512, "encoder_layers": 6, "decoder_layers": 6, "heads": 8, "ffn_width": 2048},
         58101,
     ),
+    "GRU 256, V 8,001": ({"width": 256, "embedding": 256, "score_width": 256}, 8001),
 }
 CELLS = {
     "256, 3+3, V 8,001": [(1, 1), (8, 1), (32, 1), (32, 4)],
     "512, 6+6, V 58,101": [(1, 1), (8, 1), (32, 1)],
+    "GRU 256, V 8,001": [(1, 1), (8, 1), (32, 1), (32, 4)],
 }
-WAYS = (
-    "regard float32",
-    "regard int8",
-    "regard int8 with maps",
-    "transformers",
-    "CTranslate2 float32",
-    "CTranslate2 int8",
-)
+OURS = ("regard float32", "regard int8", "regard int8 with maps")
+PEERS = {
+    "256, 3+3, V 8,001": ("transformers", "CTranslate2 float32", "CTranslate2 int8"),
+    "512, 6+6, V 58,101": ("transformers", "CTranslate2 float32", "CTranslate2 int8"),
+    "GRU 256, V 8,001": ("JoeyNMT",) if os.environ.get("JOEYNMT") else (),
+}
 
 
 def regard_model(name: str) -> tuple[Any, Any]:
     """A model with random weights, and a tokenizer that has names for its tokens."""
     from regard.models.build import build
+    from regard.models.recurrent import RecurrentConfig
     from regard.models.transformer import TransformerConfig
 
     sizes, vocabulary = MODELS[name]
     torch.manual_seed(0)
-    config = TransformerConfig(kind="transformer", **sizes)
+    recurrent = name.startswith("GRU")
+    config: Any = (RecurrentConfig if recurrent else TransformerConfig)(
+        kind="recurrent" if recurrent else "transformer", **sizes
+    )
     return build(vocabulary, config).eval(), config
 
 
@@ -88,6 +95,8 @@ def way(name: str, kind: str, threads: int) -> Callable[[int, int], Any]:
         return _regard(name, kind)
     if kind == "transformers":
         return _transformers(name)
+    if kind == "JoeyNMT":
+        return _joeynmt(name)
     import ctranslate2
 
     from regard.bundle import Bundle
@@ -155,6 +164,43 @@ def _transformers(name: str) -> Callable[[int, int], Any]:
     return run
 
 
+def _joeynmt(name: str) -> Callable[[int, int], Any]:
+    from types import SimpleNamespace
+
+    from joeynmt.model import build_model
+    from joeynmt.search import beam_search, greedy
+    from joeynmt.vocabulary import Vocabulary
+
+    sizes, vocabulary = MODELS[name]
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": None}
+    ids = {"unk_id": 0, "pad_id": 1, "bos_id": 2, "eos_id": 3, "lang_tags": []}
+    names = Vocabulary([f"t{n}" for n in range(4, vocabulary)], SimpleNamespace(**special, **ids))
+    embeddings = {"embedding_dim": sizes["embedding"]}
+    width = sizes["width"]
+    settings = {
+        "encoder": {"type": "recurrent", "rnn_type": "gru", "hidden_size": width // 2, "embeddings": embeddings},
+        "decoder": {"type": "recurrent", "rnn_type": "gru", "hidden_size": width, "embeddings": embeddings,
+                    "attention": "bahdanau"},
+    }  # fmt: skip
+    model = build_model(settings, names, names).eval()
+
+    def run(batch: int, beam: int) -> Any:
+        source = torch.tensor(sources(batch, vocabulary))
+        mask = torch.ones(batch, 1, SOURCE, dtype=torch.bool)
+        states, last, _, _ = model(
+            return_type="encode", src=source, src_length=torch.full((batch,), SOURCE), src_mask=mask
+        )
+        how = {
+            "src_mask": mask, "max_output_length": LENGTH, "min_output_length": LENGTH, "model": model,
+            "encoder_output": states, "encoder_hidden": last,
+        }  # fmt: skip
+        found = greedy(**how) if beam == 1 else beam_search(beam_size=beam, alpha=0.6, **how)
+        assert found[0].shape == (batch, LENGTH)
+        return found
+
+    return run
+
+
 def measure(name: str, kind: str, threads: int) -> dict[str, Any]:
     """Tokens a second of every cell, and the process's largest resident size in MiB."""
     run = way(name, kind, threads)
@@ -175,20 +221,22 @@ def measure(name: str, kind: str, threads: int) -> dict[str, Any]:
 def main(threads: int) -> None:
     """The table."""
     print(f"tokens a second, {threads} thread(s), {LENGTH} output tokens for {SOURCE} source tokens\n")
-    head = ["model", "batch × beam", *WAYS, "regard int8 / CTranslate2 int8", "/ transformers"]
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for name in MODELS:
+    for name, peers in PEERS.items():
+        ways = [*OURS, *peers]
+        rivals = [peer for peer in peers if peer != "CTranslate2 float32"]
+        head = ["model", "batch × beam", *ways, *(f"regard int8 / {peer}" for peer in rivals)]
+        print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
         found = {}
-        for kind in WAYS:
-            command = [sys.executable, __file__, "--one", name, kind, str(threads)]
+        for kind in ways:
+            python = os.environ["JOEYNMT"] if kind == "JoeyNMT" else sys.executable
+            command = [python, __file__, "--one", name, kind, str(threads)]
             found[kind] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         for cell in [f"{batch} × {beam}" for batch, beam in CELLS[name]]:
-            numbers = {kind: found[kind][cell] for kind in WAYS}
-            ours = numbers["regard int8"]
-            ratios = [f"{ours / numbers[peer]:.2f}" for peer in ("CTranslate2 int8", "transformers")]
-            print(f"| {name} | {cell} | {' | '.join(f'{n:,.0f}' for n in numbers.values())} | {' | '.join(ratios)} |")
-        peaks = [f"{found[kind]['peak']:,.0f}" for kind in WAYS]
-        print(f"| {name} | peak memory, MiB | {' | '.join(peaks)} | | |", flush=True)
+            numbers = {kind: found[kind][cell] for kind in ways}
+            ratios = [f"{numbers['regard int8'] / numbers[peer]:.2f}" for peer in rivals]
+            print(f"| {' | '.join([name, cell, *(f'{n:,.0f}' for n in numbers.values()), *ratios])} |")
+        peaks = [f"{found[kind]['peak']:,.0f}" for kind in ways]
+        print(f"| {' | '.join([name, 'peak memory, MiB', *peaks, *([''] * len(rivals))])} |\n", flush=True)
 
 
 if __name__ == "__main__":
