@@ -1,21 +1,20 @@
 """Speed of generating, beside transformers' `generate`, CTranslate2 and JoeyNMT: random weights, 30 output tokens each.
 
     python benchmarks/generate.py [THREADS]
-    JOEYNMT=env/bin/python python benchmarks/generate.py [THREADS]
 
 Three models (a small Transformer, one of opus-mt's size, and a recurrent one with additive attention), several batches
 and beams. No model ends an output, so all write the same number of tokens. Each cell is the best of three; memory is
 the resident size at the end of a process of its own. Needs transformers and ctranslate2 (`pip install -e ".[bench]"`);
-JOEYNMT names the Python of an environment that has joeynmt 2.3, without which the recurrent model has no peer.
+the recurrent model has a peer where JoeyNMT is installed (`pip install --no-deps joeynmt==2.3.0 subword-nmt importlib_metadata`).
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ OURS = ("regard float32", "regard int8", "regard int8 with maps")
 PEERS = {
     "256, 3+3, V 8,001": ("transformers", "CTranslate2 float32", "CTranslate2 int8"),
     "512, 6+6, V 58,101": ("transformers", "CTranslate2 float32", "CTranslate2 int8"),
-    "GRU 256, V 8,001": ("JoeyNMT",) if os.environ.get("JOEYNMT") else (),
+    "GRU 256, V 8,001": ("JoeyNMT",) if find_spec("joeynmt") else (),
 }
 
 
@@ -165,24 +164,11 @@ def _transformers(name: str) -> Callable[[int, int], Any]:
 
 
 def _joeynmt(name: str) -> Callable[[int, int], Any]:
-    from types import SimpleNamespace
-
-    from joeynmt.model import build_model
     from joeynmt.search import beam_search, greedy
-    from joeynmt.vocabulary import Vocabulary
+    from measure import joeynmt_model
 
     sizes, vocabulary = MODELS[name]
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": None}
-    ids = {"unk_id": 0, "pad_id": 1, "bos_id": 2, "eos_id": 3, "lang_tags": []}
-    names = Vocabulary([f"t{n}" for n in range(4, vocabulary)], SimpleNamespace(**special, **ids))
-    embeddings = {"embedding_dim": sizes["embedding"]}
-    width = sizes["width"]
-    settings = {
-        "encoder": {"type": "recurrent", "rnn_type": "gru", "hidden_size": width // 2, "embeddings": embeddings},
-        "decoder": {"type": "recurrent", "rnn_type": "gru", "hidden_size": width, "embeddings": embeddings,
-                    "attention": "bahdanau"},
-    }  # fmt: skip
-    model = build_model(settings, names, names).eval()
+    model = joeynmt_model(vocabulary, sizes["width"]).eval()
 
     def run(batch: int, beam: int) -> Any:
         source = torch.tensor(sources(batch, vocabulary))
@@ -228,8 +214,7 @@ def main(threads: int) -> None:
         print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
         found = {}
         for kind in ways:
-            python = os.environ["JOEYNMT"] if kind == "JoeyNMT" else sys.executable
-            command = [python, __file__, "--one", name, kind, str(threads)]
+            command = [sys.executable, __file__, "--one", name, kind, str(threads)]
             found[kind] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         for cell in [f"{batch} × {beam}" for batch, beam in CELLS[name]]:
             numbers = {kind: found[kind][cell] for kind in ways}

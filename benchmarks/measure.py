@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -102,6 +104,24 @@ def _peak(way: Callable[[], object]) -> float:
     before = _resident("VmRSS")
     way()
     return max(0.0, _resident("VmHWM") - before)
+
+
+def joeynmt_model(vocabulary: int, width: int, dropout: float = 0.0) -> Any:
+    """JoeyNMT's recurrent encoder-decoder with Bahdanau's attention, random weights, one vocabulary for both sides."""
+    from joeynmt.model import build_model
+    from joeynmt.vocabulary import Vocabulary
+
+    symbols = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "sep_token": None}
+    ids = {"unk_id": 0, "pad_id": 1, "bos_id": 2, "eos_id": 3, "lang_tags": []}
+    names = Vocabulary([f"t{n}" for n in range(4, vocabulary)], SimpleNamespace(**symbols, **ids))
+    own: dict[str, Any] = {
+        "type": "recurrent", "rnn_type": "gru", "embeddings": {"embedding_dim": width, "dropout": dropout}
+    }  # fmt: skip
+    settings = {
+        "encoder": {**own, "hidden_size": width // 2},
+        "decoder": {**own, "hidden_size": width, "attention": "bahdanau", "hidden_dropout": dropout},
+    }
+    return build_model(settings, names, names)
 
 
 def _resident(name: str) -> float:

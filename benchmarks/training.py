@@ -1,10 +1,12 @@
 """Training steps of encoder-decoders beside the usual ways of writing them, on the same padded batches in turns.
 
 python benchmarks/training.py                 the table, as Markdown, with one thread and with two
+python benchmarks/training.py GRU             its lines of the models whose names begin so
 python benchmarks/training.py profile         where a step's time goes instead
 
 A turn is the whole of some batches, forward, backward and update. The batches are sentence pairs of Multi30k
-($REGARD_DATA/multi30k), cut into 8,000 subwords; where that is not set, random tokens of similar lengths.
+($REGARD_DATA/multi30k), cut into 8,000 subwords; where that is not set, random tokens of similar lengths. JoeyNMT is
+measured where it is installed (`pip install --no-deps joeynmt==2.3.0 subword-nmt importlib_metadata`).
 """
 
 import gzip
@@ -12,11 +14,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Row, compare, machine, write
+from measure import Row, compare, joeynmt_model, machine, write
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -122,6 +125,24 @@ class Tutorial(nn.Module):
         return self.output(self.dropout(torch.stack(outputs, 1)))
 
 
+class Joey(nn.Module):
+    """JoeyNMT's recurrent model, whose attention vector is the next step's input (input feeding)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = joeynmt_model(V, WIDTH, 0.1)
+
+    def forward(self, batch: PairBatch) -> Tensor:
+        """Logits `[B, T, V]`."""
+        order = batch.source_allowed.sum(1).sort(descending=True, stable=True)  # its encoder packs sorted sentences
+        logits, *_ = self.body._encode_decode(
+            src=batch.source[order.indices], trg_input=batch.previous[order.indices],
+            src_mask=batch.source_allowed[order.indices, None], src_length=order.values,
+            trg_mask=batch.target_allowed[order.indices, None],
+        )  # fmt: skip
+        return logits[order.indices.argsort()]
+
+
 def plain_step(model: nn.Module, half: bool) -> Step:
     """The training loop of a tutorial: autocast, cross-entropy over all logits, a clipped gradient, AdamW."""
     optimizer = torch.optim.AdamW(model.train().parameters(), 1e-4, fused=True)
@@ -155,10 +176,10 @@ def our_step(config: Any, half: bool) -> Step:
     return step
 
 
-def models(half: bool) -> Iterator[tuple[str, Mapping[str, Step]]]:
-    """Every model with its ways, one after the other in memory."""
+def models(half: bool, only: str = "") -> Iterator[tuple[str, Mapping[str, Step]]]:
+    """Every model whose name begins so, with its ways, one after the other in memory."""
     torch.manual_seed(0)
-    for heads in (4, 8):
+    for heads in (4, 8) if "Transformer".startswith(only) else ():
         config = TransformerConfig(
             kind="transformer", width=WIDTH, heads=heads, ffn_width=INNER, encoder_layers=LAYERS, decoder_layers=LAYERS
         )
@@ -170,11 +191,14 @@ def models(half: bool) -> Iterator[tuple[str, Mapping[str, Step]]]:
                 OURS: our_step(config, half),
             },
         )
+    if not "GRU".startswith(only):
+        return
     recurrent = RecurrentConfig(kind="recurrent", width=WIDTH, embedding=WIDTH, score_width=WIDTH)
     yield (
         "GRU, additive attention",
         {
             "a loop over nn.GRUCell": plain_step(Tutorial(), half),
+            **({"JoeyNMT": plain_step(Joey(), half)} if find_spec("joeynmt") else {}),
             OURS: our_step(recurrent, half),
         },
     )
@@ -215,13 +239,13 @@ def rows(threads: int, name: str, half: bool, found: list[Row], tokens: int) -> 
     ]
 
 
-def measured(data: list[PairBatch]) -> Iterator[str]:
+def measured(data: list[PairBatch], only: str = "") -> Iterator[str]:
     """The table's lines."""
     tokens = sum(int(batch.target_allowed.sum()) for batch in data)
     for threads in range(1, 1 + min(2, os.cpu_count() or 1)):
         torch.set_num_threads(threads)
         for half in (True, False):
-            for name, steps in models(half):
+            for name, steps in models(half, only):
                 ways = {title: lambda step=step: [step(batch) for batch in data] for title, step in steps.items()}
                 yield from rows(threads, name, half, compare(ways, TURNS), tokens)
 
@@ -258,7 +282,8 @@ def profile(data: list[PairBatch]) -> Iterator[str]:
 
 def main() -> None:
     """Print the table, or the profile; both go into the documentation."""
-    is_profile = sys.argv[1:] == ["profile"]
+    only = next(iter(sys.argv[1:]), "")
+    is_profile = only == "profile"
     if is_profile:
         torch.set_num_threads(1)
     data = batches()
@@ -266,9 +291,11 @@ def main() -> None:
     lines += [] if is_profile else AGAINST
     print("\n".join(lines))
     with tuned():
-        for line in (profile if is_profile else measured)(data):
+        for line in profile(data) if is_profile else measured(data, only):
             print(line, flush=True)
             lines.append(line)
+    if only and not is_profile:
+        return
     write("benchmarks.md", "profile of training" if is_profile else "training", "\n".join(lines))
 
 
