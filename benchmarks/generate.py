@@ -5,7 +5,8 @@
 Three models (a small Transformer, one of opus-mt's size, and a recurrent one with additive attention), several batches
 and beams. No model ends an output, so all write the same number of tokens. Each cell is the best of three; memory is
 the resident size at the end of a process of its own. Needs transformers and ctranslate2 (`pip install -e ".[bench]"`);
-the recurrent model has a peer where JoeyNMT is installed (`pip install --no-deps joeynmt==2.3.0 subword-nmt importlib_metadata`).
+the recurrent model has a peer where JoeyNMT is installed
+(`pip install --no-deps joeynmt==2.3.0 subword-nmt importlib_metadata`).
 """
 
 import json
