@@ -27,7 +27,9 @@ def test_ranges(text: str, wanted: Range) -> None:
     assert Range.parse(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["a", "a=1", "a=1..", "a=4..1", "a=0..1,log", "=1..2", "a=x"])
+@pytest.mark.parametrize(
+    "text", ["a", "a=1", "a=1..", "a=4..1", "a=0..1,log", "=1..2", "a=x", "a=1.2.3..4", "a=1..1e999"]
+)
 def test_wrong_ranges_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--range"):
         Range.parse(text)
@@ -83,8 +85,22 @@ def test_trials_that_fail_are_no_result(tmp_path: Path, monkeypatch: pytest.Monk
         raise ConfigError("no")
 
     monkeypatch.setattr("regard.tune.train", failing)
-    with pytest.raises(ConfigError, match="no trial was finished"):
-        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.01, trial_minutes=1.0)
+    with pytest.raises(ConfigError, match=r"no trial was finished: no$"):  # the sentence of the last one
+        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.001, trial_minutes=1.0)
+
+
+def test_a_storage_that_fails_during_a_trial_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Fake):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            (tmp_path / "t" / "trials.db").write_bytes(b"SQLite format 3\0" + bytes(3000))
+
+    monkeypatch.setattr("regard.tune.train", Broken)
+    with pytest.raises(ConfigError, match=r"trials\.db: damaged, or not a search of `regard tune`, or its disk"):
+        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.001, trial_minutes=1.0)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_search_is_not_continued_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

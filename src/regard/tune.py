@@ -8,8 +8,10 @@ tune/
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class Range:
         number = r"[-+]?[\d.]+(?:e[-+]?\d+)?"
         found = re.fullmatch(rf"([\w.]+)=({number})\.\.({number})(,log)?", text, re.IGNORECASE)
         if found:
-            low, high = float(found[2]), float(found[3])
+            low, high = _number(text, found[2]), _number(text, found[3])
             if low >= high or (found[4] and low <= 0):
                 raise ConfigError(f"--range {text}: the lower end must be below the upper one, and above 0 with log")
             return cls(found[1], low=low, high=high, log=bool(found[4]))
@@ -111,8 +113,6 @@ def tune(
     settings = read_config(config, overrides)
     metric = settings.training.metric
     claim(folder, "a search", (STORAGE,))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _study(folder, metric, settings.training.seed)
 
     def objective(trial: Any) -> float:
         try:
@@ -141,13 +141,17 @@ def tune(
         return float(value)
 
     until = time.monotonic() + 60 * minutes
-    with exclusive(folder):
+    with exclusive(folder), _quiet(optuna.logging), _storage(folder / STORAGE):
+        study = _study(folder, metric, settings.training.seed)
         study.optimize(objective, n_trials=1)
         while time.monotonic() < until:
             study.optimize(objective, n_trials=1)
-    done = [one for one in study.trials if one.state.name == "COMPLETE"]
-    if not done:
-        raise ConfigError(f"{folder}: no trial was finished: give more minutes, or look at why the trials end early")
+        trials = study.trials
+    if not any(one.state.name == "COMPLETE" for one in trials):
+        why = next((one.user_attrs["error"] for one in reversed(trials) if "error" in one.user_attrs), "")
+        raise ConfigError(
+            f"{folder}: no trial was finished: {why or 'give more minutes, or look at why the trials end early'}"
+        )
     best = dict(study.best_params)
     write_text(folder / BEST, to_toml(read_config(config, (overrides or {}) | best)))
     return best
@@ -160,7 +164,6 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
         ConfigError: it is of another metric, or damaged.
     """
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
 
     path = folder / STORAGE
     try:
@@ -172,13 +175,63 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
         if not study.trials:
             study.set_user_attr("metric", metric)
         before = study.user_attrs.get("metric")
-    except (SQLAlchemyError, ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(
             f"{path}: damaged, or not a search of `regard tune`: {first_line(error)}: {ANOTHER}"
         ) from error
     if before != metric:
         raise ConfigError(f"{folder}: holds a search by {before}, not by {metric} (training.metric): {ANOTHER}")
     return study
+
+
+@contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """What Optuna's storage raises, at any trial, as one sentence.
+
+    Raises:
+        ConfigError: the storage is damaged, or its disk is full.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except RegardError:
+        raise
+    except Exception as error:  # Optuna raises others, UnboundLocalError too, where SQLAlchemy's was raised
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, SQLAlchemyError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise ConfigError(
+            f"{path}: damaged, or not a search of `regard tune`, or its disk is full: {first_line(cause)}: {ANOTHER}"
+        ) from error
+
+
+@contextmanager
+def _quiet(log: Any) -> Iterator[None]:
+    """Optuna without its warnings, which print tracebacks of what is raised anyway."""
+    before = log.get_verbosity()
+    log.set_verbosity(log.ERROR)
+    try:
+        yield
+    finally:
+        log.set_verbosity(before)
+
+
+def _number(text: str, digits: str) -> float:
+    """An end of a range.
+
+    Raises:
+        ConfigError: it is no number, or an infinite one.
+    """
+    try:
+        number = float(digits)
+    except ValueError:
+        number = inf
+    if not isfinite(number):
+        raise ConfigError(f"--range {text}: expected two finite numbers; got {digits!r}")
+    return number
 
 
 def _value(text: str) -> Any:

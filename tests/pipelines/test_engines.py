@@ -1,9 +1,12 @@
 """A translator over CTranslate2 is the same object, and says what it cannot show."""
 
+from typing import Any
+
 import pytest
 import torch
 
 import regard
+from regard.decoding.generate import Unwanted, while_wanted
 from regard.errors import ChoiceError, ConfigError
 from regard.models.transformer import Transformer
 from regard.pipelines.base import InputError
@@ -43,6 +46,32 @@ def test_what_runs_away_ends_at_its_own_limit(engine: CTranslate2, monkeypatch: 
     for made, text in zip(engine(TEXTS, beam=1), TEXTS, strict=True):
         most = 3 if len(engine.tokenizer.encode(text)) + 1 < 6 else 12
         assert len(made.ids) <= most
+
+
+def test_a_batch_that_is_not_wanted_any_more_ends_after_the_texts_at_hand(
+    engine: CTranslate2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    translate = engine.engine.translate_batch
+
+    class Counting:
+        def translate_batch(self, texts: list[list[str]], **settings: Any) -> Any:
+            calls.append(len(texts) * settings["max_decoding_length"] * settings["beam_size"])
+            return translate(texts, **settings)
+
+    monkeypatch.setattr(engine, "engine", Counting())
+    monkeypatch.setattr("regard.pipelines.engines.UNWANTED_TOKENS", 200)
+    texts = [f"le chat {n}" for n in range(20)]
+    alone = [one.tokens for one in engine(texts)]
+    assert len(calls) == 1  # where nothing may become unwanted, the engine takes all at once
+    with while_wanted(lambda: True):
+        assert [one.tokens for one in engine(texts)] == alone
+    assert len(calls) > 6
+    assert max(calls[1:]) <= 200
+    calls.clear()
+    with pytest.raises(Unwanted), while_wanted(lambda: len(calls) < 3):
+        engine(texts)
+    assert len(calls) == 3
 
 
 def test_what_it_cannot_show_is_named(engine: CTranslate2) -> None:

@@ -5,6 +5,7 @@ import torch
 
 import regard
 from regard.errors import ConfigError
+from regard.pipelines import sentences
 from regard.pipelines.base import InputError
 from regard.pipelines.load import load
 from regard.pipelines.sentences import Joined, cut
@@ -34,6 +35,32 @@ def translator(tiny_run) -> Translator:
 )
 def test_cutting(text: str, language: str, sentences: list[str]) -> None:
     assert cut(text, language) == sentences
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2028", " \u3000", "\u202f "])
+def test_white_space_before_a_period_may_be_wide(space: str) -> None:
+    text = f"Le plan A{space}. Le chat dort."  # sentencex panics at "A\u00a0."
+    for language in ("fr", "en", "de", "ru", "ja", "hi", ""):
+        plain = cut(text.replace(space, " " * len(space)), language)
+        assert [one.replace(space, " " * len(space)) for one in cut(text, language)] == plain
+
+
+def test_a_text_at_which_sentencex_fails_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As Rust's is named."""
+
+    def segment(language: str, text: str) -> list[str]:
+        raise PanicException
+
+    monkeypatch.setattr(sentences, "segment", segment)
+    assert cut(" A. B. ", "fr") == ["A. B."]
+
+
+def test_long_texts_are_cut_as_short_ones() -> None:
+    some = [f"Le chat numéro {n} dort sur le canapé de Paul." for n in range(1_000)]
+    assert cut(" ".join(some), "fr") == some
+    one = "mot " * 9_000
+    assert cut(one, "fr") == [one.strip()]
 
 
 @pytest.mark.parametrize("settings", [{"beam": 2}, {"beam": 3, "n_best": 2}, {"sample": True, "seed": 3}])

@@ -15,9 +15,16 @@ from regard.serving.markup import Markup
         ('<br translate="no">deux<img src="a"/>', ["deux"], '<br translate="no">DEUX<img src="a"/>'),
         ("<!doctype html>\n  un\n", ["un"], "<!doctype html>\n  UN\n"),
         ("un < deux", ["un < deux"], "UN &lt; DEUX"),
+        ("un<script>deux <b>trois", ["un"], "UN<script>deux <b>trois"),  # nothing behind an open script is lost
+        ("<style>a</b></STYLE >un<!-- deux", ["un<!-- deux"], "<style>a</b></STYLE >UN&lt;!-- DEUX"),
+        ("<![un<![CDATA[<p>]]>", ["]]>"], "<![un<![CDATA[<p>]]&gt;"),
+        ("<p title='un<deux'>un <a href=\"b>deux</a>", ["un", "deux"], "<p title='un<deux'>UN <a href=\"b>DEUX</a>"),
+        ("<p\nTRANSLATE = 'no'>un<p>x</p></p><p data-x=translate=no>deux", ["deux"],
+         "<p\nTRANSLATE = 'no'>un<p>x</p></p><p data-x=translate=no>DEUX"),
+        ("<pre>AT&T</pre>AT&T", ["AT&T"], "<pre>AT&T</pre>AT&amp;T"),
         ("", [], ""),
     ],
-)
+)  # fmt: skip
 def test_texts_between_tags_are_replaced(html: str, texts: list[str], wanted: str) -> None:
     markup = Markup(html, inline=False)
     assert markup.texts() == texts
@@ -43,7 +50,8 @@ def test_elements_within_a_line_belong_to_a_text(html: str, texts: list[str], wa
 
 
 def test_damaged_html_is_taken() -> None:
-    for html in ("<", "<p", "</", "<!--", "<![", "<?", "&#xffffffff;", "<a" * 1000, "<script>" * 100):
+    for html in ("<", "<p", "</", "</>", "<!--", "<!-->", "<![", "<?", "&#xffffffff;", "<a" * 1000, "<script>" * 100):
         for inline in (False, True):
             markup = Markup(html, inline)
+            assert "".join(piece for _, piece in markup.pieces) == html
             markup.filled(markup.texts())

@@ -84,10 +84,16 @@ def test_forms_that_cannot_be_read_are_refused(read: Callable[[], Any]) -> None:
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize("raw", [b"", b"--", b"--x", b"--x\r\n\r\n\xff\r\n--x--", b"nothing"])
-def test_parts_that_are_none_give_no_fields(raw: bytes) -> None:
+@pytest.mark.parametrize("raw", [b"", b"--", b"--x", b"nothing", b"--x\r\nA: b\r\n\r\nq", b"--x\r\n" * 9])
+def test_what_is_no_whole_form_is_refused_and_nothing_is_printed(raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     for kind in ("multipart/form-data; boundary=x", "multipart/form-data", 'multipart/form-data; boundary="'):
-        assert from_form(raw, kind) == {}
+        with pytest.raises(Refusal, match="no whole form"):
+            from_form(raw, kind)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_part_without_a_name_is_no_field() -> None:
+    assert from_form(b"--x\r\nA: b\r\n\r\n\xff\r\n--x--", "multipart/form-data; boundary=x") == {}
 
 
 @pytest.mark.parametrize(
@@ -102,18 +108,18 @@ def test_parts_that_are_none_give_no_fields(raw: bytes) -> None:
     ],
 )
 def test_parts_with_long_headers_are_refused_at_once(head: str) -> None:
-    with pytest.raises(Refusal, match="no form in UTF-8"):
+    with pytest.raises(Refusal, match="no whole form in UTF-8"):
         from_form(f"--x\r\n{head}\r\n\r\na\r\n--x--\r\n".encode(), "multipart/form-data; boundary=x")
 
 
 def test_parts_within_parts_are_no_fields() -> None:
     nested = "".join(f"--b{n}\r\nContent-Type: multipart/mixed; boundary=b{n + 1}\r\n\r\n" for n in range(9_000))
-    assert from_form(nested.encode(), "multipart/form-data; boundary=b0") == {}
+    assert from_form(f"{nested}\r\n--b0--".encode(), "multipart/form-data; boundary=b0") == {}
 
 
 def test_a_part_as_browsers_send_it() -> None:
     raw = (
-        'what comes before\r\n--a b\r\nContent-Type: text/plain\r\ncontent-disposition: form-data; filename="x;y.txt"; '
+        '--a b\r\nContent-Type: text/plain\r\ncontent-disposition: form-data; filename="x;y.txt"; '
         'name="q \\"é\\""\r\n\r\nline 1\r\n\r\n--a line\r\n--a b\r\nContent-Disposition: form-data; name=r\r\n\r\n'
         "\r\n--a b--\r\nwhat comes behind"
     )

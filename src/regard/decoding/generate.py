@@ -21,7 +21,12 @@ from regard.device import device_of
 from regard.errors import RegardError
 from regard.nn.state import State
 
-WANTED: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
+
+def _always() -> bool:
+    return True
+
+
+WANTED: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=_always)
 UNWANTED = "this output is not wanted any more"
 
 
@@ -37,6 +42,11 @@ def while_wanted(wanted: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         WANTED.reset(before)
+
+
+def may_be_unwanted() -> bool:
+    """Whether this is within a block of `while_wanted`."""
+    return WANTED.get() is not _always
 
 
 def check_wanted() -> None:

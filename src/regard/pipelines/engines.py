@@ -15,6 +15,7 @@ import torch
 from regard.attention.watch import has_search_listeners, is_changing
 from regard.bundle import Bundle
 from regard.config import check_settings, check_whole
+from regard.decoding.generate import check_wanted, may_be_unwanted
 from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2 as export
@@ -24,6 +25,7 @@ from regard.pipelines.generation import Alignment, Generation
 from regard.pipelines.onnx_engine import OnnxRuntime
 from regard.pipelines.translator import Translator
 
+UNWANTED_TOKENS = 8_192  # of all hypotheses of the texts that a client who has gone may leave behind, but for one text
 ENGINES = ("regard", "ctranslate2", "onnx")
 PRECISIONS = {
     "ctranslate2": {"float32": "float32", "int8": "int8", "auto": "int8"},
@@ -181,13 +183,18 @@ class CTranslate2(Translator):
         while left:  # the engine takes one limit for a batch: the few that are longer than their own are searched again
             limit = max(limits[n] for n in left) if not found else limits[left[0]]
             some = left if not found else [n for n in left if limits[n] == limit]
-            outputs = self.engine.translate_batch(
-                [[self.names[i] for i in texts[n].ids] for n in some], beam_size=config.beam,
-                num_hypotheses=config.n_best, length_penalty=config.length_penalty, max_decoding_length=limit,
-                return_scores=True, return_attention=record, max_input_length=0,
-                max_batch_size=max(1, batch_tokens // config.beam), batch_type="tokens",
-            )  # fmt: skip
-            found |= {n: (one, limit) for n, one in zip(some, outputs, strict=True)}
+            # a call cannot be ended: where what it finds may become unwanted, it is for a few texts
+            most = max(1, UNWANTED_TOKENS // (limit * config.beam)) if may_be_unwanted() else len(some)
+            for first in range(0, len(some), most):
+                part = some[first : first + most]
+                check_wanted()
+                outputs = self.engine.translate_batch(
+                    [[self.names[i] for i in texts[n].ids] for n in part], beam_size=config.beam,
+                    num_hypotheses=config.n_best, length_penalty=config.length_penalty, max_decoding_length=limit,
+                    return_scores=True, return_attention=record, max_input_length=0,
+                    max_batch_size=max(1, batch_tokens // config.beam), batch_type="tokens",
+                )  # fmt: skip
+                found |= {n: (one, limit) for n, one in zip(part, outputs, strict=True)}
             longest = {n: max(map(len, found[n][0].hypotheses)) for n in left}
             left = [n for n in left if limits[n] < found[n][1] and longest[n] >= limits[n]]
         results = []

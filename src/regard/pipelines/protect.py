@@ -8,6 +8,7 @@ So the translation of a text without any of these does not change.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,22 +18,24 @@ from typing import Any, NamedTuple
 
 import torch
 
-from regard.decoding.phrases import has_phrase
+from regard.decoding.phrases import folded
 from regard.pipelines.generation import Alignment, Generation, Word
 from regard.text.normalize import clean
 from regard.text.tokenizer import words as word_spans
 
 LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few words
-MARKUP = r"</?[A-Za-z][^<>]*>|<!--.*?-->"
+# possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
+# long the text is
+MARKUP = r"</?[A-Za-z][^<>]*+>|<!--(?:(?!-->|<!--).)*+-->"
 PROTECTED = "|".join(
     (
         r"`[^`\s](?:[^`]*[^`\s])?`",  # code
         r"(?:https?|ftp)://[^\s<>\"]*[^\s<>\".,;:!?)\]}»]|www\.[^\s<>\"]*[^\s<>\".,;:!?)\]}»]",
-        r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
-        r"\{\{[^{}]*\}\}|\$?\{[^{}]*\}",  # {{ name }}, ${name}, {0}
-        r"%\([\w.]+\)[#0\- +]*[\d.*]*[a-zA-Z]|%(?:\d+\$)?[#0\-+]*[\d.*]*[sdifgxu](?!\w)|%[A-Z_]+%",
-        r"\w*&(?:\w+|#\d+|#x[0-9a-fA-F]+);\w*",  # R&amp;D
-        r"\b[A-Za-z]+(?:_[A-Za-z0-9]+)+\b",  # names_of_variables
+        r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]+)+",
+        r"\{\{[^{}]*+\}\}|\$?\{[^{}]*+\}",  # {{ name }}, ${name}, {0}
+        r"%\([\w.]++\)[#0\- +]*+[\d.*]*+[a-zA-Z]|%(?:\d++\$)?[#0\-+]*+[\d.*]*+[sdifgxu](?!\w)|%[A-Z_]++%",
+        r"(?:(?<!\w)\w++)?&(?:\w++|#\d++|#x[0-9a-fA-F]++);\w*+",  # R&amp;D
+        r"\b[A-Za-z]++(?:_[A-Za-z0-9]+)+\b",  # names_of_variables
     )
 )
 _CUT = re.compile(f"({MARKUP})|({PROTECTED})", re.DOTALL)
@@ -103,7 +106,7 @@ def shield(text: str) -> Shielded:
     """Hide the protected parts of a text."""
     read = clean(text)
     made: list[Segment] = []
-    stands_for: dict[str, str] = {}
+    named: dict[str, str] = {}  # {protected part: its stand-in}
     names = _stand_ins(read)
     end = 0
     for found in _CUT.finditer(read):
@@ -112,18 +115,18 @@ def shield(text: str) -> Shielded:
         if found[1]:
             made.append(Segment(found[1], ""))
             continue
-        known = next((name for name, part in stands_for.items() if part == found[2]), None)
-        name = known or next(names)
-        stands_for[name] = found[2]
-        made.append(Segment(found[2], name))
+        if found[2] not in named:
+            named[found[2]] = next(names)
+        made.append(Segment(found[2], named[found[2]]))
     made.append(Segment(read[end:], read[end:]))
-    return Shielded([piece for piece in made if piece.outer], stands_for)
+    return Shielded([piece for piece in made if piece.outer], {name: part for part, name in named.items()})
 
 
 def _stand_ins(text: str) -> Iterator[str]:
     """Short words that a text does not have."""
     names = ("".join(letters) for size in count(1) for letters in product(LETTERS, repeat=size))
-    return (name for name in names if not has_phrase(text, name))
+    there = set(re.findall(r"\w+", folded(text)))
+    return (name for name in names if folded(name) not in there)
 
 
 # texts and a glossary → results, errors in their place
@@ -289,25 +292,30 @@ class Tag(NamedTuple):
 def _tags(shielded: Shielded) -> list[Tag]:
     """The tags of a source, in order."""
     spans = word_spans(shielded.text)
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
     found: list[Tag] = []
     waiting: list[tuple[str, int]] = []  # names of tags without an end so far, and their numbers
+    open_tags: Counter[str] = Counter()  # how often each name waits
     at = 0
     for piece in shielded.pieces:
         at += len(piece.inner)
         if piece.inner:
             continue
-        following, behind = sum(end <= at for _, end in spans), sum(start < at for start, _ in spans)
+        following, behind = bisect_right(ends, at), bisect_left(starts, at)
         name = "".join(re.findall(r"</?([\w:-]+)", piece.outer)).lower()
-        begun = next((n for n in reversed(range(len(waiting))) if waiting[n][0] == name), None)
-        if piece.outer.startswith("</") and begun is not None:
-            number = waiting[begun][1]
+        if piece.outer.startswith("</") and open_tags[name]:
+            while True:  # what was begun within it ends with it
+                begun, number = waiting.pop()
+                open_tags[begun] -= 1
+                if begun == name:
+                    break
             found[number] = found[number]._replace(last=behind)
             found.append(Tag(piece.outer, found[number].first, behind, True))
-            del waiting[begun:]
         else:
             found.append(Tag(piece.outer, following, following + 1, False))
             if not piece.outer.startswith(("</", "<!")):
                 waiting.append((name, len(found) - 1))
+                open_tags[name] += 1
     return found
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from regard.pipelines.generation import Alignment, Generation, Word
 # the marks that end a sentence in scripts without spaces between words
 FULL_WIDTH = "。！？｡"
 SURROGATE = re.compile("[\ud800-\udfff]")
+WINDOW = 10_000  # characters
+_BEFORE_PERIOD = re.compile(r"(?<!\s)\s++(?=\.)")
+_WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")  # of several bytes
 
 
 def cut(text: str, language: str) -> list[str]:
@@ -31,13 +35,45 @@ def cut(text: str, language: str) -> list[str]:
     """
     if SURROGATE.search(text):
         return [text]  # no text in Unicode: the model refuses it
-    found: list[str] = []
-    for piece in segment(language or "en", text):
-        if found and not (piece[:1].isspace() or found[-1][-1:].isspace() or found[-1][-1:] in FULL_WIDTH):
-            found[-1] += piece
-        else:
-            found.append(piece)
-    return [one.strip() for one in found if one.strip()]
+    found: list[list[str]] = []  # the pieces of each sentence
+    for piece, continues in _segments(text, language or "en"):
+        last = found[-1][-1][-1:] if found else " "
+        if not continues and (piece[:1].isspace() or last.isspace() or last in FULL_WIDTH):
+            found.append([])
+        found[-1].append(piece)
+    return [one for pieces in found if (one := "".join(pieces).strip())]
+
+
+def _segments(text: str, language: str) -> Iterator[tuple[str, bool]]:
+    """The sentences that sentencex finds, and whether each continues the one before it.
+
+    A long text is read in windows, since the time of sentencex may grow with the square of a text's length (0.8 s for
+    60,000 characters). The last two sentences of a window, which more text may change, begin the next one.
+    """
+    start, continues = 0, False
+    while start < len(text):
+        some = _segmented(text[start : start + WINDOW], language)
+        is_last = start + WINDOW >= len(text)
+        for piece in some if is_last else some[:-2] or some:
+            yield piece, continues
+            start, continues = start + len(piece), False
+        continues = len(some) < 3
+
+
+def _segmented(text: str, language: str) -> list[str]:
+    """What sentencex makes of a text; the text as one where it fails.
+
+    It takes white space before a period for one byte, and panics at "A\u00a0.": it gets plain spaces there.
+    """
+    read = _BEFORE_PERIOD.sub(lambda found: _WIDE_SPACE.sub(" ", found[0]), text)
+    try:
+        pieces = segment(language, read)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a class that cannot be imported
+            raise
+        return [text]
+    ends = list(accumulate(map(len, pieces)))
+    return [text[a:b] for a, b in pairwise([0, *ends])] if ends[-1:] == [len(text)] else [text]
 
 
 class NoMaps(Mapping[str, AttentionMap]):

@@ -2,23 +2,32 @@
 
 Elements within a line (<b>, <a>, …) belong to a text: they are set around the words that are aligned with theirs
 (`regard.pipelines.protect`), unless the translator cannot do so; then they cut texts as all others do.
+
+Texts come from clients, so that their time must grow with their length alone. Python's `HTMLParser` reads the rest of a
+text again for each tag that is never closed (4 s for 20,000 characters in Python 3.11.7), raises AssertionErrors, and
+loses what follows a <script> without an end; other parsers of HTML do not keep the text as it stands.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape, unescape
-from html.parser import HTMLParser
+from itertools import groupby
 
 VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
 INLINE = (
     "a", "abbr", "b", "bdi", "bdo", "cite", "del", "dfn", "em", "font", "i", "ins", "label", "mark", "q", "s", "small",
     "span", "strong", "sub", "sup", "u",
 )  # fmt: skip
-KEPT = ("script", "style", "code", "pre", "textarea")  # elements whose text stays as it is
+RAW = ("script", "style")  # elements that hold no tags
+KEPT = (*RAW, "code", "pre", "textarea")  # elements whose text stays as it is
+# with quoted values; a tag that ends before the next "<" where a quote is never closed. Of all tags that are begun, at
+# most three read the same character: one is outside of quotes, one in each kind
+_TAG = re.compile(r"""</?([A-Za-z][^\s/<>]*+)(?:(?:[^<>"']++|"[^"]*+"|'[^']*+')*+>|[^<>]*+>)""")
+_ATTRIBUTE = re.compile(r"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]*+)))?+""")
 
 
-class Markup(HTMLParser):
+class Markup:
     """An HTML text as pieces: what stays as it is, and texts.
 
     Args:
@@ -26,16 +35,16 @@ class Markup(HTMLParser):
         inline: whether elements within a line belong to a text.
 
     Attributes:
-        pieces: (whether it is a text to be translated, the piece as it stands in the HTML).
+        pieces: (whether it is a text to be translated, the piece as it stands in the HTML); together they are the HTML.
     """
 
     def __init__(self, html: str, inline: bool) -> None:
-        super().__init__(convert_charrefs=False)
         self.inline = INLINE if inline else ()
-        self.pieces: list[tuple[bool, str]] = []
-        self._kept: list[str] = []
-        self.feed(html)
-        self.close()
+        self._kept: list[str] = []  # elements around the place that is read, whose text stays as it is
+        self._in_text = False
+        cut = [(self._is_text(*token), token[1]) for token in tokens(html)]
+        runs = groupby(cut, lambda one: one[0])
+        self.pieces = [(is_text, "".join(piece for _, piece in some)) for is_text, some in runs]
 
     def texts(self) -> list[str]:
         """The texts to be translated, without white space around them; with elements within a line, those are HTML."""
@@ -48,63 +57,66 @@ class Markup(HTMLParser):
         written = _with_entities if self.inline else partial(escape, quote=False)
         return "".join(_within(piece, written(next(left))) if is_text else piece for is_text, piece in self.pieces)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep a tag; within some elements, and those that say translate="no", keep the text too."""
-        if tag in self.inline and not self._kept and ("translate", "no") not in attrs:
-            self._add(self.get_starttag_text() or "", True)
-            return
-        self._keep(self.get_starttag_text() or "")
-        if tag not in VOID and (tag in KEPT or ("translate", "no") in attrs or tag in self._kept[-1:]):
-            self._kept.append(tag)
+    def _is_text(self, name: str | None, token: str) -> bool:
+        """Whether a token belongs to a text to be translated."""
+        if name is None:
+            self._in_text = not self._kept and (self._in_text or bool(token.strip()))
+        elif name in self.inline and not self._kept and not token.endswith("/>") and not _is_untranslated(token):
+            self._in_text = self._in_text or not token.startswith("</")
+        else:
+            self._in_text = False
+            self._enter(name, token)
+        return self._in_text
 
-    def handle_startendtag(self, *_: object) -> None:
-        """Keep a tag that has no text."""
-        self._keep(self.get_starttag_text() or "")
+    def _enter(self, name: str, token: str) -> None:
+        """Keep account of the elements whose text stays as it is."""
+        if token.startswith("</"):
+            if name in self._kept[-1:]:
+                self._kept.pop()
+        elif name and name not in VOID and not token.endswith("/>"):
+            self._kept += [name] * (name in KEPT or name in self._kept[-1:] or _is_untranslated(token))
 
-    def handle_endtag(self, tag: str) -> None:
-        """Keep a tag."""
-        if tag in self.inline and not self._kept:
-            self._add(f"</{tag}>", bool(self.pieces) and self.pieces[-1][0])
-            return
-        self._keep(f"</{tag}>")
-        if tag in self._kept[-1:]:
-            self._kept.pop()
 
-    def handle_data(self, data: str) -> None:
-        """Add to a text."""
-        self._add(data, not self._kept and bool(data.strip() or (self.pieces and self.pieces[-1][0])))
+def tokens(html: str) -> Iterator[tuple[str | None, str]]:
+    """The tokens of an HTML text, in order; together they are the text.
 
-    def handle_entityref(self, name: str) -> None:
-        """Add to a text."""
-        self.handle_data(f"&{name};")
+    Yields:
+        A tag with its name in lower case; a comment, a declaration, an instruction or the content of a <script> with
+        the name ""; characters with None.
+    """
+    at = start = 0  # where characters begin, and where the next markup is looked for
+    last = html.rfind(">"), html.rfind("-->")  # markup that is begun behind them has no end
+    while (start := html.find("<", start)) >= 0:
+        found = _TAG.match(html, start)
+        end = found.end() if found else _end(html, start, *last)
+        if end < 0:
+            start += 1
+            continue
+        if start > at:
+            yield None, html[at:start]
+        name = found[1].lower() if found else ""
+        yield name, html[start:end]
+        if name in RAW and html[start + 1] != "/" and html[end - 2] != "/":
+            closed = re.compile(rf"</{name}[\s/>]", re.IGNORECASE).search(html, end)
+            at, end = end, closed.start() if closed else len(html)
+            if end > at:
+                yield "", html[at:end]
+        at = start = end
+    if at < len(html):
+        yield None, html[at:]
 
-    def handle_charref(self, name: str) -> None:
-        """Add to a text."""
-        self.handle_data(f"&#{name};")
 
-    def handle_comment(self, data: str) -> None:
-        """Keep a comment."""
-        self._keep(f"<!--{data}-->")
+def _end(html: str, start: int, last: int, last_comment: int) -> int:
+    """Where a comment, a declaration or an instruction ends; -1 where none begins, or none ends."""
+    if html.startswith("<!--", start):
+        return html.find("-->", start + 2) + 3 if start < last_comment else -1
+    return html.find(">", start) + 1 if start < last and html.startswith(("<!", "<?", "</"), start) else -1
 
-    def handle_decl(self, decl: str) -> None:
-        """Keep a declaration."""
-        self._keep(f"<!{decl}>")
 
-    def handle_pi(self, data: str) -> None:
-        """Keep an instruction."""
-        self._keep(f"<?{data}>")
-
-    def unknown_decl(self, data: str) -> None:
-        """Keep a marked section."""
-        self._keep(f"<![{data}]>")
-
-    def _add(self, data: str, is_text: bool) -> None:
-        if is_text and self.pieces and self.pieces[-1][0]:
-            data = self.pieces.pop()[1] + data
-        self.pieces.append((is_text, data))
-
-    def _keep(self, piece: str) -> None:
-        self.pieces.append((False, piece))
+def _is_untranslated(tag: str) -> bool:
+    """Whether a tag says translate="no"."""
+    values = (found for found in _ATTRIBUTE.finditer(tag, 1) if found[1].lower() == "translate")
+    return any("no" in (found[2], found[3], found[4]) for found in values)
 
 
 def _within(piece: str, text: str) -> str:

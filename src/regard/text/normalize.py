@@ -47,13 +47,18 @@ def clean(text: str, keep: str = "") -> str:
     if text.isprintable() and _GRAPHEME_JOINER not in text:  # no separators but plain spaces, nothing invisible
         return text
     kept: list[str] = []
+    base = ""  # the last character that is kept and is no tag letter
     for n, character in enumerate(text):
         if character in keep:
             kept.append(character)
         elif character.isspace():
             kept.append(" ")
-        elif not _is_invisible(character) or _is_needed(character, kept[-1:], text[n + 1 : n + 2], kept):
+        elif not _is_invisible(character) or _is_needed(character, kept[-1:], text[n + 1 : n + 2], base):
             kept.append(character)
+        else:
+            continue
+        if not _within(character, _TAGS):
+            base = kept[-1]
     return "".join(kept)
 
 
@@ -88,7 +93,7 @@ def _is_invisible(character: str) -> bool:
     return kind == "Cc" or character == _GRAPHEME_JOINER
 
 
-def _is_needed(character: str, before: list[str], after: str, kept: list[str]) -> bool:
+def _is_needed(character: str, before: list[str], after: str, base: str) -> bool:
     """Whether an invisible character changes how the visible ones around it look."""
     if not before:
         return False
@@ -100,7 +105,6 @@ def _is_needed(character: str, before: list[str], after: str, kept: list[str]) -
     if character in (ZWNJ, MONGOLIAN_SEPARATOR):
         return _joins(last) and bool(after) and _joins(after)
     if _within(character, _TAGS):
-        base = next((c for c in reversed(kept) if not _within(c, _TAGS)), "")
         return base == _BLACK_FLAG
     return False
 

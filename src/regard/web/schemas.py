@@ -1,15 +1,19 @@
 """Bodies and parameters: from bytes to a checked object, or one sentence: what was expected, what came, and where."""
 
-import re
+import logging
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from regard.errors import nearest, not_utf8
 from regard.web.refusals import Refusal
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 EXPECTED = {  # pydantic's names of errors
     "string_type": "a string", "int_type": "a whole number", "int_from_float": "a whole number",
@@ -18,9 +22,7 @@ EXPECTED = {  # pydantic's names of errors
     "model_type": "an object",
 }  # fmt: skip
 FIELDS = 1000  # of a form
-HEAD = 2000  # bytes of the headers of one of them
-# possessive: each character is read once
-_PARAMETER = re.compile(r""";\s*+([^\s;="]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"|([^\s;"]*+))\s*+""")
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what clients do wrong is answered, not printed
 
 
 class RequestBody(BaseModel):
@@ -141,7 +143,7 @@ def from_form(raw: bytes, content_type: str) -> dict[str, Any]:
     try:
         pairs = _multipart(raw, content_type) if "multipart/" in content_type else _pairs(decoded(raw))
     except ValueError as error:
-        raise Refusal(400, f"the body is no form in UTF-8 of at most {FIELDS} fields") from error
+        raise Refusal(400, f"the body is no whole form in UTF-8 of at most {FIELDS} fields") from error
     return collected(pairs)
 
 
@@ -170,45 +172,70 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _multipart(raw: bytes, content_type: str) -> list[tuple[str, str]]:
-    """The fields of a multipart form (RFC 7578), in time that grows with its bytes alone.
+    """The fields of a multipart form (RFC 7578)."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    form = Fields()
+    calls = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
+    parser = MultipartParser(boundary, cast("MultipartCallbacks", calls))
+    parser.write(raw)
+    if not form.ended:
+        raise ValueError("a form without an end")
+    return form.found
 
-    Python's parsers of mail take minutes for a header of many parameters, and recur into parts within parts.
+
+class Fields:
+    """What python-multipart calls while it reads a form: it reads the largest body that is taken in milliseconds,
+    whatever is in it, where Python's parsers of mail take minutes.
+
+    Attributes:
+        found: the fields so far.
+        ended: whether the form's end was read.
     """
-    boundary = _parameters(content_type).get("boundary", "")
-    if not boundary:
-        return []
-    found: list[tuple[str, str]] = []
-    # a boundary begins a line; what comes before the first is no part
-    pieces = (b"\r\n" + raw).split(b"\r\n--" + boundary.encode("latin-1"), FIELDS + 2)[1:]
-    for piece in pieces:
-        if piece.startswith(b"--"):
-            break
-        head, end, value = piece.partition(b"\r\n\r\n")
-        if not end:
-            continue
-        if len(head) > HEAD:
-            raise ValueError("a part with long headers")
-        lines = [line.partition(":") for line in head.decode("utf-8").split("\r\n")]
-        headers = {name.strip().lower(): rest.strip() for name, _, rest in lines}
-        if headers.get("content-transfer-encoding", "binary").lower() not in ("7bit", "8bit", "binary"):
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+        self.ended = False
+
+    def on_part_begin(self) -> None:
+        """A part has no headers and no value at first."""
+        self._headers: dict[bytes, bytes] = {}
+        self._name, self._rest, self._value = bytearray(), bytearray(), bytearray()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        """Keep a part of a header's name."""
+        self._name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        """Keep a part of a header's value."""
+        self._rest += data[start:end]
+
+    def on_header_end(self) -> None:
+        """Keep a header."""
+        self._headers[bytes(self._name).lower()] = bytes(self._rest).strip()
+        self._name, self._rest = bytearray(), bytearray()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Keep a part of a value."""
+        self._value += data[start:end]
+
+    def on_part_end(self) -> None:
+        """Keep a field.
+
+        Raises:
+            ValueError: it is not UTF-8, is in another encoding, or is one too many.
+        """
+        if self._headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"7bit", b"8bit", b"binary"):
             raise ValueError("a part in another encoding")
-        name = _parameters(headers.get("content-disposition", "")).get("name")
-        if name is not None:
-            found.append((name, decoded(value, f"the field {name[:80]}")))
-    if len(found) > FIELDS:
-        raise ValueError("too many fields")
-    return found
+        options = parse_options_header(self._headers.get(b"content-disposition", b""))[1]
+        if b"name" in options:
+            name = options[b"name"].decode("utf-8")
+            self.found.append((name, decoded(bytes(self._value), f"the field {name[:80]}")))
+        if len(self.found) > FIELDS:
+            raise ValueError("too many fields")
 
-
-def _parameters(header: str) -> dict[str, str]:
-    """The parameters of a header `value; name=token; name="text"`, up to the first that is none."""
-    found: dict[str, str] = {}
-    place = len(header.partition(";")[0])
-    while one := _PARAMETER.match(header, place):
-        quoted, token = one[2], one[3]
-        found.setdefault(one[1].lower(), token if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
-        place = one.end()
-    return found
+    def on_end(self) -> None:
+        """Note the end."""
+        self.ended = True
 
 
 def media_type(headers: Mapping[str, str]) -> str:

@@ -125,7 +125,9 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
     """uvicorn's HTTP/1.1 with the limits that it lacks: times for headers and for reading an answer, and a number of
     connections.
 
-    Its own refusals, of what is no HTTP, get the shape of all others.
+    Its own refusals, of what is no HTTP, get the shape of all others. A client that closes its side for writing is
+    gone, as in uvicorn: one that has closed the connection looks the same until something is written to it, and a
+    search would go on for it.
     """
 
     class Limited(H11Protocol):
