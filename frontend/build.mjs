@@ -1,12 +1,19 @@
 // Builds the page: one script and one style sheet, which src/regard/figures/ keeps so that installing needs no node.
-import { writeFileSync } from "node:fs";
-import { build } from "esbuild";
+import { readFileSync, writeFileSync } from "node:fs";
+import { build, transform } from "esbuild";
 import { fileURLToPath } from "node:url";
 
 const target = process.argv[2] ?? fileURLToPath(new URL("../src/regard/figures/", import.meta.url));
+const styles = { // as a text without spaces and comments
+  name: "styles",
+  setup: ({ onLoad }) => onLoad({ filter: /\.css$/ }, async ({ path }) => {
+    const { code } = await transform(readFileSync(path, "utf8"), { loader: "css", minify: true });
+    return { contents: code.trim(), loader: "text" };
+  }),
+};
 const common = {
   bundle: true, minify: true, format: "esm", target: "es2022", write: false, legalComments: "none", charset: "utf8",
-  jsx: "automatic", jsxImportSource: "preact", loader: { ".css": "text" },
+  jsx: "automatic", jsxImportSource: "preact", plugins: [styles],
   absWorkingDir: fileURLToPath(new URL(".", import.meta.url)),
 };
 const worker = await build({ ...common, entryPoints: ["src/worker.ts"], format: "iife" });

@@ -14,6 +14,8 @@ export interface MapInfo {
   site: string;
   tensors: string;
   how: How & { heads: number; queries: number; keys: number };
+  /** Whether the page has the values; undefined where they were not kept. */
+  values?: boolean;
   rows: string | null;
   columns: string | null;
 }

@@ -479,6 +479,55 @@ def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page
     assert weight == pytest.approx(1 / total, abs=2e-3)
 
 
+def numbers_of(table: Any) -> dict[str, list[float]]:
+    """The numbers of each row of a table, by its first cell."""
+    found = {}
+    for row in table.locator("tr").all():
+        name, *cells = [cell.strip() for cell in row.inner_text().split("\t")]
+        found[name] = [float(x.replace("−", "-").replace("<", "")) for x in cells if re.fullmatch(r"[<−\d.]+", x)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn"])
+def test_the_context_is_the_sum_of_weighted_values(open_page: Open, name: str) -> None:
+    model = regard.load(name)
+    made = model("le chat noir")
+    head, letter, i = (0, "h", 2) if name == "fr-en-rnn" else (2, "v", 2)
+    with regard.observe(model) as seen:
+        made.forward_pass()()
+    found = seen[made.alignment.site][0].select(0)
+    weights, value = (part.reshape(-1, *part.shape[-2:])[head] for part in (found.full(), found.value))
+    j = int(weights[i].argmax())
+    given = weights[i, :, None] * value
+    context = given.sum(0)
+    page = made.look()
+    tab = open_page(page, f"#screen=step&head={head}&unit=tokens&row={i}")
+    table = numbers_of(tab.get_by_label("the weights of the row"))
+    for n, key in enumerate(made.source_tokens):
+        norm, *first = [float(given[n].norm()), *given[n, :4].tolist()]
+        assert table[key][2:] == pytest.approx([float(value[n].norm()), norm, *first], abs=6e-3)
+        assert table[key][3:] == pytest.approx([norm, *first], abs=1e-3)
+    wanted = [float(context.norm()), *context[:4].tolist()]
+    assert table[f"context c = Σ α {letter}"] == pytest.approx(wanted, abs=1e-3)
+    if name == "fr-en-rnn":
+        assert wanted[0] == pytest.approx(page.document["runs"][0]["trace"][i]["context_norm"], abs=1e-3)
+    assert tab.get_by_text("next token: “").is_visible()
+    tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(3).click()
+    table = numbers_of(tab.get_by_label("the value and the context"))
+    for row, vector in ((letter, value[j]), (f"α × {letter}", given[j]), (f"c = Σ α {letter}", context)):
+        assert table[row] == pytest.approx([*vector[:8].tolist(), float(vector.norm())], abs=1e-3)
+
+
+def test_values_that_are_not_there_are_said_to_be_left_out(open_page: Open) -> None:
+    seen = regard.attention_map(torch.randn(T, D), torch.randn(S, D))
+    tab = open_page(seen.look(), "#screen=step")
+    assert tab.get_by_text("The values were not recorded with this map").is_visible()
+    page = seen.with_value(torch.randn(S, 2**19)).look()
+    for zoom in ("row", "weight"):
+        tab = open_page(page, f"#screen=step&zoom={zoom}")
+        assert tab.get_by_text("Its values are not in this page, which they would make too large").is_visible()
+
+
 def test_pointing_pinning_and_the_keyboard(open_page: Open, translation: Page) -> None:
     tab = open_page(translation)
     tab.get_by_role("button", name="black").hover()

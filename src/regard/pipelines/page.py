@@ -12,7 +12,7 @@ from regard.analysis.dependence import dependence
 from regard.analysis.lens import logit_lens
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
-from regard.attention.watch import calls_by_site, unwatched, watching
+from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.device import device_of, random_numbers_kept
 from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
@@ -159,18 +159,40 @@ def add_text(
 
 
 def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
-    """The maps `[heads, T, S]` of all sites with their queries and keys, from one forward pass over one input.
+    """The maps `[heads, T, S]` of all sites with queries, keys and values, from one forward pass over one input.
 
     Empty where a site attends step by step, as in a recurrent decoder: there the search's own maps are kept.
     """
-    calls: list[Any] = []
-    with torch.inference_mode(), unwatched(), watching(calls.append):
-        given()
-    found = calls_by_site(given.module, calls)
+    found = _calls(given)
     if any(len(some) != 1 for some in found.values()):
         return {}
-    maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in found.items()}
+    maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec).with_value(c.value) for site, (c, *_) in found.items()}
     return {site: one.select(0) for site, one in maps.items()}
+
+
+def with_values(maps: Mapping[str, AttentionMap], given: ForwardPass) -> dict[str, AttentionMap]:
+    """The maps of a search, with the values that a pass over its output gives their weights to.
+
+    Args:
+        maps: `[heads, T, S]` by site.
+        given: the pass.
+    """
+    found = dict(maps)
+    for site, (first, *others) in _calls(given).items():
+        # a score that follows the weights takes them as further coordinates
+        value = first.value[..., : getattr(first.owner, "memory_width", None)]
+        same = all(one.value.shape == first.value.shape and torch.equal(one.value, first.value) for one in others)
+        if site in found and same and value.shape[-2] == found[site].shape[-1]:
+            found[site] = found[site].with_value(value[0])
+    return found
+
+
+def _calls(given: ForwardPass) -> dict[str, list[Call]]:
+    """The attentions of one forward pass, by site."""
+    calls: list[Call] = []
+    with torch.inference_mode(), unwatched(), watching(calls.append):
+        given()
+    return calls_by_site(given.module, calls)
 
 
 def tested(draft: Draft, given: ForwardPass, site: str, columns: Sequence[str]) -> dict[str, Any]:
