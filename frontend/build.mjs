@@ -13,12 +13,12 @@ const styles = { // as a text without spaces and comments
 };
 const common = {
   bundle: true, minify: true, format: "esm", target: "es2022", write: false, legalComments: "none", charset: "utf8",
-  jsx: "automatic", jsxImportSource: "preact", plugins: [styles],
+  tsconfigRaw: { compilerOptions: { jsx: "react", jsxFactory: "createElement", jsxFragmentFactory: "Fragment" } }, plugins: [styles],
   absWorkingDir: fileURLToPath(new URL(".", import.meta.url)),
 };
 const worker = await build({ ...common, entryPoints: ["src/worker.ts"], format: "iife" });
 const page = await build({
-  ...common, entryPoints: ["src/main.tsx"], define: { WORKER: JSON.stringify(worker.outputFiles[0].text) },
+  ...common, entryPoints: ["src/main.tsx"], inject: ["src/jsx.ts"], define: { WORKER: JSON.stringify(worker.outputFiles[0].text) },
 });
 const script = page.outputFiles[0].text;
 if (/<\/script/i.test(script) || /<!--/.test(script)) throw new Error("the script cannot stand inside a page");

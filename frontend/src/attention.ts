@@ -101,6 +101,15 @@ export class Head {
     return !this.mask || !!this.mask[i * this.keys + j];
   }
 
+  /** How many keys query i may look at. */
+  open(i: number): number {
+    if (this.start && this.end) return this.end[i] - this.start[i];
+    if (!this.mask) return this.keys;
+    let found = 0;
+    for (let j = 0; j < this.keys; j++) if (this.mask[i * this.keys + j]) found++;
+    return found;
+  }
+
   /** The score before bias and mask. */
   product(i: number, j: number): number {
     const { query, key, width } = this;

@@ -739,6 +739,48 @@ def shares_of(tab: Any) -> tuple[Any, Any]:
     return (int(top), int(left), int(height), int(width)), at
 
 
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+def test_the_other_views_of_a_long_map_show_parts_and_cells_of_it(open_page: Open, theme: str, width: int) -> None:
+    made = torch.Generator().manual_seed(23)
+    query, key = torch.randn(2, 500, 8, generator=made), torch.randn(2, 700, 8, generator=made)
+    rows, columns = [f"q{i}" for i in range(500)], [f"k{j}" for j in range(700)]
+    seen = regard.attention_map(3 * query, key, query_tokens=rows, key_tokens=columns)
+    weights = seen.full()
+    tab = open_page(
+        seen.look(), f"#screen=align&head=1&row=450&column=300&theme={theme}", viewport={"width": width, "height": 900}
+    )
+    assert [one.inner_text() for one in tab.get_by_role("tab").all()] == [
+        "Align", "Step", "Heads", "Long view", "Compare",
+    ]  # fmt: skip
+    assert said_at(tab, 3, 2) == f"q437 → k286: {float(weights[1, 437, 286]):.3f}".replace("0.000", "<0.001")
+    tab.get_by_label("first of the keys").fill("600")
+    tab.get_by_label("first of the queries").fill("470")  # of which there are 32 at most
+    assert tab.locator(".of-rows .word").first.inner_text() == "q468"
+    tab.locator(".of-rows .word").nth(5).click()
+    values, order = weights[1, 473].topk(8)
+    facts = tab.get_by_role("complementary", name="the chosen word")
+    table = [row.inner_text().split("\t")[:2] for row in facts.locator("tbody tr").all()]
+    assert table == [[f"k{j} ({j + 1})", f"{x:.3f}"] for x, j in zip(values.tolist(), order.tolist(), strict=True)]
+    tab.get_by_role("button", name=f"show “k{int(order[0])}”").click()
+    assert tab.locator(".of-columns .word", has_text=re.compile(f"^k{int(order[0])}$")).is_visible()
+    assert "row=473" in tab.evaluate("location.hash")
+    tab.get_by_role("tab", name="Step").click()
+    assert tab.get_by_role("heading", name="The query “q473” scores every key").is_visible()
+    tab.get_by_role("tab", name="Compare").click()
+    pools = [torch.stack([one.amax() for part in head.split(16) for one in part.split(32, -1)]).view(32, 22)
+             for head in weights]  # fmt: skip
+    canvas = tab.locator("canvas.cells").nth(2)
+    cell, tall = (float(canvas.get_attribute(f"data-{name}")) for name in ("cell", "tall"))
+    canvas.hover(position={"x": 2.5 * cell, "y": 7.5 * tall})
+    said = tab.locator(".tip").inner_text()
+    assert said.startswith("112–127 → 64–95: ")
+    shown = float(said.rpartition(" ")[2].replace("−", "-"))
+    assert shown == pytest.approx(float(pools[1][7, 2] - pools[0][7, 2]), abs=1e-3)
+    wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+
+
 @pytest.mark.parametrize("hides", [False, True])
 def test_the_picture_of_a_long_map_is_its_weights_wherever_it_was_dragged_to(open_page: Open, hides: bool) -> None:
     torch.manual_seed(4)
@@ -1119,7 +1161,7 @@ def test_what_if_of_a_long_text_is_a_pair_of_heatmaps(browser: Any, theme: str) 
 
 
 @pytest.mark.slow
-def test_what_if_of_more_than_256_tokens_is_told_without_a_picture(browser: Any) -> None:
+def test_what_if_of_more_than_256_tokens_shows_a_part_before_and_after(browser: Any) -> None:
     model = regard.load("shakespeare")
     page = look_at([model], [SPEECH])
     app, token = create_explorer(page, model)
@@ -1129,7 +1171,8 @@ def test_what_if_of_more_than_256_tokens_is_told_without_a_picture(browser: Any)
         tab.get_by_role("button", name="ablate that head").click()
         for name in ("before", "after"):
             part = tab.get_by_role("region", name=name, exact=True)
-            part.get_by_text("The maps have more than 256 tokens: too many to be drawn here.").wait_for()
+            part.locator(".ribbons").wait_for()
+            assert part.locator(".of-rows .word").count() == 32
             assert part.locator("table.bars tbody tr").count() == 6
         after = tab.get_by_role("region", name="after", exact=True).get_by_role("paragraph").first.inner_text()
         with regard.intervene(model.model, "decoder.layers.5.self", ablate(0)):

@@ -100,6 +100,12 @@ export function Long() {
     return () => tiles.close();
   }, [tiles]);
   const rowNames = useMemo(() => names(run, map, "rows"), [run, map]), columnNames = useMemo(() => names(run, map, "columns"), [run, map]);
+  // what other views show of a long map is what this one has in its middle
+  useEffect(() => {
+    if (!page.large.value || view.height === queries) return;
+    const unit = (side: "rows" | "columns", token: number) => Math.max(0, (page.byWords.value ? run.words?.[map[side] ?? ""]?.owner[token] : undefined) ?? token);
+    page.middle.value = { row: unit("rows", Math.floor(view.top + view.height / 2)), column: unit("columns", Math.floor(view.left + view.width / 2)) };
+  }, [view]);
   const scale = page.scale.value;
   const dark = page.dark.value;
   const [size, setSize] = useState({ width: 800, height: 500 });

@@ -1,10 +1,10 @@
 // One weight, from the model down to the arithmetic: model, head, row, weight.
-import { useCallback, useState } from "preact/hooks";
+import { useCallback, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
 import { type Head } from "../attention";
 import { columnsAre, headName, headsName, names, rowsAre, siteName, type MapInfo } from "../document";
 import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery } from "../parts";
-import type { Zoom } from "../state";
+import { WINDOW, type Zoom } from "../state";
 import { WhatIf } from "./what-if";
 
 export function Step() {
@@ -27,6 +27,11 @@ export function Step() {
   const open = columns.map((_, c) => c).filter((c) => scores[c] !== -Infinity);
   const masked = columns.length - open.length;
   const shown = open.length <= 40 ? open : [...open].sort((a, b) => weights[b] - weights[a] || 0).slice(0, 40).sort((a, b) => a - b);
+  // the part of a long map that the head's view shows: it stays where it is while it is pointed at
+  const corner = useRef<[number, number]>([0, 0]);
+  if ([i, j].some((n, side) => n < corner.current[side] || n >= corner.current[side] + WINDOW)) {
+    corner.current = [[i, rows], [j, columns]].map(([n, names]) => Math.max(0, Math.min((n as number) - WINDOW / 2, (names as string[]).length - WINDOW))) as [number, number];
+  }
   const computed = !!one.query;
   const context = one.value && one.context(i), sign = signOf(one);
   const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
@@ -69,10 +74,9 @@ export function Step() {
           {map.how.heads > 1 && <div class="chips" style={{ marginBottom: "10px" }}>
             {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
           </div>}
-          {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
-            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
+          {page.large.value && <p class="note">The {WINDOW} × {WINDOW} weights around the chosen one; the long view has all.</p>}
+          <Heatmap grid={page.reader.value.grid(run, map, [head], false, page.large.value ? [...corner.current, WINDOW, WINDOW] : undefined)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
               place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={(p) => { if (p.row === null) return; setChosen(p.row); setKey(p.column); setZoom("weight"); }} />
-          )}
         </section>
       )}
       {zoom === "row" && (
