@@ -14,7 +14,7 @@ export const spaces = (names: string[]): string => (names.some((name) => name.in
 export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
 
 /** A token's text, or signs for the white space that it is. */
-const visible = (name: string): string => (name.trim() ? name : name.replaceAll(" ", "␣").replaceAll("\n", "↵"));
+export const visible = (name: string): string => (name.trim() ? name : name.replaceAll(" ", "␣").replaceAll("\n", "↵"));
 /** Names to choose among: with their numbers from 1, where others are the same. */
 export function toldApart(names: string[]): string[] {
   const often = new Map<string, number>();

@@ -3,7 +3,7 @@ import { useCallback, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
 import { type Head } from "../attention";
 import { columnsAre, headName, headsName, names, rowsAre, siteName, type MapInfo } from "../document";
-import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery } from "../parts";
+import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery, visible } from "../parts";
 import { WINDOW, type Zoom } from "../state";
 import { WhatIf } from "./what-if";
 
@@ -11,8 +11,8 @@ export function Step() {
   const page = usePage();
   const run = page.run.value;
   const map = page.map.value;
-  const rows = names(run, map, "rows");
-  const columns = names(run, map, "columns");
+  const rows = names(run, map, "rows").map(visible);
+  const columns = names(run, map, "columns").map(visible);
   const zoom = page.zoom.value, setZoom = (next: Zoom) => (page.zoom.value = next);
   const [playing, setPlaying] = useState(false);
   const head = page.heads.value[0];
@@ -172,8 +172,8 @@ function Weight({ i, j }: { i: number; j: number }) {
   const run = page.run.value;
   const head = page.heads.value[0];
   const one = page.reader.value.head(map, head);
-  const row = names(run, map, "rows")[i];
-  const column = names(run, map, "columns")[j];
+  const row = visible(names(run, map, "rows")[i]);
+  const column = visible(names(run, map, "columns")[j]);
   const weight = one.row(i)[j];
   const outcome = one.value ? <Outcome one={one} i={i} j={j} /> : <p class="note">{unvalued(map)}</p>;
   if (!one.query || !one.key) {

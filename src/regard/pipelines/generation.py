@@ -207,7 +207,7 @@ class Generation(Result):
             given = self.forward_pass()
         except ConfigError:
             return ""
-        return str(dependence_of(given, site, self.source_tokens)["sentence"])
+        return str(dependence_of(given, site, self.source_tokens, left_out=False)["sentence"])
 
     @cached_property
     def words(self) -> list[Word]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from regard.analysis.base import ForwardPass
 from regard.analysis.dependence import dependence
+from regard.analysis.erasure import Erasure
 from regard.analysis.lens import logit_lens
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
@@ -30,6 +31,8 @@ LONGEST = 160  # tokens of an output that is looked at layer by layer; of it and
 POSITIONS = 2048  # of the copies of an input whose weights are changed in one batch
 TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
 SETTINGS: dict[str, dict[str, Any]] = {"translate": TRANSLATED, "complete": {"length": 64, "seed": 0}}
+CHEAP = 40  # tokens that are left out of an input, each in turn, before a page is shown
+AT_ONCE = 16  # inputs without a token, between two looks at what else is asked
 CANDIDATES = 5  # tokens named for each layer and position
 
 
@@ -199,12 +202,14 @@ def tested(draft: Draft, given: ForwardPass, site: str, columns: Sequence[str]) 
     """What a run says of its map's test: what was found, which site the page will ask for, or why none is."""
     if max(len(given.tokens), len(columns)) > LONGEST:
         return {"untested": f"it has more than {LONGEST} tokens or parts, which would take long"}
-    return {"believe": dependence_of(given, site, columns)} if draft.tests else {"to_test": site}
+    if not draft.tests:
+        return {"to_test": site}
+    return {"believe": dependence_of(given, site, columns, left_out=len(columns) <= CHEAP)}
 
 
 def dependence_of(
     given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], None] | None = None, left_out: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Whether a site's map may be believed, as the page shows it.
 
@@ -214,6 +219,7 @@ def dependence_of(
         columns: names of its keys.
         position: of the output's token whose log-probability is asked for; the whole output's by default.
         between: called before each forward pass; what it raises ends the test.
+        left_out: also with each token of a text left out.
     """
     device = device_of(given.module)
     wanted = torch.tensor(given.predicted, device=device)
@@ -231,10 +237,26 @@ def dependence_of(
         most = max(1, POSITIONS // positions)
         found = dependence(given.module, site, lambda: outputs(1)[0], copies=outputs, at_once=most)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
+    erasure = Erasure.of_tokens(given) if left_out else None
+    if erasure is not None and list(columns) == list(given.source_tokens if erasure.crossing else given.tokens):
+        measures["left_out"] = _left_out(erasure, position, between)
     return {
         "sentence": found.sentence, "holds": found.holds, "change": found.change, "agreement": found.agreement,
         "site": site, "columns": list(columns), "measures": measures,
     }  # fmt: skip
+
+
+def _left_out(erasure: Erasure, position: int | None, between: Callable[[], None] | None) -> list[float]:
+    """By how much the output's log-probability falls without each token of the input; of a decoder's own output none."""
+    count = len(erasure.words)
+    logs = []
+    for kept in torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).bool().split(AT_ONCE):
+        if between is not None:
+            between()
+        own = erasure(kept)
+        logs.append(own.sum(-1) if position is None else own[:, position])
+    whole, *rest = torch.cat(logs).tolist()
+    return [whole - one for one in rest]
 
 
 def lens_of(given: ForwardPass, rows: str, tokenizer: Any) -> dict[str, Any] | None:
