@@ -388,6 +388,30 @@ def test_the_copied_python_of_a_checkpoint_gives_what_is_shown(open_page: Open, 
     )
 
 
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+def test_a_text_that_is_asked_for_has_the_checkpoints_and_the_other_models_too(browser: Any, tiny_run: Path) -> None:
+    model, other, steps = regard.load(tiny_run), regard.load("fr-en-rnn"), checkpoints_of(tiny_run)
+    page = look_at([model, other], ["le chat noir"], tests=False, steps=steps)
+    app, token = create_explorer(page, model, against=[other], steps=steps)
+    with Served(app) as port:
+        tab = browser.new_page()
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=compare&unit=tokens")
+        tab.get_by_label("your own text").fill("le chien blanc")
+        tab.get_by_role("button", name="look", exact=True).click()
+        runs = tab.get_by_role("combobox", name="other run").locator("option")
+        runs.filter(has_text=f"fr-en-rnn: {other('le chien blanc').text}").wait_for(state="attached")
+        slider = tab.get_by_label("checkpoint", exact=True)
+        assert slider.get_attribute("max") == str(len(steps))  # the trained model is the last
+        for n, (step, one) in enumerate(steps.items()):
+            slider.fill(str(n))
+            tab.get_by_text(f"the second: step {step} ({n + 1} of {len(steps) + 1})").wait_for()
+            made = one("le chien blanc", beam=4)
+            assert tab.get_by_role("combobox", name="other run").locator("option:checked").inner_text() == (
+                f"step {step}: {made.text}" if made.text else f"step {step}"
+            )
+        tab.close()
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
 def test_a_word_goes_its_way_through_the_layers_of_an_encoder(open_page: Open, theme: str, width: int) -> None:

@@ -247,7 +247,7 @@ def dependence_of(
 
 
 def _left_out(erasure: Erasure, position: int | None, between: Callable[[], None] | None) -> list[float]:
-    """By how much the output's log-probability falls without each token of the input; of a decoder's own output none."""
+    """By how much the output's log-probability falls without each of the tokens, of which its own are none."""
     count = len(erasure.words)
     logs = []
     for kept in torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).bool().split(AT_ONCE):
