@@ -95,7 +95,8 @@ def look_at(
                     read[len(draft.document["runs"]) - 1] = given
             else:
                 raise ConfigError(
-                    f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
+                    f"{pipeline.name} has no page of texts: it is a model alone; observe it with inputs of its own: "
+                    "with regard.observe(model) as seen: model.model(...), then seen.look()"
                 )
     if read and hasattr(first, "meaning"):
         draft.document["ways"] = ways_of(first, read)
