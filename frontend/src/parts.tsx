@@ -286,6 +286,9 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
   );
 }
 
+/** What is said of the one head that a view shows where others show the mean of several. */
+export const firstOf = (heads: number[]): string => (heads.length > 1 ? ` (the first of the ${heads.length} whose mean other views show)` : "");
+
 /** A run as a choice among others. */
 export const runName = (run: Run): string => (run.text ? `${run.label}: ${run.text.slice(0, 70)}` : run.label);
 

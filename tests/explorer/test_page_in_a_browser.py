@@ -232,6 +232,7 @@ def test_the_page_has_the_colours_of_the_figures(browser: Any, theme: str) -> No
 
 def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
     tab = open_page(translation)
+    assert tab.get_by_text("Shown: decoder layer 1 · cross-attention, head 0 (of 4): nearest to the word").is_visible()
     names = [one.inner_text() for one in tab.get_by_role("tab").all()]
     assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Logit lens"]
     wanted = {
@@ -256,6 +257,21 @@ def test_the_verdict_stands_once_on_every_view(open_page: Open, pages: dict[str,
     for view in [one.inner_text() for one in tab.get_by_role("tab").all()]:
         tab.get_by_role("tab", name=view, exact=True).click()
         assert len(VERDICT.findall(tab.locator(".page").inner_text())) == 1, view
+
+
+def test_self_cross_and_recurrent_attention_stand_on_one_screen(open_page: Open, pages: dict[str, Page]) -> None:
+    page = pages["two models"]
+    number = next(n for n, run in enumerate(page.document["runs"]) if run["made"]["model"] == "fr-en-rnn")
+    for site, name in (
+        ("encoder.layers.3.self", "encoder layer 3 · self"),
+        ("decoder.layers.1.cross", "decoder layer 1 · cross"),
+    ):
+        tab = open_page(page, f"#screen=compare&unit=tokens&head=2&site={site}&other={number}~mean~decoder.cross")
+        assert [one.inner_text() for one in tab.locator(".trio h2").all()] == [
+            f"{page.document['runs'][0]['label']}: head 2 (of 4) of {name}-attention",
+            f"{page.document['runs'][number]['label']}: its only head of decoder cross-attention", "first − second",
+        ]  # fmt: skip
+        assert tab.locator("canvas.cells").count() == 3
 
 
 def test_the_verdict_says_which_other_map_was_tested(open_page: Open, translation: Page) -> None:
@@ -284,6 +300,10 @@ def test_a_picture_or_a_sound_is_tested_part_by_part(
     assert rows[0][0] == (f"{first // 12 + 1},{first % 12 + 1}" if name == "picture" else f"{place[0]:.2f} s")
     tab.get_by_role("tab", name="Align", exact=True).click()
     assert VERDICT.search(tab.locator(".believe.line").inner_text())
+    for view in ("Step", "Long view"):  # which show one head
+        tab.get_by_role("tab", name=view, exact=True).click()
+        said = "(the first of the 4 whose mean other views show)"
+        assert tab.get_by_role("tabpanel").get_by_text(said).is_visible() is (name == "sound"), view
 
 
 def test_an_encoders_page_says_why_nothing_was_tested(open_page: Open) -> None:
@@ -763,7 +783,6 @@ def shares_of(tab: Any) -> tuple[Any, Any]:
     return (int(top), int(left), int(height), int(width)), at
 
 
-@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
 def test_the_other_views_of_a_long_map_show_parts_and_cells_of_it(open_page: Open, theme: str, width: int) -> None:
     made = torch.Generator().manual_seed(23)
@@ -957,6 +976,7 @@ def pages(translation: Page) -> dict[str, Page]:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["translation", "two models", "picture", "sound", "long", "many heads"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1350])

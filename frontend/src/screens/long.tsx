@@ -3,7 +3,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import { usePage } from "../context";
 import { names, type MapInfo, type Run, type Reader } from "../document";
 import { inks, picture, styled } from "../colour";
-import { draw, HeadPicker, Legend, Scrolled, share } from "../parts";
+import { draw, firstOf, HeadPicker, Legend, Scrolled, share } from "../parts";
 import { Tiles, type Box as View } from "../tiles";
 
 const RULER = 84;
@@ -237,7 +237,7 @@ export function Long() {
   const [hit, setHit] = useState(0);
   return (
     <section class="card" data-tour="long">
-      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, log scale" : "weight"} nan={nan} /></header>
+      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0{map.how.heads > 1 && `; head ${head}${firstOf(page.heads.value)}`}</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, log scale" : "weight"} nan={nan} /></header>
       <HeadPicker single />
       <div class="bar-line" style={{ margin: "10px 0" }}>
         <button onClick={() => zoom(1 / 1.5)} aria-label="zoom in">+</button><button onClick={() => zoom(1.5)} aria-label="zoom out">−</button>

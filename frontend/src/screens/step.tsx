@@ -3,7 +3,7 @@ import { useCallback, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
 import { type Head } from "../attention";
 import { columnsAre, headName, headsName, names, rowsAre, siteName, type MapInfo } from "../document";
-import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery, visible } from "../parts";
+import { Bars, firstOf, Heatmap, Legend, number, Scrolled, share, spaces, useEvery, visible } from "../parts";
 import { WINDOW, type Zoom } from "../state";
 import { WhatIf } from "./what-if";
 
@@ -82,7 +82,7 @@ export function Step() {
       {zoom === "row" && (
         <div class="two">
           <section class="card">
-            <header><h2>The query “{rows[i]}” scores every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
+            <header><h2>The query “{rows[i]}” scores every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}{firstOf(page.heads.value)}</span></header>
             {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}{context && ` → c = Σ α ${sign}`}</p>}
             <Scrolled label="the weights of the row"><table class="wide">
               <thead><tr><th style={{ textAlign: "left" }}>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th>{context && <><th>‖{sign}‖</th><th>‖α {sign}‖</th>{FIRST.map((d) => d < one.depth && <th key={d}>{d || `α ${sign}: 0`}</th>)}</>}</tr></thead>
