@@ -1,5 +1,7 @@
 """The page of `regard look`: its size, the time until it is seen, and the time of a frame while a long map is panned.
 
+And the time from the question for another text to its maps, on the page that is served.
+
 python benchmarks/page.py            the table, as Markdown (about three minutes on two cores); needs Chromium
 python benchmarks/page.py write      the same, written to docs/explorer.md
 
@@ -11,6 +13,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -18,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import uvicorn
 from measure import machine, write
 from torch import Tensor
 
 import regard
 from regard.attention.maps.page import page_of_maps
+from regard.explorer.server import create_explorer
 from regard.figures.page import Page
+from regard.pipelines.page import look_at
 
 LAYERS, HEADS, TOKENS, WIDTH = 12, 12, 128, 64
 LONG = 32_768
@@ -59,7 +65,8 @@ def main() -> None:
         return
     torch.manual_seed(0)
     query, key = torch.randn(2, LAYERS, HEADS, TOKENS, WIDTH).unbind(0)
-    layers = {f"layers.{n}": regard.attention_map(query[n], key[n]) for n in range(LAYERS)}
+    value = torch.randn(LAYERS, HEADS, TOKENS, WIDTH)
+    layers = {f"layers.{n}": regard.attention_map(query[n], key[n]).with_value(value[n]) for n in range(LAYERS)}
     words = [f"word{n}" for n in range(TOKENS)]
     of_layers = page_of_maps(layers, "twelve layers", {"text": words})
     translation = regard.load("fr-en")(SENTENCE, beam=4, n_best=3).look()
@@ -79,6 +86,7 @@ def main() -> None:
             first, drawn, frames = measured(file, address, number == 2)
             panned = f"median {statistics.median(frames):.0f} ms, longest {max(frames):.0f} ms" if frames else ""
             lines.append(f"| {name} | {size(page)} | {first:.2f} s | {drawn:.2f} s | {panned} |")
+    lines.append(f"| another text asked for on the served page of `fr-en` | | | {asked():.2f} s | |")
     lines += [f"| the same heads in BertViz, `{name}` | {text} | | | |" for name, text in peers(layers, words)]
     table = "\n".join(lines)
     told = (
@@ -123,6 +131,37 @@ def measured(file: Path, address: str, panned: bool) -> tuple[float, float, list
             tab.close()
         browser.close()
     return statistics.median(paints), statistics.median(drawings), frames
+
+
+def asked() -> float:
+    """Seconds from the question for another text to its maps, the median of some."""
+    from playwright.sync_api import sync_playwright
+
+    model = regard.load("fr-en")
+    app, token = create_explorer(look_at([model], [SENTENCE], tests=False), model)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    found = []
+    with sync_playwright() as running:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = running.chromium.launch(executable_path=chromium(), args=flags)
+        tab = browser.new_page(viewport={"width": 1350, "height": 900})
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}")
+        for word in ("fatigué", "malade", "content"):
+            tab.get_by_label("your own text").fill(f"Le petit chien de mon voisin est {word} depuis ce matin.")
+            start = time.perf_counter()
+            tab.get_by_role("button", name="look", exact=True).click()
+            tab.locator(".of-columns .word", has_text=word).wait_for()
+            tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            found.append(time.perf_counter() - start)
+        browser.close()
+    server.should_exit = True
+    thread.join()
+    return statistics.median(found)
 
 
 def pan(tab: Any) -> list[float]:

@@ -56,6 +56,9 @@ export class Head {
   readonly query?: Tensor["data"];
   readonly key?: Tensor["data"];
   readonly width: number = 0;
+  /** What the weights are given to, of `depth` coordinates a key. */
+  readonly value?: Tensor["data"];
+  readonly depth: number = 0;
   readonly v?: Tensor["data"];
   private sink = 0;
   private start?: Tensor["data"];
@@ -79,6 +82,8 @@ export class Head {
     this.key = part("key", 2);
     const query = tensors.get(`${prefix}.query`);
     if (query) this.width = query.shape[query.shape.length - 1];
+    this.value = part("value", 2);
+    this.depth = tensors.get(`${prefix}.value`)?.shape.at(-1) ?? 0;
     this.v = part("v", 1);
     const sink = tensors.get(`${prefix}.sink`);
     if (sink) this.sink = sink.data[sink.data.length === 1 ? 0 : Math.floor((head * sink.data.length) / heads)];
@@ -94,6 +99,15 @@ export class Head {
   allowed(i: number, j: number): boolean {
     if (this.start && this.end) return j >= this.start[i] && j < this.end[i];
     return !this.mask || !!this.mask[i * this.keys + j];
+  }
+
+  /** How many keys query i may look at. */
+  open(i: number): number {
+    if (this.start && this.end) return this.end[i] - this.start[i];
+    if (!this.mask) return this.keys;
+    let found = 0;
+    for (let j = 0; j < this.keys; j++) if (this.mask[i * this.keys + j]) found++;
+    return found;
   }
 
   /** The score before bias and mask. */
@@ -169,6 +183,15 @@ export class Head {
     if (this.rows.size * n > ROWS) this.rows.clear();
     this.rows.set(i, row);
     return row;
+  }
+
+  /** c = Σ α v, the output of the head at a query; keys without weight give nothing, whatever their value. */
+  context(i: number): Float64Array {
+    const { value, depth } = this, found = new Float64Array(depth);
+    this.row(i).forEach((weight, j) => {
+      if (weight) for (let d = 0; d < depth; d++) found[d] += weight * value![j * depth + d];
+    });
+    return found;
   }
 
   weight(i: number, j: number): number {

@@ -14,6 +14,8 @@ export interface MapInfo {
   site: string;
   tensors: string;
   how: How & { heads: number; queries: number; keys: number };
+  /** Whether the page has the values; undefined where they were not kept. */
+  values?: boolean;
   rows: string | null;
   columns: string | null;
 }
@@ -161,8 +163,11 @@ export interface Axis {
 export interface Grid {
   rows: Axis;
   columns: Axis;
+  /** The first row and column of a part of a map. */
+  top: number;
+  left: number;
   cells: Float32Array;
-  /** How many columns each row may attend to. */
+  /** How many columns each row may attend to; of a part of a map none. */
   allowed: number[];
   largest: number;
   /** Whether a weight is no number. */
@@ -213,6 +218,12 @@ function axis(run: Run, map: MapInfo, side: Side, byWords: boolean): Axis {
   return { names: words.texts, groups };
 }
 
+/** Some of an axis. */
+const some = ({ names, groups }: Axis, from: number, size: number): Axis => ({ names: names.slice(from, from + size), groups: groups && groups.slice(from, from + size) });
+
+/** A part of a map: its first row and column, and how many of each. */
+export type Part = [number, number, number, number];
+
 /** Reads maps out of a document's tensors. */
 export class Reader {
   private heads = new Map<string, Head>();
@@ -238,36 +249,39 @@ export class Reader {
   }
 
   /** The mean over heads, of rows of tokens; by words: summed over a word's keys, averaged over its queries,
-   * rows divided by their sum, as an alignment is. */
-  grid(run: Run, map: MapInfo, heads: number[], byWords: boolean): Grid {
+   * rows divided by their sum, as an alignment is. Of a map or a part of it, moved into the map. */
+  grid(run: Run, map: MapInfo, heads: number[], byWords: boolean, part?: Part): Grid {
     const rows = axis(run, map, "rows", byWords);
     const columns = axis(run, map, "columns", byWords);
-    const joined = !!(rows.groups || columns.groups);
-    const cells = new Float32Array(rows.names.length * columns.names.length);
-    const n = columns.names.length;
-    for (let r = 0; r < rows.names.length; r++) {
-      const asked = rows.groups ? rows.groups[r] : [r];
+    const { groups } = columns;
+    const [t, s] = [rows, columns].map(({ names }) => names.length);
+    const [height, n] = part ? [Math.min(t, part[2]), Math.min(s, part[3])] : [t, s];
+    const [top, left] = part ? [Math.max(0, Math.min(part[0], t - height)), Math.max(0, Math.min(part[1], s - n))] : [0, 0];
+    const cells = new Float32Array(height * n);
+    for (let r = 0; r < height; r++) {
+      const asked = rows.groups ? rows.groups[top + r] : [top + r];
+      const row = new Float64Array(s);
       for (const head of heads) {
+        const one = this.head(map, head);
+        const alone = part && !groups && one.direct; // the rest of the row is not needed
         for (const i of asked) {
-          const weights = this.head(map, head).row(i);
-          for (let c = 0; c < n; c++) {
+          const weights = alone ? null : one.row(i);
+          for (let c = alone ? left : 0; c < (alone ? left + n : s); c++) {
             let sum = 0;
-            if (columns.groups) for (const j of columns.groups[c]) sum += weights[j];
-            else sum = weights[c];
-            cells[r * n + c] += sum / heads.length / asked.length;
+            if (groups) for (const j of groups[c]) sum += weights![j];
+            else sum = weights ? weights[c] : one.weight(i, c);
+            row[c] += sum / heads.length / asked.length;
           }
         }
       }
-      if (joined && columns.groups) {
-        let sum = 0;
-        for (let c = 0; c < n; c++) sum += cells[r * n + c];
-        if (sum > 0) for (let c = 0; c < n; c++) cells[r * n + c] /= sum;
-      }
+      const sum = groups ? row.reduce((a, b) => a + b, 0) : 1;
+      for (let c = 0; c < n; c++) cells[r * n + c] = row[left + c] / (sum > 0 ? sum : 1);
     }
-    let largest = 0;
-    for (const cell of cells) if (cell > largest) largest = cell;
+    const largest = cells.reduce((a, b) => (b > a ? b : a), 0);
+    const found = { rows: some(rows, top, height), columns: some(columns, left, n), top, left, cells, largest, nan: cells.some(Number.isNaN) };
+    if (part) return { ...found, allowed: [] };
     // weights that were given without a mask are causal where none is after the diagonal
-    const causal = map.how.queries === map.how.keys && rows.names.length === n && cells.every((x, at) => at % n <= Math.floor(at / n) || x === 0);
+    const causal = map.how.queries === map.how.keys && t === n && cells.every((x, at) => at % n <= Math.floor(at / n) || x === 0);
     const allowed = rows.names.map((_, r) => {
       const asked = rows.groups ? rows.groups[r] : [r];
       let found = 0;
@@ -277,7 +291,7 @@ export class Reader {
       }
       return found;
     });
-    return { rows, columns, cells, allowed, largest, nan: cells.some(Number.isNaN) };
+    return { ...found, allowed };
   }
 }
 
@@ -335,12 +349,39 @@ export function roles(grid: Grid, square: boolean): Roles {
     const middle = t > 1 ? (i * (s - 1)) / (t - 1) : 0;
     for (let j = Math.floor(middle - 1); j <= Math.ceil(middle + 1); j++) if (j >= 0 && j < s) sums.diagonal += row[j] / t;
   }
+  const even = evenness(grid) > EVEN;
+  return { ...sums, even, name: roleName(sums, square, even) };
+}
+
+function roleName(sums: Pick<Roles, "previous" | "same" | "first" | "diagonal">, square: boolean, even: boolean): string {
   const candidates: [string, number][] = square
     ? [["previous token", sums.previous], ["same token", sums.same], ["first token", sums.first]]
     : [["diagonal", sums.diagonal], ["first token", sums.first]];
   const [name, share] = candidates.reduce((a, b) => (b[1] > a[1] ? b : a));
-  const even = evenness(grid) > EVEN;
-  return { ...sums, even, name: even ? "nearly uniform" : share >= 0.4 ? name : "no clear pattern" };
+  return even ? "nearly uniform" : share >= 0.4 ? name : "no clear pattern";
+}
+
+export const ASKED = 128; // rows of a long map from which its roles are read
+
+/** The roles of a head of a long map, from rows at equal distances; its entropies were given. */
+export function rolesOfLong(reader: Reader, map: MapInfo, head: number, square: boolean): Roles {
+  const { queries: t, keys: s } = map.how;
+  const one = reader.head(map, head), entropies = reader.given(map, "entropy", head);
+  const sums = { entropy: 0, previous: 0, same: 0, first: 0, diagonal: 0 };
+  const every = Math.ceil(t / ASKED), count = Math.ceil(t / every);
+  let most = 0;
+  for (let i = 0; i < t; i += every) {
+    const at = (j: number) => (j >= 0 && j < s ? one.weight(i, j) / count : 0);
+    const middle = Math.round((i * (s - 1)) / Math.max(1, t - 1));
+    sums.first += at(0);
+    if (square) sums.previous += at(i - 1);
+    if (square) sums.same += at(i);
+    for (let j = middle - 1; j <= middle + 1; j++) sums.diagonal += at(j);
+    sums.entropy += (entropies?.[i] ?? entropy(one.row(i))) / count;
+    most += Math.log(Math.max(1, one.open(i))) / count;
+  }
+  const even = sums.entropy > EVEN * most;
+  return { ...sums, even, name: roleName(sums, square, even) };
 }
 
 /** Attention modules of regard, torch and transformers in words. */

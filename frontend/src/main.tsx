@@ -15,7 +15,7 @@ import { Media } from "./screens/media";
 import { Step } from "./screens/step";
 import { Ways } from "./screens/ways";
 import { WordsInLayers } from "./screens/words";
-import { createState, type Screen, type State } from "./state";
+import { createState, NOWHERE, type Screen, type State } from "./state";
 import css from "./style.css";
 import { TakeAlong } from "./take";
 import { begin, Tour } from "./tour";
@@ -33,7 +33,6 @@ function screensOf(page: State): Screen[] {
     if (one === "words") return !!run.lens;
     if (one === "ways") return !!page.document.value.ways?.some(({ runs }) => runs.includes(page.runIndex.value));
     if (one === "compare" && page.document.value.runs.length === 1 && run.maps.length === 1 && run.maps[0].how.heads === 1) return false;
-    if (one === "align" || one === "heads" || one === "compare") return !page.large.value;
     if (one === "believe") return !!run.believe || !!page.document.value.live;
     return true;
   });
@@ -57,7 +56,7 @@ function AskForm() {
         page.tests.value = new Map();
         page.document.value = { ...document, live, atlas: page.document.value.atlas };
         page.pinned.value = null;
-        page.hover.value = { row: null, column: null };
+        page.hover.value = NOWHERE;
         page.runIndex.value = 0;
         page.other.value = null;
       });
@@ -79,7 +78,7 @@ function Shell({ framed }: { framed: boolean }) {
   const page = usePage();
   const root = useRef<HTMLDivElement>(null);
   const screens = screensOf(page);
-  const screen = screens.includes(page.screen.value) ? page.screen.value : page.large.value ? "long" : screens[0];
+  const screen = screens.includes(page.screen.value) ? page.screen.value : screens[0];
   const View = VIEWS[screen];
   useTest(page);
   useEffect(() => {

@@ -4,7 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { colour, css, inkOn, styled, type Scale } from "./colour";
 import { usePage } from "./context";
 import { entropy, headsName, siteName, type Grid, type Run } from "./document";
-import type { Place } from "./state";
+import { NOWHERE, within, type Place } from "./state";
 
 /** A number's text with the typographic minus sign; none before a zero. */
 export const minus = (text: string): string => text.replace(/^-(?=0*\.?0*$)/, "").replace("-", "−");
@@ -14,7 +14,7 @@ export const spaces = (names: string[]): string => (names.some((name) => name.in
 export const share = (x: number): string => (x > 0 && x < 0.001 ? "<0.001" : x.toFixed(3));
 
 /** A token's text, or signs for the white space that it is. */
-const visible = (name: string): string => (name.trim() ? name : name.replaceAll(" ", "␣").replaceAll("\n", "↵"));
+export const visible = (name: string): string => (name.trim() ? name : name.replaceAll(" ", "␣").replaceAll("\n", "↵"));
 /** Names to choose among: with their numbers from 1, where others are the same. */
 export function toldApart(names: string[]): string[] {
   const often = new Map<string, number>();
@@ -90,14 +90,23 @@ export function Scrolled({ label, children }: { label: string; children: Compone
   return <div class="sum" tabIndex={0} role="group" aria-label={label}>{children}</div>;
 }
 
-interface HeatmapProps {
+interface Pointed {
+  place?: Place;
+  onPlace?: (place: Place) => void;
+  onPin?: (place: Place) => void;
+}
+
+/** Places of a map as those of the part of it that is shown. */
+export function inGrid(grid: Grid, { place, onPlace, onPin }: Pointed): Pointed {
+  const outer = (tell?: (place: Place) => void) => tell && (({ row, column }: Place) => tell({ row: row === null ? row : row + grid.top, column: column === null ? column : column + grid.left }));
+  return { place: place && within(grid, place), onPlace: outer(onPlace), onPin: outer(onPin) };
+}
+
+interface HeatmapProps extends Pointed {
   grid: Grid;
   label: string;
   rowsAre?: string;
   columnsAre?: string;
-  place?: Place;
-  onPlace?: (place: Place) => void;
-  onPin?: (place: Place) => void;
   low?: number;
   most?: number;
   difference?: boolean;
@@ -107,7 +116,8 @@ interface HeatmapProps {
 /** A map of at most some hundred names: cells on a canvas, names as text. */
 export function Heatmap(props: HeatmapProps) {
   const page = usePage();
-  const { grid, place, onPlace, onPin } = props;
+  const { grid } = props;
+  const { place, onPlace, onPin } = inGrid(grid, props);
   const rows = grid.rows.names.length;
   const columns = grid.columns.names.length;
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -201,11 +211,11 @@ export function Heatmap(props: HeatmapProps) {
   };
   const leave = () => {
     setTip(null);
-    onPlace?.({ row: null, column: null });
+    onPlace?.(NOWHERE);
   };
   const keys = (event: KeyboardEvent) => {
     const step: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    const at = place ?? { row: null, column: null };
+    const at = place ?? NOWHERE;
     if (step[event.key]) {
       event.preventDefault();
       const next = {
@@ -217,7 +227,7 @@ export function Heatmap(props: HeatmapProps) {
       event.preventDefault();
       onPin?.(at);
     } else if (event.key === "Escape") {
-      onPin?.({ row: null, column: null });
+      onPin?.(NOWHERE);
       leave();
     }
   };
@@ -275,6 +285,9 @@ export function Bars({ bars, of, heading, most }: { bars: Bar[]; of: string; hea
     </table>
   );
 }
+
+/** What is said of the one head that a view shows where others show the mean of several. */
+export const firstOf = (heads: number[]): string => (heads.length > 1 ? ` (the first of the ${heads.length} whose mean other views show)` : "");
 
 /** A run as a choice among others. */
 export const runName = (run: Run): string => (run.text ? `${run.label}: ${run.text.slice(0, 70)}` : run.label);

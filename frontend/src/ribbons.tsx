@@ -2,14 +2,16 @@
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { usePage } from "./context";
 import type { Grid } from "./document";
-import type { Place } from "./state";
+import { inGrid } from "./parts";
+import { NOWHERE, within, type Place } from "./state";
 
 /** The log-probability below which a word is said to be unsure. */
 export const UNSURE = Math.log(0.5);
 
 /** The keys above, the queries below, and between them a ribbon for every weight that can be seen; side by side where a
  * line is too long for the page. */
-export function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Place; onPlace: (p: Place) => void; onPin: (p: Place) => void }) {
+export function Ribbons({ grid, ...pointed }: { grid: Grid; place: Place; onPlace: (p: Place) => void; onPin: (p: Place) => void }) {
+  const { place, onPlace, onPin } = inGrid(grid, pointed) as typeof pointed;
   const page = usePage();
   const sheet = useRef<HTMLDivElement>(null);
   const [lines, setLines] = useState<{ key: string; d: string; weight: number; row: number; column: number }[]>([]);
@@ -58,6 +60,7 @@ export function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Pl
   const run = page.run.value;
   const map = page.map.value;
   const said = page.byWords.value && map.rows !== null ? run.words?.[map.rows] : undefined;
+  const pinned = within(grid, page.pinned.value ?? NOWHERE);
   const chosen = place.row !== null || place.column !== null;
   const lit = (row: number, column: number) => (place.row === null || place.row === row) && (place.column === null || place.column === column);
   const touched = (side: "row" | "column", index: number): boolean => {
@@ -68,14 +71,14 @@ export function Ribbons({ grid, place, onPlace, onPin }: { grid: Grid; place: Pl
   };
   const button = (side: "row" | "column", name: string, index: number) => {
     const own: Place = { row: side === "row" ? index : null, column: side === "column" ? index : null };
-    const log = side === "row" ? said?.log_prob?.[index] : undefined;
+    const log = side === "row" ? said?.log_prob?.[index + grid.top] : undefined;
     const state = place[side] === index ? " on" : touched(side, index) ? "" : " dim";
     return (
       <button
         key={`${side}${index}`} class={`word${state}${log !== undefined && log < UNSURE ? " unsure" : ""}`}
-        aria-pressed={page.pinned.value?.[side] === index} title={log === undefined ? name : `${name}: probability ${Math.exp(log).toFixed(2)}`}
-        onPointerEnter={() => onPlace(own)} onPointerLeave={() => onPlace({ row: null, column: null })}
-        onFocus={() => onPlace(own)} onBlur={() => onPlace({ row: null, column: null })} onClick={() => onPin(own)}
+        aria-pressed={pinned[side] === index} title={log === undefined ? name : `${name}: probability ${Math.exp(log).toFixed(2)}`}
+        onPointerEnter={() => onPlace(own)} onPointerLeave={() => onPlace(NOWHERE)}
+        onFocus={() => onPlace(own)} onBlur={() => onPlace(NOWHERE)} onClick={() => onPin(own)}
       >
         {name}
         {log !== undefined && <span class="sure" aria-hidden="true"><i style={{ width: `${100 * Math.exp(log)}%` }} /></span>}

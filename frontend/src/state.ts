@@ -1,7 +1,7 @@
 // What a view is of: kept in the address, so that a link shows the same.
 import { computed, effect, signal } from "@preact/signals";
 import { DARK, LIGHT, type Scale } from "./colour";
-import type { Believe, Document, MapInfo, Reader, Run } from "./document";
+import type { Believe, Document, Grid, MapInfo, Reader, Run } from "./document";
 
 export const SCREENS = ["align", "step", "heads", "long", "believe", "compare", "media", "words", "ways"] as const;
 export type Screen = (typeof SCREENS)[number];
@@ -14,20 +14,32 @@ export interface Place {
   column: number | null;
 }
 
+export const NOWHERE: Place = { row: null, column: null };
+
+/** Names to a side of the part of a long map that is shown with its words. */
+export const WINDOW = 32;
+
+/** A place in a part of a map; null where it is outside. */
+export function within({ top, left, rows, columns }: Grid, { row, column }: Place): Place {
+  const inside = (n: number | null, first: number, size: number) => (n === null || n < first || n >= first + size ? null : n - first);
+  return { row: inside(row, top, rows.names.length), column: inside(column, left, columns.names.length) };
+}
+
+export const isLarge = (map: MapInfo): boolean => Math.max(map.how.queries, map.how.keys) > 256;
+
 export type Source = { document: Document; reader: Reader };
 
 /** The state of one page; two pages on one screen have two. */
 export function createState(source: Source, inAddress: boolean) {
   const document = signal(source.document);
   const reader = signal(source.reader);
-  const first: Screen = source.document.runs[0]?.media ? "media" : "align"; // what is opened
-  const screen = signal<Screen>(first);
+  const screen = signal<Screen>("align");
   const zoom = signal<Zoom>("row");
   const runIndex = signal(0);
   const site = signal("");
   const head = signal<number | "chosen" | "mean">("chosen");
   const byWords = signal(true);
-  const hover = signal<Place>({ row: null, column: null });
+  const hover = signal(NOWHERE);
   const pinned = signal<Place | null>(null);
   const theme = signal<"auto" | "light" | "dark">("auto");
   const systemDark = signal(false);
@@ -64,8 +76,15 @@ export function createState(source: Source, inAddress: boolean) {
     if (typeof head.value === "number") return "chosen by you";
     return map.value.how.heads > 1 ? "no single head was selected" : "";
   });
-  const large = computed(() => Math.max(map.value.how.queries, map.value.how.keys) > 256);
-  const grid = computed(() => (large.value ? null : reader.value.grid(run.value, map.value, heads.value, byWords.value)));
+  const large = computed(() => isLarge(map.value));
+  /** The word, or token, in the middle of what is shown of a long map. */
+  const middle = signal({ row: 0, column: 0 });
+  const grid = computed(() => {
+    const { row, column } = middle.value;
+    return reader.value.grid(run.value, map.value, heads.value, byWords.value, large.value ? [row - WINDOW / 2, column - WINDOW / 2, WINDOW, WINDOW] : undefined);
+  });
+  const first: Screen = run.value.media ? "media" : large.value ? "long" : "align"; // what is opened
+  screen.value = first;
   const place = computed<Place>(() => {
     const { row, column } = hover.value;
     return row === null && column === null && pinned.value ? pinned.value : hover.value;
@@ -87,6 +106,7 @@ export function createState(source: Source, inAddress: boolean) {
     if (at.get("unit") === "tokens") byWords.value = false;
     const row = whole("row"), column = whole("column");
     if (row !== null || column !== null) pinned.value = { row, column };
+    middle.value = { row: row ?? column ?? 0, column: column ?? row ?? 0 };
     const second = /^(\d{1,9})~(mean|\d{1,9})~(.*)$/.exec(at.get("other") ?? ""); // that a map is compared with
     if (second) other.value = { run: Number(second[1]), head: second[2] === "mean" ? "mean" : Number(second[2]), site: second[3] };
     const kind = at.get("theme");
@@ -109,7 +129,7 @@ export function createState(source: Source, inAddress: boolean) {
   }
   return {
     document, reader, screen, zoom, runIndex, run, site, map, head, heads, all, why, byWords, hover, pinned, place, theme,
-    systemDark, dark, scale, grid, large, tour, other, tests, believe,
+    systemDark, dark, scale, grid, large, middle, tour, other, tests, believe,
   };
 }
 

@@ -37,9 +37,10 @@ export function TakeAlong({ framed }: { framed: boolean }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [done, setDone] = useState("");
   const name = () => `${(page.document.value.model || "map").replace(/[^\w-]+/g, "-")}-${page.map.value.site.replace(/[^\w.-]+/g, "-")}`;
-  const title = () => `${page.document.value.title} (${headsName(page.heads.value, page.map.value.how.heads)} of ${siteName(page.map.value.site)})`;
-  const grid = () => page.grid.value ?? page.reader.value.grid(page.run.value, page.map.value, page.heads.value, false);
-  const small = !page.large.value;
+  const grid = () => page.grid.value;
+  const part = () => (page.large.value ? `, queries from ${grid().top + 1} and keys from ${grid().left + 1} on` : "");
+  const title = () => `${page.document.value.title} (${headsName(page.heads.value, page.map.value.how.heads)} of ${siteName(page.map.value.site)}${part()})`;
+  const small = !page.large.value || page.screen.value === "align"; // of a long map, the part that is shown there
   const svg = () => toSvg(grid(), title(), page.scale.value, styled(dialog.current!, "--ink"), styled(dialog.current!, "--paper"));
   const png = () => {
     const image = new Image();

@@ -1,7 +1,7 @@
 // What of a map fills a view, like a street map: the overview at once, exact tiles from a worker as they are there.
 import type { Head } from "./attention";
 import { picture } from "./colour";
-import type { MapInfo, Reader } from "./document";
+import type { Grid, MapInfo, Reader } from "./document";
 import { queue } from "./queue";
 
 declare const WORKER: string;
@@ -250,4 +250,16 @@ export class Tiles {
     this.ask?.([]);
     this.changed = () => {};
   }
+}
+
+/** A whole map in at most `most` cells to a side: of each the largest weight, the mean over the heads. */
+export function pooled(reader: Reader, map: MapInfo, heads: number[], most: number): Grid {
+  const { queries, keys } = map.how;
+  const tiles = heads.map((head) => new Tiles(reader, map, head, new Set()).atLeast(queries / most, keys / most));
+  const [{ rows, columns, tall, broad }] = tiles;
+  const cells = new Float32Array(rows * columns).map((_, n) => tiles.reduce((sum, tile) => sum + tile.cells[n], 0) / heads.length);
+  const axis = (count: number, of: number, all: number) => ({
+    names: Array.from({ length: count }, (_, n) => (of === 1 ? String(n) : `${n * of}–${Math.min(all, (n + 1) * of) - 1}`)), groups: null,
+  });
+  return { rows: axis(rows, tall, queries), columns: axis(columns, broad, keys), top: 0, left: 0, cells, allowed: [], largest: cells.reduce((a, b) => (b > a ? b : a), 0), nan: cells.some(Number.isNaN) };
 }

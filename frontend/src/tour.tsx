@@ -12,7 +12,7 @@ interface Stop {
   before?: (page: State) => void;
 }
 
-const second = (page: State) => Math.min(1, (page.grid.value?.rows.names.length ?? 1) - 1);
+const second = (page: State) => page.grid.value.top + Math.min(1, page.grid.value.rows.names.length - 1);
 const whole = (page: State) => { page.site.value = ""; page.head.value = "chosen"; page.pinned.value = null; };
 const heads = (page: State) => page.run.value.maps.reduce((n, m) => n + m.how.heads, 0);
 /** What rows and columns are, in the words of the task. */
@@ -23,7 +23,7 @@ const STOPS: Stop[] = [
   { screen: "media", at: "media", title: "What was read, and what was written", before: whole, text: (p) => (p.run.value.media?.kind === "picture" ? `The caption is “${p.run.value.text}”. For every word, the parts of the picture that it attended to stay bright.` : `The transcript is “${p.run.value.text}”. Below the spectrogram each word has a line, ${p.dark.value ? "bright" : "dark"} where its weight is greatest.`) },
   { screen: "align", at: "ribbons", title: "One sentence, two lines", before: whole, text: (p) => (across(p) && p.run.value.text ? `One line is what the model read, the other is what it wrote: “${p.run.value.text}”. A ribbon joins an output word to the source words it attended to.` : "One line has the keys, the other the queries. A ribbon joins a query to the keys it attends to.") },
   { screen: "align", at: "sentence", title: "One word at a time", before: (p) => (p.pinned.value = { row: second(p), column: null }), text: (p) => {
-    const word = p.grid.value?.rows.names[second(p)] ?? "";
+    const word = p.grid.value.rows.names[second(p) - p.grid.value.top] ?? "";
     return p.document.value.task === "translate" ? `A translator without attention must squeeze the whole sentence into one vector. This one looks back at the source for every word it writes: see “${word}”.` : `Every position asks anew where to look: see “${word}”.`;
   } },
   { screen: "align", at: "map", title: "The same, as numbers", text: (p) => `Each row is ${across(p) ? "a word that was written, each column a part of the source" : "a query, each column a key"}, and a ${p.dark.value ? "brighter" : "darker"} cell is a greater weight. The weights of a row add up to one: more here is less there.` },
@@ -38,7 +38,7 @@ const STOPS: Stop[] = [
 
 /** The stops that this page has something to show at. */
 export function stops(page: State, screens: Screen[]): Stop[] {
-  const ribbons = !!page.grid.value && !page.run.value.media && Math.max(page.grid.value.rows.names.length, page.grid.value.columns.names.length) <= 80;
+  const ribbons = !page.run.value.media && Math.max(page.grid.value.rows.names.length, page.grid.value.columns.names.length) <= 80;
   return STOPS.filter((stop) => screens.includes(stop.screen) && (stop.at !== "ribbons" || ribbons) && (stop.screen !== "heads" || heads(page) > 1));
 }
 
@@ -46,7 +46,7 @@ export function Tour({ root, screens }: { root: () => HTMLElement | null; screen
   const page = usePage();
   const own = useRef<HTMLElement>(null);
   const number = page.tour.value;
-  const all = stops(page, screens);
+  const all = number === null ? [] : stops(page, screens);
   const stop = number === null ? null : all[Math.min(number, all.length - 1)];
   useLayoutEffect(() => {
     const lit = stop?.at ? root()?.querySelector<HTMLElement>(`[data-tour="${stop.at}"]`) : null;

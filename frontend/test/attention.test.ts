@@ -2,18 +2,19 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { entmax, Head, type How } from "../src/attention";
 import { colour, inks, LIGHT } from "../src/colour";
-import { entropy, type MapInfo, Reader, roles, type Run, siteName } from "../src/document";
+import { entropy, type MapInfo, Reader, roles, rolesOfLong, type Run, siteName } from "../src/document";
 import { escape, toCsv, toNpz } from "../src/export";
 import { queue } from "../src/queue";
 import { halfToFloat, type Tensor, Tensors } from "../src/safetensors";
 import { groups, likeness } from "../src/screens/heads";
 import { fit, sinks } from "../src/screens/long";
-import { Tiles } from "../src/tiles";
+import { within } from "../src/state";
+import { pooled, Tiles } from "../src/tiles";
 import { minus, number, toldApart } from "../src/parts";
 import { evenly, flags } from "../src/screens/align";
 
 const grid = (rows: string[], columns: string[], cells: number[]) => ({
-  rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, allowed: rows.map(() => columns.length), cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
+  rows: { names: rows, groups: null }, columns: { names: columns, groups: null }, top: 0, left: 0, allowed: rows.map(() => columns.length), cells: Float32Array.from(cells), largest: Math.max(...cells), nan: cells.some(Number.isNaN),
 });
 
 describe("numbers", () => {
@@ -155,6 +156,37 @@ describe("views", () => {
     expect(read(true).allowed).toEqual([1, 2, 3]);
     expect(roles(read(false), true).name).toBe("nearly uniform");
     expect(evenly(read(false))).toBe("Nearly uniform: every weight is close to one over the number of keys that its row may attend to.");
+  });
+  it("gives a part of a map the numbers of the whole, by tokens and by words", () => {
+    const n = 60, weights = Float32Array.from({ length: n * n }, (_, at) => 1 + Math.sin(7.3 * at)), row = (i: number) => weights.subarray(i * n, (i + 1) * n);
+    for (let i = 0; i < n; i++) { const sum = row(i).reduce((a, b) => a + b, 0); row(i).forEach((x, j) => (weights[i * n + j] = x / sum)); }
+    const map = { site: "s", tensors: "m", how: { heads: 1, queries: n, keys: n }, rows: "text", columns: "text" } as MapInfo;
+    const run = { label: "", maps: [map], sequences: { text: Array.from({ length: n }, (_, i) => `t${i}`) }, words: { text: { texts: Array.from({ length: 29 }, (_, i) => `w${i}`), owner: Array.from({ length: n }, (_, i) => (i < 58 ? i >> 1 : -1)) } } } as unknown as Run;
+    const reader = new Reader({ get: (name: string) => (name === "m.weights" ? { shape: [n, n], data: weights } : undefined) } as unknown as Tensors);
+    for (const byWords of [false, true]) {
+      const whole = reader.grid(run, map, [0], byWords), side = whole.columns.names.length;
+      const part = reader.grid(run, map, [0], byWords, [19, -5, 7, 11]);
+      expect([part.top, part.left, part.rows.names[0], part.columns.names[10]]).toEqual([19, 0, byWords ? "w19" : "t19", byWords ? "w10" : "t10"]);
+      part.cells.forEach((x, at) => expect(x).toBeCloseTo(whole.cells[(19 + Math.floor(at / 11)) * side + (at % 11)], 6));
+      expect(reader.grid(run, map, [0], byWords, [999, 999, 7, 11]).left).toBe(side - 11);
+    }
+    expect(within({ ...reader.grid(run, map, [0], false, [20, 30, 7, 11]) }, { row: 22, column: 41 })).toEqual({ row: 2, column: null });
+  });
+  it.each<[string, (i: number, j: number) => number]>([
+    ["previous token", (i, j) => +(j === Math.max(0, i - 1))], ["same token", (i, j) => +(i === j)], ["first token", (_, j) => +(j === 0)],
+    ["nearly uniform", () => 1 / 400], ["no clear pattern", (i, j) => (j % 40 === i % 40 ? 0.1 : 0)],
+  ])("knows a head of a long map by its rows: %s", (name, weight) => {
+    const n = 400, map = { site: "s", tensors: "m", how: { heads: 1, queries: n, keys: n } } as MapInfo;
+    const data = Float32Array.from({ length: n * n }, (_, at) => weight(Math.floor(at / n), at % n));
+    const reader = new Reader({ get: (part: string) => (part === "m.weights" ? { shape: [n, n], data } : undefined) } as unknown as Tensors);
+    expect(rolesOfLong(reader, map, 0, true).name).toBe(name);
+    const found = pooled(reader, map, [0], 64);
+    expect([found.rows.names.length, found.rows.names[1], found.rows.names.at(-1)]).toEqual([50, "8–15", "392–399"]);
+    for (const [r, c] of [[0, 0], [3, 2], [49, 48]]) {
+      let most = 0;
+      for (let i = 8 * r; i < 8 * r + 8; i++) for (let j = 8 * c; j < 8 * c + 8; j++) most = Math.max(most, data[i * n + j]);
+      expect(found.cells[r * 50 + c]).toBe(most);
+    }
   });
   it("names words that are hardly read, and far jumps", () => {
     const found = flags(grid(["the", "cat"], ["le", "gros", "chat"], [0.95, 0, 0.05, 0, 0.05, 0.95]), true);

@@ -232,6 +232,7 @@ def test_the_page_has_the_colours_of_the_figures(browser: Any, theme: str) -> No
 
 def test_every_screen_has_content(open_page: Open, translation: Page) -> None:
     tab = open_page(translation)
+    assert tab.get_by_text("Shown: decoder layer 1 · cross-attention, head 0 (of 4): nearest to the word").is_visible()
     names = [one.inner_text() for one in tab.get_by_role("tab").all()]
     assert names == ["Align", "Step", "Heads", "Long view", "Believe it?", "Compare", "Logit lens"]
     wanted = {
@@ -256,6 +257,21 @@ def test_the_verdict_stands_once_on_every_view(open_page: Open, pages: dict[str,
     for view in [one.inner_text() for one in tab.get_by_role("tab").all()]:
         tab.get_by_role("tab", name=view, exact=True).click()
         assert len(VERDICT.findall(tab.locator(".page").inner_text())) == 1, view
+
+
+def test_self_cross_and_recurrent_attention_stand_on_one_screen(open_page: Open, pages: dict[str, Page]) -> None:
+    page = pages["two models"]
+    number = next(n for n, run in enumerate(page.document["runs"]) if run["made"]["model"] == "fr-en-rnn")
+    for site, name in (
+        ("encoder.layers.3.self", "encoder layer 3 · self"),
+        ("decoder.layers.1.cross", "decoder layer 1 · cross"),
+    ):
+        tab = open_page(page, f"#screen=compare&unit=tokens&head=2&site={site}&other={number}~mean~decoder.cross")
+        assert [one.inner_text() for one in tab.locator(".trio h2").all()] == [
+            f"{page.document['runs'][0]['label']}: head 2 (of 4) of {name}-attention",
+            f"{page.document['runs'][number]['label']}: its only head of decoder cross-attention", "first − second",
+        ]  # fmt: skip
+        assert tab.locator("canvas.cells").count() == 3
 
 
 def test_the_verdict_says_which_other_map_was_tested(open_page: Open, translation: Page) -> None:
@@ -284,6 +300,10 @@ def test_a_picture_or_a_sound_is_tested_part_by_part(
     assert rows[0][0] == (f"{first // 12 + 1},{first % 12 + 1}" if name == "picture" else f"{place[0]:.2f} s")
     tab.get_by_role("tab", name="Align", exact=True).click()
     assert VERDICT.search(tab.locator(".believe.line").inner_text())
+    for view in ("Step", "Long view"):  # which show one head
+        tab.get_by_role("tab", name=view, exact=True).click()
+        said = "(the first of the 4 whose mean other views show)"
+        assert tab.get_by_role("tabpanel").get_by_text(said).is_visible() is (name == "sound"), view
 
 
 def test_an_encoders_page_says_why_nothing_was_tested(open_page: Open) -> None:
@@ -388,6 +408,30 @@ def test_the_copied_python_of_a_checkpoint_gives_what_is_shown(open_page: Open, 
     )
 
 
+@pytest.mark.parametrize("tiny_run", ["transformer"], indirect=True)
+def test_a_text_that_is_asked_for_has_the_checkpoints_and_the_other_models_too(browser: Any, tiny_run: Path) -> None:
+    model, other, steps = regard.load(tiny_run), regard.load("fr-en-rnn"), checkpoints_of(tiny_run)
+    page = look_at([model, other], ["le chat noir"], tests=False, steps=steps)
+    app, token = create_explorer(page, model, against=[other], steps=steps)
+    with Served(app) as port:
+        tab = browser.new_page()
+        tab.goto(f"http://127.0.0.1:{port}/?token={token}#screen=compare&unit=tokens")
+        tab.get_by_label("your own text").fill("le chien blanc")
+        tab.get_by_role("button", name="look", exact=True).click()
+        runs = tab.get_by_role("combobox", name="other run").locator("option")
+        runs.filter(has_text=f"fr-en-rnn: {other('le chien blanc').text}").wait_for(state="attached")
+        slider = tab.get_by_label("checkpoint", exact=True)
+        assert slider.get_attribute("max") == str(len(steps))  # the trained model is the last
+        for n, (step, one) in enumerate(steps.items()):
+            slider.fill(str(n))
+            tab.get_by_text(f"the second: step {step} ({n + 1} of {len(steps) + 1})").wait_for()
+            made = one("le chien blanc", beam=4)
+            assert tab.get_by_role("combobox", name="other run").locator("option:checked").inner_text() == (
+                f"step {step}: {made.text}" if made.text else f"step {step}"
+            )
+        tab.close()
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
 def test_a_word_goes_its_way_through_the_layers_of_an_encoder(open_page: Open, theme: str, width: int) -> None:
@@ -477,6 +521,55 @@ def test_a_weight_is_worked_out_to_the_number(open_page: Open, translation: Page
     assert score == pytest.approx(float(scores.max()), abs=2e-3)
     assert total == pytest.approx(float((scores - scores.max()).exp().sum()), abs=2e-3)
     assert weight == pytest.approx(1 / total, abs=2e-3)
+
+
+def numbers_of(table: Any) -> dict[str, list[float]]:
+    """The numbers of each row of a table, by its first cell."""
+    found = {}
+    for row in table.locator("tr").all():
+        name, *cells = [cell.strip() for cell in row.inner_text().split("\t")]
+        found[name] = [float(x.replace("−", "-").replace("<", "")) for x in cells if re.fullmatch(r"[<−\d.]+", x)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn"])
+def test_the_context_is_the_sum_of_weighted_values(open_page: Open, name: str) -> None:
+    model = regard.load(name)
+    made = model("le chat noir")
+    head, letter, i = (0, "h", 2) if name == "fr-en-rnn" else (2, "v", 2)
+    with regard.observe(model) as seen:
+        made.forward_pass()()
+    found = seen[made.alignment.site][0].select(0)
+    weights, value = (part.reshape(-1, *part.shape[-2:])[head] for part in (found.full(), found.value))
+    j = int(weights[i].argmax())
+    given = weights[i, :, None] * value
+    context = given.sum(0)
+    page = made.look()
+    tab = open_page(page, f"#screen=step&head={head}&unit=tokens&row={i}")
+    table = numbers_of(tab.get_by_label("the weights of the row"))
+    for n, key in enumerate(made.source_tokens):
+        norm, *first = [float(given[n].norm()), *given[n, :4].tolist()]
+        assert table[key][2:] == pytest.approx([float(value[n].norm()), norm, *first], abs=6e-3)
+        assert table[key][3:] == pytest.approx([norm, *first], abs=1e-3)
+    wanted = [float(context.norm()), *context[:4].tolist()]
+    assert table[f"context c = Σ α {letter}"] == pytest.approx(wanted, abs=1e-3)
+    if name == "fr-en-rnn":
+        assert wanted[0] == pytest.approx(page.document["runs"][0]["trace"][i]["context_norm"], abs=1e-3)
+    assert tab.get_by_text("next token: “").is_visible()
+    tab.get_by_role("navigation", name="zoom").get_by_role("button").nth(3).click()
+    table = numbers_of(tab.get_by_label("the value and the context"))
+    for row, vector in ((letter, value[j]), (f"α × {letter}", given[j]), (f"c = Σ α {letter}", context)):
+        assert table[row] == pytest.approx([*vector[:8].tolist(), float(vector.norm())], abs=1e-3)
+
+
+def test_values_that_are_not_there_are_said_to_be_left_out(open_page: Open) -> None:
+    seen = regard.attention_map(torch.randn(T, D), torch.randn(S, D))
+    tab = open_page(seen.look(), "#screen=step")
+    assert tab.get_by_text("The values were not recorded with this map").is_visible()
+    page = seen.with_value(torch.randn(S, 2**19)).look()
+    for zoom in ("row", "weight"):
+        tab = open_page(page, f"#screen=step&zoom={zoom}")
+        assert tab.get_by_text("Its values are not in this page, which they would make too large").is_visible()
 
 
 def test_pointing_pinning_and_the_keyboard(open_page: Open, translation: Page) -> None:
@@ -690,6 +783,47 @@ def shares_of(tab: Any) -> tuple[Any, Any]:
     return (int(top), int(left), int(height), int(width)), at
 
 
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
+def test_the_other_views_of_a_long_map_show_parts_and_cells_of_it(open_page: Open, theme: str, width: int) -> None:
+    made = torch.Generator().manual_seed(23)
+    query, key = torch.randn(2, 500, 8, generator=made), torch.randn(2, 700, 8, generator=made)
+    rows, columns = [f"q{i}" for i in range(500)], [f"k{j}" for j in range(700)]
+    seen = regard.attention_map(3 * query, key, query_tokens=rows, key_tokens=columns)
+    weights = seen.full()
+    tab = open_page(
+        seen.look(), f"#screen=align&head=1&row=450&column=300&theme={theme}", viewport={"width": width, "height": 900}
+    )
+    assert [one.inner_text() for one in tab.get_by_role("tab").all()] == [
+        "Align", "Step", "Heads", "Long view", "Compare",
+    ]  # fmt: skip
+    assert said_at(tab, 3, 2) == f"q437 → k286: {float(weights[1, 437, 286]):.3f}".replace("0.000", "<0.001")
+    tab.get_by_label("first of the keys").fill("600")
+    tab.get_by_label("first of the queries").fill("470")  # of which there are 32 at most
+    assert tab.locator(".of-rows .word").first.inner_text() == "q468"
+    tab.locator(".of-rows .word").nth(5).click()
+    values, order = weights[1, 473].topk(8)
+    facts = tab.get_by_role("complementary", name="the chosen word")
+    table = [row.inner_text().split("\t")[:2] for row in facts.locator("tbody tr").all()]
+    assert table == [[f"k{j} ({j + 1})", f"{x:.3f}"] for x, j in zip(values.tolist(), order.tolist(), strict=True)]
+    tab.get_by_role("button", name=f"show “k{int(order[0])}”").click()
+    assert tab.locator(".of-columns .word", has_text=re.compile(f"^k{int(order[0])}$")).is_visible()
+    assert "row=473" in tab.evaluate("location.hash")
+    tab.get_by_role("tab", name="Step").click()
+    assert tab.get_by_role("heading", name="The query “q473” scores every key").is_visible()
+    tab.get_by_role("tab", name="Compare").click()
+    pools = [torch.stack([one.amax() for part in head.split(16) for one in part.split(32, -1)]).view(32, 22)
+             for head in weights]  # fmt: skip
+    canvas = tab.locator("canvas.cells").nth(2)
+    cell, tall = (float(canvas.get_attribute(f"data-{name}")) for name in ("cell", "tall"))
+    canvas.hover(position={"x": 2.5 * cell, "y": 7.5 * tall})
+    said = tab.locator(".tip").inner_text()
+    assert said.startswith("112–127 → 64–95: ")
+    shown = float(said.rpartition(" ")[2].replace("−", "-"))
+    assert shown == pytest.approx(float(pools[1][7, 2] - pools[0][7, 2]), abs=1e-3)
+    wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+
+
 @pytest.mark.parametrize("hides", [False, True])
 def test_the_picture_of_a_long_map_is_its_weights_wherever_it_was_dragged_to(open_page: Open, hides: bool) -> None:
     torch.manual_seed(4)
@@ -842,6 +976,7 @@ def pages(translation: Page) -> dict[str, Page]:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["translation", "two models", "picture", "sound", "long", "many heads"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1350])
@@ -1070,7 +1205,7 @@ def test_what_if_of_a_long_text_is_a_pair_of_heatmaps(browser: Any, theme: str) 
 
 
 @pytest.mark.slow
-def test_what_if_of_more_than_256_tokens_is_told_without_a_picture(browser: Any) -> None:
+def test_what_if_of_more_than_256_tokens_shows_a_part_before_and_after(browser: Any) -> None:
     model = regard.load("shakespeare")
     page = look_at([model], [SPEECH])
     app, token = create_explorer(page, model)
@@ -1080,7 +1215,8 @@ def test_what_if_of_more_than_256_tokens_is_told_without_a_picture(browser: Any)
         tab.get_by_role("button", name="ablate that head").click()
         for name in ("before", "after"):
             part = tab.get_by_role("region", name=name, exact=True)
-            part.get_by_text("The maps have more than 256 tokens: too many to be drawn here.").wait_for()
+            part.locator(".ribbons").wait_for()
+            assert part.locator(".of-rows .word").count() == 32
             assert part.locator("table.bars tbody tr").count() == 6
         after = tab.get_by_role("region", name="after", exact=True).get_by_role("paragraph").first.inner_text()
         with regard.intervene(model.model, "decoder.layers.5.self", ablate(0)):

@@ -309,6 +309,7 @@ def test_believe(client: TestClient) -> None:
     assert "step" in one
     assert "step" not in whole
     assert len(one["measures"]["zeroed"]) == len(one["columns"])
+    assert len(one["measures"]["left_out"]) == len(one["columns"])
 
 
 def test_another_text_comes_before_the_test_of_its_map(client: TestClient, model: Any) -> None:

@@ -323,8 +323,72 @@ def test_what_is_changed_in_place_later_was_seen_as_it_was() -> None:
 
 def test_one_row_is_kept_as_weights() -> None:
     with regard.observe(model := Plain()) as seen:
-        model(draw(B, 2, D))
+        model(draw(B, 1, D))
     assert isinstance(seen["."][0].source, GivenWeights)
+
+
+def test_few_queries_and_keys_are_kept_though_their_weights_are_fewer() -> None:
+    class Wide(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return regard.attend(x, x, x)
+
+    for width, kind in ((2**13, ComputedWeights), (2**14, GivenWeights)):
+        with regard.observe(model := Wide()) as seen:
+            model(draw(B, 1, 4, width))
+        assert isinstance(seen["."][0].source, kind)
+
+
+@pytest.mark.parametrize("how", ["plain", "grouped", "steps", "weights wanted", "nested"])
+def test_the_values_are_kept_and_give_the_output(how: str) -> None:
+    class Grouped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = x[:, None].expand(-1, 4, -1, -1), torch.stack([x, 2 * x], 1)
+            return F.scaled_dot_product_attention(q, k, k + 1, enable_gqa=True)
+
+    class Steps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([regard.attend(one, x, x) for one in x.split(1, -2)], -2)
+
+    class Wanted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(D, 2, batch_first=True)
+            nn.init.eye_(self.inner.out_proj.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output, _ = self.inner(x, x, x, need_weights=True)
+            return output.unflatten(-1, (2, D // 2)).transpose(1, 2)
+
+    model: nn.Module = {"grouped": Grouped, "steps": Steps, "weights wanted": Wanted}.get(how, Plain)()
+    site, x = "inner" if how == "weights wanted" else ".", draw(B, T, D)
+    with regard.observe(model) as seen:
+        if how == "weights wanted":  # which asks a change with more values than the model has
+            with regard.intervene(model, site, lambda weights: weights):
+                output = model(x)
+        else:
+            output = model(x)
+    found = seen[site][0]
+    value = found.value if how != "grouped" else found.value.repeat_interleave(2, 1)
+    torch.testing.assert_close(found.full() @ value, output, atol=1e-5, rtol=0)
+    if len(found.shape) < 4:
+        return
+    for part in (found.select(1, 1), found.select(1).frozen().select(1), found.select(slice(1, 2), 1).select(0)):
+        torch.testing.assert_close(part.full() @ part.value, output[1, 1], atol=1e-5, rtol=0)
+    cut = found.crop(3, 0, 7)
+    assert cut.value.shape[-2] == 7
+    assert found.mean_heads().value is None
+
+
+def test_the_values_of_many_keys_are_not_kept() -> None:
+    for keys, kept in ((1024, True), (1025, False)):
+        with regard.observe(model := Plain()) as seen:
+            model(draw(1, keys, D))
+        assert (seen["."][0].value is not None) is kept
+
+
+def test_values_of_another_number_of_keys_are_refused() -> None:
+    with pytest.raises(regard.ShapeError, match=r"^value needs 5 positions on axis -2, .* got shape \[4, 3\]"):
+        regard.attention_map(draw(2, 3), draw(5, 3)).with_value(draw(4, 3))
 
 
 def test_beyond_the_budget_maps_live_on_disk() -> None:

@@ -25,7 +25,9 @@ def test_an_encoder_of_transformers() -> None:
     info = page.document["runs"][1]["maps"][1]
     assert (info["rows"], info["columns"]) == ("text", "text")
     wanted = model(given, output_attentions=True).attentions[1][1]
-    torch.testing.assert_close(page.tensors[f"{info['tensors']}.weights"], wanted.detach(), atol=1e-5, rtol=0)
+    query, key, value = (page.tensors[f"{info['tensors']}.{name}"] for name in ("query", "key", "value"))
+    torch.testing.assert_close((query @ key.mT).softmax(-1), wanted.detach(), atol=1e-5, rtol=0)
+    assert value.shape == (2, 6, 8)
 
 
 def test_the_steps_of_a_generation_are_joined() -> None:

@@ -7,6 +7,7 @@ import torch
 
 import regard
 from regard.errors import ConfigError
+from regard.pipelines import page as pages
 from regard.pipelines.page import look_at
 
 SAMPLES = Path(regard.__file__).parent / "samples"
@@ -27,7 +28,32 @@ def test_a_translation(tiny_run: Path) -> None:
         assert info["how"]["queries"] == made.attention[info["site"]].shape[-2]
     assert [run["text"] for run in others] == [one.text for one in made.alternatives]
     assert len(first["trace"]) == len(made.ids)
-    assert set(first["believe"]["measures"]) == {"attention", "gradient", "zeroed"}
+    assert set(first["believe"]["measures"]) == {"attention", "gradient", "zeroed", "left_out"}
+
+
+@pytest.mark.parametrize("name", ["fr-en", "fr-en-rnn", "shakespeare"])
+def test_each_token_of_a_text_is_left_out_of_it(name: str) -> None:
+    model = regard.load(name)
+    made = model("To be", length=9, seed=0) if name == "shakespeare" else model("le chat noir")
+    given = made.forward_pass()
+    field = "tokens" if name == "shakespeare" else "source"
+    believe = made.look().document["runs"][0]["believe"]
+
+    def log_p(ids: list[int]) -> torch.Tensor:
+        logits = model.model(**{**given.arguments, field: torch.tensor([ids])})[0, -len(given.predicted) :]
+        return logits.detach().double().log_softmax(-1).gather(-1, torch.tensor(given.predicted)[:, None]).sum()
+
+    ids = given.arguments[field][0].tolist()
+    count = len(ids) - (len(given.predicted) if name == "shakespeare" else 0)
+    wanted = [float(log_p(ids) - log_p([*ids[:n], *ids[n + 1 :]])) for n in range(count)]
+    assert len(wanted) > 2
+    assert believe["measures"]["left_out"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_no_token_is_left_out_of_a_long_text_before_its_page_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = regard.load("fr-en")("le chat noir")
+    monkeypatch.setattr(pages, "CHEAP", 3)
+    assert "left_out" not in made.look().document["runs"][0]["believe"]["measures"]
 
 
 def test_maps_of_the_page_are_those_of_the_search() -> None:

@@ -20,6 +20,7 @@ from regard.export.folder import export_bundle
 from regard.pipelines.base import InputError
 from regard.pipelines.completer import Completer, Completion
 from regard.pipelines.filler import Filler
+from regard.pipelines.page import look_at
 from regard.pipelines.translator import Translator
 
 TEXT = "the cat sat on the mat and the dog ran in the park\nthe dog sat on the cat and ran\n" * 30
@@ -331,6 +332,21 @@ def test_a_folder_of_others_fills_and_tells_meanings(tmp_path: Path) -> None:
     found = model("the [MASK] sat on the [MASK]", top=2)
     assert len(found.gaps) == 2
     assert model.meaning("bank", ["the river bank", "the bank"]).layers.shape == (2, 3, 12)
+
+
+def test_an_encoder_without_a_head_has_a_page_and_ways_of_its_words(tmp_path: Path) -> None:
+    bert(tmp_path)
+    whole = regard.load(tmp_path)
+    transformers.BertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    model, texts = regard.load(tmp_path), ["the river bank", "the cats sat on the bank"]
+    assert model.model.head is None
+    page, other = (look_at([one], texts) for one in (model, whole))
+    assert len(page.document["runs"]) == 2
+    assert {way["word"]: way["runs"] for way in page.document["ways"]}["bank"] == [0, 1]
+    for name, part in other.tensors.items():
+        torch.testing.assert_close(page.tensors[name], part)
+    assert other.document["runs"][0]["lens"] is not None
+    assert page.document["runs"][0]["lens"] is None
 
 
 def test_a_folder_without_tokenizer_files_takes_ids(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import { usePage } from "../context";
 import { columnsAre, entropy, evenness, headsName, rowsAre, siteName, type Grid } from "../document";
 import { Bars, Heatmap, HeadPicker, Legend, minus, RunPicker, share } from "../parts";
 import { Ribbons, UNSURE } from "../ribbons";
-import type { Place } from "../state";
+import { within, WINDOW, type Place } from "../state";
 
 /** What stands out in an alignment: a sentence each. */
 export function flags(grid: Grid, across: boolean): string[] {
@@ -74,16 +74,36 @@ function received(grid: Grid): { name: string; value: number }[] {
   return [...sums].map((sum, c) => ({ name: grid.columns.names[c], value: rows ? sum / rows : 0 })).sort((a, b) => b.value - a.value).slice(0, 8);
 }
 
+/** Where the part stands that is shown of a long map, and what moves it. */
+function Window() {
+  const page = usePage();
+  const { queries, keys } = page.map.value.how;
+  const grid = page.grid.value;
+  const count = (side: "rows" | "columns", all: number) => (page.byWords.value && page.run.value.words?.[page.map.value[side] ?? ""]?.texts.length) || all;
+  const slider = (of: string, side: "row" | "column", first: number, shown: number, all: number) => (
+    <label><span class="note">{of} {first + 1}–{first + shown} of {all.toLocaleString("en")} </span>
+      <input type="range" aria-label={`first of the ${of}`} disabled={all <= shown} min={0} max={all - shown} value={first} onInput={(e) => (page.middle.value = { ...page.middle.value, [side]: Number(e.currentTarget.value) + WINDOW / 2 })} />
+    </label>
+  );
+  return (
+    <div class="bar-line window">
+      {slider("queries", "row", grid.top, grid.rows.names.length, count("rows", queries))}
+      {slider("keys", "column", grid.left, grid.columns.names.length, count("columns", keys))}
+      <button onClick={() => (page.screen.value = "long")}>the whole map</button>
+    </div>
+  );
+}
+
 export function Align() {
   const page = usePage();
   const grid = page.grid.value;
   const run = page.run.value;
   const map = page.map.value;
-  const place = page.place.value;
+  const large = page.large.value;
+  const place = within(grid, page.place.value);
   const across = map.rows !== map.columns && map.rows === "output" && map.columns === "source";
   const ofWords = !run.media || map.columns !== "source"; // cells of a picture and moments of a sound are none
-  const found = useMemo(() => (grid ? flags(grid, across && ofWords) : []), [grid, across, ofWords]);
-  if (!grid) return <div class="card"><p>This map has {map.how.queries.toLocaleString("en")} × {map.how.keys.toLocaleString("en")} weights: <button onClick={() => (page.screen.value = "long")}>look at it in the long view</button></p></div>;
+  const found = useMemo(() => flags(grid, across && ofWords && !large), [grid, across, ofWords, large]);
   const onPlace = (next: Place) => (page.hover.value = next);
   const onPin = (next: Place) => {
     const same = page.pinned.value && page.pinned.value.row === next.row && page.pinned.value.column === next.column;
@@ -91,9 +111,12 @@ export function Align() {
   };
   const n = grid.columns.names.length;
   const ribbons = ofWords && grid.rows.names.length <= 80 && n <= 80;
-  const row = place.row !== null && place.row < grid.rows.names.length ? place.row : null;
+  const row = place.row, place0 = row === null ? 0 : row + grid.top;
   const words = page.byWords.value && map.rows ? run.words?.[map.rows] : undefined;
-  const weights = row === null ? null : grid.cells.subarray(row * n, (row + 1) * n);
+  // all weights of the chosen row, also those beyond what is shown
+  const whole = useMemo(() => (row === null ? null : large ? page.reader.value.grid(run, map, page.heads.value, page.byWords.value, [place0, 0, 1, map.how.keys]) : { cells: grid.cells.subarray(row * n, (row + 1) * n), columns: grid.columns }), [grid, row]);
+  const weights = whole?.cells;
+  const best = weights ? weights.reduce((most, x, c) => (x > weights[most] ? c : most), 0) : null;
   return (
     <>
       <section class="card" aria-label="ribbons">
@@ -103,8 +126,9 @@ export function Align() {
           <RunPicker />
           {!ofWords && <button onClick={() => (page.screen.value = "media")}>see it on the {run.media!.kind === "picture" ? "picture" : "recording"}</button>}
         </header>
+        {large && <Window />}
         <p aria-live="polite" data-tour="sentence" class="said">{sentenceOf(grid, place, across, ribbons)}</p>
-        {ribbons && <Ribbons grid={grid} place={place} onPlace={onPlace} onPin={onPin} />}
+        {ribbons && <Ribbons grid={grid} place={page.place.value} onPlace={onPlace} onPin={onPin} />}
         <p class="note shown">Shown: {siteName(map.site)}, {headsName(page.heads.value, map.how.heads)}{page.why.value && (map.how.heads > 1 || run.maps.length > 1) ? `: ${page.why.value.replace(/^[^:]*: /, "")}` : ""}. {evenly(grid)}</p>
         {found.length > 0 && <ul class="flags" aria-label="what stands out">{found.slice(0, 8).map((one) => <li key={one}>{one}</li>)}</ul>}
       </section>
@@ -115,26 +139,27 @@ export function Align() {
           <div style={{ height: "10px" }} />
           <Heatmap
             grid={grid} label={`weights of ${headsName(page.heads.value, map.how.heads)} of ${siteName(map.site)}`} rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
-            place={place} onPlace={onPlace} onPin={onPin} margins
+            place={page.place.value} onPlace={onPlace} onPin={onPin} margins={!large}
           />
-          <p class="note">Bars to the right: how widely a row spreads (entropy). Bars below: how much a column receives.</p>
+          {!large && <p class="note">Bars to the right: how widely a row spreads (entropy). Bars below: how much a column receives.</p>}
         </section>
         <aside class="card facts" aria-label="the chosen word" data-tour="facts">
-          {row !== null && weights ? (
+          {row !== null && whole && weights ? (
             <>
               <h3>{grid.rows.names[row]}</h3>
-              {words?.log_prob && <p>Its probability: <b>{Math.exp(words.log_prob[row]).toFixed(3)}</b>{words.log_prob[row] < UNSURE ? ", unsure" : ""}</p>}
+              {words?.log_prob && <p>Its probability: <b>{Math.exp(words.log_prob[place0]).toFixed(3)}</b>{words.log_prob[place0] < UNSURE ? ", unsure" : ""}</p>}
               {Number.isNaN(weights[0]) ? <p class="note">Its weights are NaN: one of its scores is no finite number.</p>
                 : <p class="note">Spread of its attention: {entropy(weights).toFixed(2)} nats, as over {Math.exp(entropy(weights)).toFixed(1)} equal {ofWords ? (page.byWords.value && words ? "words" : "tokens") : run.media!.kind === "picture" ? "cells" : "moments"}.</p>}
-              <Bars of={columnsAre(run, map)} heading="weight" most={1} bars={[...weights].map((value, c) => ({ name: grid.columns.names[c], value, on: place.column === c })).sort((a, b) => b.value - a.value).slice(0, 8)} />
+              <Bars of={columnsAre(run, map)} heading="weight" most={1} bars={[...weights].map((value, c) => ({ name: whole.columns.names[c] + (large ? ` (${c + 1})` : ""), value, on: page.place.value.column === c })).sort((a, b) => b.value - a.value).slice(0, 8)} />
+              {large && best !== null && within(grid, { row: null, column: best }).column === null && <button onClick={() => (page.middle.value = { ...page.middle.value, column: best })}>show “{whole.columns.names[best]}” ({best + 1})</button>}
               {run.trace && <button onClick={() => (page.screen.value = "step")}>How this was computed</button>}
             </>
           ) : (
             <>
               <h3>{run.text ?? page.document.value.title}</h3>
               {run.log_prob != null && <p class="note">log-probability {minus(run.log_prob.toFixed(2))} nats{run.score != null && run.score !== run.log_prob ? `, beam score ${minus(run.score.toFixed(2))}` : ""}</p>}
-              {!words?.log_prob && <p class="note">The {ofWords ? "keys" : run.media!.kind === "picture" ? "cells" : "moments"} that receive most:</p>}
-              {words?.log_prob ? <Bars of="word" heading="probability" most={1} bars={words.texts.map((name, i) => ({ name, value: Math.exp(words.log_prob![i]) }))} />
+              {!words?.log_prob && <p class="note">{large ? "In this part, the" : "The"} {ofWords ? "keys" : run.media!.kind === "picture" ? "cells" : "moments"} that receive most:</p>}
+              {words?.log_prob ? <Bars of="word" heading="probability" most={1} bars={grid.rows.names.map((name, i) => ({ name, value: Math.exp(words.log_prob![i + grid.top]) }))} />
                 : <Bars of={columnsAre(run, map)} heading="mean weight" bars={received(grid)} />}
             </>
           )}

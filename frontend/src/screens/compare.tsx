@@ -1,7 +1,12 @@
 // Two maps and their signed difference: two heads, two outputs of a beam, two models or checkpoints.
+import { useMemo } from "preact/hooks";
 import { usePage } from "../context";
 import { headsName, siteName, training, type Grid, type MapInfo, type Run } from "../document";
 import { HeadPicker, Heatmap, Legend, RunPicker, runName } from "../parts";
+import { isLarge, type Place } from "../state";
+import { pooled } from "../tiles";
+
+const CELLS = 32; // of a long map, to a side
 
 /** a − b, where both have the same names on both axes; null where they have not the same size. */
 export function difference(a: Grid, b: Grid): Grid | null {
@@ -9,7 +14,7 @@ export function difference(a: Grid, b: Grid): Grid | null {
   const cells = a.cells.map((x, n) => x - b.cells[n]);
   let largest = 0;
   for (const cell of cells) if (Math.abs(cell) > largest) largest = Math.abs(cell);
-  return { rows: a.rows, columns: a.columns, allowed: a.allowed, cells, largest, nan: a.nan || b.nan };
+  return { ...a, cells, largest, nan: a.nan || b.nan };
 }
 
 export function Compare() {
@@ -28,9 +33,10 @@ export function Compare() {
   const map = run.maps.find((m) => m.site === start.site) ?? run.maps[run.maps.length - 1];
   const all = Array.from({ length: map.how.heads }, (_, h) => h);
   const heads = start.head === "mean" ? all : [Math.min(start.head, map.how.heads - 1)];
-  if (page.large.value || Math.max(map.how.queries, map.how.keys) > 256) return <section class="card"><p>Maps of more than 256 tokens are not compared here: choose shorter ones.</p></section>;
-  const left = page.grid.value!;
-  const right = page.reader.value.grid(run, map, heads, page.byWords.value);
+  const large = isLarge(a.map) || isLarge(map);
+  const [left, right] = useMemo(() => (large ? [a, { map, heads }].map((one) => pooled(page.reader.value, one.map, one.heads, CELLS))
+    : [page.grid.value, page.reader.value.grid(run, map, heads, page.byWords.value)]), [page.grid.value, page.reader.value, a.map, map, String(a.heads), String(heads)]);
+  const pointed = large ? {} : { place: page.place.value, onPlace: (p: Place) => { page.hover.value = p; } };
   const both = difference(left, right);
   const most = Math.max(left.largest, right.largest);
   const set = (part: Partial<typeof start>) => (page.other.value = { ...start, ...part });
@@ -57,12 +63,13 @@ export function Compare() {
           </div>
         )}
       </section>
+      {large && <p class="note">Maps of more than 256 tokens are compared in cells: of each the largest weight, or the mean of those of the heads. Numbers are those of tokens, from 0.</p>}
       <div class="trio level">
-        <section class="card"><header><h2>{describe(a.run, a.map, a.heads)}</h2><span class="grow" /><Legend most={most} nan={left.nan} /></header><Heatmap grid={left} most={most} label="first map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>
-        <section class="card"><header><h2>{describe(run, map, heads)}</h2><span class="grow" /><Legend most={most} nan={right.nan} /></header><Heatmap grid={right} most={most} label="second map" place={page.place.value} onPlace={(p) => (page.hover.value = p)} /></section>
+        <section class="card"><header><h2>{describe(a.run, a.map, a.heads)}</h2><span class="grow" /><Legend most={most} nan={left.nan} /></header><Heatmap grid={left} most={most} label="first map" {...pointed} /></section>
+        <section class="card"><header><h2>{describe(run, map, heads)}</h2><span class="grow" /><Legend most={most} nan={right.nan} /></header><Heatmap grid={right} most={most} label="second map" {...pointed} /></section>
         <section class="card">
           <header><h2>first − second</h2><span class="grow" />{both && <Legend low={-(both.largest || 1)} most={both.largest || 1} difference nan={both.nan} />}</header>
-          {both ? <Heatmap grid={both} low={-(both.largest || 1)} most={both.largest || 1} difference label="difference" place={page.place.value} onPlace={(p) => (page.hover.value = p)} />
+          {both ? <Heatmap grid={both} low={-(both.largest || 1)} most={both.largest || 1} difference label="difference" {...pointed} />
             : <p>The first has {left.rows.names.length} × {left.columns.names.length} weights and the second {right.rows.names.length} × {right.columns.names.length}: only maps of one size are subtracted.</p>}
         </section>
       </div>

@@ -1,9 +1,11 @@
 // All heads of all layers at once: sorted, grouped by likeness, and a click away from the alignment.
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { headName, roles, siteName, type Atlas, type Grid, type MapInfo, type Roles } from "../document";
+import { ASKED, headName, roles, rolesOfLong, siteName, type Atlas, type Grid, type MapInfo, type Roles } from "../document";
 import { ask } from "../live";
 import { draw, Legend, number, paintCells } from "../parts";
+import { isLarge } from "../state";
+import { pooled } from "../tiles";
 
 interface Entry {
   map: MapInfo;
@@ -111,10 +113,11 @@ export function Heads() {
   const [order, setOrder] = useState<Order>("layer");
   const atlas = run.made?.own === false ? undefined : page.document.value.atlas; // of the page's first model
   const entries = useMemo<Entry[]>(() => run.maps.flatMap((map) => {
-    if (Math.max(map.how.queries, map.how.keys) > 256) return [];
+    const reader = page.reader.value, square = map.columns === map.rows ? map.how.queries === map.how.keys : map.rows === "output" && map.columns === "before";
     return Array.from({ length: map.how.heads }, (_, head) => {
-      const grid = page.reader.value.grid(run, map, [head], false);
-      const found = roles(grid, map.columns === map.rows || (map.rows === "output" && map.columns === "before"));
+      const large = isLarge(map);
+      const grid = large ? pooled(reader, map, [head], 100) : reader.grid(run, map, [head], false);
+      const found = large ? rolesOfLong(reader, map, head, square) : roles(grid, square);
       const role = atlas?.roles.find((one) => one.site === map.site && one.head === head);
       return { map, head, grid, importance: atlas?.importance[map.site]?.[head], found, role: atlas ? role?.role ?? (found.even ? found.name : "no significant role") : undefined };
     });
@@ -145,7 +148,7 @@ export function Heads() {
         ))}
       </div>
       {run.made?.own !== false && <Corpus />}
-      {entries.length === 0 && <p>These maps are too long for thumbnails: the long view has them.</p>}
+      {run.maps.some(isLarge) && <p class="note" style={{ marginBottom: "12px" }}>Maps of more than 256 tokens are drawn in cells, each the largest of its weights; the words under them are those of at most {ASKED} rows.</p>}
       <div class="atlas">
         {shelves.map(([name, those]) => (
           <div class="shelf" key={name} style={shelves.length === 1 ? { gridColumn: "1 / -1" } : undefined}>

@@ -3,7 +3,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import { usePage } from "../context";
 import { names, type MapInfo, type Run, type Reader } from "../document";
 import { inks, picture, styled } from "../colour";
-import { draw, HeadPicker, Legend, Scrolled, share } from "../parts";
+import { draw, firstOf, HeadPicker, Legend, Scrolled, share } from "../parts";
 import { Tiles, type Box as View } from "../tiles";
 
 const RULER = 84;
@@ -100,6 +100,12 @@ export function Long() {
     return () => tiles.close();
   }, [tiles]);
   const rowNames = useMemo(() => names(run, map, "rows"), [run, map]), columnNames = useMemo(() => names(run, map, "columns"), [run, map]);
+  // what other views show of a long map is what this one has in its middle
+  useEffect(() => {
+    if (!page.large.value || view.height === queries) return;
+    const unit = (side: "rows" | "columns", token: number) => Math.max(0, (page.byWords.value ? run.words?.[map[side] ?? ""]?.owner[token] : undefined) ?? token);
+    page.middle.value = { row: unit("rows", Math.floor(view.top + view.height / 2)), column: unit("columns", Math.floor(view.left + view.width / 2)) };
+  }, [view]);
   const scale = page.scale.value;
   const dark = page.dark.value;
   const [size, setSize] = useState({ width: 800, height: 500 });
@@ -231,7 +237,7 @@ export function Long() {
   const [hit, setHit] = useState(0);
   return (
     <section class="card" data-tour="long">
-      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, log scale" : "weight"} nan={nan} /></header>
+      <header><h2>{queries.toLocaleString("en")} × {keys.toLocaleString("en")} weights</h2><span class="note">drag to pan, wheel or pinch to zoom; arrow keys, + − 0{map.how.heads > 1 && `; head ${head}${firstOf(page.heads.value)}`}</span><span class="grow" /><Legend low={log ? 0.0001 : 0} most={most} of={log ? "weight, log scale" : "weight"} nan={nan} /></header>
       <HeadPicker single />
       <div class="bar-line" style={{ margin: "10px 0" }}>
         <button onClick={() => zoom(1 / 1.5)} aria-label="zoom in">+</button><button onClick={() => zoom(1.5)} aria-label="zoom out">−</button>

@@ -1,17 +1,18 @@
 // One weight, from the model down to the arithmetic: model, head, row, weight.
-import { useCallback, useState } from "preact/hooks";
+import { useCallback, useRef, useState } from "preact/hooks";
 import { usePage } from "../context";
-import { columnsAre, headName, headsName, names, rowsAre, siteName } from "../document";
-import { Bars, Heatmap, Legend, number, Scrolled, share, spaces, useEvery } from "../parts";
-import type { Zoom } from "../state";
+import { type Head } from "../attention";
+import { columnsAre, headName, headsName, names, rowsAre, siteName, type MapInfo } from "../document";
+import { Bars, firstOf, Heatmap, Legend, number, Scrolled, share, spaces, useEvery, visible } from "../parts";
+import { WINDOW, type Zoom } from "../state";
 import { WhatIf } from "./what-if";
 
 export function Step() {
   const page = usePage();
   const run = page.run.value;
   const map = page.map.value;
-  const rows = names(run, map, "rows");
-  const columns = names(run, map, "columns");
+  const rows = names(run, map, "rows").map(visible);
+  const columns = names(run, map, "columns").map(visible);
   const zoom = page.zoom.value, setZoom = (next: Zoom) => (page.zoom.value = next);
   const [playing, setPlaying] = useState(false);
   const head = page.heads.value[0];
@@ -26,8 +27,15 @@ export function Step() {
   const open = columns.map((_, c) => c).filter((c) => scores[c] !== -Infinity);
   const masked = columns.length - open.length;
   const shown = open.length <= 40 ? open : [...open].sort((a, b) => weights[b] - weights[a] || 0).slice(0, 40).sort((a, b) => a - b);
+  // the part of a long map that the head's view shows: it stays where it is while it is pointed at
+  const corner = useRef<[number, number]>([0, 0]);
+  if ([i, j].some((n, side) => n < corner.current[side] || n >= corner.current[side] + WINDOW)) {
+    corner.current = [[i, rows], [j, columns]].map(([n, names]) => Math.max(0, Math.min((n as number) - WINDOW / 2, (names as string[]).length - WINDOW))) as [number, number];
+  }
   const computed = !!one.query;
+  const context = one.value && one.context(i), sign = signOf(one);
   const step = run.trace && map.rows === "output" ? run.trace[i] : undefined;
+  const predicted = run.lens?.rows === map.rows ? run.lens!.top.at(-1)![i] : undefined;
   useEvery(1100, playing, useCallback(() => setChosen((now) => (now + 1) % rows.length), [rows.length]));
   const crumbs: [Zoom, string][] = [
     ["model", "1 model"], ["head", `2 head: ${siteName(map.site)}, ${headName(head, map.how.heads)}`], ["row", `3 query: “${rows[i]}”`], ["weight", `4 weight: “${rows[i]}” → “${columns[j]}”`],
@@ -66,31 +74,33 @@ export function Step() {
           {map.how.heads > 1 && <div class="chips" style={{ marginBottom: "10px" }}>
             {page.all.value.map((h) => <button key={h} aria-pressed={h === head} onClick={() => (page.head.value = h)}>head {h}</button>)}
           </div>}
-          {page.large.value ? <p>Too long to be drawn here: the long view has it.</p> : (
-            <Heatmap grid={page.reader.value.grid(run, map, [head], false)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
+          {page.large.value && <p class="note">The {WINDOW} × {WINDOW} weights around the chosen one; the long view has all.</p>}
+          <Heatmap grid={page.reader.value.grid(run, map, [head], false, page.large.value ? [...corner.current, WINDOW, WINDOW] : undefined)} most={1} label="weights of this head" rowsAre={rowsAre(map)} columnsAre={columnsAre(run, map)}
               place={{ row: i, column: j }} onPlace={(p) => { if (p.row !== null) setChosen(p.row); if (p.column !== null) setKey(p.column); }} onPin={(p) => { if (p.row === null) return; setChosen(p.row); setKey(p.column); setZoom("weight"); }} />
-          )}
         </section>
       )}
       {zoom === "row" && (
         <div class="two">
           <section class="card">
-            <header><h2>The query “{rows[i]}” scores every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}</span></header>
-            {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}</p>}
+            <header><h2>The query “{rows[i]}” scores every key</h2><span class="note">{headsName([head], map.how.heads)} of {siteName(map.site)}{firstOf(page.heads.value)}</span></header>
+            {computed && <p class="equation">{equation(map.how.score, map.how.softcap)} → {map.how.normalizer === "softmax" || !map.how.normalizer ? "α = exp(e) / Σ exp(e)" : `α = ${map.how.normalizer}(e)`}{context && ` → c = Σ α ${sign}`}</p>}
             <Scrolled label="the weights of the row"><table class="wide">
-              <thead><tr><th style={{ textAlign: "left" }}>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th></tr></thead>
+              <thead><tr><th style={{ textAlign: "left" }}>key</th>{computed && <th>score e</th>}<th>weight α</th><th><span class="hidden">as a bar</span></th>{context && <><th>‖{sign}‖</th><th>‖α {sign}‖</th>{FIRST.map((d) => d < one.depth && <th key={d}>{d || `α ${sign}: 0`}</th>)}</>}</tr></thead>
               <tbody>
                 {shown.map((c) => (
                   <tr key={c}>
                     <td style={{ textAlign: "left" }}><button style={{ minHeight: "26px", padding: "1px 9px" }} aria-pressed={c === j} onClick={() => { setKey(c); setZoom("weight"); }}>{columns[c]}</button></td>
                     {computed && <td>{number(scores[c], 2)}</td>}
                     <td>{share(weights[c])}</td>
-                    <td style={{ width: "60%" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * (weights[c] || 0)}%` }} /></td>
+                    <td style={{ width: context ? "25%" : "60%", minWidth: "40px" }}><i style={{ display: "block", height: "10px", background: "var(--accent)", width: `${100 * (weights[c] || 0)}%` }} /></td>
+                    {context && <><td>{number(norm(valueOf(one, c)), 2)}</td><Vector of={valueOf(one, c).map((x) => weights[c] && weights[c] * x)} /></>}
                   </tr>
                 ))}
+                {context && <tr class="sum-of"><td colSpan={computed ? 5 : 4}>context c = Σ α {sign}</td><Vector of={context} /></tr>}
               </tbody>
             </table></Scrolled>
             {shown.length < columns.length && <p class="note">{masked ? `${masked} key${masked > 1 ? "s are" : " is"} masked` : ""}{masked && open.length > shown.length ? "; " : ""}{open.length > shown.length ? `the ${shown.length} largest of ${open.length} weights` : ""}.</p>}
+            <p class="note">{!context ? unvalued(map) : sign === "h" && ANNOTATION}</p>
           </section>
           <aside class="card facts">
             {step ? (
@@ -105,7 +115,8 @@ export function Step() {
                   </table></Scrolled>
                 )}
               </>
-            ) : <p class="note">The output of this head at this position is the sum of the keys' values, each times its weight.</p>}
+            ) : predicted ? <><h3>“{rows[i]}”</h3><p class="note">what the model predicts here, after its last layer</p><Bars of="token" heading="probability" most={1} bars={predicted.map(([name, value]) => ({ name, value }))} /></>
+              : <p class="note">The output of this head at this position is the sum of the keys' values, each times its weight.</p>}
           </aside>
         </div>
       )}
@@ -114,6 +125,23 @@ export function Step() {
     </>
   );
 }
+
+const FIRST = [0, 1, 2, 3]; // coordinates of a row's values
+const norm = (x: ArrayLike<number>): number => Math.hypot(...Array.from(x));
+const valueOf = (one: Head, j: number): Float32Array => one.value!.subarray(j * one.depth, (j + 1) * one.depth) as Float32Array;
+
+/** The letter of a value: v, where it is not the vector of an additive score. */
+const signOf = (one: Head): string => (one.v ? "h" : "v");
+const ANNOTATION = "h is what a key's weight is given to: its value, in a recurrent model the encoder's state there.";
+
+/** Cells of a vector: its norm, then its first coordinates. */
+function Vector({ of }: { of: ArrayLike<number> }) {
+  return <><td>{number(norm(of))}</td>{FIRST.map((d) => d < of.length && <td key={d}>{number(of[d])}</td>)}</>;
+}
+
+/** Why there are no values. */
+const unvalued = (map: MapInfo): string => (map.values === false ? "Its values are not in this page, which they would make too large: look at a shorter text for c = Σ α v."
+  : "The values were not recorded with this map; c = Σ α v is the sum of each times its weight.");
 
 function firstToken(page: ReturnType<typeof usePage>): number {
   const row = page.pinned.value?.row;
@@ -144,11 +172,12 @@ function Weight({ i, j }: { i: number; j: number }) {
   const run = page.run.value;
   const head = page.heads.value[0];
   const one = page.reader.value.head(map, head);
-  const row = names(run, map, "rows")[i];
-  const column = names(run, map, "columns")[j];
+  const row = visible(names(run, map, "rows")[i]);
+  const column = visible(names(run, map, "columns")[j]);
   const weight = one.row(i)[j];
+  const outcome = one.value ? <Outcome one={one} i={i} j={j} /> : <p class="note">{unvalued(map)}</p>;
   if (!one.query || !one.key) {
-    return <section class="card"><p>α = <b>{share(weight)}</b>. This page was given the weights of this attention alone; its queries and keys are not in it.</p></section>;
+    return <section class="card"><p>α = <b>{share(weight)}</b>. This page was given the weights of this attention alone; its queries and keys are not in it.</p>{outcome}</section>;
   }
   const width = one.width;
   const q = one.query.subarray(i * width, (i + 1) * width);
@@ -187,6 +216,23 @@ function Weight({ i, j }: { i: number; j: number }) {
         ].join("")}
       </p>
       <p class="note">A softmax compares: the same score among greater ones would get less.</p>
+      {outcome}
     </section>
+  );
+}
+
+/** What a weight does: it is given to the key's value, and with those of all keys is the context. */
+function Outcome({ one, i, j }: { one: Head; i: number; j: number }) {
+  const v = valueOf(one, j), weight = one.row(i)[j], sign = signOf(one);
+  const shown = Array.from({ length: Math.min(8, one.depth) }, (_, d) => d);
+  return (
+    <Scrolled label="the value and the context"><table>
+      <thead><tr><th>coordinate</th>{shown.map((d) => <th key={d}>{d}</th>)}<th>norm of all {one.depth}</th></tr></thead>
+      <tbody>
+        {([[sign, v], [`α × ${sign}`, v.map((x) => weight && weight * x)], [`c = Σ α ${sign}`, one.context(i)]] as [string, ArrayLike<number>][]).map(([of, x]) => (
+          <tr key={of}><td>{of}</td>{shown.map((d) => <td key={d}>{number(x[d])}</td>)}<td><b>{number(norm(x))}</b></td></tr>
+        ))}
+      </tbody>
+    </table></Scrolled>
   );
 }

@@ -44,9 +44,10 @@ function Pair({ answer }: { answer: Shown }) {
       made.head.value = head ?? page.head.value;
     }
     made.byWords.value = page.byWords.value;
+    made.middle.value = page.middle.value;
     return made;
-  }), [source, head, wanted, page.head.value, page.byWords.value, page.dark.value]);
-  const ribbons = !!states?.every(({ grid }) => grid.value && few(grid.value));
+  }), [source, head, wanted, page.head.value, page.byWords.value, page.middle.value, page.dark.value]);
+  const ribbons = !!states?.every(({ grid }) => few(grid.value));
   return (
     <div class="pair">
       {[{ name: "before", ...answer.before }, { name: "after", text: answer.text, step: answer.step }].map(({ name, text, step }, n) => (
@@ -64,7 +65,6 @@ function Pair({ answer }: { answer: Shown }) {
 function Drawn({ ribbons }: { ribbons: boolean }) {
   const page = usePage();
   const grid = page.grid.value, map = page.map.value;
-  if (!grid) return <p class="note">The maps have more than 256 tokens: too many to be drawn here.</p>;
   const shown = { grid, place: page.place.value, onPlace: (place: Place) => { page.hover.value = place; }, onPin: (place: Place) => { page.pinned.value = place; } };
   return (
     <div>

@@ -71,6 +71,22 @@ class Erasure:
         words = [given.text[first:end].strip() for first, end in spans]
         return cls(given, list(zip(words, found.values(), strict=True)))
 
+    @classmethod
+    def of_tokens(cls, given: ForwardPass) -> "Erasure | None":
+        """The single tokens of a pass's source, or of the text of a decoder alone before the tokens that it predicts.
+
+        None for an input of another kind (a picture, a sound), and where there is no token that could be left out.
+        """
+        ids = given.arguments.get(SOURCE, given.arguments.get(TOKENS))
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or not hasattr(given.module, "hidden"):
+            return None
+        crossing = SOURCE in given.arguments
+        # a position has to stay from which the first token is predicted
+        places = range(ids.shape[1] if crossing else ids.shape[1] - len(given.predicted))
+        names = given.source_tokens if crossing else given.tokens
+        words = [(names[place], [place]) for place in places]
+        return cls(given, words) if words and ids.shape[1] > 1 else None
+
     def __call__(self, kept: Bool[Tensor, "n words"]) -> Float[Tensor, "n T"]:
         """log p of each output token, in float64, with only the kept words in the input; results are cached."""
         asked = [tuple(row) for row in kept.tolist()]

@@ -172,10 +172,15 @@ def notify(query: Tensor, key: Tensor, value: Tensor, spec: Spec, through: Tenso
     return query_changers(Call(query, key, value, spec, _owner.get(), through))
 
 
-def query_changers(call: Call) -> Tensor | None:
-    """Call the watchers; then the output of the innermost changer that returns one."""
+def query_changers(call: Call, seen: Call | None = None) -> Tensor | None:
+    """Call the watchers; then the output of the innermost changer that returns one.
+
+    Args:
+        call: the attention.
+        seen: what the watchers are told instead, where the changers are given values that the model has not.
+    """
     for watcher in _callbacks(_watchers):
-        watcher(call)
+        watcher(seen or call)
     for changer in reversed(_callbacks(_changers)):
         answer: Tensor | None = changer(call)
         if answer is not None:

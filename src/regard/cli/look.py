@@ -46,7 +46,7 @@ def look(
             raise ConfigError(f"{model} is a saved map: it has no model that could take {given!r}")
         from regard.attention.maps.map import AttentionMap
 
-        page, pipeline = AttentionMap.load(model).look(), None
+        page, pipeline, pipelines, steps = AttentionMap.load(model).look(), None, [], None
     else:
         if not texts:
             raise ConfigError(f'regard look {model} needs something to look at: regard look {model} "le chat noir"')
@@ -65,17 +65,18 @@ def look(
         typer.echo(f"regard: {save}: {page.size / 1e6:.1f} MB", err=True)
         page.save(save)
         return
-    _serve(page, pipeline if pipeline is not None and pipeline.task in TASKS else None, port, browser)
+    answers = pipeline if pipeline is not None and pipeline.task in TASKS else None
+    _serve(page, answers, pipelines[1:], steps, port, browser)
 
 
-def _serve(page: Any, pipeline: Any, port: int, browser: bool) -> None:
+def _serve(page: Any, pipeline: Any, against: Any, steps: Any, port: int, browser: bool) -> None:
     import webbrowser
 
     from regard.explorer.server import create_explorer
     from regard.web.limits import Limits
     from regard.web.server import bind, run
 
-    app, token = create_explorer(page, pipeline)
+    app, token = create_explorer(page, pipeline, against=against, steps=steps)
     with bind("127.0.0.1", port) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={token}"
         typer.echo(f"regard: {address}", err=True)

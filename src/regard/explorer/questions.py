@@ -79,9 +79,18 @@ def atlas(pipeline: Any, asked: Atlas) -> dict[str, Any]:
     return atlas_of(pipeline, asked.texts)
 
 
-def look(pipeline: Any, asked: Look) -> dict[str, Any]:
-    """The document and the packed tensors of another text; its map's test is a question of its own."""
-    page = look_at([pipeline], [asked.text], tests=False)
+def look(
+    pipeline: Any, asked: Look, against: Sequence[Any] = (), steps: Mapping[int, Any] | None = None
+) -> dict[str, Any]:
+    """The document and the packed tensors of another text; the test of the model's own map is a question of its own.
+
+    Args:
+        pipeline: of the model.
+        asked: the text.
+        against: models that the page compares it with.
+        steps: checkpoints of its training, as `look_at` takes them.
+    """
+    page = look_at([pipeline, *against], [asked.text], tests=False, steps=steps)
     return {"document": page.plain, "tensors": page.packed}
 
 

@@ -3,7 +3,7 @@
 import json
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,13 +36,18 @@ class GivenWay(Exception):
     """A test in the background stops for another question; it is no fault, and the page asks again."""
 
 
-def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) -> tuple[ASGIApp, str]:
+def create_explorer(
+    page: Page, pipeline: Any | None, token: str | None = None, *, against: Sequence[Any] = (),
+    steps: Mapping[int, Any] | None = None,
+) -> tuple[ASGIApp, str]:  # fmt: skip
     """The application of a page, and the token that its address brings.
 
     Args:
         page: what is shown first.
         pipeline: what answers the page's questions; None where there is no model of texts to ask.
         token: a new one by default.
+        against: further models that another text is shown of, as they are on the page.
+        steps: checkpoints of the model's training, likewise.
     """
     own = token or secrets.token_urlsafe(24)
     limits = Limits(body=64 * 1024)
@@ -58,6 +63,7 @@ def create_explorer(page: Page, pipeline: Any | None, token: str | None = None) 
 
     def answer(name: str, body: bytes) -> dict[str, Any]:
         kind, work = QUESTIONS[name]
+        work = partial(work, against=against, steps=steps) if work is look else work
         try:
             asked = kind.model_validate(json.loads(body))
         except (ValueError, RecursionError) as error:

@@ -32,6 +32,8 @@ from regard.observation.transformers_calls import interface_notified
 from regard.shapes import batch_shape, share_heads
 
 BUDGET = 2 * 2**30  # bytes that an observation holds in memory by default
+VECTORS = 2**16  # numbers that the queries and keys of an input may have even where its weights take less
+KEYS = 1024  # that an attention may have for its values to be kept
 _OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states", "cross_attention_states", "memory")
 
 
@@ -326,7 +328,10 @@ class Observation(Mapping[str, list[AttentionMap]]):
         mask = self._once(spec.mask, shape[-2:], lambda: compact_mask(spec.mask, shape, query.device))
         bias = self._once(_identity(spec.bias), shape[-2:], lambda: _own(compact_bias(spec.bias, shape, query.device)))
         through = None if call.through is None else _clone(call.through.detach())
-        return Call(_clone(query), k, k[..., :0], Spec(spec.score, spec.normalizer, mask, bias), call.owner, through)
+        v = k[..., :0]
+        if through is None and shape[-1] <= KEYS:
+            v = self._once(call.value, (site, "value"), lambda: _clone(call.value.detach()))
+        return Call(_clone(query), k, v, Spec(spec.score, spec.normalizer, mask, bias), call.owner, through)
 
     def _once(self, thing: Any, kind: Any, make: Any) -> Any:
         if thing is None:
@@ -340,15 +345,25 @@ class Observation(Mapping[str, list[AttentionMap]]):
         return copies[tag][1]
 
     def _finish(self, calls: "list[Kept]") -> AttentionMap:
-        """One map of calls that belong together, kept as whichever is smaller: queries and keys, or weights."""
+        """One map of calls that belong together, kept as whichever is smaller: queries and keys, or weights.
+
+        Few queries and keys are kept, as they say why a weight is what it is; not those of a single query, whose keys
+        each step of a generation would keep again.
+        """
         first = calls[0].call
         query = first.query if len(calls) == 1 else torch.cat([kept.call.query for kept in calls], -2)
         found = AttentionMap.from_spec(query, first.key, first.spec)
         if first.through is not None:
             return found.through(first.through)
-        if prod(found.shape) < query.numel() + first.key.numel():
-            return AttentionMap.from_weights(self._shelf.put(found.full(force=True)))
-        return AttentionMap.from_spec(self._shelf.put(query), self._shelf.put(first.key), first.spec)
+        vectors = query.numel() + first.key.numel()
+        few = found.shape[-2] > 1 and vectors <= VECTORS * prod(found.shape[:-3])
+        if prod(found.shape) < vectors and not few:
+            found = AttentionMap.from_weights(self._shelf.put(found.full(force=True)))
+        else:
+            found = AttentionMap.from_spec(self._shelf.put(query), self._shelf.put(first.key), first.spec)
+        if first.value.shape[-1] and all(kept.call.value is first.value for kept in calls):
+            found.value = self._shelf.put(first.value)
+        return found
 
     def _refuse_silence(self) -> None:
         """Refuse attention modules that ran unrecorded, and patterns in `sites` that recorded nothing.
@@ -470,7 +485,8 @@ def observe(
     Args:
         model: an nn.Module, or what `regard.load` returns.
         sites: which sites to keep, by path or pattern ("decoder.layers.*.cross"); all by default.
-        budget: bytes of queries and keys to hold in memory; further ones go to temporary files.
+        budget: bytes of queries, keys and values to hold in memory; further ones go to temporary files. Values are
+            kept of attentions to at most 1,024 keys.
 
     Returns:
         a context manager that gives the `Observation`, a mapping site -> list of AttentionMap.

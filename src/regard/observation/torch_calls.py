@@ -80,7 +80,7 @@ def _multi_head_answer(given: dict[str, Any]) -> tuple[Tensor, Tensor | None] | 
     width, keys = call.value.shape[-1], call.key.shape[-2]
     identity = torch.eye(keys, dtype=call.value.dtype, device=call.value.device)
     values = torch.cat([call.value, identity.expand(*call.value.shape[:-1], keys)], -1)
-    answer = query_changers(replace(call, value=values))
+    answer = query_changers(replace(call, value=values), seen=call)
     if answer is None:
         return None
     output, _ = _join(given, answer[..., :width])  # type: ignore[misc]

@@ -239,6 +239,8 @@ class Description(Result):
         words = {"output": page.named_words(self.text, tokenizer.target_spans(self.ids), len(self.tokens))}
         axes = {name: page.axes_of(name) for name in self.attention}
         maps = {name: one for name, one in self.attention.items() if whole or axes[name] == ("output", "source")}
+        if whole and self.ids and self.media.features.numel():
+            maps = page.with_values(maps, self.forward_pass())
         draft.add_run(label, maps, sequences, axes=axes, words=words, **about)
 
     def details(self) -> dict[str, Any]:

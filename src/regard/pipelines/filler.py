@@ -53,6 +53,14 @@ class Gapped(NamedTuple):
     gaps: list[Span]
 
 
+class StatesPass(ForwardPass):
+    """The pass of an encoder that has no head: it gives states."""
+
+    def __call__(self) -> Any:
+        """The model's `Memory`."""
+        return self.module.encode(**self.arguments)  # type: ignore[operator]
+
+
 class Filler(Pipeline[str, Filling]):
     """An encoder alone: what `regard.load` returns for a BERT, a RoBERTa, or a run with task = "fill".
 
@@ -118,12 +126,15 @@ class Filler(Pipeline[str, Filling]):
     def forward_pass(self, source: str) -> ForwardPass:
         """The pass over a text, in which [MASK] marks gaps: logits `[1, S, V]` of the token at each position.
 
+        Of a model without a head that predicts tokens, the states (`Memory`).
+
         Raises:
             InputError: it is too long.
         """
         check_characters(source, self._longest())
         ids = self._with_gaps(clean(source), self.tokenizer.mask) if GAP.search(source) else self.encode(source)[0]
-        return ForwardPass(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
+        kind = StatesPass if self.model.head is None else ForwardPass
+        return kind(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
 
     def embed(self, text: str) -> Vectors:
         """Static and contextual vectors of a text's tokens, layer by layer; `.sentence` is one vector of the text."""

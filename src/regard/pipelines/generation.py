@@ -207,7 +207,7 @@ class Generation(Result):
             given = self.forward_pass()
         except ConfigError:
             return ""
-        return str(dependence_of(given, site, self.source_tokens)["sentence"])
+        return str(dependence_of(given, site, self.source_tokens, left_out=False)["sentence"])
 
     @cached_property
     def words(self) -> list[Word]:
@@ -278,7 +278,9 @@ class Generation(Result):
             return
         tokenizer, alignment, given = self.translator.tokenizer, self.translator.bundle.alignment, self.forward_pass()
         maps = page.recorded(given) if whole else {}
-        maps = maps or {site: one for site, one in self.attention.items() if whole or site.endswith("cross")}
+        if not maps:  # of a decoder that attends step by step, or an alternative: those of the search
+            own = {site: one for site, one in self.attention.items() if whole or site.endswith("cross")}
+            maps = page.with_values(own, given)
         source = page.named_words(self.read, tokenizer.source_spans(self.read), len(self.source_tokens))
         output = page.named_words(self.text, tokenizer.target_spans(self.ids), len(self.tokens))
         output |= {name: [getattr(word, name) for word in self.words] for name in ("log_prob", "entropy")}

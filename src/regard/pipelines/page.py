@@ -9,10 +9,11 @@ from torch import Tensor
 
 from regard.analysis.base import ForwardPass
 from regard.analysis.dependence import dependence
+from regard.analysis.erasure import Erasure
 from regard.analysis.lens import logit_lens
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
-from regard.attention.watch import calls_by_site, unwatched, watching
+from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.device import device_of, random_numbers_kept
 from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
@@ -30,6 +31,8 @@ LONGEST = 160  # tokens of an output that is looked at layer by layer; of it and
 POSITIONS = 2048  # of the copies of an input whose weights are changed in one batch
 TRANSLATED: dict[str, Any] = {"n_best": 3, "beam": 4, "split": False}
 SETTINGS: dict[str, dict[str, Any]] = {"translate": TRANSLATED, "complete": {"length": 64, "seed": 0}}
+CHEAP = 40  # tokens that are left out of an input, each in turn, before a page is shown
+AT_ONCE = 16  # inputs without a token, between two looks at what else is asked
 CANDIDATES = 5  # tokens named for each layer and position
 
 
@@ -92,7 +95,8 @@ def look_at(
                     read[len(draft.document["runs"]) - 1] = given
             else:
                 raise ConfigError(
-                    f"{pipeline.name} has no page: {type(pipeline).__name__} gives no attention to look at"
+                    f"{pipeline.name} has no page of texts: it is a model alone; observe it with inputs of its own: "
+                    "with regard.observe(model) as seen: model.model(...), then seen.look()"
                 )
     if read and hasattr(first, "meaning"):
         draft.document["ways"] = ways_of(first, read)
@@ -159,30 +163,54 @@ def add_text(
 
 
 def recorded(given: ForwardPass) -> dict[str, AttentionMap]:
-    """The maps `[heads, T, S]` of all sites with their queries and keys, from one forward pass over one input.
+    """The maps `[heads, T, S]` of all sites with queries, keys and values, from one forward pass over one input.
 
     Empty where a site attends step by step, as in a recurrent decoder: there the search's own maps are kept.
     """
-    calls: list[Any] = []
-    with torch.inference_mode(), unwatched(), watching(calls.append):
-        given()
-    found = calls_by_site(given.module, calls)
+    found = _calls(given)
     if any(len(some) != 1 for some in found.values()):
         return {}
-    maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec) for site, (c, *_) in found.items()}
+    maps = {site: AttentionMap.from_spec(c.query, c.key, c.spec).with_value(c.value) for site, (c, *_) in found.items()}
     return {site: one.select(0) for site, one in maps.items()}
+
+
+def with_values(maps: Mapping[str, AttentionMap], given: ForwardPass) -> dict[str, AttentionMap]:
+    """The maps of a search, with the values that a pass over its output gives their weights to.
+
+    Args:
+        maps: `[heads, T, S]` by site.
+        given: the pass.
+    """
+    found = dict(maps)
+    for site, (first, *others) in _calls(given).items():
+        # a score that follows the weights takes them as further coordinates
+        value = first.value[..., : getattr(first.owner, "memory_width", None)]
+        same = all(one.value.shape == first.value.shape and torch.equal(one.value, first.value) for one in others)
+        if site in found and same and value.shape[-2] == found[site].shape[-1]:
+            found[site] = found[site].with_value(value[0])
+    return found
+
+
+def _calls(given: ForwardPass) -> dict[str, list[Call]]:
+    """The attentions of one forward pass, by site."""
+    calls: list[Call] = []
+    with torch.inference_mode(), unwatched(), watching(calls.append):
+        given()
+    return calls_by_site(given.module, calls)
 
 
 def tested(draft: Draft, given: ForwardPass, site: str, columns: Sequence[str]) -> dict[str, Any]:
     """What a run says of its map's test: what was found, which site the page will ask for, or why none is."""
     if max(len(given.tokens), len(columns)) > LONGEST:
         return {"untested": f"it has more than {LONGEST} tokens or parts, which would take long"}
-    return {"believe": dependence_of(given, site, columns)} if draft.tests else {"to_test": site}
+    if not draft.tests:
+        return {"to_test": site}
+    return {"believe": dependence_of(given, site, columns, left_out=len(columns) <= CHEAP)}
 
 
 def dependence_of(
     given: ForwardPass, site: str, columns: Sequence[str], position: int | None = None,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], None] | None = None, left_out: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Whether a site's map may be believed, as the page shows it.
 
@@ -192,6 +220,7 @@ def dependence_of(
         columns: names of its keys.
         position: of the output's token whose log-probability is asked for; the whole output's by default.
         between: called before each forward pass; what it raises ends the test.
+        left_out: also with each token of a text left out.
     """
     device = device_of(given.module)
     wanted = torch.tensor(given.predicted, device=device)
@@ -209,10 +238,26 @@ def dependence_of(
         most = max(1, POSITIONS // positions)
         found = dependence(given.module, site, lambda: outputs(1)[0], copies=outputs, at_once=most)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
+    erasure = Erasure.of_tokens(given) if left_out else None
+    if erasure is not None and list(columns) == list(given.source_tokens if erasure.crossing else given.tokens):
+        measures["left_out"] = _left_out(erasure, position, between)
     return {
         "sentence": found.sentence, "holds": found.holds, "change": found.change, "agreement": found.agreement,
         "site": site, "columns": list(columns), "measures": measures,
     }  # fmt: skip
+
+
+def _left_out(erasure: Erasure, position: int | None, between: Callable[[], None] | None) -> list[float]:
+    """By how much the output's log-probability falls without each of the tokens, of which its own are none."""
+    count = len(erasure.words)
+    logs = []
+    for kept in torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).bool().split(AT_ONCE):
+        if between is not None:
+            between()
+        own = erasure(kept)
+        logs.append(own.sum(-1) if position is None else own[:, position])
+    whole, *rest = torch.cat(logs).tolist()
+    return [whole - one for one in rest]
 
 
 def lens_of(given: ForwardPass, rows: str, tokenizer: Any) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import torch
 import regard
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.packed import pack_map
-from regard.attention.maps.page import page_of_map, page_of_maps
+from regard.attention.maps.page import Draft, page_of_map, page_of_maps
 
 
 def test_short_maps_keep_queries_and_keys() -> None:
@@ -49,6 +49,31 @@ def test_long_maps_bring_statistics() -> None:
 def _scores(seen: AttentionMap) -> torch.Tensor:
     query, key = (seen.source.query, seen.source.key)
     return (query @ key.mT / 2).masked_fill(torch.ones(300, 300).triu(1).bool(), -torch.inf)
+
+
+@pytest.mark.parametrize(("task", "most"), [("translate", 2_000_000), ("maps", 6_000_000)])
+def test_a_page_leaves_out_the_values_that_it_has_no_room_for(task: str, most: int) -> None:
+    def one(width: int) -> AttentionMap:
+        return regard.attention_map(torch.randn(4, 8), torch.randn(4, 8)).with_value(torch.randn(4, width))
+
+    draft = Draft("two", task=task)
+    wide = (most - 8000) // 8  # half precision, of four keys
+    chosen = {"site": "b", "heads": [0], "why": ""}
+    draft.add_run("", {"a": one(wide), "b": one(wide), "c": one(50), "d": one(wide)}, {}, chosen=chosen)
+    page = draft.page()
+    assert {info["site"]: info["values"] for info in page.document["runs"][0]["maps"]} == {
+        "a": False, "b": True, "c": True, "d": False,
+    }  # fmt: skip
+    assert page.tensors["0.1.value"].dtype == torch.float16
+    assert page.tensors["0.2.value"].dtype == torch.float32
+    assert sum(part.nbytes for part in page.tensors.values()) <= most
+    assert "0.0.value" not in page.tensors
+
+
+def test_values_beyond_half_precision_stay_single() -> None:
+    large = 1e5 * torch.randn(4, 2**15)
+    _, parts = pack_map(regard.attention_map(torch.randn(4, 8), torch.randn(4, 8)).with_value(large))
+    assert torch.equal(parts["value"], large)
 
 
 def test_every_entry_of_a_batch_is_a_run() -> None:

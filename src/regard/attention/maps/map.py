@@ -31,6 +31,7 @@ from regard.attention.maps.sources import (
     Scaled,
     Through,
     WeightSource,
+    of_keys,
 )
 from regard.attention.maps.statistics import Pool, Summary, statistics_of
 from regard.attention.masks import MaskLike
@@ -102,6 +103,8 @@ class AttentionMap:
     Attributes:
         shape: `(*batch, T, S)`.
         query_tokens, key_tokens: names of the rows and columns, where known.
+        value: what the weights are given to, `[*batch, S, d_v]`, where it was kept: the attention's output is their
+            product. Heads may share values as they may in `attend`. Files (`save`) do not have it.
         origin: the model's site and input, where known: of the maps of a result; what is selected of one keeps it.
         site: of which attention it is, where known; named in figures.
         title: of which model and text, where known; the title of figures.
@@ -114,6 +117,7 @@ class AttentionMap:
         self.source = source
         self.query_tokens = query_tokens
         self.key_tokens = key_tokens
+        self.value: Tensor | None = None
         self.origin: Origin | None = None
         self.site = ""
         self.title = ""
@@ -340,6 +344,8 @@ class AttentionMap:
         )
         left = len(self.shape) - 2 - len(index)  # leading axes that no index names
         self._known(found, left > 0 or (left == 0 and bool(index) and isinstance(index[-1], slice)))
+        if self.value is not None:
+            found.value = of_keys(self.value, tuple(self.shape[:-2]), index)
         if self.origin is not None:
             found.origin = replace(self.origin, heads=self.origin.heads[index])
         return found
@@ -368,13 +374,31 @@ class AttentionMap:
         source = self.source if whole else Cropped(self.source, first_key, end_key)
         shape = (*self.shape[:-2], queries, end_key - first_key)
         found = AttentionMap(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
+        found.value = None if self.value is None else self.value[..., first_key:end_key, :]
         return self._known(found, same_heads=True)
 
     def frozen(self) -> "AttentionMap":
         """The same map, detached: later updates of the model's parameters do not change it, and it has no gradient."""
         with torch.no_grad():
             source = self.source.frozen()
-        return self._derived(self.shape, source)
+        return self._derived(self.shape, source).with_value(None if self.value is None else self.value.detach())
+
+    def with_value(self, value: Tensor | None) -> "AttentionMap":
+        """The same map, with what its weights are given to.
+
+        Args:
+            value: `[*batch, S, d_v]`; heads may share it.
+
+        Raises:
+            ShapeError: values of another number of keys.
+        """
+        if value is not None and (value.ndim < 2 or value.shape[-2] != self.shape[-1]):
+            raise ShapeError(
+                f"value needs {self.shape[-1]} positions on axis -2, one for each key; got shape {list(value.shape)}"
+            )
+        found = self._derived(self.shape, self.source)
+        found.value = value
+        return found
 
     def mean_heads(self) -> "AttentionMap":
         """The mean over the heads (axis -3)."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from regard.attention.maps.map import AttentionMap
 
 SMALL = 2**16  # numbers that queries and keys may have even where weights take less: they say why a weight is so
+HALF = 2**15  # what values must be below to be float16
 LONG = 4096  # queries or keys from which on vectors are float16
 POOLED = 256  # queries or keys from which on statistics and an overview are packed
 OVERVIEW = 1024  # its cells to a side
@@ -30,8 +31,8 @@ def pack_map(seen: "AttentionMap") -> tuple[dict[str, Any], dict[str, Tensor]]:
     Returns:
         the note: "heads", "queries" T, "keys" S, and how rows are computed ("score", "normalizer" and their numbers);
         and the tensors by name: "weights" `[heads, T, S]`, or "query" `[., T, d]`, "key" `[., S, d]` and what they
-        need besides; of a long map also "entropy" and "numbers" `[heads, T]`, "received" `[heads, S]` and "pool"
-        `[heads, rows, columns]`, the largest weight of each cell.
+        need besides; "value" `[., S, d_v]` where the map has it; of a long map also "entropy" and "numbers"
+        `[heads, T]`, "received" `[heads, S]` and "pool" `[heads, rows, columns]`, the largest weight of each cell.
     """
     t, s = seen.shape[-2:]
     heads = prod(seen.shape[:-2])
@@ -46,6 +47,8 @@ def pack_map(seen: "AttentionMap") -> tuple[dict[str, Any], dict[str, Tensor]]:
             parts, how = {"weights": seen.full().cpu()}, {}
         if "query" in parts:
             parts["query"] = parts["query"][..., :t, :]
+        if seen.value is not None:
+            parts["value"] = seen.value.detach()
         for name, size in (("mask.start", (t,)), ("mask.end", (t,)), ("mask", (t, s)), ("bias", (t, s))):
             if name in parts:
                 parts[name] = _rows(parts[name], size)
@@ -73,4 +76,5 @@ def _narrow(name: str, part: Tensor, longest: int) -> Tensor:
         return part
     half = name in ("pool", "entropy") or (name == "weights" and part.numel() > SMALL)
     half = half or (longest > LONG and name in ("query", "key"))
+    half = half or (name == "value" and part.numel() > SMALL and bool(part.abs().amax() < HALF))
     return part.to(torch.float16 if half else torch.float32)

@@ -15,6 +15,9 @@ from regard.figures.still import still
 if TYPE_CHECKING:
     from regard.attention.maps.map import AttentionMap
 
+# bytes of tensors that a page may have for values to be among them: a page of 3 MB for a translation, else of 8 MB
+ROOM = {"translate": 2_000_000}
+LARGEST = 6_000_000
 STILL = 48  # queries or keys of a map that has a picture for where scripts are off
 Sequences = Mapping[str, Sequence[str]]
 
@@ -32,6 +35,7 @@ class Draft:
         self.tests = True
         self.document: dict[str, Any] = {"regard": __version__, "title": title, **about, "runs": []}
         self.tensors: dict[str, Tensor] = {}
+        self._values: list[tuple[bool, dict[str, Any], Tensor]] = []  # whether of a chosen site, of which map
         self._first: tuple[AttentionMap, dict[str, Any], dict[str, Any]] | None = None
 
     def add_run(
@@ -56,11 +60,14 @@ class Draft:
                 continue
             note, parts = pack_map(seen)
             prefix = f"{number}.{place}"
+            value = parts.pop("value", None)
             self.tensors |= {f"{prefix}.{name}": part for name, part in parts.items()}
             named = (axes or {}).get(site)
             sides = named or [self._own(run, names, prefix, side) for side, names in
                               (("queries", seen.query_tokens), ("keys", seen.key_tokens))]  # fmt: skip
             run["maps"].append({"site": site, "tensors": prefix, "how": note, "rows": sides[0], "columns": sides[1]})
+            if value is not None:
+                self._values.append((site == run.get("chosen", {}).get("site"), run["maps"][-1], value))
             first = self._first is None or self._first[2] is run
             if first and (self._first is None or site == run.get("chosen", {}).get("site")):
                 self._first = seen, run["maps"][-1], run
@@ -79,7 +86,7 @@ class Draft:
         return str(known)
 
     def page(self) -> Page:
-        """The page of the runs that have maps.
+        """The page of the runs that have maps; with the values that it has room for, those of chosen sites first.
 
         Raises:
             ConfigError: none has.
@@ -87,7 +94,14 @@ class Draft:
         runs = [run for run in self.document["runs"] if run["maps"]]
         if not runs:
             raise ConfigError("there is no attention to look at: the output is empty, or the model attends to nothing")
-        return Page({**self.document, "runs": runs}, self.tensors, self._still())
+        room = ROOM.get(self.document.get("task", ""), LARGEST) - sum(part.nbytes for part in self.tensors.values())
+        tensors = dict(self.tensors)
+        for _, info, value in sorted(self._values, key=lambda one: not one[0]):
+            info["values"] = value.nbytes <= room  # a page that leaves some out says so
+            if info["values"]:
+                room -= value.nbytes
+                tensors[f"{info['tensors']}.value"] = value
+        return Page({**self.document, "runs": runs}, tensors, self._still())
 
     def _still(self) -> str:
         """A picture of the first run's chosen map, where it is small enough for one."""

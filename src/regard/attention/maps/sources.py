@@ -91,6 +91,20 @@ class GivenWeights(WeightSource):
         return GivenWeights(self.weights[index])
 
 
+def of_keys(part: Tensor, batch: tuple[int, ...], index: Index) -> Tensor:
+    """Keys, or values, of some of the batch axes of a map; grouped heads are repeated after they are selected."""
+    if part.ndim < 4 or part.shape[-3] in (1, batch[-1]):
+        return part.expand(*batch, *part.shape[-2:])[index]
+    group = batch[-1] // part.shape[-3]
+    part = part.expand(*batch[:-1], *part.shape[-3:])
+    if len(index) < len(batch):
+        return part[index].repeat_interleave(group, -3)
+    head = index[-1]
+    if isinstance(head, int):
+        return part[(*index[:-1], head % batch[-1] // group)]
+    return part[index[:-1]].repeat_interleave(group, -3)[..., head, :, :]
+
+
 @dataclass(frozen=True, eq=False)
 class ComputedWeights(WeightSource):
     """Queries, keys and a spec: rows are computed as the reference kernel does."""
@@ -116,23 +130,9 @@ class ComputedWeights(WeightSource):
     def select(self, index: Index) -> WeightSource:
         batch = self.shape[:-2]
         query = self.query.expand(*batch, *self.query.shape[-2:])[index]
-        key = self._keys(index)
+        key = of_keys(self.key, batch, index)
         shape = (*query.shape[:-1], self.shape[-1])
         return ComputedWeights(query, key, self.spec.select(index, self.shape), shape)
-
-    def _keys(self, index: Index) -> Tensor:
-        """The keys of some of the batch axes; grouped heads are repeated after they are selected."""
-        batch, key = self.shape[:-2], self.key
-        if key.ndim < 4 or key.shape[-3] in (1, batch[-1]):
-            return key.expand(*batch, *key.shape[-2:])[index]
-        group = batch[-1] // key.shape[-3]
-        key = key.expand(*batch[:-1], *key.shape[-3:])
-        if len(index) < len(batch):
-            return key[index].repeat_interleave(group, -3)
-        head = index[-1]
-        if isinstance(head, int):
-            return key[(*index[:-1], head % batch[-1] // group)]
-        return key[index[:-1]].repeat_interleave(group, -3)[..., head, :, :]
 
     def frozen(self) -> WeightSource:
         return ComputedWeights(*freeze(self.query.detach(), self.key.detach(), self.spec), self.shape)
