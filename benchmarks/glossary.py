@@ -24,9 +24,8 @@ import sacrebleu
 import regard
 from regard.data.pairs import Pairs
 from regard.decoding.phrases import Glossary, has_phrase
-from regard.experiment import read_config
+from regard.experiment import held_out
 from regard.pipelines.translator import Translator
-from regard.tasks.translation import read_data
 
 
 def terms_of(model: Translator, pairs: Pairs) -> dict[str, str]:
@@ -88,14 +87,7 @@ def compare(model: Translator, pairs: Pairs, terms: dict[str, str]) -> None:
 
 def development(name: str) -> Pairs:
     """The development pairs of a shipped translator."""
-    settings = read_config(name)
-    assert settings.data is not None
-    parts = settings.data.train  # what is never held out is not needed
-    held_out = tuple(part for part in parts if part.held_out) if isinstance(parts, tuple) else parts
-    pairs: Pairs = read_data(
-        settings.model_copy(update={"data": settings.data.model_copy(update={"train": held_out})})
-    )[1]
-    return pairs
+    return held_out(name, "dev")
 
 
 def main() -> None:

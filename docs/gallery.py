@@ -221,8 +221,8 @@ def trace(theme: str) -> Any:
 
 def meaning(theme: str) -> Any:
     """A word in three texts."""
-    texts = ["he sat on the bank of the river", "he took the money to the bank", "the bank is closed today"]
-    return load("english").meaning("bank", texts).plot(theme=theme)
+    texts = ["She did not answer me.", "Please answer the question.", "Her answer was wrong."]
+    return load("english").meaning("answer", texts).plot(theme=theme)
 
 
 def nothing(theme: str) -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-import regard
+from regard import cli
 
 FOLDER = Path(__file__).parent / "static"
-SENTENCE = "Le chat noir dort sur le canapé rouge depuis ce matin."
+SENTENCE = "Le chat noir dort sur le canapé rouge."  # the README's command has it too
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as running:
         page = Path(folder) / "page.html"
-        regard.load("fr-en")(SENTENCE, beam=4, n_best=3).look(page)
+        if code := cli.run(["look", "fr-en", SENTENCE, "--save", str(page)]):
+            raise SystemExit(code)
         browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for theme in ("light", "dark"):
             for name, width, scale in (("page", 1200, 1.5), ("door", 900, 2)):

@@ -1,5 +1,6 @@
 """Training from Python, and what is done with a run."""
 
+import gzip
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import regard
 from conftest import made_pairs, tiny
 from regard import cli, experiment
 from regard.config import config_names, to_toml
+from regard.data.pairs import Pairs
 from regard.experiment import average_run, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
@@ -553,6 +555,29 @@ def test_pairs_that_were_kept_apart_are_measured(
             experiment.train(tiny("transformer"), run=folder)
         with pytest.raises(regard.ConfigError, match=sentence):
             experiment.held_out(folder, "test")
+
+
+def test_what_a_shipped_translators_config_keeps_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talk: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without the corpora of which fr-en's config holds nothing out
+    monkeypatch.delenv("REGARD_DATA", raising=False)
+    code, _, err = talk("evaluate", "fr-en", "--part", "dev")
+    assert code == 1
+    assert "REGARD_DATA is not set" in err
+    (tmp_path / "tatoeba-fra-eng").mkdir()
+    lines = "".join(f"I have {n} cats.\tJ'ai {n} chats.\n" for n in range(300))
+    (tmp_path / "tatoeba-fra-eng" / "pairs.en-fr.tsv.gz").write_bytes(gzip.compress(lines.encode()))
+    monkeypatch.setenv("REGARD_DATA", str(tmp_path))
+    pairs = {name: experiment.held_out(name, "dev") for name in ("fr-en", "fr-en-rnn", "en-fr")}
+    assert len(pairs["fr-en"]) > 0
+    assert pairs["fr-en"] == pairs["fr-en-rnn"] == Pairs(pairs["en-fr"].target, pairs["en-fr"].source)
+    code, out, err = talk("evaluate", "fr-en-fast", "--part", "dev", "--json")
+    assert code == 0, err
+    assert json.loads(out)["sentences"] == len(pairs["fr-en"])
+    for name, sentence in (("english", "--part is for translators"), ("spelling", "no run's folder")):
+        with pytest.raises(regard.ConfigError, match=sentence):
+            experiment.held_out(name, "dev")
 
 
 def test_a_sharded_run_of_one_process_is_resumed_bit_for_bit(

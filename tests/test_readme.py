@@ -124,6 +124,11 @@ def test_the_commands_of_the_first_page_are_the_readmes_which_are_run() -> None:
     assert shown <= run
 
 
+def test_the_first_picture_is_of_the_sentence_that_a_command_looks_at() -> None:
+    (sentence,) = re.findall(r'^SENTENCE = "(.*)"', (ROOT / "docs" / "screenshots.py").read_text("utf-8"), re.MULTILINE)
+    assert f'regard look fr-en "{sentence}" --save page.html' in {command for command, _ in commands()}
+
+
 def test_the_config_for_own_files_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     own, _ = blocks("toml", "docs/training.md")

@@ -13,7 +13,16 @@ import torch
 from pydantic import BaseModel
 
 from regard.bundle import INFO, TOKENIZER, Bundle, load_bundle, save_bundle
-from regard.config import apply, current_name, find_config, read_toml, to_toml, validate, with_current_names
+from regard.config import (
+    apply,
+    config_names,
+    current_name,
+    find_config,
+    read_toml,
+    to_toml,
+    validate,
+    with_current_names,
+)
 from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
 from regard.decoding.generate import Unwanted, while_wanted
@@ -23,7 +32,7 @@ from regard.export.folder import export_bundle
 from regard.machine.facts import examine
 from regard.models.build import build
 from regard.models.stack import LAYERS, fewer_layers
-from regard.pipelines.load import load
+from regard.pipelines.load import load, shipped
 from regard.process import cuda_float32, one_training, tuned
 from regard.signals import stop_on_signal
 from regard.storage import (
@@ -197,22 +206,32 @@ def prepare(
     return folder
 
 
-def held_out(folder: Path, part: str) -> Pairs:
+def held_out(folder: str | Path, part: str) -> Pairs:
     """The development ("dev") or test ("test") pairs that a translator's run keeps apart from its training data.
+
+    Args:
+        folder: the run's, or the name of a shipped translator, whose config says where its data are.
+        part: "dev" or "test".
 
     Raises:
         ConfigError: the folder is no translator's run; nothing was kept apart.
         DataError: the run's data cannot be read.
     """
-    if not (folder / CONFIG).exists():
+    named = str(folder) in shipped() and str(folder) in config_names()  # as for `load`, before a folder of that name
+    if not named and not (Path(folder) / CONFIG).exists():
         raise ConfigError(f"{folder}: no run's folder: it has no {CONFIG} that says which data were kept apart")
-    settings = read_config(folder / CONFIG)
+    settings = read_config(str(folder) if named else Path(folder) / CONFIG)
     if settings.data is None:
         raise ConfigError(f"{folder}: --part is for translators; measure a model of another task on --source")
-    pairs = read_data(settings)[1 if part == "dev" else 2]
+    data, train = settings.data, settings.data.train
+    if not isinstance(train, str):  # a corpus of which nothing is held out need not be there
+        some = tuple(one for one in train if isinstance(one, str) or one.held_out)
+        data = data.model_copy(update={"train": some or train})
+    pairs = read_data(settings.model_copy(update={"data": data}))[1 if part == "dev" else 2]
     if not len(pairs):
         raise ConfigError(
-            f"{folder}: its config keeps no {part} pairs apart (data.{part} is not set, and data.{part}_share = 0): "
+            f"{folder}: its config keeps no {part} pairs apart (data.{part} is not set, and "
+            f"data.{part}_share = {getattr(data, f'{part}_share'):g}): "
             "measure it on files, with --source and --reference"
         )
     return pairs

@@ -55,6 +55,9 @@ def test_a_map_that_matters_and_one_that_does_not() -> None:
     assert answers[False].sentence.endswith("this map may be believed for this output.")
     assert "explains little of this output" in answers[True].sentence
     assert answers[True].sentence.startswith("Shuffling the weights at . changes the output by")
+    assert " nats " not in answers[True].sentence
+    found = dependence(model, ".", lambda: model(query, key, value).sum(), unit="nats")
+    assert f"changes the output by {found.change:.3g} nats (equal weights by " in found.sentence
 
 
 def test_on_a_translator() -> None:

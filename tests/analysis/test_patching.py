@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -531,6 +532,8 @@ def test_the_figure(tmp_path: Path, by_position: bool) -> None:
     found = regard.patch(Tiny(), ids(), ids(2, 9), metric, by_position=by_position)
     figure = found.plot(tmp_path / "heads.svg")
     assert len(figure.axes) == (3 if by_position else 2)  # with the scale
+    drawn = " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
+    assert f"metric: {found.corrupted:.3g} corrupted, {found.clean:.3g} clean" in drawn
     assert (tmp_path / "heads.svg").exists()
 
 

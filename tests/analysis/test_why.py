@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 import regard
 from random_outputs import BLOCKS, SOURCE, completer, recurrent, translator
 from regard.errors import ConfigError
+from regard.figures.style import visible
 
 EXACT = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -59,6 +61,18 @@ def test_parts_are_named_after_what_wrote_query_and_key():
     assert {"embedding", "position", "encoder.layers.1.feed_forward", "encoder.norm.bias", "key.bias"} <= key
     assert len(found.parts) == len(query) * len(key)
     assert [abs(number) for _, number in found.top(3)] == sorted(map(abs, found.parts.values()), reverse=True)[:3]
+
+
+def test_the_figure_names_the_pair():
+    generation = translator()(SOURCE, beam=1)
+    one = generation.attention["decoder.layers.1.cross"].select(0)
+    found = regard.why(one, 0, -1)
+    assert (found.query, found.key) == (generation.tokens[0], "</s>")
+    drawn = " ".join(text.get_text() for text in found.plot().findobj(Text))
+    shown = [visible(name) for name in (found.query, found.key)]
+    assert f"The score of query {shown[0]} and key {shown[1]}, part by part" in " ".join(drawn.split())
+    one.query_tokens = one.key_tokens = None
+    assert (regard.why(one, 0, -1).query, regard.why(one, 0, -1).key) == ("0", str(one.shape[-1] - 1))
 
 
 def test_one_part_is_a_product_by_hand():

@@ -209,6 +209,12 @@ def test_meanings(runs, tmp_path: Path) -> None:
     torch.testing.assert_close(found.cosines, found.cosines.mT)
     assert torch.allclose(found.cosines.diagonal(dim1=1, dim2=2), torch.ones(3, 3))
     assert 0 < found.explained[1] <= found.explained[0] <= 1
+    directions = torch.nn.functional.normalize(found.layers, dim=-1).flatten(0, 1)
+    centered = directions - directions.mean(0)
+    points = found.projection.flatten(0, 1)
+    assert float(points.square().sum() / centered.square().sum()) == pytest.approx(sum(found.explained), abs=1e-5)
+    _, _, plane = torch.linalg.svd(centered)
+    torch.testing.assert_close(points.abs(), (centered @ plane[:2].T).abs(), atol=1e-4, rtol=1e-4)
     assert {one.word for one in found.moved_by[0]} == {"the", "sat", "on", "mat"}
     assert [one.change for one in found.moved_by[0]] == sorted((o.change for o in found.moved_by[0]), reverse=True)
     assert all("cat" not in dict(near) for near in found.after)

@@ -134,6 +134,7 @@ def test_the_map_of_an_alignment_is_tested_in_one_sentence() -> None:
     expected = dependence_of(given, "decoder.layers.1.cross", found.source_tokens)
     assert found.tested == expected["sentence"]
     assert "Shuffling the weights at decoder.layers.1.cross changes the output by" in found.tested
+    assert " nats of log-probability (equal weights by " in found.tested
     drawn = " ".join(text.get_text() for text in found.alignment.plot(note=found.tested).findobj(Text))
     assert f"{found.alignment.why}. {found.tested}" in " ".join(drawn.split())
     assert model("le chat noir. Il dort sur la table.").tested == ""  # two sentences

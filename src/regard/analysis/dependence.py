@@ -34,6 +34,7 @@ class Dependence:
             the cut at 0).
         zeroed: by how much the output falls when the key's value is taken away `[S]` (value zeroing: Mohebbi et al.
             2023, section 3).
+        unit: of the output, for the sentence: "nats", say.
     """
 
     site: str
@@ -43,6 +44,7 @@ class Dependence:
     attention: Float[Tensor, "S"]
     gradient: Float[Tensor, "S"]
     zeroed: Float[Tensor, "S"]
+    unit: str = ""
 
     @property
     def agreement(self) -> float:
@@ -54,8 +56,8 @@ class Dependence:
         """The answer in one sentence."""
         verdict = "may be believed for this output" if self.holds else "explains little of this output"
         return (
-            f"Shuffling the weights at {self.site} changes the output by {self.change:.3g} (equal weights by "
-            f"{abs(self.uniform - self.output):.3g}), and the keys with the largest weights are "
+            f"Shuffling the weights at {self.site} changes the output by {f'{self.change:.3g} {self.unit}'.rstrip()} "
+            f"(equal weights by {abs(self.uniform - self.output):.3g}), and the keys with the largest weights are "
             f"{_how_much(self.agreement)} those that the output needs (rank correlation {self.agreement:.2f}): "
             f"this map {verdict}."
         )
@@ -77,8 +79,9 @@ class Dependence:
 
 
 def dependence(
-    model: Any, site: str, output: Output, draws: int = 8, *, copies: Outputs | None = None, at_once: int = 32
-) -> Dependence:
+    model: Any, site: str, output: Output, draws: int = 8, *, copies: Outputs | None = None, at_once: int = 32,
+    unit: str = "",
+) -> Dependence:  # fmt: skip
     """Test how much one output depends on the attention at one site.
 
     Args:
@@ -89,6 +92,7 @@ def dependence(
         copies: runs the model on n copies of the input in one batch and gives the numbers `[n]`: changes are then tried
             together, a row each, where without it each has a run of its own.
         at_once: how many copies at most.
+        unit: of the number, for the sentence.
 
     Raises:
         ConfigError: `output` runs no attention at the site, or gives more than one number.
@@ -125,6 +129,7 @@ def dependence(
         return Dependence(
             site, float(own), equal, others[:draws],
             torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,
+            unit,
         )  # fmt: skip
 
 

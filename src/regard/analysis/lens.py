@@ -80,7 +80,8 @@ class Lens:
         return draw_words(
             [[probability for _, probability in layer] for layer in best],
             [[str(token) for token, _ in layer] for layer in best],
-            self.layers, tokens, path, title="The most probable token after each layer", theme=theme,
+            self.layers, tokens, path, title="The most probable next token after each layer",
+            note="columns: the tokens that the model is given", theme=theme,
         )  # fmt: skip
 
     def _named(self, ids: Sequence[int]) -> list[Any]:

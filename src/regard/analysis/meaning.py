@@ -66,7 +66,7 @@ class Meaning:
         texts: the texts.
         layer: where its neighbors are looked for.
         layers: `[texts, L + 1, d]`, its vector before the first block and behind each.
-        projection: `[texts, L + 1, 2]`, the two directions in which all of these differ most, fitted jointly.
+        projection: `[texts, L + 1, 2]`, these at length 1, in the plane in which they differ most, fitted jointly.
         explained: share of the variance that each of the two holds.
         cosines: `[L + 1, texts, texts]`.
         standardised: the same of standardized vectors.
@@ -235,8 +235,12 @@ def _place(encoder: Any, text: str, word: str) -> int:
 
 
 def _project(layers: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Two principal components of the vectors of all layers and texts together, and their shares of the variance."""
-    flat = layers.flatten(0, 1).double()
+    """Two principal components of the vectors of all layers and texts together, and their shares of the variance.
+
+    The vectors have length 1 first: in a pre-norm model they grow from block to block, and the final norm makes them
+    short again, which would put the last beside the first, whatever their directions.
+    """
+    flat = torch.nn.functional.normalize(layers.flatten(0, 1).double(), dim=-1)
     centred = flat - flat.mean(0)
     _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
     shares = sizes.square() / sizes.square().sum().clamp(min=1e-12)

@@ -68,7 +68,7 @@ class Patches:
 
         effect = self.table - self.corrupted
         title, label = f"Clean {self.what} in the corrupted run", "change of the metric"
-        how = {"note": f"the whole clean run changes the metric by {self.clean - self.corrupted:+.3g}", "label": label,
+        how = {"note": f"metric: {self.corrupted:.3g} corrupted, {self.clean:.3g} clean", "label": label,
                "theme": theme}  # fmt: skip
         if effect.ndim == 2:
             heads = [str(n) for n in range(effect.shape[1])]

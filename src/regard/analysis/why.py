@@ -29,11 +29,15 @@ class Why:
         weight: α_ij.
         parts: {(what wrote the query, what wrote the key): number}; a bias of the scores stands under ("score bias",
             "score bias").
+        query: the query's token where the map knows it, else its row.
+        key: the key's, likewise.
     """
 
     score: float
     weight: float
     parts: dict[tuple[str, str], float]
+    query: str
+    key: str
 
     @property
     def total(self) -> float:
@@ -59,9 +63,9 @@ class Why:
         rows, columns = (list(dict.fromkeys(pair[side] for pair in self.parts)) for side in (0, 1))
         numbers = [[self.parts.get((row, column), 0.0) for column in columns] for row in rows]
         return draw_parts(
-            numbers, rows, columns, {}, path, title=f"What wrote a score of {self.score:.2f}",
-            note=f"all parts sum to the score; the weight is {self.weight:.2f}", label="part of the score",
-            sides=("in the query ↓", "in the key →"), theme=theme,
+            numbers, rows, columns, {}, path, title=f"The score of query {self.query} and key {self.key}, part by part",
+            note=f"the parts sum to the score, {self.score:.2f}; the weight is {self.weight:.2f}",
+            label="part of the score", sides=("in the query ↓", "in the key →"), theme=theme,
         )  # fmt: skip
 
 
@@ -119,7 +123,8 @@ def why(map: AttentionMap, i: int, j: int) -> Why:
             bias = call.spec.bias.tile(row, column, (*call.query.shape[:-1], call.key.shape[-2]))
             added = float(bias.expand(1, attention.heads, 1, 1)[0, head])
             e, parts["score bias", "score bias"] = e + added, added
-        return Why(e, float(map.tile([i], [j])), parts)
+        names = (tokens[n] if tokens else str(n) for tokens, n in ((map.query_tokens, i), (map.key_tokens, j)))
+        return Why(e, float(map.tile([i], [j])), parts, *names)
 
 
 def _find(streams: dict[str, Stream], site: str) -> tuple[Stream, Write]:

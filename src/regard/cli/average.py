@@ -13,7 +13,7 @@ def average(
     into: Annotated[Path, typer.Argument(help="The new model's folder.")],
     other: Annotated[
         str | None,
-        typer.Option("--with", help="Another model: the mean of the run's and this one, which it started from."),
+        typer.Option("--with", help="Average the run's model with this one instead: the model that it started from."),
     ] = None,
 ) -> None:
     """Average a run's best checkpoints, or two models."""

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from regard.data.datasets.downloads import Download
 
 app = typer.Typer(
-    help="Make data to train on.\n\nPublic data sets where the configs look for them, and parallel text as TSV.",
+    help="Make data to train on.\n\nPublic data sets where the configs look for them, and sentence pairs as TSV files.",
     no_args_is_help=True,
 )
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; standard output by default.")]
-File = Annotated[Path | None, typer.Argument(help="The publisher's file, if it is here; else it is fetched.")]
+File = Annotated[Path | None, typer.Argument(help="The publisher's file, if you have it; otherwise it is downloaded.")]
 Folder = Annotated[Path, typer.Option(envvar="REGARD_DATA", help="Where the configs look for data.")]
 
 
@@ -28,7 +28,7 @@ def tatoeba(
 ) -> None:
     """Sentence pairs of tatoeba.org (CC BY 2.0).
 
-    By way of manythings.org/anki; fr-en, en-fr and english train on them.
+    Published by manythings.org/anki. The configs fr-en, en-fr and english train on them.
     """
     from regard.data.datasets import downloads
 
@@ -39,7 +39,7 @@ def tatoeba(
 def shakespeare(file: File = None, folder: Folder = Path("data")) -> None:
     """Tiny Shakespeare (public domain).
 
-    From the repository char-rnn; shakespeare trains on it.
+    From the repository char-rnn. The config shakespeare trains on it.
     """
     from regard.data.datasets import downloads
 
@@ -50,7 +50,7 @@ def shakespeare(file: File = None, folder: Folder = Path("data")) -> None:
 def fsdd(file: File = None, folder: Folder = Path("data")) -> None:
     """The Free Spoken Digit Dataset (CC BY-SA 4.0).
 
-    From its repository's .zip; fsdd trains on it.
+    From its repository's .zip. The config fsdd trains on it.
     """
     from regard.data.datasets import downloads
 
@@ -61,7 +61,7 @@ def fsdd(file: File = None, folder: Folder = Path("data")) -> None:
 def an4(file: File = None, folder: Folder = Path("data")) -> None:
     """CMU's AN4, its training half (free for any use).
 
-    From its repository's .zip; an4 trains on it.
+    From its repository's .zip. The config an4 trains on it.
     """
     from regard.data.datasets import downloads
 
@@ -72,7 +72,7 @@ def an4(file: File = None, folder: Folder = Path("data")) -> None:
 def multi30k(file: File = None, folder: Folder = Path("data")) -> None:
     """Multi30k: captions in three languages (for research).
 
-    From its repository's .zip; multi30k-de-en-rnn and multi30k-en-de train on it.
+    From its repository's .zip. The configs multi30k-de-en-rnn and multi30k-en-de train on it.
     """
     from regard.data.datasets import downloads
 
@@ -84,12 +84,12 @@ def expressions(
     source: Annotated[str, typer.Argument(help="The source language: fr or en.")],
     target: Annotated[str, typer.Argument(help="The target language: en or fr.")],
     count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 60_000,
-    seed: Annotated[int, typer.Option(help="Another seed, other pairs.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same pairs.")] = 0,
     output: Output = None,
 ) -> None:
     """Sentences with numbers, times, dates and names.
 
-    Prices and places too, written from Unicode's CLDR.
+    They have prices and places too, all in the forms that Unicode's CLDR gives for both languages.
     """
     from regard.data.expressions import expressions as pairs
 
@@ -98,8 +98,8 @@ def expressions(
 
 @app.command()
 def debian(
-    source: Annotated[Path, typer.Argument(help="Translation-LANGUAGE of the source language, of a Debian mirror.")],
-    target: Annotated[Path, typer.Argument(help="Translation-LANGUAGE of the target language.")],
+    source: Annotated[Path, typer.Argument(help="Translation-LANGUAGE of the source language, from a Debian mirror.")],
+    target: Annotated[Path, typer.Argument(help="Translation-LANGUAGE of the target language, likewise.")],
     output: Output = None,
 ) -> None:
     """Debian's package descriptions, in two languages."""
@@ -115,7 +115,7 @@ def messages(
 ) -> None:
     """Sentences of programs' message catalogs (gettext).
 
-    The original first, the translation second; each catalog has the license of its program.
+    Each line has the original, a tab and the translation; each catalog has the license of its program.
     """
     from regard.data.datasets.catalogues import find_catalogues
     from regard.data.datasets.messages import messages as pairs

@@ -21,12 +21,12 @@ def evaluate(
     model: ModelNames,
     source: Annotated[
         Path | None,
-        typer.Option(help="Sentences, one a line; a text; or a table (.csv, .tsv, .jsonl) of files and texts."),
+        typer.Option(help="Sentences, one per line; a text; or a table (.csv, .tsv, .jsonl) of files and texts."),
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="A translator's references, one a line.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="A translator's references, one per line.")] = None,
     beam: Beam = None,
     part: Annotated[
-        Part | None, typer.Option(help="Instead of --source: pairs that a translator's run keeps apart for this.")
+        Part | None, typer.Option(help="Instead of --source: the pairs that a translator's config keeps apart.")
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -41,7 +41,9 @@ def evaluate(
 ) -> None:
     """Measure a model on files: loss, and its task's own measures."""
     if (source is None) == (part is None):
-        raise typer.BadParameter("give --source FILE, or --part dev or test of a run's own data")
+        raise typer.BadParameter(
+            "give --source FILE, or --part dev or test for the pairs that a translator's config keeps apart"
+        )
     from regard.device import find_device
     from regard.figures.files import check_own, check_target
     from regard.pipelines.load import names_of
@@ -57,7 +59,7 @@ def evaluate(
     place = local_device(find_device(device))
     with TemporaryDirectory() as made, together(place, PATIENCE) as group:
         if source is None:
-            source, reference = _held_out(Path(names_of(model)[0]), str(part), Path(made))
+            source, reference = _held_out(str(names_of(model)[0]), str(part), Path(made))
         measured = load(model, device=str(place), precision=precision)
         if calibration is not None and not isinstance(measured, Translator):
             raise ConfigError(f"--calibration draws the words of a translator; {model} is none")
@@ -75,7 +77,7 @@ def evaluate(
     say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
 
 
-def _held_out(run: Path, part: str, folder: Path) -> tuple[Path, Path]:
+def _held_out(run: str, part: str, folder: Path) -> tuple[Path, Path]:
     """The sources and references of a run's development or test pairs, as files in a folder."""
     from regard.experiment import held_out
 

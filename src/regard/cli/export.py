@@ -12,7 +12,10 @@ from regard.cli.options import ModelName, load
 def export(
     model: ModelName,
     into: Annotated[Path, typer.Argument(help="The folder to write.")],
-    precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "int8",
+    precision: Annotated[
+        str,
+        typer.Option(help="Number format of the weights (layouts regard and ctranslate2): float32, float16 or int8."),
+    ] = "int8",
     layout: Annotated[
         str,
         typer.Option(
@@ -21,7 +24,7 @@ def export(
         ),
     ] = "regard",
 ) -> None:
-    """Write a model as a small folder, or for another engine."""
+    """Write a model as a small folder, or for another program."""
     from regard.export.folder import export_bundle
 
     export_bundle(load(model), into, precision, layout)

@@ -22,11 +22,13 @@ def look(
     ] = None,
     atlas: Annotated[
         bool,
-        typer.Option("--atlas", help="Measure each head's importance and roles first, over the inputs or samples."),
+        typer.Option(
+            "--atlas", help="Measure each head's importance and roles first, over the inputs or the shipped samples."
+        ),
     ] = False,
     checkpoints: Annotated[
         bool,
-        typer.Option("--checkpoints", help="With the checkpoints that the run MODEL keeps: a slider compares them."),
+        typer.Option("--checkpoints", help="Add the checkpoints that the run MODEL keeps, and a slider through them."),
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,

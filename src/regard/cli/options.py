@@ -35,11 +35,13 @@ Look = Annotated[
 Draw = Annotated[
     list[str] | None,
     typer.Option(
-        help="Show the attention of each word: in the terminal, and drawn to this file (.png, .svg, .pdf; .html: "
-        "the page; NAME.look.png where nothing follows; with several inputs numbered)."
+        help="Show the attention of each word in the terminal, and draw it to this file (.png, .svg, .pdf; .html: "
+        "the page), NAME.look.png if none is given; the files of several inputs are numbered."
     ),
 ]
-Smooth = Annotated[bool, typer.Option("--smooth", help="Blend the cells of the drawing; exact ones otherwise.")]
+Smooth = Annotated[
+    bool, typer.Option("--smooth", help="Blend the cells of the drawing; by default they are drawn exactly.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line: text, tokens, scores and more.")]
 Output = Annotated[Path | None, typer.Option(help="Write the lines to this file instead of standard output.")]
 Device = Annotated[
@@ -48,12 +50,7 @@ Device = Annotated[
 Precision = Annotated[
     str, typer.Option(help="Number format of matrix products: float32, bfloat16, int8, or auto: the fastest here.")
 ]
-Engine = Annotated[
-    str,
-    typer.Option(
-        help="What runs the search: regard; ctranslate2 or onnx (extras); ray (extra): many processes, for --from."
-    ),
-]
+Engine = Annotated[str, typer.Option(help="What runs the search: regard; or ctranslate2 or onnx (extras).")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; all cores by default.")]
 Temperature = Annotated[
     float | None,

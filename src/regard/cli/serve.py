@@ -18,7 +18,7 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     token_file: Annotated[
-        Path | None, typer.Option(help="A file with the token that requests must bring (Authorization: Bearer …).")
+        Path | None, typer.Option(help="A file with the token that requests must carry (Authorization: Bearer …).")
     ] = None,
     device: Device = "cpu",
     precision: Precision = "float32",

@@ -24,7 +24,8 @@ def transcribe(
     A long recording is cut at quiet moments, and its pieces are joined.
 
     The default model, spelling, was trained on the 74 voices of CMU's AN4 corpus, 42 minutes of spoken English letters,
-    numbers and a few commands. Of other voices, of telephone lines and of synthesizers it gets few words right.
+    numbers and a few commands. It gets few words right on other voices, telephone lines
+    or synthesizers.
     """
     transcriber = load_for("transcribe", model, files, threads, device)
 

@@ -25,7 +25,6 @@ from regard.cli.options import (
     BatchTokens,
     Beam,
     Device,
-    Engine,
     Json,
     Look,
     MinP,
@@ -116,7 +115,12 @@ def translate(
     threads: Threads = None,
     device: Device = "cpu",
     precision: Precision = "float32",
-    engine: Engine = "regard",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the search: regard; ctranslate2 or onnx (extras); ray (extra): many processes, for --from."
+        ),
+    ] = "regard",
 ) -> None:
     """Translate texts: one line in, one line out."""
     check_targets(look or [], page=True)

@@ -13,16 +13,18 @@ def tune(
     ranges: Annotated[
         list[str], typer.Option("--range", help="NAME=LOW..HIGH, NAME=LOW..HIGH,log or NAME=A|B|C; repeat for others.")
     ],
-    minutes: Annotated[float, typer.Option(help="For the search as a whole.")] = 60.0,
-    trial_minutes: Annotated[float, typer.Option(help="Of training, for a trial.")] = 5.0,
-    folder: Annotated[Path | None, typer.Option(help="Of the search; runs/NAME-OF-THE-CONFIG-tune by default.")] = None,
+    minutes: Annotated[float, typer.Option(help="Time for the search as a whole.")] = 60.0,
+    trial_minutes: Annotated[float, typer.Option(help="Training time of each trial.")] = 5.0,
+    folder: Annotated[
+        Path | None, typer.Option(help="The search's folder; runs/NAME-OF-THE-CONFIG-tune by default.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a setting: --set model.width=192.")
     ] = None,
 ) -> None:
     """Search for a config's best settings by short trainings.
 
-    The best have the best development measure.
+    The best settings are those with the best measure on the development data.
     """
     from regard.cli.progress import err
     from regard.config import parse_setting

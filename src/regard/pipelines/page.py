@@ -236,7 +236,8 @@ def dependence_of(
         torch.manual_seed(0)
         positions = max(1, len(given.tokens), len(given.source_tokens))
         most = max(1, POSITIONS // positions)
-        found = dependence(given.module, site, lambda: outputs(1)[0], copies=outputs, at_once=most)
+        unit = "nats of log-probability"
+        found = dependence(given.module, site, lambda: outputs(1)[0], copies=outputs, at_once=most, unit=unit)
     measures = {name: getattr(found, name).tolist() for name in ("attention", "gradient", "zeroed")}
     erasure = Erasure.of_tokens(given) if left_out else None
     if erasure is not None and list(columns) == list(given.source_tokens if erasure.crossing else given.tokens):
