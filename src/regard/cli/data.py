@@ -72,7 +72,7 @@ def an4(file: File = None, folder: Folder = Path("data")) -> None:
 def multi30k(file: File = None, folder: Folder = Path("data")) -> None:
     """Multi30k: captions in three languages (for research).
 
-    From its repository's .zip. The configs multi30k-de-en-rnn and multi30k-en-de train on it.
+    From its repository's .zip. The configs multi30k-de-en-rnn, multi30k-en-de and multi30k-en-fr train on it.
     """
     from regard.data.datasets import downloads
 
