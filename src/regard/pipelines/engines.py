@@ -25,7 +25,7 @@ from regard.pipelines.generation import Alignment, Generation
 from regard.pipelines.onnx_engine import OnnxRuntime
 from regard.pipelines.translator import Translator
 
-UNWANTED_TOKENS = 8_192  # of all hypotheses of the texts that a client who has gone may leave behind, but for one text
+UNWANTED_TOKENS = 8_192  # of all hypotheses of the texts that a disconnected client may leave behind, or one text
 ENGINES = ("regard", "ctranslate2", "onnx")
 PRECISIONS = {
     "ctranslate2": {"float32": "float32", "int8": "int8", "auto": "int8"},
