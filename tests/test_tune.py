@@ -55,7 +55,7 @@ RANGES = [Range.parse("training.learning_rate=1e-4..1e-2,log"), Range.parse("tra
 
 def test_a_search_finds_the_best_settings_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regard.tune.train", Fake)
-    told: list[tuple[int, dict[str, Any], float | None]] = []
+    told: list[tuple[int, dict[str, Any], float | None, str]] = []
     config = tiny("transformer")
     clock = count()  # a trial takes a second
     monkeypatch.setattr("regard.tune.time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -63,7 +63,7 @@ def test_a_search_finds_the_best_settings_and_goes_on(tmp_path: Path, monkeypatc
         best = tune(
             config, RANGES, tmp_path / "t", minutes=minutes, trial_minutes=1.0, on_trial=lambda *one: told.append(one)
         )
-    assert [number for number, _, _ in told] == list(range(len(told)))  # numbered on
+    assert [number for number, _, _, _ in told] == list(range(len(told)))  # numbered on
     assert len(told) == 2 * 12  # 12 seconds
     assert best["training.schedule"] == "cosine"
     assert abs(best["training.learning_rate"] - 0.001) < 0.0008
@@ -81,12 +81,18 @@ def test_unknown_settings_are_refused_before_the_first_trial(tmp_path: Path, mon
 
 
 def test_trials_that_fail_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, dict[str, Any], float | None, str]] = []
+
     def failing(*_: Any, **__: Any) -> None:
         raise ConfigError("no")
 
     monkeypatch.setattr("regard.tune.train", failing)
     with pytest.raises(ConfigError, match=r"no trial was finished: no$"):  # the sentence of the last one
-        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=0.001, trial_minutes=1.0)
+        tune(
+            tiny("transformer"), RANGES, tmp_path / "t", minutes=0.001, trial_minutes=1.0,
+            on_trial=lambda *one: told.append(one),
+        )  # fmt: skip
+    assert {(value, failed) for _, _, value, failed in told} == {(None, "no")}
 
 
 def test_a_storage_that_fails_during_a_trial_is_one_sentence(

@@ -24,7 +24,7 @@ from regard.untrusted import first_line
 
 STORAGE, BEST, STUDY = "trials.db", "best.toml", "settings"
 ANOTHER = "name another --folder"
-OnTrial = Callable[[int, dict[str, Any], float | None], None]
+OnTrial = Callable[[int, dict[str, Any], float | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def tune(
         minutes: for this call, all trials together; at least one trial is made, and one that has begun is finished.
         trial_minutes: of training, for a trial.
         overrides: other settings to replace.
-        on_trial: called after every trial with its number, its settings and its measure (None if it ended early).
+        on_trial: called after every trial with its number, its settings, its measure (None if it ended early) and the
+            sentence of the error that ended it ("" for none).
 
     Returns:
         the best settings found, {"training.learning_rate": 0.0013, …}; best.toml in the folder is the whole config.
@@ -128,16 +129,17 @@ def tune(
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
-        value = None
+        value, failed = None, ""
         try:
             given = (overrides or {}) | chosen | {"training.max_minutes": trial_minutes}
             run = train(config, given, run=folder / f"trial-{trial.number:04d}", report=report)
             value = run.journal[-1][f"dev_{metric}"]
         except RegardError as error:
-            trial.set_user_attr("error", str(error))
+            failed = str(error)
+            trial.set_user_attr("error", failed)
             raise optuna.TrialPruned from error
         finally:
-            on_trial(trial.number, chosen, value)
+            on_trial(trial.number, chosen, value, failed)
         return float(value)
 
     until = time.monotonic() + 60 * minutes

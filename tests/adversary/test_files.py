@@ -94,6 +94,11 @@ def endless(place: Path) -> Attempts:
         yield f"{name} debian", ["data", "debian", path, path]
         (place / f"{name}.mo").symlink_to(path)
         yield f"{name} messages", ["data", "messages", f"{path}.mo"]
+        yield f"{name} further texts", ["distill", "fr-en", "first", "--folder", str(place / name), "--text", path]
+        yield (
+            f"{name} prepared",
+            ["prepare", "first", "--folder", str(place / f"p-{name}"), "--set", f'data.train="{path}"'],
+        )
         yield f"{name} glossary", ["translate", "--glossary", path, "le chat"]
         yield f"{name} subtitles", ["translate", "--from", f"{path}.srt"]
         yield f"{name} source", ["evaluate", "fr-en", "--source", path]

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,6 +197,8 @@ def test_the_key_is_of_contents_and_settings(tmp_path):
     assert key_of([path], [1]) != key
     with pytest.raises(DataError, match=r"y: no such file"):
         key_of([tmp_path / "y"], [])
+    with pytest.raises(DataError, match="expected a regular file"):  # which would never end
+        key_of([Path("/dev/zero")], [])
 
 
 @pytest.mark.parametrize("count", [3, 10, 47])

@@ -53,6 +53,15 @@ def test_the_page_opens_with_its_token_only(client: TestClient) -> None:
     assert TOKEN in page.text
 
 
+@pytest.mark.parametrize("where", ["key", "word", "head", "position"])
+def test_a_number_that_torch_does_not_have_is_refused(client: TestClient, where: str) -> None:
+    asked: dict[str, Any] = {"source": "le chat", "site": "decoder.layers.0.self", "change": {"kind": "force"}}
+    (asked["change"] if where in ("key", "word") else asked)[where] = 10**30
+    answer = client.post("/api/what-if", json=asked, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 422
+    assert f"{where}: Input should be less than 2147483648" in answer.json()["error"]["message"]
+
+
 def test_questions_need_the_token_and_a_local_host(client: TestClient) -> None:
     assert client.post("/api/look", json={"text": "le chat"}).status_code == 401
     headers = {"Authorization": f"Bearer {TOKEN}"}

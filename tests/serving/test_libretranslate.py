@@ -116,3 +116,13 @@ def test_others_are_answered_while_markup_is_cut(guarded: int, monkeypatch: pyte
     client.join(30)
     assert waited == [True]
     assert found[0][0] == 200
+
+
+def test_a_request_with_too_many_texts_between_tags_is_refused(client: TestClient) -> None:
+    given = {"q": ["<p>a</p>" * 2_400] * 5, "source": "fr", "target": "en", "format": "html"}
+    refused = client.post("/translate", json=given)
+    assert refused.status_code == 422
+    assert refused.json() == {"error": "expected at most 10,000 sentences in a request; got 12,000: ask in parts"}
+    many = client.post("/v1/translate", json={"texts": ["Il dort. " * 2_100] * 5})
+    assert many.status_code == 422
+    assert "got 10,500" in many.json()["error"]["message"]

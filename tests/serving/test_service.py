@@ -4,7 +4,9 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
-from regard.serving.service import Service
+import pytest
+
+from regard.serving.service import Service, sentences
 from regard.web.limits import Limits
 
 
@@ -25,11 +27,11 @@ def test_a_long_text_takes_turns_and_is_dropped_where_its_client_has_gone() -> N
 
     async def serve() -> str:
         service = Service([translator], Limits(batch=5))
-        (long,) = service.translate(
+        (long,) = await service.translate(
             translator, [" ".join(f"Le chat numéro {n} dort." for n in range(23))], True, record=False
         )
         await asyncio.to_thread(begun.wait, 10)
-        (short,) = service.translate(translator, ["le chien"], True, record=False, beam=2)
+        (short,) = await service.translate(translator, ["le chien"], True, record=False, beam=2)
         turns.release(3)
         found: str = await short
         long.cancel()
@@ -44,6 +46,19 @@ def test_a_long_text_takes_turns_and_is_dropped_where_its_client_has_gone() -> N
     assert sum(map(len, calls)) < 20  # and most of that is not computed at all
 
 
+def test_texts_are_cut_beside_the_loop_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def cut(text: str, language: str) -> list[str]:
+        threads.append(threading.current_thread())
+        return text.split("|") if language == "fr" else []
+
+    monkeypatch.setattr("regard.serving.service.cut", cut)
+    assert asyncio.run(sentences(["a|b", "c", ""], "fr")) == [["a", "b"], ["c"], [""]]
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
+
+
 def test_what_is_wrong_with_one_sentence_is_told_of_the_text() -> None:
     wrong = ValueError("too long")
     translator = SimpleNamespace(
@@ -53,7 +68,7 @@ def test_what_is_wrong_with_one_sentence_is_told_of_the_text() -> None:
 
     async def serve() -> object:
         service = Service([translator], Limits())
-        (found,) = await asyncio.gather(*service.translate(translator, ["Il dort. Elle dort."], False))
+        (found,) = await asyncio.gather(*await service.translate(translator, ["Il dort. Elle dort."], False))
         await service.close()
         return found
 
@@ -77,11 +92,11 @@ def test_a_wide_beam_counts_as_often_as_it_holds_the_models_own() -> None:
 
     async def serve() -> None:
         service = Service([translator], Limits(batch=7, batch_characters=1_000, least=11))
-        first = service.translate(translator, ["le"], True, record=False)
+        first = await service.translate(translator, ["le"], True, record=False)
         await asyncio.to_thread(begun.wait, 10)
-        wide = service.translate(translator, ["le chat"] * 13, True, record=False, n_best=31)
+        wide = await service.translate(translator, ["le chat"] * 13, True, record=False, n_best=31)
         assert service.batcher._size == 13 * 11 * 8
-        usual = service.translate(translator, ["le chat"] * 13, True, record=False)
+        usual = await service.translate(translator, ["le chat"] * 13, True, record=False)
         assert service.batcher._size == 13 * 11 * 8 + 13 * 11
         for one in usual:
             one.cancel()

@@ -32,10 +32,10 @@ def tune(
     from regard.tune import BEST, Range
     from regard.tune import tune as search
 
-    def shown_trial(number: int, chosen: dict[str, Any], value: float | None) -> None:
+    def shown_trial(number: int, chosen: dict[str, Any], value: float | None, failed: str) -> None:
         shown = ", ".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
                           for name, value in chosen.items())  # fmt: skip
-        err.print(f"trial {number}: {shown}: {'ended early' if value is None else f'{value:.4f}'}")
+        err.print(f"trial {number}: {shown}: {failed or ('ended early' if value is None else f'{value:.4f}')}")
 
     keep_freed_memory()
     place = folder or Path("runs") / f"{config.stem}-tune"

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regard.data.files import check_regular
 from regard.data.pairs import Pairs
 from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
@@ -115,10 +116,11 @@ def key_of(paths: Sequence[Path], settings: Sequence[Any]) -> str:
     """Digest of the contents of files and of settings.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or is no regular file.
     """
     total = hashlib.sha256(json.dumps(list(settings), default=str, ensure_ascii=False).encode())
     for path in paths:
+        check_regular(path)
         try:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())

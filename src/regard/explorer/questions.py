@@ -23,6 +23,7 @@ LONGEST = 2_000  # characters of a text
 CANDIDATES = 6  # tokens named before and after a change
 HEADS = ("uniform", "ablate", "force")  # changes of a head's weights
 Maps = Mapping[str, AttentionMap]
+Number = Annotated[int, Field(ge=0, lt=2**31)]  # of a word, a token or a head, from 0: more is no number of torch's
 
 
 class Asked(BaseModel):
@@ -41,9 +42,9 @@ class Change(Asked):
     """A change of the source (drop, replace) or of a head: of its weights (uniform, ablate, force), or a patch."""
 
     kind: Literal["drop", "replace", "uniform", "ablate", "force", "patch"]
-    word: int = Field(0, ge=0)
+    word: Number = 0
     text: str = Field("", max_length=LONGEST)
-    key: int = Field(0, ge=0)
+    key: Number = 0
     part: Part = "weights"
 
 
@@ -52,9 +53,9 @@ class WhatIf(Asked):
 
     source: str = Field(min_length=1, max_length=LONGEST)
     output: str = Field("", max_length=4 * LONGEST)
-    position: int = Field(0, ge=0)
+    position: Number = 0
     site: str = Field(max_length=200)
-    head: int = Field(0, ge=0)
+    head: Number = 0
     change: Change
 
 
@@ -64,7 +65,7 @@ class Believe(Asked):
     source: str = Field(min_length=1, max_length=LONGEST)
     output: str = Field("", max_length=4 * LONGEST)
     site: str = Field(max_length=200)
-    position: int | None = Field(None, ge=0)
+    position: Number | None = None
     yields: bool = False  # to whatever else is asked meanwhile
 
 

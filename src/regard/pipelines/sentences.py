@@ -18,7 +18,7 @@ from regard.pipelines.generation import Alignment, Generation, Word
 # the marks that end a sentence in scripts without spaces between words
 FULL_WIDTH = "。！？｡"
 SURROGATE = re.compile("[\ud800-\udfff]")
-WINDOW = 10_000  # characters
+WINDOW = 2_000  # characters
 _BEFORE_PERIOD = re.compile(r"(?<!\s)\s++(?=\.)")
 _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")  # of several bytes
 

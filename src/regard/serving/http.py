@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from regard.pipelines.sentences import cut, join
+from regard.pipelines.sentences import join
 from regard.serving.libretranslate import LibreTranslate
 from regard.serving.schemas import (
     CompleteAnswer,
@@ -25,7 +25,7 @@ from regard.serving.schemas import (
     TranslateAnswer,
     TranslateRequest,
 )
-from regard.serving.service import Service, good, number
+from regard.serving.service import Service, good, number, sentences
 from regard.web.app import create_app
 from regard.web.connection import late, read_body, while_connected
 from regard.web.endpoints import Endpoint
@@ -120,7 +120,7 @@ class Routes:
             return await self._streamed(request, self._sentences(translator, given, settings))
 
         async def work() -> list[Any]:
-            return await asyncio.gather(*self.service.translate(translator, given.texts, True, **settings))
+            return await asyncio.gather(*await self.service.translate(translator, given.texts, True, **settings))
 
         found = good(await while_connected(request, work(), self.limits.seconds), "texts")
         return JSONResponse(self._translations(translator, found, given.alignment))
@@ -131,11 +131,10 @@ class Routes:
         """An event for each finished sentence, then the whole."""
         language = translator.bundle.languages[0]
         whole = given.prefix or given.force  # of the text, not of each of its sentences
-        pieces = [[] if whole else cut(text, language) for text in given.texts]
-        pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, given.texts, strict=True)]
+        pieces = [[text] for text in given.texts] if whole else await sentences(given.texts, language)
         where = [(index, n) for index, some in enumerate(pieces) for n in range(len(some))]
         flat = [one for some in pieces for one in some]
-        futures = self.service.translate(translator, flat, True, **settings)
+        futures = await self.service.translate(translator, flat, True, **settings)
         place = dict(zip(futures, where, strict=True))
         end = asyncio.get_running_loop().time() + self.limits.seconds
         pending = set(futures)

@@ -121,6 +121,7 @@ class LibreTranslate:
             # seconds, where tags are not closed: in another thread, so that others are answered meanwhile
             documents.append(await asyncio.to_thread(Markup, text, inline))
         parts = [one.texts() for one in documents] if html else [[text] for text in texts]
+        self.service.check_sentences(sum(map(len, parts)))
         by_model: dict[Any, list[tuple[int, int]]] = defaultdict(list)
         outputs: list[list[list[str]]] = [[[part] for part in some] for some in parts]
         for index, translator in enumerate(translators):
@@ -129,8 +130,10 @@ class LibreTranslate:
             if not where:
                 continue
             some = [parts[index][n] for index, n in where]
-            futures = self.service.translate(translator, some, False, n_best=others + 1, record=False,
-                                             protect=True if html and translator.protects else None)  # fmt: skip
+            protect = True if html and translator.protects else None
+            futures = await self.service.translate(
+                translator, some, False, n_best=others + 1, record=False, protect=protect
+            )
             for (index, n), one in zip(where, good(await asyncio.gather(*futures), "q"), strict=True):
                 self.service.count(translator.name, len(one.source_ids), len(one.ids))
                 outputs[index][n] = [one.text, *(other.text for other in one.alternatives)]

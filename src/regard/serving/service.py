@@ -77,7 +77,18 @@ class Service:
             if len(text) > longest:
                 raise Refusal(422, f"{field}[{n}]: expected at most {longest:,} characters; got {len(text):,}")
 
-    def translate(self, translator: Any, texts: Sequence[str], details: bool, **settings: Any) -> list[Any]:
+    def check_sentences(self, count: int) -> None:
+        """Refuse a request that has too many sentences, or texts between tags, to keep account of.
+
+        Raises:
+            Refusal: it has more than the limit.
+        """
+        if count > self.limits.sentences:
+            raise Refusal(
+                422, f"expected at most {self.limits.sentences:,} sentences in a request; got {count:,}: ask in parts"
+            )
+
+    async def translate(self, translator: Any, texts: Sequence[str], details: bool, **settings: Any) -> list[Any]:
         """Futures of the Generations of texts.
 
         Each sentence of a text waits by itself: a long text takes turns with those of others, needs the memory of a
@@ -104,9 +115,9 @@ class Service:
 
         key = translator.name, "translate", details, _frozen(settings)
         whole = any(settings.get(name) for name in ("prefix", "force", "protect"))  # of the text, not of its sentences
-        pieces = [[] if whole else cut(text, translator.bundle.languages[0]) for text in texts]
-        pieces = [some if len(some) > 1 else [text] for some, text in zip(pieces, texts, strict=True)]
+        pieces = [[text] for text in texts] if whole else await sentences(texts, translator.bundle.languages[0])
         flat = [one for some in pieces for one in some]
+        self.check_sentences(len(flat))
         sizes = self._sizes([len(one) for one in flat], settings.get("beam"), translator.decoding.beam)
         waiting = iter(self.batcher.submit(key, compute, flat, sizes))
         futures = [list(islice(waiting, len(some))) for some in pieces]
@@ -199,6 +210,16 @@ class Service:
     async def close(self) -> None:
         """Compute what waits, and end."""
         self.batcher.close()
+
+
+async def sentences(texts: Sequence[str], language: str) -> list[list[str]]:
+    """The sentences of each text, cut in another thread: long texts take a while, in which others are answered."""
+
+    def work() -> list[list[str]]:
+        pieces = [cut(text, language) for text in texts]
+        return [some if len(some) > 1 else [text] for some, text in zip(pieces, texts, strict=True)]
+
+    return await asyncio.to_thread(work)
 
 
 async def _joined(text: str, sentences: "Sequence[asyncio.Future[Any]]", n_best: int) -> Any:

@@ -11,6 +11,7 @@ class Limits:
         body: bytes of a request's body.
         texts: texts in a request.
         characters: characters of a text; models refuse by tokens, often earlier.
+        sentences: sentences, or texts between the tags of HTML, in a request.
         waiting: characters of all texts that wait to be computed; a text counts `least` at least, and as many times as
             its beam holds the model's own.
         least: what the shortest text counts.
@@ -28,6 +29,7 @@ class Limits:
     body: int = 2**20
     texts: int = 256
     characters: int = 20_000
+    sentences: int = 10_000
     waiting: int = 100_000
     least: int = 32
     batch: int = 32
