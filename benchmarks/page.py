@@ -90,6 +90,7 @@ def main() -> None:
     lines += [f"| the same heads in BertViz, `{name}` | {text} | | | |" for name, text in peers(layers, words)]
     table = "\n".join(lines)
     told = (
+        f"The translator's page is of `{SENTENCE}`; the two others are of random vectors. "
         f"Measured on `{machine()}`, with Chromium without a GPU: `python benchmarks/page.py`. Times are medians "
         f"of {TURNS} openings of the file; frames are those of three drags of 60, at three zooms. The load average was "
         f"{os.getloadavg()[0]:.0f}. Making the page of {LONG:,} × {LONG:,} weights took {made:.1f} s."
