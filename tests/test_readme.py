@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from made import made_glyphs, made_sounds
 from regard import attend, cli, experiment
+from regard.config import parse_setting
 
 ROOT = Path(__file__).parents[1]
 FEW = ["--set", "training.max_steps=2", "--set", "tokenizer.vocabulary=120"]
@@ -136,6 +138,32 @@ def test_the_config_for_own_files_trains(tmp_path: Path, monkeypatch: pytest.Mon
     few = ["--set", "training.max_steps=2", "--set", "model.width=8", "--set", "tokenizer.vocabulary=60"]
     assert cli.run(["train", "mine.toml", "--folder", "runs/mine", *few]) == 0, capfd.readouterr().err
     assert cli.run(["evaluate", "runs/mine", "--part", "test"]) == 0, capfd.readouterr().err
+
+
+def test_the_settings_of_every_training_command_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", "data")
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src/regard/shipped").glob("*/README.md")]
+    seen = []
+    for page in pages:
+        text = re.sub(r" \\\n +", " ", page.read_text("utf-8"))
+        fenced = [
+            line for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL) for line in block.split("\n")
+        ]
+        inline = [
+            " ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        ]
+        for command in (*fenced, *inline):
+            found = re.match(r"(?:\$ )?regard (?:train|distill \S+) (\S+) ?(.*--set .*)", command)
+            if found is None or not (ROOT / f"src/regard/configs/{found[1]}.toml").exists():
+                continue
+            words = shlex.split(found[2])
+            settings = [word for before, word in pairwise(words) if before == "--set"]
+            assert [word for word in words if "=" in word] == settings, (
+                f"{page}: one setting behind each --set: {command}"
+            )
+            experiment.read_config(found[1], dict(map(parse_setting, settings)))
+            seen.append(command)
+    assert len(seen) >= 7
 
 
 def test_every_python_block(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
