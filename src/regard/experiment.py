@@ -461,7 +461,7 @@ def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:
     Raises:
         ConfigError: the training data differ from those that the run was started with.
     """
-    path, digest = folder / DATA, fingerprint(batches)
+    path, digest = folder / DATA, _digest(batches)
     if not resume:
         write_text(path, f"{digest}\n")
     elif path.exists() and path.read_text("utf-8").strip() != digest:
@@ -469,6 +469,11 @@ def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:
             f"{folder}: its training data have changed since the run was started ({len(batches):,} examples now): "
             "restore them, or choose another folder"
         )
+
+
+def _digest(batches: BatchSource) -> str:
+    """Of the training data and how they become batches."""
+    return fingerprint(getattr(batches, "identity", batches))
 
 
 def _made_of(folder: Path, work: TaskData, changed: AbstractSet[str]) -> dict[str, str]:
@@ -479,7 +484,7 @@ def _made_of(folder: Path, work: TaskData, changed: AbstractSet[str]) -> dict[st
     tokenizer = json.dumps(parse_json((folder / TOKENIZER).read_text("utf-8")), sort_keys=True)
     made_of = {
         f"tokenizer ({TOKENIZER})": fingerprint(tokenizer),
-        "training data": fingerprint(work.batches),
+        "training data": _digest(work.batches),
         "development data": fingerprint(work.measured),
     }
     if "dev_sentences" in changed:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regard.data.batching import Batches, lengths_mask, pad
+from regard.storage import fingerprint
 from regard.text.bpe_dropout import Segmented
 
 PAD, BOS, EOS = 0, 1, 2
@@ -184,3 +185,15 @@ def test_random_segmentations_depend_on_seed_epoch_and_example_alone():
     assert seen(99, 2) != seen(99, 2, seed=1)
     later = seen(99, 2, start=2)  # resumed in the middle of an epoch
     assert later.items() <= seen(99, 2).items()
+
+
+def test_what_two_corpora_in_files_have_in_common_is_known_without_reading_them() -> None:
+    def digest(made_from: str, target: int, tokens: int = 100) -> str:
+        pairs = [([4], [target])] * 3
+        links = [[(0, 0)]] * target
+        return fingerprint(Batches(pairs, tokens, 1, 2, 0, made_from=made_from, links=links).identity)
+
+    one = digest("key 3", 5)
+    assert one == digest("key 3", 6)
+    assert len({one, digest("key 4", 5), digest("key 3", 5, tokens=99)}) == 3
+    assert digest("", 5) != digest("", 6)  # in memory, the pairs themselves count

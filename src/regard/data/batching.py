@@ -196,6 +196,12 @@ class Batches:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def identity(self) -> "Batches":
+        """What two equal sources of batches have in common: themselves; of pairs that are not in memory, `made_from` in
+        their place, so that no file is read through to compare them."""
+        return replace(self, pairs=(), links=None) if self.made_from else self
+
     def order(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch as indices; the same epoch always has the same order."""
         return [batch for pool in self.pools(epoch) for batch in pool]
