@@ -1228,6 +1228,9 @@ def test_what_if_of_more_than_256_tokens_shows_a_part_before_and_after(browser: 
 
 def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: Any) -> None:
     model, site = regard.load("fr-en"), "decoder.layers.1.cross"
+    # before the page asks: a test changes the model's attention for all threads that run it
+    sentence = look_at([model], ["le chien noir dort dans le jardin"]).document["runs"][0]["believe"]["sentence"]
+    short = model("le chat", beam=4).tokens
     app, token = create_explorer(look_at([model], ["le chat noir dort sur le canapé"]), model)
     faults: list[str] = []
     with Served(app) as port:
@@ -1253,13 +1256,12 @@ def test_of_another_text_nothing_is_said_that_was_asked_of_the_first(browser: An
         tab.get_by_text("tested at decoder layer 1 · cross-attention, for “▁cat”").wait_for()
         look("le chien noir dort dans le jardin")
         assert not tab.get_by_text("for “▁cat”").count()
-        sentence = look_at([model], ["le chien noir dort dans le jardin"]).document["runs"][0]["believe"]["sentence"]
         tab.locator(".verdict").wait_for()
         assert tab.locator(".verdict").inner_text() == sentence.replace(site, "decoder layer 1 · cross-attention")
         view("Logit lens").click()
         tab.locator(".lens td").last.hover()
         look("le chat")
-        assert tab.locator(".lens tbody tr").count() == len(model("le chat", beam=4).tokens)
+        assert tab.locator(".lens tbody tr").count() == len(short)
         tab.close()
     assert faults == []
 
