@@ -472,7 +472,7 @@ def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:
 
 
 def _digest(batches: BatchSource) -> str:
-    """Of the training data and how they become batches."""
+    """SHA-256 of the training data and of the settings by which they become batches."""
     return fingerprint(getattr(batches, "identity", batches))
 
 

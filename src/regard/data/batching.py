@@ -198,8 +198,8 @@ class Batches:
 
     @property
     def identity(self) -> "Batches":
-        """What two equal sources of batches have in common: themselves; of pairs that are not in memory, `made_from` in
-        their place, so that no file is read through to compare them."""
+        """What is compared to tell whether two runs have the same batches: all of this, but for pairs that are not in
+        memory `made_from` alone, so that no file is read through."""
         return replace(self, pairs=(), links=None) if self.made_from else self
 
     def order(self, epoch: int) -> list[list[int]]:
