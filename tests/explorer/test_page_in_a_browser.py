@@ -51,6 +51,15 @@ async ([code, packed, how]) => {
 """
 
 
+def until(tab: Any, condition: str, argument: object = None) -> None:
+    """Wait until a condition holds in the page. Playwright's `wait_for_function` asks for it from within the page,
+    where the page's own policy forbids to evaluate a string if it is not true the first time."""
+    ends = time.monotonic() + 30
+    while not tab.evaluate(condition, argument):
+        assert time.monotonic() < ends, f"not within 30 s: {condition}"
+        tab.wait_for_timeout(20)
+
+
 def maps() -> dict[str, AttentionMap]:
     """A map of every kind that a page computes by itself."""
     made = torch.Generator().manual_seed(3)
@@ -684,9 +693,9 @@ def test_a_dark_page_is_printed_in_the_colours_of_paper(open_page: Open, transla
     tab.locator(".page").evaluate("one => { window.print = () => (window.printed = getComputedStyle(one).color); }")
     tab.get_by_role("button", name="export").click()
     tab.get_by_role("button", name="PDF (print)").click()
-    tab.wait_for_function("window.printed !== undefined")
+    until(tab, "window.printed !== undefined")
     assert max(map(int, re.findall(r"\d+", tab.evaluate("window.printed")))) < 50  # light when it is printed
-    tab.wait_for_function("location.hash.includes('theme=dark')")  # as it was
+    until(tab, "location.hash.includes('theme=dark')")  # as it was
 
 
 def test_a_map_that_is_too_large_for_a_file_is_not_offered_as_one(open_page: Open) -> None:
@@ -1396,10 +1405,11 @@ def test_a_picture_is_bright_where_each_word_looked(open_page: Open, pages: dict
     before = large.get_attribute("aria-label")
     tab.mouse.move(5, 5)
     tab.get_by_role("button", name="word by word").click()  # which goes on by itself
-    tab.wait_for_function(
+    until(
+        tab,
         "said => document.querySelector('#regard > div').shadowRoot.querySelector('.seen > div canvas')"
         ".getAttribute('aria-label') !== said",
-        arg=before,
+        before,
     )
 
 
@@ -1409,7 +1419,7 @@ def test_the_play_head_and_the_word_follow_the_recording(open_page: Open, pages:
     weights = made.attention[run["chosen"]["site"]].full()[run["chosen"]["heads"]].mean(0)
     times = torch.tensor([place[0] for place in run["media"]["positions"]])
     tab = open_page(pages["sound"], "#unit=tokens")
-    tab.wait_for_function("document.querySelector('#regard > div').shadowRoot.querySelector('audio').readyState > 0")
+    until(tab, "document.querySelector('#regard > div').shadowRoot.querySelector('audio').readyState > 0")
     words = tab.get_by_role("group", name="words").get_by_role("button")
     assert words.count() == len(made.tokens)
     shown = []
