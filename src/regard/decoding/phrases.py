@@ -319,8 +319,29 @@ class Goal:
         )
 
     def concerns(self, before: GoalProgress, token: int) -> bool:
-        """Whether a token may begin, continue or end a phrase, or take one back."""
-        return bool(before.written) or self._relevant[token]
+        """Whether a token behind an output begins, continues or ends a phrase, or takes one back."""
+        if before.written:
+            return True
+        if not self._relevant[token]:
+            return False
+        if token in self._firsts or not self.spelling.adds_up or (before.begun and token in self._tokens):
+            return True
+        return (before.text + self.spelling.pieces[token]).endswith(self._texts)
+
+    @cached_property
+    def _firsts(self) -> frozenset[int]:
+        """Tokens with which a phrase begins."""
+        return frozenset(some[0] for one in self.phrases for some in (one.tokens, one.first))
+
+    @cached_property
+    def _tokens(self) -> frozenset[int]:
+        """Tokens of the phrases."""
+        return frozenset(token for one in self.phrases for token in (*one.tokens, *one.first))
+
+    @cached_property
+    def _texts(self) -> tuple[str, ...]:
+        """The phrases, each once."""
+        return tuple(dict.fromkeys(one.text for one in self.phrases))
 
     @cached_property
     def _relevant(self) -> "_Relevant":
@@ -367,14 +388,13 @@ class _Relevant(dict[int, bool]):
 
     def __init__(self, goal: Goal) -> None:
         super().__init__()
-        self.spelling = goal.spelling
-        self.tokens = {token for one in goal.phrases for token in (*one.tokens, *one.first)}
-        self.texts = list(dict.fromkeys(one.text for one in goal.phrases))
+        self.goal = goal
 
     def __missing__(self, token: int) -> bool:
-        piece = self.spelling.pieces[token]
-        within = bool(piece) and any(text.endswith(piece) or piece.endswith(text) for text in self.texts)
-        self[token] = found = within or token in self.tokens or not self.spelling.adds_up
+        goal = self.goal
+        piece = goal.spelling.pieces[token]
+        within = bool(piece) and any(text.endswith(piece) or piece.endswith(text) for text in goal._texts)
+        self[token] = found = within or token in goal._tokens or not goal.spelling.adds_up
         return found
 
 

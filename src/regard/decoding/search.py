@@ -171,11 +171,13 @@ class SearchStep:
 
 
 class _Candidate(NamedTuple):
-    """A continuation: its log-probability, the hypothesis that it continues, and its token."""
+    """A continuation: its log-probability, the hypothesis that it continues, its token, and what its rank is less than
+    its score for phrases that are not in their places."""
 
     log_prob: float
     parent: int
     token: int
+    cost: float = 0.0
 
 
 def search(
@@ -270,9 +272,11 @@ def search_steps(
             if config.groups > 1:
                 living, chosen = _by_groups(beam, n, options[n], paths, state, config, closing, length)
             else:
+                reached: dict[tuple[int, int], GoalProgress] = {}
                 candidates = (
-                    _towards(beam.goal, beam, pairs[n], closing, length) if beam.goal else list(map(_Candidate, *row))
-                )
+                    _towards(beam.goal, beam, pairs[n], closing, length, reached) if beam.goal
+                    else list(map(_Candidate, *row))
+                )  # fmt: skip
                 living, others = _finish(beam, n, candidates, paths, state, config, closing, length)
                 chosen = [*living, *others][:width]
             ranked = beam.ranked()[: config.n_best]
@@ -290,7 +294,9 @@ def search_steps(
             if beam.goal:
                 beam.totals = [one.log_prob for one in kept[-1]]
                 beam.progress = [
-                    beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent]) for one in kept[-1]
+                    reached.get((one.parent, one.token))
+                    or beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent])
+                    for one in kept[-1]
                 ]
         best, parents, tokens = (
             pad(part[:, :width], (0, max(0, width - part.shape[1]))) for part in (best, parents, tokens)
@@ -320,9 +326,9 @@ def search_steps(
 
 
 def _bound(living: Sequence[_Candidate], config: SearchConfig, length: int, limit: int) -> float:
-    """The greatest score that a living hypothesis can still come to: its log-probability never rises."""
-    best = max(one.log_prob for one in living)
-    return max(config.score(best, length + 1), config.score(best, limit))
+    """The greatest rank that a living hypothesis can still come to: its log-probability never rises, nor its cost
+    falls."""
+    return max(config.score(one.log_prob, end) - one.cost for one in living for end in (length + 1, limit))
 
 
 def _continue(
@@ -455,8 +461,9 @@ def _pairs(
 
 
 def _towards(
-    goal: Goal, beam: Beam, pairs: dict[tuple[int, int], float], ends: Collection[int], length: int
-) -> list[_Candidate]:
+    goal: Goal, beam: Beam, pairs: dict[tuple[int, int], float], ends: Collection[int], length: int,
+    reached: dict[tuple[int, int], GoalProgress],
+) -> list[_Candidate]:  # fmt: skip
     """The continuations of a sentence that has a goal, in the order in which they are to be kept.
 
     They are divided by how far they have come; the groups take turns, the one that has come furthest first. Within a
@@ -468,6 +475,7 @@ def _towards(
         pairs: of `_pairs`.
         ends: tokens that end an output.
         length: tokens of the outputs with the continuation.
+        reached: is filled with what continuations that concern a phrase come to, by hypothesis and token.
     """
     slots = beam.limit - length  # tokens that may still follow
     groups: dict[int, list[tuple[float, _Candidate]]] = {}
@@ -479,14 +487,14 @@ def _towards(
         if closes:
             made, astray = before.made, before.astray
         elif goal.concerns(before, token):
-            after = goal.after(before, token, beam.attended[k])
+            after = reached[k, token] = goal.after(before, token, beam.attended[k])
             made, astray = after.made, after.astray
         late = made <= before.made and goal.room - made > slots
         if value == -inf or late or (closes and before.left):
             dropped.append(_Candidate(-inf, k, token))
         else:
-            one = _Candidate(beam.totals[k] + value, k, token)
-            groups.setdefault(made, []).append((one.log_prob - ASTRAY * sum(astray), one))
+            one = _Candidate(beam.totals[k] + value, k, token, ASTRAY * sum(astray))
+            groups.setdefault(made, []).append((one.log_prob - one.cost, one))
     ordered = [sorted(groups[made], reverse=True) for made in sorted(groups, reverse=True)]
     if length >= beam.limit:
         ordered = ordered[:1]
@@ -542,8 +550,7 @@ def _finish(
             beam.ended[group] += 1
             if not group or all(tokens != found.tokens for found in beam.finished):  # as an earlier group has it
                 beam.finished.append(Hypothesis(tokens, score, one.log_prob, own))
-                astray = sum(beam.progress[one.parent].astray) if beam.goal else 0.0
-                beam.ranks.append(score - ASTRAY * astray)
+                beam.ranks.append(score - one.cost)
             others.append(one._replace(log_prob=-inf))
         else:
             living.append(one)
