@@ -27,6 +27,7 @@ from servers import served, text_of
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # schemathesis' strategies do
 def test_no_request_that_the_description_allows_is_a_failure(translator: Translator) -> None:
     app = create_server_app([translator, regard.load("shakespeare")], Limits(characters=500))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
