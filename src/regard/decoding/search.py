@@ -116,6 +116,7 @@ class Beam:
         totals: log-probability of each hypothesis, where there is a goal.
         attended: of each hypothesis, the attention that the place of each phrase gets.
         ranks: of each finished hypothesis, its score, less for phrases that are not in their places.
+        reached: progress of this step's continuations that concern a phrase, by hypothesis and token.
         ended: hypotheses of each group that have ended.
         results: the outputs, best first, once the sentence is done.
     """
@@ -128,6 +129,7 @@ class Beam:
     totals: list[float] = field(default_factory=lambda: [0.0])
     attended: list[list[float]] = field(default_factory=lambda: [[]])
     ranks: list[float] = field(default_factory=list)
+    reached: dict[tuple[int, int], GoalProgress] = field(default_factory=dict)
     ended: list[int] = field(default_factory=lambda: [0])
     results: list[Hypothesis] | None = None
 
@@ -178,6 +180,24 @@ class _Candidate(NamedTuple):
     parent: int
     token: int
     cost: float = 0.0
+
+
+class _Step(NamedTuple):
+    """What a step has in common for all sentences.
+
+    Attributes:
+        paths: the tokens so far of all sentences' hypotheses, `[N, K, t]`.
+        state: after the step.
+        config: how to search.
+        ends: tokens that end an output.
+        length: tokens of the outputs with the continuation.
+    """
+
+    paths: Int[Tensor, "N K t"]
+    state: Followed
+    config: SearchConfig
+    ends: Collection[int]
+    length: int
 
 
 def search(
@@ -265,53 +285,37 @@ def search_steps(
         ending = (torch.isin(tokens, closers) | ~(best > -inf))[:, :width].any(1)
         watched = (alone | ending | (furthest <= length)).nonzero().flatten().tolist()
         every = zip(best[watched].tolist(), parents[watched].tolist(), tokens[watched].tolist(), strict=True)
-        done: set[int] = set()
-        kept: list[list[_Candidate]] = []
+        now = _Step(paths, state, config, closing, length)
+        kept: dict[int, list[_Candidate]] = {}
         for n, row in zip(watched, every, strict=True):
             beam = beams[n]
             if config.groups > 1:
-                living, chosen = _by_groups(beam, n, options[n], paths, state, config, closing, length)
+                living, chosen = _by_groups(now, beam, n, options[n])
             else:
-                reached: dict[tuple[int, int], GoalProgress] = {}
-                candidates = (
-                    _towards(beam.goal, beam, pairs[n], closing, length, reached) if beam.goal
-                    else list(map(_Candidate, *row))
-                )  # fmt: skip
-                living, others = _finish(beam, n, candidates, paths, state, config, closing, length)
+                candidates = _towards(now, beam, pairs[n]) if beam.goal else list(map(_Candidate, *row))
+                living, others = _finish(now, beam, n, candidates)
                 chosen = [*living, *others][:width]
-            ranked = beam.ranked()[: config.n_best]
-            full = min(beam.ended) >= config.width or length >= beam.limit or not living
-            if full or (
-                len(ranked) == config.n_best
-                and beam.ranks[ranked[-1]] >= _bound(living, config, length, beam.furthest(length))
-            ):
-                beam.results = results[beam.number] = [beam.finished[k] for k in ranked]
-                done.add(n)
+            if _settled(now, beam, living):
+                results[beam.number] = beam.results = [beam.finished[k] for k in beam.ranked()[: config.n_best]]
                 continue
             if beam.finished:
                 alone[n] = True
-            kept.append([*chosen, *[chosen[-1]._replace(log_prob=-inf)] * (width - len(chosen))])
-            if beam.goal:
-                beam.totals = [one.log_prob for one in kept[-1]]
-                beam.progress = [
-                    reached.get((one.parent, one.token))
-                    or beam.goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent])
-                    for one in kept[-1]
-                ]
+            kept[n] = [*chosen, *[chosen[-1]._replace(log_prob=-inf)] * (width - len(chosen))]
+            _follow(beam, kept[n])
         best, parents, tokens = (
             pad(part[:, :width], (0, max(0, width - part.shape[1]))) for part in (best, parents, tokens)
         )
         if kept:
-            rest = [n for n in watched if n not in done]
-            chosen_numbers = torch.tensor(kept, dtype=torch.float64)
+            rest = list(kept)
+            chosen_numbers = torch.tensor(list(kept.values()), dtype=torch.float64)
             best[rest] = chosen_numbers[..., 0].to(best.dtype)
             parents[rest], tokens[rest] = chosen_numbers[..., 1].long(), chosen_numbers[..., 2].long()
         if config.beam > 1:  # else every hypothesis continues itself
             paths = paths.gather(1, parents[..., None].expand(-1, -1, length - 1))
         paths = torch.cat([paths, tokens[..., None]], -1)
         yield SearchStep(beams, paths, best)
-        if done:
-            left = torch.tensor([n for n in range(len(beams)) if n not in done], dtype=torch.int64)
+        if len(kept) < len(watched):
+            left = torch.tensor([n for n, beam in enumerate(beams) if beam.results is None], dtype=torch.int64)
             beams = [beam for beam in beams if beam.results is None]
             if not beams:
                 break
@@ -325,10 +329,31 @@ def search_steps(
     return results
 
 
-def _bound(living: Sequence[_Candidate], config: SearchConfig, length: int, limit: int) -> float:
-    """The greatest rank that a living hypothesis can still come to: its log-probability never rises, nor its cost
-    falls."""
-    return max(config.score(one.log_prob, end) - one.cost for one in living for end in (length + 1, limit))
+def _settled(now: _Step, beam: Beam, living: Sequence[_Candidate]) -> bool:
+    """Whether a sentence is done: its hypotheses have ended, or no living one can come to a better rank than those that
+    are returned, since its log-probability never rises nor its cost falls."""
+    config, length = now.config, now.length
+    if min(beam.ended) >= config.width or length >= beam.limit or not living:
+        return True
+    ranked = beam.ranked()[: config.n_best]
+    if len(ranked) < config.n_best:
+        return False
+    lengths = (length + 1, beam.furthest(length))
+    bound = max(config.score(one.log_prob, end) - one.cost for one in living for end in lengths)
+    return beam.ranks[ranked[-1]] >= bound
+
+
+def _follow(beam: Beam, kept: Sequence[_Candidate]) -> None:
+    """Bring the progress of a sentence that has a goal to its new hypotheses."""
+    goal = beam.goal
+    if goal is None:
+        return
+    beam.totals = [one.log_prob for one in kept]
+    beam.progress = [
+        beam.reached.get((one.parent, one.token))
+        or goal.after(beam.progress[one.parent], one.token, beam.attended[one.parent])
+        for one in kept
+    ]
 
 
 def _continue(
@@ -365,28 +390,24 @@ def _options(
 
 
 def _by_groups(
-    beam: Beam, n: int, options: Sequence[_Candidate], paths: Int[Tensor, "N K t"], state: Followed,
-    config: SearchConfig, ends: Collection[int], length: int,
-) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
+    now: _Step, beam: Beam, n: int, options: Sequence[_Candidate]
+) -> tuple[list[_Candidate], list[_Candidate]]:
     """The living continuations of a sentence, and the `beam` ones that it goes on with, group by group.
 
     Args:
-        beam: its bookkeeping.
+        now: the step.
+        beam: the sentence's bookkeeping.
         n: its place in the batch.
         options: of `_options`, enough of them: at most `beam` - `width` tokens of each hypothesis cost anything, so a
             group's 2 · `width` best ones are among the 2 · `beam` most probable ones of each.
-        paths: the tokens so far of all sentences' hypotheses.
-        state: after the step.
-        config: how to search.
-        ends: tokens that end an output.
-        length: tokens of the outputs with the continuation.
     """
+    config, ends = now.config, now.ends
     taken: Counter[int] = Counter()
     living: list[_Candidate] = []
     chosen: list[_Candidate] = []
     for group in range(config.groups):
         first = group * config.width
-        own = range(first, first + config.width) if paths.shape[1] > 1 else range(1)  # all begin as one hypothesis
+        own = range(first, first + config.width) if now.paths.shape[1] > 1 else range(1)  # all begin as one hypothesis
         ranked = sorted(
             (one for one in options if one.parent in own),
             key=lambda one: config.diversity * taken[one.token] - one.log_prob,
@@ -394,7 +415,7 @@ def _by_groups(
         here: list[_Candidate] = []
         others = ranked
         if beam.ended[group] < config.width:
-            here, others = _finish(beam, n, ranked, paths, state, config, ends, length, group)
+            here, others = _finish(now, beam, n, ranked, group)
             possible = [one for one in ranked if one.log_prob > -inf]
             taken.update(one.token for one in possible[: config.width] if one.token in ends)
             taken.update([one.token for one in possible if one.token not in ends][: config.width])
@@ -460,29 +481,26 @@ def _pairs(
     return found
 
 
-def _towards(
-    goal: Goal, beam: Beam, pairs: dict[tuple[int, int], float], ends: Collection[int], length: int,
-    reached: dict[tuple[int, int], GoalProgress],
-) -> list[_Candidate]:  # fmt: skip
+def _towards(now: _Step, beam: Beam, pairs: dict[tuple[int, int], float]) -> list[_Candidate]:
     """The continuations of a sentence that has a goal, in the order in which they are to be kept.
 
     They are divided by how far they have come; the groups take turns, the one that has come furthest first. Within a
     group, a phrase that is not in its place costs. An output ends only where it has everything.
 
     Args:
-        goal: of the sentence.
-        beam: its bookkeeping.
+        now: the step.
+        beam: the sentence's bookkeeping.
         pairs: of `_pairs`.
-        ends: tokens that end an output.
-        length: tokens of the outputs with the continuation.
-        reached: is filled with what continuations that concern a phrase come to, by hypothesis and token.
     """
-    slots = beam.limit - length  # tokens that may still follow
+    goal, reached = beam.goal, beam.reached
+    assert goal is not None
+    reached.clear()
+    slots = beam.limit - now.length  # tokens that may still follow
     groups: dict[int, list[tuple[float, _Candidate]]] = {}
     dropped: list[_Candidate] = []
     passing = [goal.passing(before, some) for before, some in zip(beam.progress, beam.attended, strict=True)]
     for (k, token), value in pairs.items():
-        before, closes = beam.progress[k], token in ends
+        before, closes = beam.progress[k], token in now.ends
         made, astray = before.whole, passing[k]
         if closes:
             made, astray = before.made, before.astray
@@ -496,7 +514,7 @@ def _towards(
             one = _Candidate(beam.totals[k] + value, k, token, ASTRAY * sum(astray))
             groups.setdefault(made, []).append((one.log_prob - one.cost, one))
     ordered = [sorted(groups[made], reverse=True) for made in sorted(groups, reverse=True)]
-    if length >= beam.limit:
+    if now.length >= beam.limit:
         ordered = ordered[:1]
     turns = [pair[1] for row in zip_longest(*ordered) for pair in row if pair is not None]
     return [*turns, *dropped]
@@ -532,21 +550,21 @@ def own_state(state: Any, sentence: int, hypothesis: int) -> Any:
 
 
 def _finish(
-    beam: Beam, n: int, candidates: Sequence[_Candidate], paths: Int[Tensor, "N K t"], state: Followed,
-    config: SearchConfig, ends: Collection[int], length: int, group: int = 0,
-) -> tuple[list[_Candidate], list[_Candidate]]:  # fmt: skip
+    now: _Step, beam: Beam, n: int, candidates: Sequence[_Candidate], group: int = 0
+) -> tuple[list[_Candidate], list[_Candidate]]:
     """Move continuations that end here out of a group, at the limit all of them; the living ones and the others."""
+    config = now.config
     room, living, others = config.width, [], []
     for place, one in enumerate(candidates):
-        closes = one.token in ends
+        closes = one.token in now.ends
         # an ending counts only among the first `width`: later ones are there to replace endings
         if not one.log_prob > -inf or (closes and place >= config.width):
             others.append(one._replace(log_prob=-inf))
             continue
-        if closes or (length >= beam.limit and room > 0):
-            own = own_state(state, n, one.parent)
-            tokens = [*paths[n, one.parent].tolist(), one.token]
-            score = config.score(one.log_prob, length)
+        if closes or (now.length >= beam.limit and room > 0):
+            own = own_state(now.state, n, one.parent)
+            tokens = [*now.paths[n, one.parent].tolist(), one.token]
+            score = config.score(one.log_prob, now.length)
             beam.ended[group] += 1
             if not group or all(tokens != found.tokens for found in beam.finished):  # as an earlier group has it
                 beam.finished.append(Hypothesis(tokens, score, one.log_prob, own))
