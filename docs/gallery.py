@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import regard
+from regard.analysis.reasons import reasons as reasons_of
+from regard.figures.calibration import draw_calibration
 from regard.figures.files import finished
 from regard.figures.heatmap import heatmap
 from regard.figures.overlay import draw_film
@@ -190,6 +192,16 @@ def why(theme: str) -> Any:
     return regard.why(found.select(2), 2, 1).plot(theme=theme)
 
 
+def reasons(theme: str) -> Any:
+    """What each output word came from."""
+    return reasons_of(translate("le chat noir dort sur la table")).plot(theme=theme)
+
+
+def faithfulness(theme: str) -> Any:
+    """Explanations, tested."""
+    return regard.faithfulness(translate("le chat noir dort sur la table"), 2).plot(theme=theme)
+
+
 @cache
 def patches() -> Any:
     """What carries the colour."""
@@ -225,6 +237,15 @@ def meaning(theme: str) -> Any:
     return load("english").meaning("answer", texts).plot(theme=theme)
 
 
+def calibration(theme: str) -> Any:
+    """Confidence and how often it is right."""
+    confidence = [0.05 + 0.1 * n for n in range(10)]
+    right = [0.04, 0.12, 0.2, 0.33, 0.41, 0.5, 0.61, 0.7, 0.8, 0.93]
+    count = [40, 60, 75, 90, 120, 150, 190, 260, 400, 1100]
+    error = sum(n * abs(p - q) for n, p, q in zip(count, confidence, right, strict=True)) / sum(count)
+    return draw_calibration(confidence, right, count, error, "made by hand", theme=theme)
+
+
 def nothing(theme: str) -> Any:
     """An empty output."""
     return heatmap([], [], [], "An empty output", theme=theme)
@@ -234,7 +255,8 @@ FIGURES: dict[str, Drawer] = {
     one.__name__.replace("_", "-"): one
     for one in (
         alignment, alignment_long, long_words, right_to_left, hebrew, cjk, heads, one_head, some_rows, batch, pooled,
-        strip, film, sound, lens, parts, why, patching, tables, trace, meaning, nothing,
+        strip, film, sound, lens, parts, why, reasons, faithfulness, patching, tables, trace, meaning, calibration,
+        nothing,
     )
 }  # fmt: skip
 PICTURES = ("strip", "film", "sound", "pooled")  # whose points an SVG would hold one by one

@@ -66,6 +66,14 @@ def test_the_cells_are_those_of_the_definition() -> None:
     assert grids("alibi-causal") == expected
 
 
+def test_the_recurrent_drawing_has_the_weights_of_the_model_that_its_page_names() -> None:
+    step = regard.load("fr-en-rnn")("le chat noir").trace.steps[1]
+    assert [round(float(weight), 2) for weight in step.weights] == list(ARCHITECTURES["SECOND_STEP"])
+    for theme in ARCHITECTURES["THEMES"]:
+        words = seen(ARCHITECTURES["drawn"]("recurrent", theme))[1]
+        assert [word for word in words if re.fullmatch(r"\.\d\d", word)] == [".05", ".26", ".68", ".00"]
+
+
 def test_the_architectures_are_what_is_drawn_now_and_stand_on_one_page_each() -> None:
     names = {f"{name}-{theme}" for name in ARCHITECTURES["DRAWINGS"] for theme in ARCHITECTURES["THEMES"]}
     for name in names:

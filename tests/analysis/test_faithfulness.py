@@ -6,12 +6,14 @@ from itertools import permutations
 
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 import regard
 from random_outputs import SOURCE, completer, recurrent, translator
 from regard.analysis.erasure import Erasure
 from regard.analysis.explanations import explanations
 from regard.analysis.faithfulness import Curves
+from regard.figures.style import THEMES
 
 WORTH = torch.tensor([0.02, 0.4, 0.05, 0.3, 0.0, 0.13], dtype=torch.float64)  # what each part adds to a probability
 
@@ -130,8 +132,12 @@ def test_every_explanation_of_every_kind_of_model(make, names, tmp_path):
     written = json.loads(json.dumps(found.as_json()))
     assert written["sentence"] == found.sentence
     assert set(written["explanations"]) == names
-    found.plot(tmp_path / "faithfulness.svg")
-    assert "integrated gradients" in (tmp_path / "faithfulness.svg").read_text()
+    for theme in THEMES:
+        figure = found.plot(tmp_path / f"{theme}.svg", theme=theme)
+        assert "integrated gradients" in (tmp_path / f"{theme}.svg").read_text()
+        assert to_hex(figure.get_facecolor()) == THEMES[theme].paper
+        filled = [to_hex(bar.get_facecolor()) != THEMES[theme].paper for bar in figure.axes[2].patches[1:]]
+        assert filled == [found.believed(name) for name in found.curves]
 
 
 def test_a_sub_word_s_numbers_are_summed_to_its_word_s():

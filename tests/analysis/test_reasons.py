@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 import regard
 from random_outputs import SOURCE, completer, recurrent, translator
 from regard.analysis import explanations
 from regard.analysis.faithfulness import Curves, Faithfulness, faithfulness
 from regard.analysis.reasons import Reasons, Verdict, reasons
+from regard.figures.style import THEMES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,8 +73,12 @@ def test_lines_json_and_picture(of_translator, tmp_path):
     written = json.loads(json.dumps(found.as_json()))
     assert [one["word"] for one in written["words"]] == [one.word for one in found.words]
     assert written["sentence"] == found.sentence
-    found.plot(tmp_path / "why.svg")
-    assert "leave one out" in (tmp_path / "why.svg").read_text()
+    for theme in THEMES:
+        figure = found.plot(tmp_path / f"{theme}.svg", theme=theme)
+        assert "leave one out" in (tmp_path / f"{theme}.svg").read_text()
+        assert to_hex(figure.get_facecolor()) == THEMES[theme].paper
+        filled = [to_hex(bar.get_facecolor()) != THEMES[theme].paper for bar in figure.axes[1].patches[1:]]
+        assert filled == [one.p <= 0.05 for one in found.verdicts.values()]
 
 
 @pytest.mark.parametrize("p", [0.01, 0.2])

@@ -41,4 +41,4 @@ def test_parts_and_the_rest(tmp_path, rows, rest):
     draw_parts([[1.0, -2.0]] * len(rows), rows, ["x", "y"] if rows else [], rest, tmp_path / "x.svg", note="sum")
     words = words_of(tmp_path / "x.svg")
     assert {*rows, *rest, "sum"} <= set(words)
-    assert ("+2.00" in words) == bool(rest)
+    assert ("+2.00" in words) == ("everything else: part of the logit" in words) == bool(rest)

@@ -182,13 +182,19 @@ class Faithfulness:
             "sentence": self.sentence,
         }
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """A figure of the curves, and the gains beside those of random orders; its ending gives the file's format."""
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
+        """A figure of the curves, and the gains beside those of random orders.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+        """
         from regard.figures.faithfulness import draw_faithfulness
 
         curves = {name: (one.shares, one.deletion, one.insertion) for name, one in self.curves.items()}
         gains = {name: (one.gain, self.believed(name)) for name, one in self.curves.items()}
-        return draw_faithfulness(curves, gains, self.interval, f"p({self.token}) = {self.probability:.2f}", path)
+        title = f"Explanations of {self.token} (p = {self.probability:.2f}), tested against random orders"
+        return draw_faithfulness(curves, gains, self.interval, title, path, theme)
 
     def _known(self, name: str) -> str:
         if name not in self.curves:

@@ -173,8 +173,13 @@ class Reasons:
             "sentence": self.sentence,
         }
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """A figure: what came from where, and the gains of all explanations; its ending gives the file's format."""
+    def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
+        """A figure of what came from where, and of the gains of all explanations.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+        """
         from regard.figures.faithfulness import draw_reasons
 
         columns = max((one.sources for one in self.words), key=len, default=[])
@@ -182,8 +187,9 @@ class Reasons:
         gains = {name: (one.gain, one.p <= LEVEL) for name, one in self.verdicts.items()}
         interval = self.verdicts[CONTRIBUTIONS].interval if self.verdicts else (0.0, 0.0)
         return draw_reasons(
-            shares, [one.word for one in self.words], [word for word, _ in columns], gains, interval, path
-        )
+            shares, [one.word for one in self.words], [word for word, _ in columns], gains, interval, path,
+            title="Which input words each output word came from", theme=theme,
+        )  # fmt: skip
 
 
 def reasons(
