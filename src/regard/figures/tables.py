@@ -208,7 +208,7 @@ def draw_parts(
 
 
 def _draw_bars(made: Sheet, numbers: Mapping[str, float], label: str, left: float, high: int) -> None:
-    """The rest of a sum, beside its table: a bar each, with its number."""
+    """The other parts of a sum, beside its table: a bar each, with its number."""
     theme, names = made.theme, list(numbers)
     tall = PITCH * len(names)
     axes = add_axes(made.figure, left, made.below + PITCH * high - tall, 2.6, tall)
@@ -226,5 +226,5 @@ def _draw_bars(made: Sheet, numbers: Mapping[str, float], label: str, left: floa
     axes.set(xlim=(min(0.0, *values) - 0.4 * most, max(0.0, *values) + 0.4 * most), ylim=(len(names) - 0.5, -0.5))
     axes.set_yticks(range(len(names)), [visible(name) for name in names])
     axes.tick_params(axis="y", labelsize=8.5, length=0)
-    axes.annotate(f"the rest: {label}", (0, 1), (0, 5), "axes fraction", "offset points", fontsize=7.5,
+    axes.annotate(f"everything else: {label}", (0, 1), (0, 5), "axes fraction", "offset points", fontsize=7.5,
                   color=theme.soft, fontfamily=fonts())  # fmt: skip
