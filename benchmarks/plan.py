@@ -63,7 +63,10 @@ def lines(plan: Plan) -> list[tuple[str, str, str]]:
         ("target tokens of an epoch", f"{tokens / 1e9:,.1f} billion", "pairs × words × tokens a word"),
         ("text on disk", f"{text / 2**30:,.0f} GiB", "2 × pairs × words × 6 bytes"),
         ("prepared corpus on disk", f"{ids / 2**30:,.0f} GiB", "2 × (4 bytes a token + 8 a pair)"),
-        ("memory for the order", f"{3 * 8 * 2**19 / 2**20:,.0f} MiB", "2¹⁹ examples of a pool, 3 × 8 bytes"),
+        (
+            "memory for the order of the examples", f"{3 * 8 * 2**19 / 2**20:,.0f} MiB",
+            "2¹⁹ examples, which are shuffled together (a pool), 3 × 8 bytes",
+        ),
         ("preparation", f"{prepare:,.1f} hours", "pairs / (pairs a second of a core × cores × machines)"),
         ("weights, gradients, moments", f"{16 * plan.parameters / 2**30:,.1f} GiB", "16 bytes a parameter, with ddp"),
         ("the same with fsdp", f"{16 * plan.parameters / processes / 2**30:,.2f} GiB", "divided by the processes"),

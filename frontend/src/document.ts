@@ -44,6 +44,8 @@ export interface TraceStep {
 export interface Believe {
   sentence: string;
   holds: boolean;
+  /** Whether shuffling the weights changes the output much. */
+  matters: boolean;
   /** Mean change of the output, in nats, when the weights are shuffled. */
   change: number;
   /** Rank correlation of the weight on a token and the drop without its value. */

@@ -99,7 +99,7 @@ export function Ribbons({ grid, ...pointed }: { grid: Grid; place: Place; onPlac
         <p class="side of-columns">{map.columns === "source" ? "source" : "keys (attended to)"}</p>
         <div class="line of-columns" dir="auto">{grid.columns.names.map((name, c) => button("column", name, c))}</div>
         <div class="line of-rows" dir="auto">{grid.rows.names.map((name, r) => button("row", name, r))}</div>
-        <p class="side of-rows">{map.rows === "output" ? "output" : "queries (attend)"}{said?.log_prob ? "; the bar under a word: its probability" : ""}</p>
+        <p class="side of-rows">{map.rows === "output" ? "output" : "queries (attend)"}{said?.log_prob ? "; the bar under a word: its probability (red: below 0.5)" : ""}</p>
       </div>
     </div>
   );

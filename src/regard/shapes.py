@@ -12,7 +12,7 @@ One name per axis, in the words of the papers:
 | `B`, `N`, `K` | batch; sentences; hypotheses of one sentence |
 | `V` | vocabulary |
 
-A mask is always *allowed*: True means that this query may look at this key.
+A mask is always *allowed*: True means that this query may attend to this key.
 """
 
 import torch

@@ -39,5 +39,13 @@ def test_the_figure(tmp_path: Path, theme: str) -> None:
     assert "3 predictions" in upper.get_title(loc="left")
     assert [bar.get_height() for bar in lower.patches] == [1, 2]
     assert (tmp_path / "a.svg").exists()
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("share right", "number of predictions")
     with pytest.raises(DataError):
         found.plot(tmp_path / "a.txt")
+
+
+def test_the_axes_say_what_was_counted() -> None:
+    found = calibration([0.2, 0.9, 0.95], [False, True, True])
+    upper, lower = found.plot(right="share in the reference", counted="words").axes
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("share in the reference", "number of words")
+    assert "3 words" in upper.get_title(loc="left")

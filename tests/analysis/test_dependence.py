@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
-from regard.analysis.dependence import dependence, leave_one_out, spearman
+from regard.analysis.dependence import Dependence, dependence, leave_one_out, spearman
 
 N, D = 6, 4
 
@@ -58,6 +58,19 @@ def test_a_map_that_matters_and_one_that_does_not() -> None:
     assert " nats " not in answers[True].sentence
     found = dependence(model, ".", lambda: model(query, key, value).sum(), unit="nats")
     assert f"changes the output by {found.change:.3g} nats (equal weights by " in found.sentence
+
+
+def test_a_map_that_matters_without_ranking_its_keys() -> None:
+    """The sentence does not say that it explains little: where it attends matters."""
+    found = Dependence(
+        ".", 1.0, 0.5, [3.0, -1.0], torch.tensor([0.1, 0.7, 0.2]), torch.zeros(3), torch.tensor([1.0, 0.1, 2.0])
+    )
+    assert (found.matters, found.holds) == (True, False)
+    assert found.sentence == (
+        "Shuffling the weights at . changes the output by 2 (equal weights by 0.5), so where it attends matters, but "
+        "its weights do not rank the keys by how much the output needs them (rank correlation -0.50): this map does "
+        "not show what this output needs most."
+    )
 
 
 def test_on_a_translator() -> None:

@@ -15,12 +15,16 @@ const NAMES: Record<string, [string, string]> = {
 /** The sentence, with the site in words. */
 const plain = (found: Found): string => found.sentence.replaceAll(found.site, siteName(found.site));
 
+/** What may be said of the map: the weights may not rank the tokens although it matters where they are. */
+const verdict = (found: Found): string =>
+  found.holds ? "may be believed for this output" : found.matters ? "does not show what this output needs most" : "explains little of this output";
+
 /** What the verdict rests on: both tests passed, or the one that failed. */
-export function reason(found: Pick<Found, "holds" | "change" | "agreement">): string {
+export function reason(found: Pick<Found, "holds" | "matters" | "change" | "agreement">): string {
   const change = `changes its log-probability by ${number(found.change, 2)} nats`;
   const agreement = `(rank correlation ${number(found.agreement, 2)})`;
   if (found.holds) return `shuffling its weights ${change}, and the greatest weights are on the tokens that the output needs most ${agreement}`;
-  if (found.agreement < 0.5) return `shuffling its weights ${change}, but the greatest weights are not on the tokens that the output needs most ${agreement}`;
+  if (found.matters) return `where it attends matters (shuffling its weights ${change}), but its weights do not rank the tokens by how much the output needs them ${agreement}`;
   return `shuffling its weights ${change}, little beside taking a token's value away`;
 }
 
@@ -38,7 +42,7 @@ export function BelieveLine() {
         <b>Believe it? </b>
         {found && !elsewhere ? (
           <span title={plain(found)}>
-            This map {found.holds ? "may be believed for this output" : "explains little of this output"}<span class="more">: {inWords(page.run.value, reason(found))}</span>.
+            This map {verdict(found)}<span class="more">: {inWords(page.run.value, reason(found))}</span>.
           </span>
         ) : testing === page.map.value.site ? "This map is being tested against the output …" : `This map was not tested against the output: ${page.run.value.untested ?? "attention alone is no explanation"}.`}
       </span>

@@ -206,7 +206,8 @@ def ablations(
     """What every head is worth: the change of the metric when its output is replaced, with intervals over the inputs.
 
     "zero" replaces a head's output by 0; "mean" by its mean over all inputs and positions; "resample" by its output at
-    the same position of another input (of the last one that this has), which keeps every statistic of the layer.
+    the same position of another input (beyond that input's end, at its last position), which keeps every statistic
+    of the layer.
 
     Args:
         model: an nn.Module, or what `load` returns.

@@ -28,11 +28,24 @@ class Calibration:
         bins = zip(self.confidence, self.right, self.count, strict=True)
         return sum(count * abs(right - confidence) for confidence, right, count in bins) / max(1, sum(self.count))
 
-    def plot(self, path: str | Path | None = None, title: str = "", theme: str = "light") -> "Figure":
-        """A reliability diagram; the ending of `path` (.png, .svg, .pdf) gives the format."""
+    def plot(
+        self, path: str | Path | None = None, title: str = "", theme: str = "light", *,
+        right: str = "share right", counted: str = "predictions",
+    ) -> "Figure":  # fmt: skip
+        """A reliability diagram; the ending of `path` (.png, .svg, .pdf) gives the format.
+
+        Args:
+            path: the file; None only makes the figure.
+            title: above the figure.
+            theme: "light" or "dark".
+            right: what the share of right predictions is called.
+            counted: what the predictions are called.
+        """
         from regard.figures.calibration import draw_calibration
 
-        return draw_calibration(self.confidence, self.right, self.count, self.error, title, path, theme)
+        return draw_calibration(
+            self.confidence, self.right, self.count, self.error, title, path, theme, share=right, counted=counted
+        )
 
 
 def calibration(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> Calibration:

@@ -1,4 +1,4 @@
-"""Which word made this word: the logit of an output's token as a sum over sites, heads and source positions."""
+"""Which word made this word: the logit of an output's token as a sum over sites, heads and positions attended to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,9 +58,9 @@ class Contributions:
     Attributes:
         token: the token.
         logit: the model's own.
-        parts: {(site, head): `[S]`}, what each source position gave through that head: α_ij (v_j W_O) · u.
+        parts: {(site, head): `[S]`}, what each position attended to gave through that head: α_ij (v_j W_O) · u.
         rest: {name: number}, what was given by everything that is no attention.
-        keys: {site: tokens of its source positions}, where known.
+        keys: {site: tokens of the positions that it attends to}, where known.
         text, spans: the source, and where its tokens stand in it.
     """
 
@@ -103,7 +103,7 @@ class Contributions:
         return list(zip(words, found, strict=True))
 
     def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
-        """Draw the parts of the sites that attend to the source, by head and position, and beside them the rest.
+        """Draw the parts of the sites that attend to the source, by head and position, and beside them everything else.
 
         Args:
             path: a .png, .svg or .pdf file; None only makes the figure.
@@ -130,7 +130,7 @@ class Contributions:
 
 
 def contributions(generation: Generated, step: int) -> Contributions:
-    """Direct logit attribution of the token chosen at one step, per attention site, head and source position.
+    """Direct logit attribution of the token chosen at one step, per attention site, head and position attended to.
 
         logit_t = Σ_(site, head) Σ_j α_ij (v_j W_O) · u + rest,   u = Aᵀ W_U[t]
 

@@ -54,13 +54,22 @@ class Dependence:
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        verdict = "may be believed for this output" if self.holds else "explains little of this output"
-        return (
+        changed = (
             f"Shuffling the weights at {self.site} changes the output by {f'{self.change:.3g} {self.unit}'.rstrip()} "
-            f"(equal weights by {abs(self.uniform - self.output):.3g}), and the keys with the largest weights are "
-            f"{_how_much(self.agreement)} those that the output needs (rank correlation {self.agreement:.2f}): "
-            f"this map {verdict}."
+            f"(equal weights by {abs(self.uniform - self.output):.3g})"
         )
+        agreement = f"(rank correlation {self.agreement:.2f})"
+        if self.holds:
+            return (
+                f"{changed}, and the keys with the largest weights are {_how_much(self.agreement)} those that the "
+                f"output needs {agreement}: this map may be believed for this output."
+            )
+        if self.matters:
+            return (
+                f"{changed}, so where it attends matters, but its weights do not rank the keys by how much the output "
+                f"needs them {agreement}: this map does not show what this output needs most."
+            )
+        return f"{changed}, little beside taking a key's value away: this map explains little of this output."
 
     @property
     def change(self) -> float:
@@ -69,13 +78,14 @@ class Dependence:
 
     @property
     def holds(self) -> bool:
-        """Whether the map may be believed for this output.
+        """Whether the map may be believed for this output: it matters, and the rank correlation is at least 0.5."""
+        return self.agreement >= 0.5 and self.matters
 
-        True if the rank correlation is at least 0.5 and shuffling changes the output by at least a tenth of the
-        largest drop without a key's value.
-        """
+    @property
+    def matters(self) -> bool:
+        """Whether shuffling changes the output by at least a tenth of the largest drop without a key's value."""
         biggest = float(self.zeroed.abs().max()) if len(self.zeroed) else 0.0
-        return self.agreement >= 0.5 and self.change >= 0.1 * max(biggest, 1e-12)
+        return self.change >= 0.1 * max(biggest, 1e-12)
 
 
 def dependence(
@@ -184,4 +194,4 @@ def _numbers(model: Any, site: str, output: Output, copies: Outputs | None, chan
 
 
 def _how_much(agreement: float) -> str:
-    return "mostly" if agreement >= 0.7 else "partly" if agreement >= 0.3 else "not"
+    return "mostly" if agreement >= 0.7 else "partly"

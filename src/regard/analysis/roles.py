@@ -43,7 +43,7 @@ class Role:
             all heads and roles (Holm 1979). Copying and successor have no inputs: see `Circuit.test`.
         interval: 95 % of the mean effects of 1,000 corpora drawn with replacement (percentile bootstrap, Efron 1979).
         share: mean weight on the role's cells; of "monotone" the steps forward less those back, as a share of all.
-        chance: the mean of the null: equal attention to every key that the query may look at; of "monotone" 0, the
+        chance: the mean of the null: equal attention to every key that the query may attend to; of "monotone" 0, the
             expectation of the head's own rows in random order.
         inputs: how many were counted (of copying and successor: tokens).
     """
@@ -238,7 +238,7 @@ def _shares(
     sizes: list[Tensor] = []
 
     def choose(rows: Tensor, columns: Tensor) -> Tensor:
-        """All keys that each query may look at, and those of every role, `[1 + roles, t, k]`."""
+        """All keys that each query may attend to, and those of every role, `[1 + roles, t, k]`."""
         allowed = visible(rows)
         of_roles = {role: some(sequences, rows, t, s) for role, some in cells.items()}
         known = {role: chosen & allowed for role, chosen in of_roles.items() if chosen is not None}
@@ -258,7 +258,7 @@ def _shares(
 
 
 def _visible(seen: AttentionMap) -> Callable[[Tensor], Tensor]:
-    """The keys that queries may look at, bool `[t, S]`: the spec's mask; of given weights a causal one, or none."""
+    """The keys that queries may attend to, bool `[t, S]`: the spec's mask; of given weights a causal one, or none."""
     t, s = seen.shape[-2:]
     source = seen.source
     if isinstance(source, ComputedWeights):

@@ -45,7 +45,7 @@ class Mask:
         return False
 
     def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
-        """Whether query `rows[i]` may look at key `columns[j]`.
+        """Whether query `rows[i]` may attend to key `columns[j]`.
 
         Args:
             rows: indices of queries `[t]`.
@@ -490,7 +490,7 @@ def padding(lengths: Tensor, query_lengths: Tensor | None = None) -> Mask:
 
     Args:
         lengths: int `[B]` (or more leading batch axes), repeated over the heads.
-        query_lengths: the same for the queries; queries beyond their length look nowhere.
+        query_lengths: the same for the queries; queries beyond their length attend to no key.
     """
     return Padding(
         _whole(lengths, "lengths"), None if query_lengths is None else _whole(query_lengths, "query_lengths")
@@ -530,7 +530,7 @@ def documents(query_ids: Tensor, key_ids: Tensor | None = None) -> Mask:
 
 
 def blocks(layout: Tensor, size: int) -> Mask:
-    """A block-sparse pattern: query i may look at key j where `layout[..., i // size, j // size]` is True.
+    """A block-sparse pattern: query i may attend to key j where `layout[..., i // size, j // size]` is True.
 
     Args:
         layout: bool `[..., ceil(T / size), ceil(S / size)]`, broadcast from the right over the batch axes.

@@ -25,7 +25,7 @@ class Normalizer(nn.Module):
     """Turns rows of scores into rows of weights; the base of all normalizers.
 
     Attributes:
-        skips: keys that a row may not look at can be left out of it, and nothing changes.
+        skips: keys that a row may not attend to can be left out of it, and nothing changes.
         competes: a key's weight depends on the scores of the row's other keys.
     """
 
@@ -161,7 +161,7 @@ class Summed(Normalizer):
 
 
 class Uniform(Summed):
-    """α_ij = 1 / (number of keys that i may look at): the baseline that treats all inputs equally.
+    """α_ij = 1 / (number of keys that i may attend to): the baseline that treats all inputs equally.
 
     It does not read the scores' values (a NaN or infinite score changes nothing); its row number is
     the number of allowed keys.

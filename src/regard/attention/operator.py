@@ -70,16 +70,17 @@ def attend(
 ) -> Some:
     """output_i = Σ_j α_ij v_j, with α_i = normalize(score(q_i, k_1 … k_S) + bias_i, mask_i).
 
-    A query that may look nowhere gets output 0 and gradient 0; what a masked key or value holds,
-    NaN included, never reaches the query that may not look at it.
+    A query that may attend to no key gets output 0 and gradient 0; what a masked key or value holds,
+    NaN included, never reaches the query that may not attend to it.
 
     Args:
         query: `[*batch, T, d_k]`; heads are one of the batch axes, `[batch, heads, T, d_k]`.
-        key: `[*batch, S, d_k]`; batch axes equal or 1; the heads (axis -3) may be fewer where they divide.
+        key: `[*batch, S, d_k]`; batch axes equal or 1; the heads (axis -3) may be fewer than the
+            query's, if their number divides it.
         value: `[*batch, S, d_v]`.
         score: a name, a `Score`, or a callable (query_tile, key_tile) -> score_tile.
         normalizer: a name, a `Normalizer`, or a callable (scores, allowed) -> weights.
-        mask: a regard mask or a bool tensor that broadcasts to `[*batch, T, S]`; True = may look.
+        mask: a regard mask or a bool tensor that broadcasts to `[*batch, T, S]`; True = may attend.
         bias: a float tensor that broadcasts to `[*batch, T, S]`, added before masking.
         dropout: probability of dropping a weight, after the normalizer.
         kernel: "auto", or the kernel that must do it: "reference", "fused", "windowed", "additive",

@@ -103,7 +103,7 @@ def pieces(
         device: where the mask's tiles are made.
         outer: how many leading batch axes are taken one entry at a time.
         pairs: of a piece, at most.
-        skip: leave out keys that none of the queries may look at, and queries that may look nowhere.
+        skip: leave out keys that none of the queries may attend to, and queries that may attend to no key.
         alike: take pieces that are alike, one after the other along a diagonal, as one (`Piece.times`), up to so many
             keys of all together.
     """

@@ -66,7 +66,7 @@ def evaluate(
         numbers, outputs = measure(measured, source, reference, beam)
         if calibration is not None and isinstance(measured, Translator) and reference is not None and group.first:
             found = word_calibration(measured, source, reference, beam)
-            found.plot(calibration, f"{model}: words in the reference")
+            found.plot(calibration, f"{model}: words in the reference", right="share in the reference", counted="words")
             numbers |= {"calibration_error": found.error}
     if not group.first:
         return

@@ -64,7 +64,11 @@ MinP = Annotated[
     float | None, typer.Option(help="Draw from tokens at least this fraction as probable as the best one.")
 ]
 TypicalP = Annotated[
-    float | None, typer.Option(help="Typical sampling: draw from the most typical tokens of this total probability.")
+    float | None,
+    typer.Option(
+        help="Typical sampling: draw from the tokens whose surprise is nearest to its average (the entropy), "
+        "of this total probability."
+    ),
 ]
 Repetition = Annotated[
     float | None, typer.Option(help="Above 1: tokens that occurred before become less probable. Default: 1.")

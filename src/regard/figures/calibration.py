@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def draw_calibration(
     confidence: Sequence[float], right: Sequence[float], count: Sequence[int], error: float, title: str = "",
-    path: str | Path | None = None, theme: str = "light",
+    path: str | Path | None = None, theme: str = "light", share: str = "share right", counted: str = "predictions",
 ) -> "Figure":  # fmt: skip
     """Bins as points, the diagonal as what calibrated confidences would give, and below how many each bin holds.
 
@@ -23,6 +23,7 @@ def draw_calibration(
         title: above the figure.
         path: the file; its ending (.png, .svg, .pdf) gives the format.
         theme: "light" or "dark".
+        share, counted: what the share of right predictions and the predictions are called.
 
     Raises:
         DataError: the ending is none that can be drawn, or the folder does not exist.
@@ -37,9 +38,9 @@ def draw_calibration(
     upper.annotate("calibrated", (0.2, 0.2), xytext=(5, -9), textcoords="offset points", color=colours.soft, fontsize=8)
     upper.plot(confidence, right, color=colours.series[0], linewidth=1.6, marker="o", markersize=4)
     upper.set(xlim=(0, 1), ylim=(0, 1.02))
-    upper.set_ylabel("share right", color=colours.ink, fontsize=9)
+    upper.set_ylabel(share, color=colours.ink, fontsize=9)
     lower.bar(confidence, count, width=0.06, color=colours.series[0], alpha=0.6)
-    lower.set_ylabel("number", color=colours.ink, fontsize=9)
+    lower.set_ylabel(f"number of {counted}", color=colours.ink, fontsize=9)
     lower.set_xlabel("confidence: probability given by the model", color=colours.ink, fontsize=9)
     for axes in (upper, lower):
         axes.set_facecolor(colours.paper)
@@ -51,7 +52,7 @@ def draw_calibration(
     lower.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
     named = f"{visible(title)}\n" if title else ""
     upper.set_title(
-        f"{named}expected calibration error {100 * error:.1f} %, {sum(count):,} predictions", loc="left", fontsize=9,
+        f"{named}expected calibration error {100 * error:.1f} %, {sum(count):,} {counted}", loc="left", fontsize=9,
         color=colours.ink, fontfamily=fonts(),
     )  # fmt: skip
     return finished(figure, path)

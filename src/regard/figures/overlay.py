@@ -145,8 +145,8 @@ def _legend(made: Sheet, top: float, smooth: bool, said: bool, note: str = "") -
     kind = "smoothed" if smooth else "exact cells"
     ticks = [0.0, top / 10, top / 2, top]
     made.legend(
-        PowerNorm(0.5, 0, top), BRIGHTNESS, f"bright: attention weight ({kind})", ticks, [shorten(t) for t in ticks],
-        note,
+        PowerNorm(0.5, 0, top), BRIGHTNESS, f"bright: square root of the attention weight ({kind})", ticks,
+        [shorten(t) for t in ticks], note,
     )  # fmt: skip
 
 

@@ -208,7 +208,7 @@ def draw_parts(
 
 
 def _draw_bars(made: Sheet, numbers: Mapping[str, float], label: str, left: float, high: int) -> None:
-    """The rest of a sum, beside its table: a bar each, with its number."""
+    """The other parts of a sum, beside its table: a bar each, with its number."""
     theme, names = made.theme, list(numbers)
     tall = PITCH * len(names)
     axes = add_axes(made.figure, left, made.below + PITCH * high - tall, 2.6, tall)

@@ -21,7 +21,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     """Concat(head_1 … head_h) W_O, head_i = attend(q W_Q^i, k W_K^i, v W_V^i) (Vaswani et al. 2017, section 3.2.2).
 
     Takes the arguments of `torch.nn.MultiheadAttention`, loads and gives its state dict, and by default computes
-    the same function. What differs: a query that may look nowhere gives 0, not NaN; the returned weights are those
+    the same function. What differs: a query that may attend to no key gives 0, not NaN; the returned weights are those
     before dropout.
 
     Args:

@@ -37,7 +37,7 @@ def intervene(model: Any, site: str, change: Change, part: str = "weights") -> A
         model: an nn.Module, or what `regard.load` returns.
         site: a site's path or a pattern, as in `observe`.
         change: from weights `[*batch, heads, T, S]`, after the normalizer, to weights of the same shape;
-            `regard.observation.intervene` has `ablate`, `uniform` and `permute`.
+            `regard.observation.intervene` has `ablate`, `uniform`, `permute` and `force`.
         part: what is changed: "weights"; "query" `[*batch, heads, T, d_k]`, "key" or "value" `[*batch, key heads,
             S, d]`, as they enter the score; "output", of each head `[*batch, heads, T, d_v]`, before they are joined.
 

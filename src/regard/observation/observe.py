@@ -1,4 +1,4 @@
-"""observe: the attention of any model, recorded without changing a bit of what it computes."""
+"""observe: the attention of a model, recorded without changing a bit of what it computes."""
 
 import sys
 import tempfile
@@ -475,9 +475,9 @@ def observe(
     """See every attention of a model: `with regard.observe(model) as seen: model(...)`.
 
     For what `regard.load` returns and for any module: regard's own under any kernel; torch modules that use
-    `scaled_dot_product_attention`, `nn.MultiheadAttention` or `nn.Transformer`, fast paths included; every model
-    from the transformers library, whatever backend it was loaded with. No output changes by a bit, and no kernel is
-    replaced. One forward of the observed module is one map per site (a recurrent decoder's steps are joined); in a
+    `scaled_dot_product_attention`, `nn.MultiheadAttention` or `nn.Transformer`, fast paths included; models from the
+    transformers library that use its attention interface, with any backend. No output changes by a bit, and no kernel
+    is replaced. One forward of the observed module is one map per site (a recurrent decoder's steps are joined); in a
     search of ours, one map `[heads, T, S]` per returned hypothesis; transformers' `generate` gives one per step
     (`along`).
     A map is what the model's own score and normalizer gave: under `intervene`, the weights before the change.

@@ -196,7 +196,7 @@ def mha_call(
     for one in (attn_mask, key_padding_mask):
         if one is None:
             continue
-        more = k.shape[-2] - one.shape[-1]  # every query may look at the appended keys
+        more = k.shape[-2] - one.shape[-1]  # every query may attend to the appended keys
         if one.dtype == torch.bool:  # torch's True is "ignore" here
             allowed = Allow(F.pad(~one, (0, more), value=True))
             mask = allowed if mask is None else mask & allowed

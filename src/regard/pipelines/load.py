@@ -58,9 +58,9 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": the accelerator that torch finds, or the CPU. Inputs are
             moved to the model; `.model.to(…)` moves it later.
         precision: of the products of a search: "float32"; "bfloat16"; "int8", with a scale for each row, which is
-            several times faster and changes few outputs (docs/benchmarks.md); or "auto": int8 where the processor has
-            instructions for it and the model can be searched so, else float32. What is computed outside a search, a
-            loss say, stays in float32.
+            faster (docs/benchmarks.md says by how much) and changes few outputs; or "auto": int8 where the processor
+            has instructions for it and the model can be searched so, else float32. What is computed outside a search,
+            a loss say, stays in float32.
         engine: "regard", or "ctranslate2": the search of a Transformer translator runs in CTranslate2 (extra
             "ctranslate2"), with precision "float32", "int8" or "auto"; or "onnx": encoder and steps of a translator run
             in onnxruntime (extra "onnx") in float32, under regard's own search. What an engine does not show is refused

@@ -243,8 +243,8 @@ def dependence_of(
     if erasure is not None and list(columns) == list(given.source_tokens if erasure.crossing else given.tokens):
         measures["left_out"] = _left_out(erasure, position, between)
     return {
-        "sentence": found.sentence, "holds": found.holds, "change": found.change, "agreement": found.agreement,
-        "site": site, "columns": list(columns), "measures": measures,
+        "sentence": found.sentence, "holds": found.holds, "matters": found.matters, "change": found.change,
+        "agreement": found.agreement, "site": site, "columns": list(columns), "measures": measures,
     }  # fmt: skip
 
 

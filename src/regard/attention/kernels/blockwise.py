@@ -94,7 +94,7 @@ class BlockwiseProblem:
         return output, rows
 
     def dead_numbers(self, like: Tensor) -> Tensor:
-        """The row numbers `[*batch, T]` of rows that look nowhere."""
+        """The row numbers `[*batch, T]` of rows that attend to no key."""
         with torch.no_grad():
             nothing = like.new_zeros(*self.shape[:-2], 1, 1)
             numbers: Tensor = self.spec.normalizer(nothing, nothing.bool())[1]

@@ -1,4 +1,4 @@
-"""The windowed kernel: torch's fused kernel on rows in blocks, each beside only the keys that it may look at.
+"""The windowed kernel: torch's fused kernel on rows in blocks, each beside only the keys that it may attend to.
 
 A window of w keys costs T · w products instead of T · S; padding, documents, prefixes, causal masks of any offset and
 block-sparse patterns are served by the same pieces. Memory is O(T + S) and one block.

@@ -103,11 +103,11 @@ class AttentionMap:
     Attributes:
         shape: `(*batch, T, S)`.
         query_tokens, key_tokens: names of the rows and columns, where known.
-        value: what the weights are given to, `[*batch, S, d_v]`, where it was kept: the attention's output is their
-            product. Heads may share values as they may in `attend`. Files (`save`) do not have it.
-        origin: the model's site and input, where known: of the maps of a result; what is selected of one keeps it.
-        site: of which attention it is, where known; named in figures.
-        title: of which model and text, where known; the title of figures.
+        value: the values `[*batch, S, d_v]`, where they were kept: weights times values are the attention's output.
+            Heads may share values as they may in `attend`. Files (`save`) do not have them.
+        origin: the model's site and the input, for the maps of a result and for selections of them.
+        site: the name of the attention, where known; figures show it.
+        title: the model and the text, where known; the title of figures.
     """
 
     def __init__(

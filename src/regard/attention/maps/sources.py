@@ -236,7 +236,7 @@ class ComputedWeights(WeightSource):
             yield RowBlock(start, weights, scores=scores, first=first)
 
     def _seen(self, size: int) -> list[tuple[Span, Span]]:
-        """For each `size` queries the keys that any of them may look at, and among these the ones that not all may.
+        """For each `size` queries the keys that any of them may attend to, and among these the ones that not all may.
 
         Both are from the first to the last; of the former there is at least one.
         """
