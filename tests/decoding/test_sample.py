@@ -69,6 +69,9 @@ def test_no_sequence_comes_twice(earlier: list[int], n: int, banned: set[int]) -
 
 def test_when_all_are_banned_none_is() -> None:
     assert left(list(range(7)), no_repeat=1) == set(range(7))
+    only = torch.full((7,), -torch.inf)
+    only[3] = -1.0  # as a constraint leaves a step
+    assert restrict(only, [2, 3], SampleConfig(no_repeat=1)).isfinite().nonzero().tolist() == [[3]]
 
 
 class Count:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from adversary.attempts import judged
+from random_outputs import SIZES, bundle
 from regard.decoding.risk import utilities
 from regard.decoding.sample import SampleConfig
 from regard.decoding.search import SearchConfig
 from regard.errors import ChoiceError, ConfigError, RegardError
+from regard.models.transformer import TransformerConfig
 from regard.pipelines.base import InputError
 from regard.pipelines.completer import SETTINGS as COMPLETIONS
 from regard.pipelines.load import load
@@ -225,6 +227,49 @@ def test_utilities_are_means_of_chrf() -> None:
         others = [one for m, one in enumerate(texts) if m != n]
         assert found == pytest.approx(sum(score(texts[n], one) for one in others) / 3)
     assert utilities(["x"]) == [100.0]
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beam": 4, "n_best": 4, "forbid": ["black"]},
+        {"sample": True, "seed": 1, "forbid": ["black"]},
+        {"beam": 3, "forbid": ["cat"], "force": ["dog"]},
+        {"beam": 1, "forbid": ["black"]},
+    ],
+)
+def test_of_a_prefix_beside_forbidden_phrases_every_token_counts(translator: Translator, settings: dict) -> None:
+    for one in translator(TEXTS, prefix="red the", **settings):
+        made = [one, *one.alternatives]
+        scored = translator.score([one.source] * len(made), made)
+        assert [each.log_prob for each in made] == pytest.approx([each.log_prob for each in scored], abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"beam": 2}, {"sample": True, "seed": 1, "no_repeat": 1}, {"force": ["dog"]}])
+def test_a_prefix_longer_than_outputs_is_whole_and_others_follow_it(translator: Translator, settings: dict) -> None:
+    prefix = " ".join(["the cat"] * translator.limit(3))
+    for one in translator(["le chat", "la maison"], prefix=prefix, **settings):
+        assert one.text.startswith(prefix)
+        assert one.log_prob > -float("inf")
+        assert all(has(one.text, phrase) for phrase in settings.get("force", []))
+    if "force" not in settings:
+        assert "".join(translator.stream("le chat", prefix=prefix, **settings)).startswith(prefix)
+    longest = translator.limit(translator.decoding.longest_source)
+    for repeats in (longest + 1, 40 * longest):
+        with pytest.raises(ConfigError, match=r"^prefix.*expected at most"):
+            translator("le chat", prefix="the " * repeats)
+
+
+def test_terms_stand_where_they_are_read_also_where_no_attention_is_kept() -> None:
+    config = TransformerConfig(kind="transformer", encoder_layers=1, decoder_layers=1, **SIZES)
+    model = Translator(bundle(config, "translate", seed=3), "random")
+    assert not model.bundle.alignment  # no heads were chosen for it
+    terms = {"noir": "sleeps", "vache": "black cat", "chat": "cat", "le": "the"}
+    texts = ["chatte le la dors noire", "vache dort chat dors", "dors noir", "vache dors", "la noir chat"]
+    kept, others = (model(texts, glossary=terms, record=record) for record in (True, False))
+    assert [one.text for one in kept] == [one.text for one in others]
+    assert [one.log_prob for one in kept] == pytest.approx([one.log_prob for one in others])
 
 
 def test_groups_of_a_beam_differ_and_keep_what_every_search_promises(translator: Translator) -> None:

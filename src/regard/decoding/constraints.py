@@ -23,7 +23,7 @@ class Constraint(Protocol):
     """A change of a step's logits, with a state of its own around the decoder's.
 
     Attributes:
-        scored: the changed step gives scores that add up as they are, not logits.
+        scored: the changed step gives scores that add up as they are, not logits; so does the step that it changes.
     """
 
     @property
@@ -96,8 +96,7 @@ class Ruled:
         rules = self.rules
 
         def ruled(token: Tensor, state: RuledState) -> tuple[Tensor, RuledState]:
-            logits, inner = step(token, state.inner)
-            scores = logits.float().log_softmax(-1)
+            scores, inner = step(token, state.inner)
             before = state.tokens.to(token.device).expand(*token.shape, -1)
             tokens = torch.cat([before, token[..., None]], -1)
             banned = torch.zeros_like(scores, dtype=torch.bool)
@@ -161,8 +160,7 @@ class ForcedPrefix:
         """The step that writes the prefix first."""
 
         def prefixed(token: Tensor, state: CountedState) -> tuple[Tensor, CountedState]:
-            logits, inner = step(token, state.inner)
-            scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            scores, inner = step(token, state.inner)
             after = CountedState(inner, state.step + 1)
             if state.step < len(self.tokens):
                 only = torch.full_like(scores, -torch.inf)
@@ -174,6 +172,16 @@ class ForcedPrefix:
             return scores, after
 
         return prefixed
+
+
+def log_probs(step: StepFunction) -> StepFunction:
+    """A step that gives the log-probabilities of its logits, in float32 at least."""
+
+    def scores(token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, after = step(token, state)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1), after
+
+    return scores
 
 
 def _ends_in(tokens: Tensor, sequence: Sequence[int]) -> Tensor:
@@ -215,11 +223,11 @@ def penalize_repetition(logits: Float[Tensor, "V"], earlier: Sequence[int], pena
 def forbid_repeated_ngrams(logits: Float[Tensor, "V"], earlier: Sequence[int], n: int) -> Float[Tensor, "V"]:
     """-inf at tokens that would complete an n-gram a second time, unless that would leave none; n = 0 allows all."""
     banned = _would_repeat(earlier, n)
-    if not banned or len(banned) >= len(logits):
+    if not banned:
         return logits
-    logits = logits.clone()
-    logits[torch.tensor(sorted(banned), device=logits.device)] = -torch.inf
-    return logits
+    left = logits.clone()
+    left[torch.tensor(sorted(banned), device=logits.device)] = -torch.inf
+    return torch.where((left > -torch.inf).any(), left, logits)  # a constraint may have left out the others
 
 
 def _would_repeat(earlier: Sequence[int], n: int) -> set[int]:

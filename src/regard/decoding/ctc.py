@@ -102,17 +102,17 @@ def joined(step: StepFunction, share: float, blank: int, bos: int, eos: int) -> 
     """A step that scores with both: (tokens `[N, K]`, JointState) -> (scores `[N, K, V]`, JointState).
 
     Args:
-        step: the decoder's.
+        step: the decoder's, whose scores are log-probabilities.
         share: λ, of CTC.
         blank, bos, eos: ids.
     """
 
     def both(token: Tensor, state: JointState) -> tuple[Tensor, JointState]:
-        logits, inner = step(token, state.inner)
+        log_p, inner = step(token, state.inner)
         state = replace(_follow(state, token, blank), inner=inner, empty=False)
         longer = _prefixes(state, blank, bos, eos)
         gained = torch.where(longer > NEVER / 2, longer - state.prefix[..., None], -torch.inf)
-        return (1 - share) * logits.float().log_softmax(-1) + share * gained.float(), state
+        return (1 - share) * log_p + share * gained.to(log_p.dtype), state
 
     return both
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from regard.attention.maps.map import AttentionMap, LazyMaps
-from regard.decoding.constraints import Constraint, StepFunction, innermost
+from regard.decoding.constraints import Constraint, StepFunction, innermost, log_probs
 from regard.decoding.phrases import Goal
 from regard.decoding.sample import Drawn, SampleConfig, Stop, sample, sampled
 from regard.decoding.search import Attention, Hypothesis, SearchConfig, search, search_steps
@@ -146,8 +146,12 @@ def stream(
 def constrained(
     model: StepModel, state: Any, constraints: Sequence[Constraint], sentences: int
 ) -> tuple[StepFunction, Any]:
-    """The model's step and its state within the constraints, the first innermost."""
-    wanted = WANTED.get()
+    """The model's step and its state within the constraints, the first innermost.
+
+    The innermost one that is `scored` is given the model's log-probabilities, and no other one divides them anew: what
+    is left of a step once tokens are forbidden keeps the log-probability that the model gives it.
+    """
+    wanted, scored = WANTED.get(), False
 
     def wanted_step(token: Tensor, state: Any) -> tuple[Tensor, Any]:
         if not wanted():
@@ -156,6 +160,8 @@ def constrained(
 
     step: StepFunction = wanted_step
     for constraint in constraints:
+        if constraint.scored and not scored:
+            step, scored = log_probs(step), True
         state, step = constraint.begin(state, sentences), constraint.around(step)
     return step, state
 

@@ -157,8 +157,8 @@ class Forbidden:
             return found
 
         def allowed(token: Tensor, state: TextState) -> tuple[Tensor, TextState]:
-            logits, inner = step(token, state.inner)
-            scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            given, inner = step(token, state.inner)
+            scores = given.clone()
             rows = state.rows and [
                 [self._after(own, new) for own, new in zip(some, news, strict=True)]
                 for some, news in zip(state.rows, token.tolist(), strict=True)

@@ -85,8 +85,8 @@ class Demands:
             ConfigError: the vocabulary cannot spell the prefix.
         """
         made: list[Constraint] = []
-        if self.prefix.strip():
-            (tokens, _), spelling = self._spell("prefix", self.prefix), self.spelling()
+        if tokens := self._prefix:
+            spelling = self.spelling()
             banned = spelling.begins | spelling.empty
             in_word = str(self.tokenizer.decode(tokens))[-1:].isalnum()
             made.append(ForcedPrefix(tokens, banned if in_word else torch.zeros_like(banned)))
@@ -131,6 +131,39 @@ class Demands:
             span = (own[0][0], own[-1][1])
         return [n for n, (first, end) in enumerate(spans) if first < span[1] and end > span[0] and end > first]
 
+    @property
+    def room(self) -> int:
+        """Tokens that the prefix takes of every output.
+
+        Raises:
+            ConfigError: the vocabulary cannot spell it; it has more tokens than an output may have.
+        """
+        return len(self._prefix)
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        """The tokens of the prefix."""
+        if not self.prefix.strip():
+            return []
+        self._check_length("prefix", self.prefix)
+        tokens, _ = self._spell("prefix", self.prefix)
+        if len(tokens) > self.longest:
+            raise ConfigError(
+                f"prefix has {len(tokens):,} tokens; expected at most {self.longest:,}: give a shorter one"
+            )
+        return tokens
+
+    def _check_length(self, setting: str, text: str) -> None:
+        """Refuse a text that is too long before it is tokenized.
+
+        Raises:
+            ConfigError: it has more characters than the tokens of an output.
+        """
+        if len(text) > CHARACTERS * self.longest:
+            raise ConfigError(
+                f"{setting}: a phrase of {len(text):,} characters is too long: expected at most {self.longest:,} tokens"
+            )
+
     @cached_property
     def _terms(self) -> Glossary:
         return Glossary(self.glossary)
@@ -157,11 +190,7 @@ class Demands:
             ConfigError: the vocabulary cannot spell it.
         """
         given = " ".join(clean(text).split())
-        if len(given) > CHARACTERS * self.longest:
-            raise ConfigError(
-                f"{setting}: a phrase of {len(given):,} characters is too long: expected at most {self.longest:,} "
-                "tokens"
-            )
+        self._check_length(setting, given)
         _, read = self._spell(setting, given, given.lower())
         first, _ = self._spell(setting, read[:1].upper() + read[1:], read)
         letter = self.tokenizer.encode_target("a")

@@ -100,13 +100,17 @@ class TextSearch:
         translator = self.translator
         _, stepper = self._searched
         state = stepper.start(self._encode([0]), record=self.record)
-        limit, bos = translator.limit(len(self.sources[0]) + 1), [translator.tokenizer.bos]
+        limit, bos = self._limit(0), [translator.tokenizer.bos]
         rules = [*translator.rule_constraints([bos], [limit]), *self.demands.constraints([limit])]
         return (
             yield from stream(
                 stepper, state, bos, limit, config, translator.ends(), constraints=rules, index=self.indices[0]
             )
         )
+
+    def _limit(self, number: int) -> int:
+        """The most tokens of a text's output, EOS counted; a prefix has room beside them, as a goal has."""
+        return self.translator.limit(len(self.sources[number]) + 1) + self.demands.room
 
     def _groups(self, numbers: Sequence[int], beam: int) -> Iterator[list[int]]:
         """Texts that are searched at a time."""
@@ -165,8 +169,10 @@ class TextSearch:
         translator = self.translator
         _, stepper = self._searched
         goals = [self.goals[n] if aimed else None for n in group]
-        state = stepper.start(memory, record=self.record or (aimed and not stepper.attends_unrecorded))
-        limits = [translator.limit(len(self.sources[n]) + 1) for n in group]
+        # where no site was chosen when the model was trained, it is found among the maps of a recorded state
+        unrecorded = stepper.attends_unrecorded and bool(translator.bundle.alignment)
+        state = stepper.start(memory, record=self.record or (aimed and not unrecorded))
+        limits = [self._limit(n) for n in group]
         before = [[translator.tokenizer.bos]] * len(limits)
         longest = [limit + (goal.room if goal else 0) for limit, goal in zip(limits, goals, strict=True)]
         return generate(

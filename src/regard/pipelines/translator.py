@@ -458,7 +458,10 @@ class Translator(Pipeline[str, Generation]):
         with torch.inference_mode(), unwatched():
             memory = encoder.encode(pad(rows, filler).to(device), lengths_mask(rows).to(device))
             before = [[self.tokenizer.bos]] * len(rows)
-            rules = self.rule_constraints(before, [self.limit(len(row)) for row in rows])
+            # an output that is longer than its source allows had room for phrases: it was not cut where others are
+            limits = [self.limit(len(row)) for row in rows]
+            limits = [n if len(own) <= n else len(own) + 1 for n, own in zip(limits, outputs, strict=True)]
+            rules = self.rule_constraints(before, limits)
             return forced(stepper, stepper.start(memory), before, outputs, rules)
 
     def read_words(self, generations: Sequence[Generation], batch_tokens: int = BATCH_TOKENS) -> None:
