@@ -193,8 +193,15 @@ def test_half_precision_is_shown_exactly(open_page: Open, kind: torch.dtype) -> 
 
 
 def canvas_box(tab: Any) -> tuple[Any, float, float]:
+    """The first map's canvas and the size of its cells, once it keeps its size: a page draws it anew when its width
+    changes."""
     canvas = tab.locator("canvas.cells").first
-    return canvas, float(canvas.get_attribute("data-cell")), float(canvas.get_attribute("data-tall"))
+    size = lambda: (canvas.get_attribute("data-cell"), canvas.get_attribute("data-tall"), canvas.bounding_box())  # noqa: E731
+    before, now = None, size()
+    while before != now:
+        tab.wait_for_timeout(150)
+        before, now = now, size()
+    return canvas, float(now[0]), float(now[1])
 
 
 def test_tooltips_and_pixels_are_the_tensors(open_page: Open, translation: Page) -> None:
