@@ -48,7 +48,18 @@ def test_a_processor_without_the_instructions_gives_the_same(rows: int, monkeypa
     linear, x = layer(), torch.randn(rows, 24)
     fast = Int8Product(linear.weight, linear.bias)(x)
     monkeypatch.setattr(products, "has_fast_int8", lambda: False)
-    torch.testing.assert_close(Int8Product(linear.weight, linear.bias)(x), fast, atol=1e-6, rtol=0)
+    torch.testing.assert_close(Int8Product(linear.weight, linear.bias)(x), fast, atol=0, rtol=0)
+
+
+@pytest.mark.skipif(not products.has_fast_int8(), reason="needs VNNI")
+@pytest.mark.parametrize(("d", "e"), [(24, 10), (2048, 512), (300, 7001)])
+def test_both_ways_to_whole_numbers_give_the_same_bits(d: int, e: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, x = layer(d=d, e=e), torch.randn(40, d) * torch.linspace(0.01, 9, 40)[:, None]
+    chosen = Int8Product(linear.weight, linear.bias)
+    monkeypatch.setattr(products, "has_fast_int8", lambda: False)
+    small = Int8Product(linear.weight, linear.bias)
+    for rows in (1, 2, 32, 33):
+        assert torch.equal(chosen(x[:rows]), small(x[:rows]))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
