@@ -123,7 +123,10 @@ def _regard(name: str, kind: str) -> Callable[[int, int], Any]:
     from regard.decoding.generate import generate, maps_of
     from regard.decoding.search import SearchConfig
     from regard.models.planned import Plans
+    from regard.process import keep_freed_memory, leave_out_what_is_loaded
 
+    keep_freed_memory()  # as `regard translate` does, and what follows
+    leave_out_what_is_loaded()
     model, _ = regard_model(name)
     plans, record = Plans("int8" if "int8" in kind else "float32"), "maps" in kind
 
