@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from regard import bundle as module
-from regard.bundle import INFO, TOKENIZER, WEIGHTS, Bundle, load_bundle, pack, save_bundle, unpack
+from regard.bundle import DIACRITICS, INFO, TOKENIZER, WEIGHTS, Bundle, load_bundle, pack, save_bundle, unpack
 from regard.errors import BundleError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.pipelines.load import load
+from regard.text.diacritics import Diacritics
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 MODELS = {
@@ -69,6 +70,24 @@ def test_float32_is_the_same_bit_for_bit(tmp_path, kind):
     for text in TEXTS:
         assert loaded.tokenizer.encode(text) == saved.tokenizer.encode(text)
     assert sorted(path.name for path in (tmp_path / "new" / "b").iterdir()) == sorted([INFO, WEIGHTS, TOKENIZER])
+
+
+def test_diacritics_are_kept_with_the_model_and_another_file_is_refused(tmp_path):
+    saved = make()
+    saved.diacritics = Diacritics(["où est", "été"])
+    save_bundle(tmp_path, saved)
+    assert load_bundle(tmp_path).diacritics.phrases == ("où est", "été")
+    (tmp_path / DIACRITICS).write_text("où est\nete\n", "utf-8")
+    with pytest.raises(BundleError, match=r"diacritics\.txt: damaged or changed since it was saved"):
+        load_bundle(tmp_path)
+    info = json.loads((tmp_path / INFO).read_text("utf-8"))
+    info["files"][DIACRITICS] = hashlib.sha256((tmp_path / DIACRITICS).read_bytes()).hexdigest()
+    (tmp_path / INFO).write_text(json.dumps(info), "utf-8")
+    with pytest.raises(BundleError, match=r"diacritics\.txt: damaged: phrase 2: expected a word with a diacritic"):
+        load_bundle(tmp_path)
+    (tmp_path / DIACRITICS).unlink()
+    with pytest.raises(BundleError, match=r"diacritics\.txt: no such file"):
+        load_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("kind", MODELS)

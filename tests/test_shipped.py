@@ -77,6 +77,9 @@ def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
         ("en-fr", "WHERE IS THE STATION?", "Where is the station?"),
         ("en-fr-fast", "TOM LIVES IN BOSTON.", "Tom lives in Boston."),
         ("en-fr-rnn", "I DON'T KNOW.", "I don't know."),
+        ("fr-en", "ou est la bibliotheque ?", "où est la bibliothèque ?"),
+        ("fr-en-fast", "OU EST LA GARE ?", "Où est la gare ?"),
+        ("fr-en-rnn", "je mange le gateau", "je mange le gâteau"),
     ],
 )
 def test_a_source_in_capitals_is_read_as_a_sentence(name: str, typed: str, plain: str) -> None:

@@ -1,5 +1,7 @@
 """A trained model as a folder: `bundle.json`, `weights.safetensors`, `tokenizer.json`. Versioned, no pickle.
 
+A translator that restores diacritics has `diacritics.txt` too: one word, or two, in each line.
+
 `bundle.json` holds the settings and the SHA-256 of the other files, so a truncated or changed file is
 named and refused. Weights are stored in float32, float16 or int8 (one scale per row) and always
 loaded as float32.
@@ -22,11 +24,23 @@ from regard.models.build import ModelConfig, build_shapes
 from regard.models.ensemble import EnsembleConfig
 from regard.pretrained.rules import GenerationRules
 from regard.storage import write_tensors, write_text
+from regard.text.diacritics import Diacritics
 from regard.text.tokenizer import Tokenizer, TokenizerConfig
-from regard.untrusted import FLOATS, Stored, TensorFiles, faults_of, file_size, first_line, named, read_object, shown
+from regard.untrusted import (
+    FLOATS,
+    Stored,
+    TensorFiles,
+    faults_of,
+    file_size,
+    first_line,
+    named,
+    read_object,
+    read_text,
+    shown,
+)
 
 FORMAT = 2  # 1 had other names of settings and weights (regard.config.RENAMED)
-INFO, WEIGHTS, TOKENIZER = "bundle.json", "weights.safetensors", "tokenizer.json"
+INFO, WEIGHTS, TOKENIZER, DIACRITICS = "bundle.json", "weights.safetensors", "tokenizer.json", "diacritics.txt"
 Precision = Literal["float32", "float16", "int8"]
 
 
@@ -43,6 +57,7 @@ class Bundle:
         decoding: default settings of the search.
         alignment: {"site": …, "heads": […]}, where word alignments are read, chosen on development data.
         rules: tokens that end a text, are suppressed or are forced, where a folder of others states them.
+        diacritics: what a source without any is read with; None where it is read as it is.
     """
 
     task: str
@@ -53,6 +68,7 @@ class Bundle:
     decoding: dict[str, Any] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
     rules: GenerationRules = field(default_factory=GenerationRules)
+    diacritics: Diacritics | None = None
 
 
 def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") -> None:
@@ -63,6 +79,10 @@ def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") 
     (folder / INFO).unlink(missing_ok=True)
     write_tensors(folder / WEIGHTS, pack(dict(bundle.model.state_dict()), precision))
     bundle.tokenizer.save(folder / TOKENIZER)
+    names = [WEIGHTS, TOKENIZER]
+    if bundle.diacritics is not None:
+        write_text(folder / DIACRITICS, "".join(f"{phrase}\n" for phrase in bundle.diacritics.phrases))
+        names.append(DIACRITICS)
     info = {
         "format": FORMAT,
         "task": bundle.task,
@@ -71,7 +91,7 @@ def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") 
         "tokenizer": bundle.tokenizer.config.model_dump(),
         "decoding": bundle.decoding,
         "alignment": bundle.alignment,
-        "files": {name: _sha256((folder / name).read_bytes()) for name in (WEIGHTS, TOKENIZER)},
+        "files": {name: _sha256((folder / name).read_bytes()) for name in names},
     }
     write_text(folder / INFO, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
@@ -111,7 +131,7 @@ def load_bundle(folder: Path) -> Bundle:
     """
     where = folder / INFO
     info = _read_info(where)
-    for name in (WEIGHTS, TOKENIZER):
+    for name in (WEIGHTS, TOKENIZER, *([DIACRITICS] if DIACRITICS in info.files else [])):
         _check_digest(folder, name, info)
     try:
         settings = with_current_names({"model": info.model})[0]["model"]
@@ -135,7 +155,18 @@ def load_bundle(folder: Path) -> Bundle:
         filled[name] = tensor.to(expected.dtype)
     model.load_state_dict(filled, assign=True)
     source, target = info.languages
-    return Bundle(info.task, (source, target), model, config, tokenizer, info.decoding, info.alignment)
+    diacritics = _read_diacritics(folder / DIACRITICS) if DIACRITICS in info.files else None
+    return Bundle(
+        info.task, (source, target), model, config, tokenizer, info.decoding, info.alignment, diacritics=diacritics
+    )
+
+
+def _read_diacritics(path: Path) -> Diacritics:
+    lines = read_text(path).removesuffix("\n").split("\n")
+    try:
+        return Diacritics(lines)
+    except BundleError as error:
+        raise BundleError(f"{path}: damaged: {error}") from error
 
 
 def _check_weights(model: Any, stored: Mapping[str, Stored], folder: Path) -> dict[str, str]:

@@ -51,7 +51,7 @@ class EnsembleTranslator(Translator):
         bundle = Bundle(
             own.task, own.languages, Ensemble([one.model for one in members]).eval(),
             EnsembleConfig(members=tuple(one.bundle.model_config for one in members)),
-            own.tokenizer, decoding, next(iter(alignments), {}), own.rules,
+            own.tokenizer, decoding, next(iter(alignments), {}), own.rules, own.diacritics,
         )  # fmt: skip
         super().__init__(bundle, ",".join(one.name for one in members))
 

@@ -77,6 +77,9 @@ class DecodingConfig(BaseModel):
     """A source with more tokens is refused."""
     sentence_case: bool = False
     """Read a source of several words in capitals as if only its first letter were one."""
+    diacritics: bool = False
+    """Read a source without diacritics as if it had those of its words; which these are is learned from the training
+    data."""
 
 
 class Translator(Pipeline[str, Generation]):
@@ -102,6 +105,8 @@ class Translator(Pipeline[str, Generation]):
         read = clean(source)
         if self.decoding.sentence_case:
             read = sentence_case(read, lambda word: len(self.tokenizer.encode(word)))
+        if self.decoding.diacritics and self.bundle.diacritics is not None:
+            read = self.bundle.diacritics.restore(read)
         return Encoded(source, self.encode(read), read)
 
     def encode(self, source: str) -> list[int]:

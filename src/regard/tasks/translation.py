@@ -43,6 +43,7 @@ from regard.tasks.base import (
 )
 from regard.tasks.config import ExperimentConfig, positions_of
 from regard.text.bpe_dropout import BpeDropout
+from regard.text.diacritics import Diacritics
 from regard.text.tokenizer import Tokenizer, word_of_each
 from regard.training.distributed import processes
 
@@ -68,6 +69,8 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
     def finish(model: Seq2Seq) -> Bundle:
         bundle = _bundle(settings, model, tokenizer)
         bundle.alignment = choose_heads(model, tokenizer, corpus.sample, dev)
+        if settings.decoding.diacritics:
+            bundle.diacritics = Diacritics.learn(corpus.sample.source)
         save_bundle(run.path, bundle)
         return bundle
 
