@@ -23,4 +23,5 @@ def test_no_path_goes_through_a_layers_number(theme: str) -> None:
     box = cast(Annotation, number).get_window_extent(cast(Any, canvas.get_renderer()))
     pixels = np.asarray(canvas.buffer_rgba())[:, :, :3].astype(int)
     inside = pixels[len(pixels) - int(box.y1) : len(pixels) - int(box.y0), int(box.x0) + 1 : int(box.x1)]
-    assert inside.size and (inside.max(-1) - inside.min(-1)).max() < 60  # ink and paper are gray, paths are colored
+    assert inside.size
+    assert (inside.max(-1) - inside.min(-1)).max() < 60  # ink and paper are gray, paths are colored
