@@ -34,7 +34,7 @@ default_role = "code"  # what stands between backticks in a docstring is code
 toc_object_entries_show_parents = "hide"
 # the course's pages are run; what they gave is kept until a page or the library changes
 nb_execution_mode = "cache"
-nb_execution_timeout = 600
+nb_execution_timeout = 3600  # seconds a cell; a minute's training takes ten on a machine that does much else
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # what libraries say there depends on the machine

@@ -25,7 +25,8 @@ MAPS = 6  # updates whose attention is shown beside each other
 NAMES = {
     "bleu": "BLEU", "chrf": "chrF", "exact": "exactly right, %", "wer": "word error rate, %",
     "perplexity": "perplexity",
-    "attention_entropy": "entropy of the attention, nats", "attention_coverage": "source tokens attended to, %",
+    "attention_entropy": "entropy of the attention, nats",
+    "attention_coverage": "source tokens with a total weight ≥ ½, %",
 }  # fmt: skip
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --soft: #666; --line: #ddd; --paper: #fff; --plate: #fff }

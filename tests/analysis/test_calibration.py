@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from regard.analysis.calibration import calibration
 from regard.errors import ConfigError, DataError, ShapeError
+from regard.figures.calibration import draw_calibration
 
 
 def test_bins_and_the_error_by_hand() -> None:
@@ -39,7 +41,7 @@ def test_the_figure(tmp_path: Path, theme: str) -> None:
     assert "3 predictions" in upper.get_title(loc="left")
     assert [bar.get_height() for bar in lower.patches] == [1, 2]
     assert (tmp_path / "a.svg").exists()
-    assert (upper.get_ylabel(), lower.get_ylabel()) == ("share right", "number of predictions")
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("share right", "number of\npredictions")
     with pytest.raises(DataError):
         found.plot(tmp_path / "a.txt")
 
@@ -47,5 +49,16 @@ def test_the_figure(tmp_path: Path, theme: str) -> None:
 def test_the_axes_say_what_was_counted() -> None:
     found = calibration([0.2, 0.9, 0.95], [False, True, True])
     upper, lower = found.plot(right="share in the reference", counted="words").axes
-    assert (upper.get_ylabel(), lower.get_ylabel()) == ("share in the reference", "number of words")
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("share in the reference", "number of\nwords")
     assert "3 words" in upper.get_title(loc="left")
+
+
+@pytest.mark.parametrize("right", [[0.12, 0.2, 0.33, 0.93], [0.25, 0.35, 0.45, 0.97]])
+def test_the_diagonals_name_is_not_on_the_curve(right: list[float]) -> None:
+    figure = draw_calibration([0.15, 0.25, 0.35, 0.95], right, [3, 5, 7, 11], 0.03)
+    figure.draw_without_rendering()
+    upper = figure.axes[0]
+    (name,) = [text for text in figure.findobj(Text) if text.get_text() == "calibrated"]
+    for line in upper.lines:
+        assert not line.get_path().transformed(line.get_transform()).intersects_bbox(name.get_window_extent())
+    assert "calibrated" in {line.get_label() for line in upper.lines if line.get_linestyle() == "--"}

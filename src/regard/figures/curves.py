@@ -32,8 +32,8 @@ def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int
         for (label, points), colour in zip(lines, COLOURS, strict=False):
             axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.4, marker="o",
                       markersize=2.4, label=label)  # fmt: skip
-            if len(lines) > 1:
-                axes.annotate(label, points[-1], xytext=(4, 0), textcoords="offset points", color=colour, fontsize=7)
+        if len(lines) > 1:
+            axes.legend(fontsize=7, frameon=False, labelcolor="linecolor")
         if best is not None:
             axes.axvline(best, color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
         axes.set_title(name, loc="left", fontsize=9, color=INK)
@@ -42,7 +42,7 @@ def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.margins(x=0.2 if len(lines) > 1 else 0.04)
+        axes.margins(x=0.04)
     return figure
 
 

@@ -83,7 +83,7 @@ def _number_layers(axes: "Axes", meaning: "Meaning", theme: Theme) -> None:
                 taken.append(place)
                 axes.annotate(
                     f"{layer}", (x, y), (3, 3), "data", "offset points", fontsize=6.5, color=theme.soft,
-                    fontfamily=fonts(),
+                    fontfamily=fonts(), bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 0.3},
                 )  # fmt: skip
 
 
