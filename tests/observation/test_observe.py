@@ -877,7 +877,7 @@ def test_a_list_of_maps_says_that_it_is_one() -> None:
     with regard.observe(model) as seen:
         model(*[torch.randn(1, 5, 8)] * 3)
     with pytest.raises(
-        AttributeError, match=r"a list of 1 maps, one per forward: use one of them, seen\[site\]\[0\]\.entropy"
+        AttributeError, match=r"a list of maps, one per forward: use one of them, seen\[site\]\[0\]\.entropy"
     ):
         seen["."].entropy  # noqa: B018
     with pytest.raises(AttributeError, match="a list of maps has no attribute 'entropie'"):

@@ -63,10 +63,8 @@ def follow(rule: str, args: tuple[Any, ...], result: Any) -> None:
             _set(result, "weights" if rule == "softmax" else "exponentials")
     elif rule == "quotient" and len(operands) == 2 and _mark(operands[0]) == "exponentials":
         _set(result, "weights")
-    else:
-        for mark in ("weights", "exponentials", "scores"):
-            if mark in marks:
-                return _set(result, mark)
+    elif marks - {None}:
+        _set(result, next(mark for mark in ("weights", "exponentials", "scores") if mark in marks))
 
 
 def _tensors(args: tuple[Any, ...]) -> Iterator[Any]:

@@ -49,7 +49,7 @@ class MapList(list[AttentionMap]):
     def __getattr__(self, name: str) -> Any:
         if hasattr(AttentionMap, name):
             raise AttributeError(
-                f"seen[site] is a list of {len(self)} maps, one per forward: use one of them, seen[site][0].{name}"
+                f"seen[site] is a list of maps, one per forward: use one of them, seen[site][0].{name}"
             )
         raise AttributeError(f"a list of maps has no attribute {name!r}")
 
