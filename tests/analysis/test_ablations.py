@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,7 +113,8 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
     assert len(others) == 2  # the other pairs of the three heads that do anything
     some = found.pairs([("second", 2), ("first", 1)], "zero")
     assert some.interaction[0, 1] == pairs.interaction[1, 5]
-    pairs.plot(tmp_path / "pairs.png")
+    figure = pairs.plot(tmp_path / "pairs.png")
+    assert "second, head 2" in {text.get_text() for text in figure.findobj(Text)}
     assert (tmp_path / "pairs.png").stat().st_size > 5000
 
 

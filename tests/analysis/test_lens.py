@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 
 import regard
 from random_outputs import BLOCKS, SIZES, SOURCE, bundle, completer, recurrent, translator
 from regard.analysis.lens import Lens, TunedLens, tune_lens
-from regard.errors import ConfigError, DataError
+from regard.errors import ConfigError, DataError, ShapeError
 from regard.models.language import EncoderConfig
 from regard.pipelines.filler import Filler
 
@@ -119,6 +120,27 @@ def test_the_table_is_drawn(tmp_path):
     Lens(torch.zeros(2, 1, 3, 4), ["a", "b"]).plot(tmp_path / "ids.svg")
     with pytest.raises(DataError, match=r"end it in \.png"):
         lens.plot(tmp_path / "lens.doc")
+
+
+def shown(figure):
+    """The texts of a figure."""
+    return [" ".join(text.get_text().split()) for text in figure.findobj(Text)]
+
+
+def test_a_figure_says_what_stands_in_columns_and_cells():
+    lens = Lens(torch.eye(4)[None, None, :3].repeat(2, 1, 1, 1), ["a", "b"])
+    assert "columns: positions; cells: token ids" in shown(lens.plot())
+    named = shown(lens.plot(tokens=["one", "two", "three"], names=lambda ids: [f"t{i}" for i in ids]))
+    assert {"one", "two", "three", "t0", "t1", "t2", "columns: the tokens that the model is given"} < {*named}
+    assert "2" not in named
+    with pytest.raises(ShapeError, match="got 2 names for 3 positions"):
+        lens.plot(tokens=["one", "two"])
+
+
+def test_a_classifier_has_one_position():
+    lens = Lens(torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 2.0]]]), ["embedding", "layer 1"])
+    assert [[id for id, _ in position] for layer in lens.top(1) for position in layer] == [[1], [2]]
+    assert {"The most probable class after each layer", "columns: positions; cells: class ids"} < {*shown(lens.plot())}
 
 
 def test_torchs_own_layers_are_looked_into_too():

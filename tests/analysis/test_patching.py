@@ -535,6 +535,21 @@ def test_the_figure(tmp_path: Path, by_position: bool) -> None:
     drawn = " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
     assert f"metric: {found.corrupted:.3g} corrupted, {found.clean:.3g} clean" in drawn
     assert (tmp_path / "heads.svg").exists()
+    if not by_position:
+        with pytest.raises(ShapeError, match="got 1 names, and the table has no positions"):
+            found.plot(tokens=["a"])
+    else:
+        names = [f"word{n}" for n in range(found.table.shape[2])]
+        assert {*names} < {text.get_text() for text in found.plot(tokens=names).findobj(Text)}
+        with pytest.raises(ShapeError, match=f"got 1 names, and the table has {len(names)} positions"):
+            found.plot(tokens=["a"])
+
+
+def test_a_figure_says_what_was_not_patched_and_how_far_off_it_is() -> None:
+    found = regard.attribute_patches(Tiny(), ids(), ids(2, 9), metric)
+    drawn = " ".join(" ".join(text.get_text() for text in found.plot().findobj(Text)).split())
+    assert "Clean head in the corrupted run: an estimate" in drawn
+    assert f"error of the largest cells: {found.error:.3g}" in drawn
 
 
 def refused(error: type[Exception], match: str, *arguments: Any, **more: Any) -> None:

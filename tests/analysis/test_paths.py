@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 import regard
 from random_outputs import completer, recurrent, translator
@@ -89,6 +90,8 @@ def test_each_path_is_that_of_interventions_one_by_one(module, what, receiver):
     assert found.table[0].tolist() == pytest.approx(expected, abs=1e-9)
     assert float((found.table - found.corrupted).abs().min()) > 1e-6
     assert found.forwards == 7
+    drawn = " ".join(" ".join(text.get_text() for text in found.plot().findobj(Text)).split())
+    assert f"Clean path from each head to {RECEIVER}, head {receiver}, in the corrupted run" in drawn
     in_parts = path_patches(module, CLEAN, CORRUPTED, margin, (RECEIVER, receiver), what, batch=3)
     torch.testing.assert_close(in_parts.table, found.table)
     torch.testing.assert_close(in_parts.approximate, found.approximate)

@@ -746,6 +746,7 @@ def test_dark_and_narrow(open_page: Open, translation: Page, settings: dict[str,
         assert wide <= 0, name
     hidden = tab.locator(".ribbons").evaluate("one => one.scrollWidth - one.clientWidth")
     assert hidden <= 0  # three words and what is said beside them
+    assert tab.locator(".map").evaluate("one => one.scrollHeight - one.clientHeight") <= 0  # nothing to scroll to
 
 
 def test_a_long_map_opens_pans_and_shows_exact_weights(open_page: Open) -> None:

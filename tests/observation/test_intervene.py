@@ -168,3 +168,7 @@ def test_permute_keeps_the_weights_and_where_nothing_was() -> None:
 def test_force() -> None:
     rows = torch.tensor([0.0, 1.0, 0.0])
     assert torch.equal(force(rows)(ROWS), rows.expand(2, 2, 3))
+    with pytest.raises(regard.ShapeError, match=r"expected a tensor of weights that broadcasts .*; got 0 "):
+        force(0)
+    with pytest.raises(regard.ShapeError, match=r"rows of shape \[4\] cannot be broadcast to the weights, \[2, 2, 3\]"):
+        force(torch.eye(4)[0])(ROWS)

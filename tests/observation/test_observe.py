@@ -827,12 +827,19 @@ class Mixer(nn.Module):
         if self.how == "einsum":
             scores = torch.einsum("btd,bsd->bts", q, x) * 0.3 + torch.zeros(T, T)
             return torch.einsum("bts,bsd->btd", [torch.softmax(scores.float(), -1).to(x.dtype), x])
+        if self.how == "one sequence at a time":
+            weights = [torch.softmax(dim=-1, input=torch.mm(a, b.T)) for a, b in zip(q, x, strict=True)]
+            return torch.stack([torch.mm(a, b) for a, b in zip(weights, x, strict=True)])
+        if self.how == "written out":
+            scores = torch.cat([q @ x.mT, torch.zeros(B, T, 1)], -1)
+            weights = (scores - scores.amax(-1, keepdim=True)).exp()
+            return (weights / weights.sum(-1, keepdim=True))[..., :-1].tril() @ x
         scores = torch.baddbmm(torch.zeros(B, T, T), q, x.mT)
         scores += 1
         return torch.bmm(nn.Softmax(-1)(scores), x)
 
 
-@pytest.mark.parametrize("how", ["operators", "einsum", "functions"])
+@pytest.mark.parametrize("how", ["operators", "einsum", "functions", "one sequence at a time", "written out"])
 def test_attention_by_hand_is_refused_whatever_its_name(how: str) -> None:
     model = nn.Sequential(Mixer(how), Plain())
     with pytest.raises(regard.RegardError, match=r"^'0' \(Mixer\) computes attention by hand"), regard.observe(model):
@@ -844,7 +851,7 @@ def test_attention_by_hand_is_refused_whatever_its_name(how: str) -> None:
 
 def test_a_softmax_that_is_no_attention_is_not_refused() -> None:
     class Router(nn.Module):
-        """A mixture of experts, gated outputs, and a distribution over a vocabulary."""
+        """A mixture of experts, gated outputs, a distribution over a vocabulary, and a state that decays."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -856,7 +863,9 @@ def test_a_softmax_that_is_no_attention_is_not_refused() -> None:
             gates = (x @ self.gate).softmax(-1)
             mixed = torch.einsum("bte,bted->btd", gates, torch.stack([expert(x) for expert in self.experts], -2))
             expected = (mixed @ self.vocabulary.weight.t()).softmax(-1) @ self.vocabulary.weight
-            return self.attend(expected * (x * x).softmax(-1))
+            decay = torch.exp(torch.einsum("btd,dn->btdn", x, -self.gate.exp()))  # as a state-space model's
+            read = torch.einsum("btdn,btn->btd", decay * x[..., None], x @ self.gate)
+            return self.attend(expected * (x * x).softmax(-1) + read)
 
     with regard.observe(model := Router()) as seen:
         model(draw(B, T, D))
@@ -868,7 +877,7 @@ def test_a_list_of_maps_says_that_it_is_one() -> None:
     with regard.observe(model) as seen:
         model(*[torch.randn(1, 5, 8)] * 3)
     with pytest.raises(
-        AttributeError, match=r"a list of 1 maps, one per forward: use one of them, seen\[site\]\[0\]\.entropy"
+        AttributeError, match=r"a list of maps, one per forward: use one of them, seen\[site\]\[0\]\.entropy"
     ):
         seen["."].entropy  # noqa: B018
     with pytest.raises(AttributeError, match="a list of maps has no attribute 'entropie'"):

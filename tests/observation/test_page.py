@@ -39,6 +39,32 @@ def test_the_steps_of_a_generation_are_joined() -> None:
     assert {(info["how"]["queries"], info["how"]["keys"]) for info in run["maps"]} == {(4, 4)}
 
 
+def test_beams_are_those_of_the_returned_sequences() -> None:
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=23, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    with regard.observe(model) as seen:
+        made = model.generate(
+            torch.tensor([[3, 4]]), max_new_tokens=3, num_beams=3, pad_token_id=0, eos_token_id=None,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    assert len(seen.look().document["runs"]) == 3  # places in the beam
+    page = seen.look(beam_indices=made.beam_indices)
+    (run,) = page.document["runs"]
+    wanted = seen.along(made.beam_indices)["transformer.h.0.attn"].full()[0]
+    torch.testing.assert_close(page.tensors[f"{run['maps'][0]['tensors']}.weights"], wanted)
+
+
+def test_two_sequences_are_named_by_their_maps() -> None:
+    model = torch.nn.MultiheadAttention(6, 2)
+    with regard.observe(model) as seen:
+        model(torch.randn(3, 6), *[torch.randn(3, 6)] * 2)
+    one = seen["."][0]
+    one.query_tokens, one.key_tokens = ["the", "black", "cat"], ["le", "chat", "noir"]
+    (run,) = seen.look().document["runs"]
+    assert run["sequences"] == {"sequence 1": one.query_tokens, "sequence 2": one.key_tokens}
+    assert (run["maps"][0]["rows"], run["maps"][0]["columns"]) == ("sequence 1", "sequence 2")
+
+
 def test_names_of_another_number_are_refused() -> None:
     model, query, key = torch.nn.MultiheadAttention(6, 2), torch.randn(5, 6), torch.randn(7, 6)
     with regard.observe(model) as seen:

@@ -71,7 +71,7 @@ class HeadPairs:
         """A figure of the interactions; the file's ending gives its format."""
         from regard.figures.tables import draw_tables
 
-        names = [f"{site}.{head}" for site, head in self.heads]
+        names = [f"{site}, head {head}" for site, head in self.heads]
         return draw_tables(
             {"": self.interaction}, names, names, ("head ↓", "head →"), "What two heads share", path,
             note="change without both, less the changes without each", label="interaction", theme=theme,

@@ -62,6 +62,15 @@ class AttributedPatches(Patches):
             f"changes the metric by up to {span:.3g}."
         )
 
+    @property
+    def _title(self) -> str:
+        return f"{super()._title}: an estimate"
+
+    @property
+    def _note(self) -> str:
+        error = "not checked against a patch" if self.error is None else f"error of the largest cells: {self.error:.3g}"
+        return f"{super()._note}; {error}"
+
 
 def attribute_patches(
     model: Any, clean: Any, corrupted: Any, metric: Metric, what: str = "head", *, by_position: bool = False,

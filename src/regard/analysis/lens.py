@@ -7,7 +7,7 @@ is a reading by the last layer's own readout, not a prediction that the model ma
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.analysis.base import ForwardPass, as_inputs, as_pass, check_single
-from regard.errors import ConfigError
+from regard.errors import ConfigError, ShapeError
 from regard.models.recurrent import Recurrent
 
 Names = Callable[[Sequence[int]], list[str]]
@@ -28,7 +28,7 @@ class Lens:
 
     Attributes:
         logits: `[layers + 1, *positions, V]`, from the embedded tokens to the last block's output; positions are those
-            of the model's own logits, `[B, T]`. `logits[-1]` are these logits.
+            of the model's own logits: `[B, T]`, or `[B]` of a classifier. `logits[-1]` are these logits.
         layers: names of the first axis.
         tokens: of the positions: what the model is given there, where known.
         names: from token ids to their strings, where there is a tokenizer.
@@ -51,37 +51,55 @@ class Lens:
             row: which input of the batch.
 
         Returns:
-            for each layer, for each position k pairs (token, probability); a token is its string where a tokenizer is
-            known, else its id.
+            for each layer, for each position (a classifier has one) k pairs (token, probability); a token is its
+            string where a tokenizer is known, else its id.
         """
         if k < 1:
             raise ConfigError(f"top needs k of at least 1; got {k}")
-        best, ids = self.probabilities()[:, row].topk(min(k, self.logits.shape[-1]), -1)
+        size = self.logits.shape[-1]
+        best, ids = self.probabilities()[:, row].reshape(len(self.logits), -1, size).topk(min(k, size), -1)
         return [
             [list(zip(self._named(some), shares, strict=True)) for some, shares in zip(*layer, strict=True)]
             for layer in zip(ids.tolist(), best.tolist(), strict=True)
         ]
 
-    def plot(self, path: str | Path | None = None, row: int = 0, theme: str = "light") -> Any:
+    def plot(
+        self, path: str | Path | None = None, row: int = 0, theme: str = "light", *,
+        tokens: Sequence[str] | None = None, names: Names | None = None,
+    ) -> Any:  # fmt: skip
         """Draw a table of layers and positions: each cell has the most probable token, its color the probability.
 
         Args:
             path: a .png, .svg or .pdf file; None only makes the figure.
             row: which input of the batch.
             theme: "light" or "dark".
+            tokens: of the positions, for a model that does not name its own.
+            names: from token ids to their strings, likewise: `tokenizer.convert_ids_to_tokens` of transformers.
 
         Returns:
             the matplotlib figure.
+
+        Raises:
+            ShapeError: another number of tokens than of positions.
         """
         from regard.figures.tables import draw_words
 
+        if names is not None:
+            return replace(self, names=names).plot(path, row, theme, tokens=tokens)
         best = [[cell[0] for cell in layer] for layer in self.top(1, row)]
-        tokens = self.tokens or [str(i) for i in range(len(best[0]))]
+        count = len(best[0])
+        if tokens is not None and len(tokens) != count:
+            raise ShapeError(f"tokens: got {len(tokens)} names for {count} positions: give one name for each position")
+        known = tokens or self.tokens
+        columns = "columns: the tokens that the model is given" if known else "columns: positions"
         return draw_words(
             [[probability for _, probability in layer] for layer in best],
             [[str(token) for token, _ in layer] for layer in best],
-            self.layers, tokens, path, title="The most probable next token after each layer",
-            note="columns: the tokens that the model is given", theme=theme,
+            self.layers, known or [str(i) for i in range(count)], path,
+            title="The most probable token after each layer" if self.logits.ndim > 3 else
+                  "The most probable class after each layer",
+            note=columns if self.names else f"{columns}; cells: {'token' if self.logits.ndim > 3 else 'class'} ids",
+            theme=theme,
         )  # fmt: skip
 
     def _named(self, ids: Sequence[int]) -> list[Any]:

@@ -59,22 +59,34 @@ class Patches:
                 found.append((cell, float(self.table[tuple(place)])))
         return found
 
-    def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
+    def plot(
+        self, path: str | Path | None = None, theme: str = "light", *, tokens: Sequence[str] | None = None
+    ) -> "Figure":
         """A figure of the change of the metric by part, blue where it grows; the file's ending gives its format.
 
         Sites down and heads across; by position a panel for each site, states in one panel.
+
+        Args:
+            path: a .png, .svg or .pdf file; None only makes the figure.
+            theme: "light" or "dark".
+            tokens: names of the positions, for a model that does not name its own.
+
+        Raises:
+            ShapeError: another number of tokens than of positions.
         """
         from regard.figures.tables import draw_tables
 
         effect = self.table - self.corrupted
-        title, label = f"Clean {self.what} in the corrupted run", "change of the metric"
-        how = {"note": f"metric: {self.corrupted:.3g} corrupted, {self.clean:.3g} clean", "label": label,
-               "theme": theme}  # fmt: skip
+        title, label = self._title, "change of the metric"
+        how = {"note": self._note, "label": label, "theme": theme}
+        if tokens is not None and effect.shape[2:] != (len(tokens),):
+            positions = effect.shape[2] if effect.ndim > 2 else "no"
+            raise ShapeError(f"tokens: got {len(tokens)} names, and the table has {positions} positions")
         if effect.ndim == 2:
             heads = [str(n) for n in range(effect.shape[1])]
             return draw_tables({"": effect}, self.sites, heads, ("site ↓", "head →"), title, path, **how)
         count = effect.shape[-1]
-        known = [self.tokens.get(site) for site in self.sites]
+        known = [tokens or self.tokens.get(site) for site in self.sites]
         alike = known[0] is not None and len(known[0]) == count and all(one == known[0] for one in known)
         names = known[0] if known[0] is not None and alike else [str(n) for n in range(count)]  # the panels share them
         if effect.shape[1] == 1:
@@ -82,6 +94,14 @@ class Patches:
         panels = dict(zip(self.sites, effect, strict=True))
         heads = [str(n) for n in range(effect.shape[1])]
         return draw_tables(panels, heads, names, ("head ↓", "position →"), title, path, **how)
+
+    @property
+    def _title(self) -> str:
+        return f"Clean {self.what} in the corrupted run"
+
+    @property
+    def _note(self) -> str:
+        return f"metric: {self.corrupted:.3g} corrupted, {self.clean:.3g} clean"
 
 
 def patch(

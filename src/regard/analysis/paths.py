@@ -48,6 +48,11 @@ class PathPatches(Patches):
         difference = float((self.table - self.approximate).abs().nan_to_num().max())
         return difference / largest if largest else 0.0
 
+    @property
+    def _title(self) -> str:
+        site, head = self.receiver
+        return f"Clean path from each head to {site}, head {head}, in the corrupted run"
+
 
 def path_patches(
     model: Any, clean: Any, corrupted: Any, metric: Metric, receiver: tuple[str, int], what: str = "query", *,

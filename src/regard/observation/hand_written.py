@@ -1,8 +1,9 @@
 """Attention that a module computes by hand, recognized by what it does: softmax(query · key …) · value.
 
 The torch-function mode passes every function here. A product of two activations is marked as scores, marks survive
-scaling, masks and dropout, a softmax of scores is marked as weights, and a product with weights is an attention. A
-product with a parameter (a projection, a router's or a vocabulary's logits) marks nothing.
+scaling, masks and dropout, a softmax of scores is marked as weights, and a product with weights is an attention. So is
+a softmax that is written out: exponentials of scores, divided by a tensor. A product with a parameter (a projection, a
+router's or a vocabulary's logits) marks nothing.
 """
 
 import threading
@@ -15,13 +16,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_PRODUCTS = {"matmul", "rmatmul", "bmm", "baddbmm", "einsum"}
+_PRODUCTS = {"matmul", "rmatmul", "mm", "addmm", "bmm", "baddbmm", "mv", "dot", "inner", "tensordot", "einsum"}
 _KEEPING = {
-    "add", "radd", "iadd", "sub", "isub", "mul", "rmul", "imul", "div", "truediv", "itruediv", "masked_fill", "where",
+    "add", "radd", "iadd", "sub", "isub", "mul", "rmul", "imul", "masked_fill", "where",
     "clamp", "tanh", "dropout", "alpha_dropout", "feature_dropout", "to", "float", "half", "bfloat16", "type",
     "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "flatten", "unflatten", "contiguous", "getitem",
-    "expand", "type_as",
+    "expand", "type_as", "cat", "concat", "stack", "tril", "triu",
 }  # fmt: skip
+_RULES = {"softmax": "softmax", "exp": "exp", "div": "quotient", "truediv": "quotient", "itruediv": "quotient"}
 
 _callbacks: ContextVar[tuple[Callable[[], None], ...]] = ContextVar("callbacks", default=())
 _local = threading.local()
@@ -39,30 +41,30 @@ def on_hand_written(callback: Callable[[], None]) -> Iterator[None]:
 
 @lru_cache(1024)
 def rule_of(func: Any) -> str | None:
-    """How marks pass a torch function: "product", "softmax", "keeping"; None, of most functions, where they end."""
+    """How marks pass a torch function: its rule in `follow`; None, of most functions, where they end."""
     name = getattr(func, "__name__", "").strip("_")  # __matmul__, add_
-    rules = {"product": name in _PRODUCTS, "softmax": name == "softmax", "keeping": name in _KEEPING}
-    return next((rule for rule, fits in rules.items() if fits), None)
+    return "product" if name in _PRODUCTS else "keeping" if name in _KEEPING else _RULES.get(name)
 
 
 def follow(rule: str, args: tuple[Any, ...], result: Any) -> None:
     """Mark the result of a torch function by the marks of its arguments."""
+    operands = [one for one in _tensors(args) if isinstance(one, Tensor)]
+    marks = {_mark(one) for one in operands}
     if rule == "product":
-        operands = [one for one in _tensors(args) if isinstance(one, Tensor)]
         if any(_is_parameter(one) for one in operands):
             return
-        if any(_mark(one) == "weights" for one in operands):
+        if "weights" in marks:
             for callback in _callbacks.get():
                 callback()
         else:
             _set(result, "scores")
-    elif rule == "softmax":
-        if args and _mark(args[0]) == "scores":
-            _set(result, "weights")
-    else:
-        marks = {_mark(one) for one in _tensors(args)} - {None}
-        if marks:
-            _set(result, "weights" if "weights" in marks else "scores")
+    elif rule in ("softmax", "exp"):
+        if "scores" in marks:
+            _set(result, "weights" if rule == "softmax" else "exponentials")
+    elif rule == "quotient" and len(operands) == 2 and _mark(operands[0]) == "exponentials":
+        _set(result, "weights")
+    elif marks - {None}:
+        _set(result, next(mark for mark in ("weights", "exponentials", "scores") if mark in marks))
 
 
 def _tensors(args: tuple[Any, ...]) -> Iterator[Any]:

@@ -185,6 +185,24 @@ def permute(weights: Tensor) -> Tensor:
     return weights.new_zeros(weights.shape).scatter(-1, order, weights.gather(-1, own)) * some
 
 
-def force(rows: Tensor) -> Change:
-    """A change that replaces the model's weights by `rows`, broadcast to their shape."""
-    return lambda weights: rows.to(weights).expand_as(weights)
+def force(rows: Any) -> Change:
+    """A change that replaces the model's weights by `rows`, broadcast to their shape.
+
+    Raises:
+        ShapeError: rows that are no tensor; in the forward, where they cannot be broadcast.
+    """
+    if not isinstance(rows, Tensor):
+        raise ShapeError(
+            f"force: expected a tensor of weights that broadcasts to [heads, T, S]; got {rows!r} (all of row t on key "
+            "j is 1 at [t, j], else 0)"
+        )
+
+    def change(weights: Tensor) -> Tensor:
+        try:
+            return rows.to(weights).expand_as(weights)
+        except RuntimeError as error:
+            raise ShapeError(
+                f"force: rows of shape {list(rows.shape)} cannot be broadcast to the weights, {list(weights.shape)}"
+            ) from error
+
+    return change

@@ -49,7 +49,7 @@ class MapList(list[AttentionMap]):
     def __getattr__(self, name: str) -> Any:
         if hasattr(AttentionMap, name):
             raise AttributeError(
-                f"seen[site] is a list of {len(self)} maps, one per forward: use one of them, seen[site][0].{name}"
+                f"seen[site] is a list of maps, one per forward: use one of them, seen[site][0].{name}"
             )
         raise AttributeError(f"a list of maps has no attribute {name!r}")
 
@@ -145,12 +145,18 @@ class Observation(Mapping[str, list[AttentionMap]]):
             joined[site] = _along(site, maps, beam_indices, caches, module in self._crossing)
         return joined
 
-    def look(self, path: str | Path | None = None, *, tokens: Sequence[str] | None = None) -> Page:
+    def look(
+        self, path: str | Path | None = None, *, tokens: Sequence[str] | None = None,
+        beam_indices: Tensor | None = None,
+    ) -> Page:  # fmt: skip
         """The page of the maps: each site's last, or the joined steps of a generation (`along`).
 
         Args:
             path: an .html file to write, which needs no network; None only makes the page.
-            tokens: names of the positions of the sequence that attends to itself.
+            tokens: names of the positions of the sequence that attends to itself. A model of two sequences (an
+                encoder–decoder) takes them from each map instead: its `query_tokens` and `key_tokens`.
+            beam_indices: of a generation with beams, as for `along`: without them a row belongs to a place in the beam,
+                not to a returned sequence.
 
         Raises:
             RegardError: nothing was seen.
@@ -159,7 +165,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         if not self._maps:
             raise RegardError("nothing was seen: no attention happened in the block")
         many = any(len(maps) > 1 for maps in self._maps.values())
-        maps = (self.along() if many else {}) or {site: maps[-1] for site, maps in self._maps.items()}
+        maps = (self.along(beam_indices) if many else {}) or {site: maps[-1] for site, maps in self._maps.items()}
         named = {} if tokens is None else {"text": list(tokens)}
         sizes = sorted({one.shape[-1] for one in maps.values() if one.shape[-1] == one.shape[-2]})
         if tokens is not None and len(tokens) not in sizes:

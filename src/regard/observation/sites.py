@@ -158,7 +158,7 @@ class _Mode(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         # of most functions, reading a tensor's shape among them, there is nothing to follow
         if not torch.compiler.is_dynamo_compiling() and (rule := rule_of(func)) and not is_computing():
-            follow(rule, args, result)
+            follow(rule, (*args, *(kwargs or {}).values()), result)
         return result
 
 

@@ -63,8 +63,7 @@ class Draft:
             value = parts.pop("value", None)
             self.tensors |= {f"{prefix}.{name}": part for name, part in parts.items()}
             named = (axes or {}).get(site)
-            sides = named or [self._own(run, names, prefix, side) for side, names in
-                              (("queries", seen.query_tokens), ("keys", seen.key_tokens))]  # fmt: skip
+            sides = named or [self._own(run, names) for names in (seen.query_tokens, seen.key_tokens)]
             run["maps"].append({"site": site, "tensors": prefix, "how": note, "rows": sides[0], "columns": sides[1]})
             if value is not None:
                 self._values.append((site == run.get("chosen", {}).get("site"), run["maps"][-1], value))
@@ -75,13 +74,13 @@ class Draft:
         return run
 
     @staticmethod
-    def _own(run: dict[str, Any], names: list[str] | None, prefix: str, side: str) -> str | None:
-        """The name of the sequence that a map's own tokens make."""
+    def _own(run: dict[str, Any], names: list[str] | None) -> str | None:
+        """The name of the sequence that a map's own tokens make; the page shows it where a map is of two."""
         if names is None:
             return None
         known = next((name for name, those in run["sequences"].items() if those == names), None)
         if known is None:
-            known = f"{side} {prefix}"
+            known = f"sequence {len(run['sequences']) + 1}"
             run["sequences"][known] = list(names)
         return str(known)
 
