@@ -26,7 +26,14 @@ from regard.text.tokenizer import words as word_spans
 LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few words
 # possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
 # long the text is
-MARKUP = r"</?[A-Za-z][^<>]*+>|<\d[\d:.]*+>|<!--(?:(?!-->|<!--).)*+-->"  # <00:01.500> is a time within a subtitle
+ESCAPED = r"&lt;/?[A-Za-z](?:(?!&[lg]t;)[^<>])*+&gt;"  # a tag within those of another format, as XLIFF has them
+MARKUP = "|".join(
+    (
+        r"</?[A-Za-z][^<>]*+>|<!--(?:(?!-->|<!--).)*+-->|<!\[CDATA\[|\]\]>",
+        ESCAPED,
+        r"<\d[\d:.]*+>",  # the time of a word of a subtitle: <00:01.500>
+    )
+)
 ADDRESS = r"(?:(?:[^\s<>\"{}]*+\{[^\s<>\"{}]*+\})++(?:[^\s<>\"]*[^\s<>\".,;:!?)\]}»])?|[^\s<>\"]*[^\s<>\".,;:!?)\]}»])"
 SPACE = r"(?:nbsp|ensp|emsp|thinsp|#160|#8239|#x(?:[aA]0|202[fF]))"  # white space of HTML, which belongs to no word
 PROTECTED = "|".join(
@@ -37,7 +44,7 @@ PROTECTED = "|".join(
         r"\{\{[^{}]*+\}\}|\$?\{[^{}]*+\}",  # {{ name }}, ${name}, {0}
         r"%\([\w.]++\)[#0\- +]*+[\d.*]*+[a-zA-Z]|%(?:\d++\$)?[#0\-+]*+[\d.*]*+[sdifgxu](?!\w)|%[A-Z_]++%",
         rf"&{SPACE};",
-        rf"(?:(?<!\w)\w++)?(?:&(?!{SPACE};)(?:\w++|#\d++|#x[0-9a-fA-F]++);\w*+)++",  # R&amp;D, &eacute;t&eacute;
+        rf"(?:(?<!\w)\w++)?(?:(?!{ESCAPED}|&{SPACE};)&(?:\w++|#\d++|#x[0-9a-fA-F]++);\w*+)++",  # R&amp;D
         r"\b[A-Za-z]++(?:_[A-Za-z0-9]+)+\b",  # names_of_variables
     )
 )
@@ -343,18 +350,22 @@ def _tags(shielded: Shielded) -> list[Tag]:
         if piece.inner:
             continue
         following, behind = bisect_right(ends, at), bisect_left(starts, at)
-        name = "".join(re.findall(r"</?([\w:-]+)", piece.outer)).lower()
-        if piece.outer.startswith("</") and open_tags[name]:
+        outer = piece.outer.replace("&lt;", "<")
+        name = "".join(re.findall(r"</?([\w:-]+)", outer)).lower()
+        if outer.startswith("</") and open_tags[name]:
             while True:  # what was begun within it ends with it
                 begun, number = waiting.pop()
                 open_tags[begun] -= 1
                 if begun == name:
                     break
-            found[number] = found[number]._replace(last=behind)
-            found.append(Tag(piece.outer, found[number].first, behind, True))
+            if behind > found[number].first:
+                found[number] = found[number]._replace(last=behind)
+                found.append(Tag(piece.outer, found[number].first, behind, True))
+            else:  # around nothing: it stays with its begin
+                found.append(Tag(piece.outer, following, following + 1, False))
         else:
             found.append(Tag(piece.outer, following, following + 1, False))
-            if not piece.outer.startswith(("</", "<!")):
+            if not outer.startswith(("</", "<!", "]")):
                 waiting.append((name, len(found) - 1))
                 open_tags[name] += 1
     return found
