@@ -282,6 +282,16 @@ def test_weights_of_a_stranger_are_compared_with_the_model(tmp_path, name, tenso
     [
         ("model", {**MODELS["transformer"].model_dump(), "decoder_layers": 10**12}, "of more weights than the"),
         ("model", {**MODELS["transformer"].model_dump(), "width": 10**7}, "shape|no weight"),
+        (
+            "model",
+            {**MODELS["transformer"].model_dump(), "window": 10**30},
+            "window: Input should be less than or equal",
+        ),
+        (
+            "model",
+            {**MODELS["transformer"].model_dump(), "first_position": 2**63},
+            "first_position: Input should be less",
+        ),
         ("alignment", {"site": "x", "heads": [10**9]}, r"alignment: heads = \[1000000000\], and a site has 2"),
         ("alignment", {"site": "x", "heads": "all"}, "heads: Input should be a valid list"),
         ("alignment", {"site": 5, "heads": [0]}, "site: Input should be a valid string"),

@@ -546,7 +546,12 @@ def test_pairs_that_were_kept_apart_are_measured(
         assert json.loads(out)["sentences"] == len(parts[part]) > 0
         if part == "dev":
             assert json.loads(out)["loss"] == pytest.approx(run.journal[-1]["dev_loss"], rel=1e-4)
-    for arguments in ([], ["--part", "dev", "--source", "x"], ["--part", "other"]):
+    for arguments in (
+        [],
+        ["--part", "dev", "--source", "x"],
+        ["--part", "dev", "--reference", "x"],
+        ["--part", "other"],
+    ):
         assert talk("evaluate", tmp_path / "run", *arguments)[0] == 2
     (tmp_path / "empty").mkdir()
     apart = "no test pairs apart .*: measure it on files, with --source and --reference"

@@ -39,6 +39,7 @@ def test_a_long_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
         ("[" * 100_000, "nested too deeply"), ('{"a":' * 100_000, "nested too deeply"), ("[1]", "expected an object"),
         ('{"a": NaN}', "expected finite numbers; got NaN"),
         ('{"a": -Infinity}', "got -Infinity"),
+        ('{"a": "\\ud800"}', "surrogates not allowed"), ('{"\\uDFFF": 1}', "surrogates not allowed"),
         ('{"a": 1e999}', "got '1e999'"), ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands there twice"),
         ("{", "damaged"),
         ('{"a": ' + "1" * 5000 + "}", "damaged"),
@@ -52,7 +53,7 @@ def test_json_that_is_refused(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_json_that_is_read(tmp_path: Path) -> None:
-    values = {"a": [1, -2.5e-3, None, True], "b": {"c": "é\n"}}
+    values = {"a": [1, -2.5e-3, None, True], "b": {"c": "é\n", "\U0001f600": "\U0001f600"}}
     (tmp_path / "a.json").write_text(json.dumps(values))
     assert read_object(tmp_path / "a.json") == values
 

@@ -22,6 +22,7 @@ from regard.data.prepared import key_of
 from regard.errors import ConfigError
 from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, rows_of, translate_corpus
 from regard.storage import claim, exclusive, replacing, write_bytes, write_text
+from regard.untrusted import read_text
 
 SETTINGS = {"data.source": "source", "data.target": "target", "data.test_share": 0.0, "data.dev_share": 0.0}
 
@@ -78,7 +79,7 @@ def distill(
         if not corpus.exists():
             write_text(made_from, key)
             _write_corpus(data, texts, where)
-        elif not made_from.exists() or made_from.read_text("utf-8") != key:
+        elif not made_from.exists() or read_text(made_from) != key:
             raise ConfigError(
                 f"{corpus}: made from other data, or from other --text, than are given now: name another --folder, or "
                 f"remove {where}"

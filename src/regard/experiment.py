@@ -51,6 +51,7 @@ from regard.tasks.config import ExperimentConfig, check_sizes
 from regard.tasks.table import TASKS, evaluate
 from regard.tasks.translation import read_data
 from regard.text.tokenizer import Tokenizer
+from regard.text.tokenizer_file import read_vocabulary
 from regard.training.checkpoint import average, load_checkpoint
 from regard.training.distributed import (
     Alive,
@@ -67,6 +68,7 @@ from regard.training.loop import Interrupted, Report, checkpoint_in, last_checkp
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
 from regard.training.tensorboard import TensorBoard
+from regard.untrusted import read_text
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "prepare", "read_config", "train"]
 
@@ -464,7 +466,7 @@ def _same_data(folder: Path, batches: BatchSource, resume: bool) -> None:
     path, digest = folder / DATA, _digest(batches)
     if not resume:
         write_text(path, f"{digest}\n")
-    elif path.exists() and path.read_text("utf-8").strip() != digest:
+    elif path.exists() and read_text(path).strip() != digest:
         raise ConfigError(
             f"{folder}: its training data have changed since the run was started ({len(batches):,} examples now): "
             "restore them, or choose another folder"
@@ -481,7 +483,7 @@ def _made_of(folder: Path, work: TaskData, changed: AbstractSet[str]) -> dict[st
 
     Those that a changed setting is to change are left out.
     """
-    tokenizer = json.dumps(parse_json((folder / TOKENIZER).read_text("utf-8")), sort_keys=True)
+    tokenizer = json.dumps(parse_json(read_vocabulary(folder / TOKENIZER)), sort_keys=True)
     made_of = {
         f"tokenizer ({TOKENIZER})": fingerprint(tokenizer),
         "training data": _digest(work.batches),

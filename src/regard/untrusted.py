@@ -78,7 +78,7 @@ def read_text(path: Path, limit: int = JSON_BYTES) -> str:
 
 
 def read_object(path: Path, limit: int = JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file; each key once, all numbers finite.
+    """The object in a JSON file; each key once, all numbers finite, no halves of characters.
 
     Raises:
         BundleError: as `read_text`; or it is not such an object.
@@ -86,6 +86,8 @@ def read_object(path: Path, limit: int = JSON_BYTES) -> dict[str, Any]:
     text = read_text(path, limit)
     try:
         values = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite_number)
+        if "\\ud" in text.lower():  # a file could not be written with half a character
+            json.dumps(values, ensure_ascii=False).encode()
     except RecursionError as error:
         raise BundleError(f"{path}: damaged: its lists are nested too deeply") from error
     except ValueError as error:

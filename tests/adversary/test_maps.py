@@ -34,6 +34,9 @@ def changed(path: Path, tensors: dict[str, Tensor], **settings: object) -> Path:
         ({"softcap": "bool", "score": "dot"}, {}, "softcap should be a positive number"),
         ({"key_tokens": 0}, {}, "key_tokens should be a list of strings or null; got 0"),
         ({"query_tokens": [None] * T}, {}, "query_tokens should be a list of strings"),
+        ({"query_tokens": ["a"] * S}, {}, f"query_tokens: expected {T}, one for each place of axis -2; got {S}"),
+        ({"key_tokens": ["a"] * T}, {}, f"key_tokens: expected {S}, one for each place of axis -1; got {T}"),
+        ({"key_tokens": []}, {}, f"key_tokens: expected {S}"),
         ({"score": "other"}, {}, "knows no score 'other'"),
         ({"normalizer": "other"}, {}, "knows no normalizer 'other'"),
         ({}, {"mask": torch.ones(T, S)}, "mask should be torch.bool; got torch.float32"),
@@ -54,3 +57,11 @@ def test_a_stranger_s_map_is_refused_in_one_sentence(settings, tensors, sentence
 
 def test_the_unchanged_map_is_read(tmp_path: Path) -> None:
     assert regard.AttentionMap.load(changed(tmp_path / "map.safetensors", {})).full().shape == (2, 3, T, S)
+
+
+def test_nothing_is_drawn_from_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    found = regard.AttentionMap.load(
+        changed(tmp_path / "map.safetensors", {"query": torch.full((2, 3, T, D), torch.nan)})
+    )
+    with pytest.raises(regard.ShapeError, match="weights that are infinite or NaN: nothing can be drawn from them"):
+        found.sample()

@@ -54,6 +54,38 @@ def test_only_texts_change(talk, tmp_path: Path, name: str, text: str) -> None:
         assert output.read_text("utf-8").count("<i>") == output.read_text("utf-8").count("</i>") == 1
 
 
+@pytest.mark.parametrize(
+    "times",
+    ["00:00:03,000\t-->\t00:00:04,000", "00:00:03,000-->00:00:04,000", "00:00:03 --> 00:00:04",
+     "00:00:03:000 --> 00:00:04:000", "00: 00: 03,000 -> 00: 00: 04,000", "-00:00:03,000 --> 00:00:04,000"],
+)  # fmt: skip
+def test_a_cue_with_badly_written_times_is_no_less_translated(tmp_path: Path, times: str) -> None:
+    path = tmp_path / "x.srt"
+    text = f"1\n00:00:01,000 --> 00:00:02,000\nA\n\n2\n{times}\nB\n\n3\n00:00:05,000 --> 00:00:06,000\nC\n"
+    path.write_text(text, "utf-8")
+    found = read_subtitles(path)
+    assert found.texts == ["A", "B", "C"]
+    assert found.with_texts(["A", "B", "C"]) == text
+
+
+def test_texts_behind_blank_lines_belong_to_their_cue(tmp_path: Path) -> None:
+    path = tmp_path / "x.srt"
+    path.write_text("1\n00:01,0 --> 00:02,0\n\nA\n\n1984\n\n2\n\n00:03,0 --> 00:04,0\nB\n\nC\n", "utf-8")
+    found = read_subtitles(path)
+    assert found.texts == ["A", "1984", "B", "C"]
+    path.write_text("WEBVTT\n\n00:01.0 --> 00:02.0\nA\n\nNOTE B\n\n00:03.0 --> 00:04.0\n1984\n\nSTYLE\n", "utf-8")
+    assert read_subtitles(path).texts == ["A", "1984"]
+
+
+def test_speakers_are_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "x.srt"
+    path.write_text("1\n00:01,0 --> 00:02,0\n- Tu viens\ndemain ?\n–Non.\n\n2\n00:03,0 --> 00:04,0\n-\n", "utf-8")
+    found = read_subtitles(path)
+    assert found.texts == ["Tu viens demain ?", "Non.", "-"]
+    made = found.with_texts(["Are you coming tomorrow?", "No.", "-"]).split("\n")
+    assert made[2:6] == ["- Are you coming", "tomorrow?", "–No.", ""]
+
+
 def test_what_is_no_subtitles_is_refused(talk, tmp_path: Path) -> None:
     path = tmp_path / "x.srt"
     path.write_text("bonjour\n")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -347,6 +348,64 @@ def test_a_damaged_table_and_a_cell_without_text(tmp_path):
         read_pairs(str(path), config())
     with pytest.raises(DataError, match=r"y\.parquet: no such file"):
         read_pairs(str(tmp_path / "y.parquet"), config())
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("not UTF-8", "cannot be read: Invalid UTF8 sequence"), ("numbers", "x:1: expected a text in column 'source'"),
+        ("two columns", "several columns 'source': it has 'source', 'source', 'target'"),
+        ("no translation", "no column 'source': it has 'translation'"),
+        ("other keys", "no column 'target': it has 'source', 'b'"),
+        ("empty translation", "x:1: expected a text in column 'source'"),
+        ("far times", ""), ("unknown zone", ""), ("others not UTF-8", ""),
+    ],
+)  # fmt: skip
+def test_tables_of_any_kind_are_read_or_refused_in_one_sentence(tmp_path, name, sentence, ending):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    wrong = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(bytes([0, 0, 0, 0, 2, 0, 0, 0])), pa.py_buffer(b"\xff\xfe")]
+    )
+    sides = {"source": ["a"], "target": ["b"]}
+    table = {
+        "not UTF-8": lambda: pa.table({**sides, "source": wrong}),
+        "numbers": lambda: pa.table({**sides, "source": pa.array([2**62], pa.duration("s"))}),
+        "two columns": lambda: pa.table([pa.array(["a"])] * 3, names=["source", "source", "target"]),
+        "no translation": lambda: pa.table({"translation": ["a"]}),
+        "other keys": lambda: pa.table({"translation": [{"source": "a", "b": "b"}]}),
+        "empty translation": lambda: pa.table({"translation": [None, sides | {"source": "a", "target": "b"}]}),
+        "far times": lambda: pa.table({**sides, "n": pa.array([2**62], pa.timestamp("ms"))}),
+        "unknown zone": lambda: pa.table({**sides, "n": pa.array([1], pa.timestamp("ms", "Nowhere/City"))}),
+        "others not UTF-8": lambda: pa.table({**sides, "n": wrong}),
+    }[name]()
+    path = tmp_path / f"x.{ending}"
+    if ending == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table)
+    if not sentence:
+        assert list(read_pairs(str(path), config())) == [("a", "b")]
+        return
+    with pytest.raises(DataError, match=re.escape(sentence).replace("x:1", rf"x\.{ending}:1")) as caught:
+        read_pairs(str(path), config())
+    assert str(caught.value).isprintable()
+
+
+def test_texts_that_point_out_of_a_file_are_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    path = tmp_path / "x.arrow"
+    table = pa.table({"source": ["le chat"], "target": ["the cat"]})
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+    offsets = (0).to_bytes(4, "little") + len("le chat").to_bytes(4, "little")
+    assert offsets in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(offsets, (0).to_bytes(4, "little") + (2**31 - 1).to_bytes(4, "little")))
+    with pytest.raises(DataError, match=r"x\.arrow: cannot be read: "):  # it ended the process
+        read_pairs(str(path), config())
 
 
 def test_a_stream_comes_in_chunks(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Corpora in memory-mapped files: rows, orders that are computed, and preparation that is interrupted."""
 
 import json
+import os
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -186,6 +187,43 @@ def test_a_damaged_note_is_refused(tmp_path):
     (tmp_path / "p" / "prepared.json").write_text(json.dumps({"wrong": 1}), "utf-8")
     with pytest.raises(DataError, match=r"prepared\.json: damaged .*prepare the data again"):
         prepared_in(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("dev.jsonl", lambda raw: b"", r"dev\.jsonl: damaged \(changed since it was written\)"),
+        ("sample.jsonl", lambda raw: raw[: raw.index(b"\n") + 1], r"sample\.jsonl: damaged \(changed since"),
+        ("source.ends", lambda raw: raw[:-8], "source: cut short or changed"),
+        ("target.ends", lambda raw: raw[8:16] + raw[:8] + raw[16:], "target: cut short or changed"),
+        (
+            "prepared.json",
+            lambda raw: raw.replace(b'"pairs": 12', b'"pairs": 11'),
+            r"source: 12 rows, and prepared\.json",
+        ),
+        ("dev.jsonl", None, r"dev\.jsonl: expected a regular file; got a pipe"),
+        ("source.values", None, r"source\.values: expected a regular file; got a pipe"),
+    ],
+)
+def test_half_a_prepared_corpus_is_refused(tmp_path, name, change, sentence):
+    write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, chunks)
+    path = tmp_path / "p" / name
+    raw = path.read_bytes()
+    path.unlink()
+    if change is None:
+        os.mkfifo(path)  # without a writer: opening it never ends
+    else:
+        path.write_bytes(change(raw))
+    with pytest.raises(DataError, match=sentence):
+        prepared_in(tmp_path / "p")
+
+
+def test_a_prepared_corpus_of_an_earlier_version_is_read(tmp_path):
+    write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, chunks)
+    note = json.loads((tmp_path / "p" / "prepared.json").read_text("utf-8"))
+    del note["texts"]
+    (tmp_path / "p" / "prepared.json").write_text(json.dumps(note), "utf-8")
+    assert prepared_in(tmp_path / "p").dev == DEV
 
 
 def test_the_key_is_of_contents_and_settings(tmp_path):

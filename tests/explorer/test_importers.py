@@ -167,7 +167,10 @@ def test_layers_of_nothing_are_refused_at_once(tmp_path: Path) -> None:
         page_of_inseq(path)
 
 
-@pytest.mark.parametrize("text", ["{}", "[", "[1]", '{"sequence_attributions": [{"source": 3}]}', ENDLESS])
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[", "[1]", '{"sequence_attributions": "\\ud800"}', '{"sequence_attributions": [{"source": 3}]}', ENDLESS],
+)
 def test_no_file_of_inseq(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text, "utf-8")

@@ -155,6 +155,12 @@ def test_the_page_of_an_answer_has_its_picture_and_its_looks(run: Path, asked: P
     assert list(said.attention) == [info["site"] for info in shown["maps"]]
 
 
+def test_a_long_answer_is_shortened_in_a_title(run: Path, asked: Path) -> None:
+    said = regard.load(run)(asked / "images" / "0.png", "what colour is it?")
+    object.__setattr__(said, "text", "x" * 10**5)
+    assert len(said.title) < 150
+
+
 def test_observe_sees_the_looks(run: Path, asked: Path) -> None:
     model = regard.load(run)
     with regard.observe(model) as seen:

@@ -1,6 +1,7 @@
 """Filling changes the gaps and nothing else."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +18,11 @@ def test_only_the_gap_changes(text: str) -> None:
     assert made.text == re.sub(r"\[MASK\]|<mask>|\[mask\]", lambda _: next(best), text)
     assert made.source == text
     assert next(best, None) is None
+
+
+def test_the_page_of_a_filling_is_that_of_its_text(tmp_path: Path) -> None:
+    page = regard.load("english")("the [MASK] of the river").look(tmp_path / "page.html")
+    (run,) = page.document["runs"]
+    assert run["source"] == "the [MASK] of the river"
+    assert len(run["maps"]) == 4
+    assert (tmp_path / "page.html").stat().st_size > 10_000

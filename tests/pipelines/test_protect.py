@@ -23,7 +23,8 @@ def model() -> Translator:
     "part",
     [
         "https://example.org/a?b=1&c=%20", "www.example.org/x_y", "ftp://example.org", "max.muster+x@example.co.uk",
-        "{count}", "{{ user.name }}", "${HOME}", "%s", "%(name)s", "%1$d", "%05.2f", "`rm -rf x`", "R&amp;D", "API_KEY",
+        "https://example.org/{page}", "www.example.org/{a}/{b}?c", "{count}", "{{ user.name }}", "${HOME}", "%s",
+        "%(name)s", "%1$d", "%05.2f", "`rm -rf x`", "R&amp;D", "API_KEY", "&eacute;t&eacute;",
     ],
 )  # fmt: skip
 def test_what_is_hidden_survives(model: Translator, part: str) -> None:
@@ -54,6 +55,35 @@ def test_a_part_that_is_there_twice_has_one_name() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
+        ("{0}Le chat dort.", "{0}The cat is sleeping."),
+        ("le {0}{1} chat dort", "the {0}{1} cat is sleeping"),
+        ("Le chat{n} dort.", "The{n} cat is sleeping."),  # the second best output has a small x in its place
+        ("Le chat et {n} et chien{n}", "The cat and {n} dog and {n}."),  # it touches a word once of two times
+        ("<b>{0}</b>{1}", "<b>{0}</b>{1}"),
+        ("le chat&nbsp;noir", "the&nbsp;black cat"),
+    ],
+)
+def test_a_hidden_part_may_touch_a_word_or_another_one(model: Translator, text: str, wanted: str) -> None:
+    made = model(text, protect=True, n_best=2)
+    assert made.text == wanted
+    assert made.source == text
+    assert made.alignment.matrix.shape == (len(wanted.split()), len(text.split()))
+    assert [word.text for word in made.words] == wanted.split()
+    assert all(part in one.text for one in made.alternatives for part in shield(text).stands_for.values())
+    (scored,) = model.score([text], [made])
+    assert scored.log_prob == pytest.approx(made.log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("le <00:01.500>chat", r"the <00:01.500>cat"),
+        ("le <i></i>chat dort", r"the <i></i>cat .*"),
+        ("le chat<i></i>", r"the cat<i></i>"),
+        ('Le <ph id="1">{0}</ph>chat dort.', r'The <ph id="1">\{0\}</ph>cat .*'),
+        ("<bpt>&lt;b&gt;</bpt>le chat<ept>&lt;/b&gt;</ept>", r"<bpt>&lt;b&gt;</bpt>the cat<ept>&lt;/b&gt;</ept>"),
+        ("le chat &lt;i&gt;noir&lt;/i&gt; dort", r"the &lt;i&gt;black&lt;/i&gt; cat .*"),
+        ("<![CDATA[le chat dort]]>", r"<!\[CDATA\[the cat .*\]\]>"),
         ("Le <b>chat noir</b> dort.", r"The <b>black cat</b> .*"),
         ("Le chat <i>noir</i> dort.", r"The <i>black</i> cat .*"),
         ("<p>Le chat noir</p>", r"<p>.*</p>"),
@@ -66,7 +96,7 @@ def test_a_part_that_is_there_twice_has_one_name() -> None:
 def test_markup_is_set_around_the_same_words(model: Translator, text: str, wanted: str) -> None:
     made = model(text, protect=True)
     assert re.fullmatch(wanted, made.text), made.text
-    assert re.findall(r"<[^>]*>", text) == re.findall(r"<[^>]*>", made.text)
+    assert re.findall(r"<[^>\[]*>", text) == re.findall(r"<[^>\[]*>", made.text)
     assert made.alignment.matrix.shape == (len(made.text.split()), len(text.split()))
     rows = made.alignment.matrix.sum(1)
     assert all(abs(float(row) - 1) < 1e-4 or row == 0 for row in rows)

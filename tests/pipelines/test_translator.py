@@ -88,6 +88,11 @@ def test_what_is_far_too_long_is_refused_in_one_sentence(model: Translator) -> N
         model("le " * 399 + "le")
 
 
+def test_an_output_is_one_line(model: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(model.tokenizer), "decode", lambda *_: "the\r\nblack\ncat\n")
+    assert model("le chat noir").text == "the  black cat"
+
+
 def test_senseless_search_settings_are_refused(model: Translator) -> None:
     with pytest.raises(regard.ConfigError, match=r"got beam = 0, n_best = 1"):
         model("le chat", beam=0)

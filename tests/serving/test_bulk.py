@@ -107,6 +107,15 @@ def test_parts_are_made_once_and_continued(tmp_path: Path) -> None:
     assert not list(folder.glob(".*writing"))
 
 
+@pytest.mark.parametrize("content", ["5", "[1, 2]", "{", '{"corpus": "\\ud800"}', None])
+def test_a_damaged_account_of_a_folder_is_refused(tmp_path: Path, content: str | None) -> None:
+    about = tmp_path / "corpus.json"
+    os.mkfifo(about) if content is None else about.write_text(content, "utf-8")
+    config = BulkConfig("corpus.tsv", 1, "fr", "fr-en")
+    with pytest.raises(regard.ConfigError, match=r"corpus\.json: .*: name another folder with --to"):
+        translate_corpus(config, tmp_path, lambda *_: pytest.fail("a part is made"), 1, lambda _: None)
+
+
 def test_the_command(talk, tmp_path: Path) -> None:
     long = "mot " * 400
     corpus, folder = table(tmp_path / "corpus.parquet", [*TEXTS[:5], long]), tmp_path / "out"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import regard
+from regard.cli.evaluate import _held_out
 from regard.data.pairs import Pairs
 from regard.tasks import translation
 from regard.tasks.translation import encode
@@ -37,6 +38,26 @@ def test_a_model_that_writes_no_capitals_is_measured_without_them(
     found = translation._decoded_scores(regard.load(tiny_run), Pairs([""], ["THE BLACK CAT SLEEPS THERE"]))
     assert found["bleu"] == pytest.approx(bleu)
     assert (found["chrf"] > 99) == lower
+
+
+def test_a_reference_longer_than_any_output_is_refused_at_its_line(tiny_run: Path, tmp_path: Path) -> None:
+    source, reference = tmp_path / "source.txt", tmp_path / "reference.txt"
+    source.write_text("le chat\nle chien\n", "utf-8")
+    reference.write_text(f"the cat\n{'dog ' * 1000}\n", "utf-8")
+    model = regard.load(tiny_run)
+    with pytest.raises(regard.DataError, match=r"reference\.txt:2: a text of .* is too long") as caught:
+        translation.evaluate(model, source, reference)
+    with pytest.raises(regard.RegardError) as of_score:
+        model.score(["le chien"], ["dog " * 1000])
+    assert str(caught.value).endswith(str(of_score.value))
+
+
+def test_pairs_with_line_breaks_are_measured_line_by_line(tiny_run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    pairs = Pairs(["le\nchat", "le chien"], ["the cat", "the\n\ndog"])
+    monkeypatch.setattr("regard.experiment.held_out", lambda *_: pairs)
+    source, reference = _held_out(str(tiny_run), "dev", tmp_path)
+    assert source.read_text("utf-8") == "le chat\nle chien\n"
+    assert reference.read_text("utf-8") == "the cat\nthe  dog\n"
 
 
 def test_marians_target_side_has_pieces_of_its_own(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: whole or refused, and never at the cost of the one before."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_views_and_gradients_are_written_as_they_look(tmp_path):
 def test_missing(tmp_path):
     with pytest.raises(BundleError, match=r"none\.safetensors: no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "best-1.safetensors")
+    with pytest.raises(BundleError, match=r"best-1\.safetensors: expected a regular file; got a pipe"):
+        load_checkpoint(tmp_path / "best-1.safetensors")
 
 
 def test_truncated_anywhere_is_refused(path):

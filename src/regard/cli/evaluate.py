@@ -44,6 +44,8 @@ def evaluate(
         raise typer.BadParameter(
             "give --source FILE, or --part dev or test for the pairs that a translator's config keeps apart"
         )
+    if part is not None and reference is not None:
+        raise typer.BadParameter(f"--part {part} has references of its own: leave out --reference")
     from regard.device import find_device
     from regard.figures.files import check_own, check_target
     from regard.pipelines.load import names_of
@@ -84,7 +86,8 @@ def _held_out(run: str, part: str, folder: Path) -> tuple[Path, Path]:
     pairs = held_out(run, part)
     paths = folder / "source.txt", folder / "reference.txt"
     for path, lines in zip(paths, (pairs.source, pairs.target), strict=True):
-        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        one_line = (line.replace("\n", " ") for line in lines)  # a JSON string may have several
+        path.write_text("".join(f"{line}\n" for line in one_line), "utf-8", newline="\n")
     return paths
 
 

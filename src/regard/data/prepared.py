@@ -25,6 +25,7 @@ from regard.storage import parse_json, replace_folder, write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
+TEXTS = ("sample.jsonl", "dev.jsonl")
 SAMPLE = 100_000  # pairs kept as text
 
 Ids = list[int]
@@ -58,6 +59,7 @@ class Note:
         dropped: number of pairs that were too long.
         first_dropped: the first one's name.
         linked: whether there are links.
+        texts: SHA-256 of the files of sentences; none in a folder of an earlier version.
     """
 
     key: str
@@ -66,6 +68,7 @@ class Note:
     dropped: int = 0
     first_dropped: str = ""
     linked: bool = False
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,13 +142,23 @@ def prepared_in(folder: Path) -> Prepared | None:
     path = folder / NOTE
     if not path.exists():
         return None
+    for file in folder.iterdir():
+        check_regular(file)
     try:
         note = Note(**parse_json(path.read_text("utf-8")))
+        texts = dict(note.texts)
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error}): remove {folder}, and prepare the data again") from error
-    links = LinkRows(Ragged.open(folder / "links")) if note.linked else None
-    pairs = TokenPairs(Ragged.open(folder / "source"), Ragged.open(folder / "target"))
-    return Prepared(pairs, links, _read(folder / "sample.jsonl"), _read(folder / "dev.jsonl"), note)
+    rows = {side: Ragged.open(folder / side) for side in SIDES[: 3 if note.linked else 2]}
+    for side, some in rows.items():
+        if len(some) != note.pairs:
+            raise DataError(
+                f"{folder / side}: {len(some):,} rows, and {NOTE} counts {note.pairs}: remove {folder}, and prepare "
+                "the data again"
+            )
+    sample, dev = (_read(folder / name, texts.get(name)) for name in TEXTS)
+    links = LinkRows(rows["links"]) if note.linked else None
+    return Prepared(TokenPairs(rows["source"], rows["target"]), links, sample, dev, note)
 
 
 def write_prepared(
@@ -178,8 +191,8 @@ def write_prepared(
             _append(writers, chunk, note)
             so_far = {"key": key, "chunk": number, "rows": writers[0].rows, "note": asdict(note)}
             write_text(aside / STATE, json.dumps(so_far | {"values": [writer.values for writer in writers]}))
-    _save(aside / "sample.jsonl", sample.sample(SAMPLE))
-    _save(aside / "dev.jsonl", dev)
+    for name, pairs in zip(TEXTS, (sample.sample(SAMPLE), dev), strict=True):
+        note.texts[name] = _save(aside / name, pairs)
     write_text(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
     (aside / STATE).unlink(missing_ok=True)
     replace_folder(aside, folder)
@@ -210,15 +223,22 @@ def _state(aside: Path, key: str) -> dict[str, Any] | None:
     return state if state.get("key") == key else None
 
 
-def _save(path: Path, pairs: Pairs) -> None:
+def _save(path: Path, pairs: Pairs) -> str:
+    """Write pairs of sentences; returns the file's digest."""
     where = pairs.where or [""] * len(pairs)
     rows = zip(pairs.source, pairs.target, where, strict=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(path: Path) -> Pairs:
+def _read(path: Path, digest: str | None) -> Pairs:
+    """The pairs that `_save` wrote."""
     try:
-        rows = [parse_json(line) for line in path.read_text("utf-8").split("\n") if line]
+        raw = path.read_bytes()
+        if digest is not None and hashlib.sha256(raw).hexdigest() != digest:
+            raise ValueError("changed since it was written")
+        rows = [parse_json(line) for line in raw.decode("utf-8").split("\n") if line]
         return Pairs.of([(s, t) for s, t, _ in rows], [w for _, _, w in rows])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}): remove {path.parent}, and prepare the data again") from error

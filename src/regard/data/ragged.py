@@ -64,7 +64,7 @@ class Ragged(Sequence[Integers]):
         """Rows that `RaggedWriter` wrote, memory-mapped.
 
         Raises:
-            DataError: a file is missing or cut short.
+            DataError: a file is missing, cut short, or has ends that no rows have.
         """
         try:
             arrays = [_mapped(path.with_name(path.name + ending)) for ending in (VALUES, ENDS)]
@@ -72,8 +72,8 @@ class Ragged(Sequence[Integers]):
             raise DataError(
                 f"{path}: cannot be read ({error}): remove its folder, and prepare the data again"
             ) from error
-        if len(arrays[1]) and int(arrays[1][-1]) > len(arrays[0]):
-            raise DataError(f"{path}: cut short: remove its folder, and prepare the data again")
+        if (int(arrays[1][-1]) if len(arrays[1]) else 0) != len(arrays[0]) or (np.diff(arrays[1], prepend=0) < 0).any():
+            raise DataError(f"{path}: cut short or changed: remove its folder, and prepare the data again")
         return cls(*arrays)
 
 

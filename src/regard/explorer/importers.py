@@ -1,7 +1,6 @@
 """Pages of attention that other programs computed: transformers' outputs, plain tensors, inseq's files, links."""
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from regard.attention.maps.page import Draft
 from regard.data.files import read_bytes
 from regard.errors import DataError, ShapeError
 from regard.figures.page import Page
+from regard.storage import parse_json
 
 Layers = Sequence[Tensor]
 LARGEST = 2**28  # bytes of a file of inseq's, unpacked
@@ -163,7 +163,7 @@ def page_of_inseq(path: str | Path) -> Page:
     """
     path = Path(path)
     try:
-        document = _plain(json.loads(read_bytes(path, LARGEST)))
+        document = _plain(parse_json(read_bytes(path, LARGEST)))
         draft = Draft(path.name, task="maps")
         for number, one in enumerate(document["sequence_attributions"], 1):
             source, target = ([str(token["token"]) for token in one[side]] for side in ("source", "target"))

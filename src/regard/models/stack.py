@@ -39,6 +39,7 @@ from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfA
 Projection = Literal["query", "key", "value", "output"]
 LAYERS = ("layers", "encoder_layers", "decoder_layers")  # the settings that count blocks
 BLOCK = re.compile(r"(.*\blayers)\.(\d+)\.(.*)")  # the name of a weight of a block: stack, number of the block, weight
+FARTHEST = 2**53  # of positions and distances: torch computes with them in 64 bits
 
 
 class BlocksConfig(BaseModel):
@@ -78,7 +79,7 @@ class BlocksConfig(BaseModel):
     """Positions: added (first three), as a rotation of queries and keys, or in the scores (alibi, relative: T5's)."""
     length: int = Field(1024, gt=0)
     """Number of learned positions; later tokens take the last one."""
-    first_position: int = Field(0, ge=0)
+    first_position: int = Field(0, ge=0, le=FARTHEST)
     """Position of the first token, for learned positions."""
     rotary_base: float = Field(10000.0, gt=0)
     """The base of rotary positions."""
@@ -88,7 +89,7 @@ class BlocksConfig(BaseModel):
     """Buckets of relative positions."""
     max_distance: int = Field(128, gt=0)
     """The distance from which on relative positions are one bucket."""
-    window: int | None = Field(None, gt=0)
+    window: int | None = Field(None, gt=0, le=FARTHEST)
     """Number of tokens, itself included, that a decoder's token may attend to; all earlier ones unless set."""
     window_layers: tuple[NonNegativeInt, ...] | None = None
     """The layers that have the window; all unless set."""

@@ -76,7 +76,7 @@ class Answer(Result):
     @property
     def title(self) -> str:
         """Model, question and answer."""
-        return f"{self.answerer.name}: {shorten(self.question, 60)} → {self.text}"
+        return f"{self.answerer.name}: {shorten(self.question, 60)} → {shorten(self.text, 60)}"
 
     def plot(self, path: str | Path | None = None, smooth: bool = False, theme: str = "light") -> Any:
         """Draw the attention to the picture under question and answer.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -36,13 +37,28 @@ class Filling(Result):
         source: the text with its gaps.
         log_prob, score: the sum of the log-probabilities of the tokens in the gaps; the other gaps are masked.
         gaps: for each gap, the most probable tokens with their probabilities, best first.
+        filler: what filled them.
     """
 
     gaps: list[list[tuple[str, float]]] = field(default_factory=list)
+    filler: Any = field(default=None, repr=False)
 
     def details(self) -> dict[str, Any]:
         """The gaps."""
         return {"gaps": self.gaps}
+
+    def look(self, path: str | Path | None = None) -> Any:
+        """The interactive page of the attention in the text with its gaps; a notebook displays it.
+
+        Args:
+            path: an .html file to write, which needs no network; None only makes the page.
+
+        Returns:
+            the `regard.figures.page.Page`.
+        """
+        from regard.pipelines.page import look_at
+
+        return look_at([self.filler], [self.source]).written(path)
 
 
 class Gapped(NamedTuple):
@@ -120,7 +136,7 @@ class Filler(Pipeline[str, Filling]):
             text = text[:start] + candidates[0][0] + text[end:]
         return Filling(
             text=text, source=one.text, tokens=self.tokenizer.tokens(chosen), ids=chosen, score=total, log_prob=total,
-            gaps=found,
+            gaps=found, filler=self,
         )  # fmt: skip
 
     def forward_pass(self, source: str) -> ForwardPass:

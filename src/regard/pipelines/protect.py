@@ -26,15 +26,25 @@ from regard.text.tokenizer import words as word_spans
 LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few words
 # possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
 # long the text is
-MARKUP = r"</?[A-Za-z][^<>]*+>|<!--(?:(?!-->|<!--).)*+-->"
+ESCAPED = r"&lt;/?[A-Za-z](?:(?!&[lg]t;)[^<>])*+&gt;"  # a tag within those of another format, as XLIFF has them
+MARKUP = "|".join(
+    (
+        r"</?[A-Za-z][^<>]*+>|<!--(?:(?!-->|<!--).)*+-->|<!\[CDATA\[|\]\]>",
+        ESCAPED,
+        r"<\d[\d:.]*+>",  # the time of a word of a subtitle: <00:01.500>
+    )
+)
+ADDRESS = r"(?:(?:[^\s<>\"{}]*+\{[^\s<>\"{}]*+\})++(?:[^\s<>\"]*[^\s<>\".,;:!?)\]}»])?|[^\s<>\"]*[^\s<>\".,;:!?)\]}»])"
+SPACE = r"(?:nbsp|ensp|emsp|thinsp|#160|#8239|#x(?:[aA]0|202[fF]))"  # white space of HTML, which belongs to no word
 PROTECTED = "|".join(
     (
         r"`[^`\s](?:[^`]*[^`\s])?`",  # code
-        r"(?:https?|ftp)://[^\s<>\"]*[^\s<>\".,;:!?)\]}»]|www\.[^\s<>\"]*[^\s<>\".,;:!?)\]}»]",
+        rf"(?:(?:https?|ftp)://|www\.){ADDRESS}",  # https://example.org/{page}, too
         r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]+)+",
         r"\{\{[^{}]*+\}\}|\$?\{[^{}]*+\}",  # {{ name }}, ${name}, {0}
         r"%\([\w.]++\)[#0\- +]*+[\d.*]*+[a-zA-Z]|%(?:\d++\$)?[#0\-+]*+[\d.*]*+[sdifgxu](?!\w)|%[A-Z_]++%",
-        r"(?:(?<!\w)\w++)?&(?:\w++|#\d++|#x[0-9a-fA-F]++);\w*+",  # R&amp;D
+        rf"&{SPACE};",
+        rf"(?:(?<!\w)\w++)?(?:(?!{ESCAPED}|&{SPACE};)&(?:\w++|#\d++|#x[0-9a-fA-F]++);\w*+)++",  # R&amp;D
         r"\b[A-Za-z]++(?:_[A-Za-z0-9]+)+\b",  # names_of_variables
     )
 )
@@ -46,12 +56,15 @@ class Segment(NamedTuple):
     """A segment of a text.
 
     Attributes:
-        outer: as it stands in the text.
+        outer: as it stands in the text; nothing, where only what is translated has a space.
         inner: as it is translated: the same, a stand-in, or nothing.
     """
 
     outer: str
     inner: str
+
+
+GAP = Segment("", " ")  # keeps a stand-in apart from what it touches in the text: a word, or another stand-in
 
 
 def has_markup(text: str) -> bool:
@@ -80,6 +93,17 @@ class Shielded:
     def source(self) -> str:
         """What was given."""
         return "".join(piece.outer for piece in self.pieces)
+
+    @cached_property
+    def touching(self) -> set[tuple[str, bool]]:
+        """The stand-ins that touch what precedes them (False), or what follows (True), wherever they stand."""
+        inner = [piece for piece in self.pieces if piece.inner]
+        found: dict[tuple[str, bool], bool] = {}
+        for n, piece in enumerate(inner):
+            for behind, beside in ((False, inner[n - 1 : n] if n else []), (True, inner[n + 1 : n + 2])):
+                if piece.inner in self.stands_for:
+                    found[piece.inner, behind] = beside == [GAP] and found.get((piece.inner, behind), True)
+        return {side for side, always in found.items() if always}
 
     @property
     def numbers(self) -> list[str]:
@@ -119,7 +143,21 @@ def shield(text: str) -> Shielded:
             named[found[2]] = next(names)
         made.append(Segment(found[2], named[found[2]]))
     made.append(Segment(read[end:], read[end:]))
-    return Shielded([piece for piece in made if piece.outer], {name: part for part, name in named.items()})
+    return Shielded(list(_apart(made)), {name: part for part, name in named.items()})
+
+
+def _apart(pieces: Sequence[Segment]) -> Iterator[Segment]:
+    """The pieces of a source, with gaps where a stand-in would be part of a longer word: {n}th would be translated as
+    Xth, which is not the X that the translation must have."""
+    last = Segment("", "")
+    for piece in pieces:
+        if piece.inner:
+            hides = any(one.inner != one.outer for one in (last, piece))
+            if hides and re.fullmatch(r"\w\w", last.inner[-1:] + piece.inner[0]):
+                yield GAP
+            last = piece
+        if piece.outer:
+            yield piece
 
 
 def _stand_ins(text: str) -> Iterator[str]:
@@ -263,14 +301,24 @@ def _pieces(shielded: Shielded, generation: Generation) -> list[Segment]:
     words = generation.text.split()
     before, after = _markup(shielded, generation, len(words))
     found: list[Segment] = [Segment(tag, "") for tag in before.get(len(words), [])] if not words else []
-    names = "|".join(map(re.escape, sorted(shielded.stands_for, key=len, reverse=True)))
+    stands_for = _as_written(shielded.stands_for, generation.text)
+    names = "|".join(map(re.escape, sorted(stands_for, key=len, reverse=True)))
+    last = ""
     for n, word in enumerate(words):
-        found += [Segment(" ", " ")] * bool(n)
+        parts = [one for one in re.split(rf"(?<!\w)({names})(?!\w)", word) if one] if names else [word]
+        touches = {(last.upper(), True), (parts[0].upper(), False)} & shielded.touching
+        found += [GAP if touches else Segment(" ", " ")] * bool(n)
         found += [Segment(tag, "") for tag in before.get(n, [])]
-        for part in re.split(rf"(?<!\w)({names})(?!\w)", word) if names else [word]:
-            found.append(Segment(shielded.stands_for.get(part, part), part))
+        found += [Segment(stands_for.get(part, part), part) for part in parts]
         found += [Segment(tag, "") for tag in after.get(n, [])]
-    return [piece for piece in found if piece.outer]
+        last = parts[-1]
+    return found
+
+
+def _as_written(stands_for: Mapping[str, str], text: str) -> dict[str, str]:
+    """The stand-ins as they stand in a translation, which must have them in capitals or in small letters."""
+    there = set(re.findall(r"\w+", text))
+    return {name if name in there else name.lower(): part for name, part in stands_for.items()}
 
 
 class Tag(NamedTuple):
@@ -302,18 +350,22 @@ def _tags(shielded: Shielded) -> list[Tag]:
         if piece.inner:
             continue
         following, behind = bisect_right(ends, at), bisect_left(starts, at)
-        name = "".join(re.findall(r"</?([\w:-]+)", piece.outer)).lower()
-        if piece.outer.startswith("</") and open_tags[name]:
+        outer = piece.outer.replace("&lt;", "<")
+        name = "".join(re.findall(r"</?([\w:-]+)", outer)).lower()
+        if outer.startswith("</") and open_tags[name]:
             while True:  # what was begun within it ends with it
                 begun, number = waiting.pop()
                 open_tags[begun] -= 1
                 if begun == name:
                     break
-            found[number] = found[number]._replace(last=behind)
-            found.append(Tag(piece.outer, found[number].first, behind, True))
+            if behind > found[number].first:
+                found[number] = found[number]._replace(last=behind)
+                found.append(Tag(piece.outer, found[number].first, behind, True))
+            else:  # around nothing: it stays with its begin
+                found.append(Tag(piece.outer, following, following + 1, False))
         else:
             found.append(Tag(piece.outer, following, following + 1, False))
-            if not piece.outer.startswith(("</", "<!")):
+            if not outer.startswith(("</", "<!", "]")):
                 waiting.append((name, len(found) - 1))
                 open_tags[name] += 1
     return found

@@ -39,6 +39,7 @@ from regard.text.normalize import clean, sentence_case
 from regard.training.objective import token_nll
 
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
+ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
 COUNTS = ("mbr", "n_best", "groups")  # settings that are whole numbers, and are computed with before a search begins
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
@@ -119,6 +120,18 @@ class Translator(Pipeline[str, Generation]):
         check_characters(source, limit)
         ids = list(self.tokenizer.encode(source)) if source.strip() else []
         check_tokens(ids, limit)
+        return ids
+
+    def encode_target(self, target: str) -> list[int]:
+        """A given output's ids without EOS.
+
+        Raises:
+            InputError: it is no text, or has more tokens than any output may have.
+        """
+        longest = self.limit(self.decoding.longest_source)
+        check_characters(target, longest)
+        ids = list(self.tokenizer.encode_target(target))
+        check_tokens(ids, longest)
         return ids
 
     def many(
@@ -429,18 +442,14 @@ class Translator(Pipeline[str, Generation]):
         for source, _ in pairs:
             check_text(source)
         rows = [self.prepare(source).ids for source, _ in pairs]
-        longest = self.limit(self.decoding.longest_source)  # of any output
         for _, target in pairs:
             if not isinstance(target, Generation):
                 check_text(target)
-                check_characters(target, longest)
         outputs = [
-            list(one.ids) if isinstance(one, Generation) else [*tokenizer.encode_target(clean(one)), tokenizer.eos]
+            list(one.ids) if isinstance(one, Generation) else [*self.encode_target(clean(one)), tokenizer.eos]
             for _, one in pairs
         ]
         for number, (row, (_, target)) in enumerate(zip(rows, pairs, strict=True), 1):
-            if not isinstance(target, Generation):
-                check_tokens(outputs[number - 1], longest + 1)
             if not row or not (target.ids if isinstance(target, Generation) else target.strip()):
                 raise InputError(f"score: pair {number}: the {'target' if row else 'source'} is empty")
         made: dict[int, Scored] = {}
@@ -540,8 +549,8 @@ class Translator(Pipeline[str, Generation]):
         return best
 
     def text_of(self, found: Hypothesis) -> str:
-        """The text of an output."""
-        return str(self.tokenizer.decode(found.tokens)).strip()
+        """The text of an output, on one line as its source was read."""
+        return str(self.tokenizer.decode(found.tokens)).translate(ONE_LINE).strip()
 
     def _one(self, source: Encoded, found: Hypothesis, recorded: bool) -> Generation:
         tokenizer = self.tokenizer

@@ -18,9 +18,9 @@ from typing import Any
 
 from regard.data.files import plain_name, stream_lines
 from regard.data.tables import read_cells
-from regard.errors import ConfigError, DataError
+from regard.errors import BundleError, ConfigError, DataError
 from regard.storage import exclusive, parse_json, replacing, write_text
-from regard.untrusted import first_line
+from regard.untrusted import first_line, read_object
 
 ABOUT = "corpus.json"
 TABLES = (".parquet", ".arrow", ".feather")
@@ -224,9 +224,9 @@ def _check(config: BulkConfig, into: Path) -> None:
     about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
     if about.exists():
         try:
-            before = dict(parse_json(about.read_text("utf-8")))
-        except ValueError as error:
-            raise ConfigError(f"{about}: damaged: {error}: name another folder with --to") from error
+            before = read_object(about)
+        except BundleError as error:
+            raise ConfigError(f"{error}: name another folder with --to") from error
         other = next((name for name in now if before.get(name) != now[name]), None)
         if other:
             raise ConfigError(

@@ -355,11 +355,14 @@ def evaluate(
         raise DataError(f"{source}: there is nothing to translate: the file is empty")
     if not any(map(str.strip, pairs.target)):
         raise DataError(f"{reference}: there is nothing to measure against: the file is empty")
-    for number, line in enumerate(pairs.source, 1):
-        try:
-            translator.encode(line)
-        except InputError as error:
-            raise DataError(f"{source}:{number}: {error}") from error
+    for file, lines, check in (
+        (source, pairs.source, translator.encode), (reference, pairs.target, translator.encode_target),
+    ):  # fmt: skip
+        for number, line in enumerate(lines, 1):
+            try:
+                check(line)
+            except InputError as error:
+                raise DataError(f"{file}:{number}: {error}") from error
     if translator.tokenizer.bos is None or translator.tokenizer.eos is None:
         raise ConfigError(f"{translator.name} names no decoder_start_token_id or no eos_token_id: it has no loss")
     batches = pair_batches(translator.tokenizer, _filled(pairs), EVALUATION_TOKENS)

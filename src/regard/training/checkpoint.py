@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.errors import BundleError
 from regard.storage import digest, parse_json, write_tensors
+from regard.untrusted import file_size
 
 Tensors = dict[str, Tensor]
 
@@ -34,10 +35,11 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Read what `save_checkpoint` wrote.
 
     Raises:
-        BundleError: missing, cut short, or changed since it was written.
+        BundleError: missing, no regular file, cut short, or changed since it was written.
     """
     if not path.exists():
         raise BundleError(f"{path}: no such checkpoint")
+    file_size(path)  # refuses a pipe, which would never end
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -36,6 +36,7 @@ from regard.training.config import TrainingConfig
 from regard.training.distributed import Processes
 from regard.training.objective import Objective
 from regard.training.optimizer import Optimizer, make_optimizer
+from regard.untrusted import read_text
 
 LAST = "last.safetensors"
 SHARDED = "last"  # a folder
@@ -183,7 +184,7 @@ class Engine:
 
         there = folder / SHARDED
         try:
-            state: dict[str, Any] = parse_json((there / NOTE).read_text("utf-8"))
+            state: dict[str, Any] = parse_json(read_text(there / NOTE))
             shards = self._shards()
             with _without_warnings():
                 dcp.load(  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from regard.training.engine import LAST, NOTE, SHARDED, Engine
 from regard.training.journal import Journal
 from regard.training.optimizer import Optimizer
 from regard.training.schedule import factor
+from regard.untrusted import read_text
 
 MOST_SKIPPED = 10  # updates skipped in a row before a run counts as diverged
 NOTHING = "there is nothing to train on: check data.train, data.longest and the shares that are split off"
@@ -372,5 +373,5 @@ def last_step(folder: Path) -> int:
     """The step of a run's last checkpoint."""
     sharded = folder / SHARDED / NOTE
     if sharded.exists():
-        return int(parse_json(sharded.read_text("utf-8"))["step"])
+        return int(parse_json(read_text(sharded))["step"])
     return int(load_checkpoint(folder / LAST)[1]["step"])

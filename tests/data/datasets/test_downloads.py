@@ -81,6 +81,7 @@ def test_a_text_is_fetched_within_bounds(tmp_path: Path, address: str, monkeypat
     ("content", "fault"),
     [
         (b"no tab here\n", r"fra.txt:1: expected English, tab, the other language; got 'no tab here'"),
+        (b" \t \n", r"fra.txt:1: expected English, tab, the other language"),
         (b"\xff\xfe", "not UTF-8 at byte 0"),
         (b"PK\x03\x04 cut short", "damaged archive|cannot be read"),
     ],
@@ -118,6 +119,17 @@ def test_texts_of_a_repository_stand_side_by_side(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"master\.zip.*(damaged|cannot be read)"):
         downloads.multi30k().write(tmp_path / "other", file)
     assert not (tmp_path / "other").exists()
+    for other, sentence in (
+        (b"a\n", r"train\.en\.gz has 2 lines and train\.de\.gz has 1: parallel"),
+        (None, "cannot be read"),
+    ):
+        with zipfile.ZipFile(file, "w") as made:
+            made.writestr("dataset-master/data/task1/raw/train.en.gz", raw["train.en.gz"])
+            made.writestr(
+                "dataset-master/data/task1/raw/train.de.gz", b"plain" if other is None else gzip.compress(other)
+            )
+        with pytest.raises(DataError, match=sentence):
+            downloads.multi30k().write(tmp_path / "other", file)
     with zipfile.ZipFile(file, "w") as made:
         made.writestr("dataset-master/README.md", "nothing")
     with pytest.raises(DataError, match="holds none of the texts"):
@@ -138,6 +150,10 @@ def test_recordings_become_an_archive_that_the_readers_take(tmp_path: Path) -> N
     assert [cells["text"] for _, cells in fsdd.read(Files(str(path)))] == ["seven", "eight"]
     with pytest.raises(DataError, match="holds none of the recordings"):
         downloads.an4().write(tmp_path / "data", digits)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        twice = packed("recordings/7_ada_0.wav", "recordings/7_ada_0.wav")
+    with pytest.raises(DataError, match=r"two files 7_ada_0\.wav: that is not the publisher's archive"):
+        downloads.fsdd().write(tmp_path / "other", twice)
     spoken = packed("etc/an4_train.transcription", "wav/an4_clstk/ab/an1-ab-b.wav", "wav/an4test_clstk/cd/x-cd-b.wav")
     path, count = downloads.an4().write(tmp_path / "data", spoken)
     assert count == 1

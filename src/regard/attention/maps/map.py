@@ -132,14 +132,14 @@ class AttentionMap:
         if weights.ndim < 2:
             raise ShapeError(f"weights need at least 2 axes [T, S]; got shape {list(weights.shape)}")
         wide = weights if weights.dtype == torch.float64 else weights.float()
-        return cls(wide.shape, GivenWeights(wide), **tokens)
+        return cls(wide.shape, GivenWeights(wide), **tokens)._named_throughout()
 
     @classmethod
     def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: Tokens) -> "AttentionMap":
         """A map of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` under a spec."""
         check(query, key)
         source = ComputedWeights.of(query, key, spec)
-        return cls(source.shape, source, **tokens)
+        return cls(source.shape, source, **tokens)._named_throughout()
 
     @exactly
     def full(self, force: bool = False) -> Tensor:
@@ -289,7 +289,7 @@ class AttentionMap:
             0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
 
         Raises:
-            ShapeError: the map has negative weights, which are no probabilities.
+            ShapeError: the map has negative weights, or weights that are infinite or NaN, which are no probabilities.
         """
         _check_values_are_known(self.source.like)
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
@@ -500,11 +500,24 @@ class AttentionMap:
         """
         try:
             source, shape, (query_tokens, key_tokens) = load_map(Path(path))
+            return cls(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)._named_throughout()
         except KeyError as error:
             raise BundleError(f"{path} is not a saved attention map: it has no {shown(error.args[0])}") from error
         except Exception as error:  # safetensors raises bare OSError and its own error types
             raise BundleError(f"{path} is not a saved attention map: {first_line(error)}") from error
-        return cls(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
+
+    def _named_throughout(self) -> "AttentionMap":
+        """The map itself, whose tokens are as many as its rows and columns.
+
+        Raises:
+            ShapeError: they are not.
+        """
+        for name, tokens, axis in (("query_tokens", self.query_tokens, -2), ("key_tokens", self.key_tokens, -1)):
+            if tokens is not None and len(tokens) != self.shape[axis]:
+                raise ShapeError(
+                    f"{name}: expected {self.shape[axis]}, one for each place of axis {axis}; got {len(tokens)}"
+                )
+        return self
 
     def __repr__(self) -> str:
         return f"AttentionMap({' × '.join(map(str, self.shape))})"
@@ -712,6 +725,8 @@ def _sample(blocks: Iterable[RowBlock]) -> tuple[Tensor, Tensor]:
     for block in blocks:
         if bool((block.weights < 0).any()):
             raise ShapeError(f"{NEGATIVE}: nothing can be drawn from them")
+        if not bool(block.weights.isfinite().all()):
+            raise ShapeError("this map has weights that are infinite or NaN: nothing can be drawn from them")
         total = block.weights.sum(-1, keepdim=True)
         dead = total == 0
         # a dead row draws the place after the last key

@@ -31,9 +31,10 @@ from urllib.request import (
 
 from babel.core import get_global
 
-from regard.data.files import check_regular, read_bytes, unpacking
+from regard.data.files import check_regular, read_bytes, split_lines, unpacking
 from regard.errors import DataError
 from regard.storage import write_bytes
+from regard.untrusted import named
 
 LARGEST = 256 * 1024**2  # bytes of a file, fetched or unpacked
 SILENCE = 30.0  # seconds without a byte
@@ -115,7 +116,7 @@ class PairsDownload(Download):
         """
         for number, line in enumerate(_text(raw, source).removesuffix("\n").split("\n"), 1):
             cells = line.removesuffix("\r").split("\t")
-            if len(cells) < 2 or not all(cells[:2]):
+            if len(cells) < 2 or not all(map(str.strip, cells[:2])):
                 raise DataError(f"{source}:{number}: expected English, tab, the other language; got {line[:60]!r}")
             yield "\t".join(cells[:2])
 
@@ -134,14 +135,17 @@ class MembersDownload(Download):
         """Names and contents of the members.
 
         Raises:
-            DataError: a damaged archive, or more than the bound.
+            DataError: a damaged archive, two members of one name, or more than the bound.
         """
-        size = 0
+        size, seen = 0, set()
         with _unzipped(raw, source) as archive:
             for one in archive.infolist():
                 match = re.fullmatch(self.members, one.filename)
                 if match is None or one.is_dir():
                     continue
+                if match[1] in seen:
+                    raise DataError(f"{source}: two files {named(match[1])}: that is not the publisher's archive")
+                seen.add(match[1])
                 with archive.open(one) as member:
                     content = member.read(LARGEST - size + 1)
                 size += len(content)
@@ -178,17 +182,36 @@ class TextsDownload(MembersDownload):
         """The members, gzipped where they are not, and the number of lines of `file`.
 
         Raises:
-            DataError: a damaged archive, one without `file`, or more than the bound.
+            DataError: a damaged archive, one without `file` or with parts of unequal length, or more than the bound.
         """
         files = {}
         for name, content in self.found(raw, source):
             gzipped = name.endswith(".gz")
             files[name if gzipped else f"{name}.gz"] = content if gzipped else gzip.compress(content, mtime=0)
-        first = files.get(Path(self.file).name)
-        if first is None:
+        first = Path(self.file).name
+        if first not in files:
             raise DataError(f"{source}: holds none of the texts of {self.address}")
-        with unpacking(source), gzip.open(io.BytesIO(first)) as text:
-            return files, len(text.read(LARGEST).splitlines())
+        counts = {name: _lines_of(content, f"{source}: {name}") for name, content in files.items()}
+        of_part: dict[str, str] = {}  # one file of each part: train, val, …
+        for name, count in counts.items():
+            other = of_part.setdefault(name.split(".")[0], name)
+            if count != counts[other]:
+                raise DataError(
+                    f"{source}: {other} has {counts[other]:,} lines and {name} has {count:,}: parallel texts need a "
+                    "line for a line"
+                )
+        if not counts[first]:
+            raise DataError(f"{source}: {first} is empty: that is not the publisher's archive")
+        return files, counts[first]
+
+
+def _lines_of(content: bytes, where: str) -> int:
+    """The number of lines of a gzipped text."""
+    with unpacking(where), gzip.open(io.BytesIO(content)) as text:
+        raw = text.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise DataError(f"{where}: unpacks to more than {LARGEST:,} bytes")
+    return len(split_lines(raw))
 
 
 def fsdd() -> Download:
