@@ -1,14 +1,19 @@
 """Subtitles (.srt, .vtt): the texts of cues change; numbers, times and settings stay as they are."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from regard.data.files import SMALL, read_text
 from regard.errors import DataError
 
 ENDINGS = (".srt", ".vtt")
+_MARKUP = re.compile(r"\A(?:<[^>]*>|\s)*")
+# before the words of a speaker; not the sign of "-5"
+_DASH = re.compile(rf"({_MARKUP.pattern})([-–—]+\s+|[-–—](?![-–—\s\d.,]))")
 _TIMES = re.compile(r"(?:\d+:)?\d+:\d+[.,]\d+ +--> +(?:\d+:)?\d+:\d+[.,]\d+")
 
 
@@ -18,7 +23,7 @@ class Subtitles:
 
     Attributes:
         lines: all of its lines.
-        cues: the lines [first, last) of each cue's text.
+        cues: the lines [first, last) of each cue's text; in a dialogue, of the words of each speaker.
     """
 
     lines: list[str]
@@ -26,16 +31,26 @@ class Subtitles:
 
     @property
     def texts(self) -> list[str]:
-        """The text of each cue, on one line."""
-        return [" ".join(line.strip() for line in self.lines[first:last]) for first, last in self.cues]
+        """The text of each cue, on one line, without the dash before a speaker's words."""
+        return [_DASH.sub(r"\1", text) for text in self._joined]
 
     def with_texts(self, texts: Sequence[str]) -> str:
-        """The file with other texts in its cues, each on as many lines as before, of about equal length."""
+        """The file with other texts in its cues, each on as many lines as before, of about equal length.
+
+        A text with fewer words than that has one word on each line.
+        """
         made, end = [], 0
-        for (first, last), text in zip(self.cues, texts, strict=True):
+        for (first, last), old, text in zip(self.cues, self._joined, texts, strict=True):
+            if dash := _DASH.match(old):
+                text = _MARKUP.sub(rf"\g<0>{dash[2]}", text)
             made += [*self.lines[end:first], *_divided(text.split(), last - first)]
             end = last
         return "\n".join([*made, *self.lines[end:]])
+
+    @property
+    def _joined(self) -> list[str]:
+        """The lines of each cue's text, as one."""
+        return [" ".join(line.strip() for line in self.lines[first:last]) for first, last in self.cues]
 
 
 def read_subtitles(path: Path) -> Subtitles:
@@ -54,18 +69,18 @@ def read_subtitles(path: Path) -> Subtitles:
         end = following - numbered  # a cue without a blank line behind it ends where the next one begins
         last = next((n for n in range(number + 1, end) if not lines[n].strip()), end)
         if last > number + 1:
-            cues.append((number + 1, last))
+            speakers = [n for n in range(number + 2, last) if _DASH.match(lines[n])]
+            cues += pairwise([number + 1, *speakers, last])
     return Subtitles(lines, cues)
 
 
 def _divided(words: list[str], count: int) -> list[str]:
-    """Words on at most `count` lines of about equal length."""
-    made: list[str] = []
-    for left in range(count, 0, -1):
-        share = len(" ".join(words)) / left
-        size = next((n for n in range(1, len(words)) if len(" ".join(words[:n])) >= share), len(words))
-        if left == 1:
-            size = len(words)
-        made.append(" ".join(words[:size]))
-        words = words[size:]
-    return [line for line in made if line] or [""]
+    """Words on `count` lines of about equal length; on fewer lines where there are fewer words."""
+    made, rest, size = [], deque(words), len(" ".join(words))
+    for left in range(min(count, len(words)), 1, -1):
+        line = rest.popleft()
+        while len(rest) >= left and 2 * (size / left - len(line)) > len(rest[0]) + 1:  # nearer with the next word
+            line += " " + rest.popleft()
+        made.append(line)
+        size -= len(line) + 1
+    return [*made, " ".join(rest)]
