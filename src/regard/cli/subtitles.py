@@ -63,7 +63,7 @@ def read_subtitles(path: Path) -> Subtitles:
     times = [number for number, line in enumerate(lines) if _TIMES.match(line.strip())]
     if not times:
         raise DataError(f"{path}: no subtitles: expected lines of times such as 00:00:01,000 --> 00:00:02,500")
-    cues = []
+    cues: list[tuple[int, int]] = []
     for number, following in zip(times, [*times[1:], len(lines)], strict=True):
         numbered = following < len(lines) and lines[following - 1].strip().isdecimal()
         end = following - numbered  # a cue without a blank line behind it ends where the next one begins
