@@ -89,7 +89,7 @@ docs: .venv/made-dev
 
 # the front end of `regard look`: what it is built into is committed, so that installing regard needs no node
 frontend/node_modules: frontend/package-lock.json
-	cd frontend && npm install --no-save --no-audit --no-fund
+	cd frontend && npm ci --no-audit --no-fund
 	touch $@
 
 page: frontend/node_modules

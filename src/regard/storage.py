@@ -70,7 +70,7 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
 
     Args:
         path: the file.
-        keep: leave what was written so far beside `path` when the block fails; its name is `file.name`.
+        keep: leave what was written so far, if anything, beside `path` when the block fails; its name is `file.name`.
 
     Raises:
         OSError: it could not be written; the temporary file is removed.
@@ -88,7 +88,7 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
             os.fsync(file.fileno())
         os.replace(aside, place)
     except BaseException:
-        if not keep:
+        if not keep or (aside.exists() and not aside.stat().st_size):
             aside.unlink(missing_ok=True)
         raise
     sync_folder(place.parent)

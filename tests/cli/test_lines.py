@@ -154,6 +154,14 @@ def test_output_that_is_not_finished_is_named_and_nothing_is_lost(
     assert path.read_text() == "two\n"
 
 
+def test_an_output_without_a_line_leaves_no_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.txt"
+    with pytest.raises(KeyboardInterrupt), writing(path):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == f"regard: {path} was not written\n"
+
+
 def test_output_is_no_picture_that_is_captioned(talk, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"a photograph")

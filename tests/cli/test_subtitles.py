@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import regard
-from regard.cli.subtitles import read_subtitles
+from regard.cli.subtitles import Subtitles, read_subtitles
 from regard.errors import DataError
 
 SRT = """\ufeff1\r
@@ -84,6 +84,42 @@ def test_speakers_are_kept_apart(tmp_path: Path) -> None:
     assert found.texts == ["Tu viens demain ?", "Non.", "-"]
     made = found.with_texts(["Are you coming tomorrow?", "No.", "-"]).split("\n")
     assert made[2:6] == ["- Are you coming", "tomorrow?", "–No.", ""]
+
+
+DIALOGUE = """1
+00:00:01,000 --> 00:00:02,500
+- Le chat dort,
+il est noir. - Quoi ?
+<i>–Le chien mange.</i>
+
+2
+00:00:03,000 --> 00:00:05,000
+Il fait
+-5 degrés.
+"""
+
+
+def test_a_dialogue_keeps_its_speakers(tmp_path: Path) -> None:
+    path = tmp_path / "talk.srt"
+    path.write_text(DIALOGUE, "utf-8")
+    subtitles = read_subtitles(path)
+    assert subtitles.texts == ["Le chat dort, il est noir. - Quoi ?", "<i>Le chien mange.</i>", "Il fait -5 degrés."]
+    made = subtitles.with_texts(["The cat sleeps. What?", "<i>The dog eats.</i>", "It is -5."]).split("\n")
+    assert made[2:5] == ["- The cat", "sleeps. What?", "<i>–The dog eats.</i>"]
+    assert made[8:10] == ["It is", "-5."]
+
+
+@pytest.mark.parametrize(
+    ("lines", "text", "wanted"),
+    [
+        (2, "I need you immediately.", ["I need you", "immediately."]),
+        (3, "a bb ccc", ["a", "bb", "ccc"]),
+        (3, "yes no", ["yes", "no"]),
+        (2, "", [""]),
+    ],
+)
+def test_a_text_fills_the_lines_of_its_cue(lines: int, text: str, wanted: list[str]) -> None:
+    assert Subtitles(["x"] * lines, [(0, lines)]).with_texts([text]).split("\n") == wanted
 
 
 def test_what_is_no_subtitles_is_refused(talk, tmp_path: Path) -> None:

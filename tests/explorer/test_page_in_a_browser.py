@@ -1002,7 +1002,7 @@ def pages(translation: Page) -> dict[str, Page]:
 @pytest.mark.parametrize("width", [320, 1350])
 def test_axe_finds_nothing(open_page: Open, pages: dict[str, Page], name: str, theme: str, width: int) -> None:
     if not AXE.exists():
-        pytest.skip("needs axe-core: npm install in frontend/")
+        pytest.skip("needs axe-core: npm ci in frontend/")
     tab = open_page(pages[name], f"#theme={theme}", viewport={"width": width, "height": 900})
     tab.evaluate(AXE.read_text(encoding="utf-8"))
     for view in [one.inner_text() for one in tab.get_by_role("tab").all()]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pyarrow as pa
@@ -68,6 +69,28 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"fr": 3}\n')
     with pytest.raises(DataError, match=r"c.jsonl:1: expected an object with a text 'fr'"):
         list(column_of(tmp_path / "c.jsonl", "fr"))
+
+
+def test_a_refused_column_does_not_bind_the_folder(tmp_path: Path) -> None:
+    corpus, folder = table(tmp_path / "corpus.parquet"), tmp_path / "out"
+
+    def run(column: str) -> list[PartDone]:
+        config, seen = BulkConfig(str(corpus), 0, column, "fr-en", {}, part=50), []
+
+        def submit(number: int, texts: list[str]) -> Future[PartDone]:
+            done: Future[PartDone] = Future()
+            (folder / f"part-{number:06d}.parquet").touch()
+            done.set_result(PartDone(number, len(texts), 0))
+            return done
+
+        translate_corpus(config, folder, submit, 1, seen.append)
+        return seen
+
+    with pytest.raises(DataError, match="no column 'text'"):
+        run("text")
+    assert [one.rows for one in run("fr")] == [50, 40]
+    with pytest.raises(ConfigError, match="its parts were made with column = 'fr', not 'number'"):
+        run("number")
 
 
 def test_without_pyarrow_the_package_is_named_before_a_model_is_loaded(

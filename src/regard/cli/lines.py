@@ -137,6 +137,7 @@ def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
     """A function that writes one line: to standard output, or to a file that is there, whole, once all is done.
 
     The lines are collected in a new file beside it; if the work ends early, they stay there and the file is named.
+    Where there is no line yet, no file stays.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -154,7 +155,7 @@ def writing(output: Path | None) -> Iterator[Callable[[str], None]]:
             yield lambda line: file.writelines([f"{line}\n".encode()])
     except BaseException:  # the disk may be full only when the file is closed
         if begun:
-            complain(f"{output} was not written; the lines so far are in {begun}")
+            complain(f"{output} was not written" + f"; the lines so far are in {begun}" * Path(begun).exists())
         raise
 
 

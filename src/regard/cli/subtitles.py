@@ -1,6 +1,7 @@
 """Subtitles (.srt, .vtt): the texts of cues change; numbers, times and settings stay as they are."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from regard.errors import DataError
 ENDINGS = (".srt", ".vtt")
 # also those that players read, or that were written badly: the lines stay as they are, and their texts are translated
 _TIMES = re.compile(r"-?\d+\s*:[\d\s:.,]*-+>\s*-?\d+\s*:[\d\s:.,]*\d")
-_SPEAKER = re.compile(r"\s*[-–—]+\s*(?=\S)")  # the dash before what one of several speakers says
+_MARKUP = re.compile(r"\A(?:<[^>]*>|\s)*")
+# before the words of a speaker; not the sign of "-5"
+_DASH = re.compile(rf"({_MARKUP.pattern})([-–—]+\s+(?=\S)|[-–—](?=[^-–—\s\d.,]))")
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,26 @@ class Subtitles:
 
     @property
     def texts(self) -> list[str]:
-        """The text of each cue, on one line, without a speaker's dash."""
-        whole = (" ".join(line.strip() for line in self.lines[first:last]) for first, last in self.cues)
-        return [text[dash.end() :] if (dash := _SPEAKER.match(text)) else text for text in whole]
+        """The text of each cue, on one line, without the dash before a speaker's words."""
+        return [_DASH.sub(r"\1", text) for text in self._joined]
 
     def with_texts(self, texts: Sequence[str]) -> str:
-        """The file with other texts in its cues, each on as many lines as before, of about equal length."""
+        """The file with other texts in its cues, each on as many lines as before, of about equal length.
+
+        A text with fewer words than that has one word on each line.
+        """
         made, end = [], 0
-        for (first, last), text in zip(self.cues, texts, strict=True):
-            dash = _SPEAKER.match(self.lines[first])
-            written = _divided(text.split(), last - first)
-            made += [*self.lines[end:first], (dash[0] if dash else "") + written[0], *written[1:]]
+        for (first, last), old, text in zip(self.cues, self._joined, texts, strict=True):
+            if dash := _DASH.match(old):
+                text = _MARKUP.sub(rf"\g<0>{dash[2]}", text)
+            made += [*self.lines[end:first], *_divided(text.split(), last - first)]
             end = last
         return "\n".join([*made, *self.lines[end:]])
+
+    @property
+    def _joined(self) -> list[str]:
+        """The lines of each cue's text, as one."""
+        return [" ".join(line.strip() for line in self.lines[first:last]) for first, last in self.cues]
 
 
 def read_subtitles(path: Path) -> Subtitles:
@@ -76,7 +86,7 @@ def _blocks(lines: Sequence[str], start: int, following: int, is_followed: bool)
         filled.pop()  # the next cue's number, whether or not a blank line precedes it
     found: list[tuple[int, int]] = []
     for n in filled:
-        if found and found[-1][1] == n and not _SPEAKER.match(lines[n]):
+        if found and found[-1][1] == n and not _DASH.match(lines[n]):
             found[-1] = found[-1][0], n + 1
         else:
             found.append((n, n + 1))
@@ -84,13 +94,12 @@ def _blocks(lines: Sequence[str], start: int, following: int, is_followed: bool)
 
 
 def _divided(words: list[str], count: int) -> list[str]:
-    """Words on at most `count` lines of about equal length."""
-    made: list[str] = []
-    for left in range(count, 0, -1):
-        share = len(" ".join(words)) / left
-        size = next((n for n in range(1, len(words)) if len(" ".join(words[:n])) >= share), len(words))
-        if left == 1:
-            size = len(words)
-        made.append(" ".join(words[:size]))
-        words = words[size:]
-    return [line for line in made if line] or [""]
+    """Words on `count` lines of about equal length; on fewer lines where there are fewer words."""
+    made, rest, size = [], deque(words), len(" ".join(words))
+    for left in range(min(count, len(words)), 1, -1):
+        line = rest.popleft()
+        while len(rest) >= left and 2 * (size / left - len(line)) > len(rest[0]) + 1:  # nearer with the next word
+            line += " " + rest.popleft()
+        made.append(line)
+        size -= len(line) + 1
+    return [*made, " ".join(rest)]

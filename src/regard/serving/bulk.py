@@ -222,7 +222,7 @@ def _table(path: Path, columns: list[str] | None = None) -> Any:
 def _check(config: BulkConfig, into: Path) -> None:
     """Begin a folder, or see that it holds parts of the same corpus and settings."""
     about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
-    if about.exists():
+    if about.exists() and any(into.glob("part-*.parquet")):  # a corpus that was refused has left no part
         try:
             before = read_object(about)
         except BundleError as error:
@@ -233,7 +233,7 @@ def _check(config: BulkConfig, into: Path) -> None:
                 f"--to {into}: its parts were made with {other} = {before.get(other)!r}, not {now[other]!r}: name "
                 "another folder, or take the same settings"
             )
-    elif any(path.name != ".lock" and not path.name.startswith(".") for path in into.iterdir()):
+    elif any(path.name != ABOUT and not path.name.startswith(".") for path in into.iterdir()):
         raise ConfigError(f"--to {into}: not empty, and not a folder of translated parts: name another")
     else:
         write_text(about, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
