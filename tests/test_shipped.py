@@ -79,7 +79,7 @@ def test_a_sentence_with_and_without_its_full_stop(name: str) -> None:
         ("en-fr-rnn", "I DON'T KNOW.", "I don't know."),
         ("fr-en", "ou est la bibliotheque ?", "où est la bibliothèque ?"),
         ("fr-en-fast", "OU EST LA GARE ?", "Où est la gare ?"),
-        ("fr-en-rnn", "je mange le gateau", "je mange le gâteau"),
+        ("fr-en-rnn", "le cafe est tres bon.", "le café est très bon."),
     ],
 )
 def test_a_source_in_capitals_is_read_as_a_sentence(name: str, typed: str, plain: str) -> None:

@@ -56,12 +56,12 @@ class Diacritics:
             found = _WORD.findall(normalize("NFC", text).lower())
             words.update((word,) for word in found)
             pairs.update(pairwise(found))
-        alone = {
+        single = {
             bare: best
             for bare, spellings in _by_bare(words).items()
             if (best := _most(words, spellings)) != bare and words[best] >= RATIO * words[bare]
         }
-        return cls(map(" ".join, (*alone.values(), *_pairs(pairs, alone).values())))
+        return cls(map(" ".join, (*single.values(), *_pairs(pairs, single).values())))
 
     def restore(self, text: str) -> str:
         """A text that has no diacritic at all, with those that its words have; any other text as it is.
@@ -96,13 +96,13 @@ def _most(counts: Counter[Phrase], spellings: list[Phrase]) -> Phrase:
     return max(spellings, key=lambda phrase: (counts[phrase], phrase))
 
 
-def _pairs(counts: Counter[Phrase], alone: Mapping[Phrase, Phrase]) -> dict[Phrase, Phrase]:
+def _pairs(counts: Counter[Phrase], single: Mapping[Phrase, Phrase]) -> dict[Phrase, Phrase]:
     """The pairs that spell a word in another way than it is alone, and those that speak for that."""
     found, others = {}, {}
     changed: tuple[set[str], set[str]] = set(), set()  # words that are changed as the first, and as the second
     for bare, spellings in _by_bare(counts).items():
         best = _most(counts, spellings)
-        plain = tuple(alone.get((word,), (word,))[0] for word in bare)
+        plain = tuple(single.get((word,), (word,))[0] for word in bare)
         if counts[best] < LEAST_PAIRS:
             continue
         if best == plain:
