@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import regard
 from random_outputs import completer, recurrent, translator
@@ -116,3 +117,17 @@ def test_pictures_and_sounds_have_no_words_to_take_out(tmp_path: Path):
                 ConfigError, match="the input has no words that could be taken out: expected a translat"
             ):
                 find(made, 0)
+
+
+def test_findings_refuse_tensors_without_numbers() -> None:
+    model, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.rand(1, 3, 8)
+    without = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, device="meta").eval()
+    for find in (
+        lambda model, inputs: regard.patch(model, inputs, inputs, lambda output: output[0, 0, 0]),
+        lambda model, inputs: regard.ablations(model, [inputs, inputs], lambda output: output[0, 0, 0]),
+        lambda model, inputs: regard.roles(model, inputs),
+    ):
+        with pytest.raises(ConfigError, match=r"self_attn\.in_proj_weight is on the meta device, which holds shapes"):
+            find(without, {"src": x})
+        with pytest.raises(ConfigError, match="src is on the meta device, which holds shapes and no numbers"):
+            find(model, {"src": x.to("meta")})

@@ -108,6 +108,20 @@ def check_repeatable(module: nn.Module) -> None:
             )
 
 
+def check_numbers(tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors on the meta device, by their names.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for name, one in tensors.items():
+        if isinstance(one, Tensor) and one.is_meta:
+            raise ConfigError(
+                f"{name} is on the meta device, which holds shapes and no numbers, and findings are numbers: load the "
+                "weights first, and give inputs on a device that computes"
+            )
+
+
 def as_inputs(given: Any) -> list[Any]:
     """A list of inputs; a single one (a text, a file, a dict of arguments) is a list of one."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else [given]
@@ -149,12 +163,14 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
 
     Raises:
         ConfigError: a text for a bare module; arguments that its forward does not take; a pipeline without a forward
-            pass of its inputs; a module in training mode that would give another output in every run.
+            pass of its inputs; a module in training mode that would give another output in every run; a weight or an
+            argument on the meta device.
     """
     # a module may have a part of the name `model`: a transformers' Llama without its head
     module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     if isinstance(module, nn.Module):
         check_repeatable(module)
+        check_numbers({**dict(module.named_parameters()), **(inputs if isinstance(inputs, Mapping) else {})})
     if isinstance(inputs, Mapping):
         device = next((part.device for part in module.parameters()), torch.device("cpu"))
         moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
