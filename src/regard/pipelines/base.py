@@ -1,5 +1,6 @@
 """What every loaded model has, whatever its task: one input in, one result out; a list in, a list out."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
@@ -25,6 +26,12 @@ Made = TypeVar("Made")
 
 class InputError(RegardError, ValueError):
     """One input of many that cannot be worked on; the message says why."""
+
+
+def half_character(text: str) -> str:
+    """The first half of a character (U+D800 to U+DFFF) in a text, in the words of a refusal; empty where none is."""
+    found = re.search("[\ud800-\udfff]", text)
+    return f"half of a character, U+{ord(found[0]):04X}, at place {found.start() + 1}" if found else ""
 
 
 BATCH_TOKENS = 4096  # input tokens worked on at a time
@@ -53,9 +60,8 @@ def check_characters(text: str, limit: int) -> None:
         InputError: it is no text, is too long, or has half a character (U+D800 to U+DFFF), which is not in Unicode.
     """
     check_text(text)
-    half = next((n for n, letter in enumerate(text) if "\ud800" <= letter <= "\udfff"), None)
-    if half is not None:
-        raise InputError(f"no text in Unicode: half of a character, U+{ord(text[half]):04X}, at place {half + 1}")
+    if half := half_character(text):
+        raise InputError(f"no text in Unicode: {half}")
     if len(text) > CHARACTERS * limit:
         raise InputError(
             f"a text of {len(text):,} characters is too long: this model takes {limit:,} tokens; cut it into sentences"
