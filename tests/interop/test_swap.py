@@ -148,3 +148,14 @@ def test_refusals_leave_the_model_alone() -> None:
         regard.swap(encoder(), score="dott")
     with pytest.raises(regard.ChoiceError, match=r"the model has no module 'layer.0': did you mean 'layers.0'"):
         regard.swap(encoder(), score="dot", sites=["layer.0"])
+
+
+def test_a_score_for_another_width_is_refused() -> None:
+    model = encoder()
+    with (
+        regard.swap(model, score=regard.Additive(3, 3, 3)),
+        pytest.raises(
+            regard.ShapeError, match=r"query has width 4 .* query_dim is 3: make the score for the width of one"
+        ),
+    ):
+        model(x())

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from regard.attention.normalizers import NormalizerLike, as_normalizer
 from regard.attention.scores import ScoreLike, as_score
-from regard.errors import ChoiceError
+from regard.errors import ChoiceError, RegardError
 from regard.interop.registration import CHOICE, NAME, attend_as, register
 from regard.interop.torch_attention import MultiheadAttention
 from regard.nn.multihead import MultiHead
@@ -30,6 +30,9 @@ class Swap:
     def __init__(self) -> None:
         self.sites: list[str] = []
         self._back: list[Any] = []
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise RegardError("a swap belongs to the model that it changed, and is not copied")
 
     def undo(self) -> None:
         """Restore the model's own attention; a second call changes nothing."""
