@@ -358,6 +358,11 @@ def exclusive(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def without_halves(text: str) -> str:
+    """A text that a file can hold: a half of a character (a lone surrogate), which has no UTF-8, becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def parse_json(text: str | bytes) -> Any:
     """What JSON stands for.
 
