@@ -267,7 +267,9 @@ class AttentionMap:
         Entry n is the weight on keys that stand n - (S - 1) places after the query's own place, where query i
         stands at i + S - T (the last query at the last key), as in the masks.
         """
-        profile: Tensor = self._join([_distance(self._blocks(one), *self.shape[-2:]) for one in self._entries()])
+        t, s = self.shape[-2:]  # a block of n rows is laid out n + S wide
+        parts = [_distance(one.blocks(min(ROWS, self._rows_of_a_block(one)), t), t, s) for one in self._entries()]
+        profile: Tensor = self._join(parts)
         return profile
 
     @exactly
@@ -289,7 +291,7 @@ class AttentionMap:
             0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
 
         Raises:
-            ShapeError: the map has negative weights, which are no probabilities.
+            ShapeError: the map has negative weights, which are no probabilities, or some that are infinite or NaN.
         """
         _check_values_are_known(self.source.like)
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
@@ -718,6 +720,8 @@ def _sample(blocks: Iterable[RowBlock]) -> tuple[Tensor, Tensor]:
         if bool((block.weights < 0).any()):
             raise ShapeError(f"{NEGATIVE}: nothing can be drawn from them")
         total = block.weights.sum(-1, keepdim=True)
+        if not bool(total.isfinite().all()):
+            raise ShapeError("this map has weights that are infinite or NaN: nothing can be drawn from them")
         dead = total == 0
         # a dead row draws the place after the last key
         share = torch.cat([block.weights, dead.to(total.dtype)], -1) / total.masked_fill(dead, 1)
