@@ -12,6 +12,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError
 from regard.models.ensemble import Ensemble
 from regard.nn.dropout import Dropout
+from regard.untrusted import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +141,24 @@ def check_map(map: object) -> None:
         )
 
 
+def check_index(name: str, index: object) -> None:
+    """Refuse what is no index of a token.
+
+    Raises:
+        ConfigError: it is no int.
+    """
+    if not isinstance(index, int):
+        raise ConfigError(f"{name}: expected the index of a token (int); got {type(index).__name__}: {shown(index)}")
+
+
 def check_step(step: object, count: int) -> None:
     """Refuse a step that is no index of an output's tokens.
 
     Raises:
         ConfigError: it is no int, or there are fewer tokens.
     """
-    if not isinstance(step, int):
-        raise ConfigError(f"step: expected the index of a token (int); got {type(step).__name__}: {step!r:.60}")
+    check_index("step", step)
+    assert isinstance(step, int)
     if not -count <= step < count:
         known = f": expected 0 to {count - 1}" if count else ""
         raise ConfigError(f"step {step} is none of the output's {count} tokens{known}")

@@ -19,6 +19,7 @@ from regard.errors import ChoiceError, ConfigError, RegardError
 from regard.models.planned import Plans, refusal
 from regard.nn.products import has_fast_int8
 from regard.pretrained.rules import GenerationRules
+from regard.untrusted import shown
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -46,7 +47,7 @@ def check_text(text: object) -> None:
         InputError: it is no str.
     """
     if not isinstance(text, str):
-        raise InputError(f"expected a text (str); got {type(text).__name__}: {text!r:.60}")
+        raise InputError(f"expected a text (str); got {type(text).__name__}: {shown(text)}")
 
 
 def check_characters(text: str, limit: int) -> None:
