@@ -11,6 +11,7 @@ from torch import nn
 
 import regard
 from random_outputs import completer, recurrent, translator
+from regard.analysis.base import check_index
 from regard.analysis.explanations import explanations
 from regard.analysis.lens import tune_lens
 from regard.analysis.quality import lost_quality
@@ -131,3 +132,9 @@ def test_findings_refuse_tensors_without_numbers() -> None:
             find(without, {"src": x})
         with pytest.raises(ConfigError, match="src is on the meta device, which holds shapes and no numbers"):
             find(model, {"src": x.to("meta")})
+
+
+@pytest.mark.parametrize("index", [0.5, None, torch.ones(2, 2)])
+def test_what_is_no_index_is_refused_in_one_line(index: object) -> None:
+    with pytest.raises(ConfigError, match=r"^i: expected the index of a token \(int\); got [A-Za-z]+: [^\n]+$"):
+        check_index("i", index)
