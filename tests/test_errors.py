@@ -1,6 +1,7 @@
 """The exception family and its one sentence."""
 
 import pytest
+import torch
 
 import regard
 from regard.errors import nearest, unknown
@@ -36,3 +37,10 @@ def test_unknown_is_one_sentence() -> None:
 
 def test_unknown_takes_any_object() -> None:
     assert str(unknown("score", 5, ["dot"])) == "unknown score 5: expected one of 'dot'"
+
+
+def test_an_unknown_choice_is_one_short_line():
+    assert str(unknown("part", torch.ones(2, 2), ["head"])) == (
+        "unknown part tensor([[1., 1.], [1., 1.]]): expected one of 'head'"
+    )
+    assert len(str(unknown("part", "x" * 10_000, ["head"]))) < 300

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 
 from regard import storage
-from regard.errors import ConfigError
+from regard.attention.maps.map import AttentionMap
+from regard.errors import ConfigError, DataError
 from regard.storage import (
     claim,
     exclusive,
@@ -21,6 +22,7 @@ from regard.storage import (
     write_tensors,
     write_text,
 )
+from regard.text.tokenizer import Tokenizer, TokenizerConfig
 
 
 def read(path):
@@ -208,3 +210,52 @@ def test_fingerprints_depend_on_the_values():
     others = [Data([[1, 2, 3]]), Data([[1], [2, 3]]), Data([[1, 2], [4]]), Data([["1"], [3]]), Data([torch.ones(2)])]
     assert len({fingerprint(one) for one in same}) == 1
     assert len({fingerprint(one) for one in [same[0], *others]}) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("none/x.png", "the folder .*none does not exist"),
+        ("file/x.png", "the folder .*file does not exist"),
+        ("folder.png", "a folder; name a file in it"),
+        ("a\0.png", r"a\\x00\.png: no file can have this name"),
+        ("n" * 300 + ".png", "no file can have this name: File name too long"),
+        ("\ud800.png", r"\\ud800\.png: no file can have this name"),
+    ],
+)
+def test_every_writer_refuses_a_place_by_one_rule(tmp_path, name, why):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("mine")
+    path, seen = tmp_path / name, AttentionMap.from_weights(torch.ones(1, 1))
+    tokenizer = Tokenizer.learn(["le chat"], TokenizerConfig(kind="words", vocabulary=20))
+    for write in (seen.save, seen.plot, tokenizer.save):
+        with pytest.raises(DataError, match=why):
+            write(path)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert {one.name for one in tmp_path.iterdir()} == {"file", "folder.png"}
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_for_a_map(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(DataError, match=r"x: could not be written: No space left on device"):
+        AttentionMap.from_weights(torch.ones(1, 1)).save(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a\0", "n" * 300, "\ud800"])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="no file can have this name"):
+        claim(tmp_path / name, "a run")
+    with pytest.raises(ConfigError, match="no file can have this name"), new_folder(tmp_path / name):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="x: this folder cannot be made: Not a directory"):
+        claim(tmp_path / "file" / "x", "a run")
+    with pytest.raises(ConfigError, match="file: this folder cannot be made"), new_folder(tmp_path / "file" / "x"):
+        pass

@@ -98,7 +98,11 @@ def find_config(config: str | Path) -> Path:
     """
     path = Path(config)
     of_shipped = str(config) in config_names()
-    if (path.exists() or path.is_symlink()) and not (of_shipped and path.is_dir()):  # a run may have its config's name
+    try:
+        there = path.exists() or path.is_symlink()
+    except OSError as error:  # too long, or in a folder that may not be read
+        raise ConfigError(f"{config}: no config can be looked for there: {error.strerror or error}") from error
+    if there and not (of_shipped and path.is_dir()):  # a run may have its config's name
         return path
     if of_shipped:
         return CONFIG_FOLDER / f"{config}.toml"
@@ -132,6 +136,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a TOML file: {not_utf8(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:

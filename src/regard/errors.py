@@ -70,4 +70,6 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 def unknown(kind: str, given: object, known: Iterable[str]) -> ChoiceError:
     """A `ChoiceError` for `given`, listing what is known, nearest spelling first."""
     names = nearest(str(given), known)
-    return ChoiceError(f"unknown {kind} {given!r}: expected one of {', '.join(map(repr, names))}")
+    line = " ".join(part.strip() for part in repr(given).splitlines())
+    line = line if len(line) <= 200 else f"{line[:197]}…"
+    return ChoiceError(f"unknown {kind} {line}: expected one of {', '.join(map(repr, names))}")

@@ -38,6 +38,7 @@ from regard.signals import stop_on_signal
 from regard.storage import (
     check_claim,
     check_empty,
+    check_name,
     claim,
     exclusive,
     fingerprint,
@@ -401,6 +402,7 @@ def _check_folder(
     folder: Path, settings: ExperimentConfig, resume: bool, said: AbstractSet[str] = frozenset()
 ) -> dict[str, Any]:
     """The settings that a resumed run changes, as `said`."""
+    check_name(folder)
     started = checkpoint_in(folder)
     if resume and not started:
         raise ConfigError(

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from regard.errors import ConfigError
+from regard.errors import ConfigError, DataError, harmless
 
 LOCK, MARKER = ".lock", ".regard"
 ASIDE = ".aside"  # ends the name of what is being written
@@ -111,6 +111,52 @@ def naming(path: Path, inside: Path | None = None) -> Iterator[None]:
         raise
 
 
+def why_unwritable(path: Path) -> str:
+    """Why no file can be written at a path, in the words of every refusal; empty where one can."""
+    if why := _impossible(path):
+        return why
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist"
+    if path.is_dir():
+        return "a folder; name a file in it"
+    return "" if os.access(path if path.exists() else path.parent, os.W_OK) else "may not be written to"
+
+
+def _impossible(path: Path) -> str:
+    """Why nothing on this system can have such a path; empty where something could."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        return f"no file can have this name: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path at which no file can be written.
+
+    Raises:
+        DataError: as `why_unwritable`.
+    """
+    if why := why_unwritable(path):
+        raise DataError(f"{harmless(str(path))}: {why}")
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """The block writes the file that a caller named; whatever keeps it from being written is one sentence.
+
+    Raises:
+        DataError: as `check_place`, before the block runs; the disk takes no more.
+    """
+    check_place(path)
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{harmless(str(path))}: could not be written: {error.strerror or error}") from error
+
+
 @contextmanager
 def new_folder(into: Path) -> Iterator[Path]:
     """A folder to fill that becomes `into` when the block ends, whole; if the block fails, nothing is left.
@@ -122,9 +168,9 @@ def new_folder(into: Path) -> Iterator[Path]:
         ConfigError: `into` is a file, or is not empty.
     """
     check_empty(into)
-    into.parent.mkdir(parents=True, exist_ok=True)
+    _make(into.parent)
     aside = aside_of(into)
-    aside.mkdir()
+    _make(aside, into)
     try:
         with naming(into, aside):
             yield aside
@@ -169,12 +215,23 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
+def check_name(folder: Path) -> None:
+    """Refuse a name that no folder can have: too long, or with a character that no file system takes.
+
+    Raises:
+        ConfigError: it is such a name.
+    """
+    if why := _impossible(folder):
+        raise ConfigError(f"{harmless(str(folder))}: {why}")
+
+
 def check_empty(into: Path) -> None:
     """Refuse to write a folder over anything that exists.
 
     Raises:
-        ConfigError: the path is a file, or a folder that is not empty.
+        ConfigError: the path is a file, or a folder that is not empty; no folder can have such a name.
     """
+    check_name(into)
     if into.exists() and not into.is_dir():
         raise ConfigError(f"{into} is a file: choose a folder")
     if into.exists() and any(into.iterdir()):
@@ -191,10 +248,10 @@ def claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None:
             marked.
 
     Raises:
-        ConfigError: the folder holds something, and regard did not make it; it is a file.
+        ConfigError: the folder holds something, and regard did not make it; it is a file, or cannot be made.
     """
     check_claim(folder, purpose, known)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     if not (folder / MARKER).exists():
         write_text(folder / MARKER, "This folder was made by regard, which replaces and removes files in it.\n")
 
@@ -205,6 +262,7 @@ def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None
     Raises:
         ConfigError: as `claim`.
     """
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file; {purpose} needs a folder of its own")
     if not folder.exists() or any((folder / name).exists() for name in (MARKER, *known)):
@@ -214,6 +272,24 @@ def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None
         raise ConfigError(
             f"{folder}: not empty, and not made by regard ({others[0]!r} is there): {purpose} needs a folder of its own"
         )
+
+
+def _make(folder: Path, named: Path | None = None) -> None:
+    """Make a folder, and those around it, where there is none.
+
+    Args:
+        folder: the folder.
+        named: what a refusal names; the folder itself by default.
+
+    Raises:
+        ConfigError: the system refuses it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise ConfigError(f"{named or folder}: this folder cannot be made: {error.strerror or error}") from error
 
 
 def aside_of(path: Path) -> Path:
@@ -280,6 +356,11 @@ def exclusive(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def without_halves(text: str) -> str:
+    """A text that a file can hold: a half of a character (a lone surrogate), which has no UTF-8, becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def parse_json(text: str | bytes) -> Any:

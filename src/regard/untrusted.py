@@ -31,7 +31,7 @@ _short.maxlevel = 3
 
 def shown(value: object) -> str:
     """A value from outside within a sentence: its repr on one line, shortened where it is long."""
-    return _short.repr(value)
+    return " ".join(line.strip() for line in _short.repr(value).splitlines())
 
 
 def named(name: str) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import regard
 from random_outputs import completer, recurrent, translator
+from regard.analysis.base import check_index
 from regard.analysis.explanations import explanations
 from regard.analysis.lens import tune_lens
 from regard.analysis.quality import lost_quality
@@ -116,3 +118,23 @@ def test_pictures_and_sounds_have_no_words_to_take_out(tmp_path: Path):
                 ConfigError, match="the input has no words that could be taken out: expected a translat"
             ):
                 find(made, 0)
+
+
+def test_findings_refuse_tensors_without_numbers() -> None:
+    model, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.rand(1, 3, 8)
+    without = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, device="meta").eval()
+    for find in (
+        lambda model, inputs: regard.patch(model, inputs, inputs, lambda output: output[0, 0, 0]),
+        lambda model, inputs: regard.ablations(model, [inputs, inputs], lambda output: output[0, 0, 0]),
+        lambda model, inputs: regard.roles(model, inputs),
+    ):
+        with pytest.raises(ConfigError, match=r"self_attn\.in_proj_weight is on the meta device, which holds shapes"):
+            find(without, {"src": x})
+        with pytest.raises(ConfigError, match="src is on the meta device, which holds shapes and no numbers"):
+            find(model, {"src": x.to("meta")})
+
+
+@pytest.mark.parametrize("index", [0.5, None, torch.ones(2, 2)])
+def test_what_is_no_index_is_refused_in_one_line(index: object) -> None:
+    with pytest.raises(ConfigError, match=r"^i: expected the index of a token \(int\); got [A-Za-z]+: [^\n]+$"):
+        check_index("i", index)

@@ -1,7 +1,9 @@
 """Masks against plain loops over queries and keys. True means may look, everywhere."""
 
 import inspect
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -294,3 +296,15 @@ def test_the_new_masks_refuse(mask, message: str) -> None:
 )
 def test_a_mask_is_known_to_be_causal(mask: Mask, known: bool) -> None:
     assert is_causal(mask) is known
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.5, "2"])
+@pytest.mark.parametrize("make", ["prefix", "causal", "window", "blocks"])
+def test_a_position_is_an_integer(make: str, value: Any) -> None:
+    layout = (torch.ones(1, 1, dtype=torch.bool),) if make == "blocks" else ()
+    function = inspect.unwrap(getattr(regard, make))  # the tests' checks of types come first otherwise
+    with pytest.raises(
+        regard.ShapeError, match=r"(prefix: n|offset|window: left|blocks: size) must be an integer; got"
+    ):
+        function(*layout, value)
+    assert isinstance(function(*layout, np.int64(2)), Mask)

@@ -321,3 +321,18 @@ def test_a_location_aware_score_is_its_equation_for_any_tile_of_the_keys() -> No
     projected = score.project_key(key)[..., tile, :]
     torch.testing.assert_close(score.projected()(query, projected), got[..., tile])
     torch.testing.assert_close(regard.attend(query, key, key, score=score), torch.softmax(got, -1) @ key)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "blockwise"])
+@pytest.mark.parametrize(
+    "score",
+    [regard.Additive(3, 5, 2), regard.Concat(3, 5, 2), regard.General(3, 5), regard.QueryAdaptive(3, 5, 2)],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_score_made_for_other_widths_says_so(score, kernel):
+    query, key = torch.rand(7, 3), torch.rand(11, 5)
+    assert regard.attend(query, key, key, score=score, kernel=kernel).shape == (7, 5)
+    with pytest.raises(regard.ShapeError, match=r"query has width 5 on axis -1 and the score's query_dim is 3"):
+        regard.attend(key, key, key, score=score, kernel=kernel)
+    with pytest.raises(regard.ShapeError, match=r"key has width 3 on axis -1 and the score's key_dim is 5"):
+        regard.attend(query, query, query, score=score, kernel=kernel)

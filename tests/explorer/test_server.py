@@ -388,3 +388,9 @@ def test_a_page_without_a_model_answers_no_question(translation: Page) -> None:
         assert answer.status_code == 404
         shown = client.get("/", params={"token": token}).text.partition('id="document">')[2].partition("</script>")[0]
         assert "live" not in json.loads(shown)  # it offers no question either
+
+
+@pytest.mark.parametrize("body", [r'{"\ud800": 1}', r'{"source": "\udfff"}', "[" * 60_000, "\x00"])
+def test_a_question_that_no_text_can_hold_is_refused(client: TestClient, body: str) -> None:
+    answer = client.post("/api/look", content=body, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "the question is no JSON object")

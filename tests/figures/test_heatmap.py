@@ -140,6 +140,15 @@ def test_a_missing_folder_is_refused(tmp_path):
         heatmap(WEIGHTS, ROWS, COLUMNS, path=tmp_path / "none" / "x.png")
 
 
+@pytest.mark.parametrize("name", ["a\ud800", "\x1b[31m", r"$\frac{$", "n" * 20_000])
+def test_names_of_every_kind_are_drawn(tmp_path, name):
+    names = [name, "b"]
+    draw_heatmaps(torch.full((2, 2, 2), 0.5), names, names, names=names, title=name, note=name, sides=(name, name),
+                  remark=name, path=tmp_path / "x.svg")  # fmt: skip
+    drawn = name.replace("\ud800", "\ufffd").replace("\x1b", "\ufffd")[:24]
+    assert drawn in " ".join(words_of(tmp_path / "x.svg"))
+
+
 def test_all_panels_share_one_scale_and_one_legend():
     """Equal attention has the same color beside a sharp head as beside another equal one."""
     weights = torch.stack([torch.eye(4), torch.full((4, 4), 0.25)])

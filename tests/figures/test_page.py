@@ -128,12 +128,13 @@ def test_a_notebook_shows_a_frame_and_a_picture_without_scripts() -> None:
     assert "<svg" in shown["image/svg+xml"]
 
 
-def test_half_of_a_surrogate_pair_is_a_question_mark(tmp_path: Path) -> None:
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
     seen = AttentionMap.from_weights(torch.eye(2), query_tokens=["\ud83d", "b"], key_tokens=["a", "\ude00"])
     page = seen.look(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     document = json.loads(text.partition('id="document">')[2].partition("</script>")[0])
-    assert list(document["runs"][0]["sequences"].values()) == [["?", "b"], ["a", "?"]]
+    assert list(document["runs"][0]["sequences"].values()) == [["\ufffd", "b"], ["a", "\ufffd"]]
+    assert json.loads(page.widget().document)["runs"] == document["runs"]
     assert page.size == len(text.encode("utf-8"))
 
 

@@ -3,7 +3,23 @@
 import numpy as np
 import pytest
 
-from regard.figures.style import THEMES, colour, cut, fonts, ink_on, luminance, round_up, scale, shorten, wide, wrapped
+from regard.figures import style
+from regard.figures.style import (
+    LINES,
+    LONGEST,
+    THEMES,
+    colour,
+    cut,
+    fonts,
+    ink_on,
+    luminance,
+    round_up,
+    scale,
+    shorten,
+    visible,
+    wide,
+    wrapped,
+)
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
@@ -60,6 +76,24 @@ def test_lines_fit():
     assert all(wide(line, 9.0) <= 1.5 for line in lines)
     assert "".join(wrapped("m" * 60, 9.0, 1.0)) == "m" * 60
     assert wrapped("", 9.0, 1.0) == []
+
+
+@pytest.mark.parametrize("text", ["a" * 20_000, "a " * 20_000])
+def test_a_long_text_is_wrapped_without_measuring_the_rest_of_it(monkeypatch, text):
+    measured = []
+    monkeypatch.setattr(style, "wide", lambda text, *_: measured.append(len(text)) or wide(text, 9.0))
+    lines = wrapped(text, 9.0, 1.5)
+    assert len(lines) == LINES
+    assert lines[-1].endswith("…")
+    assert sum(measured) < 100 * LINES * max(map(len, lines))
+    assert all(wide(line, 9.0) <= 1.5 for line in lines[:-1])
+
+
+def test_what_no_font_draws_is_replaced_wherever_text_is_measured_or_drawn():
+    assert visible("a\ud800\x1b$") == "a\ufffd\ufffd\\$"
+    assert wide("a\ud800", 9.0) == wide("a\ufffd", 9.0)
+    assert wrapped("\ud800 b", 9.0, 1.0) == ["\ud800 b"]
+    assert visible("a" * 10_000) == "a" * (LONGEST - 1) + "…"
 
 
 def test_a_font_that_was_installed_since_is_found(monkeypatch):

@@ -1,6 +1,10 @@
 """swap: another attention in any model, and the old one back, to the bit."""
 
+import copy
+import importlib
+import pickle
 from functools import wraps
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +12,8 @@ from torch import Tensor, nn
 
 import regard
 from regard.pipelines.load import load
+
+swap_module = importlib.import_module("regard.interop.swap")
 
 D, T, B = 8, 5, 2
 
@@ -148,3 +154,49 @@ def test_refusals_leave_the_model_alone() -> None:
         regard.swap(encoder(), score="dott")
     with pytest.raises(regard.ChoiceError, match=r"the model has no module 'layer.0': did you mean 'layers.0'"):
         regard.swap(encoder(), score="dot", sites=["layer.0"])
+
+
+def test_a_score_for_another_width_is_refused() -> None:
+    model = encoder()
+    with (
+        regard.swap(model, score=regard.Additive(3, 3, 3)),
+        pytest.raises(
+            regard.ShapeError, match=r"query has width 4 .* query_dim is 3: make the score for the width of one"
+        ),
+    ):
+        model(x())
+
+
+def test_swaps_at_one_site_are_undone_in_their_order() -> None:
+    model = encoder()
+    before, parts = model(x()), [name for name, _ in model.named_modules()]
+    first = regard.swap(model, normalizer="uniform")
+    second = regard.swap(model, score=regard.Additive(4, 4, 3), sites=["layers.1.self_attn"])
+    with pytest.raises(regard.RegardError, match=r"a later swap still stands at 'layers\.1\.self_attn': undo that one"):
+        first.undo()
+    second.undo()
+    first.undo()
+    assert torch.equal(model(x()), before)
+    assert [name for name, _ in model.named_modules()] == parts
+
+
+def test_half_of_a_swap_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, changed = encoder(), []
+
+    def interrupted(part: nn.Module, *_: object) -> None:
+        changed.append(part)
+        if len(changed) == 2:
+            raise KeyboardInterrupt
+        real(part, *_)
+
+    real = swap_module._swap_torch
+    monkeypatch.setattr(swap_module, "_swap_torch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        regard.swap(model, normalizer="uniform")
+    assert [type(layer.self_attn) for layer in model.layers] == [nn.MultiheadAttention] * 2
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_swap_is_not_copied(how: Any) -> None:
+    with regard.swap(encoder(), normalizer="uniform") as done, pytest.raises(regard.RegardError, match="not copied"):
+        how(done)

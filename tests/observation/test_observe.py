@@ -1,8 +1,11 @@
 """observe: every attention seen, no bit changed, nothing left behind."""
 
 import asyncio
+import copy
+import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -892,3 +895,41 @@ def test_a_notebook_shows_the_sites_and_their_heads() -> None:
     assert page.count("<img") == 4
     assert all(site in page for site in seen)
     assert seen["layers.0.self_attn"][0].site == "layers.0.self_attn"
+
+
+class CallsTorch(nn.Module):
+    """Self-attention by torch's function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize("make", [CallsTorch, lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()])
+def test_a_model_without_numbers_has_maps_without_numbers(make: Any, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model, x = make(), torch.rand(3, 5, 8)
+    with regard.observe(model) as seen:
+        assert model(x).shape == (3, 5, 8)
+    (one,) = next(iter(seen.values()))
+    assert one.full().shape == one.shape
+    assert one.distance().shape[-1] == 9
+    site = next(iter(seen))
+    with regard.intervene(model, site, lambda weights: 2 * weights), regard.swap(model, normalizer="sparsemax"):
+        assert model(x).shape == (3, 5, 8)
+    for ask in (one.entropy, one.plot, one.look, one.numpy, lambda: one.save(tmp_path / "x")):
+        with pytest.raises(regard.RegardError, match=r"statistics, draws, figures and files .* the meta device hides"):
+            ask()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_observation_is_not_copied_and_its_maps_are(how: Any) -> None:
+    model, x = CallsTorch(), torch.rand(3, 5, 8)
+    with regard.observe(model) as seen:
+        model(x)
+    with pytest.raises(
+        regard.RegardError, match=r"belongs to its model, and is not copied: copy its maps, dict\(seen\)"
+    ):
+        how(seen)
+    (one,) = copy.deepcopy(dict(seen))["."]
+    assert torch.equal(one.full(), seen["."][0].full())

@@ -1,10 +1,12 @@
 """What survives a translation: addresses, placeholders, code, markup and numbers."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 
+from random_outputs import translator
 from regard.errors import ConfigError
 from regard.pipelines.load import load
 from regard.pipelines.protect import shield
@@ -137,3 +139,19 @@ def test_protection_and_a_glossary_together(model: Translator) -> None:
 def test_a_draw_is_not_protected(model: Translator) -> None:
     with pytest.raises(ConfigError, match="protect needs a search: leave out sample"):
         model("{a}", protect=True, sample=True)
+
+
+def test_what_stands_for_a_part_is_a_word_that_the_vocabulary_has() -> None:
+    assert shield("a {b} {c}", {"Q", "YY"}.__contains__).stands_for == {"Q": "{b}", "YY": "{c}"}
+    limited = translator()  # its vocabulary has no capital letters and no digits
+    assert limited("le chat 12", protect=True).source == "le chat 12"
+    with pytest.raises(ConfigError, match=r"protect: this model's vocabulary spells none of the words .* for '\{a\}'"):
+        limited("le {a}", protect=True)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"prefix": "a\ud800"}, {"force": ["\ud800"]}, {"forbid": ["\ud800"]}, {"glossary": {"\ud800": "a"}}]
+)
+def test_half_a_character_is_refused_where_outputs_are_to_have_it(wanted: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(wanted))}: .* is no text in Unicode: half of a character"):
+        translator()("le chat", **wanted)

@@ -12,6 +12,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError
 from regard.models.ensemble import Ensemble
 from regard.nn.dropout import Dropout
+from regard.untrusted import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,20 @@ def check_repeatable(module: nn.Module) -> None:
             )
 
 
+def check_numbers(tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors on the meta device, by their names.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    for name, one in tensors.items():
+        if isinstance(one, Tensor) and one.is_meta:
+            raise ConfigError(
+                f"{name} is on the meta device, which holds shapes and no numbers, and findings are numbers: load the "
+                "weights first, and give inputs on a device that computes"
+            )
+
+
 def as_inputs(given: Any) -> list[Any]:
     """A list of inputs; a single one (a text, a file, a dict of arguments) is a list of one."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else [given]
@@ -126,14 +141,24 @@ def check_map(map: object) -> None:
         )
 
 
+def check_index(name: str, index: object) -> None:
+    """Refuse what is no index of a token.
+
+    Raises:
+        ConfigError: it is no int.
+    """
+    if not isinstance(index, int):
+        raise ConfigError(f"{name}: expected the index of a token (int); got {type(index).__name__}: {shown(index)}")
+
+
 def check_step(step: object, count: int) -> None:
     """Refuse a step that is no index of an output's tokens.
 
     Raises:
         ConfigError: it is no int, or there are fewer tokens.
     """
-    if not isinstance(step, int):
-        raise ConfigError(f"step: expected the index of a token (int); got {type(step).__name__}: {step!r:.60}")
+    check_index("step", step)
+    assert isinstance(step, int)
     if not -count <= step < count:
         known = f": expected 0 to {count - 1}" if count else ""
         raise ConfigError(f"step {step} is none of the output's {count} tokens{known}")
@@ -149,12 +174,14 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
 
     Raises:
         ConfigError: a text for a bare module; arguments that its forward does not take; a pipeline without a forward
-            pass of its inputs; a module in training mode that would give another output in every run.
+            pass of its inputs; a module in training mode that would give another output in every run; a weight or an
+            argument on the meta device.
     """
     # a module may have a part of the name `model`: a transformers' Llama without its head
     module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     if isinstance(module, nn.Module):
         check_repeatable(module)
+        check_numbers({**dict(module.named_parameters()), **(inputs if isinstance(inputs, Mapping) else {})})
     if isinstance(inputs, Mapping):
         device = next((part.device for part in module.parameters()), torch.device("cpu"))
         moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.analysis.deferred import Deferred, Stale
+from regard.attention.tracing import is_autocast
 
 Found = TypeVar("Found")
 
@@ -155,7 +156,7 @@ def _output_of_positions(
     A linear layer does by its definition. Of others, some positions of either of two rows, in another order, must give
     the outputs of those positions. No two positions of the rows are equal: on equal ones a mean over them would pass.
     """
-    if type(module) is nn.Linear and not torch.is_autocast_enabled(device.type):
+    if type(module) is nn.Linear and not is_autocast(device.type):
         return module.out_features, module.weight.dtype
     count = min(shape[1], TRIED)
     waves = torch.outer(torch.arange(1.0, 2 * count + 1, device=device), torch.arange(1.0, shape[2] + 1, device=device))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.analysis.base import check_map
+from regard.analysis.base import check_index, check_map
 from regard.analysis.residual import FrozenNorm, Stream, Write, record, terms
 from regard.attention.maps.map import AttentionMap
 from regard.attention.scores import Cosine, Dot, General, Product, ScaledDot
@@ -99,6 +99,7 @@ def why(map: AttentionMap, i: int, j: int) -> Why:
     if origin.heads.numel() != 1:
         raise ConfigError(f"this map has {origin.heads.numel()} heads: choose one by map.select(head)")
     for name, index, size in (("i", i, map.shape[-2]), ("j", j, map.shape[-1])):
+        check_index(name, index)
         if not -size <= index < size:
             raise ConfigError(f"{name} = {index} is outside the map, which has {size} on that axis")
     i, j, head = i % map.shape[-2], j % map.shape[-1], int(origin.heads)

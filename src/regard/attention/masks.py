@@ -8,7 +8,7 @@ at its pairs, so that kernels skip. Masks that speak of places follow one rule: 
 
 from dataclasses import dataclass, replace
 from math import prod
-from operator import and_, or_
+from operator import and_, index, or_
 from typing import Any
 
 import torch
@@ -475,7 +475,7 @@ def causal(offset: Offset = None) -> Mask:
         offset: None aligns the last query with the last key; an int, or an int tensor `[batch]`
             (one per entry of the first batch axis), gives the place of query 0.
     """
-    return Causal(offset)
+    return Causal(_place(offset))
 
 
 def is_causal(mask: Mask) -> bool:
@@ -499,6 +499,7 @@ def padding(lengths: Tensor, query_lengths: Tensor | None = None) -> Mask:
 
 def prefix(n: int) -> Mask:
     """Keys 0 … n-1, for every query; a prefix language model is `causal() | prefix(n)`."""
+    n = _number(n, "prefix: n")
     if n < 0:
         raise ShapeError(f"prefix needs a number of keys of at least 0; got {n}")
     return Prefix(n)
@@ -512,10 +513,11 @@ def window(left: int, right: int | None = None, offset: Offset = None) -> Mask:
         right: how many after it; None is as many as before.
         offset: as in `causal`.
     """
-    right = left if right is None else right
+    left = _number(left, "window: left")
+    right = left if right is None else _number(right, "window: right")
     if left + right < 0:
         raise ShapeError(f"window needs -left ≤ right; got left {left} and right {right}")
-    return Window(left, right, offset)
+    return Window(left, right, _place(offset))
 
 
 def documents(query_ids: Tensor, key_ids: Tensor | None = None) -> Mask:
@@ -538,9 +540,31 @@ def blocks(layout: Tensor, size: int) -> Mask:
     """
     if layout.dtype != torch.bool or layout.ndim < 2:
         raise ShapeError(f"blocks needs a bool layout of at least 2 axes; got {list(layout.shape)} {layout.dtype}")
+    size = _number(size, "blocks: size")
     if size < 1:
         raise ShapeError(f"blocks needs a size of at least 1; got {size}")
     return Blocks(layout, size)
+
+
+def _number(given: Any, name: str) -> Any:
+    """An integer of any type: NaN, which is neither below nor above a key, would hide every key.
+
+    Raises:
+        ShapeError: it is none.
+    """
+    if isinstance(given, int):
+        return given
+    if isinstance(given, torch.SymInt):  # in a graph
+        return given
+    try:
+        return index(given)
+    except TypeError as error:
+        got = f"{given}" if isinstance(given, float) else type(given).__name__
+        raise ShapeError(f"{name} must be an integer; got {got}") from error
+
+
+def _place(offset: Any) -> Any:
+    return offset if offset is None or isinstance(offset, Tensor) else _number(offset, "offset")
 
 
 def allow(tensor: Tensor) -> Mask:

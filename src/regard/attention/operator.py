@@ -22,7 +22,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.tracing import is_traced
+from regard.attention.tracing import is_autocast, is_traced
 from regard.attention.watch import computing, is_attended, notify
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, share_heads
@@ -133,7 +133,7 @@ def compute(name: str, query: Some, key: Some, value: Some, spec: Spec, seed: Se
 
 def autocast_off(device: str) -> AbstractContextManager[Any]:
     """Autocast ends at the operator's door: kernels compute scores in float32 themselves."""
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if not is_autocast(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
 

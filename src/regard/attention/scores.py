@@ -238,9 +238,13 @@ class QueryAdaptive(Product):
         self.aspects = nn.Parameter(torch.empty(aspects, query_dim, key_dim).normal_(std=query_dim**-0.5))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
-        share = torch.softmax(_linear(self.gate, query), -1)
+        share = torch.softmax(_linear(self.gate, query, "query"), -1)
         turned = torch.einsum("...q,aqk->...ak", query, self.aspects.to(query))
         return (share[..., None] * turned).sum(-2) / sqrt(self.aspects.shape[-1])
+
+    def project_key(self, key: KeyTile) -> ProjectedKey:
+        _check_width(key, self.aspects.shape[-1], "key")
+        return key
 
 
 class General(Product):
@@ -255,8 +259,12 @@ class General(Product):
         super().__init__()
         self.key = nn.Linear(key_dim, query_dim, bias=False)
 
+    def project_query(self, query: QueryTile) -> ProjectedQuery:
+        _check_width(query, self.key.out_features, "query")
+        return query
+
     def project_key(self, key: KeyTile) -> ProjectedKey:
-        return _linear(self.key, key)
+        return _linear(self.key, key, "key")
 
 
 class Additive(Score):
@@ -277,10 +285,10 @@ class Additive(Score):
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
-        return _linear(self.query, query)
+        return _linear(self.query, query, "query")
 
     def project_key(self, key: KeyTile) -> ProjectedKey:
-        return _linear(self.key, key)
+        return _linear(self.key, key, "key")
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         return torch.tanh(query[..., :, None, :] + key[..., None, :, :]) @ self.v.to(query)
@@ -304,9 +312,11 @@ class Concat(Score):
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
+        _check_width(query, self.query_dim, "query")
         return query @ self.weight[:, : self.query_dim].to(query).T
 
     def project_key(self, key: KeyTile) -> ProjectedKey:
+        _check_width(key, self.weight.shape[1] - self.query_dim, "key")
         return key @ self.weight[:, self.query_dim :].to(key).T
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
@@ -351,7 +361,7 @@ class LocationAware(Score):
         found = nn.functional.conv1d(flat, self.filters.weight.to(flat), padding=self.filters.padding)
         found = found.transpose(-2, -1).unflatten(0, looked.shape[:-1])  # [*q_batch, T, S, filters]
         _, index = torch.broadcast_tensors(found[..., :1, :], place)
-        around = _linear(self.location, found.expand(*index.shape[:-2], -1, -1).gather(-2, index))
+        around = _linear(self.location, found.expand(*index.shape[:-2], -1, -1).gather(-2, index), "location")
         inside = asked[..., :, None, :] + answered[..., None, :, :] + around
         return torch.tanh(inside) @ self.content.v.to(query)
 
@@ -398,6 +408,20 @@ def as_score(score: ScoreLike) -> Score:
     raise unknown("score", score, NAMED)
 
 
-def _linear(layer: nn.Linear, vectors: Tensor) -> Tensor:
-    """`layer` in the vectors' own precision: kernels widen half precision to float32 before they score."""
+def _check_width(vectors: Tensor, width: int, name: str) -> None:
+    """Refuse queries or keys of another width than the score was made for."""
+    if vectors.shape[-1] != width:
+        raise ShapeError(
+            f"{name} has width {vectors.shape[-1]} on axis -1 and the score's {name}_dim is {width}: make the score "
+            "for the width of one head"
+        )
+
+
+def _linear(layer: nn.Linear, vectors: Tensor, name: str) -> Tensor:
+    """`layer` in the vectors' own precision: kernels widen half precision to float32 before they score.
+
+    Raises:
+        ShapeError: vectors of another width; `name` is what they are.
+    """
+    _check_width(vectors, layer.in_features, name)
     return nn.functional.linear(vectors, layer.weight.to(vectors))

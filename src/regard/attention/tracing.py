@@ -31,6 +31,11 @@ def is_traced(*tensors: Tensor) -> bool:
     return False
 
 
+def is_autocast(device: str) -> bool:
+    """Whether autocast is on for a kind of device; torch knows none for the meta device."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def are_hidden(*tensors: Tensor) -> bool:
     """Whether the tensors' numbers must not decide what Python does.
 

@@ -167,12 +167,10 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
     """
     if output is None:
         return
-    if output.is_dir():
-        raise ConfigError(f"--output {output}: a folder; name a file in it")
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist")
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise ConfigError(f"--output {output}: may not be written to")
+    from regard.storage import why_unwritable
+
+    if why := why_unwritable(output):
+        raise ConfigError(f"--output {output}: {why}")
     inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)
     if output.exists() and any(os.path.samestat(output.stat(), one) for one in inputs):
         raise ConfigError(f"--output {output}: this is one of the inputs; name another file")

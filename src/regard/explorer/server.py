@@ -1,6 +1,5 @@
 """The page's own server: on the loopback address, for the visitor with its token; it reads no file for a request."""
 
-import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp
 from regard.errors import RegardError
 from regard.explorer.questions import Asked, Atlas, Believe, Look, WhatIf, atlas, how_faithful, look, what_if
 from regard.figures.page import Page
+from regard.storage import parse_json
 from regard.web.connection import read_body
 from regard.web.limits import Limits
 from regard.web.refusals import Refusal, answer_of
@@ -65,8 +65,8 @@ def create_explorer(
         kind, work = QUESTIONS[name]
         work = partial(work, against=against, steps=steps) if work is look else work
         try:
-            asked = kind.model_validate(json.loads(body))
-        except (ValueError, RecursionError) as error:
+            asked = kind.model_validate(parse_json(body))
+        except ValueError as error:
             raise Refusal(422, _first_fault(error)) from error
         if isinstance(asked, Believe) and asked.yields:
             with turn:

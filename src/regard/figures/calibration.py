@@ -38,9 +38,9 @@ def draw_calibration(
     upper.plot(confidence, right, color=colours.series[0], linewidth=1.6, marker="o", markersize=4)
     upper.set(xlim=(0, 1), ylim=(0, 1.02))
     upper.legend(loc="upper left", frameon=False, labelcolor=colours.soft, prop={"family": fonts(), "size": 8})
-    upper.set_ylabel(share, color=colours.ink, fontsize=9, fontfamily=fonts())
+    upper.set_ylabel(visible(share), color=colours.ink, fontsize=9, fontfamily=fonts())
     lower.bar(confidence, count, width=0.06, color=colours.series[0], alpha=0.6)
-    lower.set_ylabel(f"number of\n{counted}", color=colours.ink, fontsize=9, fontfamily=fonts())
+    lower.set_ylabel(f"number of\n{visible(counted)}", color=colours.ink, fontsize=9, fontfamily=fonts())
     lower.set_xlabel("confidence: probability given by the model", color=colours.ink, fontsize=9, fontfamily=fonts())
     for axes in (upper, lower):
         axes.set_facecolor(colours.paper)
@@ -51,8 +51,9 @@ def draw_calibration(
     upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     lower.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
     named = f"{visible(title)}\n" if title else ""
+    said = visible(counted)
     upper.set_title(
-        f"{named}expected calibration error {100 * error:.1f} %, {sum(count):,} {counted}", loc="left", fontsize=9,
+        f"{named}expected calibration error {100 * error:.1f} %, {sum(count):,} {said}", loc="left", fontsize=9,
         color=colours.ink, fontfamily=fonts(),
     )  # fmt: skip
     return finished(figure, path)

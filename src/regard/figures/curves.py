@@ -31,12 +31,12 @@ def curves(panels: Sequence[tuple[str, Sequence[tuple[str, Points]]]], best: int
         axes: Axes = figure.add_subplot(rows, columns, place + 1)
         for (label, points), colour in zip(lines, COLOURS, strict=False):
             axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.4, marker="o",
-                      markersize=2.4, label=label)  # fmt: skip
+                      markersize=2.4, label=visible(label))  # fmt: skip
         if len(lines) > 1:
             axes.legend(fontsize=7, frameon=False, labelcolor="linecolor")
         if best is not None:
             axes.axvline(best, color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.set_title(name, loc="left", fontsize=9, color=INK)
+        axes.set_title(visible(name), loc="left", fontsize=9, color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=7, colors=GREY)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

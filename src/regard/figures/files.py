@@ -1,6 +1,5 @@
 """Figures as files, and as a notebook shows them."""
 
-import os
 import re
 import warnings
 from io import BytesIO, StringIO
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard.errors import ConfigError, DataError
 from regard.figures.style import fonts, quiet
-from regard.storage import replacing, write_text
+from regard.storage import check_place, replacing, write_text, writing_to
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +46,8 @@ def check_target(path: str | Path, page: bool = False) -> Path:
             f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg"
             f"{', .pdf or .html' if page else ' or .pdf'}"
         )
-    return _check_place(path)
+    check_place(path)
+    return path
 
 
 def check_page(path: str | Path) -> Path:
@@ -60,7 +60,8 @@ def check_page(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower().removeprefix(".") not in PAGES:
         raise ConfigError(f"{path}: the page is an HTML file: end the name in .html")
-    check_own(_check_place(path))
+    check_place(path)
+    check_own(path)
     return path
 
 
@@ -75,25 +76,8 @@ def write_page(path: str | Path, text: str) -> None:
         ConfigError, DataError: as `check_page`; there is no room for it, and an existing file is unchanged.
     """
     path = check_page(path)
-    try:
+    with writing_to(path):
         write_text(path, text)
-    except OSError as error:
-        raise DataError(f"{path}: could not be written: {error.strerror or error}") from error
-
-
-def _check_place(path: Path) -> Path:
-    """A path at which a file can be written.
-
-    Raises:
-        DataError: the folder does not exist or may not be written to, or there is a folder of that name.
-    """
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise DataError(f"{path}: a folder; name a file in it")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DataError(f"{path}: may not be written to")
-    return path
 
 
 def is_drawn(path: Path) -> bool:
@@ -132,10 +116,10 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
             ".png": {"Description": MADE.decode()},
         }  # fmt: skip
         try:
-            with replacing(path) as file:
+            with writing_to(path), replacing(path) as file:
                 kind = ending.removeprefix(".")
                 figure.savefig(file, format=kind, dpi=160, bbox_inches="tight", metadata=about.get(ending))
-        except (OSError, AttributeError) as error:  # the second is what a .pdf's writer makes of the first
+        except AttributeError as error:  # what a .pdf's writer makes of an error of the disk
             raise DataError(f"{path}: could not be written: {error}") from error
     if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):
         with warnings.catch_warnings():

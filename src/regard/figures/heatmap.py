@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regard.figures.files import finished
 from regard.figures.sheet import (
+    LETTERS,
     NAMED,
     Sheet,
     column_names,
@@ -21,7 +22,7 @@ from regard.figures.sheet import (
     row_names,
     sheet,
 )
-from regard.figures.style import Theme, colormap, colour, fonts, ink_on, round_up, shorten, theme_of, wide
+from regard.figures.style import Theme, colormap, colour, cut, fonts, ink_on, round_up, shorten, theme_of, visible, wide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,7 @@ def draw_heatmaps(
             name_columns(axes, across_names)
         if names:
             lift = above * 72 + 2 if number < across else 5.0
-            axes.annotate(names[number], (0, 1), (0, lift), "axes fraction", "offset points", fontsize=8.5,
+            axes.annotate(visible(names[number]), (0, 1), (0, lift), "axes fraction", "offset points", fontsize=8.5,
                           color=colours.ink, fontfamily=fonts())  # fmt: skip
     name_corner(panels[0], *sides, colours)
     if single and high * wide_ <= NUMBERS_UP_TO and not large and pitches[1] >= 0.34:
@@ -140,7 +141,7 @@ def _pitches(
     pitch = 0.42 if max(high, wide_) <= 14 else 0.26
     if wide_ > 14 or not columns:
         return pitch, pitch
-    widths = [wide(one, 9.0) for one in columns]
+    widths = [wide(cut(one, LETTERS), 9.0) for one in columns]
     pairs = [(a + b) / 2 + 0.08 for a, b in itertools.pairwise(widths)] or [widths[0]]
     return pitch, min(1.0, max(0.5, *pairs))
 

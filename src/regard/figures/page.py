@@ -21,6 +21,7 @@ from torch import Tensor
 
 from regard.errors import ConfigError
 from regard.figures.files import MADE, check_page, write_page
+from regard.storage import without_halves
 
 FORMAT = 1
 POLICY = (
@@ -96,7 +97,7 @@ class Page:
             f'<script type="text/plain" id="tensors">{self.packed}</script>\n'
             f'<script type="module">{script()}</script>\n</body>\n</html>\n'
         )
-        return text.encode("utf-8", "replace").decode("utf-8")  # a token may be half of a surrogate pair
+        return without_halves(text)  # a token may be half of a surrogate pair
 
     def save(self, path: str | Path) -> None:
         """Write the page as one file.
@@ -167,4 +168,4 @@ def _finite(value: Any) -> Any:
 def inert(document: Any) -> str:
     """JSON that is safe inside a script element: no text in it can close the element."""
     raw = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return raw.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return without_halves(raw).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -252,7 +252,7 @@ def name_columns(axes: "Axes", names: AxisNames) -> None:
 def name_corner(axes: "Axes", down: str, across: str, theme: Theme) -> None:
     """What rows and columns are, in the corner between their names."""
     how: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "color": theme.soft, "ha": "right"}
-    axes.annotate(f"{across}\n{down}", (0, 1), (-5, 5), "axes fraction", va="bottom", linespacing=1.35,
+    axes.annotate(visible(f"{across}\n{down}"), (0, 1), (-5, 5), "axes fraction", va="bottom", linespacing=1.35,
                   fontfamily=fonts(), **how)  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import islice
 from logging import ERROR, getLogger
 from math import floor, log10
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,6 +32,7 @@ FONTS = (  # in this order, those that are installed; a letter is drawn by the f
     "Noto Sans Hebrew", "Noto Sans Devanagari",
 )  # fmt: skip
 STEPS = 256  # of a color scale
+LINES, LONGEST = 24, 600  # of a text that is wrapped, and letters of a line, at most
 Anchors = tuple[tuple[float, float, float], ...]  # lightness, chroma, hue in degrees, at equal distances
 
 
@@ -168,11 +170,15 @@ def visible(name: str) -> str:
 
     Scripts that run from right to left stay in their logical order: matplotlib (3.11 and later) lays them out.
     """
-    name = "".join(
+    return _drawable(name).replace("$", r"\$")
+
+
+def _drawable(name: str) -> str:
+    """A name of a bounded length, with U+FFFD for what no font draws: control characters and lone surrogates."""
+    return "".join(
         letter if letter.isprintable() or letter in " \n\t" or unicodedata.category(letter) == "Cf" else "\ufffd"
-        for letter in name
+        for letter in cut(name, LONGEST)
     )
-    return name.replace("$", r"\$")
 
 
 def cut(name: str, letters: int) -> str:
@@ -219,21 +225,49 @@ def wide(text: str, size: float, bold: bool = False) -> float:
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that no font has: saving says so
         renderer: Any = RendererAgg(1, 1, 72)  # type: ignore[no-untyped-call]
-        lines = [renderer.get_text_width_height_descent(line or " ", font, ismath=False) for line in text.split("\n")]
+        lines = [
+            renderer.get_text_width_height_descent(line or " ", font, ismath=False)
+            for line in _drawable(text).split("\n")
+        ]
     return float(max(line[0] for line in lines)) / 72
 
 
 def wrapped(text: str, size: float, room: float, bold: bool = False) -> list[str]:
-    """A text in lines that are not wider than `room` inches, broken between words; in a word longer than that."""
-    lines: list[str] = []
+    """A text in lines that are not wider than `room` inches, broken between words; in a word longer than that.
+
+    There are at most `LINES`; of a longer text, the last one ends in an ellipsis.
+    """
+    lines = list(islice(_broken(text, size, room, bold), LINES + 1))
+    return lines if len(lines) <= LINES else [*lines[: LINES - 1], cut(f"{lines[LINES - 1]}…", len(lines[LINES - 1]))]
+
+
+def _broken(text: str, size: float, room: float, bold: bool) -> Iterator[str]:
+    line = ""
     for word in text.split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and wide(joined, size, bold) <= room:
-            lines[-1] = joined
+        joined = f"{line} {word}"
+        if line and _fitting(joined, size, room, bold) == len(joined):
+            line = joined
             continue
-        while wide(word, size, bold) > room and len(word) > 1:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or wide(word[:n], size, bold) <= room)
-            lines.append(word[:fits])
+        if line:
+            yield line
+        while (fits := _fitting(word, size, room, bold)) < len(word):
+            yield word[:fits]
             word = word[fits:]
-        lines.append(word)
-    return lines
+        line = word
+    if line:
+        yield line
+
+
+def _fitting(text: str, size: float, room: float, bold: bool) -> int:
+    """How many letters of a text, one at least, fit into `room` inches; those far beyond are not measured."""
+    text = text[:LONGEST]
+    low, high = 1, 64
+    while high < len(text) and wide(text[:high], size, bold) <= room:
+        low, high = high, 2 * high
+    if high >= len(text) and wide(text, size, bold) <= room:
+        return len(text)
+    high = min(high, len(text))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if wide(text[:middle], size, bold) <= room else (low, middle)
+    return low

@@ -1,10 +1,11 @@
 """swap: another score or normalizer in any model, in place and reversibly."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -12,12 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 from regard.attention.normalizers import NormalizerLike, as_normalizer
 from regard.attention.scores import ScoreLike, as_score
-from regard.errors import ChoiceError
+from regard.errors import ChoiceError, RegardError
 from regard.interop.registration import CHOICE, NAME, attend_as, register
 from regard.interop.torch_attention import MultiheadAttention
 from regard.nn.multihead import MultiHead
 from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.torch_calls import sdpa_call
+
+_standing: "WeakKeyDictionary[nn.Module, list[Swap]]" = WeakKeyDictionary()  # the swaps at a module, in their order
 
 
 class Swap:
@@ -30,12 +33,26 @@ class Swap:
     def __init__(self) -> None:
         self.sites: list[str] = []
         self._back: list[Any] = []
+        self._parts: list[nn.Module] = []
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise RegardError("a swap belongs to the model that it changed, and is not copied")
 
     def undo(self) -> None:
-        """Restore the model's own attention; a second call changes nothing."""
+        """Restore the model's attention as it was before; a second call changes nothing.
+
+        Raises:
+            RegardError: a later swap still stands at one of the sites.
+        """
+        later = next((part for part in self._parts if _standing[part][-1] is not self), None)
+        if later is not None:
+            site = self.sites[self._parts.index(later)]
+            raise RegardError(f"a later swap still stands at {site!r}: undo that one first")
         while self._back:
             self._back.pop()()
-        self.sites = []
+        for part in self._parts:
+            _standing[part].pop()
+        self.sites, self._parts = [], []
 
     def __enter__(self) -> "Swap":
         return self
@@ -80,6 +97,26 @@ def swap(
     choice = {} if score is None else {"score": as_score(score)}
     choice |= {} if normalizer is None else {"normalizer": as_normalizer(normalizer)}  # type: ignore[dict-item]
     done = Swap()
+    try:
+        _replace_in(module, paths, patterns, choice, done)
+    except BaseException:  # half of a swap is none
+        done.undo()
+        raise
+    if not done.sites:
+        done.undo()
+        raise ChoiceError(
+            "there is no attention to replace: swap knows nn.MultiheadAttention, modules whose forward calls "
+            "scaled_dot_product_attention, regard's layers and models from the transformers library; where attention "
+            "is computed by hand, call regard.attend or scaled_dot_product_attention there"
+        )
+    return done
+
+
+def _replace_in(
+    module: nn.Module, paths: Mapping[nn.Module, Sequence[str]], patterns: Sequence[str], choice: dict[str, Any],
+    done: Swap,
+) -> None:  # fmt: skip
+    """Replace the attentions whose paths match; `done` gets what undoes it."""
     hugging = _is_of_transformers(module)
     if hugging:
         _use_regard(module, done)
@@ -99,15 +136,9 @@ def swap(
             _swap_calls(part, done)
         else:
             continue
+        _standing.setdefault(part, []).append(done)
+        done._parts.append(part)
         done.sites.append(own[0])
-    if not done.sites:
-        done.undo()
-        raise ChoiceError(
-            "there is no attention to replace: swap knows nn.MultiheadAttention, modules whose forward calls "
-            "scaled_dot_product_attention, regard's layers and models from the transformers library; where attention "
-            "is computed by hand, call regard.attend or scaled_dot_product_attention there"
-        )
-    return done
 
 
 def _swap_torch(part: nn.MultiheadAttention, choice: dict[str, Any], done: Swap) -> None:

@@ -641,6 +641,8 @@ def _norm(norm: nn.Module) -> States:
 class Plans:
     """What a model is searched with: its planned encoder and decoder, kept as long as its parameters stay as they are.
 
+    A copy and a pickle have no plans: they make their own.
+
     Args:
         precision: of the products: "float32", "bfloat16" or "int8".
     """
@@ -648,6 +650,9 @@ class Plans:
     def __init__(self, precision: str = "float32") -> None:
         self.precision = precision
         self.kept: tuple[tuple[Any, ...], Any, Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plans, (self.precision,)
 
     def of(self, model: Any) -> tuple[Any, Any]:
         """What encodes and what takes steps; the model itself where it cannot be planned."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
+from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, changing, computing, suppress
 from regard.errors import RegardError, ShapeError, unknown
 from regard.observation.observe import known_sites, matches, module_of
@@ -120,7 +121,7 @@ def output_of(call: Call, part: str = "output", change: Change = lambda same: sa
 
 def _weighted(weights: Tensor, value: Tensor) -> Tensor:
     """Σ_j α_ij v_j `[*batch, T, d_v]`; a value of weight 0 adds nothing, were it NaN, as in every kernel."""
-    if bool(value.isfinite().all()):
+    if not is_traced(value) and bool(value.isfinite().all()):
         return weights @ value
     poisoned = ~value.isfinite()
     whole = weights @ value.masked_fill(poisoned, 0)

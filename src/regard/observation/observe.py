@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import accumulate, count, pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -98,6 +98,9 @@ class Observation(Mapping[str, list[AttentionMap]]):
 
     def __len__(self) -> int:
         return len(self._maps)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise RegardError("an observation belongs to its model, and is not copied: copy its maps, dict(seen)")
 
     def __repr__(self) -> str:
         lines = [

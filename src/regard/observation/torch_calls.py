@@ -18,7 +18,7 @@ from regard.attention.masks import Allow, Causal, Mask, padding
 from regard.attention.normalizers import Softmax
 from regard.attention.scores import ScaledDot
 from regard.attention.spec import Spec
-from regard.attention.tracing import is_traced
+from regard.attention.tracing import is_autocast, is_traced
 from regard.attention.watch import Call, computing, is_attended, is_changing, is_computing, query_changers
 from regard.errors import RegardError
 
@@ -310,6 +310,6 @@ def _axes(tensor: Tensor, axes: int) -> Tensor:
 def _cast(tensor: Tensor) -> Tensor:
     """The tensor in the dtype that autocast gives the kernel."""
     kind = tensor.device.type
-    if torch.is_autocast_enabled(kind) and tensor.dtype == torch.float32:
+    if is_autocast(kind) and tensor.dtype == torch.float32:
         return tensor.to(torch.get_autocast_dtype(kind))
     return tensor

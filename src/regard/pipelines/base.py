@@ -1,5 +1,6 @@
 """What every loaded model has, whatever its task: one input in, one result out; a list in, a list out."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
@@ -18,6 +19,7 @@ from regard.errors import ChoiceError, ConfigError, RegardError
 from regard.models.planned import Plans, refusal
 from regard.nn.products import has_fast_int8
 from regard.pretrained.rules import GenerationRules
+from regard.untrusted import shown
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -25,6 +27,12 @@ Made = TypeVar("Made")
 
 class InputError(RegardError, ValueError):
     """One input of many that cannot be worked on; the message says why."""
+
+
+def half_character(text: str) -> str:
+    """The first half of a character (U+D800 to U+DFFF) in a text, in the words of a refusal; empty where none is."""
+    found = re.search("[\ud800-\udfff]", text)
+    return f"half of a character, U+{ord(found[0]):04X}, at place {found.start() + 1}" if found else ""
 
 
 BATCH_TOKENS = 4096  # input tokens worked on at a time
@@ -39,7 +47,7 @@ def check_text(text: object) -> None:
         InputError: it is no str.
     """
     if not isinstance(text, str):
-        raise InputError(f"expected a text (str); got {type(text).__name__}: {text!r:.60}")
+        raise InputError(f"expected a text (str); got {type(text).__name__}: {shown(text)}")
 
 
 def check_characters(text: str, limit: int) -> None:
@@ -53,9 +61,8 @@ def check_characters(text: str, limit: int) -> None:
         InputError: it is no text, is too long, or has half a character (U+D800 to U+DFFF), which is not in Unicode.
     """
     check_text(text)
-    half = next((n for n, letter in enumerate(text) if "\ud800" <= letter <= "\udfff"), None)
-    if half is not None:
-        raise InputError(f"no text in Unicode: half of a character, U+{ord(text[half]):04X}, at place {half + 1}")
+    if half := half_character(text):
+        raise InputError(f"no text in Unicode: {half}")
     if len(text) > CHARACTERS * limit:
         raise InputError(
             f"a text of {len(text):,} characters is too long: this model takes {limit:,} tokens; cut it into sentences"

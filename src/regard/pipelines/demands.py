@@ -19,11 +19,23 @@ from regard.decoding.phrases import (
     words_within,
 )
 from regard.errors import ConfigError
+from regard.pipelines.base import half_character
 from regard.text.normalize import clean
 from regard.text.protocol import Span
 from regard.text.tokenizer import words as word_spans
 
 CHARACTERS = 32  # of a token, at most: a phrase with more is refused before it is tokenized
+
+
+def spelling_of(tokenizer: Any, text: str) -> tuple[list[int], str]:
+    """The tokens of a phrase in the target language, and what they are decoded to."""
+    tokens = list(tokenizer.encode_target(clean(text)))
+    return tokens, str(tokenizer.decode(tokens))
+
+
+def is_same(text: str, spelled: str) -> bool:
+    """Whether a phrase was spelled as it is, whatever its case and white space."""
+    return bool(spelled) and folded("".join(spelled.split())) == folded("".join(text.split()))
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,10 @@ class Demands:
                 )
         wanted = [("prefix", self.prefix), *(("force", one) for one in self.force)]
         wanted += [("glossary", one) for one in self.glossary.values()]
+        others = [*(("forbid", one) for one in self.forbid), *(("glossary", one) for one in self.glossary)]
+        for setting, text in (*wanted, *others):
+            if half := half_character(text):
+                raise ConfigError(f"{setting}: {text!r} is no text in Unicode: {half}")
         for setting, text in wanted:
             for one in self.forbid:
                 if has_phrase(text, one):
@@ -175,9 +191,8 @@ class Demands:
             ConfigError: it can spell none of them.
         """
         for text in texts:
-            tokens = list(self.tokenizer.encode_target(clean(text)))
-            spelled = str(self.tokenizer.decode(tokens))
-            if tokens and folded("".join(spelled.split())) == folded("".join(text.split())):
+            tokens, spelled = spelling_of(self.tokenizer, text)
+            if is_same(text, spelled):
                 return tokens, text
         raise ConfigError(
             f"{setting}: this model's vocabulary spells {texts[0]!r} as {spelled!r}: choose other characters"

@@ -31,6 +31,7 @@ from regard.pipelines.base import InputError, Pipeline, decoder_maps
 from regard.pipelines.reading import name_heads, reading_site
 from regard.pipelines.result import Result, shorten
 from regard.text.tokenizer import word_of_each
+from regard.untrusted import shown
 
 BATCH = 32  # inputs searched at a time
 FRAMES = RATE // HOP  # of a spectrogram in a second
@@ -45,7 +46,7 @@ def check_media(source: object) -> None:
     """
     if not isinstance(source, str | PathLike | bytes | Image.Image):
         raise InputError(
-            f"expected a file's path, its bytes, or a picture; got {type(source).__name__}: {source!r:.60}"
+            f"expected a file's path, its bytes, or a picture; got {type(source).__name__}: {shown(source)}"
         )
 
 

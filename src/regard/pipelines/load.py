@@ -22,7 +22,7 @@ from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
 from regard.text.pretrained import Fast, read_tokenizer
-from regard.untrusted import faults_of
+from regard.untrusted import faults_of, shown
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB = "hf:"
@@ -112,7 +112,7 @@ def names_of(name: str | Path | Sequence[str | Path]) -> list[str | Path]:
         )
     for one in [name] if isinstance(name, str | PathLike) else name:
         if not isinstance(one, str | PathLike):
-            raise ChoiceError(f"load takes names of models; got a {type(one).__name__} among them: {one!r:.60}")
+            raise ChoiceError(f"load takes names of models; got a {type(one).__name__} among them: {shown(one)}")
         try:
             Path(one).exists()
         except OSError as error:  # too long, or in a folder that may not be read

@@ -13,17 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 
 from regard.decoding.phrases import folded
+from regard.errors import ConfigError
 from regard.pipelines.generation import Alignment, Generation, Word
 from regard.text.normalize import clean
 from regard.text.tokenizer import words as word_spans
 
 LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few words
+LONGEST = 8  # of these letters in a stand-in: 87,380 different ones
 # possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
 # long the text is
 ESCAPED = r"&lt;/?[A-Za-z](?:(?!&[lg]t;)[^<>])*+&gt;"  # a tag within those of another format, as XLIFF has them
@@ -126,12 +128,20 @@ def _digits(text: str) -> Counter[str]:
     return Counter(re.findall(r"\d+", text))
 
 
-def shield(text: str) -> Shielded:
-    """Hide the protected parts of a text."""
+def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielded:
+    """Hide the protected parts of a text.
+
+    Args:
+        text: the source.
+        spells: whether the model's vocabulary has a word, as a stand-in must be.
+
+    Raises:
+        ConfigError: it has none of the words that could stand for them.
+    """
     read = clean(text)
     made: list[Segment] = []
     named: dict[str, str] = {}  # {protected part: its stand-in}
-    names = _stand_ins(read)
+    names = filter(spells, _stand_ins(read))
     end = 0
     for found in _CUT.finditer(read):
         made.append(Segment(read[end : found.start()], read[end : found.start()]))
@@ -140,7 +150,12 @@ def shield(text: str) -> Shielded:
             made.append(Segment(found[1], ""))
             continue
         if found[2] not in named:
-            named[found[2]] = next(names)
+            named[found[2]] = next(names, "")
+            if not named[found[2]]:
+                raise ConfigError(
+                    f"protect: this model's vocabulary spells none of the words that could stand for {found[2]!r} "
+                    f"(of the letters {', '.join(LETTERS)}): leave out protect"
+                )
         made.append(Segment(found[2], named[found[2]]))
     made.append(Segment(read[end:], read[end:]))
     return Shielded(list(_apart(made)), {name: part for part, name in named.items()})
@@ -162,7 +177,7 @@ def _apart(pieces: Sequence[Segment]) -> Iterator[Segment]:
 
 def _stand_ins(text: str) -> Iterator[str]:
     """Short words that a text does not have."""
-    names = ("".join(letters) for size in count(1) for letters in product(LETTERS, repeat=size))
+    names = ("".join(letters) for size in range(1, LONGEST + 1) for letters in product(LETTERS, repeat=size))
     there = set(re.findall(r"\w+", folded(text)))
     return (name for name in names if folded(name) not in there)
 
@@ -171,19 +186,23 @@ def _stand_ins(text: str) -> Iterator[str]:
 Translate = Callable[[list[str], Mapping[str, str]], Sequence[Any]]
 
 
-def translate_protected(texts: Sequence[str], translate: Translate) -> list[Any]:
+def translate_protected(texts: Sequence[str], translate: Translate, spells: Callable[[str], bool]) -> list[Any]:
     """The translations of some texts; their protected parts survive.
 
     Args:
         texts: the sources.
         translate: gives the translations of texts under a glossary.
+        spells: whether the model's vocabulary has a word.
+
+    Raises:
+        ConfigError: as `shield`.
     """
-    shields = [shield(text) for text in texts]
+    shields = [shield(text, spells) for text in texts]
     made = _by_glossary(shields, [{name: name for name in one.stands_for} for one in shields], translate)
     pairs = zip(shields, made, strict=True)
     lost = [[] if isinstance(one, Exception) else own.lost_numbers(one.text) for own, one in pairs]
     again = [n for n, numbers in enumerate(lost) if numbers]
-    terms = [{name: name for name in (*shields[n].stands_for, *shields[n].numbers)} for n in again]
+    terms = [{name: name for name in (*shields[n].stands_for, *filter(spells, shields[n].numbers))} for n in again]
     for n, one in zip(again, _by_glossary([shields[n] for n in again], terms, translate), strict=True):
         made[n] = one
     return [one if isinstance(one, Exception) else restored(own, one) for own, one in zip(shields, made, strict=True)]

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 
@@ -25,6 +25,9 @@ class Streamed(Iterator[str], Generic[Made]):
         self._pieces = pieces
         self._reading = threading.RLock()  # a generator refuses a second reader with an error of Python's own
         self._results: list[Made] = []
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise RegardError("a stream is read once, and is not copied: copy its .result")
 
     def __next__(self) -> str:
         """The next piece."""

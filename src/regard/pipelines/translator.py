@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import inf
 from typing import Any
 
@@ -31,7 +31,7 @@ from regard.pipelines.base import (
     decoder_maps,
     length_groups,
 )
-from regard.pipelines.demands import Demands
+from regard.pipelines.demands import Demands, is_same, spelling_of
 from regard.pipelines.generation import Generation, Scored
 from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
@@ -212,7 +212,10 @@ class Translator(Pipeline[str, Generation]):
         def translate(texts: list[str], terms: Mapping[str, str]) -> list[Generation | InputError]:
             return self.each(texts, **{**own, "glossary": {**(settings.get("glossary") or {}), **terms}})
 
-        return translate_protected(sources, translate)
+        def spells(word: str) -> bool:
+            return any(is_same(one, spelling_of(self.tokenizer, one)[1]) for one in (word, word.lower()))
+
+        return translate_protected(sources, translate, cache(spells))
 
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,

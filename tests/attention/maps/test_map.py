@@ -781,3 +781,15 @@ def test_lazy_maps_are_made_once_and_copied_as_a_dict() -> None:
     assert repr(maps) == repr(dict(maps))
     assert maps.changed(lambda _, one: one.crop(2, 0, 3))["a"].shape == (1, 2, 3)
     assert sorted(made) == ["a", "b"]
+
+
+def test_distances_of_many_queries_take_little_memory() -> None:
+    weights = torch.rand(100_000, 1)
+    profile = AttentionMap.from_weights(weights).distance()  # 40 GB, were a block as long as it is narrow
+    torch.testing.assert_close(profile, weights[:, 0].flip(0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_drawn_from_weights_that_are_not_finite(value: float) -> None:
+    with pytest.raises(regard.ShapeError, match="weights that are infinite or NaN: nothing can be drawn"):
+        AttentionMap.from_weights(torch.tensor([[0.5, value]])).sample()

@@ -162,6 +162,12 @@ def test_the_precision_comes_back(dtype: torch.dtype, path: Path) -> None:
         assert torch.equal(got, seen.full())
 
 
+def test_half_a_character_in_a_token_is_replaced(path: Path) -> None:
+    tokens = ["a\ud83d", "\ude00", "\ud83d\ude00"]  # the last one is a whole character, in two halves
+    regard.AttentionMap.from_weights(torch.eye(3), query_tokens=tokens, key_tokens=["a", "b", "c"]).save(path)
+    assert regard.AttentionMap.load(path).query_tokens == ["a\ufffd", "\ufffd", "\U0001f600"]
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_tokens_come_back(half: bool, path: Path) -> None:
     tokens = {"query_tokens": ["a", "é", "日", "", "\n"], "key_tokens": [str(j) for j in range(S)]}

@@ -38,7 +38,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.tracing import is_traced
+from regard.attention.tracing import is_autocast, is_traced
 from regard.errors import BundleError, RegardError, ShapeError
 from regard.shapes import check
 from regard.untrusted import first_line, shown
@@ -62,7 +62,7 @@ def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     @wraps(method)
     def outside(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         kind = self.source.like.device.type
-        if kind == "meta" or not torch.is_autocast_enabled(kind):
+        if not is_autocast(kind):
             return method(self, *args, **kwargs)
         with torch.autocast(kind, enabled=False):
             return method(self, *args, **kwargs)
@@ -73,8 +73,8 @@ def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
 def _check_values_are_known(like: Tensor) -> None:
     if is_traced(like):
         raise RegardError(
-            "statistics and draws of a map depend on the values of its weights, which a torch.func transform, a graph "
-            "or the meta device hides: take full() or tile() there, or ask outside"
+            "statistics, draws, figures and files of a map depend on the values of its weights, which a torch.func "
+            "transform, a graph or the meta device hides: take full() or tile() there, or ask outside"
         )
 
 
@@ -267,7 +267,9 @@ class AttentionMap:
         Entry n is the weight on keys that stand n - (S - 1) places after the query's own place, where query i
         stands at i + S - T (the last query at the last key), as in the masks.
         """
-        profile: Tensor = self._join([_distance(self._blocks(one), *self.shape[-2:]) for one in self._entries()])
+        t, s = self.shape[-2:]  # a block of n rows is laid out n + S wide
+        parts = [_distance(one.blocks(min(ROWS, self._rows_of_a_block(one)), t), t, s) for one in self._entries()]
+        profile: Tensor = self._join(parts)
         return profile
 
     @exactly
@@ -289,7 +291,7 @@ class AttentionMap:
             0 for a dead row; differentiable, for REINFORCE (Xu et al. 2015, section 4.1).
 
         Raises:
-            ShapeError: the map has negative weights, or weights that are infinite or NaN, which are no probabilities.
+            ShapeError: the map has negative weights, which are no probabilities, or some that are infinite or NaN.
         """
         _check_values_are_known(self.source.like)
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
@@ -438,6 +440,7 @@ class AttentionMap:
 
     def numpy(self) -> NDArray[Any]:
         """`full()` as a numpy array."""
+        _check_values_are_known(self.source.like)
         return self.full().detach().cpu().numpy()
 
     def plot(
@@ -463,6 +466,7 @@ class AttentionMap:
             ChoiceError: there is no such theme.
             DataError: a file that cannot be drawn to.
         """
+        _check_values_are_known(self.source.like)
         return draw_map(self, path, rows, heads, title, theme)
 
     def look(self, path: str | Path | None = None) -> Any:
@@ -476,6 +480,7 @@ class AttentionMap:
         """
         from regard.attention.maps.page import page_of_map
 
+        _check_values_are_known(self.source.like)
         return page_of_map(self).written(path)
 
     def save(self, path: str | Path, half: bool = False) -> None:
@@ -487,7 +492,9 @@ class AttentionMap:
 
         Raises:
             ShapeError: weights of more than 256 MiB.
+            DataError: the file cannot be written; an existing one is unchanged.
         """
+        _check_values_are_known(self.source.like)
         full = lambda source, shape: AttentionMap(shape, source).full()  # noqa: E731
         save_map(self.source, self.shape, (self.query_tokens, self.key_tokens), full, Path(path), half)
 
@@ -725,9 +732,9 @@ def _sample(blocks: Iterable[RowBlock]) -> tuple[Tensor, Tensor]:
     for block in blocks:
         if bool((block.weights < 0).any()):
             raise ShapeError(f"{NEGATIVE}: nothing can be drawn from them")
-        if not bool(block.weights.isfinite().all()):
-            raise ShapeError("this map has weights that are infinite or NaN: nothing can be drawn from them")
         total = block.weights.sum(-1, keepdim=True)
+        if not bool(total.isfinite().all()):
+            raise ShapeError("this map has weights that are infinite or NaN: nothing can be drawn from them")
         dead = total == 0
         # a dead row draws the place after the last key
         share = torch.cat([block.weights, dead.to(total.dtype)], -1) / total.masked_fill(dead, 1)

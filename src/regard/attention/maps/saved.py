@@ -24,7 +24,7 @@ from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sin
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.spec import Spec
 from regard.shapes import check
-from regard.storage import digest, parse_json, write_tensors
+from regard.storage import digest, parse_json, without_halves, write_tensors, writing_to
 from regard.untrusted import file_size, named, shown
 
 FORMAT = 1
@@ -49,10 +49,12 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
             narrow -= {"query", "key"}
         tensors = {name: t.to(torch.float16) if name in narrow else t for name, t in tensors.items()}
     dtype = str(source.like.dtype).removeprefix("torch.")
-    note |= {"format": FORMAT, "dtype": dtype, "query_tokens": tokens[0], "key_tokens": tokens[1]}
+    names = [None if some is None else [without_halves(one) for one in some] for some in tokens]
+    note |= {"format": FORMAT, "dtype": dtype, "query_tokens": names[0], "key_tokens": names[1]}
     own = {name: t.detach().clone() for name, t in tensors.items()}  # queries and keys may be one tensor
     note["digest"] = digest(own, json.dumps(note))  # in the note: safetensors keeps no order of several entries
-    write_tensors(path, own, {"map": json.dumps(note)})
+    with writing_to(path):
+        write_tensors(path, own, {"map": json.dumps(note)})
 
 
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:

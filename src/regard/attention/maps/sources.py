@@ -64,8 +64,8 @@ class WeightSource:
 
     def blocks(self, size: int, t: int, room: list[Tensor] | None = None) -> Iterator[RowBlock]:  # noqa: ARG002
         """The rows 0 … t-1, `size` at a time; `room` is memory to use, or where it is left for the next."""
-        for rows in torch.arange(t, device=self.like.device).split(size):
-            yield RowBlock(int(rows[0]) if len(rows) else 0, self.weigh(rows))
+        for number, rows in enumerate(torch.arange(t, device=self.like.device).split(size)):
+            yield RowBlock(number * size, self.weigh(rows))
 
     def select(self, index: Index) -> "WeightSource":
         """The same for some of the batch axes."""
@@ -161,8 +161,8 @@ class ComputedWeights(WeightSource):
         if product is not None:
             yield from self._softmax_blocks(*product, size, room)
             return
-        for rows in torch.arange(t, device=self.like.device).split(size):
-            yield RowBlock(int(rows[0]) if len(rows) else 0, *self._normalized(rows))
+        for number, rows in enumerate(torch.arange(t, device=self.like.device).split(size)):
+            yield RowBlock(number * size, *self._normalized(rows))
 
     @cached_property
     def _poisoned(self) -> bool:
