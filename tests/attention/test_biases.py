@@ -197,7 +197,8 @@ def test_frozen_biases_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: regard.alibi(0), "alibi needs at least 1 head; got 0"),
+        (lambda: regard.alibi(0), "alibi: expected from 1 to 65,536 heads; got 0"),
+        (lambda: regard.alibi(10**30), "alibi: expected from 1 to 65,536 heads; got 1000"),
         (lambda: regard.RelativeBias(2, 30), "RelativeBias needs buckets that divide by 4"),
         (lambda: regard.RelativeBias(2, 32, 8), "a max_distance above 8; got 32 buckets and max_distance 8"),
         (lambda: regard.alibi(4).tile(torch.arange(5), torch.arange(7), SHAPE), r"alibi has 4 heads and the scores"),

@@ -5,7 +5,7 @@ import pytest
 from regard.errors import BundleError
 from regard.text.diacritics import Diacritics, without_diacritics
 
-TEXTS = ["Où est la bibliothèque ?"] * 20 + ["Lundi ou mardi, ça va."] * 2 + ["Il a un café.", "Elle va à Paris."]
+TEXTS = ["Où est la bibliothèque ?"] * 20 + ["Lundi ou mardi, ça va.", "Il a un café.", "Elle va à Paris."] * 5
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,8 @@ def french() -> Diacritics:
         ("ou est la bibliotheque ?", "où est la bibliothèque ?"),
         ("OU EST LA BIBLIOTHEQUE ?", "OÙ EST LA BIBLIOTHÈQUE ?"),
         ("Ca va, lundi ou mardi.", "Ça va, lundi ou mardi."),  # one word decides; "ou" alone does not
-        ("un cafe a Paris", "un café a Paris"),  # "a" and "à" are as frequent, and "à Paris" was seen once
+        ("il a un cafe a Paris", "il a un café à Paris"),
+        ("on a un a", "on a un a"),  # "a" and "à" are as frequent
         ("la bibliotheque-cafe,ca", "la bibliothèque-café,ça"),
         ("où est la bibliotheque ?", "où est la bibliotheque ?"),  # an accent: nothing was left out in haste
         ("ou\u0300 est la bibliotheque", "ou\u0300 est la bibliotheque"),  # also as a mark of its own
@@ -40,6 +41,7 @@ def test_the_texts_of_training_are_found_again(french: Diacritics) -> None:
 def test_a_spelling_must_be_twenty_times_as_frequent() -> None:
     assert Diacritics.learn(["élevé"] * 19 + ["eleve"]).phrases == ()
     assert Diacritics.learn(["élevé"] * 20 + ["eleve"]).phrases == ("élevé",)
+    assert Diacritics.learn(["élevé"] * 4).phrases == ()
     assert Diacritics.learn(["où est ou"] * 2).phrases == ()  # two words seen twice
     assert Diacritics.learn(["où est ou"] * 3).phrases == ("où est", "est ou")  # the second pair speaks for "ou"
 

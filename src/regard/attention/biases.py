@@ -11,6 +11,8 @@ from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores
 
+MOST_HEADS = 2**16  # of ALiBi
+
 
 class Bias:
     """Numbers that belong to a query and a key by their places; the base of all biases."""
@@ -281,10 +283,13 @@ def alibi(heads: int, offset: Offset = None) -> Bias:
         heads: number of heads (axis -3 of the scores).
         offset: as in `causal`: where query 0 stands.
 
+    Raises:
+        ShapeError: there are no heads, or more than 65,536.
+
     Source: Press et al. 2022, section 3.
     """
-    if heads < 1:
-        raise ShapeError(f"alibi needs at least 1 head; got {heads}")
+    if not 1 <= heads <= MOST_HEADS:
+        raise ShapeError(f"alibi: expected from 1 to {MOST_HEADS:,} heads; got {heads}")
     whole = 2 ** floor(log2(heads))
     slopes = [2 ** (-8 * h / whole) for h in range(1, whole + 1)]
     slopes += [2 ** (-4 * h / whole) for h in range(1, 2 * (heads - whole), 2)]

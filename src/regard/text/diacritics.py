@@ -15,7 +15,9 @@ from regard.errors import BundleError
 _WORD = re.compile(r"[^\W\d_]+")
 RATIO = 20  # times that a spelling with diacritics is as frequent as the one without, at least
 PLAIN_RATIO = 3  # times that two words' spelling is as frequent as all others, for it to speak against a pair
-LEAST_PAIRS = 3  # times that two words are seen one after the other, at least
+# times that a word is seen, and two words one after the other, at least: rarer ones would also be found in a text that
+# lacks nothing ("offense", where only "offensé" was seen)
+LEAST_WORDS, LEAST_PAIRS = 5, 3
 
 Phrase = tuple[str, ...]  # one word, or two
 
@@ -59,7 +61,7 @@ class Diacritics:
         single = {
             bare: best
             for bare, spellings in _by_bare(words).items()
-            if (best := _most(words, spellings)) != bare and words[best] >= RATIO * words[bare]
+            if (best := _most(words, spellings)) != bare and words[best] >= max(LEAST_WORDS, RATIO * words[bare])
         }
         return cls(map(" ".join, (*single.values(), *_pairs(pairs, single).values())))
 
