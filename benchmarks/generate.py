@@ -1,12 +1,14 @@
 """Speed of generating, beside transformers' `generate`, CTranslate2 and JoeyNMT: random weights, 30 output tokens each.
 
     python benchmarks/generate.py [THREADS]
+    python benchmarks/generate.py profile
 
 Three models (a small Transformer, one of opus-mt's size, and a recurrent one with additive attention), several batches
 and beams. No model ends an output, so all write the same number of tokens. Each cell is the best of three; memory is
 the resident size at the end of a process of its own. Needs transformers and ctranslate2 (`pip install -e ".[bench]"`);
 the recurrent model has a peer where JoeyNMT is installed
-(`pip install --no-deps joeynmt==2.3.0 subword-nmt importlib_metadata`).
+(`pip install --no-deps joeynmt==2.3.0 subword-nmt importlib_metadata`). The second line prints where a step of the
+small Transformer goes, in int8 on one thread.
 """
 
 import json
@@ -43,6 +45,13 @@ PEERS = {
     "256, 3+3, V 8,001": ("transformers", "CTranslate2 float32", "CTranslate2 int8"),
     "512, 6+6, V 58,101": ("transformers", "CTranslate2 float32", "CTranslate2 int8"),
     "GRU 256, V 8,001": ("JoeyNMT",) if find_spec("joeynmt") else (),
+}
+
+WORK = {  # torch's operations, by what they are for
+    "products": ("_int_mm", "onednn::qlinear_pointwise", "addmm", "linear"),
+    "rounding to 8 bits and back": ("abs", "amax", "reciprocal", "round_", "_to_copy", "to", "addcmul", "mul", "copy_"),
+    "attention": ("bmm", "baddbmm", "_softmax", "softmax"),
+    "norms": ("native_layer_norm", "layer_norm"),
 }
 
 
@@ -208,6 +217,29 @@ def measure(name: str, kind: str, threads: int) -> dict[str, Any]:
     return found
 
 
+def profile() -> None:
+    """Where a step goes: operations and microseconds of each kind, by torch's profiler, as rows of a table."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    name = "256, 3+3, V 8,001"
+    run = way(name, "regard int8", 1)
+    print("| batch × beam | work | operations of a step | µs of a step |\n|---|---|---|---|")
+    for batch, beam in CELLS[name]:
+        run(batch, beam)
+        with profiled(activities=[ProfilerActivity.CPU]) as found:
+            run(batch, beam)
+        total: dict[str, list[float]] = {}
+        for one in found.key_averages():
+            kind = next((kind for kind, names in WORK.items() if one.key.removeprefix("aten::") in names), "the rest")
+            row = total.setdefault(kind, [0.0, 0.0])
+            row[0] += one.count / LENGTH
+            row[1] += one.self_cpu_time_total / LENGTH
+        for kind in (*WORK, "the rest"):
+            count, spent = total[kind]
+            print(f"| {batch} × {beam} | {kind} | {count:,.0f} | {spent:,.0f} |")
+
+
 def main(threads: int) -> None:
     """The table."""
     print(f"tokens a second, {threads} thread(s), {LENGTH} output tokens for {SOURCE} source tokens\n")
@@ -231,5 +263,7 @@ def main(threads: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    elif sys.argv[1:2] == ["profile"]:
+        profile()
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
