@@ -1,5 +1,8 @@
 """The checks at the public doors (their wording is tested through attend) and the helpers on axes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -76,3 +79,31 @@ def test_share_heads_gives_query_head_h_the_key_head_h_over_group() -> None:
 def test_share_heads_leaves_what_broadcasts(query, key) -> None:
     tensor = empty(*key)
     assert share_heads(empty(*query), tensor) is tensor
+
+
+NO_TENSORS = """
+import torch, regard
+
+x, calls = torch.ones(2, 3), [
+    ("query: expected a tensor; got None", lambda: regard.attend(None, x, x)),
+    ("key: expected a tensor; got a list", lambda: regard.attend(x, [[1.0]], x)),
+    ("value: expected a tensor; got None", lambda: regard.attend(x, x, None)),
+    ("key: expected a tensor; got a str", lambda: regard.attention_map(x, "x")),
+    ("value: expected a tensor; got a float", lambda: regard.plan(x, x, 0.5)),
+    ("score: Dot is a class: make an object, Dot(…)", lambda: regard.attend(x, x, x, score=regard.Dot)),
+    ("normalizer: Sink is a class: make an object, Sink(…)", lambda: regard.attend(x, x, x, normalizer=regard.Sink)),
+    ("padding: lengths: expected a tensor; got a list", lambda: regard.padding([1, 2])),
+    ("blocks: layout: expected a tensor; got a list", lambda: regard.blocks([[True]], 2)),
+]
+for sentence, call in calls:
+    try:
+        call()
+    except ValueError as error:
+        assert str(error) == sentence, str(error)
+    else:
+        raise AssertionError(sentence)
+"""
+
+
+def test_what_is_no_tensor_is_named_without_the_tests_type_checks() -> None:
+    subprocess.run([sys.executable, "-c", NO_TENSORS], check=True)

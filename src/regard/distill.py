@@ -85,7 +85,7 @@ def distill(
                 f"remove {where}"
             )
     own = {"beam": max(beam or 4, n_best) if n_best > 1 else beam, "n_best": n_best, "split": False}
-    bulk = BulkConfig(str(corpus), corpus.stat().st_size, "source", teacher, own)
+    bulk = BulkConfig.of(corpus, "source", teacher, own)
     parts = where / "parts"
 
     def done(part: PartDone) -> None:

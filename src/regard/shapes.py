@@ -46,9 +46,10 @@ def check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
     Raises:
         ShapeError: names the argument, the axis, both sizes and the way out.
     """
+    named = {"query": query, "key": key} | ({} if value is None else {"value": value})
+    check_tensors(**named)
     if value is not None and _fit(query, key, value):
         return
-    named = {"query": query, "key": key} | ({} if value is None else {"value": value})
     for name, tensor in named.items():
         if tensor.ndim < 2:
             _fail(f"{name} needs at least 2 axes [positions, width]; got shape {list(tensor.shape)}")
@@ -79,6 +80,17 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and key.is_floating_point()
         and value.is_floating_point()
     )
+
+
+def check_tensors(**named: object) -> None:
+    """Refuse arguments that are no tensors.
+
+    Raises:
+        ShapeError: names the argument.
+    """
+    for name, given in named.items():
+        if not isinstance(given, Tensor):
+            _fail(f"{name}: expected a tensor; got {'None' if given is None else f'a {type(given).__name__}'}")
 
 
 def check_widths(query: Tensor, key: Tensor) -> None:

@@ -65,3 +65,13 @@ def test_nothing_is_drawn_from_weights_that_are_no_numbers(tmp_path: Path) -> No
     )
     with pytest.raises(regard.ShapeError, match="weights that are infinite or NaN: nothing can be drawn from them"):
         found.sample()
+
+
+@pytest.mark.parametrize("show", ["plot", "save", "look"])
+def test_a_map_with_too_few_names_is_not_shown(show: str, tmp_path: Path) -> None:
+    found = regard.AttentionMap.from_weights(torch.full((2, T, S), 1 / S))
+    found.query_tokens = ["a"]
+    suffix = {"plot": ".png", "save": ".safetensors", "look": ".html"}[show]
+    with pytest.raises(regard.ShapeError, match=f"query_tokens: expected {T}, one for each place of axis -2; got 1"):
+        getattr(found, show)(tmp_path / f"map{suffix}")
+    assert not list(tmp_path.iterdir())

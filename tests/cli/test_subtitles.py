@@ -171,3 +171,15 @@ def test_wishes_on_the_command_line(talk, tmp_path: Path) -> None:
     assert "{x}" in out
     assert "cat" not in out.split()
     assert talk("translate", "le chat noir", "--sample", "--mbr", 3, "--seed", 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('<font face="Arial Black">Yes,</font> I come.', ['<font face="Arial Black">Yes,</font>', "I come."]),
+        ("<v Jean Paul Dupont>Yes, I come.", ["<v Jean Paul Dupont>Yes,", "I come."]),
+        ("3 < 4 and 5 > 4", ["3 < 4 and", "5 > 4"]),
+    ],
+)  # fmt: skip
+def test_a_tag_stays_on_one_line(text: str, wanted: list[str]) -> None:
+    assert Subtitles(["x"] * 2, [(0, 2)]).with_texts([text]).split("\n") == wanted

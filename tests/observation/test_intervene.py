@@ -172,3 +172,12 @@ def test_force() -> None:
         force(0)
     with pytest.raises(regard.ShapeError, match=r"rows of shape \[4\] cannot be broadcast to the weights, \[2, 2, 3\]"):
         force(torch.eye(4)[0])(ROWS)
+
+
+def test_a_change_that_returns_nothing_is_named() -> None:
+    model = models()["torch function"]
+    with (
+        pytest.raises(regard.ShapeError, match="0: the result of the change: expected a tensor; got None"),
+        regard.intervene(model, "0", lambda weights: None),
+    ):
+        run(model)

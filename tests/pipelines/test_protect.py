@@ -155,3 +155,15 @@ def test_what_stands_for_a_part_is_a_word_that_the_vocabulary_has() -> None:
 def test_half_a_character_is_refused_where_outputs_are_to_have_it(wanted: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"{next(iter(wanted))}: .* is no text in Unicode: half of a character"):
         translator()("le chat", **wanted)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '<a title="prix <10 €" href="y">', '<a title="a > b">', '<b x="<i>">', "<b title='a > b'>",
+        '<a title="&quot;x&quot;">', '<a title="a\u00a0b">', '<a\ntitle="a">',
+    ],
+)  # fmt: skip
+def test_attributes_of_a_tag_stay_as_they_are(model: Translator, tag: str) -> None:
+    name = tag[1]
+    assert model(f"{tag}le chat</{name}> dort", protect=True).text == f"{tag}the cat</{name}> is sleeping"

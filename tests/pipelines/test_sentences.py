@@ -8,7 +8,7 @@ from regard.errors import ConfigError
 from regard.pipelines import sentences
 from regard.pipelines.base import InputError
 from regard.pipelines.load import load
-from regard.pipelines.sentences import Joined, cut
+from regard.pipelines.sentences import Joined, between, cut, laid_out
 from regard.pipelines.translator import Translator
 
 THREE = "Le chat noir dort.  Le chien rouge mange. Le lapin vert court !"
@@ -125,3 +125,20 @@ def test_draws_depend_on_the_text_alone(translator: Translator) -> None:
     settings = {"sample": True, "seed": 1, "temperature": 1.5}
     together = translator(["le chat", THREE, "la maison"], **settings)
     assert translator([THREE], first_index=1, **settings)[0].tokens == together[1].tokens
+
+
+def test_line_breaks_stay(translator: Translator) -> None:
+    text = "Le chat dort.\n\nLe chien mange. Il est noir.\r\n- oui\n"
+    assert cut(text, "fr") == ["Le chat dort.", "Le chien mange.", "Il est noir.", "- oui"]
+    found = translator(text)
+    assert found.text == laid_out([part.text for part in found.parts], ["\n\n", " ", "\r\n"])[0]
+    assert "\n\n" in found.text
+    assert [found.text[slice(*word.span)] for word in found.words] == [word.text for word in found.words]
+    streamed = translator.stream(text)
+    assert "".join(streamed) == streamed.result.text == found.text
+
+
+def test_gaps_between_texts() -> None:
+    assert between("a\n \nb c\r\nd", ["a", "b", "c", "d"]) == ["\n\n", " ", "\r\n"]
+    assert laid_out(["A", "", "C", "D"], ["\n\n", " ", " "]) == ("A\n\nC D", [0, 1, 3, 5])
+    assert laid_out(["", "B"], ["\n"]) == ("B", [0, 0])

@@ -16,7 +16,7 @@ from pyarrow import parquet
 import regard
 from regard.data.arrow import stream_column
 from regard.errors import ConfigError, DataError
-from regard.serving.bulk import BulkConfig, PartDone, PartWriter, column_of, translate_corpus
+from regard.serving.bulk import BulkConfig, PartDone, PartWriter, column_of, part_file, translate_corpus
 
 TEXTS = [
     ("le chat noir", "Le chien dort. Le chat mange.", "la maison", "")[n % 4] + f" {n}" * (n % 4 == 2)
@@ -91,6 +91,35 @@ def test_a_refused_column_does_not_bind_the_folder(tmp_path: Path) -> None:
     assert [one.rows for one in run("fr")] == [50, 40]
     with pytest.raises(ConfigError, match="its parts were made with column = 'fr', not 'number'"):
         run("number")
+
+
+def test_parts_of_another_corpus_or_model_are_not_taken(tmp_path: Path) -> None:
+    corpus, folder, model = tmp_path / "c.txt", tmp_path / "out", tmp_path / "model"
+    corpus.write_text("un\ndeux\n")
+    model.mkdir()
+    (model / "bundle.json").write_text("{}")
+
+    def run() -> None:
+        config = BulkConfig.of(corpus, "", str(model), {})
+
+        def submit(number: int, texts: list[str]) -> Future[PartDone]:
+            columns = {"source": texts, "error": pa.array([None] * len(texts), pa.string())}
+            parquet.write_table(pa.table(columns), part_file(folder, number))
+            done: Future[PartDone] = Future()
+            done.set_result(PartDone(number, len(texts), 0))
+            return done
+
+        translate_corpus(config, folder, submit, 1, lambda _: None)
+
+    run()
+    run()
+    corpus.write_text("deux\nun\n")  # as long as before
+    with pytest.raises(ConfigError, match=r"part-000000\.parquet: made of other texts than the corpus has now"):
+        run()
+    corpus.write_text("un\ndeux\n")
+    (model / "bundle.json").write_text("{ }")
+    with pytest.raises(ConfigError, match="its parts were made with weights = '"):
+        run()
 
 
 def test_without_pyarrow_the_package_is_named_before_a_model_is_loaded(

@@ -28,7 +28,7 @@ from regard.attention.tiles import (
 )
 from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
-from regard.shapes import broadcast_to_scores
+from regard.shapes import broadcast_to_scores, check_tensors
 
 BAND = 2**22  # pairs of a band of rows, where whole rows are asked for
 
@@ -538,6 +538,7 @@ def blocks(layout: Tensor, size: int) -> Mask:
         layout: bool `[..., ceil(T / size), ceil(S / size)]`, broadcast from the right over the batch axes.
         size: queries and keys of a block.
     """
+    check_tensors(**{"blocks: layout": layout})
     if layout.dtype != torch.bool or layout.ndim < 2:
         raise ShapeError(f"blocks needs a bool layout of at least 2 axes; got {list(layout.shape)} {layout.dtype}")
     size = _number(size, "blocks: size")
@@ -636,6 +637,7 @@ def _reduced(table: Tensor, rows: list[slice], columns: list[slice]) -> Coverage
 
 
 def _whole(numbers: Tensor, name: str, mask: str = "padding") -> Tensor:
+    check_tensors(**{f"{mask}: {name}": numbers})
     if numbers.is_floating_point() or numbers.dtype == torch.bool:
         raise ShapeError(f"{mask} {name} must be whole numbers; got {numbers.dtype}")
     return numbers

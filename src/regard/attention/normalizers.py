@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from regard.attention.entmax import entmax, power
 from regard.attention.tiles import Index
-from regard.errors import ShapeError, unknown
+from regard.errors import ChoiceError, ShapeError, unknown
 
 ScoreRows = Float[Tensor, "*batch T S"]
 AllowedRows = Bool[Tensor, "*batch T S"]
@@ -318,12 +318,14 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
     """The normalizer that a name, a `Normalizer` or a callable stands for.
 
     Raises:
-        ChoiceError: an unknown name, with the nearest spelling.
+        ChoiceError: an unknown name, with the nearest spelling; a class in place of an object.
     """
     if isinstance(normalizer, Normalizer):
         return normalizer
     if isinstance(normalizer, str) and normalizer in NAMED:
         return SHARED[normalizer]
+    if isinstance(normalizer, type):
+        raise ChoiceError(f"normalizer: {normalizer.__name__} is a class: make an object, {normalizer.__name__}(…)")
     if not isinstance(normalizer, str) and callable(normalizer):
         return WholeRows(normalizer)
     raise unknown("normalizer", normalizer, NAMED)

@@ -25,7 +25,7 @@ from regard.attention.spec import Spec, make_spec
 from regard.attention.tracing import is_autocast, is_traced
 from regard.attention.watch import computing, is_attended, notify
 from regard.errors import KernelError, unknown
-from regard.shapes import batch_shape, check, share_heads
+from regard.shapes import batch_shape, check, check_tensors, share_heads
 
 Some = Float[Tensor, "..."]
 
@@ -102,6 +102,7 @@ def attend(
             query, key, value, score=score, normalizer=normalizer, mask=mask, bias=bias, dropout=dropout, kernel=kernel
         )
     spec = make_spec(score, normalizer, mask, bias, dropout)
+    check_tensors(value=value)
     check(query, key, value)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
     name = choose(query, shared_key, shared_value, spec, kernel)[0]

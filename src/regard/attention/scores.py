@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.attention.tracing import are_hidden
-from regard.errors import ShapeError, unknown
+from regard.errors import ChoiceError, ShapeError, unknown
 from regard.shapes import check_widths
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
@@ -395,7 +395,7 @@ def as_score(score: ScoreLike) -> Score:
     """The score that a name, a `Score` or a callable stands for.
 
     Raises:
-        ChoiceError: an unknown name, with the nearest spelling.
+        ChoiceError: an unknown name, with the nearest spelling; a class in place of an object.
     """
     if isinstance(score, Score):
         return score
@@ -403,6 +403,8 @@ def as_score(score: ScoreLike) -> Score:
         if score not in NAMED:
             raise unknown("score", score, [*NAMED, "or a score object such as regard.Additive(...)"])
         return SHARED[score]
+    if isinstance(score, type):
+        raise ChoiceError(f"score: {score.__name__} is a class: make an object, {score.__name__}(…)")
     if callable(score):
         return Function(score)
     raise unknown("score", score, NAMED)

@@ -283,7 +283,7 @@ def translate_parts(
 
     if not corpus.is_file():
         raise ConfigError(f"--from {corpus}: no such file")
-    config = BulkConfig(str(corpus), corpus.stat().st_size, column, loading.model, settings)
+    config = BulkConfig.of(corpus, column, loading.model, settings)
     maker = OnRay(config, into, loading, workers) if workers else Here(PartWriter(config, into, loading))
     refused = 0
     try:

@@ -16,7 +16,7 @@ from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import is_tracing, refuse_mapped
 from regard.observation.transformers_calls import interface_notified
-from regard.shapes import share_heads
+from regard.shapes import check_tensors, share_heads
 
 Change = Callable[[Tensor], Tensor]
 PARTS = ("weights", "query", "key", "value", "output")
@@ -138,6 +138,7 @@ def map_of(call: Call) -> AttentionMap:
 def _keeping_shape(change: Change, site: str) -> Change:
     def checked(part: Tensor) -> Tensor:
         new = change(part)
+        check_tensors(**{f"{site}: the result of the change": new})
         if new.shape != part.shape:
             raise ShapeError(f"{site}: the change turned {list(part.shape)} into {list(new.shape)}: keep the shape")
         return new

@@ -126,6 +126,25 @@ def names_of(name: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return found
 
 
+def files_of_model(name: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files whose contents tell a model from another one: a bundle's description, which has the digests of its
+    other files; of another folder all files; none of a model that is downloaded.
+
+    Args:
+        name: as `names_of` takes it.
+    """
+    found: list[Path] = []
+    for one in names_of(name):
+        place = SHIPPED / str(one) if str(one) in shipped() else Path(one)
+        if (place / INFO).is_file():
+            found.append(place / INFO)
+        elif place.is_dir():
+            found += sorted(path for path in place.iterdir() if path.is_file())
+        elif place.is_file():
+            found.append(place)
+    return found
+
+
 def _find(name: str | Path) -> Pipeline[Any, Any]:
     """`load` on the CPU."""
     text = str(name)

@@ -28,10 +28,13 @@ LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few 
 LONGEST = 8  # of these letters in a stand-in: 87,380 different ones
 # possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
 # long the text is
+# A tag with quoted values, its name as the group `tag`; it ends before the next "<" where a quote is never closed. Of
+# all tags that are begun, at most three read the same character: one is outside of quotes, one in each kind.
+TAG = r"""</?(?P<tag>[A-Za-z][^\s/<>]*+)(?:(?:[^<>"']++|"[^"]*+"|'[^']*+')*+>|[^<>]*+>)"""
 ESCAPED = r"&lt;/?[A-Za-z](?:(?!&[lg]t;)[^<>])*+&gt;"  # a tag within those of another format, as XLIFF has them
 MARKUP = "|".join(
     (
-        r"</?[A-Za-z][^<>]*+>|<!--(?:(?!-->|<!--).)*+-->|<!\[CDATA\[|\]\]>",
+        rf"{TAG}|<!--(?:(?!-->|<!--).)*+-->|<!\[CDATA\[|\]\]>",
         ESCAPED,
         r"<\d[\d:.]*+>",  # the time of a word of a subtitle: <00:01.500>
     )
@@ -50,7 +53,7 @@ PROTECTED = "|".join(
         r"\b[A-Za-z]++(?:_[A-Za-z0-9]+)+\b",  # names_of_variables
     )
 )
-_CUT = re.compile(f"({MARKUP})|({PROTECTED})", re.DOTALL)
+_CUT = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{PROTECTED})", re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 
 
@@ -138,26 +141,28 @@ def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielde
     Raises:
         ConfigError: it has none of the words that could stand for them.
     """
-    read = clean(text)
     made: list[Segment] = []
     named: dict[str, str] = {}  # {protected part: its stand-in}
-    names = filter(spells, _stand_ins(read))
+    names = filter(spells, _stand_ins(text))
     end = 0
-    for found in _CUT.finditer(read):
-        made.append(Segment(read[end : found.start()], read[end : found.start()]))
+    for found in _CUT.finditer(text):
+        between = clean(text[end : found.start()])
+        made.append(Segment(between, between))
         end = found.end()
-        if found[1]:
-            made.append(Segment(found[1], ""))
+        if found["markup"]:
+            made.append(Segment(found["markup"], ""))
             continue
-        if found[2] not in named:
-            named[found[2]] = next(names, "")
-            if not named[found[2]]:
+        part = found["part"]
+        if part not in named:
+            named[part] = next(names, "")
+            if not named[part]:
                 raise ConfigError(
-                    f"protect: this model's vocabulary spells none of the words that could stand for {found[2]!r} "
+                    f"protect: this model's vocabulary spells none of the words that could stand for {part!r} "
                     f"(of the letters {', '.join(LETTERS)}): leave out protect"
                 )
-        made.append(Segment(found[2], named[found[2]]))
-    made.append(Segment(read[end:], read[end:]))
+        made.append(Segment(part, named[part]))
+    rest = clean(text[end:])
+    made.append(Segment(rest, rest))
     return Shielded(list(_apart(made)), {name: part for part, name in named.items()})
 
 
@@ -370,7 +375,8 @@ def _tags(shielded: Shielded) -> list[Tag]:
             continue
         following, behind = bisect_right(ends, at), bisect_left(starts, at)
         outer = piece.outer.replace("&lt;", "<")
-        name = "".join(re.findall(r"</?([\w:-]+)", outer)).lower()
+        named = re.match(r"</?([\w:-]+)", outer)
+        name = named[1].lower() if named else ""
         if outer.startswith("</") and open_tags[name]:
             while True:  # what was begun within it ends with it
                 begun, number = waiting.pop()

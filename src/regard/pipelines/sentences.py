@@ -19,6 +19,7 @@ from regard.pipelines.generation import Alignment, Generation, Word
 FULL_WIDTH = "。！？｡"
 SURROGATE = re.compile("[\ud800-\udfff]")
 WINDOW = 2_000  # characters
+_BREAK = re.compile(r"\r?\n")
 _BEFORE_PERIOD = re.compile(r"(?<!\s)\s++(?=\.)")
 _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")  # of several bytes
 
@@ -26,8 +27,8 @@ _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")  # of several bytes
 def cut(text: str, language: str) -> list[str]:
     """The sentences of a text, in order, without the white space between them.
 
-    A sentence ends before white space, or after a full-width mark ("。"): "v2?x" and "one.Two" stay whole, since a text
-    without spaces is as likely to be a name, an address or a sequence of symbols.
+    A sentence ends at a line break, before white space, or after a full-width mark ("。"): "v2?x" and "one.Two" stay
+    whole, since a text without spaces is as likely to be a name, an address or a sequence of symbols.
 
     Args:
         text: any text.
@@ -35,8 +36,45 @@ def cut(text: str, language: str) -> list[str]:
     """
     if SURROGATE.search(text):
         return [text]  # no text in Unicode: the model refuses it
+    return [sentence for line in _BREAK.split(text) for sentence in _cut_line(line, language or "en")]
+
+
+def between(text: str, sentences: Sequence[str]) -> list[str]:
+    """What stands between the translations of two sentences: the line breaks between them, or a space.
+
+    Args:
+        text: the text.
+        sentences: as `cut` gives them.
+    """
+    found, end = [], 0
+    for sentence in sentences:
+        start = max(end, text.find(sentence, end))
+        found.append("".join(_BREAK.findall(text, end, start)) or " ")
+        end = start + len(sentence)
+    return found[1:]
+
+
+def laid_out(texts: Sequence[str], gaps: Sequence[str]) -> tuple[str, list[int]]:
+    """Texts with gaps between them, and where each begins; an empty one leaves the gap with more line breaks."""
+    whole, places, lead = "", [], ""
+    for text, gap in zip(texts, ["", *gaps], strict=True):
+        lead = wider(gap, lead)
+        if text and whole:
+            whole += lead
+        places.append(len(whole))
+        if text:
+            whole, lead = whole + text, ""
+    return whole, places
+
+
+def wider(one: str, other: str) -> str:
+    """Of two gaps, the one with more line breaks."""
+    return max(one, other, key=lambda gap: gap.count("\n"))
+
+
+def _cut_line(text: str, language: str) -> list[str]:
     found: list[list[str]] = []  # the pieces of each sentence
-    for piece, continues in _segments(text, language or "en"):
+    for piece, continues in _segments(text, language):
         last = found[-1][-1][-1:] if found else " "
         if not continues and (piece[:1].isspace() or last.isspace() or last in FULL_WIDTH):
             found.append([])
@@ -102,9 +140,11 @@ class Joined(Generation):
 
     Attributes:
         parts: the sentences' own translations, in order.
+        places: where the text of each begins in the whole text.
     """
 
     parts: list[Generation] = field(default_factory=list, repr=False)
+    places: list[int] = field(default_factory=list, repr=False)
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -122,12 +162,11 @@ class Joined(Generation):
     @cached_property
     def words(self) -> list[Word]:
         """The words of all parts, with their places in the whole text."""
-        made: list[Word] = []
-        start = 0
-        for part in self.parts:
-            made += [replace(word, span=(start + word.span[0], start + word.span[1])) for word in part.words]
-            start += len(part.text) + bool(part.text)
-        return made
+        return [
+            replace(word, span=(start + word.span[0], start + word.span[1]))
+            for part, start in zip(self.parts, self.places, strict=True)
+            for word in part.words
+        ]
 
     @property
     def searched(self) -> list[Generation]:
@@ -180,8 +219,9 @@ def _join(text: str, parts: list[Generation]) -> Joined:
         [place for place, token in enumerate(part.ids) if token != eos or number == last]
         for number, part in enumerate(parts)
     ]
+    whole, places = laid_out([part.text for part in parts], between(text, [part.source for part in parts]))
     return Joined(
-        text=" ".join(part.text for part in parts if part.text), source=text,
+        text=whole, places=places, source=text,
         tokens=[part.tokens[place] for part, some in zip(parts, kept, strict=True) for place in some],
         ids=[part.ids[place] for part, some in zip(parts, kept, strict=True) for place in some],
         score=sum(part.score for part in parts), log_prob=sum(part.log_prob for part in parts),

@@ -356,16 +356,17 @@ class Translator(Pipeline[str, Generation]):
     def _pieces(
         self, source: str, split: bool, protect: bool, index: int, settings: dict[str, Any]
     ) -> Generator[str, None, Generation]:
-        from regard.pipelines.sentences import cut, join
+        from regard.pipelines.sentences import between, cut, join, wider
 
         cuts = split and not protect and not (settings.get("prefix") or settings.get("force"))
         sentences = cut(source, self.bundle.languages[0]) if cuts else []
         if len(sentences) < 2:
             sentences = [source]
         parts: list[Generation] = []
-        lead = ""
-        for n, sentence in enumerate(sentences):
-            own, shown = index + n * FURTHER, ""
+        written = lead = ""
+        for n, (sentence, gap) in enumerate(zip(sentences, ["", *between(source, sentences)], strict=True)):
+            own, shown, lead = index + n * FURTHER, "", wider(gap, lead)
+            before = lead if written else ""
             steps = self._followed(sentence, own, settings) if not protect else None
             while steps is not None:
                 try:
@@ -375,14 +376,15 @@ class Translator(Pipeline[str, Generation]):
                     break
                 sure = whole_words(str(self.tokenizer.decode(tokens)).strip())
                 if len(sure) > len(shown):
-                    yield (lead if not shown else "") + sure[len(shown) :]
+                    yield (before if not shown else "") + sure[len(shown) :]
                     shown = sure
             else:
                 parts += self.many([sentence], split=split and protect, protect=protect, indices=[own], **settings)
             text = parts[-1].text
             if len(text) > len(shown):
-                yield (lead if not shown else "") + text[len(shown) :]
-            lead = " " if lead or text else ""
+                yield (before if not shown else "") + text[len(shown) :]
+            if text:
+                written, lead = text, ""
         return parts[0] if len(parts) == 1 else join(source, parts, settings.get("n_best", 1))
 
     def _followed(

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from regard.data.files import plain_name, stream_lines
+from regard.data.prepared import key_of
 from regard.data.tables import read_cells
 from regard.errors import BundleError, ConfigError, DataError
+from regard.pipelines.load import files_of_model
 from regard.storage import exclusive, parse_json, replacing, write_text
 from regard.untrusted import first_line, read_object
 
@@ -37,6 +39,7 @@ class BulkConfig:
         model: its name or folder.
         settings: of the translation.
         part: rows of a part.
+        weights: digest of the model, so that another one with its name is not taken for it.
     """
 
     corpus: str
@@ -45,6 +48,17 @@ class BulkConfig:
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
     part: int = 1024
+    weights: str = ""
+
+    @classmethod
+    def of(cls, corpus: Path, column: str, model: str, settings: dict[str, Any]) -> "BulkConfig":
+        """That of a corpus and a model as they are now.
+
+        Raises:
+            DataError: a file of the model cannot be read.
+        """
+        weights = key_of(files_of_model(model), [])
+        return cls(str(corpus), corpus.stat().st_size, column, model, settings, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,7 @@ def translate_corpus(
         done: called with each part, those that were there included.
 
     Raises:
-        ConfigError: the folder holds something else, or parts made with other settings.
+        ConfigError: the folder holds something else, or parts made with other settings or of other texts.
         DataError: the corpus cannot be read.
     """
     into.mkdir(parents=True, exist_ok=True)
@@ -177,7 +191,7 @@ def translate_corpus(
         open_: list[Future[PartDone]] = []
         for number, texts in enumerate(_parts(column_of(Path(config.corpus), config.column), config.part)):
             if part_file(into, number).exists():
-                done(_there(into, number))
+                done(_there(into, number, texts))
                 continue
             open_.append(submit(number, texts))
             while len(open_) >= waiting:
@@ -192,8 +206,15 @@ def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield some
 
 
-def _there(into: Path, number: int) -> PartDone:
-    errors = _table(part_file(into, number), ["error"])["error"]
+def _there(into: Path, number: int, texts: list[str]) -> PartDone:
+    """A part that was made before, of the same texts."""
+    path = part_file(into, number)
+    table = _table(path, ["source", "error"])
+    if table["source"].to_pylist() != texts:
+        raise ConfigError(
+            f"{path}: made of other texts than the corpus has now: name another folder with --to, or restore the corpus"
+        )
+    errors = table["error"]
     return PartDone(number, len(errors), len(errors) - errors.null_count)
 
 
@@ -222,20 +243,19 @@ def _table(path: Path, columns: list[str] | None = None) -> Any:
 def _check(config: BulkConfig, into: Path) -> None:
     """Begin a folder, or see that it holds parts of the same corpus and settings."""
     about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
-    if about.exists() and any(into.glob("part-*.parquet")):  # a corpus that was refused has left no part
-        try:
-            before = read_object(about)
-        except BundleError as error:
-            raise ConfigError(f"{error}: name another folder with --to") from error
-        other = next((name for name in now if before.get(name) != now[name]), None)
-        if other:
-            raise ConfigError(
-                f"--to {into}: its parts were made with {other} = {before.get(other)!r}, not {now[other]!r}: name "
-                "another folder, or take the same settings"
-            )
-    elif any(path.name != ABOUT and not path.name.startswith(".") for path in into.iterdir()):
+    if not about.exists() and any(path.name != ABOUT and not path.name.startswith(".") for path in into.iterdir()):
         raise ConfigError(f"--to {into}: not empty, and not a folder of translated parts: name another")
-    else:
+    try:
+        before = read_object(about) if about.exists() else now
+    except BundleError as error:
+        raise ConfigError(f"{error}: name another folder with --to") from error
+    other = next((name for name in now if before.get(name) != now[name]), None)
+    if other and any(into.glob("part-*.parquet")):  # a corpus that was refused has left no part
+        raise ConfigError(
+            f"--to {into}: its parts were made with {other} = {before.get(other)!r}, not {now[other]!r}: name "
+            "another folder, or take the same settings"
+        )
+    if other or not about.exists():
         write_text(about, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 
 

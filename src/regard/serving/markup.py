@@ -9,10 +9,12 @@ loses what follows a <script> without an end; other parsers of HTML do not keep 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape, unescape
 from itertools import groupby
+
+from regard.pipelines.protect import TAG
 
 VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
 INLINE = (
@@ -21,9 +23,7 @@ INLINE = (
 )  # fmt: skip
 RAW = ("script", "style")  # elements that hold no tags
 KEPT = (*RAW, "code", "pre", "textarea")  # elements whose text stays as it is
-# with quoted values; a tag that ends before the next "<" where a quote is never closed. Of all tags that are begun, at
-# most three read the same character: one is outside of quotes, one in each kind
-_TAG = re.compile(r"""</?([A-Za-z][^\s/<>]*+)(?:(?:[^<>"']++|"[^"]*+"|'[^']*+')*+>|[^<>]*+>)""")
+_TAG = re.compile(TAG)
 _ATTRIBUTE = re.compile(r"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]*+)))?+""")
 
 
@@ -94,7 +94,7 @@ def tokens(html: str) -> Iterator[tuple[str | None, str]]:
             continue
         if start > at:
             yield None, html[at:start]
-        name = found[1].lower() if found else ""
+        name = found["tag"].lower() if found else ""
         yield name, html[start:end]
         if name in RAW and html[start + 1] != "/" and html[end - 2] != "/":
             closed = re.compile(rf"</{name}[\s/>]", re.IGNORECASE).search(html, end)
@@ -126,10 +126,17 @@ def _within(piece: str, text: str) -> str:
 
 
 def _without_entities(piece: str) -> str:
-    """HTML whose entities are characters, but for those that would be read as markup."""
-    return re.sub(r"&(?!lt;|gt;|amp;#?\w+;)#?\w+;", lambda found: unescape(found[0]), piece)
+    """HTML whose entities are characters, but for those within tags and those that would be read as markup."""
+    return _outside_tags(
+        piece, lambda text: re.sub(r"&(?!lt;|gt;|amp;#?\w+;)#?\w+;", lambda found: unescape(found[0]), text)
+    )
 
 
 def _with_entities(text: str) -> str:
     """HTML in which a & that a translation wrote is an entity."""
-    return re.sub(r"&(?!#?\w+;)", "&amp;", text)
+    return _outside_tags(text, lambda some: re.sub(r"&(?!#?\w+;)", "&amp;", some))
+
+
+def _outside_tags(html: str, change: Callable[[str], str]) -> str:
+    """HTML whose characters are changed; tags stay as they are, byte for byte."""
+    return "".join(change(token) if name is None else token for name, token in tokens(html))

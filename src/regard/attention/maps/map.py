@@ -467,6 +467,7 @@ class AttentionMap:
             DataError: a file that cannot be drawn to.
         """
         _check_values_are_known(self.source.like)
+        self._named_throughout()
         return draw_map(self, path, rows, heads, title, theme)
 
     def look(self, path: str | Path | None = None) -> Any:
@@ -481,6 +482,7 @@ class AttentionMap:
         from regard.attention.maps.page import page_of_map
 
         _check_values_are_known(self.source.like)
+        self._named_throughout()
         return page_of_map(self).written(path)
 
     def save(self, path: str | Path, half: bool = False) -> None:
@@ -495,6 +497,7 @@ class AttentionMap:
             DataError: the file cannot be written; an existing one is unchanged.
         """
         _check_values_are_known(self.source.like)
+        self._named_throughout()
         full = lambda source, shape: AttentionMap(shape, source).full()  # noqa: E731
         save_map(self.source, self.shape, (self.query_tokens, self.key_tokens), full, Path(path), half)
 
