@@ -56,15 +56,15 @@ def between(text: str, sentences: Sequence[str]) -> list[str]:
 
 def laid_out(texts: Sequence[str], gaps: Sequence[str]) -> tuple[str, list[int]]:
     """Texts with gaps between them, and where each begins; an empty one leaves the gap with more line breaks."""
-    whole, places, lead = "", [], ""
+    whole, positions, lead = "", [], ""
     for text, gap in zip(texts, ["", *gaps], strict=True):
         lead = wider(gap, lead)
         if text and whole:
             whole += lead
-        places.append(len(whole))
+        positions.append(len(whole))
         if text:
             whole, lead = whole + text, ""
-    return whole, places
+    return whole, positions
 
 
 def wider(one: str, other: str) -> str:
@@ -140,11 +140,11 @@ class Joined(Generation):
 
     Attributes:
         parts: the sentences' own translations, in order.
-        places: where the text of each begins in the whole text.
+        positions: where the text of each begins in the whole text.
     """
 
     parts: list[Generation] = field(default_factory=list, repr=False)
-    places: list[int] = field(default_factory=list, repr=False)
+    positions: list[int] = field(default_factory=list, repr=False)
 
     @cached_property
     def alignment(self) -> Alignment:
@@ -161,10 +161,10 @@ class Joined(Generation):
 
     @cached_property
     def words(self) -> list[Word]:
-        """The words of all parts, with their places in the whole text."""
+        """The words of all parts, with their positions in the whole text."""
         return [
             replace(word, span=(start + word.span[0], start + word.span[1]))
-            for part, start in zip(self.parts, self.places, strict=True)
+            for part, start in zip(self.parts, self.positions, strict=True)
             for word in part.words
         ]
 
@@ -219,9 +219,9 @@ def _join(text: str, parts: list[Generation]) -> Joined:
         [place for place, token in enumerate(part.ids) if token != eos or number == last]
         for number, part in enumerate(parts)
     ]
-    whole, places = laid_out([part.text for part in parts], between(text, [part.source for part in parts]))
+    whole, positions = laid_out([part.text for part in parts], between(text, [part.source for part in parts]))
     return Joined(
-        text=whole, places=places, source=text,
+        text=whole, positions=positions, source=text,
         tokens=[part.tokens[place] for part, some in zip(parts, kept, strict=True) for place in some],
         ids=[part.ids[place] for part, some in zip(parts, kept, strict=True) for place in some],
         score=sum(part.score for part in parts), log_prob=sum(part.log_prob for part in parts),
