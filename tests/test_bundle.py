@@ -72,6 +72,13 @@ def test_float32_is_the_same_bit_for_bit(tmp_path, kind):
     assert sorted(path.name for path in (tmp_path / "new" / "b").iterdir()) == sorted([INFO, WEIGHTS, TOKENIZER])
 
 
+def test_a_corpus_without_diacritics_leaves_none(tmp_path):
+    saved = make()
+    saved.diacritics = Diacritics.learn(["the cat"] * 9)
+    save_bundle(tmp_path, saved)
+    assert load_bundle(tmp_path).diacritics.phrases == ()
+
+
 def test_diacritics_are_kept_with_the_model_and_another_file_is_refused(tmp_path):
     saved = make()
     saved.diacritics = Diacritics(["où est", "été"])

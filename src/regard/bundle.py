@@ -162,9 +162,9 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def _read_diacritics(path: Path) -> Diacritics:
-    lines = read_text(path).removesuffix("\n").split("\n")
+    text = read_text(path)
     try:
-        return Diacritics(lines)
+        return Diacritics(text.removesuffix("\n").split("\n") if text else [])
     except BundleError as error:
         raise BundleError(f"{path}: damaged: {error}") from error
 
