@@ -183,3 +183,11 @@ def test_wishes_on_the_command_line(talk, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_tag_stays_on_one_line(text: str, wanted: list[str]) -> None:
     assert Subtitles(["x"] * 2, [(0, 2)]).with_texts([text]).split("\n") == wanted
+
+
+def test_a_dash_stays_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "talk.srt"
+    path.write_text("1\n00:01,0 --> 00:02,0\n{\\an8}- Oui.\n- <i>Si.</i> Non.\n", "utf-8")
+    found = read_subtitles(path)
+    assert found.texts == ["{\\an8}Oui.", "<i>Si.</i> Non."]
+    assert found.with_texts(found.texts) == path.read_text("utf-8")

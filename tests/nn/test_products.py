@@ -62,6 +62,18 @@ def test_both_ways_to_whole_numbers_give_the_same_bits(d: int, e: int, monkeypat
         assert torch.equal(chosen(x[:rows]), small(x[:rows]))
 
 
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize(("d", "e"), [(1, 3), (1, 1), (2, 1), (8, 8)])
+def test_any_layout_of_a_row_gives_its_product(d: int, e: int, vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "has_fast_int8", lambda: vnni and torch.backends.mkldnn.is_available())
+    linear = layer(d=d, e=e)
+    product = Int8Product(linear.weight, linear.bias)
+    for rows in (1, 2, 33):
+        columns = torch.randn(d, rows)
+        assert torch.equal(product(columns.t()), product(columns.t().clone(memory_format=torch.contiguous_format)))
+        torch.testing.assert_close(product(columns.t()), linear(columns.t()), atol=0.05, rtol=0.02)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_float_products(precision: str) -> None:
     linear, x = layer(), torch.randn(4, 24)

@@ -157,6 +157,20 @@ def test_half_a_character_is_refused_where_outputs_are_to_have_it(wanted: dict[s
         translator()("le chat", **wanted)
 
 
+def test_line_breaks_and_the_source_stay(model: Translator) -> None:
+    text = "Un chien court.\nUn homme\tdort.\r\n\r\nBonjour {x}\n"
+    found = model(text, protect=True)
+    assert found.source == text
+    assert found.text == "A dog is running.\nA man is sleeping.\r\n\r\nHello, {x}"
+    assert model("Un chien court.\nUn homme dort.", protect=True).text == "A dog is running.\nA man is sleeping."
+
+
+def test_alternatives_are_distinct_with_their_parts(model: Translator) -> None:
+    found = model("https://a.b/c", protect=True, n_best=3, beam=3)
+    texts = [found.text, *(one.text for one in found.alternatives)]
+    assert len(set(texts)) == len(texts)
+
+
 @pytest.mark.parametrize(
     "tag",
     [

@@ -37,6 +37,7 @@ def test_texts_between_tags_are_replaced(html: str, texts: list[str], wanted: st
         ("<p>le <b>chat</b> noir</p>", ["le <b>chat</b> noir"], "<p>le <b>chat</b> noir!</p>"),
         ("<p>un</p><p><i>caf&eacute;</i> &amp; deux</p>", ["un", "<i>café</i> & deux"],
          "<p>un!</p><p><i>café</i> &amp; deux!</p>"),
+        ("<p>&nbsp;</p><p>&nbsp;un &nbsp;</p>", ["", "un"], "<p>&nbsp;!</p><p>&nbsp;un! &nbsp;</p>"),
         ('<a title="&quot; x=&quot;1" href="?a=1&b">caf&eacute;</a> x',
          ['<a title="&quot; x=&quot;1" href="?a=1&b">café</a> x'],
          '<a title="&quot; x=&quot;1" href="?a=1&b">café</a> x!'),

@@ -13,7 +13,7 @@ ENDINGS = (".srt", ".vtt")
 # also those that players read, or that were written badly: the lines stay as they are, and their texts are translated
 _TIMES = re.compile(r"-?\d+\s*:[\d\s:.,]*-+>\s*-?\d+\s*:[\d\s:.,]*\d")
 _WORD = re.compile(r"(?:</?\w[^<>]*>|\S)+")  # a tag is not divided, whatever spaces it has
-_MARKUP = re.compile(r"\A(?:<[^>]*>|\s)*")
+_MARKUP = re.compile(r"\A(?:<[^>]*>|\{\\[^}]*\}|\s)*")
 # before the words of a speaker; not the sign of "-5"
 _DASH = re.compile(rf"({_MARKUP.pattern})([-–—]+\s+(?=\S)|[-–—](?=[^-–—\s\d.,]))")
 
@@ -43,7 +43,7 @@ class Subtitles:
         made, end = [], 0
         for (first, last), old, text in zip(self.cues, self._joined, texts, strict=True):
             if dash := _DASH.match(old):
-                text = _MARKUP.sub(rf"\g<0>{dash[2]}", text)
+                text = _MARKUP.sub(rf"\g<0>{dash[2]}", text) if dash[1] else dash[2] + text
             made += [*self.lines[end:first], *_divided(_WORD.findall(text), last - first)]
             end = last
         return "\n".join([*made, *self.lines[end:]])

@@ -105,7 +105,12 @@ def _scaled_sums(weight: Tensor, scale: Tensor) -> Product:
     turned, size = weight.t(), weight.numel()
 
     def small(q: Tensor) -> Tensor:
+        if q.stride(0) != q.shape[1]:  # of a single row it may be any number, and torch._int_mm takes it for the width
+            q = q.reshape(-1).view(q.shape)
         return torch.mul(torch._int_mm(q, turned), scale)
+
+    if weight.shape[1] < 2:  # torch._int_mm reads beyond a matrix of one column
+        return lambda q: (q.float() @ turned.float()).mul_(scale)
 
     if not has_fast_int8() or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return small

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import torch
@@ -82,10 +82,12 @@ class Shielded:
     """A source whose protected parts are hidden.
 
     Attributes:
-        pieces: in a row, the source as it was given and as it is translated.
+        source: as it was given.
+        pieces: in a row, the source as it is read and as it is translated.
         stands_for: {stand-in: what it stands for}.
     """
 
+    source: str
     pieces: list[Segment]
     stands_for: dict[str, str]
 
@@ -95,8 +97,8 @@ class Shielded:
         return "".join(piece.inner for piece in self.pieces)
 
     @property
-    def source(self) -> str:
-        """What was given."""
+    def read(self) -> str:
+        """The source with uniform white space, but for line breaks, and without invisible characters."""
         return "".join(piece.outer for piece in self.pieces)
 
     @cached_property
@@ -146,7 +148,7 @@ def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielde
     names = filter(spells, _stand_ins(text))
     end = 0
     for found in _CUT.finditer(text):
-        between = clean(text[end : found.start()])
+        between = clean(text[end : found.start()], keep="\r\n")
         made.append(Segment(between, between))
         end = found.end()
         if found["markup"]:
@@ -161,9 +163,9 @@ def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielde
                     f"(of the letters {', '.join(LETTERS)}): leave out protect"
                 )
         made.append(Segment(part, named[part]))
-    rest = clean(text[end:])
+    rest = clean(text[end:], keep="\r\n")
     made.append(Segment(rest, rest))
-    return Shielded(list(_apart(made)), {name: part for part, name in named.items()})
+    return Shielded(text, list(_apart(made)), {name: part for part, name in named.items()})
 
 
 def _apart(pieces: Sequence[Segment]) -> Iterator[Segment]:
@@ -312,26 +314,32 @@ def restored(shielded: Shielded, generation: Generation) -> Generation:
     if all(piece.outer == piece.inner for piece in shielded.pieces):
         return replace(generation, source=shielded.source) if generation.source != shielded.source else generation
     pieces = _pieces(shielded, generation)
-    others = [restored(shielded, one) for one in generation.alternatives]
-    kept = {name: getattr(generation, name) for name in Generation.__dataclass_fields__}
     text = "".join(piece.outer for piece in pieces)
-    kept |= {"text": text, "source": shielded.source, "alternatives": others, "read": shielded.source}
+    others: dict[str, Generation] = {}
+    for one in (restored(shielded, one) for one in generation.alternatives):
+        if one.text != text:
+            others.setdefault(one.text, one)
+    kept = {name: getattr(generation, name) for name in Generation.__dataclass_fields__}
+    kept |= {"text": text, "source": shielded.source, "alternatives": list(others.values()), "read": shielded.read}
     parts = getattr(generation, "parts", [])
     return Restored(**kept, inner=generation, parts=parts, given=shielded.pieces, made=pieces)
 
 
 def _pieces(shielded: Shielded, generation: Generation) -> list[Segment]:
     """The translation in pieces: stand-ins undone, markup beside the words that it belongs to."""
-    words = generation.text.split()
+    spans = [found.span() for found in re.finditer(r"\S+", generation.text)]
+    words = [generation.text[start:end] for start, end in spans]
+    gaps = [" ", *(generation.text[end:start] for (_, end), (start, _) in pairwise(spans))]
     before, after = _markup(shielded, generation, len(words))
     found: list[Segment] = [Segment(tag, "") for tag in before.get(len(words), [])] if not words else []
     stands_for = _as_written(shielded.stands_for, generation.text)
     names = "|".join(map(re.escape, sorted(stands_for, key=len, reverse=True)))
     last = ""
-    for n, word in enumerate(words):
+    for n, (word, gap) in enumerate(zip(words, gaps, strict=False)):
         parts = [one for one in re.split(rf"(?<!\w)({names})(?!\w)", word) if one] if names else [word]
         touches = {(last.upper(), True), (parts[0].upper(), False)} & shielded.touching
-        found += [GAP if touches else Segment(" ", " ")] * bool(n)
+        between = gap if "\n" in gap else " "
+        found += [GAP if touches and between == " " else Segment(between, between)] * bool(n)
         found += [Segment(tag, "") for tag in before.get(n, [])]
         found += [Segment(stands_for.get(part, part), part) for part in parts]
         found += [Segment(tag, "") for tag in after.get(n, [])]

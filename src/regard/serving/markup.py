@@ -24,6 +24,8 @@ INLINE = (
 RAW = ("script", "style")  # elements that hold no tags
 KEPT = (*RAW, "code", "pre", "textarea")  # elements whose text stays as it is
 _TAG = re.compile(TAG)
+_SPACE = re.compile(r"\s++|&(?:nbsp|#160|#xa0);", re.IGNORECASE)
+_SPACE_BEFORE = re.compile(r"(?:\s|&(?:nbsp|#160|#xa0);)\Z", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]*+)))?+""")
 
 
@@ -120,9 +122,13 @@ def _is_untranslated(tag: str) -> bool:
 
 
 def _within(piece: str, text: str) -> str:
-    """A text with the white space of the piece that it replaces."""
-    start, end = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
-    return start + text + end
+    """A text with the white space of the piece that it replaces, written as characters or as entities."""
+    start, end = 0, len(piece)
+    while found := _SPACE.match(piece, start):
+        start = found.end()
+    while end > start and (found := _SPACE_BEFORE.search(piece, max(start, end - 8), end)):
+        end = found.start()
+    return piece[:start] + text + piece[end:]
 
 
 def _without_entities(piece: str) -> str:
