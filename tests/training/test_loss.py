@@ -207,8 +207,13 @@ def test_rows_that_do_not_count(flavour, traced, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 130])
-def test_the_symmetric_divergence_is_torchs(rows, monkeypatch):
+@pytest.mark.parametrize("where", ["here", "hidden", "traced"])
+def test_the_symmetric_divergence_is_torchs(rows, where, monkeypatch):
+    """Rows that do not count are left out on the CPU, count 0 where values are hidden, and likewise in a graph."""
+    monkeypatch.setattr(module, "are_hidden", lambda *_: where != "here")
+    monkeypatch.setattr(module, "is_traced", lambda *_: where == "traced")
     monkeypatch.setattr(module, "LOGITS", 2 * 11 * 20)  # 20 rows at a time
+    monkeypatch.setattr(module, "BLOCK", 6)
     torch.manual_seed(0)
     first, second = (torch.randn(rows, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight, bias = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((11, 5), (11,)))

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from regard.attention.tracing import are_hidden, is_traced
 from regard.errors import unknown
@@ -102,28 +101,26 @@ def symmetric_kl(
 ) -> Float[Tensor, ""]:
     """½ Σ_v (p_v - q_v) (log p_v - log q_v), summed over tokens, for p = softmax(W h + b) and q = softmax(W h' + b).
 
-    Logits are computed again for their gradient, a chunk at a time, so none are kept.
+    Chunks and gradients are as those of `cross_entropy`.
 
     Args:
         first, second: `[n, h]`, h and h', a row per token.
         weight, bias, dtype, keep: as `cross_entropy` takes them.
     """
-    counted = torch.ones_like(first[:, 0], dtype=torch.bool) if keep is None else keep
+    if keep is not None and not are_hidden(first):
+        first, second, keep = first[keep], second[keep], None
     if is_traced(first):
-        return _symmetric_kl(first, second, counted, weight, bias, dtype or first.dtype)
-    parts = [
-        checkpoint(
-            _symmetric_kl, first[rows], second[rows], counted[rows], weight, bias, dtype or first.dtype,
-            use_reentrant=False,
-        )
-        for rows in _slices(len(first), max(1, LOGITS // (2 * len(weight))))
-    ]  # fmt: skip
-    return torch.stack(parts).sum() if parts else first.sum() * 0
+        return _symmetric_kl(first, second, keep, weight, bias, dtype or first.dtype)
+    divergence: Tensor = _ChunkedSymmetricKL.apply(  # type: ignore[no-untyped-call]
+        first, second, weight, bias, dtype or first.dtype, keep
+    )
+    return divergence
 
 
 def _symmetric_kl(
-    first: Tensor, second: Tensor, keep: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+    first: Tensor, second: Tensor, keep: Tensor | None, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> Tensor:
+    """The same in operations that a graph can hold, from all logits at once."""
     wide = torch.promote_types(first.dtype, torch.float32)
     with torch.autocast(first.device.type, enabled=False):
         p, q = (
@@ -131,7 +128,7 @@ def _symmetric_kl(
             for hidden in (first, second)
         )
     each = ((p.exp() - q.exp()) * (p - q)).sum(-1)
-    return each.masked_fill(~keep, 0).sum() / 2
+    return (each if keep is None else each.masked_fill(~keep, 0)).sum() / 2
 
 
 def _whole(
@@ -187,6 +184,60 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return (*gradients, None, None, None, None)
+
+
+class _ChunkedSymmetricKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, first, second, weight, bias, dtype, keep):  # type: ignore[no-untyped-def]
+        wide = torch.float64 if first.dtype == torch.float64 else torch.float32
+        with torch.autocast(first.device.type, enabled=False):
+            states, w, shift = [first.to(dtype), second.to(dtype)], weight.to(dtype), bias.to(dtype).to(wide)
+            divergence, wants = first.new_zeros((), dtype=wide), any(ctx.needs_input_grad)
+            of_states, of_weight = [torch.empty_like(h) for h in states], torch.zeros_like(weight, dtype=wide)
+            of_bias = torch.zeros_like(bias, dtype=wide)
+            for rows in _slices(len(first), max(1, LOGITS // (2 * max(1, len(w))))):
+                logits = [h[rows] @ w.T for h in states]
+                for part in _slices(len(logits[0]), BLOCK):
+                    counted = None if keep is None else keep[rows.start + part.start : rows.start + part.stop]
+                    own, changes = _divergence_of_block(*(each[part] + shift for each in logits), counted)
+                    divergence += own
+                    for each, change in zip(logits, changes, strict=True):
+                        of_bias += change.sum(0)
+                        each[part] = change
+                if wants:
+                    for each, gradient, h in zip(logits, of_states, states, strict=True):
+                        gradient[rows] = each @ w
+                        of_weight += each.T @ h[rows]
+        ctx.save_for_backward(*of_states, of_weight, of_bias)
+        ctx.dtypes = first.dtype, second.dtype, weight.dtype, bias.dtype
+        return divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+        gradients = (
+            (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return (*gradients, None, None)
+
+
+def _divergence_of_block(one: Tensor, other: Tensor, keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """½ (KL(p ‖ q) + KL(q ‖ p)) of two blocks of logits, summed over rows, and its derivatives by both.
+
+    The derivative by the logits of p is ½ (p (log p - log q - KL(p ‖ q) + 1) - q).
+    """
+    p, q = torch.softmax(one, -1), torch.softmax(other, -1)
+    lse, other_lse = (
+        logits.amax(-1, keepdim=True) - shares.amax(-1, keepdim=True).log() for logits, shares in ((one, p), (other, q))
+    )
+    ratio = one.sub_(other).sub_(lse - other_lse)  # log p - log q
+    forth, back = (p * ratio).sum(-1, keepdim=True), -(q * ratio).sum(-1, keepdim=True)
+    changes = (ratio - (forth - 1)).mul_(p).sub_(q).div_(2), (1 - back - ratio).mul_(q).sub_(p).div_(2)
+    if keep is not None:
+        hidden = ~keep[:, None]
+        forth, back = forth.masked_fill(hidden, 0), back.masked_fill(hidden, 0)
+        changes = changes[0].masked_fill_(hidden, 0), changes[1].masked_fill_(hidden, 0)
+    return (forth.sum() + back.sum()) / 2, changes
 
 
 def _of_block(
