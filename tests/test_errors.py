@@ -44,3 +44,9 @@ def test_an_unknown_choice_is_one_short_line():
         "unknown part tensor([[1., 1.], [1., 1.]]): expected one of 'head'"
     )
     assert len(str(unknown("part", "x" * 10_000, ["head"]))) < 300
+
+
+def test_a_sentence_can_be_written_to_any_file():
+    error = regard.DataError("half a character: \ud800, and a whole one: é")
+    assert str(error) == "half a character: \\ud800, and a whole one: é"
+    assert str(regard.ShapeError()) == ""

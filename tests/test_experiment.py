@@ -18,7 +18,7 @@ from conftest import made_pairs, tiny
 from regard import cli, experiment
 from regard.config import config_names, to_toml
 from regard.data.pairs import Pairs
-from regard.experiment import average_run, read_config, train
+from regard.experiment import average_run, prepare, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
@@ -179,6 +179,19 @@ def test_a_run_does_not_resume_with_other_data(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("".join(lines).replace("le chat\t", "le chaton\t"))
     with pytest.raises(regard.ConfigError, match=r"run: its training data have changed since the run was started"):
         train(tiny("recurrent") | {"data": data}, run=tmp_path / "run", resume=True)
+
+
+def test_a_prepared_corpus_knows_its_tokenizer(data_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    prepare(tiny("recurrent"), run=ours)
+    prepare(tiny("recurrent"), {"tokenizer.vocabulary": 90}, run=theirs)
+    own = (ours / "tokenizer.json").read_bytes()
+    (ours / "tokenizer.json").write_bytes((theirs / "tokenizer.json").read_bytes())
+    with pytest.raises(regard.DataError, match=r"tokenizer\.json: not the tokenizer that .*prepared was prepared with"):
+        train(tiny("recurrent"), run=ours)
+    (ours / "tokenizer.json").write_bytes(own)
+    train(tiny("recurrent"), run=ours)
 
 
 @pytest.mark.sampled(2)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, 
 from torch import Tensor
 
 from regard.config import with_current_names
-from regard.errors import BundleError
+from regard.errors import BundleError, shown
 from regard.models.build import ModelConfig, build_shapes
 from regard.models.ensemble import EnsembleConfig
 from regard.pretrained.rules import GenerationRules
@@ -36,7 +36,6 @@ from regard.untrusted import (
     named,
     read_object,
     read_text,
-    shown,
 )
 
 FORMAT = 2  # 1 had other names of settings and weights (regard.config.RENAMED)

@@ -2,16 +2,15 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from difflib import SequenceMatcher
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from regard.errors import ConfigError, nearest, not_utf8
+from regard.errors import ConfigError, nearest, not_utf8, shown
 
 T = TypeVar("T", bound=BaseModel)
 CONFIG_FOLDER = Path(__file__).parent / "configs"  # the shipped ones
@@ -33,56 +32,6 @@ RENAMED = {
     "training.join": "training.concat_pairs",
 }
 SIMILAR = 0.8  # of two spellings, for a suggestion from another section
-
-
-def check_whole(name: str, value: object, most: int | None = None) -> None:
-    """Refuse a setting that is no whole number, or above a limit.
-
-    Raises:
-        ConfigError: the sentence.
-    """
-    if not isinstance(value, Integral) or (most is not None and int(value) > most):
-        limit = "" if most is None else f" of at most {most:,}"
-        raise ConfigError(f"{name} must be a whole number{limit}; got {_short(value)}")
-
-
-def check_number(name: str, value: object) -> None:
-    """Refuse a setting that is no number.
-
-    Raises:
-        ConfigError: the sentence.
-    """
-    if not isinstance(value, Real):
-        raise ConfigError(f"{name} must be a number; got {_short(value)}")
-
-
-def check_texts(name: str, value: object) -> None:
-    """Refuse a setting that is no list of texts; one text alone is none.
-
-    Raises:
-        ConfigError: the sentence.
-    """
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise ConfigError(f"{name} must be a list of texts; got {_short(value)}")
-
-
-def check_settings(settings: Mapping[str, object]) -> None:
-    """Refuse settings of which Python cannot say whether they are set: a tensor of several numbers, say.
-
-    Raises:
-        ConfigError: the sentence; or `first_index` or `indices` are no whole numbers.
-    """
-    for name, value in settings.items():
-        if name == "first_index":
-            check_whole(name, value)
-        elif name == "indices" and value is not None:
-            if not isinstance(value, Sequence) or not all(isinstance(one, Integral) for one in value):
-                raise ConfigError(f"indices must be a list of whole numbers; got {_short(value)}")
-        else:
-            try:
-                bool(value)
-            except Exception as error:
-                raise ConfigError(f"{name} must be one value; got {_short(value)}") from error
 
 
 def config_names() -> list[str]:
@@ -221,7 +170,7 @@ def _fault(kind: type[BaseModel], settings: dict[str, Any], fault: Any) -> str:
         )
     if fault["type"] == "union_tag_not_found" and isinstance(fault["input"], dict):
         return f"{dotted}.kind is missing{choice}"
-    return f"{dotted}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {_short(fault['input'])}"
+    return f"{dotted}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {shown(fault['input'])}"
 
 
 def _kinds(kind: type[BaseModel], path: list[str]) -> list[str]:
@@ -280,11 +229,6 @@ def _members(annotation: Any) -> list[Any]:
 def _is_of_kind(member: type[BaseModel], settings: Any) -> bool:
     tag = member.model_fields.get("kind")
     return tag is None or (isinstance(settings, dict) and settings.get("kind", tag.default) in get_args(tag.annotation))
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def to_toml(config: BaseModel) -> str:

@@ -6,10 +6,15 @@ A refusal says what was expected, what came, where, and what to do.
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
 
 class RegardError(Exception):
     """Everything that regard refuses on purpose."""
+
+    def __str__(self) -> str:
+        """The sentence; half a character in it, which no file could hold, is shown as `\\ud800`."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class ShapeError(RegardError, ValueError):
@@ -39,6 +44,12 @@ class BundleError(RegardError, ValueError):
 # what a terminal obeys or hides: control characters, the marks that turn the direction of text, lone surrogates
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_short = Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlong = 40
+_short.maxlist = _short.maxtuple = _short.maxdict = 8
+_short.maxlevel = 3
+
 
 def harmless(text: str, keep: str = "") -> str:
     """Text from outside as a terminal may be given it, on one line: control characters are shown, as `\\x1b`.
@@ -58,6 +69,11 @@ def harmless(text: str, keep: str = "") -> str:
 def not_utf8(error: UnicodeDecodeError) -> str:
     """The words of every refusal of text that is not UTF-8: the byte and its position."""
     return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start})"
+
+
+def shown(value: object) -> str:
+    """A value from outside within a sentence: its repr on one line, shortened where it is long."""
+    return " ".join(line.strip() for line in _short.repr(value).splitlines())
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 import torch
 from pydantic import BaseModel
 
+from regard.arguments import check_arguments
 from regard.bundle import INFO, TOKENIZER, Bundle, load_bundle, save_bundle
 from regard.config import (
     apply,
@@ -124,6 +125,7 @@ def read_config(config: str | Path | dict[str, Any], overrides: dict[str, Any] |
     return checked
 
 
+@check_arguments
 def train(
     config: str | Path | dict[str, Any],
     overrides: dict[str, Any] | None = None,

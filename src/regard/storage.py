@@ -116,7 +116,7 @@ def why_unwritable(path: Path) -> str:
     if why := _impossible(path):
         return why
     if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist"
+        return f"{path.parent} is not a folder" if path.parent.exists() else f"the folder {path.parent} does not exist"
     if path.is_dir():
         return "a folder; name a file in it"
     return "" if os.access(path if path.exists() else path.parent, os.W_OK) else "may not be written to"
@@ -168,9 +168,9 @@ def new_folder(into: Path) -> Iterator[Path]:
         ConfigError: `into` is a file, or is not empty.
     """
     check_empty(into)
-    _make(into.parent)
+    make_folder(into.parent)
     aside = aside_of(into)
-    _make(aside, into)
+    make_folder(aside, into)
     try:
         with naming(into, aside):
             yield aside
@@ -251,7 +251,7 @@ def claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None:
         ConfigError: the folder holds something, and regard did not make it; it is a file, or cannot be made.
     """
     check_claim(folder, purpose, known)
-    _make(folder)
+    make_folder(folder)
     if not (folder / MARKER).exists():
         write_text(folder / MARKER, "This folder was made by regard, which replaces and removes files in it.\n")
 
@@ -274,7 +274,7 @@ def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None
         )
 
 
-def _make(folder: Path, named: Path | None = None) -> None:
+def make_folder(folder: Path, named: Path | None = None) -> None:
     """Make a folder, and those around it, where there is none.
 
     Args:

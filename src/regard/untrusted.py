@@ -6,7 +6,6 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import Repr
 from typing import Any, NoReturn
 
 import torch
@@ -14,24 +13,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from regard.errors import BundleError
+from regard.errors import BundleError, shown
 
 JSON_BYTES = 2**22  # of a file of settings; a vocabulary has a limit of its own
 HEADER_BYTES = 2**23  # of a safetensors header
 TENSORS = 5_000  # of a model: some five hundred layers
 SHARDS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
-
-_short = Repr()
-_short.maxstring = _short.maxother = 80
-_short.maxlong = 40
-_short.maxlist = _short.maxtuple = _short.maxdict = 8
-_short.maxlevel = 3
-
-
-def shown(value: object) -> str:
-    """A value from outside within a sentence: its repr on one line, shortened where it is long."""
-    return " ".join(line.strip() for line in _short.repr(value).splitlines())
 
 
 def named(name: str) -> str:

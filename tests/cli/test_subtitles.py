@@ -122,6 +122,35 @@ def test_a_text_fills_the_lines_of_its_cue(lines: int, text: str, wanted: list[s
     assert Subtitles(["x"] * lines, [(0, lines)]).with_texts([text]).split("\n") == wanted
 
 
+@pytest.mark.parametrize(("end", "wanted"), [("\n", "\n"), ("\r\n", "\r\n"), ("\r", "\n")])
+def test_lines_end_as_they_did(tmp_path: Path, end: str, wanted: str) -> None:
+    lines = [
+        "1",
+        "00:00:01,000 --> 00:00:02,500",
+        "le chat",
+        "noir",
+        "",
+        "2",
+        "00:00:03,000 --> 00:00:04,000",
+        "oui",
+        "",
+    ]
+    path = tmp_path / "talk.srt"
+    path.write_bytes(end.join(lines).encode())
+    subtitles = read_subtitles(path)
+    assert subtitles.texts == ["le chat noir", "oui"]
+    assert subtitles.with_texts(subtitles.texts) == wanted.join(lines)
+
+
+def test_standard_output_has_a_name(talk, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "talk.srt"
+    path.write_bytes(SRT.encode())
+    code, out, err = talk("translate", "--from", path, "--output", "-")
+    assert (code, out.split("\n")[1].removesuffix("\r"), err) == (0, "00:00:01,000 --> 00:00:02,500", "")
+    assert [one.name for one in tmp_path.iterdir()] == ["talk.srt"]
+
+
 def test_what_is_no_subtitles_is_refused(talk, tmp_path: Path) -> None:
     path = tmp_path / "x.srt"
     path.write_text("bonjour\n")

@@ -12,6 +12,7 @@ from torch import Tensor
 from regard.analysis.base import as_inputs, as_pass
 from regard.analysis.parts import Cell, Metric, Parts, Recording, Sweep, record
 from regard.analysis.roles import bootstrap
+from regard.arguments import check_arguments
 from regard.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class Ablations:
         return _changes(self._sweeps[kind], self._wholes, patches)
 
 
+@check_arguments
 def ablations(
     model: Any, inputs: Sequence[Any], metric: Metric | Sequence[Metric], kinds: Sequence[str] = KINDS, *,
     sites: Sequence[str] | None = None, batch: int | None = None, seed: int = 0,

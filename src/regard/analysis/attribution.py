@@ -24,6 +24,7 @@ from regard.analysis.parts import (
 )
 from regard.analysis.patching import Patches, pair, table_of, tokens_of
 from regard.analysis.reuse import deferring
+from regard.arguments import check_arguments
 from regard.errors import ConfigError
 
 
@@ -72,6 +73,7 @@ class AttributedPatches(Patches):
         return f"{super()._note}; {error}"
 
 
+@check_arguments
 def attribute_patches(
     model: Any, clean: Any, corrupted: Any, metric: Metric, what: str = "head", *, by_position: bool = False,
     sites: Sequence[str] | None = None, check: int = 3,

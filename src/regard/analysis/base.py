@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
-from regard.errors import ConfigError
+from regard.errors import ConfigError, shown
 from regard.models.ensemble import Ensemble
 from regard.nn.dropout import Dropout
-from regard.untrusted import shown
 
 
 @dataclass(frozen=True, eq=False)

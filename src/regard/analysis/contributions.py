@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regard.analysis.base import ForwardPass, check_step
 from regard.analysis.residual import FrozenNorm, Stream, Write, head_outputs, head_weights, record
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, calls_by_site, watching
 from regard.errors import ConfigError
@@ -129,6 +130,7 @@ class Contributions:
         )  # fmt: skip
 
 
+@check_arguments
 def contributions(generation: Generated, step: int) -> Contributions:
     """Direct logit attribution of the token chosen at one step, per attention site, head and position attended to.
 

@@ -20,6 +20,7 @@ from regard.analysis.contributions import Generated
 from regard.analysis.dependence import spearman
 from regard.analysis.erasure import TOKENS, Erasure
 from regard.analysis.explanations import Explainer
+from regard.arguments import check_arguments
 from regard.errors import ChoiceError, ConfigError, ShapeError, nearest
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ class Faithfulness:
         return name
 
 
+@check_arguments
 def faithfulness(
     prediction: Generated | Probability, step: int | Sequence[int] = -1, *,
     explanations: Mapping[str, Tensor] | None = None, parts: Sequence[str] | None = None, draws: int = 100,

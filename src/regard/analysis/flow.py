@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regard.analysis.alti import alti
 from regard.analysis.base import as_inputs, check_map
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import WeightSource
 from regard.errors import ChoiceError, ShapeError, nearest
@@ -34,6 +35,7 @@ class HeadGradient:
     value: Tensor
 
 
+@check_arguments
 def flow(
     maps: Mapping[str, AttentionMap] | Sequence[AttentionMap],
     how: str = "rollout",

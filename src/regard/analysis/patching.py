@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.analysis.base import ForwardPass, as_pass
 from regard.analysis.parts import OF_KEYS, Cell, Metric, Parts, Recording, Sweep, record
+from regard.arguments import check_arguments
 from regard.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Patches:
         return f"metric: {self.corrupted:.3g} corrupted, {self.clean:.3g} clean"
 
 
+@check_arguments
 def patch(
     model: Any, clean: Any, corrupted: Any, metric: Metric, what: str = "head", *, by_position: bool = False,
     sites: Sequence[str] | None = None, batch: int | None = None,

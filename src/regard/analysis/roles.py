@@ -20,6 +20,7 @@ from torch import Tensor
 from regard.analysis.base import ForwardPass, as_inputs, as_pass
 from regard.analysis.circuits import Circuit, circuits
 from regard.analysis.reuse import deferring
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import ComputedWeights
 from regard.errors import ConfigError
@@ -92,6 +93,7 @@ Cells = Callable[[Sequences, Tensor, int, int], Tensor | None]
 """Which keys are the role's: (sequences, queries [t], T, S) -> bool `[t, S]`; None where the role has no meaning."""
 
 
+@check_arguments
 def roles(
     model: Any,
     inputs: Any,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regard.analysis.base import check_index, check_map
 from regard.analysis.residual import FrozenNorm, Stream, Write, record, terms
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.scores import Cosine, Dot, General, Product, ScaledDot
 from regard.attention.watch import Call
@@ -69,6 +70,7 @@ class Why:
         )  # fmt: skip
 
 
+@check_arguments
 def why(map: AttentionMap, i: int, j: int) -> Why:
     """e_ij as a sum over what wrote the query and what wrote the key (Elhage et al. 2021, "QK circuit").
 

@@ -6,6 +6,7 @@ from math import floor, log, log2
 import torch
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
 from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
@@ -208,6 +209,7 @@ class RelativeBias(nn.Module, ByDistance):
     Source: Raffel et al. 2020, section 2.1.
     """
 
+    @check_arguments
     def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> None:
         super().__init__()
         sides = 2 if bidirectional else 1
@@ -272,6 +274,7 @@ class PartBias(Bias):
         return self.bias.frozen().part(self.first, self.size)
 
 
+@check_arguments
 def alibi(heads: int, offset: Offset = None) -> Bias:
     """Attention with linear biases: b_ij = -m_h · abs(j - place_i), with m_h = 2^(-8h/heads), h = 1 … heads.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.attention.tiles import (
     Coverage,
     Index,
@@ -531,6 +532,7 @@ def documents(query_ids: Tensor, key_ids: Tensor | None = None) -> Mask:
     return Documents(_whole(query_ids, "query_ids", "documents"), _whole(key_ids, "key_ids", "documents"))
 
 
+@check_arguments
 def blocks(layout: Tensor, size: int) -> Mask:
     """A block-sparse pattern: query i may attend to key j where `layout[..., i // size, j // size]` is True.
 

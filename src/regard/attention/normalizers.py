@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
 from regard.attention.tiles import Index
-from regard.errors import ChoiceError, ShapeError, unknown
+from regard.errors import ChoiceError, ShapeError, shown, unknown
 
 ScoreRows = Float[Tensor, "*batch T S"]
 AllowedRows = Bool[Tensor, "*batch T S"]
@@ -113,6 +114,7 @@ class Sink(Exponential):
 
     logits: Tensor | float
 
+    @check_arguments
     def __init__(self, logits: Tensor | float = 0.0) -> None:
         super().__init__()
         if isinstance(logits, Tensor) and not isinstance(logits, nn.Parameter):
@@ -193,6 +195,7 @@ class Entmax(Normalizer):
 
     skips = True
 
+    @check_arguments
     def __init__(self, alpha: float = 1.5) -> None:
         super().__init__()
         if not alpha >= 1:
@@ -289,7 +292,11 @@ class WholeRows(Normalizer):
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
-        weights = self.function(scores, allowed).masked_fill(~allowed | dead, 0)
+        weights = self.function(scores, allowed)
+        if not isinstance(weights, Tensor) or weights.shape != scores.shape:
+            got = list(weights.shape) if isinstance(weights, Tensor) else shown(weights)
+            raise ShapeError(f"the normalizer's function gave {got}: it must give weights {list(scores.shape)}")
+        weights = weights.masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.attention.biases import BiasLike
 from regard.attention.kernels import additive, blockwise, fused, linear, reference, windowed
 from regard.attention.kernels.kernel import Kernel, Seed
@@ -139,6 +140,7 @@ def autocast_off(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False)
 
 
+@check_arguments
 def plan(
     query: Some,
     key: Some,

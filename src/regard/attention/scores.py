@@ -9,14 +9,15 @@ score whose comparison is a product (`Product`) is served by every dot kernel (`
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.tracing import are_hidden
-from regard.errors import ChoiceError, ShapeError, unknown
+from regard.errors import ChoiceError, ShapeError, shown, unknown
 from regard.shapes import check_widths
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
@@ -143,6 +144,7 @@ class ScaledDot(Product):
         ShapeError: a softcap that is not positive.
     """
 
+    @check_arguments
     def __init__(self, scale: float | None = None, softcap: float | None = None) -> None:
         super().__init__()
         if softcap is not None and not softcap > 0:
@@ -168,6 +170,7 @@ class Cosine(Product):
         scale: a factor on the result (an inverse temperature).
     """
 
+    @check_arguments
     def __init__(self, power: float = 1.0, scale: float = 1.0) -> None:
         super().__init__()
         self.power = power
@@ -192,10 +195,16 @@ class Distance(Score):
 
     Args:
         width: a positive number; or an `nn.Parameter`, which is learned.
+
+    Raises:
+        ShapeError: a width that is not above 0, or infinite.
     """
 
+    @check_arguments
     def __init__(self, width: float | nn.Parameter = 1.0) -> None:
         super().__init__()
+        if not isinstance(width, Tensor) and not 0 < width < inf:
+            raise ShapeError(f"Distance needs a finite width above 0; got {width}")
         self.width = width
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
@@ -230,8 +239,10 @@ class QueryAdaptive(Product):
         ShapeError: no aspects.
     """
 
+    @check_arguments
     def __init__(self, query_dim: int, key_dim: int, aspects: int) -> None:
         super().__init__()
+        _check_sizes(self, query_dim, key_dim)
         if aspects < 1:
             raise ShapeError(f"QueryAdaptive needs at least 1 aspect; got {aspects}")
         self.gate = nn.Linear(query_dim, aspects, bias=False)
@@ -255,8 +266,10 @@ class General(Product):
         key_dim: width of a key.
     """
 
+    @check_arguments
     def __init__(self, query_dim: int, key_dim: int) -> None:
         super().__init__()
+        _check_sizes(self, query_dim, key_dim)
         self.key = nn.Linear(key_dim, query_dim, bias=False)
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
@@ -278,8 +291,10 @@ class Additive(Score):
         hidden_dim: width of the sum inside the tanh.
     """
 
+    @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
+        _check_sizes(self, query_dim, key_dim, hidden_dim)
         self.query = nn.Linear(query_dim, hidden_dim, bias=False)
         self.key = nn.Linear(key_dim, hidden_dim, bias=False)
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
@@ -305,8 +320,10 @@ class Concat(Score):
         hidden_dim: width inside the tanh.
     """
 
+    @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
+        _check_sizes(self, query_dim, key_dim, hidden_dim)
         self.query_dim = query_dim
         self.weight = nn.Parameter(nn.Linear(query_dim + key_dim, hidden_dim, bias=False).weight.detach())
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
@@ -339,8 +356,10 @@ class LocationAware(Score):
 
     follows = True
 
+    @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, filters: int = 10, reach: int = 20) -> None:
         super().__init__()
+        _check_sizes(self, query_dim, key_dim, hidden_dim)
         self.content = Additive(query_dim, key_dim, hidden_dim)
         self.query_dim, self.hidden_dim = query_dim, hidden_dim
         self.filters = nn.Conv1d(1, filters, 2 * reach + 1, padding=reach, bias=False)
@@ -375,9 +394,10 @@ class Function(Score):
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         scores = self.function(query, key)
-        if scores.shape[-2:] != (query.shape[-2], key.shape[-2]):
+        if not isinstance(scores, Tensor) or scores.shape[-2:] != (query.shape[-2], key.shape[-2]):
+            got = list(scores.shape) if isinstance(scores, Tensor) else shown(scores)
             raise ShapeError(
-                f"the score function gave {list(scores.shape)} for queries {list(query.shape)} and keys "
+                f"the score function gave {got} for queries {list(query.shape)} and keys "
                 f"{list(key.shape)}: it must give [*batch, {query.shape[-2]}, {key.shape[-2]}], for any tile of both"
             )
         return scores
@@ -408,6 +428,11 @@ def as_score(score: ScoreLike) -> Score:
     if callable(score):
         return Function(score)
     raise unknown("score", score, NAMED)
+
+
+def _check_sizes(score: Score, *sizes: int) -> None:
+    if min(sizes) < 0:
+        raise ShapeError(f"{type(score).__name__} needs sizes of at least 0; got {', '.join(map(str, sizes))}")
 
 
 def _check_width(vectors: Tensor, width: int, name: str) -> None:

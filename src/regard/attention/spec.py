@@ -1,6 +1,7 @@
 """A spec: what one attention does, as data. Numbers and tensors with names, never closures over inputs."""
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from regard.attention.masks import Mask, MaskLike, as_mask
 from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
 from regard.attention.scores import Score, ScoreLike, as_score
 from regard.attention.tiles import Index
-from regard.errors import ShapeError
+from regard.errors import ShapeError, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,8 @@ def make_spec(
         ChoiceError: an unknown name, a float mask, a bool bias.
         ShapeError: a dropout outside [0, 1).
     """
-    if not 0 <= dropout < 1:
-        raise ShapeError(f"dropout must be a probability in [0, 1); got {dropout}")
+    if not (isinstance(dropout, Real) and 0 <= dropout < 1):
+        raise ShapeError(f"dropout must be a probability in [0, 1); got {shown(dropout)}")
     return Spec(
         score=as_score(score),
         normalizer=as_normalizer(normalizer),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regard.cli.lines import check_output, complain, writing
+from regard.cli.options import Output
 
 if TYPE_CHECKING:
     from regard.data.datasets.downloads import Download
@@ -15,7 +16,6 @@ app = typer.Typer(
     help="Make data to train on.\n\nPublic data sets where the configs look for them, and sentence pairs as TSV files.",
     no_args_is_help=True,
 )
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; standard output by default.")]
 File = Annotated[Path | None, typer.Argument(help="The publisher's file, if you have it; otherwise it is downloaded.")]
 Folder = Annotated[Path, typer.Option(envvar="REGARD_DATA", help="Where the configs look for data.")]
 

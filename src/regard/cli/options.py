@@ -43,7 +43,13 @@ Smooth = Annotated[
     bool, typer.Option("--smooth", help="Blend the cells of the drawing; by default they are drawn exactly.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line: text, tokens, scores and more.")]
-Output = Annotated[Path | None, typer.Option(help="Write the lines to this file instead of standard output.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", callback=lambda path: None if path == Path("-") else path,
+        help="Write the lines to this file instead of standard output.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: the accelerator that torch finds, or the processor.")
 ]

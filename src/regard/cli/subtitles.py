@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regard.data.files import SMALL, read_text
+from regard.data.files import SMALL, decode_text, read_bytes
 from regard.errors import DataError
 
 ENDINGS = (".srt", ".vtt")
@@ -25,10 +25,12 @@ class Subtitles:
     Attributes:
         lines: all of its lines.
         cues: the lines [first, last) of each text: of a cue, or of one speaker in it.
+        end: what ends each line.
     """
 
     lines: list[str]
     cues: list[tuple[int, int]]
+    end: str = "\n"
 
     @property
     def texts(self) -> list[str]:
@@ -46,7 +48,7 @@ class Subtitles:
                 text = _MARKUP.sub(rf"\g<0>{dash[2]}", text) if dash[1] else dash[2] + text
             made += [*self.lines[end:first], *_divided(_WORD.findall(text), last - first)]
             end = last
-        return "\n".join([*made, *self.lines[end:]])
+        return self.end.join([*made, *self.lines[end:]])
 
     @property
     def _joined(self) -> list[str]:
@@ -60,7 +62,11 @@ def read_subtitles(path: Path) -> Subtitles:
     Raises:
         DataError: there is no such file, it is not UTF-8, or no line has a cue's times.
     """
-    lines = [line.removesuffix("\r") for line in read_text(path, SMALL).split("\n")]
+    raw = read_bytes(path, SMALL)
+    if b"\n" not in raw:  # \r alone ended a line on old systems
+        raw = raw.replace(b"\r", b"\n")
+    line_end = "\r\n" if 2 * raw.count(b"\r\n") > raw.count(b"\n") else "\n"
+    lines = decode_text(raw, path).split("\n")
     times = [number for number, line in enumerate(lines) if _TIMES.match(line.strip())]
     if not times:
         raise DataError(f"{path}: no subtitles: expected lines of times such as 00:00:01,000 --> 00:00:02,500")
@@ -69,7 +75,7 @@ def read_subtitles(path: Path) -> Subtitles:
     for number, following in zip(times, [*times[1:], len(lines)], strict=True):
         end = next((n for n in range(number + 1, following) if alone and not lines[n].strip()), following)
         cues += _blocks(lines, number + 1, end, end == following < len(lines))
-    return Subtitles(lines, cues)
+    return Subtitles(lines, cues, line_end)
 
 
 def _blocks(lines: Sequence[str], start: int, following: int, is_followed: bool) -> list[tuple[int, int]]:

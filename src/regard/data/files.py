@@ -179,7 +179,15 @@ def read_text(path: Path, limit: int | None = None) -> str:
     Raises:
         DataError: as `read_lines`; it has more bytes than the limit.
     """
-    raw = read_bytes(path, limit)
+    return decode_text(read_bytes(path, limit), path)
+
+
+def decode_text(raw: bytes, path: Path) -> str:
+    """The whole text of a file's bytes, \\r\\n as \\n, without a byte order mark.
+
+    Raises:
+        DataError: it is not UTF-8; the line is named.
+    """
     return "\n".join(_decoded(raw, path)) + ("\n" if raw.endswith(b"\n") else "")
 
 

@@ -60,6 +60,7 @@ class Note:
         first_dropped: the first one's name.
         linked: whether there are links.
         texts: SHA-256 of the files of sentences; none in a folder of an earlier version.
+        tokenizer: digest of the tokenizer that the token ids are of; empty in a folder of an earlier version.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Note:
     first_dropped: str = ""
     linked: bool = False
     texts: dict[str, str] = field(default_factory=dict)
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def prepared_in(folder: Path) -> Prepared | None:
 
 def write_prepared(
     folder: Path, key: str, sample: Pairs, dev: Pairs, read: int, chunks: Callable[[int], Iterator[Chunk]],
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None, tokenizer: str = "",
 ) -> Prepared:  # fmt: skip
     """Prepare a corpus in a folder.
 
@@ -174,13 +176,20 @@ def write_prepared(
         read: number of training pairs before augmentation.
         chunks: from a number to the chunks from that number on.
         progress: called with the number of pairs written so far.
+        tokenizer: digest of the one that the chunks are made with; a half-made one of another is begun anew.
     """
     aside = folder.with_name(folder.name + ".aside")
     state = _state(aside, key)
-    if state is None:
+    if state is None or state["note"].get("tokenizer", "") != tokenizer:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        state = {"key": key, "chunk": 0, "rows": 0, "values": [0, 0, 0], "note": asdict(Note(key, read=read))}
+        state = {
+            "key": key,
+            "chunk": 0,
+            "rows": 0,
+            "values": [0, 0, 0],
+            "note": asdict(Note(key, read=read, tokenizer=tokenizer)),
+        }
     note = Note(**state["note"])
     with ExitStack() as files:
         places = zip(SIDES, state["values"], strict=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard.config import check_number, check_whole
+from regard.arguments import check_number, check_whole
 from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, penalize_repetition
 from regard.decoding.search import Hypothesis, own_state
 from regard.errors import ConfigError, RegardError

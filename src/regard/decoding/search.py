@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.config import check_number, check_whole
+from regard.arguments import check_number, check_whole
 from regard.decoding.constraints import StepFunction, innermost
 from regard.decoding.phrases import Goal, GoalProgress
 from regard.errors import ConfigError

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from regard.arguments import check_arguments
 from regard.attention.normalizers import NormalizerLike, as_normalizer
 from regard.attention.scores import ScoreLike, as_score
 from regard.errors import ChoiceError, RegardError
@@ -63,6 +64,7 @@ class Swap:
         self.undo()
 
 
+@check_arguments
 def swap(
     model: Any,
     *,

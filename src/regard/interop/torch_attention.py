@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from regard.arguments import check_arguments
 from regard.attention.biases import BiasLike, as_bias
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import MaskLike, as_mask
@@ -32,6 +33,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         score_bias: a regard bias or a float tensor for every call (`bias` is torch's, of the projections).
     """
 
+    @check_arguments
     def __init__(
         self,
         embed_dim: int,

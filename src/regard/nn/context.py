@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.errors import ChoiceError, ShapeError
 from regard.nn.recurrent import RecurrentEncoder
 from regard.shapes import Allowed
@@ -80,6 +81,7 @@ class Convolution(Context):
     Source: Li et al. 2019, section 4.1.
     """
 
+    @check_arguments
     def __init__(self, width: int, left: int, right: int = 0, groups: int = 1) -> None:
         super().__init__()
         if left < 0 or right < 0:
@@ -149,6 +151,7 @@ class Recurrence(Context):
     Source: Cho et al. 2014, section 2.3; both directions: Bahdanau et al. 2015, section 3.2.
     """
 
+    @check_arguments
     def __init__(self, width: int, direction: str = "forward") -> None:
         super().__init__()
         sides = 2 if direction == "both" else 1
@@ -184,6 +187,7 @@ class Mixed(Context):
         part: any other context.
     """
 
+    @check_arguments
     def __init__(self, width: int, part: Context) -> None:
         super().__init__()
         self.width, self.looks_ahead = width, part.looks_ahead

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
+
 
 class Dropout(nn.Module):
     """Each element is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014); nothing in evaluation.
@@ -11,6 +13,7 @@ class Dropout(nn.Module):
         p: probability of dropping, kept to a multiple of 2⁻¹⁶.
     """
 
+    @check_arguments
     def __init__(self, p: float) -> None:
         super().__init__()
         self.threshold = round(p * 2**16)

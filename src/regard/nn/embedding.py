@@ -6,12 +6,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.errors import ShapeError
 from regard.nn.dropout import Dropout
 
 
+@check_arguments
 def sinusoidal(length: int, dim: int) -> Float[Tensor, "length dim"]:
-    """PE(p, 2i) = sin(p / 10000^(2i/dim)), PE(p, 2i+1) = cos(the same) (Vaswani et al. 2017, section 3.5)."""
+    """PE(p, 2i) = sin(p / 10000^(2i/dim)), PE(p, 2i+1) = cos(the same) (Vaswani et al. 2017, section 3.5).
+
+    Raises:
+        ShapeError: a negative length, or a dim below 1.
+    """
+    if length < 0 or dim < 1:
+        raise ShapeError(f"sinusoidal needs a length of at least 0 and a dim of at least 1; got {length} and {dim}")
     return sinusoids(torch.arange(length), dim)
 
 
@@ -42,6 +50,7 @@ class Embedding(nn.Module):
         dropout: on the vectors.
     """
 
+    @check_arguments
     def __init__(self, vocabulary: int, width: int, scaled: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.weight = normal(vocabulary, width, std=width**-0.5 if scaled else 0.1)
@@ -64,6 +73,7 @@ class Positions(nn.Module):
         length: number of learned positions.
     """
 
+    @check_arguments
     def __init__(self, kind: str, width: int, length: int) -> None:
         super().__init__()
         self.kind = kind
@@ -98,6 +108,7 @@ class Rotary(nn.Module):
     Source: Su et al. 2021, section 3.2.2.
     """
 
+    @check_arguments
     def __init__(self, dim: int, base: float = 10000.0, interleaved: bool = False) -> None:
         super().__init__()
         if dim < 2 or dim % 2:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.biases import BiasLike
 from regard.attention.masks import And, Causal, MaskLike
 from regard.attention.normalizers import Normalizer
@@ -45,6 +46,7 @@ class MultiHead(nn.Module):
         ChoiceError: (by `forward`) a context that looks ahead, under a causal mask.
     """
 
+    @check_arguments
     def __init__(
         self,
         width: int,

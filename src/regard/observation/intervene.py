@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
 from regard.attention.tracing import is_traced
@@ -22,6 +23,7 @@ Change = Callable[[Tensor], Tensor]
 PARTS = ("weights", "query", "key", "value", "output")
 
 
+@check_arguments
 def intervene(model: Any, site: str, change: Change, part: str = "weights") -> AbstractContextManager[None]:
     """Inside the block, `site` uses change(weights) instead of its weights: output_i = Σ_j change(α)_ij v_j.
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.biases import Added, Bias, Both
 from regard.attention.maps.compact import compact_bias, compact_mask, freeze
 from regard.attention.maps.map import AttentionMap
@@ -478,6 +479,7 @@ class Shelf:
         return mapped.view(tensor.shape)
 
 
+@check_arguments
 def observe(
     model: Any, sites: Sequence[str] | None = None, *, budget: int = BUDGET
 ) -> AbstractContextManager[Observation]:

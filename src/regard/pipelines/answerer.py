@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from regard.arguments import check_whole
 from regard.attention.maps.page import Draft
 from regard.attention.watch import announce, unwatched
-from regard.config import check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.data.pictures import read_picture, square
 from regard.errors import ConfigError, DataError

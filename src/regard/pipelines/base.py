@@ -7,19 +7,18 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
 import torch
 
+from regard.arguments import check_settings
 from regard.attention.maps.map import AttentionMap, LazyMaps
 from regard.attention.watch import is_changing
 from regard.bundle import Bundle
-from regard.config import check_settings
 from regard.decoding.constraints import Constraint, Ruled
 from regard.decoding.generate import maps_of
 from regard.decoding.search import Hypothesis
 from regard.device import device_of
-from regard.errors import ChoiceError, ConfigError, RegardError
+from regard.errors import ChoiceError, ConfigError, RegardError, shown
 from regard.models.planned import Plans, refusal
 from regard.nn.products import has_fast_int8
 from regard.pretrained.rules import GenerationRules
-from regard.untrusted import shown
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

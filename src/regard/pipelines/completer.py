@@ -8,9 +8,9 @@ import torch
 
 from regard.analysis.base import ForwardPass
 from regard.analysis.vectors import Vectors, vectors
+from regard.arguments import check_settings, check_texts, check_whole
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import announce, has_search_listeners, unwatched
-from regard.config import check_settings, check_texts, check_whole
 from regard.decoding.generate import generate, maps_of, stream
 from regard.decoding.sample import SampleConfig, Stop, sample_config
 from regard.decoding.search import Hypothesis, SearchConfig

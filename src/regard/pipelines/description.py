@@ -25,13 +25,12 @@ from regard.decoding.ctc import CTC
 from regard.decoding.generate import generate
 from regard.decoding.lexicon import Lexicon, spelling_table
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
-from regard.errors import ConfigError
+from regard.errors import ConfigError, shown
 from regard.figures.addresses import picture_address, sound_address, spectrogram_address
 from regard.pipelines.base import InputError, Pipeline, decoder_maps
 from regard.pipelines.reading import name_heads, reading_site
 from regard.pipelines.result import Result, shorten
 from regard.text.tokenizer import word_of_each
-from regard.untrusted import shown
 
 BATCH = 32  # inputs searched at a time
 FRAMES = RATE // HOP  # of a spectrogram in a second

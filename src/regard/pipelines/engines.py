@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from regard.arguments import check_settings, check_whole
 from regard.attention.watch import has_search_listeners, is_changing
 from regard.bundle import Bundle
-from regard.config import check_settings, check_whole
 from regard.decoding.generate import check_wanted, may_be_unwanted
 from regard.decoding.search import SearchConfig
 from regard.errors import ConfigError, unknown

@@ -14,7 +14,7 @@ from torch import Tensor
 from regard.analysis.base import ForwardPass
 from regard.analysis.meaning import Candidates, Contribution, Meaning, contributions, meaning
 from regard.analysis.vectors import Vectors, vectors
-from regard.config import check_whole
+from regard.arguments import check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.errors import ConfigError
 from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens

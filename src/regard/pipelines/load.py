@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from regard.arguments import check_arguments
 from regard.bundle import INFO, Bundle, load_bundle
 from regard.device import find_device, random_numbers_kept
-from regard.errors import BundleError, ChoiceError, ConfigError, nearest
+from regard.errors import BundleError, ChoiceError, ConfigError, nearest, shown
 from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import ModelOnly, Pipeline
 from regard.pipelines.captioner import Captioner
@@ -22,7 +23,7 @@ from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
 from regard.text.pretrained import Fast, read_tokenizer
-from regard.untrusted import faults_of, shown
+from regard.untrusted import faults_of
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB = "hf:"
@@ -42,6 +43,7 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{INFO}"))
 
 
+@check_arguments
 def load(
     name: str | Path | Sequence[str | Path],
     device: str | torch.device = "cpu",

@@ -17,10 +17,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from regard.arguments import check_settings
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import has_search_listeners, is_changing
 from regard.bundle import Bundle
-from regard.config import check_settings
 from regard.errors import ConfigError
 from regard.export import onnx as export
 from regard.models.seq2seq import Memory, Step

@@ -103,14 +103,11 @@ class Shielded:
 
     @cached_property
     def touching(self) -> set[tuple[str, bool]]:
-        """The stand-ins that touch what precedes them (False), or what follows (True), wherever they stand."""
+        """The stand-ins that touch what precedes them (False), or what follows (True)."""
         inner = [piece for piece in self.pieces if piece.inner]
-        found: dict[tuple[str, bool], bool] = {}
-        for n, piece in enumerate(inner):
-            for behind, beside in ((False, inner[n - 1 : n] if n else []), (True, inner[n + 1 : n + 2])):
-                if piece.inner in self.stands_for:
-                    found[piece.inner, behind] = beside == [GAP] and found.get((piece.inner, behind), True)
-        return {side for side, always in found.items() if always}
+        sides = [(one.inner, True) for one, following in pairwise(inner) if following == GAP]
+        sides += [(one.inner, False) for before, one in pairwise(inner) if before == GAP]
+        return {side for side in sides if side[0] in self.stands_for}
 
     @property
     def numbers(self) -> list[str]:
@@ -144,7 +141,7 @@ def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielde
         ConfigError: it has none of the words that could stand for them.
     """
     made: list[Segment] = []
-    named: dict[str, str] = {}  # {protected part: its stand-in}
+    stands_for: dict[str, str] = {}  # one for each place: a part that stands twice must be there twice
     names = filter(spells, _stand_ins(text))
     end = 0
     for found in _CUT.finditer(text):
@@ -154,18 +151,17 @@ def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielde
         if found["markup"]:
             made.append(Segment(found["markup"], ""))
             continue
-        part = found["part"]
-        if part not in named:
-            named[part] = next(names, "")
-            if not named[part]:
-                raise ConfigError(
-                    f"protect: this model's vocabulary spells none of the words that could stand for {part!r} "
-                    f"(of the letters {', '.join(LETTERS)}): leave out protect"
-                )
-        made.append(Segment(part, named[part]))
+        part, name = found["part"], next(names, "")
+        if not name:
+            raise ConfigError(
+                f"protect: this model's vocabulary spells none of the words that could stand for {part!r} "
+                f"(of the letters {', '.join(LETTERS)}): leave out protect"
+            )
+        stands_for[name] = part
+        made.append(Segment(part, name))
     rest = clean(text[end:], keep="\r\n")
     made.append(Segment(rest, rest))
-    return Shielded(text, list(_apart(made)), {name: part for part, name in named.items()})
+    return Shielded(text, list(_apart(made)), stands_for)
 
 
 def _apart(pieces: Sequence[Segment]) -> Iterator[Segment]:

@@ -10,10 +10,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.analysis.base import ForwardPass
+from regard.arguments import check_settings, check_whole
 from regard.attention.maps.map import know_origin
 from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
-from regard.config import check_settings, check_whole
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
 from regard.decoding.phrases import Spelling

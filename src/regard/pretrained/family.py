@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from regard.errors import BundleError
+from regard.errors import BundleError, shown
 from regard.models.build import ModelConfig
-from regard.untrusted import FLOATS, Stored, named, shown
+from regard.untrusted import FLOATS, Stored, named
 
 REQUIRED = object()
 

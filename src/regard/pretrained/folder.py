@@ -8,7 +8,7 @@ from typing import Any
 import tokenizers
 from pydantic import ValidationError
 
-from regard.errors import BundleError, nearest
+from regard.errors import BundleError, nearest, shown
 from regard.models.build import ModelConfig, build_shapes
 from regard.pretrained.bert import BERT, ROBERTA
 from regard.pretrained.family import Family, Keys
@@ -21,7 +21,7 @@ from regard.pretrained.t5 import T5
 from regard.pretrained.vit import VIT
 from regard.pretrained.whisper import WHISPER
 from regard.storage import write_tensors, write_text
-from regard.untrusted import SHARDS, TensorFiles, faults_of, first_line, read_object, shown
+from regard.untrusted import SHARDS, TensorFiles, faults_of, first_line, read_object
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "generation_config.json",

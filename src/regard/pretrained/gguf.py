@@ -18,9 +18,9 @@ from tokenizers import decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
-from regard.errors import BundleError, not_utf8
+from regard.errors import BundleError, not_utf8, shown
 from regard.text.tokenizer_file import refused
-from regard.untrusted import TENSORS, Stored, as_float, file_size, named, shown
+from regard.untrusted import TENSORS, Stored, as_float, file_size, named
 
 NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from regard.errors import shown
 from regard.models.language import DecoderConfig
 from regard.pretrained.family import Family, Keys, Weight, layer, weight
-from regard.untrusted import shown
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from regard.errors import BundleError
-from regard.untrusted import shown
+from regard.errors import BundleError, shown
 
 # rules that our search cannot follow, and their values without effect
 _REFUSED: dict[str, tuple[Any, ...]] = {

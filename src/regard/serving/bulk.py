@@ -21,7 +21,7 @@ from regard.data.prepared import key_of
 from regard.data.tables import read_cells
 from regard.errors import BundleError, ConfigError, DataError
 from regard.pipelines.load import files_of_model
-from regard.storage import exclusive, parse_json, replacing, write_text
+from regard.storage import exclusive, make_folder, parse_json, replacing, write_text
 from regard.untrusted import first_line, read_object
 
 ABOUT = "corpus.json"
@@ -185,7 +185,7 @@ def translate_corpus(
         ConfigError: the folder holds something else, or parts made with other settings or of other texts.
         DataError: the corpus cannot be read.
     """
-    into.mkdir(parents=True, exist_ok=True)
+    make_folder(into)
     with exclusive(into):
         _check(config, into)
         open_: list[Future[PartDone]] = []

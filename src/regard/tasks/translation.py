@@ -26,7 +26,7 @@ from regard.errors import ConfigError, DataError
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
 from regard.pipelines.translator import DecodingConfig, Translator
-from regard.storage import write_text
+from regard.storage import fingerprint, write_text
 from regard.tasks.base import (
     ATTENTION,
     EVALUATION_TOKENS,
@@ -133,7 +133,7 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
     """The corpus of a run as token ids beside it, and its tokenizer; what was prepared before is used again.
 
     Raises:
-        DataError: a file is missing or malformed.
+        DataError: a file is missing or malformed; the tokenizer is not the one that the corpus was prepared with.
         ConfigError: nothing is left to train on; or a resumed run's data have changed.
     """
     data = settings.data
@@ -148,7 +148,13 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
     there = prepared_in(folder)
     kept = there is not None and there.note.key == key and (run.path / "tokenizer.json").exists()
     if there is not None and kept:
-        return there, Tokenizer.load(run.path / "tokenizer.json", settings.tokenizer)
+        kept_tokenizer = Tokenizer.load(run.path / "tokenizer.json", settings.tokenizer)
+        if not run.resumed and there.note.tokenizer not in ("", fingerprint(kept_tokenizer.identity())):
+            raise DataError(
+                f"{run.path / 'tokenizer.json'}: not the tokenizer that {folder} was prepared with: restore it, or "
+                f"remove {folder}, and the data are prepared again"
+            )
+        return there, kept_tokenizer
     if there is not None and run.resumed:
         raise ConfigError(
             f"{run.path}: its training data have changed since the run was started: restore them, or choose "
@@ -159,8 +165,9 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
     tokenizer = run.tokenizer(settings, lambda: Tokenizer.learn(texts, settings.tokenizer))
     chunks = partial(_chunks, settings, sample, tokenizer)
     written = write_prepared(
-        folder, key, sample, dev, read, chunks, lambda n: run.report({"event": "prepare", "pairs": n})
-    )
+        folder, key, sample, dev, read, chunks, lambda n: run.report({"event": "prepare", "pairs": n}),
+        fingerprint(tokenizer.identity()),
+    )  # fmt: skip
     if not written.note.pairs:
         raise ConfigError(
             f"there is nothing to train on: all {written.note.dropped:,} training pairs are {too_long(settings)}"

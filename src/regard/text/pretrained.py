@@ -14,7 +14,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError
-from regard.storage import check_place, write_text
+from regard.storage import write_text, writing_to
 from regard.text.protocol import Span
 from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
 from regard.untrusted import file_size, named, read_object
@@ -130,8 +130,8 @@ class Fast(_Spelled):
         return self.pad, self.bos, self.eos, self._inner.to_str()
 
     def save(self, path: Path) -> None:
-        check_place(path)
-        write_text(path, self._inner.to_str(pretty=True))
+        with writing_to(path):
+            write_text(path, self._inner.to_str(pretty=True))
 
 
 class Pieces(_Spelled):

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from regard.errors import BundleError, ConfigError
-from regard.storage import check_place, write_text
+from regard.storage import write_text, writing_to
 from regard.text.protocol import Span as Span
 from regard.text.tokenizer_file import read_tokenizer_json, refused
 
@@ -146,8 +146,8 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write a `tokenizer.json` of the tokenizers library; the settings are stored separately."""
-        check_place(path)
-        write_text(path, self._inner.to_str(pretty=True))
+        with writing_to(path):
+            write_text(path, self._inner.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: Path, config: TokenizerConfig) -> "Tokenizer":

@@ -199,7 +199,7 @@ class _ChunkedSymmetricKL(torch.autograd.Function):
                 logits = [h[rows] @ w.T for h in states]
                 for part in _slices(len(logits[0]), BLOCK):
                     counted = None if keep is None else keep[rows.start + part.start : rows.start + part.stop]
-                    own, changes = _divergence_of_block(*(each[part] + shift for each in logits), counted)
+                    own, changes = _divergence_of_block(logits[0][part] + shift, logits[1][part] + shift, counted)
                     divergence += own
                     for each, change in zip(logits, changes, strict=True):
                         of_bias += change.sum(0)

@@ -100,11 +100,12 @@ def test_another_file_is_refused(content: bytes, fault: str, tmp_path: Path) -> 
 
 def test_texts_of_a_repository_stand_side_by_side(tmp_path: Path) -> None:
     file = tmp_path / "master.zip"
-    raw = {f"{part}.{language}.gz": gzip.compress(b"a\nb\n") for part in ("train", "val") for language in ("en", "de")}
+    parts, languages = ("train", "val", "test_2016_flickr"), ("en", "de", "fr")
+    raw = {f"{part}.{language}.gz": gzip.compress(b"a\nb\n") for part in parts for language in languages}
     with zipfile.ZipFile(file, "w") as made:
         for name, content in raw.items():
             made.writestr(f"dataset-master/data/task1/raw/{name}", content)
-        made.writestr("dataset-master/data/task1/tok/test_2016_flickr.lc.norm.tok.de", "ein hund\n")
+        made.writestr("dataset-master/data/task1/tok/test_2016_flickr.lc.norm.tok.de", "ein hund\n" * 2)
         made.writestr("dataset-master/data/task2/raw/train.en.gz", b"another task")
         made.writestr("dataset-master/data/task1/raw/../../train.fr.gz", b"elsewhere")
     path, count = downloads.multi30k().write(tmp_path / "data", file)
@@ -112,7 +113,7 @@ def test_texts_of_a_repository_stand_side_by_side(tmp_path: Path) -> None:
     tokenized = "test_2016_flickr.lc.norm.tok.de.gz"
     assert {one.name for one in path.parent.iterdir()} == {*raw, tokenized, "LICENCE.txt"}
     assert path.with_name("val.de.gz").read_bytes() == raw["val.de.gz"]
-    assert gzip.decompress(path.with_name(tokenized).read_bytes()) == b"ein hund\n"
+    assert gzip.decompress(path.with_name(tokenized).read_bytes()) == b"ein hund\n" * 2
     assert "For research" in (path.parent / "LICENCE.txt").read_text()
     with zipfile.ZipFile(file, "w") as made:
         made.writestr("dataset-master/data/task1/raw/train.en.gz", b"not gzip")
@@ -122,6 +123,7 @@ def test_texts_of_a_repository_stand_side_by_side(tmp_path: Path) -> None:
     for other, sentence in (
         (b"a\n", r"train\.en\.gz has 2 lines and train\.de\.gz has 1: parallel"),
         (None, "cannot be read"),
+        (b"a\nb\n", r"train\.fr\.gz is missing: that is not the publisher's archive"),
     ):
         with zipfile.ZipFile(file, "w") as made:
             made.writestr("dataset-master/data/task1/raw/train.en.gz", raw["train.en.gz"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
+from regard.arguments import check_arguments
 from regard.attention.scores import KeyTile, Positive, ProjectedKey, ProjectedQuery, QueryTile
 from regard.errors import ShapeError
 
@@ -37,6 +38,7 @@ class RandomFeatures(Positive):
 
     weight: Tensor
 
+    @check_arguments
     def __init__(self, width: int, features: int = 256, scale: float | None = None, seed: int = 0) -> None:
         super().__init__()
         if features < 1:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import MaskLike, as_mask
 from regard.attention.operator import attend
@@ -34,6 +35,7 @@ class LowRank(nn.Module):
     Source: Wang et al. 2020, equation 7.
     """
 
+    @check_arguments
     def __init__(self, length: int, rank: int) -> None:
         super().__init__()
         if rank < 1 or length < 1:

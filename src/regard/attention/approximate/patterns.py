@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.errors import ShapeError
 
 
+@check_arguments
 def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed: int = 0) -> Tensor:
     """Blocks that see their neighbors, the first ones and a few at random; the first see and are seen by all.
 
@@ -33,6 +35,7 @@ def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed:
     return layout
 
 
+@check_arguments
 def strided(blocks: int, local: int = 1, stride: int = 4) -> Tensor:
     """Blocks that see their neighbors and every `stride`-th block of all.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from regard.arguments import check_arguments
 from regard.attention.biases import BiasLike
 from regard.attention.maps.panels import Rows, draw_map
 from regard.attention.maps.products import Product, fit_vector, pulled, pushed
@@ -39,9 +40,9 @@ from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tracing import is_autocast, is_traced
-from regard.errors import BundleError, RegardError, ShapeError
+from regard.errors import BundleError, RegardError, ShapeError, shown
 from regard.shapes import check
-from regard.untrusted import first_line, shown
+from regard.untrusted import first_line
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
@@ -173,12 +174,14 @@ class AttentionMap:
         ]
         return torch.cat(parts, -2)
 
+    @check_arguments
     def column(self, j: int) -> Tensor:
         """How much every query looks at key j `[*batch, T]`."""
         if isinstance(self.source, ComputedWeights):
             self._kept()  # a pass as long as this one's, and all later ones are short
         return self.tile(slice(None), [j])[..., 0]
 
+    @check_arguments
     def pool(self, rows: int, columns: int, reduce: str = "max") -> Tensor:
         """The map in `rows` × `columns` cells of ceil(T/rows) × ceil(S/columns) weights; the last may be short.
 
@@ -194,6 +197,7 @@ class AttentionMap:
         assert pooled is not None
         return pooled
 
+    @check_arguments
     def top(self, k: int) -> tuple[Tensor, Tensor]:
         """The k largest weights of each row and their keys, both `[*batch, T, k]`; padded with (0, -1).
 
@@ -203,6 +207,7 @@ class AttentionMap:
         assert top is not None
         return top
 
+    @check_arguments
     def summary(self, pool: tuple[int, int] | None = None, top: int | None = None, reduce: str = "max") -> Summary:
         """Everything in one pass: entropy, received, argmax, row sums, and what is asked for besides.
 
@@ -337,6 +342,7 @@ class AttentionMap:
         length = length.expand(*self.shape[:-2], self.shape[-1])
         return self._derived(self.shape, Scaled(self.source, length))
 
+    @check_arguments
     def select(self, *index: int | slice) -> "AttentionMap":
         """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
         shape = torch.empty(self.shape[:-2], device="meta")[index].shape
@@ -360,6 +366,7 @@ class AttentionMap:
         found = AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
         return self._known(found, same_heads=True)
 
+    @check_arguments
     def crop(
         self, queries: int, first_key: int, end_key: int, query_tokens: Tokens = None, key_tokens: Tokens = None
     ) -> "AttentionMap":
@@ -409,6 +416,7 @@ class AttentionMap:
         return self._derived((*self.shape[:-3], *self.shape[-2:]), Mean(self.source))
 
     @classmethod
+    @check_arguments
     def rollout(cls, maps: "Sequence[AttentionMap]", residual: float = 0.5) -> "AttentionMap":
         """Self-attention followed through the layers: Π_l (residual · I + (1 - residual) · mean over heads of α_l).
 
@@ -443,6 +451,7 @@ class AttentionMap:
         _check_values_are_known(self.source.like)
         return self.full().detach().cpu().numpy()
 
+    @check_arguments
     def plot(
         self, path: str | Path | None = None, *, rows: Rows | None = None, heads: int | Sequence[int] | None = None,
         title: str | None = None, theme: str = "light",
@@ -470,6 +479,7 @@ class AttentionMap:
         self._named_throughout()
         return draw_map(self, path, rows, heads, title, theme)
 
+    @check_arguments
     def look(self, path: str | Path | None = None) -> Any:
         """The page of the map: every weight can be pointed at, at any length. It shows itself in a notebook.
 
@@ -485,6 +495,7 @@ class AttentionMap:
         self._named_throughout()
         return page_of_map(self).written(path)
 
+    @check_arguments
     def save(self, path: str | Path, half: bool = False) -> None:
         """Write the map as safetensors: queries, keys and row numbers where it is made of them, else the weights.
 
@@ -502,6 +513,7 @@ class AttentionMap:
         save_map(self.source, self.shape, (self.query_tokens, self.key_tokens), full, Path(path), half)
 
     @classmethod
+    @check_arguments
     def load(cls, path: str | Path) -> "AttentionMap":
         """Read what `save` wrote.
 

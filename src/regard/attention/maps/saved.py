@@ -23,9 +23,10 @@ from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sink, Softmax, Uniform
 from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
 from regard.attention.spec import Spec
+from regard.errors import shown
 from regard.shapes import check
 from regard.storage import digest, parse_json, without_halves, write_tensors, writing_to
-from regard.untrusted import file_size, named, shown
+from regard.untrusted import file_size, named
 
 FORMAT = 1
 DTYPES = ("float64", "float32", "bfloat16", "float16")  # of a map

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from regard.arguments import check_arguments
 from regard.attention.biases import BiasLike
 from regard.attention.maps.map import AttentionMap, Tokens
 from regard.attention.maps.sources import ComputedWeights
@@ -41,6 +42,7 @@ class RingMap(AttentionMap):
         return self.ring.add_up(pad(super().distance(), (self.queries - self.rows.stop, self.rows.start)))
 
 
+@check_arguments
 def ring_map(
     query: Float[Tensor, "..."],
     key: Float[Tensor, "..."],

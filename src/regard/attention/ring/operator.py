@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.attention.biases import BiasLike
 from regard.attention.kernels import blockwise
 from regard.attention.kernels.kernel import TileUpstream
@@ -36,6 +37,7 @@ EXCHANGES = ("auto", "ring", "gather")
 OF_TILES = ("windowed", "fused", "additive")  # kernels with row numbers and gradients of their own, the fastest first
 
 
+@check_arguments
 def ring_attend(
     query: Some,
     key: Some,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import P2POp, ProcessGroup, Work
 
+from regard.arguments import check_arguments
 from regard.errors import RegardError, ShapeError
 
 Shape = tuple[int, ...]
@@ -326,6 +327,7 @@ def _balanced(length: int, count: int) -> list[Part]:
     return [(runs[rank], runs[2 * count - 1 - rank]) for rank in range(count)]
 
 
+@check_arguments
 def shard(tensor: Tensor, axis: int = -2, group: Group = None, balanced: bool = False) -> Tensor:
     """This process's part of a tensor that every process has whole, as even as the length allows.
 
@@ -353,6 +355,7 @@ def shard(tensor: Tensor, axis: int = -2, group: Group = None, balanced: bool = 
     return taken(tensor, parts[ring.rank], axis)
 
 
+@check_arguments
 def unshard(tensor: Tensor, axis: int = -2, group: Group = None, balanced: bool = False) -> Tensor:
     """The whole of which every process has a part, in the order of the processes, on every process.
 

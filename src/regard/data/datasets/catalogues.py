@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from regard.data.files import read_small
-from regard.errors import DataError, not_utf8
-from regard.untrusted import named, shown
+from regard.errors import DataError, not_utf8, shown
+from regard.untrusted import named
 
 ENDINGS = (".po", ".mo", ".gmo")
 _MAGIC = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}  # of a .mo, with its byte order

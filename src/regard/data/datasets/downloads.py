@@ -175,14 +175,21 @@ class RecordingsDownload(MembersDownload):
         return {Path(self.file).name: made.getvalue()}, count
 
 
+@dataclass(frozen=True)
 class TextsDownload(MembersDownload):
-    """Parallel texts, a gzip file for each part and language."""
+    """Parallel texts, a gzip file for each part and language.
+
+    Attributes:
+        texts: names of those that are always there.
+    """
+
+    texts: tuple[str, ...]
 
     def packed(self, raw: bytes, source: str) -> tuple[dict[str, bytes], int]:
         """The members, gzipped where they are not, and the number of lines of `file`.
 
         Raises:
-            DataError: a damaged archive, one without `file` or with parts of unequal length, or more than the bound.
+            DataError: a damaged archive, one without a text or with parts of unequal length, or more than the bound.
         """
         files = {}
         for name, content in self.found(raw, source):
@@ -202,6 +209,8 @@ class TextsDownload(MembersDownload):
                 )
         if not counts[first]:
             raise DataError(f"{source}: {first} is empty: that is not the publisher's archive")
+        if missing := [name for name in self.texts if name not in files]:
+            raise DataError(f"{source}: {missing[0]} is missing: that is not the publisher's archive")
         return files, counts[first]
 
 
@@ -248,6 +257,7 @@ def multi30k() -> Download:
         "captions in each of en, de, fr",
         r"[^/]+/data/task1/(?:raw|tok)/((?:train|val|test_2016_flickr)\.(?:en|de|fr)\.gz"
         r"|test_2016_flickr\.lc\.norm\.tok\.(?:en|de))",
+        tuple(f"{part}.{lang}.gz" for part in ("train", "val", "test_2016_flickr") for lang in ("en", "de", "fr")),
     )
 
 

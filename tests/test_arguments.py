@@ -1,0 +1,121 @@
+"""Arguments of another kind than an annotation names are refused by name, in one sentence."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.arguments import check_arguments
+from regard.errors import ConfigError, ShapeError
+
+
+@check_arguments
+def given(
+    count: int = 0, rate: float = 0.0, name: str | Path = "", names: Sequence[str] | None = None,
+    pair: tuple[int, int] | None = None, table: Mapping[str, Tensor] | None = None, width: float | nn.Parameter = 1.0,
+    anything: object = None, flag: bool = False,
+) -> int:  # fmt: skip
+    return 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"count": 3}, {"count": np.int64(3)}, {"count": torch.tensor(3)}, {"count": True}, {"rate": 1},
+        {"rate": np.float32(1)}, {"rate": torch.tensor(0.5)}, {"name": Path("x")}, {"names": ["a", "b"]}, {"names": ()},
+        {"pair": (1, 2)}, {"pair": [1, 2]}, {"table": {}}, {"width": nn.Parameter(torch.ones(2))},
+        {"anything": {1}}, {"flag": 1},
+    ],
+)  # fmt: skip
+def test_what_an_annotation_names_is_taken(arguments):
+    assert given(**arguments) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"count": 3.0}, "count must be a whole number; got 3.0"),
+        ({"count": "3"}, "count must be a whole number; got '3'"),
+        ({"count": torch.ones(2)}, r"count must be a whole number; got tensor\(\[1., 1.\]\)"),
+        ({"rate": "x" * 999}, r"rate must be a number; got 'x+\.\.\.x+'"),
+        ({"rate": None}, "rate must be a number; got None"),
+        ({"rate": 1j}, "rate must be a number; got 1j"),
+        ({"name": 3}, "name must be a text or a path; got 3"),
+        ({"names": "ab"}, "names must be a list of texts or None; got 'ab'"),
+        ({"names": ["a", 3]}, r"names must be a list of texts or None; got \['a', 3\]"),
+        ({"pair": (1, 2, 3)}, r"pair must be 2 whole numbers or None; got \(1, 2, 3\)"),
+        ({"table": [1]}, r"table must be a dict or None; got \[1\]"),
+        ({"width": "x"}, "width must be a number or a parameter; got 'x'"),
+    ],
+)
+def test_anything_else_is_refused_by_name(arguments, words):
+    with pytest.raises(ConfigError, match=rf"^given: {words}$"):
+        given(**arguments)
+
+
+def test_arguments_in_their_order_and_spread_ones():
+    with pytest.raises(ConfigError, match=r"^given: rate must be a number; got 'x'$"):
+        given(1, "x")
+    drawn = regard.attention_map(torch.randn(2, 3, 4), torch.randn(2, 3, 4))
+    assert drawn.select(1).shape == (3, 3)
+    assert drawn.select(slice(1)).shape == (1, 3, 3)
+    with pytest.raises(ConfigError, match=r"^AttentionMap\.select: index must be a whole number or a slice; got '0'$"):
+        drawn.select("0")
+
+
+# in a process of its own: the checks of types while tests run would refuse some of these first
+PUBLIC = """
+import torch, regard
+q = torch.randn(1, 2, 5, 4)
+drawn = regard.attention_map(q, q)
+model = torch.nn.Linear(2, 2)
+faults = 0
+for call in (
+    lambda: regard.attend(q, q, q, dropout="x"), lambda: regard.attend(q, q, q, dropout=None),
+    lambda: regard.ScaledDot("x"), lambda: regard.Cosine("x"), lambda: regard.Distance("x"), lambda: regard.Distance(0),
+    lambda: regard.Distance(float("nan")), lambda: regard.Entmax("x"), lambda: regard.Sink("x"),
+    lambda: regard.General("x", 2), lambda: regard.Additive(1.5, 2, 2), lambda: regard.Concat(-1, 2, 2),
+    lambda: regard.QueryAdaptive(2, "x", 2), lambda: regard.RelativeBias("x"), lambda: regard.alibi("x"),
+    lambda: regard.alibi(1.5), lambda: regard.strided(1.5), lambda: regard.big_bird("x"), lambda: regard.blocks(q, "x"),
+    lambda: regard.sinusoidal(-1, 8), lambda: regard.sinusoidal("x", 8), lambda: regard.Rotary("x"),
+    lambda: regard.Rotary(4, base="x"), lambda: regard.LowRank("x", 2), lambda: regard.RandomFeatures("x"),
+    lambda: regard.nn.MultiHead("x", 2), lambda: regard.nn.MultiheadAttention("x", 2),
+    lambda: regard.nn.Convolution(4, "x"),
+    lambda: drawn.select("0"), lambda: drawn.top(2.0), lambda: drawn.top("x"), lambda: drawn.pool(1.5, 2),
+    lambda: drawn.pool("x", 2), lambda: drawn.summary(pool=3), lambda: drawn.summary(top="x"),
+    lambda: drawn.column("x"),
+    lambda: drawn.plot(3), lambda: drawn.save(3), lambda: regard.AttentionMap.load(None),
+    lambda: regard.train("first", "x"), lambda: regard.train(3), lambda: regard.why(drawn, "x", 0),
+    lambda: regard.observe(model, "layers"), lambda: regard.observe(model, budget="x"),
+    lambda: regard.patch(model, 1, 1, len, batch="x"), lambda: regard.flow([drawn], target="x"),
+    lambda: regard.faithfulness(len, explanations=[1]), lambda: regard.roles(model, [], level="x"),
+    lambda: regard.ablations(model, [], len, seed="x"),
+    lambda: regard.attend(q, q, q, normalizer=lambda scores, allowed: None),
+    lambda: regard.attend(q, q, q, normalizer=lambda scores, allowed: scores[..., :2]),
+    lambda: regard.attend(q, q, q, score=lambda query, key: None),
+):
+    try:
+        print("nothing was raised:", call())
+    except regard.RegardError as error:
+        assert len(str(error).splitlines()) == 1, error
+        continue
+    faults += 1
+print(faults)
+"""
+
+
+def test_public_functions_refuse_arguments_of_another_kind():
+    done = subprocess.run([sys.executable, "-c", PUBLIC], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stdout + done.stderr
+
+
+def test_a_positional_encoding_has_a_length():
+    assert regard.sinusoidal(0, 8).shape == (0, 8)
+    with pytest.raises(ShapeError, match=r"^sinusoidal needs a length of at least 0 .*; got -1 and 8$"):
+        regard.sinusoidal(-1, 8)
