@@ -8,7 +8,7 @@ from torch.nn.functional import kl_div, log_softmax, nll_loss
 
 from regard.errors import ChoiceError
 from regard.training import loss as module
-from regard.training.loss import FLAVOURS, Smoothing, cross_entropy, smoothing, symmetric_kl
+from regard.training.loss import FLAVOURS, Smoothing, cross_entropy, smoothing
 
 N, H, V, PAD = 37, 5, 11, 0
 
@@ -132,8 +132,8 @@ def test_more_tokens_than_one_chunk(monkeypatch):
 
 def test_no_logits_of_all_tokens_exist_at_once(monkeypatch):
     monkeypatch.setattr(module, "LOGITS", 4 * V)
-    sizes, before = [], module._of_block
-    monkeypatch.setattr(module, "_of_block", lambda x, *more: sizes.append(len(x)) or before(x, *more))
+    sizes, before = [], module._Block
+    monkeypatch.setattr(module, "_Block", lambda x, *more: sizes.append(len(x)) or before(x, *more))
     inputs, target = example()
     cross_entropy(*inputs, target, smoothing("torch", 0.1, V, PAD))
     assert (max(sizes), sum(sizes)) == (4, N)
@@ -208,27 +208,31 @@ def test_rows_that_do_not_count(flavour, traced, monkeypatch):
 
 @pytest.mark.parametrize("rows", [1, 7, 130])
 @pytest.mark.parametrize("where", ["here", "hidden", "traced"])
-def test_the_symmetric_divergence_is_torchs(rows, where, monkeypatch):
-    """Rows that do not count are left out on the CPU, count 0 where values are hidden, and likewise in a graph."""
+@pytest.mark.parametrize("flavour", ["torch", "joeynmt"])
+def test_r_drop_is_torchs_divergence(rows, where, flavour, monkeypatch):
+    """Beside cross-entropy; rows that do not count are left out, count 0 where values are hidden, and in a graph."""
     monkeypatch.setattr(module, "are_hidden", lambda *_: where != "here")
     monkeypatch.setattr(module, "is_traced", lambda *_: where == "traced")
-    monkeypatch.setattr(module, "LOGITS", 2 * 11 * 20)  # 20 rows at a time
-    monkeypatch.setattr(module, "BLOCK", 6)
-    torch.manual_seed(0)
-    first, second = (torch.randn(rows, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    weight, bias = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((11, 5), (11,)))
-    keep = torch.rand(rows) < 0.7
-    ours = symmetric_kl(first, second, weight, bias, keep=keep)
-    p, q = (torch.nn.functional.linear(h, weight, bias).log_softmax(-1)[keep] for h in (first, second))
+    monkeypatch.setattr(module, "LOGITS", 2 * V * 20)  # 20 rows at a time
+    monkeypatch.setattr(module, "BLOCK", 12)
+    (_, weight, bias), _ = example()
+    states = torch.randn(2 * rows, weight.shape[1], dtype=torch.float64, requires_grad=True)
+    keep, target = (torch.rand(rows) < 0.7).repeat(2), torch.randint(1, V, (rows,)).repeat(2)
+    smooth, leaves = smoothing(flavour, 0.1, V, PAD), (states, weight, bias)
+    ours, nll = cross_entropy(states, weight, bias, target, smooth, None, keep, 3.0)
+    plain, same = cross_entropy(states, weight, bias, target, smooth, None, keep)
+    p, q = (torch.nn.functional.linear(h, weight, bias).log_softmax(-1)[keep[:rows]] for h in states.chunk(2))
     there, back = (kl_div(b, a, log_target=True, reduction="sum") for a, b in ((p, q), (q, p)))
-    theirs = (there + back) / 2
-    torch.testing.assert_close(ours, theirs)
-    leaves = first, second, weight, bias
+    theirs = plain + 3.0 * (there + back) / 2
+    torch.testing.assert_close((ours, nll), (theirs, same))
     for a, b in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_a_distribution_does_not_diverge_from_itself():
-    hidden, weight, bias = torch.randn(3, 5), torch.randn(11, 5), torch.randn(11)
-    assert float(symmetric_kl(hidden, hidden.clone(), weight, bias)) == 0
-    assert float(symmetric_kl(hidden[:0], hidden[:0], weight, bias)) == 0
+    (hidden, weight, bias), target = example(requires_grad=False)
+    smooth, twice = smoothing("torch", 0.1, V, PAD), (hidden.repeat(2, 1), weight, bias, target.repeat(2))
+    found = cross_entropy(*twice, smooth, None, None, 5.0)
+    torch.testing.assert_close(found, cross_entropy(*twice, smooth))
+    nothing = cross_entropy(hidden[:0], weight, bias, target[:0], smooth, None, None, 5.0)
+    assert [float(one) for one in nothing] == [0, 0]

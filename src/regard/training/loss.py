@@ -68,8 +68,13 @@ def cross_entropy(
     smooth: Smoothing,
     dtype: torch.dtype | None = None,
     keep: Bool[Tensor, "n"] | None = None,
+    r_drop: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum over tokens of -Σ_v q_v log softmax(W h + b)_v, and of -log p(y) alone (the second has no gradient).
+
+    With R-Drop, the rows are the same tokens twice, first all of them and then all again, and the first sum has, for
+    the distributions p and p' that a token is given, r_drop · ½ (KL(p ‖ p') + KL(p' ‖ p)) besides (Wu et al. 2021,
+    equation 2).
 
     At most 2²³ logits exist at a time; their gradient is taken at once, in their place, so none are kept.
 
@@ -80,60 +85,21 @@ def cross_entropy(
         smooth: from `smoothing`.
         dtype: of the products (bfloat16 for speed); the softmax is float32 in any case.
         keep: False at rows that do not count, as padding does; all count by default.
+        r_drop: the weight of R-Drop; 0 is off.
     """
     if keep is not None and not are_hidden(hidden):
         hidden, target, keep = hidden[keep], target[keep], None
     if is_traced(hidden):
-        return _whole(hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep)
+        return _whole(hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep, r_drop)
     loss, nll = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep
+        hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep, r_drop
     )
     return loss, nll
 
 
-def symmetric_kl(
-    first: Float[Tensor, "n h"],
-    second: Float[Tensor, "n h"],
-    weight: Float[Tensor, "V h"],
-    bias: Float[Tensor, "V"],
-    dtype: torch.dtype | None = None,
-    keep: Bool[Tensor, "n"] | None = None,
-) -> Float[Tensor, ""]:
-    """½ Σ_v (p_v - q_v) (log p_v - log q_v), summed over tokens, for p = softmax(W h + b) and q = softmax(W h' + b).
-
-    Chunks and gradients are as those of `cross_entropy`.
-
-    Args:
-        first, second: `[n, h]`, h and h', a row per token.
-        weight, bias, dtype, keep: as `cross_entropy` takes them.
-    """
-    if keep is not None and not are_hidden(first):
-        first, second, keep = first[keep], second[keep], None
-    if is_traced(first):
-        return _symmetric_kl(first, second, keep, weight, bias, dtype or first.dtype)
-    divergence: Tensor = _ChunkedSymmetricKL.apply(  # type: ignore[no-untyped-call]
-        first, second, weight, bias, dtype or first.dtype, keep
-    )
-    return divergence
-
-
-def _symmetric_kl(
-    first: Tensor, second: Tensor, keep: Tensor | None, weight: Tensor, bias: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """The same in operations that a graph can hold, from all logits at once."""
-    wide = torch.promote_types(first.dtype, torch.float32)
-    with torch.autocast(first.device.type, enabled=False):
-        p, q = (
-            torch.addmm(bias.to(dtype), hidden.to(dtype), weight.to(dtype).T).to(wide).log_softmax(-1)
-            for hidden in (first, second)
-        )
-    each = ((p.exp() - q.exp()) * (p - q)).sum(-1)
-    return (each if keep is None else each.masked_fill(~keep, 0)).sum() / 2
-
-
 def _whole(
     hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smooth: Smoothing, dtype: torch.dtype,
-    keep: Tensor | None,
+    keep: Tensor | None, r_drop: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same in operations that a graph can hold, from all logits at once."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -141,37 +107,59 @@ def _whole(
     here, spread = log_p.gather(1, target[:, None])[:, 0], log_p.sum(-1)
     if smooth.left_out is not None:
         spread = spread - log_p[:, smooth.left_out]
+    each = smooth.a * here + smooth.b * spread
+    if r_drop:
+        one, other = log_p.chunk(2)
+        apart = ((one.exp() - other.exp()) * (one - other)).sum(-1) / 2
+        each = each - r_drop / 2 * apart.repeat(2)
     if keep is not None:
-        here, spread = (part.masked_fill(~keep, 0) for part in (here, spread))
-    return -(smooth.a * here.sum() + smooth.b * spread.sum()), -here.sum().detach()
+        here, each = (part.masked_fill(~keep, 0) for part in (here, each))
+    return -each.sum(), -here.sum().detach()
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, smooth, dtype, keep):  # type: ignore[no-untyped-def]
+    def forward(ctx, hidden, weight, bias, target, smooth, dtype, keep, r_drop):  # type: ignore[no-untyped-def]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        copies = 2 if r_drop else 1
         with torch.autocast(hidden.device.type, enabled=False):
             h, w, shift = hidden.to(dtype), weight.to(dtype), bias.to(dtype).to(wide)
             loss, nll = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
             wants = any(ctx.needs_input_grad)
             gradients = [torch.empty_like(h), _nothing(weight, wide), torch.zeros_like(bias, dtype=wide)]
-            for rows in _slices(len(h), max(1, LOGITS // max(1, len(w)))):
-                logits = h[rows] @ w.T
-                for part in _slices(len(logits), BLOCK):
-                    own = slice(rows.start + part.start, rows.start + part.stop)
-                    counted = None if keep is None else keep[own]
-                    here, spread, change = _of_block(logits[part] + shift, target[own], smooth, counted, wants)
-                    nll -= here
-                    loss -= smooth.a * here + smooth.b * spread
-                    if change is not None:
-                        gradients[2] += change.sum(0)
-                        logits[part] = change
+            for rows in _slices(len(h) // copies, max(1, LOGITS // (copies * max(1, len(w))))):
+                of_copies = [
+                    slice(rows.start + first, rows.stop + first) for first in range(0, len(h), len(h) // copies)
+                ]
+                logits = [h[own] @ w.T for own in of_copies]
+                for part in _slices(len(logits[0]), BLOCK // copies):
+                    own = [slice(one.start + part.start, one.start + part.stop) for one in of_copies]
+                    blocks = [
+                        _Block(each[part] + shift, target[n], smooth, None if keep is None else keep[n])
+                        for each, n in zip(logits, own, strict=True)
+                    ]
+                    for block in blocks:
+                        nll -= block.here.sum()
+                        loss -= smooth.a * block.here.sum() + smooth.b * block.spread.sum()
+                    pulls: list[Tensor | None] = [None]
+                    if r_drop:
+                        apart, pulls = _apart(blocks[0], blocks[1], wants)
+                        loss += r_drop * apart
+                    if wants:
+                        for each, block, pull in zip(logits, blocks, pulls, strict=True):
+                            change = block.towards()
+                            if pull is not None:
+                                change.add_(pull, alpha=r_drop)
+                            change = block.counted(change)
+                            gradients[2] += change.sum(0)
+                            each[part] = change
                 if wants:
-                    gradients[0][rows] = logits @ w
-                    if rows.start:
-                        gradients[1] += logits.T @ h[rows]
-                    else:
-                        gradients[1] = (logits.T @ h[rows]).to(wide)
+                    for each, one in zip(logits, of_copies, strict=True):
+                        gradients[0][one] = each @ w
+                        if one.start:
+                            gradients[1] += each.T @ h[one]
+                        else:
+                            gradients[1] = (each.T @ h[one]).to(wide)
         ctx.save_for_backward(*gradients)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.mark_non_differentiable(nll)
@@ -183,91 +171,56 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = (
             (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*gradients, None, None, None, None)
+        return (*gradients, None, None, None, None, None)
 
 
-class _ChunkedSymmetricKL(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, first, second, weight, bias, dtype, keep):  # type: ignore[no-untyped-def]
-        wide = torch.float64 if first.dtype == torch.float64 else torch.float32
-        with torch.autocast(first.device.type, enabled=False):
-            states, w, shift = [first.to(dtype), second.to(dtype)], weight.to(dtype), bias.to(dtype).to(wide)
-            divergence, wants = first.new_zeros((), dtype=wide), any(ctx.needs_input_grad)
-            of_states, of_weight = [torch.empty_like(h) for h in states], torch.zeros_like(weight, dtype=wide)
-            of_bias = torch.zeros_like(bias, dtype=wide)
-            for rows in _slices(len(first), max(1, LOGITS // (2 * max(1, len(w))))):
-                logits = [h[rows] @ w.T for h in states]
-                for part in _slices(len(logits[0]), BLOCK):
-                    counted = None if keep is None else keep[rows.start + part.start : rows.start + part.stop]
-                    own, changes = _divergence_of_block(logits[0][part] + shift, logits[1][part] + shift, counted)
-                    divergence += own
-                    for each, change in zip(logits, changes, strict=True):
-                        of_bias += change.sum(0)
-                        each[part] = change
-                if wants:
-                    for each, gradient, h in zip(logits, of_states, states, strict=True):
-                        gradient[rows] = each @ w
-                        of_weight += each.T @ h[rows]
-        ctx.save_for_backward(*of_states, of_weight, of_bias)
-        ctx.dtypes = first.dtype, second.dtype, weight.dtype, bias.dtype
-        return divergence
+class _Block:
+    """Some rows of logits, and their softmax while it is in the cache.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
-        gradients = (
-            (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return (*gradients, None, None)
-
-
-def _divergence_of_block(one: Tensor, other: Tensor, keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """½ (KL(p ‖ q) + KL(q ‖ p)) of two blocks of logits, summed over rows, and its derivatives by both.
-
-    The derivative by the logits of p is ½ (p (log p - log q - KL(p ‖ q) + 1) - q).
+    Attributes:
+        logits, p, lse: the logits, their softmax, and each row's log-sum-exp: its largest logit, less the logarithm of
+            that class's probability.
+        here, spread: log p(y), and Σ_v log p(v) over the smoothed classes, of each row; 0 where it does not count.
     """
-    p, q = torch.softmax(one, -1), torch.softmax(other, -1)
-    lse, other_lse = (
-        logits.amax(-1, keepdim=True) - shares.amax(-1, keepdim=True).log() for logits, shares in ((one, p), (other, q))
-    )
-    ratio = one.sub_(other).sub_(lse - other_lse)  # log p - log q
-    forth, back = (p * ratio).sum(-1, keepdim=True), -(q * ratio).sum(-1, keepdim=True)
-    changes = (ratio - (forth - 1)).mul_(p).sub_(q).div_(2), (1 - back - ratio).mul_(q).sub_(p).div_(2)
-    if keep is not None:
-        hidden = ~keep[:, None]
-        forth, back = forth.masked_fill(hidden, 0), back.masked_fill(hidden, 0)
-        changes = changes[0].masked_fill_(hidden, 0), changes[1].masked_fill_(hidden, 0)
-    return (forth.sum() + back.sum()) / 2, changes
+
+    def __init__(self, logits: Tensor, target: Tensor, smooth: Smoothing, keep: Tensor | None) -> None:
+        self.logits, self.target, self.smooth, self.keep = logits, target, smooth, keep
+        self.p = torch.softmax(logits, -1)
+        self.lse = logits.amax(-1) - self.p.amax(-1).log()
+        classes = logits.shape[-1] - (smooth.left_out is not None)
+        spread = logits.sum(-1) - classes * self.lse
+        if smooth.left_out is not None:
+            spread = spread - logits[:, smooth.left_out]
+        self.here = self.counted(logits.gather(1, target[:, None])[:, 0] - self.lse)
+        self.spread = self.counted(spread)
+
+    def counted(self, rows: Tensor) -> Tensor:
+        """Rows, or a number of each, 0 where they do not count."""
+        if self.keep is None:
+            return rows
+        return rows.masked_fill_(~self.keep.view(-1, *(1,) * (rows.ndim - 1)), 0)
+
+    def towards(self) -> Tensor:
+        """The derivative by the logits, p - q for a target q of mass 1, in the place of p."""
+        change = self.p.sub_(self.smooth.b)
+        if self.smooth.left_out is not None:
+            change[:, self.smooth.left_out] += self.smooth.b
+        less = torch.full_like(self.target[:, None], -self.smooth.a, dtype=change.dtype)
+        return change.scatter_add_(1, self.target[:, None], less)
 
 
-def _of_block(
-    logits: Tensor, target: Tensor, smooth: Smoothing, keep: Tensor | None, wants: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The sums over tokens of log p(y) and of Σ_v log p(v) over the smoothed classes; and ∂loss/∂logits, if wanted.
+def _apart(one: _Block, other: _Block, wants: bool) -> tuple[Tensor, list[Tensor | None]]:
+    """½ (KL(p ‖ p') + KL(p' ‖ p)) of two blocks, summed over rows, and its derivatives by the logits, if wanted.
 
-    The log-sum-exp of a row is its largest logit, less the logarithm of that class's probability.
+    The derivative by the logits of p is ½ (p (log p - log p' - KL(p ‖ p') + 1) - p').
     """
-    p = torch.softmax(logits, -1)
-    lse = logits.amax(-1) - p.amax(-1).log()
-    here = logits.gather(1, target[:, None])[:, 0] - lse
-    classes = logits.shape[-1] - (smooth.left_out is not None)
-    spread = logits.sum(-1) - classes * lse
-    if smooth.left_out is not None:
-        spread = spread - logits[:, smooth.left_out]
-    if keep is not None:
-        here, spread = here.masked_fill(~keep, 0), spread.masked_fill(~keep, 0)
-    if not wants:
-        return here.sum(), spread.sum(), None
-    change = _towards(p, target, smooth)
-    return here.sum(), spread.sum(), change if keep is None else change.masked_fill_(~keep[:, None], 0)
-
-
-def _towards(p: Tensor, target: Tensor, smooth: Smoothing) -> Tensor:
-    """∂loss/∂logits = p - q, for a target q of mass 1, in the place of p."""
-    change = p.sub_(smooth.b)
-    if smooth.left_out is not None:
-        change[:, smooth.left_out] += smooth.b
-    return change.scatter_add_(1, target[:, None], torch.full_like(target[:, None], -smooth.a, dtype=change.dtype))
+    ratio = one.logits.sub_(other.logits).sub_((one.lse - other.lse)[:, None])  # log p - log p'
+    forth, back = (one.p * ratio).sum(-1, keepdim=True), -(other.p * ratio).sum(-1, keepdim=True)
+    pulls: list[Tensor | None] = [None, None]
+    if wants:
+        pulls[0] = (ratio - (forth - 1)).mul_(one.p).sub_(other.p).div_(2)
+        pulls[1] = (1 - back - ratio).mul_(other.p).sub_(one.p).div_(2)
+    return one.counted((forth + back)[:, 0]).sum() / 2, pulls
 
 
 def _nothing(like: Tensor, dtype: torch.dtype) -> Tensor:

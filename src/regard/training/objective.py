@@ -17,7 +17,7 @@ from regard.attention.watch import Call, changing, watching
 from regard.data.batching import Batch, some_rows
 from regard.errors import ConfigError
 from regard.training.config import TrainingConfig
-from regard.training.loss import cross_entropy, smoothing, symmetric_kl
+from regard.training.loss import cross_entropy, smoothing
 from regard.training.reinforce import Draws, estimator, move_baseline
 
 ROWS = 512  # positions whose logits are held at a time
@@ -48,8 +48,8 @@ class TrainingPass:
         memory: the encoder's output, if the model has an encoder.
         calls: the attention calls of the pass, recorded if a term needs them.
         draws: the sampled positions of hard attention trained by REINFORCE.
-        token_losses: label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed.
-        twice: the batch holds every example twice, all of them one after the other and again, for R-Drop.
+        token_losses: label-smoothed cross-entropy (with R-Drop's term) and negative log-likelihood of the target
+            tokens, each summed.
     """
 
     model: Any
@@ -62,7 +62,6 @@ class TrainingPass:
     calls: list[Call]
     draws: Draws | None
     token_losses: tuple[Tensor, Tensor]
-    twice: bool = False
 
     @property
     def real(self) -> Tensor:
@@ -77,7 +76,7 @@ class TrainingPass:
 
 
 def token_loss(one: TrainingPass) -> Tensor:
-    """Cross-entropy with label smoothing."""
+    """Cross-entropy with label smoothing; with R-Drop, and the weighted divergence of the two passes."""
     return one.token_losses[0]
 
 
@@ -103,15 +102,6 @@ def reinforce(one: TrainingPass) -> Tensor:
     gained, entropy = estimator(one.draws, log_p, one.real, one.model.baseline)
     move_baseline(one.model.baseline, log_p, one.real)
     return -gained - one.config.entropy * entropy
-
-
-def r_drop(one: TrainingPass) -> Tensor:
-    """½ (KL(p ‖ q) + KL(q ‖ p)) of the two distributions p and q that two draws of dropout give a token (Wu et al.
-    2021, equation 2)."""
-    (first, second), real = one.hidden.chunk(2), one.real.chunk(2)[0]
-    weight, bias = one.model.readout()
-    dtype = torch.bfloat16 if one.half else None
-    return symmetric_kl(first.flatten(0, 1), second.flatten(0, 1), weight, bias, dtype, real.flatten())
 
 
 def ctc(one: TrainingPass) -> Tensor:
@@ -155,7 +145,6 @@ TERMS = (
     Term(lambda c: (1 - c.ctc) * c.guided_alignment, lambda one: one.batch.links is not None, guided_alignment),
     Term(lambda c: (1 - c.ctc) * c.coverage_loss, lambda one: one.config.coverage_loss > 0, coverage_loss),
     Term(lambda c: 1 - c.ctc, lambda one: one.draws is not None, reinforce),
-    Term(lambda c: (1 - c.ctc) * c.r_drop, lambda one: one.twice, r_drop),
     Term(lambda c: c.ctc, lambda one: one.config.ctc > 0, ctc),
 )
 
@@ -203,8 +192,8 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
         changing(draws) if draws else nullcontext(),
     ):
         hidden, memory = batch.hidden(model)
-    losses = _token_losses(model, batch, config, pad, half, hidden)
-    one = TrainingPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses, twice)
+    losses = _token_losses(model, batch, config, pad, half, hidden, config.r_drop if twice else 0.0)
+    one = TrainingPass(model, batch, config, pad, half, hidden, memory, calls, draws, losses)
     terms = [term.weight(config) * term.value(one) for term in TERMS if term.applies(one)]
     tokens = one.real.sum() // passes
     loss, nll = sum(terms[1:], terms[0]) / passes, one.token_losses[1] / passes
@@ -212,14 +201,14 @@ def batch_loss(model: Any, batch: Batch, config: TrainingConfig, pad: int) -> Lo
 
 
 def _token_losses(
-    model: Any, batch: Batch, config: TrainingConfig, pad: int, half: bool, hidden: Tensor
+    model: Any, batch: Batch, config: TrainingConfig, pad: int, half: bool, hidden: Tensor, r_drop: float
 ) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross-entropy and negative log-likelihood of the target tokens, each summed."""
+    """Label-smoothed cross-entropy, R-Drop's term with it, and negative log-likelihood of the target tokens, summed."""
     weight, bias = model.readout()
     smooth = smoothing(config.smoothing, config.label_smoothing, len(bias), pad)
     target, keep = batch.target.flatten(), batch.target_allowed.flatten()
     dtype = torch.bfloat16 if half else None
-    return cross_entropy(hidden.flatten(0, 1), weight, bias, target, smooth, dtype, keep)
+    return cross_entropy(hidden.flatten(0, 1), weight, bias, target, smooth, dtype, keep, r_drop)
 
 
 @torch.no_grad()
