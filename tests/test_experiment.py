@@ -165,7 +165,7 @@ def test_resuming_compares_values(data_folder: Path, tmp_path: Path, monkeypatch
     (run / "config.toml").write_text(written.replace("ffn_width", "inner").replace("word_dropout", "forget"))
     train(tiny("recurrent"), run=run, resume=True)
     with pytest.raises(
-        regard.ConfigError, match=r"not training.max_steps = 9 \(it was 6\); training.seed = 3 \(it was 0\): resume"
+        regard.ConfigError, match=r"other settings \(config.toml\), not training.seed = 3 \(it was 0\): resume"
     ):
         train(tiny("recurrent"), {"training.max_steps": 9, "training.seed": 3}, run=run, resume=True)
 

@@ -1,115 +1,210 @@
 """What the public functions and classes are given: each argument is what its annotation says, or is refused by name."""
 
+import collections.abc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import Parameter, isclass, signature
 from numbers import Integral, Real
+from operator import index
+from os import fspath
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import AbstractArray
 
-from regard.errors import ConfigError, shown
+from regard.errors import ConfigError, ShapeError, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Check = Callable[[object], bool]
+MOST = 2**63  # no size, index or seed of torch's reaches it
 
 
-def _is_whole(value: object) -> bool:
-    if isinstance(value, torch.Tensor):
-        return not value.ndim and not (value.is_floating_point() or value.is_complex())
-    return isinstance(value, Integral | torch.SymInt)
+class Kind(NamedTuple):
+    """What an annotation allows.
+
+    Attributes:
+        read: gives the value as that kind, or raises a TypeError or a ValueError.
+        one, several: its words, of one and of several.
+    """
+
+    read: Callable[[Any], Any]
+    one: str
+    several: str
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, torch.Tensor):
-        return not value.ndim and not value.is_complex()
-    return isinstance(value, Real | torch.SymInt | torch.SymFloat)
+def _whole(value: Any) -> Any:
+    if type(value) is int or isinstance(value, torch.SymInt):
+        number = value
+    elif isinstance(value, torch.Tensor) and (value.ndim or value.is_floating_point() or value.is_complex()):
+        raise TypeError
+    else:
+        number = index(value)
+    if type(number) is int and not -MOST <= number < MOST:
+        raise ValueError
+    return number
 
 
-# what an annotation allows: how it is tested, and its words, of one and of several
-PLAIN: dict[Any, tuple[Check, str, str]] = {
-    int: (_is_whole, "a whole number", "whole numbers"),
-    float: (_is_number, "a number", "numbers"),
-    str: (lambda value: isinstance(value, str), "a text", "texts"),
-    Path: (lambda value: isinstance(value, Path), "a path", "paths"),
-    slice: (lambda value: isinstance(value, slice), "a slice", "slices"),
-    torch.Tensor: (lambda value: isinstance(value, torch.Tensor), "a tensor", "tensors"),
-    torch.nn.Parameter: (lambda value: isinstance(value, torch.nn.Parameter), "a parameter", "parameters"),
-    NoneType: (lambda value: value is None, "None", ""),
+def _number(value: Any) -> Any:
+    if isinstance(value, float | int | torch.SymInt | torch.SymFloat):
+        return value
+    if isinstance(value, torch.Tensor):  # which may have a gradient
+        if value.ndim or value.is_complex():
+            raise TypeError
+        return value
+    if not isinstance(value, Real) and not (hasattr(value, "__array__") and getattr(value, "ndim", 1) == 0):
+        raise TypeError
+    return float(value)
+
+
+def _path(value: Any) -> Path:
+    return value if isinstance(value, Path) else Path(fspath(value))
+
+
+def _of(*classes: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if not isinstance(value, classes):
+            raise TypeError
+        return value
+
+    return read
+
+
+PLAIN: dict[Any, Kind] = {
+    int: Kind(_whole, "a whole number", "whole numbers"),
+    float: Kind(_number, "a number", "numbers"),
+    str: Kind(_of(str), "a text", "texts"),
+    Path: Kind(_path, "a path", "paths"),
+    slice: Kind(_of(slice), "a slice", "slices"),
+    torch.Tensor: Kind(_of(torch.Tensor), "a tensor", "tensors"),
+    torch.nn.Parameter: Kind(_of(torch.nn.Parameter), "a parameter", "parameters"),
+    NoneType: Kind(_of(NoneType), "None", ""),
 }
 
 
 def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """A function that refuses arguments of another kind than its annotations name.
 
-    Numbers, texts, paths, tensors, and lists and dicts of them are checked. An argument that may also be something
-    else, and one that is only asked whether it is true, are not.
+    Numbers, texts, paths, tensors, functions, objects of one class, and lists and dicts of these are checked; whole
+    numbers and numbers of other libraries become Python's. Not checked are arguments that may be of one of several
+    classes, those that are only asked whether they are true, and all in a graph, which `torch.compile` makes.
 
     Raises:
         ConfigError: names the function, the argument, what it must be, and what was given.
     """
     parameters = signature(function).parameters
     names = [name for name, one in parameters.items() if one.kind is not Parameter.VAR_POSITIONAL]
-    spread = next((name for name, one in parameters.items() if one.kind is Parameter.VAR_POSITIONAL), None)
-    found: dict[str, tuple[list[Check], str]] | None = None
-    title = function.__qualname__.removesuffix(".__init__").replace(".__init__", "")
+    spread = next((name for name, one in parameters.items() if one.kind is Parameter.VAR_POSITIONAL), "")
+    kinds: dict[str, tuple[Kind, ...]] = {}
+    title = function.__qualname__.replace(".__init__", "")
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal found
-        if found is None:  # late: an annotation may name what its module defines below
-            found = _checks(function)
-        given = [*zip(names, args, strict=False)]
-        if spread is not None:
-            given += [(spread, one) for one in args[len(given) :]]
-        for name, value in (*given, *kwargs.items()):
-            checks, words = found.get(name, ((), ""))
-            if checks and not any(check(value) for check in checks):
-                raise ConfigError(f"{title}: {name} must be {words}; got {shown(value)}")
-        return function(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        if not kinds:  # late: an annotation may name what its module defines below
+            kinds.update(_kinds(function))
+
+        def read(name: str, value: Any) -> Any:
+            for kind in kinds.get(name, ()):
+                try:
+                    return kind.read(value)
+                except (TypeError, ValueError):
+                    continue
+            if not kinds.get(name):
+                return value
+            words = list(dict.fromkeys(kind.one for kind in kinds[name]))
+            last = f" or {words.pop()}" if len(words) > 1 else ""
+            raise ConfigError(f"{title}: {name} must be {', '.join(words)}{last}; got {shown(value)}")
+
+        given = [read(name, value) for name, value in zip(names, args, strict=False)]
+        given += [read(spread, value) for value in args[len(given) :]]
+        return function(*given, **{name: read(name, value) for name, value in kwargs.items()})
 
     return run
 
 
-def _checks(function: Callable[..., Any]) -> dict[str, tuple[list[Check], str]]:
-    """Of every argument that can be checked: the tests of which it must pass one, and the words for them."""
-    found = {}
-    for name, hint in get_type_hints(function).items():
+def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Kind, ...]]:
+    """Of every argument, the kinds of which it must be one; none where it is not checked."""
+    found: dict[str, tuple[Kind, ...]] = {"return": ()}
+    for name, written in function.__annotations__.items():
+        try:  # one by one: some name what is imported for type checkers alone
+            hint = get_type_hints(_Annotated(name, written), function.__globals__)[name]
+        except NameError:
+            continue
         members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        ways = [_way(one) for one in members]
-        if name != "return" and all(ways):
-            words = list(dict.fromkeys(way[1] for way in ways if way))
-            last = f" or {words.pop()}" if len(words) > 1 else ""
-            found[name] = [way[0] for way in ways if way], ", ".join(words) + last
+        kinds = [_kind(one) for one in members]
+        several = len({*members} - {NoneType}) > 1 and any(map(_is_own_class, members))
+        found[name] = () if several else tuple(kind for kind in kinds if kind) if None not in kinds else ()
     return found
 
 
-def _way(hint: Any) -> tuple[Check, str] | None:
-    """How one annotation is tested, and its words; None where it is not."""
-    hint = torch.Tensor if isinstance(hint, type) and issubclass(hint, AbstractArray) else hint
+def _is_own_class(hint: Any) -> bool:
+    """Whether an annotation is a class of which values are instances, and none of the plain kinds."""
+    if not isclass(hint) or hint in PLAIN or hint in (bool, object, Any) or issubclass(hint, AbstractArray):
+        return False
+    return not getattr(hint, "_is_protocol", False)
+
+
+class _Annotated:
+    """An object with one annotation, which `get_type_hints` reads."""
+
+    def __init__(self, name: str, hint: Any) -> None:
+        self.__annotations__ = {name: hint}
+
+
+def _named(of: type) -> str:
+    return f"a{'n' if of.__name__[0] in 'AEIOU' else ''} {of.__name__}"
+
+
+def _kind(hint: Any) -> Kind | None:
+    """What one annotation allows; None where that is not checked."""
+    hint = torch.Tensor if isclass(hint) and issubclass(hint, AbstractArray) else hint
     if hint in PLAIN:
-        return PLAIN[hint][:2]
+        return PLAIN[hint]
     origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Sequence, Collection, list) and inner[0] in PLAIN:
-        check, _, words = PLAIN[inner[0]]
-        kind = Collection if origin is Collection else Sequence
-        return (
-            lambda value: isinstance(value, kind) and not isinstance(value, str) and all(map(check, value)),
-            f"a list of {words}",
-        )
-    if origin is tuple and len(set(inner)) == 1 and inner[0] in PLAIN:
-        check, _, words = PLAIN[inner[0]]
-        return (
-            lambda value: isinstance(value, Sequence) and len(value) == len(inner) and all(map(check, value)),
-            f"{len(inner)} {words}",
-        )
+    if origin is collections.abc.Callable:
+        return Kind(_callable, "a function", "functions")
+    if _is_own_class(hint):
+        return Kind(_of(hint), _named(hint), "")
+    if _is_own_class(inner[0] if inner else None):
+        return None
+    if origin in (Sequence, Collection, list) and (of := _kind(inner[0])):
+        return Kind(_listed(Collection if origin is Collection else Sequence, of.read), f"a list of {of.several}", "")
+    if origin is tuple and len(set(inner)) == 1 and (of := _kind(inner[0])):
+        return Kind(_listed(Sequence, of.read, len(inner)), f"{len(inner)} {of.several}", "")
     if origin in (Mapping, dict):
-        return lambda value: isinstance(value, Mapping), "a dict"
+        return Kind(_of(Mapping), "a dict", "")
     return None
+
+
+def _callable(value: Any) -> Any:
+    if not callable(value):
+        raise TypeError
+    return value
+
+
+def _listed(kind: Any, read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], Any]:
+    def read_all(value: Any) -> Any:
+        if not isinstance(value, kind) or count not in (None, len(value)):
+            raise TypeError
+        for one in value:
+            read(one)
+        return value
+
+    return read_all
+
+
+def check_least(owner: str, least: int, **sizes: int) -> None:
+    """Refuse sizes below the least one.
+
+    Raises:
+        ShapeError: names the owner, the size, the least one, and what was given.
+    """
+    for name, size in sizes.items():
+        if size < least:
+            raise ShapeError(f"{owner}: {name} must be at least {least}; got {size}")
 
 
 def check_whole(name: str, value: object, most: int | None = None) -> None:

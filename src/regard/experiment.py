@@ -445,11 +445,11 @@ def _changed_settings(folder: Path, settings: ExperimentConfig, said: AbstractSe
             flat.pop(name, None)
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     given = {name: ours.get(name) for name in changed if name in said and name in CHANGEABLE}
-    if len(given) < len(changed):
-        shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in changed[:3])
+    if refused := [name for name in changed if name not in given]:
+        shown = "; ".join(f"{name} = {_shown(ours, name)} (it was {_shown(theirs, name)})" for name in refused[:3])
         raise ConfigError(
             f"{folder}: its run had other settings ({CONFIG}), not {shown}: resume with the same ones, or choose "
-            f"another folder with --folder{_how_to_change(changed)}"
+            f"another folder with --folder{_how_to_change(refused)}"
         )
     return given
 

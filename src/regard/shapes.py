@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from regard.errors import ShapeError
+from regard.errors import ShapeError, shown
 
 Query = Float[Tensor, "*batch T d_k"]
 Key = Float[Tensor, "*batch S d_k"]
@@ -51,6 +51,8 @@ def check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
     if value is not None and _fit(query, key, value):
         return
     for name, tensor in named.items():
+        if tensor.device != query.device:
+            _fail(f"{name} is on {tensor.device} and query on {query.device}: move one of them with .to()")
         if tensor.ndim < 2:
             _fail(f"{name} needs at least 2 axes [positions, width]; got shape {list(tensor.shape)}")
         if not tensor.is_floating_point():
@@ -73,7 +75,8 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the tensors are floating-point and have equal batch axes: what most are is seen at once."""
     shape = key.shape
     return (
-        len(shape) == len(query.shape) >= 2
+        query.device == key.device == value.device
+        and len(shape) == len(query.shape) >= 2
         and shape[:-1] == value.shape[:-1]
         and shape[:-2] == query.shape[:-2]
         and query.is_floating_point()
@@ -91,6 +94,11 @@ def check_tensors(**named: object) -> None:
     for name, given in named.items():
         if not isinstance(given, Tensor):
             _fail(f"{name}: expected a tensor; got {'None' if given is None else f'a {type(given).__name__}'}")
+
+
+def described(given: object) -> str:
+    """What a tensor is, in a sentence: its type, shape and device; of anything else its repr."""
+    return f"{given.dtype} {list(given.shape)} on {given.device}" if isinstance(given, Tensor) else shown(given)
 
 
 def check_widths(query: Tensor, key: Tensor) -> None:

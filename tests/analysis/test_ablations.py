@@ -163,3 +163,18 @@ def test_what_is_refused() -> None:
         regard.ablations(model, inputs(), metric, ["zero"]).smallest(kind="mean")
     with pytest.raises(ConfigError, match="does not depend on attention"):
         regard.ablations(model, inputs(), lambda out: 1.0, ["zero"]).smallest(kind="zero")
+
+
+def test_heads_that_were_not_ablated_and_metrics_that_are_no_numbers() -> None:
+    found = regard.ablations(Model(), inputs(), metric, ["zero"])
+    for wrong in (
+        lambda: found.together([("frist", 1)], "zero"),
+        lambda: found.pairs([("first", 9), ("first", 0)], "zero"),
+    ):
+        with pytest.raises(ConfigError, match=r"was not ablated: expected \(site, head\) of first, second"):
+            wrong()
+    for keep in (0.0, 2.0, float("nan")):
+        with pytest.raises(ConfigError, match="keep must be a share above 0 and at most 1; got"):
+            found.smallest(keep, "zero")
+    with pytest.raises(ConfigError, match="the metric gave NaN for an input as it is"):
+        regard.ablations(Model(), inputs(), lambda output: output[0, -1, 0] * float("nan"), ["zero"])

@@ -108,7 +108,7 @@ def test_refusals() -> None:
     model = nn.ModuleDict({"a": MaskedLM(False), "b": MaskedLM(False)})
     with pytest.raises(regard.ConfigError, match="output ran no attention at 'b': name a site that attends"):
         dependence(model, "b", lambda: model["a"](*tensors()).sum())
-    with pytest.raises(regard.ConfigError, match=r"output must give one number; got shape \[2\]"):
+    with pytest.raises(regard.ConfigError, match=r"output must give one number; got torch.float32 \[2\]"):
         dependence(model, "a", lambda: torch.zeros(2))
 
 
@@ -123,3 +123,33 @@ def test_spearman() -> None:
     assert spearman(rising, torch.ones(4)) == 0
     # ranks 0, 1.5, 1.5, 3 against 0, 1, 2, 3
     assert spearman(torch.tensor([1.0, 2, 2, 3]), rising) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (lambda model, x: model(x)[0, 0, 0].item(), "output has no gradient"),
+        (lambda model, x: model(x)[0, 0, 0] * float("nan"), "output must give a finite number; got nan"),
+        (lambda model, x: model(x) and None, "output must give one number; got None"),
+    ],
+)
+def test_what_output_gives_is_one_finite_number(output, sentence):
+    layer = nn.TransformerEncoderLayer(8, 2, batch_first=True).eval()
+    x = torch.randn(1, 4, 8)
+    with pytest.raises(regard.ConfigError, match=sentence):
+        dependence(layer, "self_attn", (lambda: None) if "None" in sentence else lambda: output(layer, x))
+
+
+def test_within_inference_mode_a_model_stays_as_it_was():
+    with torch.inference_mode():
+        made = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, batch_first=True), 1, enable_nested_tensor=False
+        ).eval()
+        x, y = torch.randn(2, 1, 4, 8)
+    for within in (True, False):
+        with (
+            torch.inference_mode(within),
+            pytest.raises(regard.ConfigError, match=r"needs gradients, and torch\.inference"),
+        ):
+            regard.attribute_patches(made, {"src": x}, {"src": y}, lambda output: output[0, -1, 0])
+    assert all(one.requires_grad for one in made.parameters())

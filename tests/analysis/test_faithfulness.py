@@ -269,7 +269,7 @@ def test_refusals():
         regard.faithfulness(additive, explanations={"broken": WORTH * float("nan")})
     with pytest.raises(regard.ConfigError, match="needs explanations"):
         regard.faithfulness(additive)
-    with pytest.raises(regard.ShapeError, match=r"gave shape \[1\] for"):
+    with pytest.raises(regard.ShapeError, match=r"gave torch.float64 \[1\] on cpu for"):
         regard.faithfulness(lambda kept: kept[:1, 0].double(), explanations={"worth": WORTH})
     with pytest.raises(regard.ChoiceError, match="unknown explanation 'worht': expected one of 'worth'"):
         regard.faithfulness(additive, explanations={"worth": WORTH}).p("worht")
@@ -279,3 +279,35 @@ def test_refusals():
 
 def test_curves_are_a_plain_value():
     assert Curves([0.0, 1.0], [1.0, 0.0], [0.0, 1.0]).gain == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (lambda kept: torch.where(kept.sum(1) == 4, float("nan"), kept.double().mean(1)), "not finite"),
+        (lambda kept: kept.double().mean(1).tolist(), "expected a tensor of a probability each"),
+        (lambda kept: kept.mean(1, dtype=torch.complex64), "expected a tensor of a probability each"),
+    ],
+)
+def test_probabilities_are_finite_numbers(given, sentence):
+    with pytest.raises(regard.RegardError, match=sentence):
+        regard.faithfulness(given, explanations={"a": torch.rand(9)})
+
+
+def test_explanations_may_be_any_numbers():
+    weights = torch.rand(6, dtype=torch.float64)
+
+    def probability(kept: torch.Tensor) -> torch.Tensor:
+        return kept.double() @ weights / weights.sum()
+
+    found = [
+        regard.faithfulness(probability, explanations={"a": some}).curves["a"].gain
+        for some in (weights, weights.numpy(), weights.tolist())
+    ]
+    assert found[0] == found[1] == found[2] > 0
+    for wrong, sentence in (
+        ({"a": ["x"]}, "must be numbers"),
+        ({"a": []}, "each part"),
+    ):
+        with pytest.raises(regard.RegardError, match=sentence):
+            regard.faithfulness(probability, explanations=wrong)

@@ -97,7 +97,9 @@ for step in ("0", None, 1.0):
         try:
             find(made, step)
         except RegardError as error:
-            assert str(error).startswith("step: expected the index of a token (int); got "), (step, error)
+            of_one = "step: expected the index of a token (int); got "
+            of_several = "faithfulness: step must be a whole number or a list of whole numbers; got "
+            assert str(error).startswith((of_one, of_several)), (step, error)
         else:
             raise AssertionError(step)
 """

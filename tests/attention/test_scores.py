@@ -281,7 +281,7 @@ def test_a_learned_width_has_a_gradient_and_lasts_in_a_saved_map(tmp_path) -> No
 
 
 def test_query_adaptive_needs_an_aspect() -> None:
-    with pytest.raises(regard.ShapeError, match="QueryAdaptive needs at least 1 aspect; got 0"):
+    with pytest.raises(regard.ShapeError, match="QueryAdaptive: aspects must be at least 1; got 0"):
         regard.QueryAdaptive(D, D, 0)
 
 

@@ -179,6 +179,9 @@ def test_evaluate_average_export(talk, tiny_run: Path, tmp_path: Path) -> None:
     assert [line.split()[0] for line in out.splitlines()] == ["BLEU", "chrF", "loss", "perplexity"]
     assert "version:" in out
     assert (tmp_path / "out").read_text().count("\n") == 5
+    code, out, said = talk("evaluate", tiny_run, *files, "--output", "-")
+    assert (code, out) == (2, "")
+    assert "--output -: standard output holds this command's other lines: name a file" in said
     assert json.loads(talk("evaluate", tiny_run, *files, "--json")[1])["sentences"] == 5
     assert talk("average", tiny_run, tmp_path / "mean")[:2] == (0, f"{tmp_path / 'mean'}\n")
     both = talk("average", tiny_run, tmp_path / "both", "--with", tmp_path / "mean")
@@ -260,3 +263,18 @@ def test_a_run_needs_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     code = cli.run(["train", "emoji", "--run", str(tmp_path / "file")])
     assert code == 2
     assert "file: a file; a run needs a folder of its own" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["caption", "transcribe"])
+def test_files_are_read_from_standard_input(talk, verb: str) -> None:
+    code, out, said = talk(verb, stdin=b"nowhere.png\n")
+    assert (code, out) == (1, "\n")
+    assert "nowhere.png" in said
+    assert "Traceback" not in said
+    assert talk(verb, stdin=b"") == (0, "", "")
+
+
+def test_a_figure_that_would_run_tex_is_refused(talk, tmp_path: Path) -> None:
+    code, _, said = talk("trace", "fr-en-rnn", "le chat", "--look", tmp_path / "x.pgf")
+    assert code == 1
+    assert "cannot draw '.pgf': end it in .png, .svg" in said

@@ -86,3 +86,13 @@ def test_a_drawing_says_that_it_is_smoothed_or_that_nothing_was_said(tmp_path: P
     assert "what is it? → a cat" in drawn
     draw_strip(picture, [], torch.zeros(0, 4), tmp_path / "b.svg")
     assert "nothing said" in (tmp_path / "b.svg").read_text()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_drawn(wrong: float) -> None:
+    weights = torch.tensor([[wrong, 0.5, 0.25, 0.25]])
+    picture = Image.new("RGB", (32, 32), "white")
+    draw_strip(picture, ["a"], weights)
+    draw_film([picture], ["a"], weights)
+    assert "a" in strip(["a"], weights).plain
+    assert "a" in timeline(["a"], weights).plain

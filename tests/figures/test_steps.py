@@ -1,9 +1,13 @@
 """A decoding worked through shows weights, scores and candidates, whatever the tokens are."""
 
+from dataclasses import replace
+
 import pytest
+from PIL import Image
 
 from drawn import check_opens, words_of
 from regard.analysis.trace import Prediction, Trace, TraceStep
+from regard.figures.files import POINTS, save_figure
 from regard.figures.steps import draw_trace
 
 COLUMNS = ["le", "chat", "noir"]
@@ -54,3 +58,14 @@ def test_a_trace_of_a_right_to_left_token(tmp_path):
 def test_a_trace_of_nothing(tmp_path):
     draw_trace(Trace("", [], "", [], []), tmp_path / "x.svg")
     assert "nothing to look at" in words_of(tmp_path / "x.svg")
+
+
+def test_a_long_trace_has_no_numbers_in_its_cells_and_a_bounded_picture(tmp_path):
+    short = make_trace()
+    step, count = short.steps[0], 120
+    row = replace(step, scores=[0.5] * count, weights=[1 / count] * count)
+    figure = draw_trace(replace(short, source_tokens=["le"] * count, steps=[row] * 60))
+    assert sum(text.get_text().startswith("0.01\n") for text in figure.axes[0].texts) == 0
+    save_figure(figure, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.width * picture.height < 1.2 * POINTS

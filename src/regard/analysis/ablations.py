@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from regard.analysis.base import as_inputs, as_pass
-from regard.analysis.parts import Cell, Metric, Parts, Recording, Sweep, record
+from regard.analysis.parts import Cell, Metric, Parts, Recording, Sweep, check_metrics, record
 from regard.analysis.roles import bootstrap
 from regard.arguments import check_arguments
-from regard.errors import ConfigError, unknown
+from regard.errors import ConfigError, shown, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +59,7 @@ class HeadPairs:
     interaction: Tensor
     intervals: Tensor
 
+    @check_arguments
     def strongest(self, count: int = 10) -> list[tuple[tuple[str, int], tuple[str, int], float, tuple[float, float]]]:
         """The pairs with the largest interactions whose intervals leave out 0: (head, head, interaction, interval)."""
         found = []
@@ -68,6 +69,7 @@ class HeadPairs:
                 found.append((self.heads[a], self.heads[b], float(self.interaction[a, b]), (low, high)))
         return sorted(found, key=lambda one: -abs(one[2]))[:count]
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
         """A figure of the interactions; the file's ending gives its format."""
         from regard.figures.tables import draw_tables
@@ -99,16 +101,21 @@ class Ablations:
     _sweeps: dict[str, list[Sweep]] = field(repr=False)
     _wholes: list[float] = field(repr=False)
 
+    @check_arguments
     def together(self, heads: Heads, kind: str = "mean") -> tuple[float, tuple[float, float]]:
         """The change of the metric without these heads together, and its 95 % interval; `pairs` takes every two.
 
         Args:
             heads: (site, head) of each.
             kind: "zero", "mean" or "resample".
+
+        Raises:
+            ConfigError: a head that was not ablated.
         """
-        changes = self._changes([[Cell(site, head) for site, head in heads]], self._kind(kind))[:, 0]
+        changes = self._changes([[Cell(site, head) for site, head in self._ablated(heads)]], self._kind(kind))[:, 0]
         return float(changes.mean()), bootstrap(changes.tolist())
 
+    @check_arguments
     def pairs(self, heads: Heads | None = None, kind: str = "mean") -> HeadPairs:
         """Every two of some heads ablated together: H (H + 1) / 2 ablations of each input, many in one forward.
 
@@ -122,11 +129,7 @@ class Ablations:
         Source: Michel et al. 2019 ablate one head at a time; that others then stand in for it is the "hydra effect"
         (McGrath et al. 2023), which pairs show.
         """
-        known = [(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
-        chosen = known if heads is None else [(site, head) for site, head in heads]
-        strange = [one for one in chosen if one not in known]
-        if strange:
-            raise ConfigError(f"{strange[0]} was not ablated: expected (site, head) of {', '.join(self.sites)}")
+        chosen = self._ablated(heads)
         if len(set(chosen)) < max(2, len(chosen)):
             raise ConfigError(f"pairs needs two different heads or more; got {chosen}")
         cells = [Cell(site, head) for site, head in chosen]
@@ -144,6 +147,7 @@ class Ablations:
                 intervals[a, b] = intervals[b, a] = torch.tensor(bootstrap(shared.tolist()), dtype=torch.float64)
         return HeadPairs(chosen, table, interaction, intervals)
 
+    @check_arguments
     def smallest(self, keep: float = 0.9, kind: str = "mean") -> Sufficient:
         """The fewest heads that keep a share of the metric, greedily: all others are ablated at once.
 
@@ -155,8 +159,10 @@ class Ablations:
             kind: how heads are taken out: "zero", "mean" or "resample".
 
         Raises:
-            ConfigError: the metric is the same without any head.
+            ConfigError: the metric is the same without any head; `keep` is not above 0 and at most 1.
         """
+        if not 0 < keep <= 1:
+            raise ConfigError(f"keep must be a share above 0 and at most 1; got {keep}")
         table = self.table[self._kind(kind)]
         heads = [Cell(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
         nothing = float(self._changes([heads], kind).mean())
@@ -177,6 +183,7 @@ class Ablations:
             self.whole + nothing * (1 - found), self.whole + nothing,
         )  # fmt: skip
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
         """A figure of the tables, red where the metric falls without a head; the file's ending gives its format."""
         from regard.figures.tables import draw_tables
@@ -186,6 +193,15 @@ class Ablations:
             self.table, self.sites, heads, ("site ↓", "head →"), "Change of the metric without each head", path,
             note=f"with all heads it is {self.whole:.3g}", label="change of the metric", theme=theme,
         )  # fmt: skip
+
+    def _ablated(self, heads: Heads | None) -> list[tuple[str, int]]:
+        """Some of the heads that were ablated; all by default."""
+        known = [(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
+        chosen = known if heads is None else list(heads)
+        strange = [one for one in chosen if one not in known]
+        if strange:
+            raise ConfigError(f"{shown(strange[0])} was not ablated: expected (site, head) of {', '.join(self.sites)}")
+        return chosen
 
     def _heads(self, row: int) -> int:
         """The number of heads of a site."""
@@ -239,6 +255,7 @@ def ablations(
     parts, passes = Parts(model, "head", sites), [as_pass(model, one) for one in inputs]
     recordings = [record(one, parts, own) for one, own in zip(passes, metrics, strict=True)]
     wholes = [kept.metric for kept in recordings]
+    check_metrics(wholes)
     sweeps = {
         kind: [
             Sweep(run, parts, kept, own, batch)

@@ -18,6 +18,7 @@ from regard.analysis.parts import (
     Recording,
     Sweep,
     by_head,
+    check_metrics,
     number_of,
     record,
     rows_of,
@@ -93,14 +94,20 @@ def attribute_patches(
         check: so many of the largest cells are patched as well; see `AttributedPatches.checks`.
 
     Raises:
-        ConfigError: a metric without a gradient, or of more than one number.
+        ConfigError: a metric without a gradient, or of more than one number; within `torch.inference_mode`.
         ShapeError, ChoiceError, RegardError: as `patch`.
 
     Source: Nanda 2023; Syed et al. 2023, equation 2; Kramár et al. 2024, section 3.1 (the correction).
     """
     first, second = pair(model, clean, corrupted)
     parts = Parts(model, what, sites)
+    if torch.is_inference_mode_enabled() or any(one.is_inference() for one in parts.tracker.model.parameters()):
+        raise ConfigError(
+            "attribute_patches needs gradients, and torch.inference_mode() has none: build the model and call this "
+            "outside of it"
+        )
     kept, rows = record(first, parts, metric), rows_of(second.arguments)
+    check_metrics([kept.metric])
     reached: list[tuple[str, int, Part]] = []
     probes: list[Tensor] = []
 

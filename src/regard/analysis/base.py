@@ -124,7 +124,8 @@ def check_numbers(tensors: Mapping[str, Any]) -> None:
 
 def as_inputs(given: Any) -> list[Any]:
     """A list of inputs; a single one (a text, a file, a dict of arguments) is a list of one."""
-    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) else [given]
+    one = isinstance(given, str | bytes | Mapping | torch.Tensor) or not isinstance(given, Iterable)
+    return [given] if one else list(given)
 
 
 def check_map(map: object) -> None:

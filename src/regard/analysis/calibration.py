@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regard.arguments import check_arguments
 from regard.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Calibration:
         bins = zip(self.confidence, self.right, self.count, strict=True)
         return sum(count * abs(right - confidence) for confidence, right, count in bins) / max(1, sum(self.count))
 
+    @check_arguments
     def plot(
         self, path: str | Path | None = None, title: str = "", theme: str = "light", *,
         right: str = "share right", counted: str = "predictions",
@@ -48,6 +50,7 @@ class Calibration:
         )
 
 
+@check_arguments
 def calibration(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> Calibration:
     """Whether predictions of confidence p are right in a share p of the cases.
 

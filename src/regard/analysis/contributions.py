@@ -103,6 +103,7 @@ class Contributions:
                 found[word] += number
         return list(zip(words, found, strict=True))
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
         """Draw the parts of the sites that attend to the source, by head and position, and beside them everything else.
 
@@ -130,7 +131,6 @@ class Contributions:
         )  # fmt: skip
 
 
-@check_arguments
 def contributions(generation: Generated, step: int) -> Contributions:
     """Direct logit attribution of the token chosen at one step, per attention site, head and position attended to.
 

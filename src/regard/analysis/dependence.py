@@ -7,14 +7,18 @@ is a number and a sentence.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.errors import ConfigError
+from regard.arguments import check_arguments
+from regard.errors import ConfigError, shown
 from regard.observation.intervene import Change, intervene, permute, uniform
+from regard.shapes import described
 
 Output = Callable[[], Tensor]
 Outputs = Callable[[int], Tensor]
@@ -88,6 +92,7 @@ class Dependence:
         return self.change >= 0.1 * max(biggest, 1e-12)
 
 
+@check_arguments
 def dependence(
     model: Any, site: str, output: Output, draws: int = 8, *, copies: Outputs | None = None, at_once: int = 32,
     unit: str = "",
@@ -105,11 +110,9 @@ def dependence(
         unit: of the number, for the sentence.
 
     Raises:
-        ConfigError: `output` runs no attention at the site, or gives more than one number.
+        ConfigError: `output` runs no attention at the site, or gives no number, or one without a gradient.
     """
-    own = output()
-    if own.numel() != 1:
-        raise ConfigError(f"output must give one number; got shape {list(own.shape)}")
+    own = _number(output())
     kept: list[Tensor] = []
 
     def keep(weights: Tensor) -> Tensor:
@@ -119,11 +122,14 @@ def dependence(
 
     with torch.enable_grad(), intervene(model, site, keep):
         changed = output()
+        _number(changed)
         if not kept:
             raise ConfigError(
-                f"output ran no attention at {site!r}: name a site that attends when output is called; "
+                f"output ran no attention at {shown(site)}: name a site that attends when output is called; "
                 "regard.observe(model) lists the sites, and names a module that computes attention by hand"
             )
+        if not isinstance(changed, Tensor) or not changed.requires_grad:
+            raise ConfigError("output has no gradient: compute it from the model's tensors, without item() or float()")
         gradients = torch.autograd.grad(changed.sum(), kept, allow_unused=True)
     attention = sum(_by_key(weights.detach()) for weights in kept)
     gradient = sum(
@@ -135,9 +141,9 @@ def dependence(
         step = at_once if copies else 1
         some = [changes[first : first + step] for first in range(0, len(changes), step)]
         equal, *others = [number for these in some for number in _numbers(model, site, output, copies, these)]
-        zeroed = float(own) - torch.tensor(others[draws:], device=kept[0].device)
+        zeroed = own - torch.tensor(others[draws:], device=kept[0].device)
         return Dependence(
-            site, float(own), equal, others[:draws],
+            site, own, equal, others[:draws],
             torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,
             unit,
         )  # fmt: skip
@@ -184,13 +190,30 @@ def _numbers(model: Any, site: str, output: Output, copies: Outputs | None, chan
     """The output under one change of the weights, or with each copy of the input under its own."""
     if copies is None:
         with intervene(model, site, changes[0]):
-            return [float(output())]
+            return [_number(output())]
 
     def each(weights: Tensor) -> Tensor:
         return torch.stack([change(row) for change, row in zip(changes, weights, strict=True)])
 
     with intervene(model, site, each):
-        return [float(number) for number in copies(len(changes))]
+        return [_number(number) for number in copies(len(changes))]
+
+
+def _number(given: Any) -> float:
+    """A finite number of one element.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(given, Tensor) and given.numel() == 1 and not given.is_complex():
+        number = float(given.detach())
+    elif isinstance(given, Real):
+        number = float(given)
+    else:
+        raise ConfigError(f"output must give one number; got {described(given)}")
+    if not isfinite(number):
+        raise ConfigError(f"output must give a finite number; got {number}")
+    return number
 
 
 def _how_much(agreement: float) -> str:

@@ -21,7 +21,8 @@ from regard.analysis.dependence import spearman
 from regard.analysis.erasure import TOKENS, Erasure
 from regard.analysis.explanations import Explainer
 from regard.arguments import check_arguments
-from regard.errors import ChoiceError, ConfigError, ShapeError, nearest
+from regard.errors import ChoiceError, ConfigError, ShapeError, nearest, shown
+from regard.shapes import described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,6 +184,7 @@ class Faithfulness:
             "sentence": self.sentence,
         }
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
         """A figure of the curves, and the gains beside those of random orders.
 
@@ -207,7 +209,7 @@ class Faithfulness:
 @check_arguments
 def faithfulness(
     prediction: Generated | Probability, step: int | Sequence[int] = -1, *,
-    explanations: Mapping[str, Tensor] | None = None, parts: Sequence[str] | None = None, draws: int = 100,
+    explanations: Mapping[str, Any] | None = None, parts: Sequence[str] | None = None, draws: int = 100,
     seed: int = 0,
 ) -> Faithfulness:  # fmt: skip
     """Deletion and insertion curves of every explanation of one prediction, against random orders.
@@ -230,7 +232,8 @@ def faithfulness(
         prediction: a translation or completion of what `load` returns; or, of any model, a function from what is kept
             of the input (bool `[n, parts]`) to the probability of the prediction `[n]`.
         step: index of the token in `generation.ids`, negative ones from the end; or those of a word's tokens.
-        explanations: further ones, tested first: {name: one number for each position of the input}, as a row of a map;
+        explanations: further ones, tested first: {name: one number for each position of the input}, as a row of a map
+            (a tensor, an array or a list);
             of a function, for each part. It needs at least one.
         parts: names of a function's parts; their numbers by default.
         draws: random orders, of which half are the others reversed; up to five words all orders are tried.
@@ -246,13 +249,16 @@ def faithfulness(
     """
     if draws < 20:
         raise ConfigError(f"draws must be at least 20: a test at 5 % needs as many random orders; got {draws}")
-    given = dict(explanations or {})
+    given = {name: _numbers(name, values) for name, values in (explanations or {}).items()}
     if isinstance(prediction, Generated):
         steps = _steps(prediction, step)
         return of_steps(prediction, Explainer(prediction), steps, given, draws, seed)
     if not given:
         raise ConfigError("faithfulness of a function needs explanations: {name: one number for each part}")
-    size = len(next(iter(given.values())))
+    first = next(iter(given.values()))
+    if first.ndim != 1 or not len(first):
+        raise ShapeError(f"an explanation needs a number for each part; got shape {list(first.shape)}")
+    size = len(first)
     names = [str(n) for n in range(size)] if parts is None else list(parts)
     _check(given, len(names))
     return _measured(prediction, "the prediction", names, given, draws, seed)
@@ -321,6 +327,15 @@ def _by_word(row: Tensor, erasure: Erasure) -> Tensor:
     return torch.stack([row.detach().cpu().double()[places].sum() for _, places in erasure.words])
 
 
+def _numbers(name: object, values: Any) -> Tensor:
+    if not isinstance(name, str):
+        raise ConfigError(f"the name of an explanation must be a text; got {shown(name)}")
+    try:
+        return values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"explanation {name!r} must be numbers; got {shown(values)}") from error
+
+
 def _check(given: Mapping[str, Tensor], size: int) -> None:
     for name, values in given.items():
         if values.shape != (size,):
@@ -367,10 +382,12 @@ def _curves(probability: Probability, orders: Sequence[Tensor], cuts: Sequence[i
     kept: Bool[Tensor, "orders two cuts parts"] = torch.stack([ranks[:, None] >= at, ranks[:, None] < at], 1)
     rows, index = kept.reshape(-1, size).unique(dim=0, return_inverse=True)
     found = probability(rows)
-    if found.shape != (len(rows),):
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.shape != (len(rows),):
         raise ShapeError(
-            f"the function gave shape {list(found.shape)} for {len(rows)} rows: expected a probability each"
+            f"the function gave {described(found)} for {len(rows)} rows: expected a tensor of a probability each"
         )
+    if not bool(found.isfinite().all()):
+        raise ConfigError("the function gave a probability that is not finite: no order of the parts can be measured")
     values = found.detach().double().cpu()[index].reshape(len(orders), 2, len(cuts))
     shares = [cut / size for cut in cuts]
     return [Curves(shares, deletion.tolist(), insertion.tolist()) for deletion, insertion in values]

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.analysis.base import ForwardPass, as_inputs, as_pass, check_single
+from regard.arguments import check_arguments
 from regard.errors import ConfigError, ShapeError
 from regard.models.recurrent import Recurrent
 
@@ -43,6 +44,7 @@ class Lens:
         """softmax(logits), in at least float32."""
         return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)).softmax(-1)
 
+    @check_arguments
     def top(self, k: int = 5, row: int = 0) -> list[list[list[tuple[Any, float]]]]:
         """The k most probable tokens of every layer and position, best first.
 
@@ -63,6 +65,7 @@ class Lens:
             for layer in zip(ids.tolist(), best.tolist(), strict=True)
         ]
 
+    @check_arguments
     def plot(
         self, path: str | Path | None = None, row: int = 0, theme: str = "light", *,
         tokens: Sequence[str] | None = None, names: Names | None = None,
@@ -134,6 +137,7 @@ class TunedLens(nn.Module):
         return states + (states @ self.matrix[layer].T + self.offset[layer]).to(states.dtype)
 
 
+@check_arguments
 def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 0.001, seed: int = 0) -> TunedLens:
     """Train the translators of a tuned lens on some inputs: minimize KL(last layer's prediction ‖ layer's prediction).
 
@@ -200,6 +204,7 @@ def _divergences(passes: Sequence[ForwardPass], tuned: TunedLens) -> list[float]
     return found
 
 
+@check_arguments
 def logit_lens(model: Any, inputs: Any, offsets: TunedLens | None = None) -> Lens:
     """softmax(W_U · norm(x_l)) at every layer l and position (nostalgebraist 2020; Belrose et al. 2023, equation 2).
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.errors import ConfigError, nearest
 from regard.text.tokenizer import word_of_each
@@ -92,6 +93,7 @@ class Meaning:
     towards: list[list[tuple[str, float]]]
     moved_by: list[list[Contribution]]
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
         """Draw the word's way through the layers in every text.
 
@@ -153,6 +155,7 @@ def _list(pairs: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{word} ({value:.2f})" for word, value in pairs)
 
 
+@check_arguments
 def meaning(encoder: Any, word: str, texts: Sequence[str], layer: int | None = None) -> Meaning:
     """See `Filler.meaning`."""
     if not texts:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.data.align import Link, scores
 from regard.errors import ShapeError
@@ -33,6 +34,7 @@ def coverage_deviation(seen: AttentionMap) -> Float[Tensor, "*batch"]:
     return deviation
 
 
+@check_arguments
 def share_on(seen: AttentionMap, keys: Sequence[int]) -> Float[Tensor, "*batch"]:
     """The share of all weight on some keys; for key 0, the weight of an attention sink (Xiao et al. 2024)."""
     received = seen.received()

@@ -5,12 +5,12 @@ They are kept from one run, and put into another: many cells in one batched forw
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from math import prod
+from math import isnan, prod
 from typing import Any
 
 import torch
@@ -45,6 +45,16 @@ def number_of(value: Any) -> float:
         raise ConfigError(
             f"the metric gave {got}: expected one number, such as the difference of two logits"
         ) from error
+
+
+def check_metrics(values: Iterable[float]) -> None:
+    """Refuse metrics that are NaN, with which no change could be told.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if any(map(isnan, values)):
+        raise ConfigError("the metric gave NaN for an input as it is: expected a number")
 
 
 WHAT = ("head", "query", "key", "value", "weights", "state")

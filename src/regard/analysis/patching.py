@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.analysis.base import ForwardPass, as_pass
-from regard.analysis.parts import OF_KEYS, Cell, Metric, Parts, Recording, Sweep, record
+from regard.analysis.parts import OF_KEYS, Cell, Metric, Parts, Recording, Sweep, check_metrics, record
 from regard.arguments import check_arguments
 from regard.errors import ConfigError, ShapeError
 
@@ -49,6 +49,7 @@ class Patches:
         """
         return (self.table - self.corrupted) / (self.clean - self.corrupted or float("nan"))
 
+    @check_arguments
     def top(self, k: int = 10) -> list[tuple[Cell, float]]:
         """The k cells that change the corrupted metric most, with the metric there; largest change first."""
         effect = (self.table - self.corrupted).abs().nan_to_num(nan=-1.0).flatten()
@@ -60,6 +61,7 @@ class Patches:
                 found.append((cell, float(self.table[tuple(place)])))
         return found
 
+    @check_arguments
     def plot(
         self, path: str | Path | None = None, theme: str = "light", *, tokens: Sequence[str] | None = None
     ) -> "Figure":
@@ -145,6 +147,7 @@ def patch(
     first, second = pair(model, clean, corrupted)
     parts = Parts(model, what, sites)
     kept = record(first, parts, metric)
+    check_metrics([kept.metric])
     sweep = Sweep(second, parts, kept, metric, batch)
     cells = kept.cells(by_position or what == "state")
     table = table_of(kept, cells, sweep([[cell] for cell in cells]))

@@ -24,7 +24,7 @@ from regard.analysis.parts import (
     rows_of,
 )
 from regard.analysis.patching import Patches, pair, table_of, tokens_of
-from regard.errors import ConfigError, unknown
+from regard.errors import ConfigError, shown, unknown
 
 WHAT = ("query", "key", "value")
 
@@ -94,7 +94,9 @@ def path_patches(
         chosen = list(record(second, Parts(model, "head", sites)).kept)
         before = [one for one in before if one in chosen]
     if not before:
-        raise ConfigError(f"no attention runs before {site!r}: no head could send it anything; name a later receiver")
+        raise ConfigError(
+            f"no attention runs before {shown(site)}: no head could send it anything; name a later receiver"
+        )
     cells = [cell for cell in own.cells(False) if cell.site in before]
     with torch.no_grad():
         ends = own.metric, old.metric

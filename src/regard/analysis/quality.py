@@ -13,6 +13,7 @@ from regard.analysis.ablations import means_of
 from regard.analysis.base import as_inputs, as_pass
 from regard.analysis.parts import Parts, record
 from regard.analysis.roles import bootstrap
+from regard.arguments import check_arguments
 from regard.errors import ConfigError, unknown
 from regard.observation.intervene import intervene
 
@@ -48,6 +49,7 @@ class LostQuality:
     sites: list[str]
     whole: float
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
         """A figure of the table, red where quality falls without a head; the file's ending gives its format."""
         from regard.figures.tables import draw_tables
@@ -59,6 +61,7 @@ class LostQuality:
         )  # fmt: skip
 
 
+@check_arguments
 def lost_quality(
     model: Any, inputs: Sequence[Any], references: Sequence[str], kind: str = "mean", *,
     sites: Sequence[str] | None = None, measure: Measure = chrf, **settings: Any,

@@ -12,6 +12,7 @@ from regard.analysis.contributions import ids_of
 from regard.analysis.erasure import Erasure
 from regard.analysis.explanations import Explainer
 from regard.analysis.faithfulness import LEVEL, Faithfulness, of_steps
+from regard.arguments import check_arguments
 from regard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class Reasons:
             "sentence": self.sentence,
         }
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> "Figure":
         """A figure of what came from where, and of the gains of all explanations.
 
@@ -192,6 +194,7 @@ class Reasons:
         )  # fmt: skip
 
 
+@check_arguments
 def reasons(
     generation: Any, draws: int | None = None, seed: int = 0, *, done: Callable[[int, int], None] | None = None
 ) -> Reasons:

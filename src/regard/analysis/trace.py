@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.attention.watch import Call, calls_by_site, unwatched, watching
 from regard.bundle import Bundle
 from regard.device import device_of
@@ -102,6 +103,7 @@ class Trace:
             yield from (Text(harmless(_sentence(p))) for p in step.predictions)
             yield Text()
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
         """Draw the weights over the source, step by step, with the predictions beside them.
 

@@ -45,10 +45,12 @@ class Why:
         """The sum of all parts: the score, up to rounding."""
         return sum(self.parts.values())
 
+    @check_arguments
     def top(self, k: int = 5) -> list[tuple[tuple[str, str], float]]:
         """The k largest parts by magnitude, largest first."""
         return sorted(self.parts.items(), key=lambda part: -abs(part[1]))[:k]
 
+    @check_arguments
     def plot(self, path: str | Path | None = None, theme: str = "light") -> Any:
         """Draw the parts: what wrote the query down, what wrote the key across.
 
@@ -70,7 +72,6 @@ class Why:
         )  # fmt: skip
 
 
-@check_arguments
 def why(map: AttentionMap, i: int, j: int) -> Why:
     """e_ij as a sum over what wrote the query and what wrote the key (Elhage et al. 2021, "QK circuit").
 

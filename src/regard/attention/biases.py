@@ -6,7 +6,7 @@ from math import floor, log, log2
 import torch
 from torch import Tensor, nn
 
-from regard.arguments import check_arguments
+from regard.arguments import check_arguments, check_least
 from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
 from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
@@ -212,6 +212,7 @@ class RelativeBias(nn.Module, ByDistance):
     @check_arguments
     def __init__(self, heads: int, buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> None:
         super().__init__()
+        check_least("RelativeBias", 1, heads=heads)
         sides = 2 if bidirectional else 1
         if buckets % (2 * sides) or buckets < 2 * sides or max_distance <= buckets // sides // 2:
             raise ShapeError(

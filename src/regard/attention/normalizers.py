@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
 from regard.attention.tiles import Index
-from regard.errors import ChoiceError, ShapeError, shown, unknown
+from regard.errors import ChoiceError, ShapeError, unknown
+from regard.shapes import described
 
 ScoreRows = Float[Tensor, "*batch T S"]
 AllowedRows = Bool[Tensor, "*batch T S"]
@@ -293,9 +294,13 @@ class WholeRows(Normalizer):
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed)
-        if not isinstance(weights, Tensor) or weights.shape != scores.shape:
-            got = list(weights.shape) if isinstance(weights, Tensor) else shown(weights)
-            raise ShapeError(f"the normalizer's function gave {got}: it must give weights {list(scores.shape)}")
+        fits = isinstance(weights, Tensor) and weights.is_floating_point() and weights.device == scores.device
+        if not fits or weights.shape != scores.shape:
+            raise ShapeError(
+                f"the normalizer's function gave {described(weights)}: it must give floating-point weights "
+                f"{list(scores.shape)} on {scores.device}"
+            )
+        weights = weights.to(scores.dtype)
         weights = weights.masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.arguments import check_arguments
+from regard.arguments import check_arguments, check_least
 from regard.attention.tracing import are_hidden
-from regard.errors import ChoiceError, ShapeError, shown, unknown
-from regard.shapes import check_widths
+from regard.errors import ChoiceError, ShapeError, unknown
+from regard.shapes import check_widths, described
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
@@ -242,9 +242,7 @@ class QueryAdaptive(Product):
     @check_arguments
     def __init__(self, query_dim: int, key_dim: int, aspects: int) -> None:
         super().__init__()
-        _check_sizes(self, query_dim, key_dim)
-        if aspects < 1:
-            raise ShapeError(f"QueryAdaptive needs at least 1 aspect; got {aspects}")
+        check_least("QueryAdaptive", 1, query_dim=query_dim, key_dim=key_dim, aspects=aspects)
         self.gate = nn.Linear(query_dim, aspects, bias=False)
         self.aspects = nn.Parameter(torch.empty(aspects, query_dim, key_dim).normal_(std=query_dim**-0.5))
 
@@ -294,7 +292,8 @@ class Additive(Score):
     @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        _check_sizes(self, query_dim, key_dim, hidden_dim)
+        _check_sizes(self, query_dim, key_dim)
+        check_least(type(self).__name__, 1, hidden_dim=hidden_dim)
         self.query = nn.Linear(query_dim, hidden_dim, bias=False)
         self.key = nn.Linear(key_dim, hidden_dim, bias=False)
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
@@ -323,7 +322,8 @@ class Concat(Score):
     @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        _check_sizes(self, query_dim, key_dim, hidden_dim)
+        _check_sizes(self, query_dim, key_dim)
+        check_least(type(self).__name__, 1, hidden_dim=hidden_dim)
         self.query_dim = query_dim
         self.weight = nn.Parameter(nn.Linear(query_dim + key_dim, hidden_dim, bias=False).weight.detach())
         self.v = nn.Parameter(torch.empty(hidden_dim).uniform_(-(hidden_dim**-0.5), hidden_dim**-0.5))
@@ -359,7 +359,8 @@ class LocationAware(Score):
     @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, filters: int = 10, reach: int = 20) -> None:
         super().__init__()
-        _check_sizes(self, query_dim, key_dim, hidden_dim)
+        _check_sizes(self, query_dim, key_dim)
+        check_least(type(self).__name__, 1, hidden_dim=hidden_dim)
         self.content = Additive(query_dim, key_dim, hidden_dim)
         self.query_dim, self.hidden_dim = query_dim, hidden_dim
         self.filters = nn.Conv1d(1, filters, 2 * reach + 1, padding=reach, bias=False)
@@ -394,13 +395,22 @@ class Function(Score):
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         scores = self.function(query, key)
-        if not isinstance(scores, Tensor) or scores.shape[-2:] != (query.shape[-2], key.shape[-2]):
-            got = list(scores.shape) if isinstance(scores, Tensor) else shown(scores)
+        batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        shape = (*batch, query.shape[-2], key.shape[-2])
+        fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
+        if not fits or scores.shape[-2:] != shape[-2:] or not _broadcasts(scores.shape, shape):
             raise ShapeError(
-                f"the score function gave {got} for queries {list(query.shape)} and keys "
-                f"{list(key.shape)}: it must give [*batch, {query.shape[-2]}, {key.shape[-2]}], for any tile of both"
+                f"the score function gave {described(scores)} for queries {list(query.shape)} and keys "
+                f"{list(key.shape)}: it must give floating-point numbers "
+                f"{list(shape)} on {query.device}, and likewise for any tile of both"
             )
-        return scores
+        return scores.to(query.dtype).expand(shape)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape can be expanded to another."""
+    own = shape[::-1]
+    return len(own) <= len(to) and all(n in (1, size) for n, size in zip(own, to[::-1], strict=False))
 
 
 ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]
@@ -430,9 +440,8 @@ def as_score(score: ScoreLike) -> Score:
     raise unknown("score", score, NAMED)
 
 
-def _check_sizes(score: Score, *sizes: int) -> None:
-    if min(sizes) < 0:
-        raise ShapeError(f"{type(score).__name__} needs sizes of at least 0; got {', '.join(map(str, sizes))}")
+def _check_sizes(score: Score, query_dim: int, key_dim: int) -> None:
+    check_least(type(score).__name__, 0, query_dim=query_dim, key_dim=key_dim)
 
 
 def _check_width(vectors: Tensor, width: int, name: str) -> None:

@@ -169,6 +169,8 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
         return
     from regard.storage import why_unwritable
 
+    if output == Path("-"):
+        raise ConfigError("--output -: standard output holds this command's other lines: name a file")
     if why := why_unwritable(output):
         raise ConfigError(f"--output {output}: {why}")
     inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)

@@ -95,7 +95,7 @@ class BareLook(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, a bare --look given its default value."""
-        following = [*args[1:], "--"]
+        following = [*args[1:], "--"][: len(args)]
         filled = [
             part
             for this, after in zip(args, following, strict=True)

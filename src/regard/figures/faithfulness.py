@@ -83,7 +83,14 @@ def draw_reasons(
     figure = _figure(wide + 4.6 * bool(gains), high, title, colours)
     panels = figure.subplots(1, 1 + bool(gains), squeeze=False, width_ratios=[wide, 4.6][: 1 + bool(gains)])[0]
     if rows and columns:
-        panels[0].imshow(shares, cmap=colormap(colours.weights, colours.paper), vmin=0, vmax=1, aspect="auto")
+        panels[0].imshow(
+            shares,
+            cmap=colormap(colours.weights, colours.paper),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
+        )
         _name_axes(panels[0], rows, columns)
         for i, row in enumerate(shares):
             for j, share in enumerate(row):

@@ -22,6 +22,7 @@ UNMARKED = (
     rb'<!doctype html>\n<html lang="en">\n<head>\n(?:<(?:meta|title|style)[^\n]*\n)+</head>\n<body>\n'
     rb'<main id="regard">',
 )
+DPI, POINTS = 160, 60e6  # of a picture: dots an inch, and in all, of which each takes a dozen bytes while it is drawn
 # text stays text in an SVG, so the reader's own fonts serve every script
 SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "regard"}
 
@@ -40,7 +41,7 @@ def check_target(path: str | Path, page: bool = False) -> Path:
     from matplotlib.backend_bases import FigureCanvasBase
 
     path = Path(path)
-    kinds = {*FigureCanvasBase.get_supported_filetypes(), *(PAGES if page else ())}
+    kinds = {*FigureCanvasBase.get_supported_filetypes(), *(PAGES if page else ())} - {"pgf"}  # which runs TeX
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise DataError(
             f"{path}: cannot draw {path.suffix or 'a file without an ending'!r}: end it in .png, .svg"
@@ -118,7 +119,9 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         try:
             with writing_to(path), replacing(path) as file:
                 kind = ending.removeprefix(".")
-                figure.savefig(file, format=kind, dpi=160, bbox_inches="tight", metadata=about.get(ending))
+                width, height = figure.get_size_inches()
+                dpi = min(DPI, (POINTS / (width * height)) ** 0.5)
+                figure.savefig(file, format=kind, dpi=dpi, bbox_inches="tight", metadata=about.get(ending))
         except AttributeError as error:  # what a .pdf's writer makes of an error of the disk
             raise DataError(f"{path}: could not be written: {error}") from error
     if ending != ".svg" and any("missing from font" in str(warning.message) for warning in caught):

@@ -51,6 +51,7 @@ def draw_strip(
         note: under the title.
         theme: "light" or "dark".
     """
+    weights = _finite(weights)
     side, top = square_side(weights.shape[-1]), _top(weights)
     shown = list(zip(words, weights, strict=True))[:WORDS]
     count = len(shown) + 1
@@ -93,6 +94,7 @@ def draw_film(
         note: under the title.
         theme: "light" or "dark".
     """
+    weights = _finite(weights)
     side, top, panel = square_side(weights.shape[-1] // len(frames)), _top(weights), 1.15
     shown = ["the film", *(cut(word, 20) for word in words[:WORDS])]
     more = f"the first {WORDS} of {len(words)} words" if len(words) > WORDS else ""
@@ -118,6 +120,11 @@ def draw_film(
 
 def _points(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
+
+
+def _finite(weights: Tensor) -> Tensor:
+    """Weights as light: none where a weight is negative or not finite."""
+    return weights.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
 
 def _top(weights: Tensor) -> float:
@@ -230,6 +237,7 @@ def _mark_seconds(axes: "Axes", ink: str) -> None:
 def strip(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
     """The strip for the terminal: one small grid per word, light where it looked; all words on one scale."""
     words = [harmless(word) for word in words]
+    weights = _finite(weights)
     side, top = square_side(weights.shape[-1]), _top(weights)
     across_cells = 2 * side
     across = max(1, columns // (across_cells + 2))
@@ -250,6 +258,7 @@ def timeline(words: Sequence[str], weights: Tensor, columns: int = 80) -> Text:
     """Where each word looked along a sound, for the terminal: a line per word, all on one scale."""
     words = [harmless(word) for word in words]
     name = max((len(word) for word in words), default=0)
+    weights = _finite(weights)
     top = _top(weights)
     room = max(10, min(columns - name - 2, weights.shape[-1]))
     text = Text()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PITCH = 0.62  # of a step
 BARS = 4.6  # width of the candidates
+WRITTEN = 2500  # cells whose numbers are written in them; more would be too small to read
 PARTS = (("from_state", "state"), ("from_context", "context"), ("bias", "bias"))
 
 
@@ -64,12 +65,15 @@ def draw_trace(trace: "Trace", path: str | Path | None = None, theme: str = "lig
     )  # fmt: skip
     axes, norm = made.axes[0][0], Normalize(0, 1)
     weights = [one.weights or [0.0] * max(1, len(columns)) for one in steps]
-    axes.imshow(weights, cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto")
+    axes.imshow(
+        weights, cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto", interpolation="nearest"
+    )
     name_rows(axes, down_names)
     if columns:
         name_columns(axes, across_names)
     name_corner(axes, *SIDES, colours)
-    for i, one in enumerate(steps):
+    written = steps if len(steps) * len(columns) <= WRITTEN else []
+    for i, one in enumerate(written):
         for j, (e, a) in enumerate(zip(one.scores, one.weights, strict=True)):
             ink = ink_on(colour(a, colours.weights))
             axes.text(j, i, f"{a:.2f}\ne {e:.1f}", ha="center", va="center", fontsize=7.5, color=ink,

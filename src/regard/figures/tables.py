@@ -93,8 +93,8 @@ def signed_scale(largest: float) -> "tuple[Normalize, list[float]]":
 
 
 def _most(table: Tensor) -> float:
-    """The largest magnitude in a table; NaN does not count."""
-    return float(table.nan_to_num().abs().max()) if table.numel() else 0.0
+    """The largest magnitude in a table, of those that are finite."""
+    return float(table.nan_to_num(0.0, 0.0, 0.0).abs().max()) if table.numel() else 0.0
 
 
 def _fill(axes: "Axes", table: Tensor, norm: "Normalize", theme: Theme) -> None:
@@ -142,7 +142,9 @@ def draw_words(
     from matplotlib.colors import Normalize
 
     axes, norm = made.axes[0][0], Normalize(0, 1)
-    axes.imshow(values[::-1], cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto")
+    axes.imshow(
+        values[::-1], cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto", interpolation="nearest"
+    )
     name_rows(axes, down_names)
     name_columns(axes, across_names)
     name_corner(axes, *sides, colours)
@@ -226,5 +228,5 @@ def _draw_bars(made: Sheet, numbers: Mapping[str, float], label: str, left: floa
     axes.set(xlim=(min(0.0, *values) - 0.4 * most, max(0.0, *values) + 0.4 * most), ylim=(len(names) - 0.5, -0.5))
     axes.set_yticks(range(len(names)), [visible(name) for name in names])
     axes.tick_params(axis="y", labelsize=8.5, length=0)
-    axes.annotate(f"everything else: {label}", (0, 1), (0, 5), "axes fraction", "offset points", fontsize=7.5,
+    axes.annotate(visible(f"everything else: {label}"), (0, 1), (0, 5), "axes fraction", "offset points", fontsize=7.5,
                   color=theme.soft, fontfamily=fonts())  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.arguments import check_arguments
+from regard.arguments import check_arguments, check_least
 from regard.errors import ChoiceError, ShapeError
 from regard.nn.recurrent import RecurrentEncoder
 from regard.shapes import Allowed
@@ -84,8 +84,8 @@ class Convolution(Context):
     @check_arguments
     def __init__(self, width: int, left: int, right: int = 0, groups: int = 1) -> None:
         super().__init__()
-        if left < 0 or right < 0:
-            raise ShapeError(f"Convolution takes at least 0 states on each side; got left {left} and right {right}")
+        check_least("Convolution", 1, width=width)
+        check_least("Convolution", 0, left=left, right=right)
         if groups < 1 or width % groups:
             raise ShapeError(f"groups must divide the width; got width {width} and groups {groups}")
         self.width, self.left, self.right = width, left, right

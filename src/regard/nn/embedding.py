@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.arguments import check_arguments
+from regard.arguments import check_arguments, check_least
 from regard.errors import ShapeError
 from regard.nn.dropout import Dropout
 
@@ -18,8 +18,8 @@ def sinusoidal(length: int, dim: int) -> Float[Tensor, "length dim"]:
     Raises:
         ShapeError: a negative length, or a dim below 1.
     """
-    if length < 0 or dim < 1:
-        raise ShapeError(f"sinusoidal needs a length of at least 0 and a dim of at least 1; got {length} and {dim}")
+    check_least("sinusoidal", 0, length=length)
+    check_least("sinusoidal", 1, dim=dim)
     return sinusoids(torch.arange(length), dim)
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.arguments import check_arguments
+from regard.arguments import check_arguments, check_least
 from regard.attention.biases import BiasLike
 from regard.attention.masks import And, Causal, MaskLike
 from regard.attention.normalizers import Normalizer
@@ -68,6 +68,7 @@ class MultiHead(nn.Module):
         key_width = width if key_width is None else key_width
         value_width = key_width if value_width is None else value_width
         key_heads = heads if key_heads is None else key_heads
+        check_least("MultiHead", 1, width=width, heads=heads, key_heads=key_heads)
         if (head_width is None and width % heads) or heads % key_heads:
             raise ShapeError(
                 "heads must divide the width and key_heads the heads; "

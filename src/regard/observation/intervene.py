@@ -12,7 +12,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
 from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, changing, computing, suppress
-from regard.errors import RegardError, ShapeError, unknown
+from regard.errors import RegardError, ShapeError, shown, unknown
 from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import is_tracing, refuse_mapped
@@ -78,7 +78,7 @@ def _intervening(tracker: Tracker, site: str, change: Change, part: str) -> Iter
         yield
     if ran and not applied:
         raise RegardError(
-            f"nothing was changed: {site!r} ran no attention of its own; regard.observe(model) lists the sites that "
+            f"nothing was changed: {shown(site)} ran no attention of its own; regard.observe(model) lists the sites that "
             "do, and names a module that computes attention by hand"
         )
 
@@ -148,6 +148,7 @@ def _keeping_shape(change: Change, site: str) -> Change:
     return checked
 
 
+@check_arguments
 def ablate(*heads: int) -> Change:
     """A change that sets the weights of some heads (of all, if none is named) to 0: they contribute nothing.
 

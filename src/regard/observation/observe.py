@@ -24,7 +24,7 @@ from regard.attention.maps.page import page_of_maps
 from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, on_search_result, watching
-from regard.errors import ChoiceError, RegardError, ShapeError, nearest
+from regard.errors import ChoiceError, RegardError, ShapeError, nearest, shown
 from regard.figures.page import Page
 from regard.observation.hand_written import on_hand_written
 from regard.observation.sites import Tracker, is_torchs_own
@@ -91,7 +91,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         site = self._tracker.names[module] if module is not None else site
         if site not in self._maps:
             known = ", ".join(map(repr, nearest(str(site), list(self._maps))[:6])) or "nothing: no attention happened"
-            raise UnseenSite(f"no attention was seen at {site!r}; seen: {known}")
+            raise UnseenSite(f"no attention was seen at {shown(site)}; seen: {known}")
         return self._maps[site]
 
     def __iter__(self) -> Iterator[str]:
@@ -149,6 +149,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
             joined[site] = _along(site, maps, beam_indices, caches, module in self._crossing)
         return joined
 
+    @check_arguments
     def look(
         self, path: str | Path | None = None, *, tokens: Sequence[str] | None = None,
         beam_indices: Tensor | None = None,
@@ -635,7 +636,7 @@ def _along(
     starts = _starts(sizes, caches != {None}, crossing)
     if starts is None or len(caches) > 1:
         raise RegardError(
-            f"the steps at {site!r} do not follow each other (queries × keys: "
+            f"the steps at {shown(site)} do not follow each other (queries × keys: "
             f"{', '.join(f'{t} × {s}' for t, s in sizes[:6])} …): along joins one generate per block, with a cache "
             "that keeps every key or the latest ones; the maps of the steps themselves are in seen[site]"
         )
@@ -649,7 +650,7 @@ def _along(
             which = beam_indices[:, step].to(weights.device)
             if int(which.max()) >= len(weights):
                 raise RegardError(
-                    f"beam_indices name beam {int(which.max())}, and step {step} at {site!r} has {len(weights)}: "
+                    f"beam_indices name beam {int(which.max())}, and step {step} at {shown(site)} has {len(weights)}: "
                     "give the beam_indices of the generate that was observed"
                 )
             weights = weights[which.clamp(min=0)] * (which >= 0).reshape(-1, *[1] * (weights.ndim - 1))

@@ -24,8 +24,8 @@ from regard.pipelines.generation import Alignment, Generation, Word
 from regard.text.normalize import clean
 from regard.text.tokenizer import words as word_spans
 
-LETTERS = "XQYZ"  # of what stands for a protected text: letters that begin few words
-LONGEST = 8  # of these letters in a stand-in: 87,380 different ones
+LETTERS = "XQYZKWJVHGBF"  # of what stands for a protected text: letters that begin few words
+LONGEST = 4  # of these letters in a stand-in: 22,620 different ones
 # possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
 # long the text is
 # A tag with quoted values, its name as the group `tag`; it ends before the next "<" where a quote is never closed. Of
@@ -344,9 +344,10 @@ def _pieces(shielded: Shielded, generation: Generation) -> list[Segment]:
 
 
 def _as_written(stands_for: Mapping[str, str], text: str) -> dict[str, str]:
-    """The stand-ins as they stand in a translation, which must have them in capitals or in small letters."""
-    there = set(re.findall(r"\w+", text))
-    return {name if name in there else name.lower(): part for name, part in stands_for.items()}
+    """The stand-ins as they stand in a translation, which must have them whatever the case of their letters."""
+    there = re.findall(r"\w+", text)
+    others = {word.upper(): word for word in reversed(there)}
+    return {name if name in there else others.get(name, name): part for name, part in stands_for.items()}
 
 
 class Tag(NamedTuple):

@@ -51,7 +51,7 @@ def test_the_seed_decides_and_torchs_generator_is_left_alone() -> None:
     before = first.weight.clone()
     first.redraw(6)
     assert not torch.equal(first.weight, before)
-    with pytest.raises(regard.ShapeError, match="RandomFeatures needs at least 1 feature; got 0"):
+    with pytest.raises(regard.ShapeError, match="RandomFeatures: features must be at least 1; got 0"):
         regard.RandomFeatures(D, 0)
 
 

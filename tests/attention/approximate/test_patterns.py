@@ -26,7 +26,7 @@ def test_strided() -> None:
 
 def test_no_blocks_are_refused() -> None:
     for make in (regard.big_bird, regard.strided):
-        with pytest.raises(regard.ShapeError, match="a layout needs at least 1 block; got 0"):
+        with pytest.raises(regard.ShapeError, match="blocks must be at least 1; got 0"):
             make(0)
 
 
@@ -38,5 +38,5 @@ def test_a_sparse_pattern_is_exact() -> None:
 
 
 def test_a_stride_of_nothing_is_refused() -> None:
-    with pytest.raises(regard.ShapeError, match="a layout needs a stride of at least 1; got 0"):
+    with pytest.raises(regard.ShapeError, match="stride must be at least 1; got 0"):
         regard.strided(4, stride=0)

@@ -61,15 +61,18 @@ def test_pairs_stand_where_the_configs_look(
 
 
 def test_a_text_is_fetched_within_bounds(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "input.txt").write_text("ROMEO:\nO Romeo!\n" * 10)
+    (tmp_path / "input.txt").write_text("First Citizen:\nBefore we proceed\n" * 10)
     one = replace(downloads.shakespeare(), address=f"{address}/input.txt")
     path, count = one.write(tmp_path / "data")
     assert count == 20
-    assert gzip.decompress(path.read_bytes()).decode().startswith("ROMEO:\nO Romeo!\nROMEO:\n")
+    assert gzip.decompress(path.read_bytes()).decode().startswith("First Citizen:\nBefore we proceed\nFirst Citizen:\n")
     with pytest.raises(
         DataError, match=r"none cannot be fetched \(.*404.*\): download it another way, then run regard data x FILE"
     ):
         downloads.fetch(f"{address}/none", "regard data x FILE")
+    (tmp_path / "other.txt").write_text("ROMEO:\nO Romeo!\n" * 10)
+    with pytest.raises(DataError, match=r"other\.txt: 160 characters: that is not the text of .*'First Citizen:'"):
+        downloads.shakespeare().write(tmp_path / "others", tmp_path / "other.txt")
     with pytest.raises(DataError, match="expected an http or https address"):
         downloads.fetch((tmp_path / "input.txt").as_uri(), "")
     monkeypatch.setattr(downloads, "LARGEST", 100)

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from regard.arguments import check_arguments
+from regard.arguments import check_arguments, check_least
 from regard.attention.scores import KeyTile, Positive, ProjectedKey, ProjectedQuery, QueryTile
-from regard.errors import ShapeError
 
 
 class RandomFeatures(Positive):
@@ -41,8 +40,7 @@ class RandomFeatures(Positive):
     @check_arguments
     def __init__(self, width: int, features: int = 256, scale: float | None = None, seed: int = 0) -> None:
         super().__init__()
-        if features < 1:
-            raise ShapeError(f"RandomFeatures needs at least 1 feature; got {features}")
+        check_least("RandomFeatures", 1, width=width, features=features)
         self.scale = 1 / sqrt(width) if scale is None else scale
         self.register_buffer("weight", _orthogonal(width, features, seed))
 

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from regard.arguments import check_arguments
-from regard.errors import ShapeError
+from regard.arguments import check_arguments, check_least
 
 
 @check_arguments
@@ -23,7 +22,8 @@ def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed:
 
     Source: Zaheer et al. 2020, section 2.
     """
-    _check(blocks)
+    check_least("big_bird", 1, blocks=blocks)
+    check_least("big_bird", 0, local=local, first=first, random=random)
     positions = torch.arange(blocks)
     layout = (positions[:, None] - positions).abs() <= local
     layout[:first], layout[:, :first] = True, True
@@ -41,13 +41,7 @@ def strided(blocks: int, local: int = 1, stride: int = 4) -> Tensor:
 
     Source: Child et al. 2019, section 4.2 (with `regard.causal()` beside it, their strided pattern by blocks).
     """
-    _check(blocks)
-    if stride < 1:
-        raise ShapeError(f"a layout needs a stride of at least 1; got {stride}")
+    check_least("strided", 1, blocks=blocks, stride=stride)
+    check_least("strided", 0, local=local)
     positions = torch.arange(blocks)
     return ((positions[:, None] - positions).abs() <= local) | ((positions + 1) % stride == 0)
-
-
-def _check(blocks: int) -> None:
-    if blocks < 1:
-        raise ShapeError(f"a layout needs at least 1 block; got {blocks}")

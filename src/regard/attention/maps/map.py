@@ -128,6 +128,7 @@ class AttentionMap:
         self._pools: dict[tuple[bool, Pool], Tensor] = {}
 
     @classmethod
+    @check_arguments
     def from_weights(cls, weights: Float[Tensor, "..."], **tokens: Tokens) -> "AttentionMap":
         """A map of given weights `[*batch, T, S]`."""
         if weights.ndim < 2:
@@ -278,6 +279,7 @@ class AttentionMap:
         return profile
 
     @exactly
+    @check_arguments
     def mass(self, cells: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Σ_j α_ij over chosen keys j `[*batch, n, T]`, for n sets of cells; block by block, never T × S.
 
@@ -433,6 +435,8 @@ class AttentionMap:
         if not maps:
             raise ShapeError("rollout needs at least one map")
         joint: Tensor | None = None
+        if not isinstance(maps, Sequence) or not all(isinstance(one, AttentionMap) for one in maps):
+            raise ShapeError(f"rollout needs a list of AttentionMaps; got {shown(maps)}")
         for number, one in enumerate(maps):
             n = maps[0].shape[-1]
             if len(one.shape) < 3 or one.shape[-2:] != (n, n) or one.shape[:-3] != maps[0].shape[:-3]:
@@ -698,6 +702,7 @@ def know_origin(
     return maps
 
 
+@check_arguments
 def attention_map(
     query: Float[Tensor, "..."],
     key: Float[Tensor, "..."],

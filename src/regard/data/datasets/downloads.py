@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Download:
         file: where the configs look for it, in the folder that REGARD_DATA names; of several files, the first.
         licence: under which it may be used, and what it asks for.
         unit: what a line of it is.
+        begins: the first words of the text.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Download:
     file: str
     licence: str
     unit: str
+    begins: str = field(default="", kw_only=True)
 
     def write(self, folder: Path, file: Path | None = None) -> tuple[Path, int]:
         """Write the data set, and its license beside it.
@@ -100,8 +102,9 @@ class Download:
     def lines(self, raw: bytes, source: str) -> Iterator[str]:
         """The lines to write, from the publisher's bytes."""
         text = _text(raw, source)
-        if len(text) < 100:
-            raise DataError(f"{source}: {len(text)} characters: that is not the text of {self.address}")
+        if len(text) < 100 or not text.startswith(self.begins):
+            begun = f", which begins with {self.begins!r}" if self.begins else ""
+            raise DataError(f"{source}: {len(text)} characters: that is not the text of {self.address}{begun}")
         yield from text.removesuffix("\n").split("\n")
 
 
@@ -290,6 +293,7 @@ def shakespeare() -> Download:
         "tinyshakespeare/input.txt.gz",
         "The plays are in the public domain; the selection is Andrej Karpathy's (char-rnn, MIT).",
         "lines",
+        begins="First Citizen:",
     )
 
 
