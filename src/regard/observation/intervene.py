@@ -78,8 +78,8 @@ def _intervening(tracker: Tracker, site: str, change: Change, part: str) -> Iter
         yield
     if ran and not applied:
         raise RegardError(
-            f"nothing was changed: {shown(site)} ran no attention of its own; regard.observe(model) lists the sites that "
-            "do, and names a module that computes attention by hand"
+            f"nothing was changed: {shown(site)} ran no attention of its own; regard.observe(model) lists the sites "
+            "that do, and names a module that computes attention by hand"
         )
 
 
