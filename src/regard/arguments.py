@@ -18,7 +18,7 @@ from regard.errors import ConfigError, ShapeError, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST = 2**63  # no size, index or seed of torch's reaches it
+MOST = 2**40  # a size beyond it is no tensor's
 
 
 class Kind(NamedTuple):
@@ -36,14 +36,10 @@ class Kind(NamedTuple):
 
 def _whole(value: Any) -> Any:
     if type(value) is int or isinstance(value, torch.SymInt):
-        number = value
-    elif isinstance(value, torch.Tensor) and (value.ndim or value.is_floating_point() or value.is_complex()):
+        return value
+    if isinstance(value, torch.Tensor) and (value.ndim or value.is_floating_point() or value.is_complex()):
         raise TypeError
-    else:
-        number = index(value)
-    if type(number) is int and not -MOST <= number < MOST:
-        raise ValueError
-    return number
+    return index(value)
 
 
 def _number(value: Any) -> Any:
@@ -135,6 +131,8 @@ def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Kind, ...]]:
             continue
         members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         kinds = [_kind(one) for one in members]
+        if _kind(hint) is PLAIN[torch.Tensor]:  # `regard.shapes` says which one, and of which shape
+            continue
         several = len({*members} - {NoneType}) > 1 and any(map(_is_own_class, members))
         found[name] = () if several else tuple(kind for kind in kinds if kind) if None not in kinds else ()
     return found
@@ -197,14 +195,15 @@ def _listed(kind: Any, read: Callable[[Any], Any], count: int | None = None) -> 
 
 
 def check_least(owner: str, least: int, **sizes: int) -> None:
-    """Refuse sizes below the least one.
+    """Refuse sizes below the least one, and those that no tensor has.
 
     Raises:
         ShapeError: names the owner, the size, the least one, and what was given.
     """
     for name, size in sizes.items():
-        if size < least:
-            raise ShapeError(f"{owner}: {name} must be at least {least}; got {size}")
+        if not isinstance(size, torch.SymInt) and not least <= size < MOST:
+            least_or_most = f"at least {least}" if size < least else f"below {MOST:,}"
+            raise ShapeError(f"{owner}: {name} must be {least_or_most}; got {shown(size)}")
 
 
 def check_whole(name: str, value: object, most: int | None = None) -> None:

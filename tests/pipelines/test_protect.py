@@ -9,7 +9,7 @@ import torch
 from random_outputs import translator
 from regard.errors import ConfigError
 from regard.pipelines.load import load
-from regard.pipelines.protect import shield
+from regard.pipelines.protect import LETTERS, LONGEST, shield
 from regard.pipelines.translator import Translator
 
 
@@ -151,7 +151,7 @@ def test_what_stands_for_a_part_is_a_word_that_the_vocabulary_has() -> None:
     limited = translator()  # its vocabulary has no capital letters and no digits
     assert limited("le chat 12", protect=True).source == "le chat 12"
     with pytest.raises(ConfigError, match=r"protect: this model's vocabulary spells none of the words .* for '\{a\}'"):
-        limited("le {a}", protect=True)
+        shield("le {a}", lambda word: word not in LETTERS and len(word) > LONGEST)
 
 
 @pytest.mark.parametrize(

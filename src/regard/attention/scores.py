@@ -399,8 +399,9 @@ class Function(Score):
         shape = (*batch, query.shape[-2], key.shape[-2])
         fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
         if not fits or scores.shape[-2:] != shape[-2:] or not _broadcasts(scores.shape, shape):
+            got = list(scores.shape) if fits else described(scores)
             raise ShapeError(
-                f"the score function gave {described(scores)} for queries {list(query.shape)} and keys "
+                f"the score function gave {got} for queries {list(query.shape)} and keys "
                 f"{list(key.shape)}: it must give floating-point numbers "
                 f"{list(shape)} on {query.device}, and likewise for any tile of both"
             )

@@ -85,7 +85,8 @@ class Convolution(Context):
     def __init__(self, width: int, left: int, right: int = 0, groups: int = 1) -> None:
         super().__init__()
         check_least("Convolution", 1, width=width)
-        check_least("Convolution", 0, left=left, right=right)
+        if left < 0 or right < 0:
+            raise ShapeError(f"Convolution takes at least 0 states on each side; got left {left} and right {right}")
         if groups < 1 or width % groups:
             raise ShapeError(f"groups must divide the width; got width {width} and groups {groups}")
         self.width, self.left, self.right = width, left, right

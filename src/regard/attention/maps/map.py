@@ -41,7 +41,7 @@ from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tracing import is_autocast, is_traced
 from regard.errors import BundleError, RegardError, ShapeError, shown
-from regard.shapes import check
+from regard.shapes import check, check_tensors
 from regard.untrusted import first_line
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
@@ -131,6 +131,7 @@ class AttentionMap:
     @check_arguments
     def from_weights(cls, weights: Float[Tensor, "..."], **tokens: Tokens) -> "AttentionMap":
         """A map of given weights `[*batch, T, S]`."""
+        check_tensors(weights=weights)
         if weights.ndim < 2:
             raise ShapeError(f"weights need at least 2 axes [T, S]; got shape {list(weights.shape)}")
         wide = weights if weights.dtype == torch.float64 else weights.float()
