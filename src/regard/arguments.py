@@ -45,11 +45,10 @@ def _whole(value: Any) -> Any:
 def _number(value: Any) -> Any:
     if isinstance(value, float | int | torch.SymInt | torch.SymFloat):
         return value
-    if isinstance(value, torch.Tensor):  # which may have a gradient
-        if value.ndim or value.is_complex():
-            raise TypeError
+    if isinstance(value, torch.Tensor) and not value.is_complex():  # one that is learned, or one for each head
         return value
-    if not isinstance(value, Real) and not (hasattr(value, "__array__") and getattr(value, "ndim", 1) == 0):
+    several = bool(getattr(value, "ndim", False))
+    if several or isinstance(value, complex | torch.Tensor) or not hasattr(value, "__float__"):
         raise TypeError
     return float(value)
 
@@ -169,9 +168,9 @@ def _kind(hint: Any) -> Kind | None:
     if _is_own_class(inner[0] if inner else None):
         return None
     if origin in (Sequence, Collection, list) and (of := _kind(inner[0])):
-        return Kind(_listed(Collection if origin is Collection else Sequence, of.read), f"a list of {of.several}", "")
+        return Kind(_listed(of.read), f"a list of {of.several}", "")
     if origin is tuple and len(set(inner)) == 1 and (of := _kind(inner[0])):
-        return Kind(_listed(Sequence, of.read, len(inner)), f"{len(inner)} {of.several}", "")
+        return Kind(_listed(of.read, len(inner)), f"{len(inner)} {of.several}", "")
     if origin in (Mapping, dict):
         return Kind(_of(Mapping), "a dict", "")
     return None
@@ -183,9 +182,9 @@ def _callable(value: Any) -> Any:
     return value
 
 
-def _listed(kind: Any, read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], Any]:
+def _listed(read: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], Any]:
     def read_all(value: Any) -> Any:
-        if not isinstance(value, kind) or count not in (None, len(value)):
+        if not isinstance(value, Collection) or count not in (None, len(value)):  # a tensor, an array and a set, too
             raise TypeError
         for one in value:
             read(one)

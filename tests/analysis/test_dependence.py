@@ -153,3 +153,16 @@ def test_within_inference_mode_a_model_stays_as_it_was():
         ):
             regard.attribute_patches(made, {"src": x}, {"src": y}, lambda output: output[0, -1, 0])
     assert all(one.requires_grad for one in made.parameters())
+
+
+def test_copies_give_a_number_each():
+    layer, x = nn.TransformerEncoderLayer(8, 2, batch_first=True).eval(), torch.randn(1, 4, 8)
+
+    def output(count: int) -> Tensor:
+        return layer(x.expand(count, -1, -1))[:, 0, 0]
+
+    for copies in (lambda n: output(n)[:-1], lambda n: output(2 * n), lambda _: None):
+        with pytest.raises(
+            regard.ConfigError, match=r"copies gave .* inputs(: expected a number for each| to the model, not \d+)$"
+        ):
+            dependence(layer, "self_attn", lambda: output(1)[0], copies=copies)

@@ -302,12 +302,17 @@ def test_explanations_may_be_any_numbers():
 
     found = [
         regard.faithfulness(probability, explanations={"a": some}).curves["a"].gain
-        for some in (weights, weights.numpy(), weights.tolist())
+        for some in (weights, weights.numpy()[::-1][::-1], weights.numpy().astype(">f8"), weights.tolist())
     ]
-    assert found[0] == found[1] == found[2] > 0
+    assert found[0] == found[1] == found[2] == found[3] > 0
     for wrong, sentence in (
         ({"a": ["x"]}, "must be numbers"),
         ({"a": []}, "each part"),
     ):
         with pytest.raises(regard.RegardError, match=sentence):
             regard.faithfulness(probability, explanations=wrong)
+
+
+def test_an_explanation_that_ties_with_all_orders_is_not_worse_than_them():
+    found = regard.faithfulness(lambda kept: kept.double().sum(1) * 0, explanations={"a": torch.arange(5.0).flip(0)})
+    assert "a did no better than a random order" in found.sentence

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import regard
 from random_outputs import translator
 from regard.errors import ConfigError
 from regard.pipelines.load import load
@@ -48,8 +49,8 @@ def test_what_is_hidden_survives(model: Translator, part: str) -> None:
 
 def test_a_part_that_is_there_twice_has_two_names() -> None:
     found = shield("X {a} et {b} et {a}")
-    assert found.stands_for == {"Q": "{a}", "Y": "{b}", "Z": "{a}"}  # the text has an X
-    assert found.text == "X Q et Y et Z"
+    assert found.stands_for == {"Q": "{a}", "Z": "{b}", "K": "{a}"}  # the text has an X
+    assert found.text == "X Q et Z et K"
 
 
 def test_a_part_that_is_there_twice_stays_twice(model: Translator) -> None:
@@ -147,7 +148,7 @@ def test_a_draw_is_not_protected(model: Translator) -> None:
 
 
 def test_what_stands_for_a_part_is_a_word_that_the_vocabulary_has() -> None:
-    assert shield("a {b} {c}", {"Q", "YY"}.__contains__).stands_for == {"Q": "{b}", "YY": "{c}"}
+    assert shield("a {b} {c}", {"Q", "ZZ"}.__contains__).stands_for == {"Q": "{b}", "ZZ": "{c}"}
     limited = translator()  # its vocabulary has no capital letters and no digits
     assert limited("le chat 12", protect=True).source == "le chat 12"
     with pytest.raises(ConfigError, match=r"protect: this model's vocabulary spells none of the words .* for '\{a\}'"):
@@ -186,3 +187,12 @@ def test_alternatives_are_distinct_with_their_parts(model: Translator) -> None:
 def test_attributes_of_a_tag_stay_as_they_are(model: Translator, tag: str) -> None:
     name = tag[1]
     assert model(f"{tag}le chat</{name}> dort", protect=True).text == f"{tag}the cat</{name}> is sleeping"
+
+
+@pytest.mark.parametrize(
+    "text", ["I have {a}, {b}, {c}, {d}, {e}, {f} and {g}.", "There are {0}, {1}, {2} and 12 in the box."]
+)
+def test_no_word_of_the_other_language_is_taken_for_a_part(text: str) -> None:
+    made = regard.load("en-fr")(text, protect=True).text
+    assert re.match(r"J'|Il y a ", made), made
+    assert all(made.count(part) == 1 for part in re.findall(r"\{.\}", text)), made

@@ -197,7 +197,10 @@ class Ablations:
     def _ablated(self, heads: Heads | None) -> list[tuple[str, int]]:
         """Some of the heads that were ablated; all by default."""
         known = [(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
-        chosen = known if heads is None else list(heads)
+        try:
+            chosen = known if heads is None else [(site, head) for site, head in heads]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"heads must be pairs (site, head); got {shown(heads)}") from error
         strange = [one for one in chosen if one not in known]
         if strange:
             raise ConfigError(f"{shown(strange[0])} was not ablated: expected (site, head) of {', '.join(self.sites)}")

@@ -193,10 +193,15 @@ def _numbers(model: Any, site: str, output: Output, copies: Outputs | None, chan
             return [_number(output())]
 
     def each(weights: Tensor) -> Tensor:
+        if len(weights) != len(changes):
+            raise ConfigError(f"copies gave {len(weights)} inputs to the model, not {len(changes)}")
         return torch.stack([change(row) for change, row in zip(changes, weights, strict=True)])
 
     with intervene(model, site, each):
-        return [_number(number) for number in copies(len(changes))]
+        found = copies(len(changes))
+        if not isinstance(found, Tensor) or found.shape != (len(changes),):
+            raise ConfigError(f"copies gave {described(found)} for {len(changes)} inputs: expected a number for each")
+        return [_number(number) for number in found]
 
 
 def _number(given: Any) -> float:

@@ -11,6 +11,7 @@ from math import factorial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -138,7 +139,8 @@ class Faithfulness:
             return f"Whether {name} may be believed for {self.token!r} stays open: {few} ({measured})."
         if self.believed(name):
             return f"{name} may be believed for {self.token!r} ({measured})."
-        how = "worse than most random orders" if self.p(name) > 1 - LEVEL else "no better than a random order"
+        worse = sum(one > gain + 1e-9 for one in self.random) > (1 - LEVEL) * len(self.random)
+        how = "worse than most random orders" if worse else "no better than a random order"
         return f"{name} did {how} for {self.token!r} ({measured})."
 
     @property
@@ -331,8 +333,12 @@ def _numbers(name: object, values: Any) -> Tensor:
     if not isinstance(name, str):
         raise ConfigError(f"the name of an explanation must be a text; got {shown(name)}")
     try:
-        return values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(values, Tensor):
+            if not values.is_complex():
+                return values
+            raise TypeError("complex numbers have no order")
+        return torch.from_numpy(np.array(values, dtype=np.float64))
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"explanation {name!r} must be numbers; got {shown(values)}") from error
 
 
@@ -382,7 +388,7 @@ def _curves(probability: Probability, orders: Sequence[Tensor], cuts: Sequence[i
     kept: Bool[Tensor, "orders two cuts parts"] = torch.stack([ranks[:, None] >= at, ranks[:, None] < at], 1)
     rows, index = kept.reshape(-1, size).unique(dim=0, return_inverse=True)
     found = probability(rows)
-    if not isinstance(found, Tensor) or not found.is_floating_point() or found.shape != (len(rows),):
+    if not isinstance(found, Tensor) or found.is_complex() or found.shape != (len(rows),):
         raise ShapeError(
             f"the function gave {described(found)} for {len(rows)} rows: expected a tensor of a probability each"
         )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from regard.arguments import check_arguments, check_least
 from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError, ShapeError, unknown
-from regard.shapes import check_widths, described
+from regard.shapes import check_widths, described, may_broadcast
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
@@ -145,14 +145,14 @@ class ScaledDot(Product):
     """
 
     @check_arguments
-    def __init__(self, scale: float | None = None, softcap: float | None = None) -> None:
+    def __init__(self, scale: float | Tensor | None = None, softcap: float | None = None) -> None:
         super().__init__()
         if softcap is not None and not softcap > 0:
             raise ShapeError(f"softcap must be a positive number; got {softcap}")
         self.scale = scale
         self.softcap = softcap
 
-    def factor(self, width: int) -> float:
+    def factor(self, width: int) -> float | Tensor:
         """The factor for queries of this width."""
         return 1 / sqrt(max(1, width)) if self.scale is None else self.scale  # width 0: all scores are 0
 
@@ -171,7 +171,7 @@ class Cosine(Product):
     """
 
     @check_arguments
-    def __init__(self, power: float = 1.0, scale: float = 1.0) -> None:
+    def __init__(self, power: float | Tensor = 1.0, scale: float | Tensor = 1.0) -> None:
         super().__init__()
         self.power = power
         self.scale = scale
@@ -395,23 +395,20 @@ class Function(Score):
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         scores = self.function(query, key)
-        batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
-        shape = (*batch, query.shape[-2], key.shape[-2])
+        shape = (*torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2])
         fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
-        if not fits or scores.shape[-2:] != shape[-2:] or not _broadcasts(scores.shape, shape):
+        if (
+            not fits
+            or scores.shape[-2:] != shape[-2:]
+            or scores.ndim > len(shape)
+            or not may_broadcast(scores.shape, shape)
+        ):
             got = list(scores.shape) if fits else described(scores)
             raise ShapeError(
-                f"the score function gave {got} for queries {list(query.shape)} and keys "
-                f"{list(key.shape)}: it must give floating-point numbers "
-                f"{list(shape)} on {query.device}, and likewise for any tile of both"
+                f"the score function gave {got} for queries {list(query.shape)} and keys {list(key.shape)}: it must "
+                f"give floating-point numbers {list(shape)} on {query.device}, and likewise for any tile of both"
             )
-        return scores.to(query.dtype).expand(shape)
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether a tensor of this shape can be expanded to another."""
-    own = shape[::-1]
-    return len(own) <= len(to) and all(n in (1, size) for n, size in zip(own, to[::-1], strict=False))
+        return scores.to(query.dtype).expand(torch.broadcast_shapes(scores.shape, shape))
 
 
 ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]

@@ -79,7 +79,7 @@ def make_spec(
         ChoiceError: an unknown name, a float mask, a bool bias.
         ShapeError: a dropout outside [0, 1).
     """
-    if not (isinstance(dropout, Real) and 0 <= dropout < 1):
+    if not (isinstance(dropout, Real | Tensor) and 0 <= dropout < 1):
         raise ShapeError(f"dropout must be a probability in [0, 1); got {shown(dropout)}")
     return Spec(
         score=as_score(score),

@@ -482,7 +482,7 @@ class Shelf:
 
 @check_arguments
 def observe(
-    model: Any, sites: Sequence[str] | None = None, *, budget: int = BUDGET
+    model: Any, sites: Sequence[str] | None = None, *, budget: float = BUDGET
 ) -> AbstractContextManager[Observation]:
     """See every attention of a model: `with regard.observe(model) as seen: model(...)`.
 
@@ -508,7 +508,7 @@ def observe(
         RegardError: a compiled or scripted module; attention inside `torch.func.vmap`; at the end of the block,
             attention that could not be seen, or a pattern in `sites` that recorded nothing although the model ran.
     """
-    return Observation(module_of(model), sites, budget)._watching()
+    return Observation(module_of(model), sites, int(budget))._watching()
 
 
 def module_of(model: Any) -> nn.Module:

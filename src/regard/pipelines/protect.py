@@ -24,7 +24,7 @@ from regard.pipelines.generation import Alignment, Generation, Word
 from regard.text.normalize import clean
 from regard.text.tokenizer import words as word_spans
 
-LETTERS = "XQYZKWJVHGBF"  # of what stands for a protected text: letters that begin few words
+LETTERS = "XQZKWVBGFHPR"  # of what stands for a protected text: letters that are no words, as y and j are
 LONGEST = 4  # of these letters in a stand-in: 22,620 different ones
 # possessive, and begun only where a run of characters begins: each character of a text is read a few times, however
 # long the text is

@@ -64,8 +64,9 @@ def fused(
     """
     assert isinstance(spec.score, Product)  # refusal() has seen to it
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    if isinstance(spec.score, ScaledDot):  # torch scales inside, where half precision does not round the query
-        scale, (q, k) = spec.score.factor(query.shape[-1]), (query, key)
+    factor = spec.score.factor(query.shape[-1]) if isinstance(spec.score, ScaledDot) else None
+    if factor is not None and not isinstance(factor, Tensor):
+        scale, (q, k) = factor, (query, key)  # torch scales inside, where half precision does not round the query
     else:
         wide = score_dtype(query, key)
         scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))

@@ -345,10 +345,12 @@ class AttentionMap:
         length = length.expand(*self.shape[:-2], self.shape[-1])
         return self._derived(self.shape, Scaled(self.source, length))
 
-    @check_arguments
     def select(self, *index: int | slice) -> "AttentionMap":
         """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
-        shape = torch.empty(self.shape[:-2], device="meta")[index].shape
+        try:
+            shape = torch.empty(self.shape[:-2], device="meta")[index].shape
+        except TypeError as error:
+            raise ShapeError(f"select: an index must be a whole number or a slice; got {shown(index)}") from error
         source = self.source.select(index)
         found = AttentionMap(
             (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
