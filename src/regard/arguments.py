@@ -43,7 +43,7 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, float | int | torch.SymInt | torch.SymFloat):
+    if isinstance(value, float | torch.SymInt | torch.SymFloat):
         return value
     if isinstance(value, torch.Tensor) and not value.is_complex():  # one that is learned, or one for each head
         return value
@@ -105,7 +105,7 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
             for kind in kinds.get(name, ()):
                 try:
                     return kind.read(value)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError, OverflowError):
                     continue
             if not kinds.get(name):
                 return value
