@@ -107,3 +107,11 @@ for sentence, call in calls:
 
 def test_what_is_no_tensor_is_named_without_the_tests_type_checks() -> None:
     subprocess.run([sys.executable, "-c", NO_TENSORS], check=True)
+
+
+def test_tensors_on_two_devices_are_named():
+    x, elsewhere = torch.ones(2, 3), torch.ones(2, 3, device="meta")
+    for call in (lambda: regard.attend(elsewhere, x, x), lambda: regard.attention_map(elsewhere, x)):
+        with pytest.raises(regard.ShapeError, match=r"^key is on cpu and query on meta: move one of them"):
+            call()
+    assert regard.attend(elsewhere, elsewhere, elsewhere).device.type == "meta"

@@ -25,7 +25,7 @@ class Kind(NamedTuple):
     """What an annotation allows.
 
     Attributes:
-        read: gives the value as that kind, or raises a TypeError or a ValueError.
+        read: gives the value as that kind, or raises a TypeError, a ValueError or an OverflowError.
         one, several: its words, of one and of several.
     """
 
@@ -81,9 +81,10 @@ PLAIN: dict[Any, Kind] = {
 def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """A function that refuses arguments of another kind than its annotations name.
 
-    Numbers, texts, paths, tensors, functions, objects of one class, and lists and dicts of these are checked; whole
-    numbers and numbers of other libraries become Python's. Not checked are arguments that may be of one of several
-    classes, those that are only asked whether they are true, and all in a graph, which `torch.compile` makes.
+    Checked are numbers, texts, paths, functions, objects of one class, dicts, and lists of numbers, texts or paths; a
+    number of another library becomes Python's. Not checked are tensors, which `regard.shapes` checks, arguments that
+    may be of one of several classes, those that are only asked whether they are true, and all within a graph that
+    `torch.compile` makes.
 
     Raises:
         ConfigError: names the function, the argument, what it must be, and what was given.

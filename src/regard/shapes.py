@@ -15,8 +15,6 @@ One name per axis, in the words of the papers:
 A mask is always *allowed*: True means that this query may attend to this key.
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -96,17 +94,6 @@ def check_tensors(**named: object) -> None:
     for name, given in named.items():
         if not isinstance(given, Tensor):
             _fail(f"{name}: expected a tensor; got {'None' if given is None else f'a {type(given).__name__}'}")
-
-
-def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """Whether a tensor of this shape can be expanded to another."""
-    own, wanted = [*shape][::-1], [*to][::-1]
-    return len(own) <= len(wanted) and all(n in (1, size) for n, size in zip(own, wanted, strict=False))
-
-
-def may_broadcast(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two tensors of these shapes can be added."""
-    return all(1 in (n, m) or n == m for n, m in zip([*one][::-1], [*other][::-1], strict=False))
 
 
 def described(given: object) -> str:

@@ -140,21 +140,6 @@ def test_what_output_gives_is_one_finite_number(output, sentence):
         dependence(layer, "self_attn", (lambda: None) if "None" in sentence else lambda: output(layer, x))
 
 
-def test_within_inference_mode_a_model_stays_as_it_was():
-    with torch.inference_mode():
-        made = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(8, 2, batch_first=True), 1, enable_nested_tensor=False
-        ).eval()
-        x, y = torch.randn(2, 1, 4, 8)
-    for within in (True, False):
-        with (
-            torch.inference_mode(within),
-            pytest.raises(regard.ConfigError, match=r"needs gradients, and torch\.inference"),
-        ):
-            regard.attribute_patches(made, {"src": x}, {"src": y}, lambda output: output[0, -1, 0])
-    assert all(one.requires_grad for one in made.parameters())
-
-
 def test_copies_give_a_number_each():
     layer, x = nn.TransformerEncoderLayer(8, 2, batch_first=True).eval(), torch.randn(1, 4, 8)
 

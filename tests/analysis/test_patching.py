@@ -707,3 +707,18 @@ def test_an_attribution_that_fails_leaves_the_parameters_as_they_were() -> None:
             lambda out: metric(out) if not out.requires_grad and not torch.is_grad_enabled() else 1 / 0,
         )
     assert [name for name, one in model.named_parameters() if not one.requires_grad] == ["out.bias"]
+
+
+def test_within_inference_mode_a_model_stays_as_it_was():
+    with torch.inference_mode():
+        made = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, batch_first=True), 1, enable_nested_tensor=False
+        ).eval()
+        x, y = torch.randn(2, 1, 4, 8)
+    for within in (True, False):
+        with (
+            torch.inference_mode(within),
+            pytest.raises(regard.ConfigError, match=r"needs gradients, and torch\.inference"),
+        ):
+            regard.attribute_patches(made, {"src": x}, {"src": y}, lambda output: output[0, -1, 0])
+    assert all(one.requires_grad for one in made.parameters())

@@ -16,7 +16,7 @@ from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
 from regard.attention.tiles import Index
 from regard.errors import ChoiceError, ShapeError, unknown
-from regard.shapes import broadcasts, described
+from regard.shapes import broadcast_to_scores, described
 
 ScoreRows = Float[Tensor, "*batch T S"]
 AllowedRows = Bool[Tensor, "*batch T S"]
@@ -295,12 +295,14 @@ class WholeRows(Normalizer):
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed)
         fits = isinstance(weights, Tensor) and weights.is_floating_point() and weights.device == scores.device
-        if not fits or not broadcasts(weights.shape, scores.shape):
+        if not fits:
             raise ShapeError(
                 f"the normalizer's function gave {described(weights)}: it must give floating-point weights "
                 f"{list(scores.shape)} on {scores.device}"
             )
-        weights = weights.to(scores.dtype).expand_as(scores)
+        weights = broadcast_to_scores(weights.to(scores.dtype), tuple(scores.shape), "table of weights").expand_as(
+            scores
+        )
         weights = weights.masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from regard.arguments import check_arguments, check_least
 from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError, ShapeError, unknown
-from regard.shapes import check_widths, described, may_broadcast
+from regard.shapes import batch_shape, check_widths, described
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
@@ -395,20 +395,18 @@ class Function(Score):
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         scores = self.function(query, key)
-        shape = (*torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2])
+        shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
         fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
-        if (
-            not fits
-            or scores.shape[-2:] != shape[-2:]
-            or scores.ndim > len(shape)
-            or not may_broadcast(scores.shape, shape)
-        ):
+        own = (1,) * (len(shape) - scores.ndim) + tuple(scores.shape) if fits else ()
+        # by hand, as in `broadcast_to_scores`; the scores may have more heads than the queries
+        pairs = [(m, n) for m, n in zip(own, shape, strict=False) if m == n or 1 in (m, n)]
+        if len(pairs) < max(len(own), len(shape)) or own[-2:] != shape[-2:]:
             got = list(scores.shape) if fits else described(scores)
             raise ShapeError(
                 f"the score function gave {got} for queries {list(query.shape)} and keys {list(key.shape)}: it must "
                 f"give floating-point numbers {list(shape)} on {query.device}, and likewise for any tile of both"
             )
-        return scores.to(query.dtype).expand(torch.broadcast_shapes(scores.shape, shape))
+        return scores.to(query.dtype).expand([n if m == 1 else m for m, n in pairs])
 
 
 ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]

@@ -76,7 +76,7 @@ class TrainingPass:
 
 
 def token_loss(one: TrainingPass) -> Tensor:
-    """Cross-entropy with label smoothing; with R-Drop, and the weighted divergence of the two passes."""
+    """Cross-entropy with label smoothing, and R-Drop's weighted divergence of the two passes where it is on."""
     return one.token_losses[0]
 
 
