@@ -591,6 +591,22 @@ def test_a_dropout_that_is_no_probability_is_refused(dropout: float) -> None:
         regard.attend(*CASES[1].tensors(B), dropout=dropout)
 
 
+@pytest.mark.parametrize("name", ["score", "normalizer", "mask", "bias"])
+def test_what_has_no_data_is_refused_beside_tensors_that_have(name: str) -> None:
+    query = torch.randn(2, 5, 8)
+    empty = {
+        "score": regard.Additive(8, 8, 8),
+        "normalizer": regard.Sink(torch.zeros(2)),
+        "mask": torch.ones(5, 5, dtype=torch.bool),
+        "bias": torch.zeros(5, 5),
+    }[name].to("meta")
+    with pytest.raises(regard.ShapeError, match=rf"{name}.* on meta.* query on cpu"):
+        regard.attend(query, query, query, **{name: empty})
+    if name in ("mask", "bias"):
+        wide = query.to("meta")
+        assert regard.attend(wide, wide, wide, **{name: empty}).is_meta
+
+
 def test_token_ids_are_refused() -> None:
     ids = torch.ones(2, 3, dtype=torch.long)
     attend = inspect.unwrap(regard.attend)  # without the type checks of the tests

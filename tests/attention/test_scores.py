@@ -280,6 +280,27 @@ def test_a_learned_width_has_a_gradient_and_lasts_in_a_saved_map(tmp_path) -> No
     torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map").full(), seen.full().detach())
 
 
+def test_a_soft_cap_that_is_learned_gets_its_gradient(tmp_path) -> None:
+    query, key = torch.randn(T, D), torch.randn(S, D)
+    cap = torch.nn.Parameter(torch.tensor(0.7))
+    score = regard.ScaledDot(softcap=cap)
+    assert [*score.parameters()] == [cap]
+    regard.attend(query, key, key, score=score).square().sum().backward()
+    want = torch.autograd.functional.jacobian(
+        lambda c: (
+            regard.attend(query, key, key, score=lambda q, k: c * torch.tanh(q @ k.mT / sqrt(D) / c)).square().sum()
+        ),
+        torch.tensor(0.7),
+    )
+    torch.testing.assert_close(cap.grad, want)
+    seen = regard.attention_map(query, key, score=score)
+    seen.save(tmp_path / "map")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map").full(), seen.full().detach())
+    for wrong in (torch.tensor([0.7, 0.2]), torch.tensor(-1.0)):
+        with pytest.raises(regard.ShapeError, match="softcap must be a positive number"):
+            regard.ScaledDot(softcap=wrong)
+
+
 def test_query_adaptive_needs_an_aspect() -> None:
     with pytest.raises(regard.ShapeError, match="QueryAdaptive: aspects must be at least 1; got 0"):
         regard.QueryAdaptive(D, D, 0)

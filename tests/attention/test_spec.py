@@ -1,16 +1,20 @@
 """A spec: what one attention does, as data."""
 
 import dataclasses
+import inspect
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import regard
 from regard.attention.biases import Added, Diagonals
 from regard.attention.masks import Allow, Spans
-from regard.attention.normalizers import Uniform
+from regard.attention.normalizers import Normalizer, Uniform
 from regard.attention.operator import compute
+from regard.attention.scores import Score
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tiles import TileGrid
 
@@ -59,6 +63,72 @@ def test_allowed_rows() -> None:
 def test_dropout_is_a_probability(dropout: float) -> None:
     with pytest.raises(regard.ShapeError, match=rf"dropout must be a probability in \[0, 1\); got {dropout}"):
         make_spec("dot", "softmax", None, None, dropout)
+
+
+def test_a_dropout_of_several_numbers_is_refused() -> None:
+    with pytest.raises(regard.ShapeError, match="dropout must be a probability"):
+        inspect.unwrap(make_spec)("dot", "softmax", None, None, torch.tensor([0.1, 0.2]))
+
+
+class OwnScore(Score):
+    """q · k, handed on by a function that spoils it."""
+
+    def __init__(self, spoil: Any) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def compare(self, query: Tensor, key: Tensor) -> Any:
+        return self.spoil(query @ key.mT)
+
+    def forward(self, query: Tensor, key: Tensor) -> Any:  # the base's checks its result in tests
+        return self.compare(query, key)
+
+
+class OwnNormalizer(Normalizer):
+    """Softmax, handed on by a function that spoils it."""
+
+    def __init__(self, spoil: Any) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def forward(self, scores: Tensor, allowed: Tensor) -> Any:
+        return self.spoil(scores.softmax(-1), scores.logsumexp(-1))
+
+
+@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+@pytest.mark.parametrize("kind", ["none", "one key", "long", "twice as many keys", "meta"])
+def test_a_class_of_ones_own_that_gives_no_scores_is_refused(kernel: str, kind: str) -> None:
+    spoil = {
+        "none": lambda scores: None,
+        "one key": lambda scores: scores[..., :1],
+        "long": lambda scores: scores.long(),
+        "twice as many keys": lambda scores: torch.cat([scores, scores], -1),
+        "meta": lambda scores: scores.to("meta"),
+    }[kind]
+    query, key = torch.randn(2, 5, 3), torch.randn(2, 7, 3)
+    with pytest.raises(regard.ShapeError, match=r"OwnScore gave .* it must give floating-point numbers \["):
+        regard.attend(query, key, key, score=OwnScore(spoil), kernel=kernel)
+    with pytest.raises(regard.ShapeError, match="OwnScore gave"):
+        regard.attention_map(query, key, score=OwnScore(spoil)).full()
+    same = regard.attend(query, key, key, score=OwnScore(lambda scores: scores[:1] * 0), kernel=kernel)  # broadcast
+    torch.testing.assert_close(same, key.mean(1, keepdim=True).expand_as(same))
+
+
+@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+@pytest.mark.parametrize("kind", ["none", "weights alone", "one key", "long", "a number for each key"])
+def test_a_class_of_ones_own_that_gives_no_weights_is_refused(kernel: str, kind: str) -> None:
+    spoil = {
+        "none": lambda weights, numbers: None,
+        "weights alone": lambda weights, numbers: weights,
+        "one key": lambda weights, numbers: (weights[..., :1], numbers),
+        "long": lambda weights, numbers: (weights.long(), numbers),
+        "a number for each key": lambda weights, numbers: (weights, weights),
+    }[kind]
+    query, key = torch.randn(2, 5, 3), torch.randn(2, 7, 3)  # a batch of 2 could be taken for two tensors
+    with pytest.raises(regard.ShapeError, match=r"OwnNormalizer gave .*: a normalizer gives floating-point weights"):
+        regard.attend(query, key, key, normalizer=OwnNormalizer(spoil), kernel=kernel)
+    with pytest.raises(regard.ShapeError, match="OwnNormalizer gave"):
+        regard.attention_map(query, key, normalizer=OwnNormalizer(spoil)).full()
 
 
 BATCH, T, S = (2, 3), 11, 13

@@ -3,7 +3,11 @@
 import copy
 import importlib
 import pickle
+import sys
+from collections.abc import Callable
 from functools import wraps
+from itertools import count
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from regard.nn.multihead import MultiHead
 from regard.pipelines.load import load
 
 swap_module = importlib.import_module("regard.interop.swap")
@@ -194,6 +199,40 @@ def test_half_of_a_swap_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         regard.swap(model, normalizer="uniform")
     assert [type(layer.self_attn) for layer in model.layers] == [nn.MultiheadAttention] * 2
+
+
+@pytest.mark.parametrize("make", [encoder, Calls, lambda: MultiHead(D, 2)])
+def test_an_interrupt_at_any_line_of_a_swap_leaves_the_model(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    state = {name: (type(part), {*vars(part)}, {*part._modules}) for name, part in model.named_modules()}
+    lines = 0
+
+    def interrupt(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != swap_module.__file__:
+            return None
+        name = frame.f_code.co_name
+        if name == "_replace" and frame.f_back is not None:
+            name = frame.f_back.f_code.co_name
+        if event == "line" and name in ("_swap_torch", "_swap_own", "_swap_calls", "_store"):
+            lines -= 1
+            if not lines:
+                raise KeyboardInterrupt
+        return interrupt
+
+    for at in count(1):
+        lines, before = at, sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            done = regard.swap(model, normalizer="uniform")
+        except KeyboardInterrupt:
+            assert {n: (type(part), {*vars(part)}, {*part._modules}) for n, part in model.named_modules()} == state, at
+        else:
+            done.undo()
+            break
+        finally:
+            sys.settrace(before)
+    assert at > 5
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])

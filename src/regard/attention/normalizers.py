@@ -7,6 +7,7 @@ or in which every allowed score is -inf, is *dead*: its weights are 0.
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -305,6 +306,24 @@ class WholeRows(Normalizer):
         )
         weights = weights.masked_fill(~allowed | dead, 0)
         return weights, weights.sum(-1)
+
+
+def as_rows(found: Any, scores: Tensor, owner: str) -> tuple[Tensor, Tensor]:
+    """What a normalizer gave for scores `[*batch, T, S]`: weights of the same shape and a number for each row.
+
+    Raises:
+        ShapeError: it is not two tensors of floating-point numbers, `[*batch, T, S]` and `[*batch, T]`.
+    """
+    shapes = (scores.shape, scores.shape[:-1])
+    if isinstance(found, tuple) and len(found) == len(shapes):
+        pairs = zip(found, shapes, strict=True)
+        if all(isinstance(one, Tensor) and one.shape == shape and one.is_floating_point() for one, shape in pairs):
+            return found
+    got = " and ".join(map(described, found)) if isinstance(found, tuple) else described(found)
+    raise ShapeError(
+        f"{owner} gave {got} for scores {list(scores.shape)}: a normalizer gives floating-point weights "
+        f"{list(shapes[0])} and a number for each row {list(shapes[1])}"
+    )
 
 
 def _nan_if_infinite(statistic: Tensor) -> Tensor:

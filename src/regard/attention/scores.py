@@ -10,6 +10,7 @@ score whose comparison is a product (`Product`) is served by every dot kernel (`
 
 from collections.abc import Callable
 from math import inf, sqrt
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from regard.arguments import check_arguments, check_least
 from regard.attention.tracing import are_hidden
-from regard.errors import ChoiceError, ShapeError, unknown
+from regard.errors import ChoiceError, ShapeError, shown, unknown
 from regard.shapes import batch_shape, check_widths, described
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
@@ -68,7 +69,11 @@ class Product(Score):
         softcap: c of a soft cap c · tanh(e_ij / c) on the product, which then is a dot product no more.
     """
 
-    softcap: float | None = None
+    softcap: float | Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.softcap = None
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         check_widths(query, key)
@@ -145,10 +150,11 @@ class ScaledDot(Product):
     """
 
     @check_arguments
-    def __init__(self, scale: float | Tensor | None = None, softcap: float | None = None) -> None:
+    def __init__(self, scale: float | Tensor | None = None, softcap: float | Tensor | None = None) -> None:
         super().__init__()
-        if softcap is not None and not softcap > 0:
-            raise ShapeError(f"softcap must be a positive number; got {softcap}")
+        one = not isinstance(softcap, Tensor) or softcap.numel() == 1
+        if softcap is not None and not (one and softcap > 0):
+            raise ShapeError(f"softcap must be a positive number; got {shown(softcap)}")
         self.scale = scale
         self.softcap = softcap
 
@@ -394,19 +400,28 @@ class Function(Score):
         self.function = function
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
-        scores = self.function(query, key)
-        shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-        fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
-        own = (1,) * (len(shape) - scores.ndim) + tuple(scores.shape) if fits else ()
-        # by hand, as in `broadcast_to_scores`; the scores may have more heads than the queries
-        pairs = [(m, n) for m, n in zip(own, shape, strict=False) if m == n or 1 in (m, n)]
-        if len(pairs) < max(len(own), len(shape)) or own[-2:] != shape[-2:]:
-            got = list(scores.shape) if fits else described(scores)
-            raise ShapeError(
-                f"the score function gave {got} for queries {list(query.shape)} and keys {list(key.shape)}: it must "
-                f"give floating-point numbers {list(shape)} on {query.device}, and likewise for any tile of both"
-            )
-        return scores.to(query.dtype).expand([n if m == 1 else m for m, n in pairs])
+        return as_scores(self.function(query, key), query, key, "the score function")
+
+
+def as_scores(scores: Any, query: Tensor, key: Tensor, owner: str) -> Tensor:
+    """What a score gave for queries `[*batch, T, d]` and keys `[*batch, S, d]`, with all batch axes, in their dtype.
+
+    Raises:
+        ShapeError: it is not floating-point numbers `[*batch, T, S]` on the query's device.
+    """
+    shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
+    fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
+    own = (1,) * (len(shape) - scores.ndim) + tuple(scores.shape) if fits else ()
+    # by hand, as in `broadcast_to_scores`; the scores may have more heads than the queries
+    pairs = [(m, n) for m, n in zip(own, shape, strict=False) if m == n or 1 in (m, n)]
+    if len(pairs) < max(len(own), len(shape)) or own[-2:] != shape[-2:]:
+        got = list(scores.shape) if fits else described(scores)
+        raise ShapeError(
+            f"{owner} gave {got} for queries {list(query.shape)} and keys {list(key.shape)}: it must "
+            f"give floating-point numbers {list(shape)} on {query.device}, and likewise for any tile of both"
+        )
+    whole: Tensor = scores.to(query.dtype).expand([n if m == 1 else m for m, n in pairs])
+    return whole
 
 
 ScoreLike = str | Score | Callable[[Tensor, Tensor], Tensor]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from regard.attention.biases import Bias, BiasLike, as_bias
 from regard.attention.masks import Mask, MaskLike, as_mask
-from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
-from regard.attention.scores import Score, ScoreLike, as_score
+from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer, as_rows
+from regard.attention.scores import Score, ScoreLike, as_score, as_scores
 from regard.attention.tiles import Index
 from regard.errors import ShapeError, shown
 
@@ -49,13 +49,17 @@ class Spec:
 
     def scores(self, query: Tensor, key: Tensor, rows: Tensor | None, shape: tuple[int, ...]) -> Tensor:
         """Score plus bias of the queries `rows` (None: of all queries) against every key."""
-        scores: Tensor = self.score(query, key)
+        scores = as_scores(self.score(query, key), query, key, type(self.score).__name__)
         if self.bias is None:
             return scores
         if rows is None:
             return scores + self.bias.full(shape, query.device).to(scores.dtype)
         columns = torch.arange(shape[-1], device=query.device)
         return scores + self.bias.tile(rows, columns, shape).to(scores.dtype)
+
+    def normalize(self, scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of scores and row numbers."""
+        return as_rows(self.normalizer(scores, allowed), scores, type(self.normalizer).__name__)
 
     def allowed(self, rows: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Which keys the queries `rows` (None: all queries) may attend to, broadcastable to `[*batch, t, S]`."""
@@ -79,7 +83,8 @@ def make_spec(
         ChoiceError: an unknown name, a float mask, a bool bias.
         ShapeError: a dropout outside [0, 1).
     """
-    if not (isinstance(dropout, Real | Tensor) and 0 <= dropout < 1):
+    one = isinstance(dropout, Real) or (isinstance(dropout, Tensor) and dropout.numel() == 1)
+    if not (one and 0 <= dropout < 1):
         raise ShapeError(f"dropout must be a probability in [0, 1); got {shown(dropout)}")
     return Spec(
         score=as_score(score),

@@ -151,22 +151,22 @@ def _swap_torch(part: nn.MultiheadAttention, choice: dict[str, Any], done: Swap)
 
     def undo() -> None:
         for name in ("score", "normalizer"):
-            del part._modules[name]
+            part._modules.pop(name, None)
         for name in ("mask", "score_bias"):
             part.__dict__.pop(name, None)
         part.__class__ = before
         part._qkv_same_embed_dim = same
 
+    done._back.append(undo)  # before the change, here and below: an interrupt within it is undone, too
     part.__class__ = MultiheadAttention
     part.choose(**choice)  # type: ignore[operator]
-    done._back.append(undo)
 
 
 def _swap_own(part: Any, choice: dict[str, Any], done: Swap) -> None:
     for name, chosen in choice.items():
         before = getattr(part, name)
-        _replace(part, name, chosen)
         done._back.append(lambda name=name, before=before: _replace(part, name, before))
+        _replace(part, name, chosen)
 
 
 def _replace(part: Any, name: str, value: Any) -> None:
@@ -184,14 +184,14 @@ def _use_regard(module: nn.Module, done: Swap) -> None:
     register()
     models: list[Any] = [part for part in module.modules() if hasattr(part, "set_attn_implementation")]
     before = [part.config._attn_implementation for part in models]
-    for part in models:
-        part.set_attn_implementation(NAME)
 
     def undo() -> None:  # setting a model sets those inside it too: outer ones first
         for part, name in zip(models, before, strict=True):
             part.set_attn_implementation(name)
 
     done._back.append(undo)
+    for part in models:
+        part.set_attn_implementation(NAME)
 
 
 def _calls(part: nn.Module, name: str) -> bool:
@@ -205,12 +205,12 @@ def _store(part: nn.Module, choice: dict[str, Any], done: Swap) -> None:
     before = getattr(part, CHOICE, None)
 
     def undo() -> None:
-        delattr(part, CHOICE)
+        part._modules.pop(CHOICE, None)
         if before is not None:
             setattr(part, CHOICE, before)
 
-    setattr(part, CHOICE, nn.ModuleDict({**dict(before or {}), **choice}))
     done._back.append(undo)
+    setattr(part, CHOICE, nn.ModuleDict({**dict(before or {}), **choice}))
 
 
 def _swap_calls(part: nn.Module, done: Swap) -> None:
@@ -220,12 +220,12 @@ def _swap_calls(part: nn.Module, done: Swap) -> None:
     own = part.__dict__.get("forward")
 
     def undo() -> None:
-        del part.forward
+        part.__dict__.pop("forward", None)
         if own is not None:
             part.forward = own
 
-    part.forward = _Attending(part)
     done._back.append(undo)
+    part.forward = _Attending(part)
 
 
 class _Attending:

@@ -330,14 +330,20 @@ def _pieces(shielded: Shielded, generation: Generation) -> list[Segment]:
     found: list[Segment] = [Segment(tag, "") for tag in before.get(len(words), [])] if not words else []
     stands_for = _as_written(shielded.stands_for, generation.text)
     names = "|".join(map(re.escape, sorted(stands_for, key=len, reverse=True)))
-    last = ""
+    last, there = "", set[str]()
     for n, (word, gap) in enumerate(zip(words, gaps, strict=False)):
         parts = [one for one in re.split(rf"(?<!\w)({names})(?!\w)", word) if one] if names else [word]
-        touches = {(last.upper(), True), (parts[0].upper(), False)} & shielded.touching
+        surplus = []  # the text has each stand-in once, and so has its translation
+        for part in parts:
+            surplus.append(part in there)
+            there |= {part} & stands_for.keys()
+        touches = surplus[0] or {(last.upper(), True), (parts[0].upper(), False)} & shielded.touching
         between = gap if "\n" in gap else " "
         found += [GAP if touches and between == " " else Segment(between, between)] * bool(n)
         found += [Segment(tag, "") for tag in before.get(n, [])]
-        found += [Segment(stands_for.get(part, part), part) for part in parts]
+        found += [
+            Segment("" if more else stands_for.get(part, part), part) for part, more in zip(parts, surplus, strict=True)
+        ]
         found += [Segment(tag, "") for tag in after.get(n, [])]
         last = parts[-1]
     return found

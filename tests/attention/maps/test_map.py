@@ -3,6 +3,7 @@
 import copy
 import inspect
 import re
+from functools import partial
 from math import log, nan
 from pathlib import Path
 from typing import Any
@@ -793,3 +794,20 @@ def test_distances_of_many_queries_take_little_memory() -> None:
 def test_nothing_is_drawn_from_weights_that_are_not_finite(value: float) -> None:
     with pytest.raises(regard.ShapeError, match="weights that are infinite or NaN: nothing can be drawn"):
         AttentionMap.from_weights(torch.tensor([[0.5, value]])).sample()
+
+
+def test_sets_of_cells_that_are_none_are_refused() -> None:
+    seen = regard.AttentionMap.from_weights(torch.rand(2, 3, 4))
+    for wrong in (3, torch.ones(7, dtype=torch.bool), torch.ones(3, 4, dtype=torch.bool)):
+        with pytest.raises(regard.ShapeError, match=r"cells gave .*: it must give bool \[n, 3, 4\]"):
+            seen.mass(lambda rows, columns, wrong=wrong: wrong)
+
+
+@pytest.mark.parametrize("tokens", [3, [1, 2, 3], {"a", "b", "c"}])
+def test_tokens_that_are_set_later_are_checked_where_they_are_read(tokens: Any, tmp_path: Path) -> None:
+    seen = regard.AttentionMap.from_weights(torch.rand(2, 3, 4))
+    seen.query_tokens = tokens
+    for read in (seen.plot, seen.look, partial(seen.save, tmp_path / "map")):
+        with pytest.raises(regard.ConfigError, match="query_tokens must be a list of texts; got"):
+            read()
+    assert not any(tmp_path.iterdir())

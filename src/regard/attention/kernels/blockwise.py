@@ -18,6 +18,7 @@ from regard.attention.kernels.dropout import kept
 from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
 from regard.attention.kernels.reference import reference
 from regard.attention.pieces import BLOCK, Piece, pieces
+from regard.attention.scores import as_scores
 from regard.attention.spec import Spec
 from regard.device import random_states, restore_random_states
 from regard.shapes import batch_shape, output_batch, score_dtype
@@ -120,12 +121,12 @@ class BlockwiseProblem:
         if self.poisoned and piece.allowed is not None:  # as in the reference kernel: forbidden keys become 0 first
             seen = piece.allowed.expand(whole).transpose(-2, -1)
             q, k, v = torch.where(seen.any(-2, keepdim=True), q, 0), torch.where(seen, k, 0), torch.where(seen, v, 0)
-        scores = self.compare(q, k)
+        scores = as_scores(self.compare(q, k), q, k, type(own.score).__name__)
         if own.bias is not None:
             scores = scores + own.bias.tile(rows, columns, shape).to(scores.dtype)
         allowed = scores.new_ones((), dtype=torch.bool) if piece.allowed is None else piece.allowed
         allowed = allowed.expand_as(scores)
-        weights, numbers = own.normalizer(scores, allowed) if known is None else _of_known(own, scores, allowed, known)
+        weights, numbers = own.normalize(scores, allowed) if known is None else _of_known(own, scores, allowed, known)
         if self.spec.dropout:
             numbered = torch.arange(prod(self.shape[:-2]), device=q.device).reshape(*entries, *shape[:-2])[piece.index]
             rows, columns = rows + self.spec.first[0], columns + self.spec.first[1]

@@ -28,7 +28,7 @@ def reference(query: Tensor, key: Tensor, value: Tensor, spec: Spec, seed: Seed 
     def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         scores = spec.scores(q, k, rows, shape)
         allowed = spec.allowed(rows, shape, scores.device).expand_as(scores)
-        weights, statistic = spec.normalizer(scores, allowed)
+        weights, statistic = spec.normalize(scores, allowed)
         weights = drop(weights, rows, shape, seed, spec) if spec.dropout else weights
         return weights @ v, statistic
 

@@ -40,8 +40,8 @@ from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tracing import is_autocast, is_traced
-from regard.errors import BundleError, RegardError, ShapeError, shown
-from regard.shapes import check, check_tensors
+from regard.errors import BundleError, ConfigError, RegardError, ShapeError, shown
+from regard.shapes import check, check_tensors, described
 from regard.untrusted import first_line
 
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
@@ -539,10 +539,15 @@ class AttentionMap:
         """The map itself, whose tokens are as many as its rows and columns.
 
         Raises:
-            ShapeError: they are not.
+            ConfigError: they are no texts.
+            ShapeError: they are not as many.
         """
         for name, tokens, axis in (("query_tokens", self.query_tokens, -2), ("key_tokens", self.key_tokens, -1)):
-            if tokens is not None and len(tokens) != self.shape[axis]:
+            if tokens is None:
+                continue
+            if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens):
+                raise ConfigError(f"{name} must be a list of texts; got {shown(tokens)}")
+            if len(tokens) != self.shape[axis]:
                 raise ShapeError(
                     f"{name}: expected {self.shape[axis]}, one for each place of axis {axis}; got {len(tokens)}"
                 )
@@ -732,6 +737,8 @@ def attention_map(
 def _mass(block: RowBlock, cells: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     t, n = block.weights.shape[-2:]
     chosen = cells(torch.arange(block.start, block.start + t), torch.arange(block.first, block.first + n))
+    if not isinstance(chosen, Tensor) or chosen.shape[1:] != (t, n):
+        raise ShapeError(f"cells gave {described(chosen)}: it must give bool [n, {t}, {n}], True in the cells of a set")
     return torch.einsum("...tk,ntk->...nt", block.weights, chosen.to(block.weights))
 
 

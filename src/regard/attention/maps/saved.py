@@ -155,13 +155,18 @@ def _compared(source: ComputedWeights) -> tuple[dict[str, Tensor], dict[str, Any
     while isinstance(plain, Projected | Compared):
         plain = plain.score
     if isinstance(score, Product):
-        return _vectors(*score.as_dot(query, key)), {"score": "dot", "softcap": score.softcap}
+        return _vectors(*score.as_dot(query, key)), {"score": "dot", "softcap": _plain(score.softcap)}
     if isinstance(plain, Additive | Concat):
         return _vectors(score.project_query(query), score.project_key(key)) | {"v": plain.v}, {"score": "additive"}
     if isinstance(plain, Distance):
         width = plain.width.detach().item() if isinstance(plain.width, Tensor) else plain.width
         return _vectors(query, key), {"score": "distance", "width": width}
     return None
+
+
+def _plain(number: float | Tensor | None) -> float | None:
+    """A number, learned or not, as Python's."""
+    return number.item() if isinstance(number, Tensor) else number
 
 
 def _vectors(query: Tensor, key: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from regard.attention.maps.compact import freeze
 from regard.attention.masks import rows_of
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import WIDTH
-from regard.attention.scores import Product
+from regard.attention.scores import Product, as_scores
 from regard.attention.spec import Spec
 from regard.attention.tiles import TileGrid
 from regard.attention.tracing import are_hidden, is_traced
@@ -146,7 +146,7 @@ class ComputedWeights(WeightSource):
         rows, columns = rows.to(self.like.device), columns.to(self.like.device)
         q = self.query[..., rows, :].to(dtype)
         k = share_heads(self.query, self.key[..., columns, :]).to(dtype)
-        scores = spec.score(q, k)
+        scores = as_scores(spec.score(q, k), q, k, type(spec.score).__name__)
         if spec.bias is not None:
             scores = scores + spec.bias.tile(rows, columns, self.shape).to(dtype)
         weights = spec.normalizer.reweight(
@@ -179,8 +179,7 @@ class ComputedWeights(WeightSource):
 
             def weights(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
                 scores = spec.scores(q, k, rows, shape)
-                found: tuple[Tensor, Tensor] = spec.normalizer(scores, allowed.expand_as(scores))
-                return found
+                return spec.normalize(scores, allowed.expand_as(scores))
 
             return isolated(weights, (q, k), lambda flags: rows_of(allowed, flags, (q.shape[-2], k.shape[-2])))
         if spec.mask is not None and self._poisoned:
@@ -192,8 +191,7 @@ class ComputedWeights(WeightSource):
                 return tuple(torch.cat(part, dim) for part, dim in zip(parts, (-2, -1), strict=True))  # type: ignore[return-value]
             k = torch.where(seen.transpose(-2, -1), k, 0)
         scores = spec.scores(q, k, rows, shape)
-        normalized: tuple[Tensor, Tensor] = spec.normalizer(scores, allowed.expand_as(scores))
-        return normalized
+        return spec.normalize(scores, allowed.expand_as(scores))
 
     def _product(self) -> tuple[Tensor, Tensor] | None:
         """Queries and keys where the map is a plain softmax of their products and no gradient is needed; else None."""
