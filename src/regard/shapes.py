@@ -15,6 +15,8 @@ One name per axis, in the words of the papers:
 A mask is always *allowed*: True means that this query may attend to this key.
 """
 
+from typing import NoReturn
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -31,7 +33,7 @@ Tokens = Int[Tensor, "B T"]
 HEADS = -3  # the axis that may be grouped, in inputs of at least four axes
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     raise ShapeError(message)
 
 
@@ -86,7 +88,7 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def check_tensors(**named: object) -> None:
-    """Refuse arguments that are no tensors.
+    """Refuse arguments that are no tensors, and tensors that are not dense: sparse and nested ones.
 
     Raises:
         ShapeError: names the argument.
@@ -94,6 +96,9 @@ def check_tensors(**named: object) -> None:
     for name, given in named.items():
         if not isinstance(given, Tensor):
             _fail(f"{name}: expected a tensor; got {'None' if given is None else f'a {type(given).__name__}'}")
+        if given.layout is not torch.strided or given.is_nested:
+            kind = "a nested tensor" if given.is_nested else f"one of layout {str(given.layout).removeprefix('torch.')}"
+            _fail(f"{name}: expected a dense tensor; got {kind}")
 
 
 def described(given: object) -> str:

@@ -307,6 +307,8 @@ def test_explanations_may_be_any_numbers():
     assert found[0] == found[1] == found[2] == found[3] > 0
     for wrong, sentence in (
         ({"a": ["x"]}, "must be numbers"),
+        ({"a": WORTH.to("meta")}, "must be numbers"),
+        ({"a": WORTH.to_sparse()}, "expected a dense tensor"),
         ({"a": []}, "each part"),
     ):
         with pytest.raises(regard.RegardError, match=sentence):

@@ -607,6 +607,14 @@ def test_what_has_no_data_is_refused_beside_tensors_that_have(name: str) -> None
         assert regard.attend(wide, wide, wide, **{name: empty}).is_meta
 
 
+@pytest.mark.parametrize("name", ["query", "key", "value", "mask", "bias"])
+def test_tensors_that_are_not_dense_are_refused(name: str) -> None:
+    dense = dict.fromkeys(("query", "key", "value"), torch.randn(2, 5, 8))
+    thin = torch.eye(5) > 0 if name == "mask" else torch.eye(5) if name == "bias" else torch.randn(2, 5, 8)
+    with pytest.raises(regard.ShapeError, match=f"{name}: expected a dense tensor; got one of layout sparse_coo"):
+        regard.attend(**{**dense, name: thin.to_sparse()})
+
+
 def test_token_ids_are_refused() -> None:
     ids = torch.ones(2, 3, dtype=torch.long)
     attend = inspect.unwrap(regard.attend)  # without the type checks of the tests

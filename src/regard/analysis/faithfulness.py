@@ -23,7 +23,7 @@ from regard.analysis.erasure import TOKENS, Erasure
 from regard.analysis.explanations import Explainer
 from regard.arguments import check_arguments
 from regard.errors import ChoiceError, ConfigError, ShapeError, nearest, shown
-from regard.shapes import described
+from regard.shapes import check_tensors, described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -332,11 +332,13 @@ def _by_word(row: Tensor, erasure: Erasure) -> Tensor:
 def _numbers(name: object, values: Any) -> Tensor:
     if not isinstance(name, str):
         raise ConfigError(f"the name of an explanation must be a text; got {shown(name)}")
+    if isinstance(values, Tensor):
+        check_tensors(**{f"explanation {name!r}": values})
     try:
         if isinstance(values, Tensor):
-            if not values.is_complex():
+            if not values.is_complex() and not values.is_meta:
                 return values
-            raise TypeError("complex numbers have no order")
+            raise TypeError("complex numbers have no order, and tensors on meta no numbers")
         return torch.from_numpy(np.array(values, dtype=np.float64))
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"explanation {name!r} must be numbers; got {shown(values)}") from error

@@ -10,7 +10,7 @@ from regard.arguments import check_arguments, check_least
 from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
 from regard.attention.tracing import is_traced
 from regard.errors import ChoiceError, ShapeError
-from regard.shapes import broadcast_to_scores
+from regard.shapes import broadcast_to_scores, check_tensors
 
 MOST_HEADS = 2**16  # of ALiBi
 
@@ -317,6 +317,7 @@ def as_bias(bias: BiasLike) -> Bias:
     if isinstance(bias, Bias):
         return bias
     if isinstance(bias, Tensor) and bias.is_floating_point():
+        check_tensors(bias=bias)
         return Added(bias)
     if isinstance(bias, Tensor):
         raise ChoiceError(f"bias must be a float tensor; got {bias.dtype}: what forbids looking goes to mask=")

@@ -584,6 +584,7 @@ def as_mask(mask: MaskLike) -> Mask:
     if isinstance(mask, Mask):
         return mask
     if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        check_tensors(mask=mask)
         return Allow(mask)
     if isinstance(mask, Tensor):
         raise ChoiceError(
