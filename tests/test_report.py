@@ -81,3 +81,31 @@ def test_no_sentence_is_watched_where_none_is_wanted(
     done = experiment.train(tiny("transformer"), {"watched_sentences": 0}, run=tmp_path / "run")
     assert not (tmp_path / "run" / "attention").exists()
     assert "dev_attention_entropy" not in done.journal[0]
+
+
+def test_a_page_of_long_maps_of_many_sentences_and_evaluations_is_bounded(run: Path) -> None:
+    journal, (kept, *_) = run / "journal.jsonl", sorted((run / "attention").glob("*.json"), reverse=True)
+    of = json.loads(kept.read_text("utf-8"))
+    long = {"source": ["s"] * 300, "target": ["t"] * 300, "weights": [[1 / 300] * 300] * 300}
+    kept.write_text(json.dumps(of | {"sentences": [long] + of["sentences"][:1] * 40}), "utf-8")
+    for other in (run / "attention").glob("*.json"):
+        if other != kept:
+            other.unlink()
+    (evaluation, *_) = [line for line in journal.read_text().splitlines() if '"evaluation"' in line]
+    entries = [json.loads(evaluation) | {"step": n} for n in range(3000)]
+    skipped = [{"event": "skipped", "step": n, "loss": 1.0, "gradient_norm": 2.0} for n in range(500)]
+    journal.write_text("".join(json.dumps(one) + "\n" for one in entries + skipped))
+    page = report(run)
+    assert page.count("<svg") == 21
+    assert "21 more sentences are in the run's folder attention." in page
+    assert "300 more events are in journal.jsonl" in page
+    assert len(page) < 2_000_000
+
+
+@pytest.mark.parametrize("step", [1e308, -1, 2**60])
+def test_an_update_that_no_run_has_is_refused(run: Path, step: float) -> None:
+    journal = run / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    journal.write_text("".join(json.dumps(one | {"step": step}) + "\n" for one in lines))
+    with pytest.raises(BundleError, match=r"journal\.jsonl: damaged: .*the number of an update is beyond all"):
+        report(run)

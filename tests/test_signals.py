@@ -63,3 +63,22 @@ def test_other_threads_have_no_signals() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_of_blocks_within_one_another_all_have_the_flag(number: signal.Signals) -> None:
+    seen = []
+    signal.signal(number, lambda *_: seen.append(1))
+    before = signal.getsignal(number)
+    with stop_on_signal() as outer:
+        with stop_on_signal() as inner:
+            assert not inner()
+        with stop_on_signal() as inner:
+            signal.raise_signal(number)
+            assert (inner.number, outer.number) == (number, number)
+        with stop_on_signal() as late:  # begun after the signal
+            assert late.number == number
+            assert not seen
+            signal.raise_signal(number)
+            assert seen == [1]
+    assert signal.getsignal(number) is before

@@ -1,6 +1,8 @@
 """A search over settings: short runs, the best one kept, continued where it stopped."""
 
+import signal
 from itertools import count
+from math import inf, nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from conftest import tiny
 from regard import experiment
 from regard.errors import ConfigError
 from regard.experiment import read_config
+from regard.training.loop import Interrupted
 from regard.tune import Range, tune
 
 
@@ -64,6 +67,7 @@ def test_a_search_finds_the_best_settings_and_goes_on(tmp_path: Path, monkeypatc
             config, RANGES, tmp_path / "t", minutes=minutes, trial_minutes=1.0, on_trial=lambda *one: told.append(one)
         )
     assert [number for number, _, _, _ in told] == list(range(len(told)))  # numbered on
+    assert len({chosen["training.learning_rate"] for _, chosen, _, _ in told}) == len(told)  # none twice
     assert len(told) == 2 * 12  # 12 seconds
     assert best["training.schedule"] == "cosine"
     assert abs(best["training.learning_rate"] - 0.001) < 0.0008
@@ -119,7 +123,7 @@ def test_a_search_is_not_continued_as_another(tmp_path: Path, monkeypatch: pytes
     search(RANGES)
     with pytest.raises(ConfigError, match=r"t: holds a search by bleu, not by loss \(training.metric\)"):
         search(RANGES, **{"training.metric": "loss"})
-    other = [RANGES[0], Range.parse("training.schedule=cosine|linear|constant")]
+    other = [RANGES[0], Range.parse("training.schedule=cosine|inverse_sqrt|constant")]
     with pytest.raises(ConfigError, match="t: its earlier trials searched over other values"):
         search(other)
     search([*RANGES, Range.parse("training.label_smoothing=0.0|0.1")])  # a further setting is no contradiction
@@ -152,3 +156,135 @@ def test_curves_for_tensorboard(data_folder: Path, tmp_path: Path, monkeypatch: 
     assert [event.step for event in found.Scalars("training/loss")] == [1, 2, 3, 4, 5, 6]
     losses = [event.value for event in found.Scalars("development/loss")]
     assert losses == pytest.approx([entry["dev_loss"] for entry in run.journal if entry["event"] == "evaluation"])
+
+
+def test_whole_numbers_are_proposed_for_settings_that_take_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    told: list[dict[str, Any]] = []
+    ranges = [Range.parse(text) for text in ("training.batch_tokens=100..2000,log", "training.learning_rate=1..3")]
+    clock = count()
+    monkeypatch.setattr("regard.tune.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    tune(
+        tiny("transformer"), ranges, tmp_path / "t", minutes=0.2, trial_minutes=1.0,
+        on_trial=lambda _, chosen, value, failed: told.append(chosen),
+    )  # fmt: skip
+    assert {type(one["training.batch_tokens"]) for one in told} == {int}
+    assert any(
+        one["training.learning_rate"] % 1 for one in told
+    )  # numbers between two whole ones, where they are taken
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ({"minutes": nan, "trial_minutes": 1.0}, "minutes must be a number of at least 0; got nan"),
+        ({"minutes": -1.0, "trial_minutes": 1.0}, "minutes must be a number of at least 0; got -1.0"),
+        ({"minutes": 1.0, "trial_minutes": 0.0}, "trial_minutes must be a number above 0; got 0.0"),
+        ({"minutes": 1.0, "trial_minutes": inf}, "trial_minutes must be a number above 0; got inf"),
+    ],
+)
+def test_budgets_that_are_none_are_refused(budget: dict[str, float], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        tune(tiny("transformer"), RANGES, tmp_path / "t", **budget)
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        (["training.schedule=cosine|sine"], "training.schedule"),
+        (["training.warmup=1..2.5"], "training.warmup"),
+        (["model.dropout=0.1..0.2", "model.dropout=0.2..0.3"], "model.dropout: given twice"),
+    ],
+)
+def test_values_that_a_setting_does_not_take_are_refused_before_the_first_trial(
+    texts: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    Fake.made = 0
+    with pytest.raises(ConfigError, match=sentence):
+        tune(tiny("transformer"), [*map(Range.parse, texts)], tmp_path / "t", minutes=0.0, trial_minutes=1.0)
+    assert not Fake.made
+
+
+def test_a_search_whose_trials_all_fail_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Fake):
+        good, differently = 0, False
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            if Fake.made > Failing.good:
+                raise ConfigError(f"no {Fake.made}" if Failing.differently else "no")
+
+    def search() -> None:
+        tune(tiny("transformer"), RANGES, tmp_path / "t", minutes=60.0, trial_minutes=1.0)
+
+    monkeypatch.setattr("regard.tune.train", Failing)
+    Fake.made = 0
+    with pytest.raises(ConfigError, match=r"no trial was finished: no$"):
+        search()
+    assert Fake.made == 3
+    Fake.made, Failing.differently = 0, True
+    with pytest.raises(ConfigError, match=r"no trial was finished: no 10$"):
+        search()
+    assert Fake.made == 10
+    Fake.made, Failing.good = 0, 4
+    with pytest.raises(ConfigError, match=r"the last trials failed: no 14; best\.toml has the best one before them$"):
+        search()
+    assert Fake.made == 14
+    assert read_config(tmp_path / "t" / "best.toml").training.schedule in ("cosine", "constant")
+
+
+def test_a_search_is_not_continued_with_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+
+    def search(ranges: list[Range], **overrides: Any) -> dict[str, Any]:
+        return tune(
+            tiny("transformer"), ranges, tmp_path / "t", minutes=0.0, trial_minutes=1.0,
+            overrides={name.replace("__", "."): value for name, value in overrides.items()},
+        )  # fmt: skip
+
+    search(RANGES, training__seed=1)
+    with pytest.raises(ConfigError, match=r"t: holds a search with training\.seed = 1, not 2: name another --folder"):
+        search(RANGES, training__seed=2)
+    with pytest.raises(ConfigError, match=r"holds a search with model\.dropout = .*, not 0\.25"):
+        search(RANGES, training__seed=1, model__dropout=0.25)
+    with pytest.raises(
+        ConfigError, match=r"searched over other values \(training\.learning_rate in 0\.0001 to 0\.01, log"
+    ):
+        search([Range.parse("training.learning_rate=1e-4..1e-3,log"), RANGES[1]], training__seed=1)
+    search([*RANGES, Range.parse("model.dropout=0.1..0.3")], training__seed=1)
+    search(RANGES, training__seed=1, training__device="cpu", training__checkpoint_seconds=7)  # they are not compared
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_signal_ends_a_search_and_its_trials_are_kept(
+    noticed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, talk: Any
+) -> None:
+    class Signalled(Fake):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            if Fake.made == 2:
+                signal.raise_signal(signal.SIGTERM)
+                if noticed:  # by the training, which is saved and raises; else it has just ended
+                    error = Interrupted()
+                    error.number = signal.SIGTERM
+                    raise error
+
+    monkeypatch.setattr("regard.tune.train", Signalled)
+    from regard.config import to_toml
+
+    config = tmp_path / "c.toml"
+    config.write_text(to_toml(read_config(tiny("transformer"))), "utf-8")
+    search = ["tune", config, "--range", "training.learning_rate=1e-4..1e-2,log", "--folder", tmp_path / "t"]
+    before, Fake.made = signal.getsignal(signal.SIGTERM), 0
+    code, _, err = talk(*search, "--minutes", 60)
+    assert code == 143
+    assert err.endswith("regard: interrupted; the finished trials are kept: the same command continues the search\n")
+    assert Fake.made == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    code, out, err = talk(*search, "--minutes", 0)
+    assert (code, Fake.made) == (0, 3), err
+    assert "training.learning_rate = " in out

@@ -54,7 +54,7 @@ from regard.tasks.table import TASKS, evaluate
 from regard.tasks.translation import read_data
 from regard.text.tokenizer import Tokenizer
 from regard.text.tokenizer_file import read_vocabulary
-from regard.training.checkpoint import average, load_checkpoint
+from regard.training.checkpoint import LAST, average, load_checkpoint
 from regard.training.distributed import (
     Alive,
     Processes,
@@ -64,7 +64,7 @@ from regard.training.distributed import (
     restarted,
     together,
 )
-from regard.training.engine import LAST, SHARDED
+from regard.training.engine import SHARDED
 from regard.training.journal import Journal
 from regard.training.loop import Interrupted, Report, checkpoint_in, last_checkpoint, last_step
 from regard.training.loop import train as run_loop
@@ -437,12 +437,12 @@ def _changed_settings(folder: Path, settings: ExperimentConfig, said: AbstractSe
         ConfigError: a setting differs, or the run's config cannot be read.
     """
     before = validate(ExperimentConfig, with_current_names(read_toml(folder / CONFIG))[0], str(folder / CONFIG))
-    theirs, ours = _flat(before), _flat(settings)
+    theirs, ours = flat(before), flat(settings)
     device = find_device(settings.training.device).type
-    for flat in (theirs, ours):
-        flat["training.precision"] = precision_on(device, flat["training.precision"])
+    for one in (theirs, ours):
+        one["training.precision"] = precision_on(device, one["training.precision"])
         for name in FREE:
-            flat.pop(name, None)
+            one.pop(name, None)
     changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     given = {name: ours.get(name) for name in changed if name in said and name in CHANGEABLE}
     if refused := [name for name in changed if name not in given]:
@@ -498,12 +498,12 @@ def _made_of(folder: Path, work: TaskData, changed: AbstractSet[str]) -> dict[st
     return made_of
 
 
-def _flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     """All settings of a config under their dotted names; a section that is not set has none."""
     found: dict[str, Any] = {}
     for name, value in config:
         if isinstance(value, BaseModel):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         elif value is not None:
             found[prefix + name] = value
     return found

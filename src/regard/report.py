@@ -22,6 +22,8 @@ from regard.untrusted import first_line, read_text
 
 LARGEST = 2**26  # bytes of a file of the run's folder
 MAPS = 6  # updates whose attention is shown beside each other
+SENTENCES, EVENTS = 20, 200  # that are shown, at most
+LATEST = 2**53  # update
 NAMES = {
     "bleu": "BLEU", "chrf": "chrF", "exact": "exactly right, %", "wer": "word error rate, %",
     "perplexity": "perplexity",
@@ -56,6 +58,8 @@ def report(folder: Path) -> str:
     if not (folder / CONFIG).exists() or not found:
         raise BundleError(f"{folder}: no run with an evaluation in it: no {CONFIG}, or nothing in {JOURNAL}")
     with _made_by_regard(folder / JOURNAL):
+        if not all(0 <= entry["step"] < LATEST for entry in found):
+            raise ValueError("the number of an update is beyond all updates")
         best = _best(found, entries)
         parts = [
             f"<h1>{html.escape(folder.resolve().name)}</h1>",
@@ -168,12 +172,15 @@ def _attention(folder: Path) -> Iterator[str]:
         return
     shown = [kept[round(n * (len(kept) - 1) / max(1, min(MAPS, len(kept)) - 1))] for n in range(min(MAPS, len(kept)))]
     yield "<h2>Attention as it formed</h2>"
-    for number, last in enumerate(shown[-1]["sentences"]):
+    sentences = shown[-1]["sentences"]
+    for number, last in enumerate(sentences[:SENTENCES]):
         maps = [one["sentences"][number]["weights"] for one in shown]
         figure = course([one["step"] for one in shown], maps, last["target"], last["source"])
         site = html.escape(shown[-1]["site"])
         caption = f"{site}, mean of its heads; rows: output tokens, columns: source tokens; the true output given."
         yield _figure(as_svg(figure), caption)
+    if len(sentences) > SENTENCES:
+        yield f"<p>{len(sentences) - SENTENCES:,} more sentences are in the run's folder {ATTENTION}.</p>"
 
 
 def _machine(folder: Path) -> Iterator[tuple[str, str]]:
@@ -182,11 +189,14 @@ def _machine(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _events(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    for entry in entries:
+    told = [entry for entry in entries if entry.get("event") in ("changed", "skipped")]
+    if len(told) > EVENTS:
+        yield "earlier", f"{len(told) - EVENTS:,} more events are in {JOURNAL}"
+    for entry in told[-EVENTS:]:
         if entry.get("event") == "changed":
             settings = ", ".join(f"{name} = {value}" for name, value in entry["settings"].items())
             yield f"update {entry['step']:,}", f"resumed with {settings}"
-        elif entry.get("event") == "skipped":
+        else:
             yield f"update {entry['step']:,}", f"skipped: loss {entry['loss']}, gradient {entry['gradient_norm']}"
 
 

@@ -33,42 +33,50 @@ class Stop:
         number: of the signal; 0 before one was received.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
 
     def __call__(self) -> bool:
         return self.number != 0
+
+
+_standing: list[tuple[Stop, Callable[[], None]]] = []  # of the main thread's blocks, the outermost first
 
 
 @contextmanager
 def stop_on_signal(*signals: signal.Signals) -> Iterator[Stop]:
     """Turn the first signal (SIGINT, SIGTERM and SIGHUP by default) into a flag.
 
-    With the first signal the handlers before are back, so a second one ends the work at once. A signal that was ignored
-    (by nohup, say) stays ignored. In any other thread than the main one the flag stays False, because Python delivers
-    signals to the main thread only.
+    With the first signal the handlers before are back, so a second one ends the work at once. Of blocks within one
+    another, all have the flag, from the first signal on. A signal that was ignored (by nohup, say) stays ignored. In
+    any other thread than the main one the flag stays False, because Python delivers signals to the main thread only.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    here = threading.current_thread() is threading.main_thread()
+    stop = Stop(_standing[-1][0].number if here and _standing else 0)
+    if stop() or not here:
         yield stop
         return
     previous: dict[signal.Signals, Any] = {}
 
     def receive(number: int, _: object) -> None:
-        stop.number = number
-        restore()
+        for one, back in reversed(_standing):
+            one.number = number
+            back()
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     previous.update(_heard(signals or ENDING))
+    _standing.append((stop, restore))
     for number in previous:
         signal.signal(number, receive)
     try:
         yield stop
     finally:
-        restore()
+        _standing.pop()
+        if not stop():  # else all handlers are back
+            restore()
 
 
 def end_on_signals() -> None:

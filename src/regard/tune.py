@@ -8,20 +8,24 @@ tune/
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 from regard.config import to_toml
 from regard.errors import ConfigError, RegardError
-from regard.experiment import read_config, train
+from regard.experiment import FREE, ExperimentConfig, flat, read_config, train
+from regard.signals import stop_on_signal
 from regard.storage import claim, exclusive, write_text
 from regard.training.best import SMALL_IS_BETTER
+from regard.training.loop import Interrupted
 from regard.untrusted import first_line
 
+FAILED, ALIKE = 10, 3  # trials in a row that failed, and of these with the same sentence, before a search ends
 STORAGE, BEST, STUDY = "trials.db", "best.toml", "settings"
 ANOTHER = "name another --folder"
 OnTrial = Callable[[int, dict[str, Any], float | None, str], None]
@@ -36,6 +40,7 @@ class Range:
         choices: the values, where there is a list of them.
         low, high: the ends otherwise.
         log: numbers are proposed evenly on a logarithmic scale.
+        whole: whole numbers alone are proposed: the setting takes no others.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Range:
     low: float = 0.0
     high: float = 0.0
     log: bool = False
+    whole: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Range":
@@ -63,12 +69,30 @@ class Range:
             raise ConfigError(f"--range {text}: expected NAME=LOW..HIGH, NAME=LOW..HIGH,log or NAME=A|B|C")
         return cls(name, tuple(map(_value, values.split("|"))))
 
+    def fitted(self, config: str | Path | dict[str, Any], overrides: dict[str, Any]) -> "Range":
+        """The same for a config's setting, which takes both ends or all choices.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        whole = not self.choices and self.low.is_integer() and self.high.is_integer()
+        ends = (int(self.low), int(self.high)) if whole else (self.low, self.high)
+        for value in self.choices or ends:
+            read_config(config, overrides | {self.name: value})
+        if not whole:
+            return self
+        try:
+            read_config(config, overrides | {self.name: self.low + 0.5})
+        except ConfigError:
+            return replace(self, whole=True)
+        return self
+
     def propose(self, trial: Any) -> Any:
         """A value for a trial of Optuna's."""
         if self.choices:
             return trial.suggest_categorical(self.name, self.choices)
-        if self.low.is_integer() and self.high.is_integer() and not self.log:
-            return trial.suggest_int(self.name, int(self.low), int(self.high))
+        if self.whole:
+            return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
 
@@ -85,7 +109,8 @@ def tune(
     """Search for settings with the best `training.metric` on development data.
 
     A trial is a training of `trial_minutes`; one that is worse than the median of the others at the same evaluation
-    ends early. The search goes on where an earlier one in the same folder stopped.
+    ends early. The search goes on where an earlier one in the same folder stopped. It ends after ten trials in a row
+    that failed, or three with the same sentence.
 
     Args:
         config: as `regard.train` takes it.
@@ -101,17 +126,23 @@ def tune(
         the best settings found, {"training.learning_rate": 0.0013, …}; best.toml in the folder is the whole config.
 
     Raises:
-        ConfigError: an unknown setting; Optuna is not installed; the folder holds a search by another metric or over
-            other choices, or a damaged one; no trial was finished.
+        ConfigError: an unknown setting, or a value that it does not take; Optuna is not installed; the folder holds a
+            search by another metric, over other values or with other settings, or a damaged one; no trial was finished,
+            or the last ones failed.
+        Interrupted: stopped by a signal; what was finished is kept.
     """
+    if not (isfinite(minutes) and minutes >= 0):
+        raise ConfigError(f"minutes must be a number of at least 0; got {minutes}")
+    if not (isfinite(trial_minutes) and trial_minutes > 0):
+        raise ConfigError(f"trial_minutes must be a number above 0; got {trial_minutes}")
     try:
         import optuna
     except ImportError as error:
         raise ConfigError("regard tune needs the package Optuna: pip install 'regard[tune]'") from error
-    for one in ranges:  # refused before the first trial
-        first = one.choices[0] if one.choices else int(one.low) if one.low.is_integer() else one.low
-        read_config(config, (overrides or {}) | {one.name: first})
     settings = read_config(config, overrides)
+    if twice := next((name for name, times in Counter(one.name for one in ranges).items() if times > 1), ""):
+        raise ConfigError(f"--range {twice}: given twice: one range for each setting")
+    ranges = [one.fitted(config, overrides or {}) for one in ranges]
     metric = settings.training.metric
     claim(folder, "a search", (STORAGE,))
 
@@ -138,25 +169,68 @@ def tune(
             failed = str(error)
             trial.set_user_attr("error", failed)
             raise optuna.TrialPruned from error
+        except (Interrupted, OSError) as error:
+            failed = first_line(error) if isinstance(error, OSError) else "interrupted"
+            raise
         finally:
             on_trial(trial.number, chosen, value, failed)
         return float(value)
 
     until = time.monotonic() + 60 * minutes
-    with exclusive(folder), _quiet(optuna.logging), _storage(folder / STORAGE):
+    trials: list[Any] = []
+    with exclusive(folder), _quiet(optuna.logging), _storage(folder / STORAGE), stop_on_signal() as asked:
         study = _study(folder, metric, settings.training.seed)
-        study.optimize(objective, n_trials=1)
-        while time.monotonic() < until:
-            study.optimize(objective, n_trials=1)
-        trials = study.trials
-    if not any(one.state.name == "COMPLETE" for one in trials):
-        why = next((one.user_attrs["error"] for one in reversed(trials) if "error" in one.user_attrs), "")
+        _check_same(folder, study, settings, ranges)
+        before = len(study.trials)
+        while not trials or (time.monotonic() < until and not _all_failed(trials)):
+            if not asked():
+                study.optimize(objective, n_trials=1)
+            if asked():
+                interrupted = Interrupted()
+                interrupted.number = asked.number
+                raise interrupted
+            trials = study.trials[before:]
+        done = study.trials
+    why = next((one.user_attrs["error"] for one in reversed(done) if "error" in one.user_attrs), "")
+    if not any(one.state.name == "COMPLETE" for one in done):
         raise ConfigError(
             f"{folder}: no trial was finished: {why or 'give more minutes, or look at why the trials end early'}"
         )
     best = dict(study.best_params)
     write_text(folder / BEST, to_toml(read_config(config, (overrides or {}) | best)))
+    if _all_failed(trials):
+        raise ConfigError(f"{folder}: the last trials failed: {why}; {BEST} has the best one before them")
     return best
+
+
+def _all_failed(trials: Sequence[Any]) -> bool:
+    """Whether so many trials failed in a row that the next one would, too."""
+    why = [one.user_attrs.get("error") for one in trials]
+    return (len(why) >= FAILED and all(why[-FAILED:])) or (
+        len(why) >= ALIKE and bool(why[-1]) and len(set(why[-ALIKE:])) == 1
+    )
+
+
+def _check_same(folder: Path, study: Any, settings: ExperimentConfig, ranges: Sequence[Range]) -> None:
+    """Refuse to continue a search with other settings or other values: its trials could not be compared.
+
+    Raises:
+        ConfigError: names the first difference.
+    """
+    values = {one.name: str(one.choices or f"{one.low} to {one.high}{', log' * one.log}") for one in ranges}
+    fixed = {name: str(value) for name, value in flat(settings).items() if name not in FREE}
+    known: dict[str, dict[str, str]] = study.user_attrs.get("searched", {"values": {}, "fixed": {}})
+    for name in values.keys() & known["values"].keys():
+        if values[name] != known["values"][name]:
+            earlier = f"{name} in {known['values'][name]}"
+            raise ConfigError(f"{folder}: its earlier trials searched over other values ({earlier}): {ANOTHER}")
+    searched = known["values"] | values
+    before = known["fixed"] or fixed
+    for name in sorted((before.keys() | fixed.keys()) - searched.keys()):
+        now, earlier = fixed.get(name, "not set"), before.get(name, "not set")
+        if now != earlier:
+            raise ConfigError(f"{folder}: holds a search with {name} = {earlier}, not {now}: {ANOTHER}")
+    study.set_user_attr("searched", {"values": searched, "fixed": fixed})
 
 
 def _study(folder: Path, metric: str, seed: int) -> Any:
@@ -171,12 +245,14 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
     try:
         study = optuna.create_study(
             study_name=STUDY, storage=f"sqlite:///{path}", load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner(5, 2),
+            pruner=optuna.pruners.MedianPruner(5, 2),
             direction="minimize" if metric in SMALL_IS_BETTER else "maximize",
         )  # fmt: skip
         if not study.trials:
             study.set_user_attr("metric", metric)
         before = study.user_attrs.get("metric")
+        # a search that goes on does not propose again what it began with
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     except (ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(
             f"{path}: damaged, or not a search of `regard tune`: {first_line(error)}: {ANOTHER}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from conftest import made_pairs
 from regard import __version__, cli, load
+from regard.signals import ENDING, Ended
 
 ROOT = Path(__file__).parents[2]
 
@@ -278,3 +280,19 @@ def test_a_figure_that_would_run_tex_is_refused(talk, tmp_path: Path) -> None:
     code, _, said = talk("trace", "fr-en-rnn", "le chat", "--look", tmp_path / "x.pgf")
     assert code == 1
     assert "cannot draw '.pgf': end it in .png, .svg" in said
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda one: one.name)
+def test_a_signal_within_a_verb_is_its_exit_code(
+    talk, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, tmp_path: Path
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise Ended(number)
+
+    monkeypatch.setattr("regard.report.report", ended)
+    monkeypatch.setattr("regard.data.datasets.downloads.multi30k", ended)
+    monkeypatch.setattr("regard.experiment.prepare", ended)
+    assert talk("report", tmp_path)[::2] == (128 + number, "regard: interrupted\n")
+    assert talk("data", "multi30k")[::2] == (128 + number, "regard: interrupted\n")
+    code, _, err = talk("prepare", "first", "--folder", tmp_path / "run")
+    assert (code, err) == (128 + number, "regard: interrupted; what was prepared is kept: the same command continues\n")

@@ -223,3 +223,18 @@ def test_the_package_s_questions() -> None:
 def test_answer_without_a_model_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["answer", "room.png", "what is it?"]) == 2
     assert "regard train shapes" in capsys.readouterr().err
+
+
+def test_a_page_of_models_does_not_take_a_picture_and_a_question(run: Path, asked: Path, talk, tmp_path: Path) -> None:
+    picture, page = asked / "images" / "3.png", tmp_path / "page.html"
+    code, _, err = talk("look", run, picture, "where is it?", "--save", page)
+    assert code == 2
+    assert err == (
+        f"regard: {run.name} takes a picture and a question, where a page of models has one input for all: "
+        f"regard answer PICTURE QUESTION --model {run.name} --look page.html makes one of the answer\n"
+    )
+    assert not page.exists()
+    if run.name == "blind":  # it has no attention to draw
+        return
+    assert talk("answer", picture, "where is it?", "--model", run, "--look", page)[0] == 0
+    assert page.stat().st_size > 10_000

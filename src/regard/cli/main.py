@@ -7,10 +7,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from regard import __version__
 from regard.cli.answer import answer
@@ -43,8 +43,21 @@ from regard.signals import EXIT_OF_SIGNALS, end_on_signals, end_quietly
 
 OK, USAGE = 0, 2
 
+
+class Verbs(TyperGroup):
+    """The verbs; an interrupt of one is an exit code that tells the signal, which typer's own does not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise typer.Exit(_interrupted(error)) from None
+
+
 app = typer.Typer(
     name="regard",
+    cls=Verbs,
     help="Attention you can choose, train and see.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,12 +1,14 @@
 """`regard prepare`: a corpus, tokenized once into the folder of the run that will train on it."""
 
 from pathlib import Path
+from signal import SIGINT
 from typing import Annotated, Any
 
 import typer
 
 from regard.cli.lines import complain, say
 from regard.cli.options import Run, Settings
+from regard.signals import EXIT_OF_SIGNALS
 
 
 def prepare(
@@ -26,7 +28,7 @@ def prepare(
 
         try:
             made = experiment.prepare(config, dict(map(parse_setting, settings or [])), run=folder, report=report)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             complain("interrupted; what was prepared is kept: the same command continues")
-            raise
+            raise typer.Exit(EXIT_OF_SIGNALS + getattr(error, "number", SIGINT)) from None
     say(str(made))

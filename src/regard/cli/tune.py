@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import say
+from regard.cli.lines import complain, say
+from regard.signals import EXIT_OF_SIGNALS
 
 
 def tune(
@@ -29,20 +30,27 @@ def tune(
     from regard.cli.progress import err
     from regard.config import parse_setting
     from regard.process import keep_freed_memory
+    from regard.training.loop import Interrupted
     from regard.tune import BEST, Range
     from regard.tune import tune as search
 
     def shown_trial(number: int, chosen: dict[str, Any], value: float | None, failed: str) -> None:
         shown = ", ".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
                           for name, value in chosen.items())  # fmt: skip
-        err.print(f"trial {number}: {shown}: {failed or ('ended early' if value is None else f'{value:.4f}')}")
+        err.print(
+            f"trial {number}: {shown}: {failed or ('ended early' if value is None else f'{value:.4f}')}", soft_wrap=True
+        )
 
     keep_freed_memory()
     place = folder or Path("runs") / f"{config.stem}-tune"
-    best = search(
-        config, [Range.parse(text) for text in ranges], place, minutes=minutes, trial_minutes=trial_minutes,
-        overrides=dict(map(parse_setting, settings or [])), on_trial=shown_trial,
-    )  # fmt: skip
+    try:
+        best = search(
+            config, [Range.parse(text) for text in ranges], place, minutes=minutes, trial_minutes=trial_minutes,
+            overrides=dict(map(parse_setting, settings or [])), on_trial=shown_trial,
+        )  # fmt: skip
+    except Interrupted as error:
+        complain("interrupted; the finished trials are kept: the same command continues the search")
+        raise typer.Exit(EXIT_OF_SIGNALS + error.number) from None
     for name, value in best.items():
         say(f"{name} = {value}")
     say(str(place / BEST))

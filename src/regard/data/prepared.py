@@ -21,7 +21,7 @@ from regard.data.files import check_regular
 from regard.data.pairs import Pairs
 from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
-from regard.storage import parse_json, replace_folder, write_text
+from regard.storage import naming, parse_json, replace_folder, write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
@@ -191,7 +191,7 @@ def write_prepared(
             "note": asdict(Note(key, read=read, tokenizer=tokenizer)),
         }
     note = Note(**state["note"])
-    with ExitStack() as files:
+    with naming(folder, aside), ExitStack() as files:
         places = zip(SIDES, state["values"], strict=True)
         writers = [files.enter_context(RaggedWriter(aside / side, state["rows"], values)) for side, values in places]
         for number, chunk in enumerate(chunks(state["chunk"]), state["chunk"] + 1):

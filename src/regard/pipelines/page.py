@@ -79,7 +79,12 @@ def look_at(
             label = ", ".join(part for part in named if part) or "the output"
             draft.tests = tests or pipeline is not first
             at_step = {} if step is None else {"step": step}
-            if pipeline.task in ("translate", "complete", "caption", "transcribe", "answer"):
+            if pipeline.task == "answer":
+                raise ConfigError(
+                    f"{pipeline.name} takes a picture and a question, where a page of models has one input for all: "
+                    f"regard answer PICTURE QUESTION --model {pipeline.name} --look page.html makes one of the answer"
+                )
+            if pipeline.task in ("translate", "complete", "caption", "transcribe"):
                 settings = SETTINGS.get(pipeline.task, {})
                 if step is not None:  # of the beam the first: there are many steps
                     settings = {key: value for key, value in settings.items() if key != "n_best"}

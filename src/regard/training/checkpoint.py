@@ -13,6 +13,7 @@ from regard.storage import digest, parse_json, write_tensors
 from regard.untrusted import file_size
 
 Tensors = dict[str, Tensor]
+LAST = "last.safetensors"  # of a run, from which it is resumed
 
 
 def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None:
@@ -26,7 +27,12 @@ def save_checkpoint(path: Path, tensors: Tensors, state: dict[str, Any]) -> None
     try:
         write_tensors(path, tensors, {"state": note, "digest": digest(tensors, note)})
     except Exception as error:  # safetensors has error types of its own
-        before = "the previous one is still valid" if path.exists() else "there is no previous one"
+        last = path.with_name(LAST)
+        before = (
+            "the previous one is still valid" if path.exists()
+            else f"{last} is still valid: continue from it with --resume" if last.exists()
+            else "there is no previous one"
+        )  # fmt: skip
         reason = getattr(error, "strerror", None) or error
         raise BundleError(f"{path}: the checkpoint could not be written ({reason}); {before}") from error
 

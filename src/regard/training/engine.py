@@ -26,6 +26,7 @@ from regard.device import device_of, random_states, restore_random_states
 from regard.errors import BundleError, ConfigError
 from regard.storage import parse_json, replace_folder, write_text
 from regard.training.checkpoint import (
+    LAST,
     Tensors,
     flatten_optimizer,
     load_checkpoint,
@@ -38,7 +39,6 @@ from regard.training.objective import Objective
 from regard.training.optimizer import Optimizer, make_optimizer
 from regard.untrusted import read_text
 
-LAST = "last.safetensors"
 SHARDED = "last"  # a folder
 NOTE = "progress.json"
 

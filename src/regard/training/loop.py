@@ -18,10 +18,10 @@ from regard.device import device_of, random_states, restore_random_states
 from regard.errors import ConfigError, RegardError
 from regard.storage import parse_json
 from regard.training.best import Evaluate, Ranked, best_weights, keep_if_best, measure, rank, remove_later
-from regard.training.checkpoint import Tensors, load_checkpoint
+from regard.training.checkpoint import LAST, Tensors, load_checkpoint
 from regard.training.config import TrainingConfig
 from regard.training.distributed import Alive, processes
-from regard.training.engine import LAST, NOTE, SHARDED, Engine
+from regard.training.engine import NOTE, SHARDED, Engine
 from regard.training.journal import Journal
 from regard.training.optimizer import Optimizer
 from regard.training.schedule import factor
