@@ -602,6 +602,8 @@ def test_what_has_no_data_is_refused_beside_tensors_that_have(name: str) -> None
     }[name].to("meta")
     with pytest.raises(regard.ShapeError, match=rf"{name}.* on meta.* query on cpu"):
         regard.attend(query, query, query, **{name: empty})
+    with pytest.raises(regard.ShapeError, match=rf"{name}.* on meta.* query on cpu"):
+        regard.attention_map(query, query, **{name: empty})
     if name in ("mask", "bias"):
         wide = query.to("meta")
         assert regard.attend(wide, wide, wide, **{name: empty}).is_meta

@@ -5,7 +5,6 @@
 What it means stands in `kernels/reference.py`; here the inputs are checked and a kernel is chosen.
 """
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -26,7 +25,7 @@ from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
 from regard.attention.tracing import is_autocast, is_traced
 from regard.attention.watch import computing, is_attended, notify
-from regard.errors import KernelError, ShapeError, unknown
+from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, check_tensors, share_heads
 
 Some = Float[Tensor, "..."]
@@ -106,7 +105,7 @@ def attend(
     spec = make_spec(score, normalizer, mask, bias, dropout)
     check_tensors(value=value)
     check(query, key, value)
-    _check_data(query, spec)
+    spec.check_data(query)
     shared_key, shared_value = share_heads(query, key), share_heads(query, value)
     name = choose(query, shared_key, shared_value, spec, kernel)[0]
     answer = notify(query, key, value, spec)
@@ -117,18 +116,6 @@ def attend(
         return compute(name, query, shared_key, shared_value, spec, seed)[0]
     with computing():
         return compute(name, query, shared_key, shared_value, spec, seed)[0]
-
-
-def _check_data(query: Tensor, spec: Spec) -> None:
-    """Refuse what has no data, on the meta device, beside a query that has."""
-    if query.is_meta:
-        return
-    parts: dict[str, Iterable[Any]] = {"score": spec.score.parameters(), "normalizer": spec.normalizer.parameters()}
-    parts |= {} if spec.mask is None else {"mask": vars(spec.mask).values()}
-    parts |= {} if spec.bias is None else {"bias": spec.bias.tensors()}
-    for name, own in parts.items():
-        if any(isinstance(part, Tensor) and part.is_meta for part in own):
-            raise ShapeError(f"{name} is on meta, where tensors have no data, and query on {query.device}")
 
 
 def _has_graph(kernel: str) -> bool:

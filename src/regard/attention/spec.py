@@ -1,7 +1,9 @@
 """A spec: what one attention does, as data. Numbers and tensors with names, never closures over inputs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,24 @@ class Spec:
     bias: Bias | None = None
     dropout: float = 0.0
     first: tuple[int, int] = (0, 0)
+
+    def check_data(self, query: Tensor) -> None:
+        """Refuse what has no data, on the meta device, beside a query that has.
+
+        Raises:
+            ShapeError: names it.
+        """
+        if query.is_meta:
+            return
+        parts: dict[str, Iterable[Any]] = {
+            "score": self.score.parameters(),
+            "normalizer": self.normalizer.parameters(),
+            "mask": () if self.mask is None else vars(self.mask).values(),
+            "bias": () if self.bias is None else self.bias.tensors(),
+        }
+        for name, own in parts.items():
+            if any(isinstance(part, Tensor) and part.is_meta for part in own):
+                raise ShapeError(f"{name} is on meta, where tensors have no data, and query on {query.device}")
 
     def select(self, index: Index, shape: tuple[int, ...]) -> "Spec":
         """The same for some of the batch axes of scores `shape`."""

@@ -141,6 +141,7 @@ class AttentionMap:
     def from_spec(cls, query: Tensor, key: Tensor, spec: Spec, **tokens: Tokens) -> "AttentionMap":
         """A map of queries `[*batch, T, d_q]` and keys `[*batch, S, d_k]` under a spec."""
         check(query, key)
+        spec.check_data(query)
         source = ComputedWeights.of(query, key, spec)
         return cls(source.shape, source, **tokens)._named_throughout()
 
