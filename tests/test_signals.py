@@ -1,8 +1,12 @@
 """Signals that end a process: the first one is a flag, and the handlers before are back for the second."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +86,17 @@ def test_of_blocks_within_one_another_all_have_the_flag(number: signal.Signals) 
             signal.raise_signal(number)
             assert seen == [1]
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_within_an_import_ends_the_process_at_once(tmp_path: Path) -> None:
+    # as libraries do, the module catches whatever is raised while it is imported
+    (tmp_path / "caught.py").write_text(
+        "import os, signal, time\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)\n"
+        "except BaseException:\n    print('caught')\n"
+    )
+    code = "from regard.signals import end_on_signals; end_on_signals(); import caught; print('went on')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False, text=True,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1] / 'src'}:{tmp_path}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "regard: interrupted\n")

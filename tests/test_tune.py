@@ -288,3 +288,19 @@ def test_a_signal_ends_a_search_and_its_trials_are_kept(
     code, out, err = talk(*search, "--minutes", 0)
     assert (code, Fake.made) == (0, 3), err
     assert "training.learning_rate = " in out
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "sentence"),
+    [
+        ("training.max_minutes=1..2", {}, "--range training.max_minutes: --trial-minutes says"),
+        ("model.dropout=0.1..0.2", {"model.dropout": 0.3}, "--range model.dropout: --set says"),
+    ],
+)
+def test_what_is_said_twice_is_refused(text: str, overrides: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        tune(
+            tiny("transformer"), [Range.parse(text)], tmp_path / "t", minutes=0.0, trial_minutes=1.0,
+            overrides=overrides,
+        )  # fmt: skip
+    assert not (tmp_path / "t").exists()

@@ -15,7 +15,7 @@ One name per axis, in the words of the papers:
 A mask is always *allowed*: True means that this query may attend to this key.
 """
 
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +30,7 @@ Scores = Float[Tensor, "*batch T S"]
 Allowed = Bool[Tensor, "..."]
 Tokens = Int[Tensor, "B T"]
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADS = -3  # the axis that may be grouped, in inputs of at least four axes
 
 
@@ -59,6 +60,8 @@ def check(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
             _fail(f"{name} needs at least 2 axes [positions, width]; got shape {list(tensor.shape)}")
         if not tensor.is_floating_point():
             _fail(f"{name} must be a floating-point tensor; got {tensor.dtype}: embed token ids first")
+        if tensor.dtype not in FLOATS:  # of one byte: nothing can add them
+            _fail(f"{name} must be of float64, float32, bfloat16 or float16; got {tensor.dtype}: convert it with .to()")
         if tensor.ndim != query.ndim:
             _fail(
                 f"{name} has {tensor.ndim} axes {list(tensor.shape)} and query has {query.ndim} "
@@ -81,9 +84,9 @@ def _fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and len(shape) == len(query.shape) >= 2
         and shape[:-1] == value.shape[:-1]
         and shape[:-2] == query.shape[:-2]
-        and query.is_floating_point()
-        and key.is_floating_point()
-        and value.is_floating_point()
+        and query.dtype in FLOATS
+        and key.dtype in FLOATS
+        and value.dtype in FLOATS
     )
 
 
@@ -96,14 +99,25 @@ def check_tensors(**named: object) -> None:
     for name, given in named.items():
         if not isinstance(given, Tensor):
             _fail(f"{name}: expected a tensor; got {'None' if given is None else f'a {type(given).__name__}'}")
-        if given.layout is not torch.strided or given.is_nested:
-            kind = "a nested tensor" if given.is_nested else f"one of layout {str(given.layout).removeprefix('torch.')}"
-            _fail(f"{name}: expected a dense tensor; got {kind}")
+        if not is_dense(given):
+            _fail(f"{name}: expected a dense tensor; got {_kind(given)}")
+
+
+def is_dense(given: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor, and neither sparse nor nested."""
+    return isinstance(given, Tensor) and given.layout is torch.strided and not given.is_nested
+
+
+def _kind(tensor: Tensor) -> str:
+    """What a tensor that is not dense is."""
+    return "a nested tensor" if tensor.is_nested else f"a tensor of layout {str(tensor.layout).removeprefix('torch.')}"
 
 
 def described(given: object) -> str:
     """What a tensor is, in a sentence: its type, shape and device; of anything else its repr."""
-    return f"{given.dtype} {list(given.shape)} on {given.device}" if isinstance(given, Tensor) else shown(given)
+    if not isinstance(given, Tensor):
+        return shown(given)
+    return f"{given.dtype} {list(given.shape)} on {given.device}" if is_dense(given) else _kind(given)
 
 
 def check_widths(query: Tensor, key: Tensor) -> None:

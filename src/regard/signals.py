@@ -4,10 +4,12 @@ Only entry points call these functions (`regard.experiment`, the servers, the co
 that the command can use them before anything else.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -80,11 +82,19 @@ def stop_on_signal(*signals: signal.Signals) -> Iterator[Stop]:
 
 
 def end_on_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP raise `Ended`; a second one ends the process at once. For the command alone."""
+    """Make SIGINT, SIGTERM and SIGHUP raise `Ended`; a second one ends the process at once. For the command alone.
 
-    def receive(number: int, _: object) -> None:
+    Within an import the first one, too, ends it at once, with the same exit code: libraries catch what is raised there,
+    or are left half imported.
+    """
+
+    def receive(number: int, frame: FrameType | None) -> None:
         for other in heard:
             signal.signal(other, signal.SIG_DFL)
+        if _imports(frame):
+            with suppress(OSError):
+                os.write(2, b"regard: interrupted\n")
+            os._exit(EXIT_OF_SIGNALS + number)
         raise Ended(number)
 
     heard = _heard(ENDING)
@@ -111,6 +121,15 @@ def on_signals(receive: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether code runs because it is imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_quietly() -> None:

@@ -142,6 +142,9 @@ def tune(
     settings = read_config(config, overrides)
     if twice := next((name for name, times in Counter(one.name for one in ranges).items() if times > 1), ""):
         raise ConfigError(f"--range {twice}: given twice: one range for each setting")
+    if both := next((one.name for one in ranges if one.name in {"training.max_minutes": 0, **(overrides or {})}), ""):
+        other = "--trial-minutes" if both == "training.max_minutes" else "--set"
+        raise ConfigError(f"--range {both}: {other} says what it is in every trial: leave out one of them")
     ranges = [one.fitted(config, overrides or {}) for one in ranges]
     metric = settings.training.metric
     claim(folder, "a search", (STORAGE,))

@@ -613,7 +613,7 @@ def test_what_has_no_data_is_refused_beside_tensors_that_have(name: str) -> None
 def test_tensors_that_are_not_dense_are_refused(name: str) -> None:
     dense = dict.fromkeys(("query", "key", "value"), torch.randn(2, 5, 8))
     thin = torch.eye(5) > 0 if name == "mask" else torch.eye(5) if name == "bias" else torch.randn(2, 5, 8)
-    with pytest.raises(regard.ShapeError, match=f"{name}: expected a dense tensor; got one of layout sparse_coo"):
+    with pytest.raises(regard.ShapeError, match=f"{name}: expected a dense tensor; got a tensor of layout sparse_coo"):
         regard.attend(**{**dense, name: thin.to_sparse()})
 
 
@@ -910,3 +910,13 @@ def test_plan_tells_the_truth(mask: Mask | None, monkeypatch: pytest.MonkeyPatch
         inputs = case.tensors(B)
         regard.attend(*inputs, score=case.score(), mask=mask)
         assert used.pop() == regard.plan(*inputs, score=case.score(), mask=mask).kernel
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2)])
+def test_numbers_of_one_byte_are_refused(which: tuple[int, ...]) -> None:
+    inputs = [torch.randn(2, 5, 8) for _ in range(3)]
+    for n in which:
+        inputs[n] = inputs[n].to(torch.float8_e4m3fn)
+    name = ("query", "key", "value")[which[0]]
+    with pytest.raises(regard.ShapeError, match=f"{name} must be of float64, float32, bfloat16 or float16; got"):
+        regard.attend(*inputs)

@@ -357,3 +357,46 @@ def test_a_score_made_for_other_widths_says_so(score, kernel):
         regard.attend(key, key, key, score=score, kernel=kernel)
     with pytest.raises(regard.ShapeError, match=r"key has width 3 on axis -1 and the score's key_dim is 5"):
         regard.attend(query, query, query, score=score, kernel=kernel)
+
+
+def test_numbers_for_other_heads_are_refused() -> None:
+    query = torch.randn(2, 4, 5, 8)
+    other, own = torch.rand(3, 1, 1), torch.rand(4, 1, 1) + 0.5
+    for score, name in (
+        (regard.ScaledDot(other), "ScaledDot: scale"),
+        (regard.Cosine(scale=other), "Cosine: scale"),
+        (regard.Cosine(power=other), "Cosine: power"),
+    ):
+        with pytest.raises(
+            regard.ShapeError, match=rf"{name} has shape \[3, 1, 1\], and the vectors have \[2, 4, 5, 8\]"
+        ):
+            regard.attend(query, query, query, score=score)
+    with pytest.raises(regard.ShapeError, match="Distance needs a finite width above 0"):
+        regard.Distance(torch.nn.Parameter(own))
+    found = regard.attend(query, query, query, score=regard.ScaledDot(own))
+    torch.testing.assert_close(found, ((query * own) @ query.mT).softmax(-1) @ query)
+
+
+def test_a_product_may_have_a_second_base_with_arguments() -> None:
+    class Learned(Score):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.project = torch.nn.Linear(width, width)
+
+    class Fast(Product, Learned):
+        pass
+
+    class Slow(Learned, Product):
+        pass
+
+    for kind in (Fast, Slow):
+        assert kind(8).softcap is None
+        assert len([*kind(8).parameters()]) == 2
+
+
+def test_results_that_are_not_dense_are_refused() -> None:
+    query = torch.randn(2, 3, 5)
+    with pytest.raises(regard.ShapeError, match="the score function gave a tensor of layout sparse_coo"):
+        regard.attend(query, query, query, score=lambda q, k: (q @ k.mT).to_sparse())
+    with pytest.raises(regard.ShapeError, match="the normalizer's function gave a tensor of layout sparse_coo"):
+        regard.attend(query, query, query, normalizer=lambda scores, _: scores.softmax(-1).to_sparse())

@@ -181,3 +181,12 @@ def test_a_change_that_returns_nothing_is_named() -> None:
         regard.intervene(model, "0", lambda weights: None),
     ):
         run(model)
+
+
+def test_a_change_that_returns_a_tensor_without_data_is_refused() -> None:
+    model = models()["torch function"]
+    with (
+        pytest.raises(regard.ShapeError, match="0: the result of the change is on meta"),
+        regard.intervene(model, "0", lambda weights: weights.to("meta")),
+    ):
+        run(model)

@@ -933,3 +933,14 @@ def test_an_observation_is_not_copied_and_its_maps_are(how: Any) -> None:
         how(seen)
     (one,) = copy.deepcopy(dict(seen))["."]
     assert torch.equal(one.full(), seen["."][0].full())
+
+
+def test_steps_of_other_batches_are_not_one_sequence() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+    with regard.observe(model) as seen:
+        for size in (2, 1):
+            model(torch.randn(size, 7, 16))
+    for look in (seen.along, seen.look):
+        with pytest.raises(regard.RegardError, match=r"has maps of \[2, 4\] and of \[1, 4\] before queries and keys"):
+            look()

@@ -1,6 +1,7 @@
 """What survives a translation: addresses, placeholders, code, markup and numbers."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -116,6 +117,28 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
     assert set(re.findall(r"\d+", text)) <= set(re.findall(r"\d+", made.text))
     assert shield("12 et 12,5").lost_numbers("12.5 and 12") == []
     assert shield("12 et 12,5").lost_numbers("12") == ["12,5"]
+    assert shield("de -12 à 3-4").lost_numbers("from 12 to 3-4") == ["-12"]
+    for kept in ("from -12", "from −12", "from minus 12"):
+        assert shield("de -12").lost_numbers(kept) == []
+    assert shield("à 18 h 45").lost_numbers("at 6:45 p.m.") == []
+    assert shield("at 6:45 p.m.").lost_numbers("à 18 h 45") == []
+    assert shield("à 18 h 45").lost_numbers("at 6:45 a.m.") == ["18"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Il y a 3 chats et 3 chiens et 3 oiseaux.", "Le train de 5 heures part du quai 5 le 5 mai.", "Ouvrez -5 !",
+        "Chambre 12, étage 12, porte 12.", "Il y a 5 maisons et 12 oiseaux et 40 euros et 2 enfants.",
+        "Il y a 7 {n} et 7 chats et 7 chiens.",
+    ],
+)  # fmt: skip
+def test_numbers_are_there_as_often_as_in_the_source(model: Translator, text: str) -> None:
+    made = model(text, protect=True)
+    assert shield(text).lost_numbers(made.text) == []
+    assert Counter(re.findall(r"\d+", text)) <= Counter(re.findall(r"\d+", made.text))
+    assert made.text.count("{n}") == text.count("{n}")
+    assert made.alignment.target == made.text.split()
 
 
 def test_a_text_without_anything_to_protect_does_not_change(model: Translator) -> None:

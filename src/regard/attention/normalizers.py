@@ -17,7 +17,7 @@ from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
 from regard.attention.tiles import Index
 from regard.errors import ChoiceError, ShapeError, unknown
-from regard.shapes import broadcast_to_scores, described
+from regard.shapes import broadcast_to_scores, described, is_dense
 
 ScoreRows = Float[Tensor, "*batch T S"]
 AllowedRows = Bool[Tensor, "*batch T S"]
@@ -295,7 +295,7 @@ class WholeRows(Normalizer):
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         dead = (~allowed | (scores == -torch.inf)).all(-1, keepdim=True)
         weights = self.function(scores, allowed)
-        fits = isinstance(weights, Tensor) and weights.is_floating_point() and weights.device == scores.device
+        fits = is_dense(weights) and weights.is_floating_point() and weights.device == scores.device
         if not fits:
             raise ShapeError(
                 f"the normalizer's function gave {described(weights)}: it must give floating-point weights "
@@ -315,10 +315,15 @@ def as_rows(found: Any, scores: Tensor, owner: str) -> tuple[Tensor, Tensor]:
         ShapeError: it is not two tensors of floating-point numbers, `[*batch, T, S]` and `[*batch, T]`.
     """
     shapes = (scores.shape, scores.shape[:-1])
-    if isinstance(found, tuple) and len(found) == len(shapes):
-        pairs = zip(found, shapes, strict=True)
-        if all(isinstance(one, Tensor) and one.shape == shape and one.is_floating_point() for one, shape in pairs):
-            return found
+    if (
+        isinstance(found, tuple)
+        and len(found) == len(shapes)
+        and all(
+            is_dense(one) and one.shape == shape and one.is_floating_point() and one.device == scores.device
+            for one, shape in zip(found, shapes, strict=True)
+        )
+    ):
+        return found
     got = " and ".join(map(described, found)) if isinstance(found, tuple) else described(found)
     raise ShapeError(
         f"{owner} gave {got} for scores {list(scores.shape)}: a normalizer gives floating-point weights "

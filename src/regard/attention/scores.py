@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from regard.arguments import check_arguments, check_least
 from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError, ShapeError, shown, unknown
-from regard.shapes import batch_shape, check_widths, described
+from regard.shapes import batch_shape, check_widths, described, is_dense
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
@@ -71,8 +71,8 @@ class Product(Score):
 
     softcap: float | Tensor | None
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # of the next class, where a score has several bases
         self.softcap = None
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
@@ -163,7 +163,7 @@ class ScaledDot(Product):
         return 1 / sqrt(max(1, width)) if self.scale is None else self.scale  # width 0: all scores are 0
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
-        return query * self.factor(query.shape[-1])
+        return query * _per_head(self.factor(query.shape[-1]), query, "ScaledDot: scale")
 
 
 class Cosine(Product):
@@ -185,10 +185,10 @@ class Cosine(Product):
     def _shrink(self, vectors: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n d"]:
         square = vectors.square().sum(-1, keepdim=True)
         zero = square == 0  # 0/0 has no answer and no gradient: divide by one instead
-        return vectors * square.masked_fill(zero, 1).pow(-self.power / 2)
+        return vectors * square.masked_fill(zero, 1).pow(-_per_head(self.power, vectors, "Cosine: power") / 2)
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
-        return self._shrink(query) * self.scale
+        return self._shrink(query) * _per_head(self.scale, query, "Cosine: scale")
 
     def project_key(self, key: KeyTile) -> ProjectedKey:
         return self._shrink(key)
@@ -209,8 +209,9 @@ class Distance(Score):
     @check_arguments
     def __init__(self, width: float | nn.Parameter = 1.0) -> None:
         super().__init__()
-        if not isinstance(width, Tensor) and not 0 < width < inf:
-            raise ShapeError(f"Distance needs a finite width above 0; got {width}")
+        one = not isinstance(width, Tensor) or width.numel() == 1
+        if not one or (not isinstance(width, Tensor) and not 0 < width < inf):
+            raise ShapeError(f"Distance needs a finite width above 0; got {shown(width)}")
         self.width = width
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
@@ -410,7 +411,7 @@ def as_scores(scores: Any, query: Tensor, key: Tensor, owner: str) -> Tensor:
         ShapeError: it is not floating-point numbers `[*batch, T, S]` on the query's device.
     """
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    fits = isinstance(scores, Tensor) and scores.is_floating_point() and scores.device == query.device
+    fits = is_dense(scores) and scores.is_floating_point() and scores.device == query.device
     own = (1,) * (len(shape) - scores.ndim) + tuple(scores.shape) if fits else ()
     # by hand, as in `broadcast_to_scores`; the scores may have more heads than the queries
     pairs = [(m, n) for m, n in zip(own, shape, strict=False) if m == n or 1 in (m, n)]
@@ -453,6 +454,22 @@ def as_score(score: ScoreLike) -> Score:
 
 def _check_sizes(score: Score, query_dim: int, key_dim: int) -> None:
     check_least(type(score).__name__, 0, query_dim=query_dim, key_dim=key_dim)
+
+
+def _per_head(number: float | Tensor, vectors: Tensor, name: str) -> float | Tensor:
+    """A number, or one for each head, as it is multiplied with vectors `[*batch, n, d]`.
+
+    Raises:
+        ShapeError: its shape does not broadcast to that of the vectors.
+    """
+    if isinstance(number, Tensor) and number.ndim:
+        pairs = zip(reversed(number.shape), reversed(vectors.shape), strict=False)
+        if number.ndim > vectors.ndim or any(size not in (1, wanted) and wanted != 1 for size, wanted in pairs):
+            raise ShapeError(
+                f"{name} has shape {list(number.shape)}, and the vectors have {list(vectors.shape)}: expected one "
+                "number, or one for each head, [heads, 1, 1]"
+            )
+    return number
 
 
 def _check_width(vectors: Tensor, width: int, name: str) -> None:

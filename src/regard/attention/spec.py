@@ -41,7 +41,7 @@ class Spec:
             return
         parts: dict[str, Iterable[Any]] = {
             "score": self.score.parameters(),
-            "normalizer": self.normalizer.parameters(),
+            "normalizer": (*self.normalizer.parameters(), *self.normalizer.buffers()),
             "mask": () if self.mask is None else vars(self.mask).values(),
             "bias": () if self.bias is None else self.bias.tensors(),
         }

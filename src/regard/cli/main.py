@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -45,14 +45,25 @@ OK, USAGE = 0, 2
 
 
 class Verbs(TyperGroup):
-    """The verbs; an interrupt of one is an exit code that tells the signal, which typer's own does not."""
+    """The verbs; an interrupt is an exit code that tells the signal, which typer's own does not."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the command line."""
+        with _exiting():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
-        try:
+        with _exiting():
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise typer.Exit(_interrupted(error)) from None
+
+
+@contextmanager
+def _exiting() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise typer.Exit(_interrupted(error)) from None
 
 
 app = typer.Typer(

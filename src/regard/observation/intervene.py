@@ -141,6 +141,8 @@ def _keeping_shape(change: Change, site: str) -> Change:
     def checked(part: Tensor) -> Tensor:
         new = change(part)
         check_tensors(**{f"{site}: the result of the change": new})
+        if new.is_meta and not part.is_meta:
+            raise ShapeError(f"{site}: the result of the change is on meta, where tensors have no data")
         if new.shape != part.shape:
             raise ShapeError(f"{site}: the change turned {list(part.shape)} into {list(new.shape)}: keep the shape")
         return new

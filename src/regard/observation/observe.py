@@ -641,7 +641,7 @@ def _along(
             "that keeps every key or the latest ones; the maps of the steps themselves are in seen[site]"
         )
     width = max(start + keys for start, (_, keys) in zip(starts, sizes, strict=True))
-    rows = []
+    rows: list[Tensor] = []
     for step, (one, start) in enumerate(zip(maps, starts, strict=True)):
         weights = torch.nn.functional.pad(one.full(force=True), (start, width - start - one.shape[-1]))
         if beam_indices is not None:
@@ -654,6 +654,12 @@ def _along(
                     "give the beam_indices of the generate that was observed"
                 )
             weights = weights[which.clamp(min=0)] * (which >= 0).reshape(-1, *[1] * (weights.ndim - 1))
+        batch = weights.shape[:-2]
+        if rows and rows[0].shape[:-2] != batch:
+            raise RegardError(
+                f"{shown(site)} has maps of {list(rows[0].shape[:-2])} and of {list(batch)} before queries and keys: "
+                "steps of one sequence have the same; the maps of the forwards themselves are in seen[site]"
+            )
         rows.append(weights)
     return AttentionMap.from_weights(torch.cat(rows, -2))
 

@@ -2,7 +2,8 @@
 
     addresses, placeholders, code    a letter stands for each in what is translated, and the translation must have it
     markup                           is left out, and set again around the words aligned with those that it was around
-    numbers                          are translated as any word; where one is lost, the text is searched again with them
+    numbers                          are translated as any word; where one is lost, the text is searched again with
+                                     it, and where it is lost then, too, with a letter for each place that it has
 
 So the translation of a text without any of these does not change.
 """
@@ -10,7 +11,7 @@ So the translation of a text without any of these does not change.
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise, product
@@ -55,6 +56,8 @@ PROTECTED = "|".join(
 )
 _CUT = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{PROTECTED})", re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
+_SIGNED = re.compile(r"(?<!\S)[-−](\d+)")
+_AFTERNOON = r"(?<!\d){}(?::\d+)?\s?p\.?\s?m"  # 6:45 p.m.
 
 
 class Segment(NamedTuple):
@@ -115,14 +118,18 @@ class Shielded:
         return [found[0] for found in _NUMBER.finditer(self.text)]
 
     def lost_numbers(self, text: str) -> list[str]:
-        """The numbers of the source whose digits a translation does not have."""
+        """The numbers of the source whose digits, or whose sign, a translation does not have; 18 may be 6 p.m."""
         there, lost = _digits(text), []
         for number in self.numbers:
-            if _digits(number) <= there:
-                there -= _digits(number)
-            else:
+            spelled = (digits for digits in _spellings(number, self.text, text) if digits <= there)
+            if (found := next(spelled, None)) is None:
                 lost.append(number)
-        return lost
+            else:
+                there -= found
+        signed = _SIGNED.finditer(self.text)
+        return lost + [
+            one[0] for one in signed if not re.search(rf"(?:[-−–]|minus|moins)\s?{one[1]}(?!\d)", text, re.IGNORECASE)
+        ]
 
 
 def _digits(text: str) -> Counter[str]:
@@ -130,12 +137,26 @@ def _digits(text: str) -> Counter[str]:
     return Counter(re.findall(r"\d+", text))
 
 
-def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielded:
+def _spellings(number: str, source: str, text: str) -> Iterator[Counter[str]]:
+    """The digits of a number of the source, and those of the same hour in a translation that counts to 12, or to 24."""
+    digits = _digits(number)
+    yield digits
+    for hour in digits:
+        for other, counts in ((int(hour) - 12, text), (int(hour) + 12, source)):
+            twelve = min(other, int(hour))
+            if 0 < twelve < 12 and re.search(_AFTERNOON.format(twelve), counts, re.IGNORECASE):
+                yield digits - Counter([hour]) + Counter([str(other)])
+
+
+def shield(
+    text: str, spells: Callable[[str], bool] = lambda _: True, numbers: Collection[str] = ()
+) -> Shielded:  # fmt: skip
     """Hide the protected parts of a text.
 
     Args:
         text: the source.
         spells: whether the model's vocabulary has a word, as a stand-in must be.
+        numbers: those that are protected parts, too.
 
     Raises:
         ConfigError: it has none of the words that could stand for them.
@@ -144,7 +165,10 @@ def shield(text: str, spells: Callable[[str], bool] = lambda _: True) -> Shielde
     stands_for: dict[str, str] = {}  # one for each place: a part that stands twice must be there twice
     names = filter(spells, _stand_ins(text))
     end = 0
-    for found in _CUT.finditer(text):
+    some = "|".join(map(re.escape, sorted(numbers, key=len, reverse=True)))
+    own = rf"{PROTECTED}|(?<![\w.,:/])(?:{some})(?![.,:/]?\w)"
+    cut = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{own})", re.DOTALL) if numbers else _CUT
+    for found in cut.finditer(text):
         between = clean(text[end : found.start()], keep="\r\n")
         made.append(Segment(between, between))
         end = found.end()
@@ -205,9 +229,19 @@ def translate_protected(texts: Sequence[str], translate: Translate, spells: Call
     pairs = zip(shields, made, strict=True)
     lost = [[] if isinstance(one, Exception) else own.lost_numbers(one.text) for own, one in pairs]
     again = [n for n, numbers in enumerate(lost) if numbers]
-    terms = [{name: name for name in (*shields[n].stands_for, *filter(spells, shields[n].numbers))} for n in again]
+    terms = [{name: name for name in (*shields[n].stands_for, *filter(spells, lost[n]))} for n in again]
     for n, one in zip(again, _by_glossary([shields[n] for n in again], terms, translate), strict=True):
-        made[n] = one
+        if not isinstance(one, Exception):
+            lost[n], made[n] = shields[n].lost_numbers(one.text), one
+    numbers = {n: shields[n].numbers for n in again}
+    for whole in (False, True):  # stand-ins for the numbers that are lost, then for all
+        again = [n for n in again if lost[n]]
+        hidden = [shield(texts[n], spells, [*lost[n], *(numbers[n] if whole else ())]) for n in again]
+        terms = [{name: name for name in one.stands_for} for one in hidden]
+        for n, own, one in zip(again, hidden, _by_glossary(hidden, terms, translate), strict=True):
+            still = lost[n] if isinstance(one, Exception) else own.lost_numbers(one.text)
+            if len(still) < len(lost[n]):
+                lost[n], shields[n], made[n] = still, own, one
     return [one if isinstance(one, Exception) else restored(own, one) for own, one in zip(shields, made, strict=True)]
 
 
