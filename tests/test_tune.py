@@ -304,3 +304,22 @@ def test_what_is_said_twice_is_refused(text: str, overrides: dict[str, Any], sen
             overrides=overrides,
         )  # fmt: skip
     assert not (tmp_path / "t").exists()
+
+
+def test_the_best_config_is_that_of_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    rate = Range.parse("training.learning_rate=0.001..0.0011")
+
+    def search(ranges: list[Range], **overrides: Any) -> dict[str, Any]:
+        found = tune(
+            tiny("transformer"), [rate, *ranges], tmp_path / "t", minutes=0.0, trial_minutes=1.0,
+            overrides={name.replace("__", "."): value for name, value in overrides.items()},
+        )  # fmt: skip
+        kept = read_config(tmp_path / "t" / "best.toml")
+        assert kept.training.learning_rate == found["training.learning_rate"]
+        assert (kept.model.dropout, kept.training.schedule, kept.training.max_minutes) == (0.3, "cosine", None)
+        return found
+
+    first = search([], model__dropout=0.3)
+    worse = [Range.parse("training.schedule=constant|inverse_sqrt"), Range.parse("model.dropout=0.1..0.2")]
+    assert search(worse) == first

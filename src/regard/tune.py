@@ -165,6 +165,7 @@ def tune(
 
         value, failed = None, ""
         try:
+            trial.set_user_attr("config", to_toml(read_config(config, (overrides or {}) | chosen)))
             given = (overrides or {}) | chosen | {"training.max_minutes": trial_minutes}
             run = train(config, given, run=folder / f"trial-{trial.number:04d}", report=report)
             value = run.journal[-1][f"dev_{metric}"]
@@ -200,7 +201,7 @@ def tune(
             f"{folder}: no trial was finished: {why or 'give more minutes, or look at why the trials end early'}"
         )
     best = dict(study.best_params)
-    write_text(folder / BEST, to_toml(read_config(config, (overrides or {}) | best)))
+    write_text(folder / BEST, study.best_trial.user_attrs["config"])
     if _all_failed(trials):
         raise ConfigError(f"{folder}: the last trials failed: {why}; {BEST} has the best one before them")
     return best

@@ -422,3 +422,18 @@ def test_nothing_to_look_at() -> None:
     nothing = torch.zeros(3, 0), torch.ones(3, 0, dtype=torch.bool)
     for normalizer in (*SPARSE, regard.Hard(), regard.Hard(sample=True)):
         assert normalizer(*nothing)[0].shape == (3, 0)
+
+
+@pytest.mark.parametrize("alpha", [1 + 1e-7, 1 + 1e-6, 1.0001, 1.01, 1.03])
+def test_rows_of_entmax_near_softmax_sum_to_one_and_are_near_it(alpha: float) -> None:
+    scores = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)) * 2
+    weights, _ = as_normalizer(regard.Entmax(alpha))(scores, torch.ones_like(scores, dtype=torch.bool))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4))
+    torch.testing.assert_close(weights, scores.softmax(-1), atol=0.2 * (alpha - 1) + 1e-6, rtol=10 * (alpha - 1) + 1e-5)
+
+
+def test_an_infinite_alpha_is_refused() -> None:
+    with pytest.raises(regard.ShapeError, match=r"Entmax needs an alpha of at least 1 .*, not infinite; got inf"):
+        regard.Entmax(inf)
+    with pytest.raises(regard.ShapeError, match="softcap must be a positive number; got inf"):
+        regard.ScaledDot(softcap=inf)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import exp, inf, nan, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -920,3 +921,30 @@ def test_numbers_of_one_byte_are_refused(which: tuple[int, ...]) -> None:
     name = ("query", "key", "value")[which[0]]
     with pytest.raises(regard.ShapeError, match=f"{name} must be of float64, float32, bfloat16 or float16; got"):
         regard.attend(*inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ["query", "keys", "scale", "infinite", "masked", "causal", "padded"])
+def test_a_row_of_nothing_but_nan_is_nan_with_few_keys_too(kind: str, dtype: torch.dtype) -> None:
+    for size in (*range(1, 18), 33):
+        draw = torch.Generator().manual_seed(size)
+        query, key = (torch.randn(2, 3, size, 8, generator=draw).to(dtype) for _ in range(2))
+        given: dict[str, Any] = {}
+        if kind in ("query", "masked", "causal", "padded"):
+            query[1, 2, size - 1, 3] = nan
+        if kind == "keys":
+            key[1, 2] = nan
+        if kind == "scale":
+            given = {"score": regard.ScaledDot(nan)}
+        if kind == "infinite":  # times zero
+            query[1, 2, size - 1, 3], key[1, 2, :, 3] = inf, 0
+        if kind == "masked":
+            given = {"mask": torch.rand(size, size, generator=draw) > 0.5}
+        if kind == "causal":
+            given = {"mask": regard.causal()}
+        if kind == "padded":
+            given = {"mask": regard.padding(torch.tensor([[max(1, size - 1)]] * 2))}
+        want = regard.attend(query, key, key, kernel="reference", **given)
+        assert want.isnan().any() or kind == "masked"
+        found = regard.attend(query, key, key, **given)
+        torch.testing.assert_close(found, want, equal_nan=True, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0)

@@ -198,6 +198,7 @@ def test_a_prefix_and_demands_together(translator: Translator) -> None:
         ({"prefix": "the cat", "forbid": ["cat"]}, r"prefix: 'the cat' contains 'cat'"),
         ({"force": ["猫"]}, r"force: this model's vocabulary spells '猫' as "),
         ({"force": ["cat"], "sample": True}, r"force and glossary need a search: leave out sample"),
+        ({"force": ["cat"], "sample": True, "mbr": 4}, r"force and glossary need a search: leave out sample"),
         ({"mbr": 4}, r"mbr = 4 chooses among sampled outputs"),
         ({"sample": True, "mbr": 0}, r"got mbr = 0"),
         ({"sample": True, "typical_p": 0.0}, r"typical_p must be above 0 and at most 1"),

@@ -118,6 +118,9 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
     assert shield("12 et 12,5").lost_numbers("12.5 and 12") == []
     assert shield("12 et 12,5").lost_numbers("12") == ["12,5"]
     assert shield("de -12 à 3-4").lost_numbers("from 12 to 3-4") == ["-12"]
+    assert shield("(-5) et +33, ±3").lost_numbers("(5) and 33, 3") == ["-5", "+33", "±3"]
+    assert shield("(-5) et +33, ±3").lost_numbers("(−5) and +33, ± 3") == []
+    assert shield("½ litre, ③, Ⅳ, 50 m²").lost_numbers("a litre, 3, 50 m²") == ["½", "③", "Ⅳ"]
     for kept in ("from -12", "from −12", "from minus 12"):
         assert shield("de -12").lost_numbers(kept) == []
     assert shield("à 18 h 45").lost_numbers("at 6:45 p.m.") == []
@@ -130,7 +133,8 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
     [
         "Il y a 3 chats et 3 chiens et 3 oiseaux.", "Le train de 5 heures part du quai 5 le 5 mai.", "Ouvrez -5 !",
         "Chambre 12, étage 12, porte 12.", "Il y a 5 maisons et 12 oiseaux et 40 euros et 2 enfants.",
-        "Il y a 7 {n} et 7 chats et 7 chiens.",
+        "Il y a 7 {n} et 7 chats et 7 chiens.", "Ajoutez ½ litre de lait.", "Le train part à (-5).",
+        "Appelez le +33 6 12 34 56 78.",
     ],
 )  # fmt: skip
 def test_numbers_are_there_as_often_as_in_the_source(model: Translator, text: str) -> None:
@@ -219,3 +223,8 @@ def test_no_word_of_the_other_language_is_taken_for_a_part(text: str) -> None:
     made = regard.load("en-fr")(text, protect=True).text
     assert re.match(r"J'|Il y a ", made), made
     assert all(made.count(part) == 1 for part in re.findall(r"\{.\}", text)), made
+
+
+def test_a_glossary_that_is_none_is_refused_beside_protected_parts(model: Translator) -> None:
+    with pytest.raises(ConfigError, match="glossary must be terms with their translations, as a dict"):
+        model("le chat {n}", protect=True, glossary=[("chat", "cat")])

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from regard.attention.tracing import are_hidden
 
+NEAR = 1.02
 STEPS = 4  # of Newton's method on every part of the rows
 PIECE = 2**20  # scores: larger pieces leave the cache, smaller ones make the threads wait for each other more often
 
 
 def entmax(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Weights `[*batch, T, S]` and thresholds τ `[*batch, T]` of scores and bools of one shape, for α > 1."""
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half precision would not find the root
+    # half precision would not find the root, nor float32 that of an α near 1, whose power is large
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float64 if alpha < NEAR else torch.float32))
     if torch.compiler.is_compiling():  # dynamo follows no autograd.Function that has a forward derivative
         weights, thresholds = _linearized(wide, allowed, alpha)
     else:

@@ -7,6 +7,7 @@ or in which every allowed score is -inf, is *dead*: its weights are 0.
 
 from collections.abc import Callable
 from copy import deepcopy
+from math import inf
 from typing import Any
 
 import torch
@@ -190,7 +191,7 @@ class Entmax(Normalizer):
         alpha: 1 or more.
 
     Raises:
-        ShapeError: an alpha below 1.
+        ShapeError: an alpha below 1, or infinite.
 
     Source: Martins and Astudillo 2016, equation 2; Peters et al. 2019, equation 10.
     """
@@ -200,8 +201,8 @@ class Entmax(Normalizer):
     @check_arguments
     def __init__(self, alpha: float = 1.5) -> None:
         super().__init__()
-        if not alpha >= 1:
-            raise ShapeError(f"Entmax needs an alpha of at least 1 (1 is softmax); got {alpha}")
+        if not 1 <= alpha < inf:
+            raise ShapeError(f"Entmax needs an alpha of at least 1 (1 is softmax), not infinite; got {alpha}")
         self.alpha = float(alpha)
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ class ScaledDot(Product):
     def __init__(self, scale: float | Tensor | None = None, softcap: float | Tensor | None = None) -> None:
         super().__init__()
         one = not isinstance(softcap, Tensor) or softcap.numel() == 1
-        if softcap is not None and not (one and softcap > 0):
+        if softcap is not None and not (one and 0 < softcap < inf):
             raise ShapeError(f"softcap must be a positive number; got {shown(softcap)}")
         self.scale = scale
         self.softcap = softcap

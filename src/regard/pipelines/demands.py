@@ -38,6 +38,16 @@ def is_same(text: str, spelled: str) -> bool:
     return bool(spelled) and folded("".join(spelled.split())) == folded("".join(text.split()))
 
 
+def check_glossary(glossary: object) -> None:
+    """Refuse what is no dict of terms.
+
+    Raises:
+        ConfigError: the sentence.
+    """
+    if not isinstance(glossary, Mapping | None):
+        raise ConfigError(f"glossary must be terms with their translations, as a dict; got {glossary!r}")
+
+
 @dataclass(frozen=True)
 class Demands:
     """What outputs are to have and not to have.
@@ -71,8 +81,7 @@ class Demands:
             one_text = isinstance(phrases, str) or not isinstance(phrases, Sequence | Set)
             if one_text or not all(isinstance(one, str) and one.strip() for one in phrases):
                 raise ConfigError(f"{setting} must be a list of words or phrases, none of them empty; got {phrases!r}")
-        if not isinstance(self.glossary, Mapping):
-            raise ConfigError(f"glossary must be terms with their translations, as a dict; got {self.glossary!r}")
+        check_glossary(self.glossary)
         for term, translation in self.glossary.items():
             if not all(isinstance(one, str) and one.strip() for one in (term, translation)):
                 raise ConfigError(

@@ -55,8 +55,11 @@ PROTECTED = "|".join(
     )
 )
 _CUT = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{PROTECTED})", re.DOTALL)
-_NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
-_SIGNED = re.compile(r"(?<!\S)[-−](\d+)")
+NUMERALS = "¼½¾⅐-ↈ①-⒛"  # fractions, Roman and circled numbers
+_NUMBER = re.compile(rf"\d+(?:[.,:/]\d+)*|[{NUMERALS}]")
+_SIGNED = re.compile(r"(?<![\w-])([-−‑+±])(\d+)")
+_SIGNS = {"+": r"(?:\+|plus)", "±": "±"}  # of a translation; of all others:
+_MINUS = "(?:[-−‑–]|minus|moins)"
 _AFTERNOON = r"(?<!\d){}(?::\d+)?\s?p\.?\s?m"  # 6:45 p.m.
 
 
@@ -128,20 +131,22 @@ class Shielded:
                 there -= found
         signed = _SIGNED.finditer(self.text)
         return lost + [
-            one[0] for one in signed if not re.search(rf"(?:[-−–]|minus|moins)\s?{one[1]}(?!\d)", text, re.IGNORECASE)
+            one[0]
+            for one in signed
+            if not re.search(rf"{_SIGNS.get(one[1], _MINUS)}\s?{one[2]}(?!\d)", text, re.IGNORECASE)
         ]
 
 
 def _digits(text: str) -> Counter[str]:
     """The runs of digits of a text and how often each is there."""
-    return Counter(re.findall(r"\d+", text))
+    return Counter(re.findall(rf"\d+|[{NUMERALS}]", text))
 
 
 def _spellings(number: str, source: str, text: str) -> Iterator[Counter[str]]:
     """The digits of a number of the source, and those of the same hour in a translation that counts to 12, or to 24."""
     digits = _digits(number)
     yield digits
-    for hour in digits:
+    for hour in filter(str.isdecimal, digits):
         for other, counts in ((int(hour) - 12, text), (int(hour) + 12, source)):
             twelve = min(other, int(hour))
             if 0 < twelve < 12 and re.search(_AFTERNOON.format(twelve), counts, re.IGNORECASE):

@@ -110,8 +110,11 @@ class Transcriber(Describer):
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether the path is a pipe, a socket or a device, which cannot be sought in."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    """Whether the path is this process's own standard input, or another pipe that was opened for it (/dev/fd/63).
+
+    Other pipes and devices are refused without being opened: they might never end.
+    """
+    return str(path).startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/")) and path.exists() and not path.is_file()
 
 
 def _stream(path: Path) -> bytes:

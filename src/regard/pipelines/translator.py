@@ -31,7 +31,7 @@ from regard.pipelines.base import (
     decoder_maps,
     length_groups,
 )
-from regard.pipelines.demands import Demands, is_same, spelling_of
+from regard.pipelines.demands import Demands, check_glossary, is_same, spelling_of
 from regard.pipelines.generation import Generation, Scored
 from regard.pipelines.stream import Streamed, whole_words
 from regard.pipelines.text_search import TextSearch
@@ -40,6 +40,7 @@ from regard.training.objective import token_nll
 
 FURTHER = 1_000_003  # between the indices of two sentences of a text, for their draws
 ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
+UNENFORCED = "force and glossary need a search: leave out sample"
 COUNTS = ("mbr", "n_best", "groups")  # settings that are whole numbers, and are computed with before a search begins
 DRAW = 1_000_000_007  # between the indices of two draws of a sentence
 SETTINGS = (
@@ -204,6 +205,7 @@ class Translator(Pipeline[str, Generation]):
 
         if settings.get("sample"):
             raise ConfigError("protect needs a search: leave out sample")
+        check_glossary(settings.get("glossary"))
         if settings.get("groups", 1) != 1:
             raise ConfigError("a diverse beam search cannot enforce phrases: leave out groups, or protect")
         record = settings.get("record", True) or any(map(has_markup, sources))
@@ -260,6 +262,8 @@ class Translator(Pipeline[str, Generation]):
         _check_counts(first_index=first_index, mbr=mbr, n_best=n_best, groups=groups)
         numbers = range(first_index, first_index + len(prepared)) if indices is None else indices
         if mbr > 1 and sample and groups == 1 and diversity is None:
+            if force or glossary:
+                raise ConfigError(UNENFORCED)
             settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
             return self._least_risk(prepared, numbers, mbr, n_best, settings)
         config, demands = self._asked(
@@ -306,7 +310,7 @@ class Translator(Pipeline[str, Generation]):
                     "sample draws one output a text: leave out beam, length_penalty and n_best, or set mbr"
                 )
             if force or glossary:
-                raise ConfigError("force and glossary need a search: leave out sample")
+                raise ConfigError(UNENFORCED)
             config = sample_config(drawing, SETTINGS)
         elif drawing:
             named = ", ".join(sorted(drawing))

@@ -24,6 +24,7 @@ from regard.attention.tracing import is_traced
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
+LANES = 16  # of a vector of torch's kernel: fewer keys are not compared with NaN
 NARROW = 32  # width of a head
 
 
@@ -365,9 +366,21 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, triangle: bool,
     )
     if mask is not None and bool((rows == 0).any()):  # torch's number of a dead row
         rows = rows.masked_fill((mask == -torch.inf).all(-1), -torch.inf)
+    if k.shape[-2] < LANES and bool((rows == 0).any()):
+        output, rows = _with_nan(output, rows, scale * q @ k.transpose(-2, -1), mask, triangle)
     if len(batch) == 2:
         return output, rows
     return output.reshape(*batch, *output.shape[-2:]), rows.reshape(*batch, output.shape[-2])
+
+
+def _with_nan(
+    output: Tensor, rows: Tensor, scores: Tensor, mask: Tensor | None, triangle: bool
+) -> tuple[Tensor, Tensor]:
+    """NaN in the rows of which every allowed score is NaN: with few keys, torch's kernel takes them for dead."""
+    allowed = torch.ones_like(scores, dtype=torch.bool) if mask is None else (mask != -torch.inf).expand_as(scores)
+    allowed = allowed.tril() if triangle else allowed
+    lost = (scores.isnan() | ~allowed).all(-1) & allowed.any(-1)
+    return output.masked_fill(lost[..., None], torch.nan), rows.masked_fill(lost, torch.nan)
 
 
 def _opaque(
