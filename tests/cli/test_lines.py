@@ -132,6 +132,16 @@ def test_a_recording_may_come_through_a_pipe(talk, tmp_path: Path) -> None:
     os.waitpid(child, 0)
 
 
+def test_a_pipe_that_nothing_writes_to_is_given_up(talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.pipelines.transcriber.PATIENCE", 0.2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, _, err = talk("transcribe", pipe)
+    assert (code, err) == (1, f"regard: line 1: {pipe}: nothing was written to this pipe for 0.2 seconds\n")
+    code, _, err = talk("transcribe", "/dev/zero")
+    assert (code, err) == (1, "regard: line 1: /dev/zero: a pipe or a device, not a recording\n")
+
+
 def interrupted(path: Path) -> None:
     with writing(path) as write:
         write("one")

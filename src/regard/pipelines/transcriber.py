@@ -1,5 +1,8 @@
 """Transcripts: from a recording of any length to a `Description`."""
 
+import os
+import select
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,8 @@ from regard.pipelines.base import InputError
 from regard.pipelines.description import Describer, Description, MediaInput, check_media
 
 NOTHING = torch.zeros(0)
-LARGEST_STREAM = 2**30  # bytes read of what is no regular file
+LARGEST_STREAM = 2**30  # bytes read of a pipe
+PATIENCE = 30.0  # seconds for the first of them
 
 
 class Transcriber(Describer):
@@ -59,7 +63,7 @@ class Transcriber(Describer):
         """One recording of any length: a long one is cut at quiet moments into segments of at most 15 seconds.
 
         Args:
-            source: a file or its bytes; a pipe or a device, such as /dev/stdin, is read to its end first.
+            source: a file or its bytes; a pipe, such as /dev/stdin, is read to its end first.
             report: called with the seconds read so far.
             collect: called with the description of every segment of a long recording; its sound and attention are
                 not kept then, which would take gigabytes for a long one.
@@ -74,7 +78,7 @@ class Transcriber(Describer):
         given = 0
         rest, start, end = torch.zeros(0), 0.0, False
         try:
-            blocks = sound_blocks(_stream(file) if isinstance(file, Path) and _is_stream(file) else file, name)
+            blocks = sound_blocks(_stream(file) if isinstance(file, Path) and _is_pipe(file) else file, name)
         except (DataError, OSError) as error:
             raise InputError(str(error)) from error
         while not end:
@@ -109,16 +113,22 @@ class Transcriber(Describer):
         return MediaInput(name, log_mel(samples, self.encoder_config.bands), samples=samples, start=start)
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether the path is this process's own standard input, or another pipe that was opened for it (/dev/fd/63).
-
-    Other pipes and devices are refused without being opened: they might never end.
-    """
-    return str(path).startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/")) and path.exists() and not path.is_file()
+def _is_pipe(path: Path) -> bool:
+    return path.exists() and stat.S_ISFIFO(path.stat().st_mode)
 
 
 def _stream(path: Path) -> bytes:
-    with path.open("rb") as file:
+    """What comes through a pipe.
+
+    Raises:
+        DataError: nothing comes within half a minute, or too much.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # or opening it would wait for a writer
+        waiting = select.poll()
+        waiting.register(file, select.POLLIN)
+        if not waiting.poll(int(1000 * PATIENCE)):
+            raise DataError(f"{path}: nothing was written to this pipe for {PATIENCE:g} seconds")
+        os.set_blocking(file.fileno(), True)
         found = file.read(LARGEST_STREAM + 1)
     if len(found) > LARGEST_STREAM:
         raise DataError(f"{path}: more than {LARGEST_STREAM // 2**20:,} MiB: write it to a file first")
