@@ -201,7 +201,8 @@ def tune(
             f"{folder}: no trial was finished: {why or 'give more minutes, or look at why the trials end early'}"
         )
     best = dict(study.best_params)
-    write_text(folder / BEST, study.best_trial.user_attrs["config"])
+    own = study.best_trial.user_attrs.get("config")  # a search that was begun before trials had one has none
+    write_text(folder / BEST, own or to_toml(read_config(config, (overrides or {}) | best)))
     if _all_failed(trials):
         raise ConfigError(f"{folder}: the last trials failed: {why}; {BEST} has the best one before them")
     return best

@@ -126,6 +126,7 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
     assert shield("à 18 h 45").lost_numbers("at 6:45 p.m.") == []
     assert shield("at 6:45 p.m.").lost_numbers("à 18 h 45") == []
     assert shield("à 18 h 45").lost_numbers("at 6:45 a.m.") == ["18"]
+    assert shield("7" * 5000).lost_numbers("none") == ["7" * 5000]
 
 
 @pytest.mark.parametrize(

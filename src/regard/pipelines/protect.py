@@ -146,7 +146,7 @@ def _spellings(number: str, source: str, text: str) -> Iterator[Counter[str]]:
     """The digits of a number of the source, and those of the same hour in a translation that counts to 12, or to 24."""
     digits = _digits(number)
     yield digits
-    for hour in filter(str.isdecimal, digits):
+    for hour in (one for one in digits if re.fullmatch(r"\d\d?", one)):
         for other, counts in ((int(hour) - 12, text), (int(hour) + 12, source)):
             twelve = min(other, int(hour))
             if 0 < twelve < 12 and re.search(_AFTERNOON.format(twelve), counts, re.IGNORECASE):

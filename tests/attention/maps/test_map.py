@@ -811,3 +811,6 @@ def test_tokens_that_are_set_later_are_checked_where_they_are_read(tokens: Any, 
         with pytest.raises(regard.ConfigError, match="query_tokens must be a list of texts; got"):
             read()
     assert not any(tmp_path.iterdir())
+    seen.query_tokens = np.array(["a", "b", "c"])
+    seen.save(tmp_path / "map")
+    assert list(AttentionMap.load(tmp_path / "map").query_tokens or ()) == ["a", "b", "c"]

@@ -4,7 +4,7 @@ A map keeps queries, keys, the spec and one number per row (or weights that were
 row, tile or statistic by computing blocks. It is exact: the same numbers as the reference kernel.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import product
@@ -546,8 +546,11 @@ class AttentionMap:
         for name, tokens, axis in (("query_tokens", self.query_tokens, -2), ("key_tokens", self.key_tokens, -1)):
             if tokens is None:
                 continue
-            if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens):
+            ordered = isinstance(tokens, Collection) and not isinstance(tokens, Set)  # an array is no Sequence
+            if not ordered or not all(isinstance(token, str) for token in tokens):
                 raise ConfigError(f"{name} must be a list of texts; got {shown(tokens)}")
+            if not isinstance(tokens, list):
+                setattr(self, name, [str(token) for token in tokens])
             if len(tokens) != self.shape[axis]:
                 raise ShapeError(
                     f"{name}: expected {self.shape[axis]}, one for each place of axis {axis}; got {len(tokens)}"
