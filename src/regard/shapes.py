@@ -15,6 +15,7 @@ One name per axis, in the words of the papers:
 A mask is always *allowed*: True means that this query may attend to this key.
 """
 
+from collections.abc import Sequence
 from typing import NoReturn, TypeGuard
 
 import torch
@@ -171,11 +172,22 @@ def score_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
 
 
+def fits(own: Sequence[int], shape: Sequence[int], grows: bool = False) -> bool:
+    """Whether a tensor of shape `own` broadcasts from the right to `shape`.
+
+    Args:
+        own: its shape.
+        shape: with at least as many axes.
+        grows: axes of size 1 in `shape` may become larger.
+    """
+    # by hand: torch.broadcast_shapes imports half a second of torch at its first call
+    pairs = zip(reversed(own), reversed(shape), strict=False)
+    return len(own) <= len(shape) and all(size in (1, wanted) or (grows and wanted == 1) for size, wanted in pairs)
+
+
 def broadcast_to_scores(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     """`tensor` with its last two axes expanded to T and S, refused unless it broadcasts to `shape`."""
-    # by hand: torch.broadcast_shapes imports half a second of torch at its first call
-    pairs = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    if tensor.ndim > len(shape) or any(size not in (1, wanted) for size, wanted in pairs):
+    if not fits(tensor.shape, shape):
         _fail(
             f"{name} has shape {list(tensor.shape)} and the scores have {list(shape)}: "
             f"a {name} must broadcast from the right to [*batch, T, S]; add axes of size 1 with unsqueeze"

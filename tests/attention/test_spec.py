@@ -208,3 +208,16 @@ def test_a_part_of_a_part_drops_the_same_weights(kernel: str) -> None:
         keys = slice(first, first + 6 if not first else S)
         parts.append(compute(kernel, query[..., 4:, :], key[..., keys, :], value[..., keys, :], later, 7)[0])
     torch.testing.assert_close(sum(parts), whole[..., 4:, :])
+
+
+@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
+def test_keys_that_are_not_allowed_weigh_nothing_whatever_a_class_of_ones_own_does(kernel: str) -> None:
+    query, key, value = torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.randn(2, 5, 4)
+    ignores = OwnNormalizer(lambda weights, numbers: (weights, numbers))
+    settings: Any = {"normalizer": ignores, "mask": regard.causal()}
+    got = regard.attend(query, key, value, kernel=kernel, **settings)
+    weights = (query @ key.mT).div(3**0.5).softmax(-1).tril()
+    torch.testing.assert_close(got, weights @ value)
+    seen = regard.attention_map(query, key, **settings)
+    torch.testing.assert_close(seen.full(), weights)
+    torch.testing.assert_close(seen.tile(slice(1, 3), slice(0, 4)), weights[:, 1:3, :4])

@@ -23,6 +23,7 @@ from regard.training.journal import Journal
         ("bleu", {"dev_loss": inf, "dev_bleu": 30.0}, -inf),
         ("bleu", {"dev_loss": nan}, -inf),  # decoding is left out where the loss is not finite
         ("exact", {"dev_loss": 1.0, "dev_exact": nan}, -inf),
+        ("bleu", {"dev_loss": 1e30, "dev_perplexity": inf, "dev_bleu": 0.0}, -inf),  # after a learning rate of 1e30
     ],
 )
 def test_rank(metric: str, numbers: dict[str, float], expected: float) -> None:

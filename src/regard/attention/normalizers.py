@@ -31,10 +31,12 @@ class Normalizer(nn.Module):
     Attributes:
         skips: keys that a row may not attend to can be left out of it, and nothing changes.
         competes: a key's weight depends on the scores of the row's other keys.
+        masks: `forward` gives keys that are not allowed the weight 0; where it is False, `attend` does it.
     """
 
     skips = False
     competes = True
+    masks = False
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
@@ -76,6 +78,7 @@ class Exponential(Normalizer):
     """Weights are exponentials over a sum whose logarithm is the row number; the base of softmax and its kin."""
 
     skips = True
+    masks = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
@@ -154,6 +157,7 @@ class Summed(Normalizer):
     """The row number is a sum over the row's keys; the base of normalizers that divide by it, or by nothing."""
 
     skips = True
+    masks = True
 
     def of_part(self) -> Normalizer:
         return self
@@ -197,6 +201,7 @@ class Entmax(Normalizer):
     """
 
     skips = True
+    masks = True
 
     @check_arguments
     def __init__(self, alpha: float = 1.5) -> None:
@@ -267,6 +272,8 @@ class Hard(Normalizer):
         sample: draw with torch's generator instead of taking the highest.
     """
 
+    masks = True
+
     def __init__(self, sample: bool = False) -> None:
         super().__init__()
         self.sample = sample
@@ -288,6 +295,8 @@ class Hard(Normalizer):
 
 class WholeRows(Normalizer):
     """Any callable (scores, allowed) -> weights over whole rows; its row number is the sum of the weights."""
+
+    masks = True
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from regard.arguments import check_arguments, check_least
 from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError, ShapeError, shown, unknown
-from regard.shapes import batch_shape, check_widths, described, is_dense
+from regard.shapes import batch_shape, check_widths, described, fits, is_dense
 
 QueryTile = Float[Tensor, "*q_batch T d_q"]
 KeyTile = Float[Tensor, "*k_batch S d_k"]
@@ -411,17 +411,16 @@ def as_scores(scores: Any, query: Tensor, key: Tensor, owner: str) -> Tensor:
         ShapeError: it is not floating-point numbers `[*batch, T, S]` on the query's device.
     """
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
-    fits = is_dense(scores) and scores.is_floating_point() and scores.device == query.device
-    own = (1,) * (len(shape) - scores.ndim) + tuple(scores.shape) if fits else ()
-    # by hand, as in `broadcast_to_scores`; the scores may have more heads than the queries
-    pairs = [(m, n) for m, n in zip(own, shape, strict=False) if m == n or 1 in (m, n)]
-    if len(pairs) < max(len(own), len(shape)) or own[-2:] != shape[-2:]:
-        got = list(scores.shape) if fits else described(scores)
+    numbers = is_dense(scores) and scores.is_floating_point() and scores.device == query.device
+    # the scores may have more heads than the queries
+    if not (numbers and scores.shape[-2:] == shape[-2:] and fits(scores.shape, shape, grows=True)):
+        got = list(scores.shape) if numbers else described(scores)
         raise ShapeError(
             f"{owner} gave {got} for queries {list(query.shape)} and keys {list(key.shape)}: it must "
             f"give floating-point numbers {list(shape)} on {query.device}, and likewise for any tile of both"
         )
-    whole: Tensor = scores.to(query.dtype).expand([n if m == 1 else m for m, n in pairs])
+    own = (1,) * (len(shape) - scores.ndim) + tuple(scores.shape)
+    whole: Tensor = scores.to(query.dtype).expand([n if m == 1 else m for m, n in zip(own, shape, strict=True)])
     return whole
 
 
@@ -462,13 +461,11 @@ def _per_head(number: float | Tensor, vectors: Tensor, name: str) -> float | Ten
     Raises:
         ShapeError: its shape does not broadcast to that of the vectors.
     """
-    if isinstance(number, Tensor) and number.ndim:
-        pairs = zip(reversed(number.shape), reversed(vectors.shape), strict=False)
-        if number.ndim > vectors.ndim or any(size not in (1, wanted) and wanted != 1 for size, wanted in pairs):
-            raise ShapeError(
-                f"{name} has shape {list(number.shape)}, and the vectors have {list(vectors.shape)}: expected one "
-                "number, or one for each head, [heads, 1, 1]"
-            )
+    if isinstance(number, Tensor) and number.ndim and not fits(number.shape, vectors.shape, grows=True):
+        raise ShapeError(
+            f"{name} has shape {list(number.shape)}, and the vectors have {list(vectors.shape)}: expected one "
+            "number, or one for each head, [heads, 1, 1]"
+        )
     return number
 
 

@@ -78,8 +78,9 @@ class Spec:
         return scores + self.bias.tile(rows, columns, shape).to(scores.dtype)
 
     def normalize(self, scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of scores and row numbers."""
-        return as_rows(self.normalizer(scores, allowed), scores, type(self.normalizer).__name__)
+        """Weights of scores, 0 where not allowed, and row numbers."""
+        weights, numbers = as_rows(self.normalizer(scores, allowed), scores, type(self.normalizer).__name__)
+        return weights if self.normalizer.masks else weights.masked_fill(~allowed, 0), numbers
 
     def allowed(self, rows: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Which keys the queries `rows` (None: all queries) may attend to, broadcastable to `[*batch, t, S]`."""

@@ -34,8 +34,11 @@ def measure(model: Any, evaluate: Evaluate) -> dict[str, float]:
 
 
 def rank(numbers: dict[str, Any], config: TrainingConfig) -> float:
-    """The metric of an evaluation, larger is better; -inf where the model or the metric is not finite."""
-    if not isfinite(numbers.get("dev_loss", 0.0)):
+    """The metric of an evaluation, larger is better; -inf where the loss or the metric is not finite.
+
+    A loss whose perplexity overflows counts as infinite.
+    """
+    if not isfinite(numbers.get("dev_loss", 0.0)) or numbers.get("dev_perplexity") == inf:
         return -inf
     value = float(numbers[f"dev_{config.metric}"])
     return -inf if isnan(value) else -value if config.metric in SMALL_IS_BETTER else value
