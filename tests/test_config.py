@@ -244,3 +244,11 @@ def test_a_runs_folder_names_its_config(tmp_path):
     (tmp_path / "config.toml").touch()
     with pytest.raises(ConfigError, match=r"a folder, not a config file; a run's is .*config\.toml$"):
         read_toml(tmp_path)
+
+
+def test_numbers_of_thousands_of_digits_are_one_sentence(tmp_path: Path) -> None:
+    name, value = parse_setting("training.seed=" + "9" * 5000)
+    assert (name, value) == ("training.seed", "9" * 5000)
+    (tmp_path / "c.toml").write_text("seed = " + "9" * 5000)
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        read_toml(tmp_path / "c.toml")

@@ -5,8 +5,10 @@ import json
 import math
 import os
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from conftest import made_pairs, tiny
 from regard import cli, experiment
 from regard.config import config_names, to_toml
 from regard.data.pairs import Pairs
+from regard.errors import BundleError, ConfigError
 from regard.experiment import average_run, prepare, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
@@ -28,8 +31,9 @@ from regard.tasks import translation
 from regard.tasks.table import evaluate
 from regard.tasks.translation import word_calibration
 from regard.text.tokenizer import BOS, EOS
+from regard.training.checkpoint import load_checkpoint, save_checkpoint
 from regard.training.journal import Journal
-from regard.training.loop import Diverged
+from regard.training.loop import Diverged, Interrupted
 
 
 @pytest.fixture
@@ -679,3 +683,52 @@ def test_bpe_dropout_changes_training_and_resumes(
     assert losses[0] != losses[1] == losses[2]
     with pytest.raises(regard.ConfigError, match=r"training\.bpe_dropout needs task = \"translate\" and tokenizer"):
         train(tiny("recurrent", bpe_dropout=0.2) | {"tokenizer": {"kind": "words"}}, run=tmp_path / "words")
+
+
+@pytest.mark.parametrize(
+    "names", [("config.toml", "journal.jsonl", "data.sha256", "best-model.safetensors"), ("last",)]
+)
+def test_a_folder_of_others_is_refused(names: tuple[str, ...], data_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    for name in names:
+        (tmp_path / name).write_text("mine") if "." in name else (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match="not made by regard"):
+        experiment.train(tiny("transformer"), run=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_what_is_no_checkpoint_of_the_run_is_one_sentence(
+    tiny_run: Path, tmp_path: Path, data_folder, monkeypatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = read_config(run / "config.toml")
+    last, best = run / "last.safetensors", next(run.glob("best-*.safetensors"))
+    tensors, state = load_checkpoint(last)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # the file is mapped, and replaced below
+    resumed = partial(experiment.train, run / "config.toml", {"training.max_steps": 30}, run=run, resume=True)
+    shutil.copy(best, last)
+    with pytest.raises(BundleError, match="weights alone, and not all that a resumed run needs"):
+        resumed()
+    save_checkpoint(last, tensors, state | {"of_tomorrow": 1})
+    with pytest.raises(BundleError, match=r"not written by this version of regard: .*of_tomorrow"):
+        resumed()
+    weights = {name: tensor[:1].clone() for name, tensor in load_checkpoint(best)[0].items()}
+    save_checkpoint(best, weights, {"step": 1})
+    with pytest.raises(BundleError, match=r"its best-\*\.safetensors are of another model"):
+        average_run(run, tmp_path / "mean")
+    assert config.training.max_steps == state["step"]
+
+
+def test_a_run_without_time_for_an_evaluation_has_not_diverged(data_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config, settings = tiny("transformer"), {"training.evaluate_every": 100, "training.max_steps": 200}
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        experiment.train(config, settings, run=tmp_path / "run", report=stop)
+    with pytest.raises(ConfigError, match=r"ended at step \d before its first evaluation: give it more time"):
+        experiment.train(config, settings | {"training.max_minutes": 1e-6}, run=tmp_path / "run", resume=True)

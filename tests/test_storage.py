@@ -259,3 +259,34 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         claim(tmp_path / "file" / "x", "a run")
     with pytest.raises(ConfigError, match="file: this folder cannot be made"), new_folder(tmp_path / "file" / "x"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_what_is_no_lock_is_refused_and_not_written_to(tmp_path, kind):
+    mine, lock = tmp_path / "mine.txt", tmp_path / "run" / ".lock"
+    mine.write_text("mine")
+    lock.parent.mkdir()
+    {"link": lambda: lock.symlink_to(mine), "folder": lock.mkdir, "pipe": lambda: os.mkfifo(lock)}[kind]()
+    with pytest.raises(ConfigError, match=r"\.lock: not a file that regard has made"), exclusive(lock.parent):
+        pass
+    assert mine.read_text() == "mine"
+
+
+def test_a_private_file_stays_private(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("before")
+    path.chmod(0o600)
+    write_text(path, "after")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("after", 0o600)
+
+
+def test_names_of_many_bytes_and_halves_of_characters(tmp_path):
+    path = tmp_path / ("漢" * 82 + ".txt")  # of 250 bytes, where a name may have 255
+    write_text(path, "caf\udce9")  # as Python reads a name that is not UTF-8
+    assert path.read_text("utf-8") == "caf\ufffd"
+
+
+def test_a_link_into_a_folder_that_is_not_there(tmp_path):
+    link = tmp_path / "out.txt"
+    link.symlink_to(tmp_path / "none" / "out.txt")
+    assert storage.why_unwritable(link) == f"the folder {tmp_path / 'none'} does not exist"

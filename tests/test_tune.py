@@ -16,7 +16,7 @@ from regard import experiment
 from regard.errors import ConfigError
 from regard.experiment import read_config
 from regard.training.loop import Interrupted
-from regard.tune import Range, tune
+from regard.tune import Range, _kept, tune
 
 
 @pytest.mark.parametrize(("text", "wanted"), [
@@ -323,3 +323,35 @@ def test_the_best_config_is_that_of_its_trial(tmp_path: Path, monkeypatch: pytes
     first = search([], model__dropout=0.3)
     worse = [Range.parse("training.schedule=constant|inverse_sqrt"), Range.parse("model.dropout=0.1..0.2")]
     assert search(worse) == first
+
+
+def test_the_measure_is_that_of_the_model_that_was_kept() -> None:
+    journal = [
+        {"event": "evaluation", "step": 1, "dev_loss": 3.0}, {"event": "evaluation", "step": 2, "dev_loss": 2.0},
+        {"event": "average", "step": 2, "of": [2, 1], "chosen": False, "dev_loss": 2.5},
+    ]  # fmt: skip
+    assert _kept(journal)["dev_loss"] == 2.0
+    journal[-1]["chosen"] = True
+    assert _kept(journal)["dev_loss"] == 2.5
+
+
+def test_odd_folders_and_large_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    folder = tmp_path / "a?b#c%20"
+    tune(tiny("transformer"), RANGES, folder, minutes=0.0, trial_minutes=1.0, overrides={"training.seed": 2**40})
+    assert (folder / "trials.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "trials.db").write_text("of another search")
+    with pytest.raises(ConfigError, match="not made by regard"):
+        tune(tiny("transformer"), RANGES, tmp_path / "mine", minutes=0.0, trial_minutes=1.0)
+
+
+def test_an_evaluation_without_the_metric_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Infinite(Fake):
+        def __init__(self, config: Any, given: dict[str, Any], run: Path, report: Any) -> None:
+            report({"event": "evaluation", "step": 1, "dev_loss": inf})
+            super().__init__(config, given, run, report)
+
+    monkeypatch.setattr("regard.tune.train", Infinite)
+    assert tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.0, trial_minutes=1.0)

@@ -83,7 +83,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file: {not_utf8(error)}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or Python's for a number of thousands of digits
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -100,7 +100,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {setting}: expected key=value, for example --set model.width=192")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # TOMLDecodeError, or Python's for a number of thousands of digits
         return key.strip(), value
     except RecursionError as error:
         raise ConfigError(f"--set {key.strip()}: its lists are nested too deeply") from error

@@ -26,6 +26,7 @@ from regard.config import (
 )
 from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
+from regard.data.parallel import DataConfig, files_of
 from regard.decoding.generate import Unwanted, while_wanted
 from regard.device import find_device, random_numbers_kept
 from regard.errors import BundleError, ConfigError
@@ -70,14 +71,14 @@ from regard.training.loop import Interrupted, Report, checkpoint_in, last_checkp
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
 from regard.training.tensorboard import TensorBoard
-from regard.untrusted import read_text
+from regard.untrusted import first_line, read_text
 
 __all__ = ["ExperimentConfig", "Run", "average_run", "evaluate", "export_bundle", "prepare", "read_config", "train"]
 
 Given = ParamSpec("Given")
 CONFIG, DATA, MACHINE = "config.toml", "data.sha256", "machine.json"
 # what runs have whose folders were made before folders were marked as regard's own
-KNOWN = (LAST, SHARDED, INFO, "prepared/prepared.json", "distilled/corpus.jsonl", DATA)
+KNOWN = (LAST, f"{SHARDED}/.metadata", INFO, "prepared/prepared.json", "distilled/corpus.jsonl")
 # settings that may differ when a run is resumed
 FREE = tuple(f"training.{name}" for name in ("device", "timeout", "accumulate", "max_minutes", "checkpoint_seconds"))
 FREE += ("training.tensorboard",)
@@ -222,13 +223,8 @@ def held_out(folder: str | Path, part: str) -> Pairs:
         ConfigError: the folder is no translator's run; nothing was kept apart.
         DataError: the run's data cannot be read.
     """
-    named = str(folder) in shipped() and str(folder) in config_names()  # as for `load`, before a folder of that name
-    if not named and not (Path(folder) / CONFIG).exists():
-        raise ConfigError(f"{folder}: no run's folder: it has no {CONFIG} that says which data were kept apart")
-    settings = read_config(str(folder) if named else Path(folder) / CONFIG)
-    if settings.data is None:
-        raise ConfigError(f"{folder}: --part is for translators; measure a model of another task on --source")
-    data, train = settings.data, settings.data.train
+    settings, data = _data_of(folder)
+    train = data.train
     if not isinstance(train, str):  # a corpus of which nothing is held out need not be there
         some = tuple(one for one in train if isinstance(one, str) or one.held_out)
         data = data.model_copy(update={"train": some or train})
@@ -240,6 +236,26 @@ def held_out(folder: str | Path, part: str) -> Pairs:
             "measure it on files, with --source and --reference"
         )
     return pairs
+
+
+def data_files(folder: str | Path) -> list[Path]:
+    """The files that the pairs of a translator's run are read from; arguments and errors as `held_out`."""
+    return files_of(_data_of(folder)[1])
+
+
+def _data_of(folder: str | Path) -> tuple[ExperimentConfig, DataConfig]:
+    """The settings of a translator's run, or of a shipped translator, and those of its data.
+
+    Raises:
+        ConfigError: the folder is no translator's run.
+    """
+    named = str(folder) in shipped() and str(folder) in config_names()  # as for `load`, before a folder of that name
+    if not named and not (Path(folder) / CONFIG).exists():
+        raise ConfigError(f"{folder}: no run's folder: it has no {CONFIG} that says which data were kept apart")
+    settings = read_config(str(folder) if named else Path(folder) / CONFIG)
+    if settings.data is None:
+        raise ConfigError(f"{folder}: --part is for translators; measure a model of another task on --source")
+    return settings, settings.data
 
 
 def _train(
@@ -358,7 +374,10 @@ def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
         weights = [load_checkpoint(path)[0] for path in best]
     else:
         raise BundleError(f"{folder}: no best-*.safetensors to average")
-    bundle.model.load_state_dict(average(weights))
+    try:
+        bundle.model.load_state_dict(average(weights))
+    except (RuntimeError, KeyError) as error:
+        raise BundleError(f"{folder}: its best-*.safetensors are of another model: {first_line(error)}") from error
     with new_folder(into) as made:
         save_bundle(made, bundle)
     return into

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from array import array
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import save
@@ -49,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it could not be written; the temporary file is removed.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, without_halves(text).encode("utf-8"))
 
 
 def write_bytes(path: Path, raw: bytes) -> None:
@@ -83,6 +84,8 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
     aside = aside_of(place)
     try:
         with naming(path), aside.open("xb") as file:
+            if place.exists():  # a private file stays private
+                shutil.copymode(place, aside)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -115,8 +118,9 @@ def why_unwritable(path: Path) -> str:
     """Why no file can be written at a path, in the words of every refusal; empty where one can."""
     if why := _impossible(path):
         return why
-    if not path.parent.is_dir():
-        return f"{path.parent} is not a folder" if path.parent.exists() else f"the folder {path.parent} does not exist"
+    for folder in (path.parent, Path(os.path.realpath(path)).parent):  # that of a link, and that of its target
+        if not folder.is_dir():
+            return f"{folder} is not a folder" if folder.exists() else f"the folder {folder} does not exist"
     if path.is_dir():
         return "a folder; name a file in it"
     return "" if os.access(path if path.exists() else path.parent, os.W_OK) else "may not be written to"
@@ -294,7 +298,8 @@ def make_folder(folder: Path, named: Path | None = None) -> None:
 
 def aside_of(path: Path) -> Path:
     """A name beside `path` that no file has: where it is written before it is renamed."""
-    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}{ASIDE}")
+    name = os.fsencode(path.name)[:200].decode("utf-8", "ignore")  # of at most 255 bytes in all
+    return path.with_name(f".{name}.{secrets.token_hex(4)}{ASIDE}")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -333,7 +338,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     path = folder / LOCK
     while True:
-        file = path.open("a+")
+        file = _lock_file(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -356,6 +361,24 @@ def exclusive(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """The file that a lock is held on, opened; a link, a pipe or a folder in its place is refused and not written to.
+
+    Raises:
+        ConfigError: there is something else.
+    """
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise ConfigError(f"{path}: not a file that regard has made: remove it") from error
+        raise
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ConfigError(f"{path}: not a file that regard has made: remove it")
+    return os.fdopen(number, "r+")
 
 
 def without_halves(text: str) -> str:

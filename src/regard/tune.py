@@ -147,7 +147,7 @@ def tune(
         raise ConfigError(f"--range {both}: {other} says what it is in every trial: leave out one of them")
     ranges = [one.fitted(config, overrides or {}) for one in ranges]
     metric = settings.training.metric
-    claim(folder, "a search", (STORAGE,))
+    claim(folder, "a search")
 
     def objective(trial: Any) -> float:
         try:
@@ -159,7 +159,8 @@ def tune(
 
         def report(event: dict[str, Any]) -> None:
             if event["event"] == "evaluation":
-                trial.report(event[f"dev_{metric}"], event["step"])
+                if f"dev_{metric}" in event:  # not where the loss is not finite
+                    trial.report(event[f"dev_{metric}"], event["step"])
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
@@ -168,7 +169,7 @@ def tune(
             trial.set_user_attr("config", to_toml(read_config(config, (overrides or {}) | chosen)))
             given = (overrides or {}) | chosen | {"training.max_minutes": trial_minutes}
             run = train(config, given, run=folder / f"trial-{trial.number:04d}", report=report)
-            value = run.journal[-1][f"dev_{metric}"]
+            value = _kept(run.journal)[f"dev_{metric}"]
         except RegardError as error:
             failed = str(error)
             trial.set_user_attr("error", failed)
@@ -208,6 +209,14 @@ def tune(
     return best
 
 
+def _kept(journal: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The journal's entry of the model that a run has kept: the average, or the best checkpoint."""
+    last = journal[-1]
+    if last.get("event") != "average" or last["chosen"]:
+        return last
+    return next(one for one in journal if one.get("event") == "evaluation" and one["step"] == last["of"][0])
+
+
 def _all_failed(trials: Sequence[Any]) -> bool:
     """Whether so many trials failed in a row that the next one would, too."""
     why = [one.user_attrs.get("error") for one in trials]
@@ -245,11 +254,12 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
         ConfigError: it is of another metric, or damaged.
     """
     import optuna
+    from sqlalchemy import URL
 
     path = folder / STORAGE
     try:
         study = optuna.create_study(
-            study_name=STUDY, storage=f"sqlite:///{path}", load_if_exists=True,
+            study_name=STUDY, storage=URL.create("sqlite", database=str(path)).render_as_string(), load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(5, 2),
             direction="minimize" if metric in SMALL_IS_BETTER else "maximize",
         )  # fmt: skip
@@ -257,7 +267,7 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
             study.set_user_attr("metric", metric)
         before = study.user_attrs.get("metric")
         # a search that goes on does not propose again what it began with
-        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
     except (ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(
             f"{path}: damaged, or not a search of `regard tune`: {first_line(error)}: {ANOTHER}"

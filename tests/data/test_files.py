@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from regard.data.files import plain_name, read_lines, read_text
+from regard.data.files import expand, plain_name, read_lines, read_text
 from regard.data.parallel import DataConfig, read_pairs
 from regard.data.tables import read_cells
 from regard.data.texts import TextConfig, read_texts
@@ -128,3 +128,11 @@ def test_documents_without_a_chosen_one_give_their_ends(tmp_path: Path) -> None:
     found = read_texts(TextConfig(train=tuple(paths), dev_share=0.02))
     assert [t + d for t, d in zip(found.train, found.dev, strict=True)] == ["a" * 99 + "\n", "c" * 99 + "\n"]
     assert [len(text) for text in found.dev] == [2, 2]
+
+
+def test_a_variable_may_hold_a_dollar_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(tmp_path / "a$b"))
+    assert expand("$REGARD_DATA/x") == tmp_path / "a$b" / "x"
+    monkeypatch.delenv("REGARD_DATA")
+    with pytest.raises(DataError, match="the environment variable REGARD_DATA is not set"):
+        expand("$REGARD_DATA/x")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from regard.data import pictures
-from regard.data.pictures import as_tensor, read_frames, read_picture, square
+from regard.data.pictures import as_tensor, read_drawing, read_frames, read_picture, square
 from regard.data.sound import read_sound
 from regard.errors import DataError
 
@@ -121,3 +121,12 @@ def test_a_recording_is_sent_where_it_is_heard(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a picture\? `regard caption` sees"):
         read_sound(tmp_path / "a.png")
+
+
+def test_a_drawing_is_of_a_kind_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "1F400.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # Pillow would run Ghostscript
+    with pytest.raises(DataError, match="of no kind that is known here"):
+        read_drawing(path)
+    Image.new("RGBA", (2, 2), (1, 2, 3, 4)).save(path)
+    assert read_drawing(path).getpixel((0, 0)) == (1, 2, 3, 4)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regard.data import prepared
 from regard.data.batching import Batches
 from regard.data.order import permuted, pools
 from regard.data.pairs import Pairs
@@ -249,3 +250,15 @@ def test_a_thinned_stream_is_evenly_spaced(count):
     assert kept == list(range(0, count, kept[1] - kept[0]))
     assert count <= 10 or 5 <= len(kept) <= 11
     assert count > 10 or kept == list(range(count))
+
+
+CUT = {"key": "k", "chunk": 1, "rows": 5, "values": [9, 9, 9], "note": {"key": "k"}}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"key": "k"}', json.dumps(CUT)])
+def test_an_account_that_the_files_do_not_bear_out_is_begun_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    for side in prepared.SIDES:
+        with RaggedWriter(tmp_path / side) as writer:
+            writer.append([[1, 2], [3]])
+    assert prepared._state(tmp_path, "k") is None

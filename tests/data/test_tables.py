@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from made import made_sounds, made_table
 from regard.data.archive import Files
-from regard.data.tables import TableConfig, read_table, split_rows
+from regard.data.tables import TableConfig, read_cells, read_table, split_rows
 from regard.errors import DataError
 
 
@@ -96,3 +96,13 @@ def test_refusals(tmp_path: Path) -> None:
         Files(str(tmp_path / "t.tsv")).read("a.png")
     with pytest.raises(ValidationError, match="needs a table"):
         TableConfig(files="x")
+
+
+def test_tabs_have_no_quotes_and_columns_have_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('text\n"Le chat dort, dit-il.\nLe chien court.\nIl pleut."\nFin\n')
+    rows = [cells["text"] for _, cells in read_cells(path)]
+    assert rows == ['"Le chat dort, dit-il.', "Le chien court.", 'Il pleut."', "Fin"]
+    path.write_text("text\ttext\na\tb\n")
+    with pytest.raises(DataError, match=r"t\.tsv:1: several columns 'text'"):
+        list(read_cells(path))

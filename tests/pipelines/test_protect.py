@@ -126,6 +126,10 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
     assert shield("à 18 h 45").lost_numbers("at 6:45 p.m.") == []
     assert shield("at 6:45 p.m.").lost_numbers("à 18 h 45") == []
     assert shield("à 18 h 45").lost_numbers("at 6:45 a.m.") == ["18"]
+    for kept in ("1,234 apples", "1 234 apples", "1234 apples", "1\u202f234 apples"):
+        assert shield("1 234 pommes").lost_numbers(kept) == []
+    assert shield("1 234 pommes").lost_numbers("234 apples, 1 pear") == ["1 234"]
+    assert shield("3,5 et 12 345,67").lost_numbers("3.5 and 12,345.67") == []
     assert shield("7" * 5000).lost_numbers("none") == ["7" * 5000]
 
 
@@ -135,7 +139,7 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
         "Il y a 3 chats et 3 chiens et 3 oiseaux.", "Le train de 5 heures part du quai 5 le 5 mai.", "Ouvrez -5 !",
         "Chambre 12, étage 12, porte 12.", "Il y a 5 maisons et 12 oiseaux et 40 euros et 2 enfants.",
         "Il y a 7 {n} et 7 chats et 7 chiens.", "Ajoutez ½ litre de lait.", "Le train part à (-5).",
-        "Appelez le +33 6 12 34 56 78.",
+        "Appelez le +33 6 12 34 56 78.", "6e fois 6e font beaucoup.", "44 % fois 44e font beaucoup.",
     ],
 )  # fmt: skip
 def test_numbers_are_there_as_often_as_in_the_source(model: Translator, text: str) -> None:

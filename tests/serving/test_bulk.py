@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from pyarrow import parquet
 import regard
 from regard.data.arrow import stream_column
 from regard.errors import ConfigError, DataError
-from regard.serving.bulk import BulkConfig, PartDone, PartWriter, column_of, part_file, translate_corpus
+from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, column_of, part_file, translate_corpus
 
 TEXTS = [
     ("le chat noir", "Le chien dort. Le chat mange.", "la maison", "")[n % 4] + f" {n}" * (n % 4 == 2)
@@ -254,3 +255,27 @@ def test_a_table_that_is_cut_short_is_refused_by_line(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("fr,n\nun,1\ndeux\n")
     with pytest.raises(DataError, match=r"c.csv:3: expected 2 columns; got 1"):
         list(column_of(tmp_path / "c.csv", "fr"))
+
+
+def test_a_corpus_whose_last_rows_were_corrected_goes_on(tmp_path: Path) -> None:
+    corpus, into = tmp_path / "c.jsonl", tmp_path / "out"
+
+    def run(lines: list[str]) -> list[int]:
+        corpus.write_text("\n".join(lines), "utf-8")
+        made = []
+        config = replace(BulkConfig.of(corpus, "text", "fr-en-fast", {}), part=2)
+        writer = PartWriter(config, into, regard.load)
+
+        def submit(number: int, texts: list[str]) -> Future[PartDone]:
+            made.append(number)
+            return Here(writer)(number, texts)
+
+        translate_corpus(config, into, submit, 1, lambda _: None)
+        return made
+
+    rows = [json.dumps({"text": text}) for text in TEXTS[:3]]
+    with pytest.raises(DataError, match=r"c\.jsonl:3: not JSON"):
+        run([*rows[:2], "{"])
+    assert run([*rows, "", " "]) == [1]
+    with pytest.raises(ConfigError, match=r"part-000001\.parquet: made of texts that the corpus has no longer"):
+        run(rows[:2])

@@ -59,3 +59,9 @@ def test_damaged_html_is_taken() -> None:
             markup = Markup(html, inline)
             assert "".join(piece for _, piece in markup.pieces) == html
             markup.filled(markup.texts())
+
+
+def test_a_number_of_thousands_of_digits_is_no_character() -> None:
+    for inline in (True, False):
+        markup = Markup("le chat &#" + "9" * 5000 + "; et &#x" + "f" * 5000 + "; dort &eacute;", inline)
+        assert markup.texts() == ["le chat \ufffd et \ufffd dort é"]

@@ -61,7 +61,7 @@ def evaluate(
     place = local_device(find_device(device))
     with TemporaryDirectory() as made, together(place, PATIENCE) as group:
         if source is None:
-            source, reference = _held_out(str(names_of(model)[0]), str(part), Path(made))
+            source, reference = _held_out(str(names_of(model)[0]), str(part), Path(made), output)
         measured = load(model, device=str(place), precision=precision)
         if calibration is not None and not isinstance(measured, Translator):
             raise ConfigError(f"--calibration draws the words of a translator; {model} is none")
@@ -72,18 +72,23 @@ def evaluate(
             numbers |= {"calibration_error": found.error}
     if not group.first:
         return
+    say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
     if output:
         with writing(output) as write:
             for line in outputs:
                 write(line)
-    say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
 
 
-def _held_out(run: str, part: str, folder: Path) -> tuple[Path, Path]:
-    """The sources and references of a run's development or test pairs, as files in a folder."""
-    from regard.experiment import held_out
+def _held_out(run: str, part: str, folder: Path, output: Path | None) -> tuple[Path, Path]:
+    """The sources and references of a run's development or test pairs, as files in a folder.
+
+    Raises:
+        ConfigError: the output is one of the run's data files.
+    """
+    from regard.experiment import data_files, held_out
 
     pairs = held_out(run, part)
+    check_output(output, data_files(run))
     paths = folder / "source.txt", folder / "reference.txt"
     for path, lines in zip(paths, (pairs.source, pairs.target), strict=True):
         one_line = (line.replace("\n", " ") for line in lines)  # a JSON string may have several

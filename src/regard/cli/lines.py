@@ -173,9 +173,22 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
         raise ConfigError("--output -: standard output holds this command's other lines: name a file")
     if why := why_unwritable(output):
         raise ConfigError(f"--output {output}: {why}")
+    if output.exists() and _is_of_model(output):
+        raise ConfigError(f"--output {output}: this is a file of a model or a run; name another file")
     inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)
     if output.exists() and any(os.path.samestat(output.stat(), one) for one in inputs):
         raise ConfigError(f"--output {output}: this is one of the inputs; name another file")
+
+
+WEIGHTS = (".safetensors", ".gguf", ".onnx", ".pt", ".pth", ".bin")  # of models, wherever they stand
+TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256")
+HOLDS_MODEL = ("bundle.json", "weights.safetensors", "last.safetensors", ".regard", "config.json")  # beside their texts
+
+
+def _is_of_model(path: Path) -> bool:
+    """Whether a file is one of those that models and runs are made of."""
+    kept = path.suffix.lower() in (".json", ".jsonl", ".toml", ".db") or path.name in TEXTS_OF_MODELS
+    return path.suffix.lower() in WEIGHTS or (kept and any((path.parent / one).exists() for one in HOLDS_MODEL))
 
 
 def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -> list[Path]:

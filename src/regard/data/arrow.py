@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.data.files import DAMAGED, check_regular
+from regard.data.files import DAMAGED, LONGEST_LINE, check_regular
 from regard.errors import DataError
 from regard.untrusted import first_line
 
@@ -65,7 +65,7 @@ def _rows(path: Path, names: Sequence[str], way: str, within: str = "") -> Itera
                 if known.count(name) != 1:
                     fault = "several columns" if name in known else "no column"
                     raise DataError(f"{path}: {fault} {name!r}: it has {', '.join(map(repr, known))}; {way}")
-            for row in zip(*(_texts(of[name]) for name in names), strict=True):
+            for row in zip(*(_texts(of[name], f"{path}: {name}") for name in names), strict=True):
                 number += 1
                 wrong = next((name for name, text in zip(names, row, strict=True) if not isinstance(text, str)), None)
                 if wrong is not None:
@@ -90,14 +90,25 @@ def _held(batch: Any, within: str) -> dict[str, Any] | None:
     return dict(zip((field.name for field in column.type), column.flatten(), strict=True))
 
 
-def _texts(column: Any) -> Sequence[str | None]:
-    """The cells of a column; None for one that is no text."""
+def _texts(column: Any, where: str) -> Sequence[str | None]:
+    """The cells of a column; None for one that is no text.
+
+    Raises:
+        DataError: one is longer than a line of a text file may be; `where` says in which column.
+    """
     import pyarrow as pa
+    from pyarrow import compute as pc
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
         return [None] * len(column)
     column.validate(full=True)
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    longest = pc.max(pc.binary_length(texts if not pa.types.is_string_view(kind) else texts.cast(pa.string()))).as_py()
+    if longest is not None and longest > LONGEST_LINE:
+        raise DataError(
+            f"{where}: a text of {longest:,} bytes; expected at most {LONGEST_LINE:,}, as in a line of text"
+        )
     found: list[str | None] = column.to_pylist()
     return found
 

@@ -38,14 +38,13 @@ def expand(name: str) -> Path:
     Raises:
         DataError: the variable is not set.
     """
-    full = os.path.expandvars(os.path.expanduser(name))
-    missing = re.search(r"\$\{?(\w+)", full)
+    missing = next((one for one in re.findall(r"\$\{?(\w+)", name) if one not in os.environ), "")
     if missing:
-        made = " (regard data --help lists what regard can fetch or make)" if missing[1] == "REGARD_DATA" else ""
+        made = " (regard data --help lists what regard can fetch or make)" if missing == "REGARD_DATA" else ""
         raise DataError(
-            f"{name}: the environment variable {missing[1]} is not set: set it to the folder that holds the data{made}"
+            f"{name}: the environment variable {missing} is not set: set it to the folder that holds the data{made}"
         )
-    return Path(full)
+    return Path(os.path.expandvars(os.path.expanduser(name)))
 
 
 def plain_name(path: Path) -> str:

@@ -219,7 +219,7 @@ def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
         raise DataError(
             f"{where}: a TSV file has columns by number; got source = {indices[0]!r}, target = {indices[1]!r}"
         )
-    wanted = max(int(i) for i in indices)
+    wanted = max(int(i) if int(i) >= 0 else -int(i) - 1 for i in indices)  # -1 is the last column
     if len(columns) <= wanted:
         raise DataError(f"{where}: expected at least {wanted + 1} columns divided by tabs; got {len(columns)}")
     return columns[int(config.source)], columns[int(config.target)]

@@ -4,6 +4,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -54,6 +56,39 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
         DataError: as `read_picture`; frames of more than 25 million pixels, or of a thousand million together.
     """
     name = name or ("picture" if isinstance(source, bytes) else str(source))
+    with _opened(source, name) as picture:
+        picture.draft("RGB", (DRAFT, DRAFT))
+        count = getattr(picture, "n_frames", 1) if most > 1 else 1
+        wanted = sorted({n * count // min(most, count) for n in range(min(most, count))})
+        if wanted == [0]:
+            return [_as_rgb(picture, WHOLE)]
+        found = []
+        for n, frame in enumerate(ImageSequence.Iterator(picture)):
+            _check_frames(frame, count, name)  # each may have a size of its own
+            if n in wanted:
+                found.append(_as_rgb(frame, WHOLE // len(wanted)))
+            if n == wanted[-1]:
+                break
+        return found
+
+
+def read_drawing(path: Path) -> Image.Image:
+    """A picture with its transparency (RGBA).
+
+    Raises:
+        DataError: as `read_picture`.
+    """
+    with _opened(path, str(path)) as picture:
+        return picture.convert("RGBA")
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """A picture of a kind and a size that are read; what fails while it is decoded is one sentence.
+
+    Raises:
+        DataError: as `read_picture`.
+    """
     try:
         if isinstance(source, Path):
             if not source.exists():
@@ -67,19 +102,7 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=_kinds()) as picture:
                 _check_size(picture, name)
-                picture.draft("RGB", (DRAFT, DRAFT))
-                count = getattr(picture, "n_frames", 1) if most > 1 else 1
-                wanted = sorted({n * count // min(most, count) for n in range(min(most, count))})
-                if wanted == [0]:
-                    return [_as_rgb(picture, WHOLE)]
-                found = []
-                for n, frame in enumerate(ImageSequence.Iterator(picture)):
-                    _check_frames(frame, count, name)  # each may have a size of its own
-                    if n in wanted:
-                        found.append(_as_rgb(frame, WHOLE // len(wanted)))
-                    if n == wanted[-1]:
-                        break
-                return found
+                yield picture
     except DataError:
         raise
     except Image.DecompressionBombError as error:

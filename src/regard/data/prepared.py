@@ -224,12 +224,18 @@ def _append(writers: Sequence[RaggedWriter], chunk: Chunk, note: Note) -> None:
 
 
 def _state(aside: Path, key: str) -> dict[str, Any] | None:
-    """How far a half-made corpus of this key is."""
+    """How far a half-made corpus of this key is; None where it cannot be continued."""
     try:
         state: dict[str, Any] = parse_json((aside / STATE).read_text("utf-8"))
-    except (OSError, ValueError):
+        if state["key"] != key or not isinstance(state["chunk"], int):
+            return None
+        Note(**state["note"])
+        sizes = [RaggedWriter.sizes(aside / side) for side in SIDES]
+        needed = [(values, state["rows"]) for values in state["values"]]
+        lacks = [have < need for pair in zip(sizes, needed, strict=True) for have, need in zip(*pair, strict=True)]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return state if state.get("key") == key else None
+    return None if any(lacks) else state
 
 
 def _save(path: Path, pairs: Pairs) -> str:

@@ -6,6 +6,7 @@
 A row is read from the file when it is asked for; the operating system keeps what is used often.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -94,6 +95,16 @@ class RaggedWriter:
             file.seek(size)
             self.files.append(file)
 
+    @staticmethod
+    def sizes(path: Path) -> tuple[int, int]:
+        """How many values and rows the files hold.
+
+        Raises:
+            OSError: one is missing.
+        """
+        values, ends = (path.with_name(path.name + ending).stat().st_size for ending in (VALUES, ENDS))
+        return values // 4, ends // 8
+
     def append(self, rows: Sequence[Sequence[int]]) -> None:
         """Append rows."""
         some = Ragged.of(rows)
@@ -102,9 +113,10 @@ class RaggedWriter:
         self.rows, self.values = self.rows + len(some), self.values + len(some.values)
 
     def flush(self) -> None:
-        """Hand everything to the operating system."""
+        """Write everything to the disk, so that what is noted as written survives a power failure."""
         for file in self.files:
             file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the files."""

@@ -2,10 +2,11 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -126,7 +127,9 @@ def read_cells(path: Path) -> Iterator[Cells]:
         yield from _json_cells(path)
         return
     lines = (f"{line}\n" for line in stream_lines(path))
-    reader = csv.reader(lines, delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
+    tabs = name.endswith(".tsv")  # which has no quotes: a line is a row, as in data.train
+    kind: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    reader = csv.reader(lines, strict=True, **kind)
     header: list[str] | None = None
     while True:
         begins = reader.line_num + 1
@@ -140,6 +143,8 @@ def read_cells(path: Path) -> Iterator[Cells]:
             continue
         if header is None:
             header = cells
+            if twice := next((name for name, times in Counter(cells).items() if times > 1 and name.strip()), ""):
+                raise DataError(f"{path}:{reader.line_num}: several columns {twice!r}: rename all but one")
             continue
         where = f"{path}:{reader.line_num}"
         if len(cells) != len(header):

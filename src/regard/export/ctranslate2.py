@@ -77,7 +77,8 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
         "rms_norm": config.normalization == "rms",
     }  # fmt: skip
     site, heads = bundle.alignment.get("site", ""), bundle.alignment.get("heads", [0])
-    layer = int(site.split(".")[2]) if site.startswith("decoder.layers.") else -1
+    crossing = [f"decoder.layers.{n}.cross" for n in range(config.decoder_layers)]
+    layer = crossing.index(site) if site in crossing else -1
     spec = specs.TransformerSpec(
         specs.TransformerEncoderSpec(config.encoder_layers, config.heads, **common),
         specs.TransformerDecoderSpec(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAGES = "html", "htm"
 MADE = b"drawn by regard"  # marks a file as drawn by regard
+HEAD = 2048  # bytes within which a page and an SVG say so
 # beginnings of pages of versions that did not mark them: those of a run, and those of maps
 UNMARKED = (
     rb'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>[^<]*: training</title>'
@@ -86,7 +87,9 @@ def is_drawn(path: Path) -> bool:
     if not path.exists() or not path.stat().st_size:
         return True
     found = path.read_bytes()
-    return MADE in found or any(re.match(start, found) for start in UNMARKED)
+    # a text says so in its beginning: an article may have a figure of regard's, and these words, within
+    marked = found if found.startswith((b"%PDF", b"\x89PNG")) else found[:HEAD]
+    return MADE in marked or any(re.match(start, found) for start in UNMARKED)
 
 
 def check_own(path: str | Path) -> None:

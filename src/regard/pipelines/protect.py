@@ -56,7 +56,9 @@ PROTECTED = "|".join(
 )
 _CUT = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{PROTECTED})", re.DOTALL)
 NUMERALS = "¼½¾⅐-ↈ①-⒛"  # fractions, Roman and circled numbers
-_NUMBER = re.compile(rf"\d+(?:[.,:/]\d+)*|[{NUMERALS}]")
+GROUPS = r"\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)"  # 1 234 567
+_NUMBER = re.compile(rf"(?<!\d)(?:{GROUPS}|\d+)(?:[.,:/]\d+)*|[{NUMERALS}]")
+_GROUPED = re.compile(r"(?<=\d)[ \u00a0\u202f.,](?=\d{3}(?!\d))")  # 1 234, 1,234 and 1234 are one number
 _SIGNED = re.compile(r"(?<![\w-])([-−‑+±])(\d+)")
 _SIGNS = {"+": r"(?:\+|plus)", "±": "±"}  # of a translation; of all others:
 _MINUS = "(?:[-−‑–]|minus|moins)"
@@ -138,8 +140,8 @@ class Shielded:
 
 
 def _digits(text: str) -> Counter[str]:
-    """The runs of digits of a text and how often each is there."""
-    return Counter(re.findall(rf"\d+|[{NUMERALS}]", text))
+    """The runs of digits of a text and how often each is there; groups of three are one run."""
+    return Counter(re.findall(rf"\d+|[{NUMERALS}]", _GROUPED.sub("", text)))
 
 
 def _spellings(number: str, source: str, text: str) -> Iterator[Counter[str]]:
@@ -170,8 +172,8 @@ def shield(
     stands_for: dict[str, str] = {}  # one for each place: a part that stands twice must be there twice
     names = filter(spells, _stand_ins(text))
     end = 0
-    some = "|".join(map(re.escape, sorted(numbers, key=len, reverse=True)))
-    own = rf"{PROTECTED}|(?<![\w.,:/])(?:{some})(?![.,:/]?\w)"
+    some = "|".join(re.escape(one).replace("\\ ", r"\s") for one in sorted(numbers, key=len, reverse=True))
+    own = rf"{PROTECTED}|(?<![\w.,:/])[^\W\d_]*(?:{some})(?!\d|[.,:/]\w)\w*"  # with letters that touch it: 6e, 8h45
     cut = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{own})", re.DOTALL) if numbers else _CUT
     for found in cut.finditer(text):
         between = clean(text[end : found.start()], keep="\r\n")

@@ -21,7 +21,7 @@ from regard.data.prepared import key_of
 from regard.data.tables import read_cells
 from regard.errors import BundleError, ConfigError, DataError
 from regard.pipelines.load import files_of_model
-from regard.storage import exclusive, make_folder, parse_json, replacing, write_text
+from regard.storage import exclusive, make_folder, parse_json, replacing, without_halves, write_text
 from regard.untrusted import first_line, read_object
 
 ABOUT = "corpus.json"
@@ -94,7 +94,8 @@ def column_of(path: Path, column: str) -> Iterator[str]:
         yield from stream_column(path, column)
     elif name.endswith((".jsonl", ".json")):
         for number, line in enumerate(stream_lines(path), 1):
-            yield _of_json(line, column, f"{path}:{number}")
+            if line.strip():
+                yield _of_json(line, column, f"{path}:{number}")
     elif name.endswith((".csv", ".tsv")):
         for where, row in read_cells(path):
             if column not in row:
@@ -189,6 +190,7 @@ def translate_corpus(
     with exclusive(into):
         _check(config, into)
         open_: list[Future[PartDone]] = []
+        number = -1
         for number, texts in enumerate(_parts(column_of(Path(config.corpus), config.column), config.part)):
             if part_file(into, number).exists():
                 done(_there(into, number, texts))
@@ -198,6 +200,11 @@ def translate_corpus(
                 done(open_.pop(0).result())
         for one in open_:
             done(one.result())
+        if part_file(into, number + 1).exists():
+            raise ConfigError(
+                f"{part_file(into, number + 1)}: made of texts that the corpus has no longer: name another folder with "
+                "--to, or restore the corpus"
+            )
 
 
 def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -242,20 +249,21 @@ def _table(path: Path, columns: list[str] | None = None) -> Any:
 
 def _check(config: BulkConfig, into: Path) -> None:
     """Begin a folder, or see that it holds parts of the same corpus and settings."""
-    about, now = into / ABOUT, json.loads(json.dumps(asdict(config)))
+    about, now = into / ABOUT, json.loads(without_halves(json.dumps(asdict(config), ensure_ascii=False)))
     if not about.exists() and any(path.name != ABOUT and not path.name.startswith(".") for path in into.iterdir()):
         raise ConfigError(f"--to {into}: not empty, and not a folder of translated parts: name another")
     try:
         before = read_object(about) if about.exists() else now
     except BundleError as error:
         raise ConfigError(f"{error}: name another folder with --to") from error
-    other = next((name for name in now if before.get(name) != now[name]), None)
+    # a corpus whose last rows were corrected is of another size: each part is compared with its rows
+    other = next((name for name in now if name != "size" and before.get(name) != now[name]), None)
     if other and any(into.glob("part-*.parquet")):  # a corpus that was refused has left no part
         raise ConfigError(
             f"--to {into}: its parts were made with {other} = {before.get(other)!r}, not {now[other]!r}: name "
             "another folder, or take the same settings"
         )
-    if other or not about.exists():
+    if before != now or not about.exists():
         write_text(about, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -50,7 +50,7 @@ class Markup:
 
     def texts(self) -> list[str]:
         """The texts to be translated, without white space around them; with elements within a line, those are HTML."""
-        read = _without_entities if self.inline else unescape
+        read = _without_entities if self.inline else _unescaped
         return [read(piece).strip() for is_text, piece in self.pieces if is_text]
 
     def filled(self, texts: Sequence[str]) -> str:
@@ -131,10 +131,15 @@ def _within(piece: str, text: str) -> str:
     return piece[:start] + text + piece[end:]
 
 
+def _unescaped(text: str) -> str:
+    """A text whose entities are characters; a number that no character has is U+FFFD, however long it is."""
+    return unescape(re.sub(r"&#(?:0*+[1-9]\d{7,}+|[xX]0*+[1-9a-fA-F][\da-fA-F]{6,}+);?", "\ufffd", text))
+
+
 def _without_entities(piece: str) -> str:
     """HTML whose entities are characters, but for those within tags and those that would be read as markup."""
     return _outside_tags(
-        piece, lambda text: re.sub(r"&(?!lt;|gt;|amp;#?\w+;)#?\w+;", lambda found: unescape(found[0]), text)
+        piece, lambda text: re.sub(r"&(?!lt;|gt;|amp;#?\w+;)#?\w+;", lambda found: _unescaped(found[0]), text)
     )
 
 

@@ -37,7 +37,7 @@ from regard.training.config import TrainingConfig
 from regard.training.distributed import Processes
 from regard.training.objective import Objective
 from regard.training.optimizer import Optimizer, make_optimizer
-from regard.untrusted import read_text
+from regard.untrusted import first_line, read_text
 
 SHARDED = "last"  # a folder
 NOTE = "progress.json"
@@ -145,8 +145,13 @@ class Engine:
             return self._restore_sharded(folder)
         tensors, state = load_checkpoint(folder / LAST)
         parts = {kind: _part(tensors, kind) for kind in ("model", "ema")}
-        self.model.load_state_dict({current_weight(name): t for name, t in parts["model"].items()})
-        restore_optimizer(self.optimizer, tensors)
+        if not parts["model"]:
+            raise BundleError(f"{folder / LAST}: weights alone, and not all that a resumed run needs: restore the file")
+        try:
+            self.model.load_state_dict({current_weight(name): t for name, t in parts["model"].items()})
+            restore_optimizer(self.optimizer, tensors)
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{folder / LAST}: of another model than the run's: {first_line(error)}") from error
         for name, mean in self.ema.items():
             mean.copy_(parts["ema"][name])
         self._restore_random(tensors, state.pop("processes", 1), int(state["step"]))

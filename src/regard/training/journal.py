@@ -52,5 +52,6 @@ class Journal:
         """Remove entries after `step`, and all events named `but`, before a run is resumed from that step."""
         if not self.writes:
             return
-        kept = [entry for entry in self.entries() if entry.get("step", 0) <= step and entry.get("event") != but]
+        steps = [(entry, entry.get("step", 0)) for entry in self.entries() if entry.get("event") != but]
+        kept = [entry for entry, own in steps if not isinstance(own, int | float) or own <= step]
         write_text(self.path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.data.batching import Batch, BatchSource
 from regard.device import device_of, random_states, restore_random_states
-from regard.errors import ConfigError, RegardError
+from regard.errors import BundleError, ConfigError, RegardError
 from regard.storage import parse_json
 from regard.training.best import Evaluate, Ranked, best_weights, keep_if_best, measure, rank, remove_later
 from regard.training.checkpoint import LAST, Tensors, load_checkpoint
@@ -25,7 +25,7 @@ from regard.training.engine import NOTE, SHARDED, Engine
 from regard.training.journal import Journal
 from regard.training.optimizer import Optimizer
 from regard.training.schedule import factor
-from regard.untrusted import read_text
+from regard.untrusted import first_line, read_text
 
 MOST_SKIPPED = 10  # updates skipped in a row before a run counts as diverged
 NOTHING = "there is nothing to train on: check data.train, data.longest and the shares that are split off"
@@ -61,8 +61,17 @@ class Progress:
 
     @classmethod
     def read(cls, state: dict[str, Any]) -> "Progress":
-        """The position that a checkpoint noted."""
-        return cls(**{**state, "best": [(number, step) for number, step in state["best"]]})
+        """The position that a checkpoint noted.
+
+        Raises:
+            BundleError: of other things than this version knows.
+        """
+        try:
+            return cls(**{**state, "best": [(number, step) for number, step in state["best"]]})
+        except (TypeError, KeyError, ValueError) as error:
+            raise BundleError(
+                f"the checkpoint was not written by this version of regard: {first_line(error)}"
+            ) from error
 
 
 class Interrupted(Exception):
@@ -190,8 +199,13 @@ def train(
             saved = time.monotonic()
         if stop:
             raise Interrupted
-    if not progress.best:
+    if not progress.best and any(entry.get("event") == "evaluation" for entry in journal.entries()):
         raise Diverged(f"{folder}: training diverged: no evaluation had a finite loss. {_advice(folder)}")
+    if not progress.best:
+        raise ConfigError(
+            f"{folder}: ended at step {progress.step} before its first evaluation: give it more time "
+            "(training.max_minutes), or a smaller training.evaluate_every"
+        )
     group.wait(config.timeout)
     return best_weights(engine.whole(), evaluate, progress.best, progress.step, config, folder, journal)
 

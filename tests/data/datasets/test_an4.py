@@ -31,3 +31,10 @@ def test_malformed_lines_are_named_and_blank_ones_skipped(tmp_path: Path) -> Non
 def test_another_layout(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     assert not an4.found(Files(str(tmp_path)))
+
+
+def test_brackets_without_end_take_no_time(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "x.transcription").write_text("<s> A </s> (" + "(" * 1_000_000 + "\n")
+    with pytest.raises(DataError, match=r"x\.transcription:1: expected"):
+        list(an4.read(Files(str(tmp_path))))

@@ -3,7 +3,6 @@
 `etc/….transcription` has lines `<s> TEXT </s> (id)`; the recording of an id is `wav/…/SPEAKER/id.…`.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -30,9 +29,10 @@ def read(files: Files) -> Iterator[Cells]:
             where = f"{files.path}: {table}:{number}"
             if not line.strip():
                 continue
-            match = re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((.+)\)\s*", line.decode("utf-8", "replace"))
-            if match is None:
+            text, _, end = line.decode("utf-8", "replace").partition("(")
+            name = end.rstrip().removesuffix(")")
+            if not name or name == end.rstrip():
                 raise DataError(f"{where}: expected '<s> TEXT </s> (id)'")
-            if match[2] in sounds:  # a transcription may list recordings of the set's other half
-                file = sounds[match[2]]
-                yield where, {"file": file, "text": match[1], "speaker": PurePosixPath(file).parent.name}
+            if name in sounds:  # a transcription may list recordings of the set's other half
+                text = text.rstrip().removesuffix("</s>").removeprefix("<s>")
+                yield where, {"file": sounds[name], "text": text, "speaker": PurePosixPath(sounds[name]).parent.name}

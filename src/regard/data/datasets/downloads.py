@@ -84,6 +84,10 @@ class Download:
         source = str(file or self.address)
         raw = read_publisher(file) if file else fetch(self.address, f"regard data {self.name} FILE")
         files, count = self.packed(raw, source)
+        for name, content in files.items():
+            there = path.with_name(name)
+            if there.exists() and not (there.is_file() and there.read_bytes() == content):
+                raise DataError(f"{there} exists, and holds something else: move it away")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(licence, terms)  # first, and `path` last: once it is there, nothing is made anew

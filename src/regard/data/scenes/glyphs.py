@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.data.files import expand
+from regard.data.pictures import read_drawing
 from regard.errors import DataError
 
 FONTS = (
@@ -104,8 +105,16 @@ class Glyphs:
 
 
 def dyed(picture: Image.Image, colour: str) -> Image.Image:
-    """The picture in shades of one color, from dark to light."""
-    shades = ImageOps.colorize(ImageOps.grayscale(picture), "black", "white", colour, midpoint=140).convert("RGBA")
+    """The picture in shades of one color, from dark to light.
+
+    Raises:
+        DataError: there is no such color.
+    """
+    try:
+        middle = ImageColor.getrgb(colour)[:3]
+    except ValueError as error:
+        raise DataError(f"scenes.dyes: no color {colour!r}: expected a name, or a number such as '#ff8800'") from error
+    shades = ImageOps.colorize(ImageOps.grayscale(picture), "black", "white", middle, midpoint=140).convert("RGBA")
     shades.putalpha(picture.getchannel("A"))
     return shades
 
@@ -188,10 +197,7 @@ def _from_folder(folder: Path, names: dict[str, str]) -> list[tuple[str, Image.I
         for spelling in ("-".join(codes), "-".join(c for c in codes if c != "FE0F")):
             path = folder / f"{spelling}.png"
             if path.exists():
-                try:
-                    found.append((name, _cropped(Image.open(path).convert("RGBA"))))
-                except (OSError, SyntaxError) as error:
-                    raise DataError(f"{path}: no picture that can be read: remove it, or draw it again") from error
+                found.append((name, _cropped(read_drawing(path))))
                 break
     return found
 

@@ -6,16 +6,31 @@ import numpy as np
 
 from regard.data.files import share_of
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scene import Box, Scene, SceneConfig, Thing, background, paste, shares
+from regard.data.scenes.scene import (
+    DRAWS,
+    Box,
+    Scene,
+    SceneConfig,
+    Thing,
+    background,
+    none_left,
+    paste,
+    shares,
+)  # fmt: skip
+from regard.errors import DataError
 
 
 def make_moving(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: bool) -> Scene:
     """A scene of one moving thing; combinations of thing and direction reserved for development are in no training
     scene."""
-    while True:
+    if not config.moves:
+        raise DataError("scenes.moves: expected one direction or more")
+    for _ in range(DRAWS):
         chosen, way = dice.randrange(len(glyphs)), dice.choice(sorted(config.moves))
         if (share_of(f"{glyphs.names[chosen]} + {way}") < config.dev_share) == dev:
             break
+    else:
+        raise DataError(none_left(f"one of the {len(glyphs)} things and a direction", dev, config))
     boxes = _path(config.size, config.frames, way, dice)
     ground, picture = background(config.size, dice), glyphs.draw(chosen, dice)
     frames = []

@@ -62,7 +62,8 @@ class SceneQuestions:
     def _about(self, file: str, scene: Scene, dice: random.Random) -> Iterator[list[PictureQuestion]]:
         """Lists of questions of one kind each."""
         names = {thing.name for thing in scene.things}
-        other = dice.choice([name for name in self.glyphs.names if name not in names])
+        others = [name for name in self.glyphs.names if name not in names]
+        other = dice.choice(others) if others else ""
         yield [
             PictureQuestion(file, f"what color is the {thing.name}?", thing.colour, thing.box)
             for thing in scene.things if thing.colour
@@ -74,7 +75,7 @@ class SceneQuestions:
             if corner
         ]
         yield [PictureQuestion(file, f"do you see a {thing.name}?", "yes", thing.box) for thing in scene.things]
-        yield [PictureQuestion(file, f"do you see a {other}?", "no")]
+        yield [PictureQuestion(file, f"do you see a {other}?", "no")] if other else []
         yield [PictureQuestion(file, "how many things are there?", NUMBERS[len(scene.things)])]
         if len(scene.things) == 2:
             first, second = scene.things  # the left or the upper one is named first

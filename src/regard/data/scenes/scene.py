@@ -10,6 +10,7 @@ from pydantic import Field
 
 from regard.data.scenes.glyphs import SpriteConfig, varied
 
+DRAWS = 10_000  # of what stands in a scene, until one is found that belongs to training, or to development
 Box = tuple[int, int, int, int]  # left, upper, right, lower edge in pixels
 
 
@@ -123,3 +124,12 @@ def paste(canvas: Image.Image, picture: Image.Image, box: Box, dice: random.Rand
     left = box[0] + (side - small.width) // 2
     top = box[1] + (side - small.height) // 2
     canvas.paste(small, (left, top), small)
+
+
+def none_left(what: str, dev: bool, config: SceneConfig) -> str:
+    """The refusal of settings under which one part gets no scene."""
+    part = "development" if dev else "training"
+    return (
+        f"scenes: no combination of {what} was found that belongs to {part} (scenes.dev_share = {config.dev_share:g}): "
+        "take more things, a smaller scenes.most, or another dev_share"
+    )

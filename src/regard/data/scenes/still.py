@@ -6,7 +6,17 @@ import numpy as np
 
 from regard.data.files import share_of
 from regard.data.scenes.glyphs import Glyphs, dyed
-from regard.data.scenes.scene import Box, Scene, SceneConfig, Thing, background, paste, shares
+from regard.data.scenes.scene import (
+    DRAWS,
+    Box,
+    Scene,
+    SceneConfig,
+    Thing,
+    background,
+    none_left,
+    paste,
+    shares,
+)  # fmt: skip
 from regard.errors import DataError
 
 SEPARATE = 1.3  # smallest ratio of two things' distances along the two axes, so that "beside" or "above" is clear
@@ -19,11 +29,13 @@ def make_still(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: bo
         if len(glyphs) < config.most:
             raise DataError(f"scenes.most = {config.most}, and there are only {len(glyphs)} things")
         count = dice.randint(1, config.most)
-    while True:
+    for _ in range(DRAWS):
         chosen = dice.sample(range(len(glyphs)), count)
         key = " + ".join(sorted(glyphs.names[i] for i in chosen))
         if count == 1 or (share_of(key) < config.dev_share) == dev:
             break
+    else:
+        raise DataError(none_left(f"{count} of the {len(glyphs)} things", dev, config))
     boxes = _arrange(config.size, count, dice)
     colours = [dice.choice(sorted(config.dyes)) if config.dyes else None for _ in chosen]
     called = [f"{colour or ''} {glyphs.names[i]}".strip() for i, colour in zip(chosen, colours, strict=True)]
