@@ -100,3 +100,24 @@ def test_a_signal_within_an_import_ends_the_process_at_once(tmp_path: Path) -> N
         env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1] / 'src'}:{tmp_path}"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "regard: interrupted\n")
+
+
+def test_a_signal_that_a_library_has_caught_is_an_interrupt(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from regard import cli
+from regard.cli import main
+from regard.errors import DataError
+
+def caught(*_, **__):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt as error:
+        raise DataError("damaged") from error
+
+main.app = caught
+sys.argv = ["regard", "doctor"]
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "regard: interrupted\n")

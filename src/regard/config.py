@@ -75,6 +75,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             of_run = f"; a run's is {path / 'config.toml'}" if (path / "config.toml").is_file() else ""
             raise ConfigError(f"{path}: {what}, not a config file{of_run}")
         return tomllib.loads(path.read_text("utf-8-sig"))
+    except ConfigError:  # a ValueError, too
+        raise
     except RecursionError as error:
         raise ConfigError(f"{path}: not a TOML file: nested too deeply") from error
     except IsADirectoryError as error:

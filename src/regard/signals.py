@@ -42,6 +42,7 @@ class Stop:
         return self.number != 0
 
 
+_received = 0
 _standing: list[tuple[Stop, Callable[[], None]]] = []  # of the main thread's blocks, the outermost first
 
 
@@ -89,6 +90,8 @@ def end_on_signals() -> None:
     """
 
     def receive(number: int, frame: FrameType | None) -> None:
+        global _received
+        _received = number
         for other in heard:
             signal.signal(other, signal.SIG_DFL)
         if _imports(frame):
@@ -100,6 +103,13 @@ def end_on_signals() -> None:
     heard = _heard(ENDING)
     for one in heard:
         signal.signal(one, receive)
+
+
+def received() -> int:
+    """The number of the signal that `end_on_signals` has raised since the last call; 0 where there was none."""
+    global _received
+    number, _received = _received, 0
+    return number
 
 
 @contextmanager

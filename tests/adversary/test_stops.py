@@ -110,7 +110,8 @@ def test_verbs_end_with_the_code_of_a_signal_at_any_moment(tmp_path: Path) -> No
             except subprocess.TimeoutExpired:
                 one.kill()
                 printed = b"hangs"
-        if one.returncode not in (0, 128 + number) or b"Traceback" in printed or printed == b"hangs":
+        # once all is done, a signal ends Python itself: a shell shows the same code
+        if one.returncode not in (0, 128 + number, -number) or b"Traceback" in printed or printed == b"hangs":
             faults.append(f"{verb} {number.name} {moment:.2f}: {one.returncode} {printed[-300:]!r}")
     print(f"signals: seed 5: {len(attempts)} attempts, {late} after the end, {len(faults)} faults")
     assert not faults

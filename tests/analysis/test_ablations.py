@@ -178,3 +178,40 @@ def test_heads_that_were_not_ablated_and_metrics_that_are_no_numbers() -> None:
             found.smallest(keep, "zero")
     with pytest.raises(ConfigError, match="the metric gave NaN for an input as it is"):
         regard.ablations(Model(), inputs(), lambda output: output[0, -1, 0] * float("nan"), ["zero"])
+
+
+def test_a_metric_that_is_nan_without_a_head_changes_no_head_count() -> None:
+    whole = float(metric(Model()(**inputs()[0])))
+
+    def fragile(output: Tensor) -> Tensor:
+        found = metric(output)
+        return found if abs(float(found) - whole) < 10 and found <= whole + 1e-6 else found * torch.nan
+
+    found = regard.ablations(Model(), [inputs()[0], inputs()[0]], fragile, ["zero"])
+    assert found._heads(0) == found._heads(1) == H
+    assert len(found._ablated(None)) == 2 * H
+
+
+def test_means_of_half_precision_do_not_overflow() -> None:
+    states = torch.full((1, 1500, 4), 30.0, dtype=torch.float16)
+
+    class Half(nn.Module):
+        def forward(self, states: Tensor) -> Tensor:
+            heads = states[:, None]
+            return F.scaled_dot_product_attention(heads * 0, heads * 0, heads)[:, 0]
+
+    found = regard.ablations(Half(), [{"states": states}] * 2, lambda output: output.float().mean(), ["mean"])
+    assert found.table["mean"].tolist() == [[0.0]]
+
+
+def test_ablations_refuse_what_they_cannot_compare() -> None:
+    class Deep(Model):
+        def forward(self, states: Tensor, deep: bool = False) -> Tensor:
+            return self.first(states) + (self.second(states) if deep else 0)
+
+    given = [{**inputs()[0], "deep": True}, inputs()[1]]
+    with pytest.raises(ConfigError, match="resample: an input attends at second, and the one that stands in"):
+        regard.ablations(Deep(), given, metric, ["resample"])
+    with pytest.raises(ConfigError, match="kinds: expected one ablation or more"):
+        regard.ablations(Model(), inputs(), metric, [])
+    assert regard.ablations(Model(), inputs(), metric, ["resample"], seed=2**70).table

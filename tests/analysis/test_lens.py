@@ -1,5 +1,7 @@
 """The logit lens: every layer's states through the model's own readout, the last layer's being its logits."""
 
+import copy
+
 import pytest
 import torch
 from matplotlib.text import Text
@@ -275,3 +277,14 @@ def test_refusals_of_a_tuned_lens():
         tune_lens(model, [], steps=5)
     with pytest.raises(ConfigError, match="translators are of 3 layers of width 12, and this model has 2 of width 12"):
         regard.logit_lens(model, TEXTS[0], offsets=TunedLens(3, 12))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_tuned_lens_of_any_precision(dtype: torch.dtype) -> None:
+    model = copy.deepcopy(regard.load("shakespeare").model).to(dtype)
+    given = {"tokens": torch.tensor([[1, 5, 9, 7]])}
+    tuned = tune_lens(model, [given], steps=2, seed=2**70)
+    assert tuned.divergences
+    assert regard.logit_lens(model, given, offsets=tuned).logits.isfinite().all()
+    with pytest.raises(ConfigError, match="learning_rate must be above 0"):
+        tune_lens(model, [given], steps=2, learning_rate=-1.0)

@@ -12,6 +12,7 @@ from random_outputs import SOURCE, completer, recurrent, translator
 from regard.analysis import explanations
 from regard.analysis.faithfulness import Curves, Faithfulness, faithfulness
 from regard.analysis.reasons import Reasons, Verdict, reasons
+from regard.errors import ConfigError
 from regard.figures.style import THEMES
 
 
@@ -146,3 +147,8 @@ def test_white_space_belongs_to_the_word_that_follows():
     assert "".join(word for word, _ in own).replace(" ", "") in made.source.replace(" ", "") + made.text.replace(
         " ", ""
     )
+
+
+def test_too_few_draws_are_refused() -> None:
+    with pytest.raises(ConfigError, match="draws must be at least 20"):
+        reasons(regard.load("fr-en")("le chat"), draws=5)

@@ -400,3 +400,13 @@ def test_results_that_are_not_dense_are_refused() -> None:
         regard.attend(query, query, query, score=lambda q, k: (q @ k.mT).to_sparse())
     with pytest.raises(regard.ShapeError, match="the normalizer's function gave a tensor of layout sparse_coo"):
         regard.attend(query, query, query, normalizer=lambda scores, _: scores.softmax(-1).to_sparse())
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("size", [1e-23, 1e20])
+def test_the_cosine_of_very_short_and_very_long_vectors(power: float, size: float) -> None:
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]])
+    score = regard.Cosine(power)
+    found = score(vectors * size, vectors)
+    wanted = score(vectors.double() * size, vectors.double()).float()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)

@@ -2,11 +2,13 @@
 
 from itertools import product
 
+import pytest
 import torch
 from torch import Tensor
 
 from regard.decoding.lexicon import begin_spelling, spelling_table, within
 from regard.decoding.search import SearchConfig, search
+from regard.errors import ConfigError
 
 PAD, BOS, EOS, SPACE, A, B, C = range(7)
 WORDS = [[A], [A, B], [C, A, B]]
@@ -64,3 +66,9 @@ def test_search_finds_the_best_of_the_allowed_texts() -> None:
         ended = [one for one in hypotheses if one.tokens[-1] == EOS]
         assert tuple(ended[0].tokens[:-1]) == best
         assert all(spelled(one.tokens[:-1]) for one in ended)
+
+
+def test_a_table_that_is_too_large_is_refused() -> None:
+    words = [[n % 50 + 3, n // 50 % 50 + 3, n // 2500 + 3] for n in range(30_000)]
+    with pytest.raises(ConfigError, match="a table of spellings may"):
+        spelling_table(words, 1, 2, 5000)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
 from regard.errors import DataError, ShapeError
+from regard.explorer import importers
 from regard.explorer.importers import page_of_attentions, page_of_generate, page_of_inseq, page_of_links
 
 
@@ -176,3 +178,9 @@ def test_no_file_of_inseq(tmp_path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
     with pytest.raises(DataError, match=r"not a file of inseq's FeatureAttributionOutput\.save"):
         page_of_inseq(path)
+
+
+def test_a_few_bytes_that_claim_many_layers() -> None:
+    packed = base64.b64encode(safetensors.torch.save({"attribution": torch.ones(1, 1, 2000, 1).bool()})).decode()
+    with pytest.raises(ValueError, match="2,000 layers or heads"):
+        importers._attributions(packed, "x")

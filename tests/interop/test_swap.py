@@ -239,3 +239,27 @@ def test_an_interrupt_at_any_line_of_a_swap_leaves_the_model(make: Callable[[], 
 def test_a_swap_is_not_copied(how: Any) -> None:
     with regard.swap(encoder(), normalizer="uniform") as done, pytest.raises(regard.RegardError, match="not copied"):
         how(done)
+
+
+@torch.no_grad()
+def test_two_swaps_at_different_sites_of_one_model_of_transformers() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)).eval()
+    own, ids = model.config._attn_implementation, torch.tensor([[1, 5, 9, 7]])
+    before = model(ids).logits
+
+    def swapped(layer: int) -> Any:
+        return regard.swap(model, normalizer="sparsemax", sites=[f"model.layers.{layer}.self_attn"])
+
+    with swapped(1):
+        second = model(ids).logits
+    first, other = swapped(0), swapped(1)
+    first.undo()
+    assert torch.equal(model(ids).logits, second)
+    assert not torch.equal(second, before)
+    other.undo()
+    assert model.config._attn_implementation == own
+    assert torch.equal(model(ids).logits, before)

@@ -1,5 +1,7 @@
 """A planned decoder is the model's own: the same logits, the same maps, whatever the search does with its states."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -323,3 +325,32 @@ def test_a_model_that_was_loaded_in_inference_mode(tiny_run) -> None:
         found = load(tiny_run)
         inside = found(TEXTS[0])
     assert found(TEXTS[0]).tokens == inside.tokens
+
+
+@torch.no_grad()
+def test_a_plan_of_a_model_that_has_changed_is_made_anew() -> None:
+    def written(model: Any) -> None:
+        for layer in model.decoder.layers:
+            layer.self.query.weight.data.mul_(0)  # counts no version
+
+    def in_inference(model: Any) -> None:
+        with torch.inference_mode():
+            model.decoder.layers[0].cross.key.weight.mul_(0)
+
+    def replaced(model: Any) -> None:
+        for layer in model.decoder.layers:
+            layer.feed_forward.activation = torch.nn.Identity()
+
+    def epsilon(model: Any) -> None:
+        for layer in model.decoder.layers:
+            layer.around_self.norm.eps = 10.0
+
+    for change in (written, in_inference, replaced, epsilon):
+        model, plans = make(), Plans()
+        before = plans.of(model)
+        assert plans.of(model) == before
+        change(model)
+        assert plans.of(model)[1] is not before[1], change.__name__
+    model = make()
+    model.decoder.layers[0].cross.attend = model.decoder.layers[0].cross.attend
+    assert "a method of its own" in refusal(model)

@@ -386,3 +386,9 @@ def test_the_names_of_the_room() -> None:
     assert dir(regard.nn) == sorted(dir(regard.nn))
     assert {"Context", "Convolution", "Mixed", "MultiHead", "Recurrence", "RunningMean"} <= set(dir(regard.nn))
     assert all(isinstance(getattr(regard.nn, name), type) for name in dir(regard.nn))
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 4), (0, 3, 4)])
+def test_nothing_gives_nothing(shape: tuple[int, ...]) -> None:
+    for part in (Recurrence(4), Convolution(4, 1), RunningMean(), Mixed(4, Recurrence(4))):
+        assert part(torch.zeros(shape)).shape == shape

@@ -5,6 +5,7 @@ from math import sqrt
 import pytest
 import torch
 
+from regard.errors import ShapeError
 from regard.nn.dropout import Dropout
 
 
@@ -63,3 +64,9 @@ def test_equals_a_mask_of_bools(dtype: torch.dtype) -> None:
     bits = torch.empty(36, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:143].view(11, 13)
     factor = (bits >= threshold - 2**15).double().mul(1 / (1 - threshold / 2**16)).to(dtype)
     assert torch.equal(found, x * factor)
+
+
+@pytest.mark.parametrize("p", [1.0, -0.5, 2.0])
+def test_what_is_no_probability_is_refused(p: float) -> None:
+    with pytest.raises(ShapeError, match=r"dropout must be a probability in \[0, 1\)"):
+        Dropout(p)

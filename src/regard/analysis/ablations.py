@@ -100,6 +100,7 @@ class Ablations:
     whole: float
     _sweeps: dict[str, list[Sweep]] = field(repr=False)
     _wholes: list[float] = field(repr=False)
+    _counts: list[int] = field(repr=False)
 
     @check_arguments
     def together(self, heads: Heads, kind: str = "mean") -> tuple[float, tuple[float, float]]:
@@ -208,7 +209,7 @@ class Ablations:
 
     def _heads(self, row: int) -> int:
         """The number of heads of a site."""
-        return int((~next(iter(self.table.values()))[row].isnan()).sum())
+        return self._counts[row]
 
     def _kind(self, kind: str) -> str:
         if kind not in self._sweeps:
@@ -252,6 +253,8 @@ def ablations(
             f"{len(inputs)} inputs and {len(metrics)} metrics: ablations needs two inputs or more, and one metric "
             "for all or one for each"
         )
+    if not kinds:
+        raise ConfigError(f"kinds: expected one ablation or more, of {', '.join(KINDS)}")
     for kind in kinds:
         if kind not in KINDS:
             raise unknown("ablation", kind, KINDS)
@@ -271,7 +274,8 @@ def ablations(
     names = list(longest.kept)
     cells = longest.cells(False)
     places = {site: i for i, site in enumerate(names)}
-    size = (len(names), max(map(longest.heads, names)))
+    counts = list(map(longest.heads, names))
+    size = (len(names), max(counts))
     for kind, own in sweeps.items():
         changes = _changes(own, wholes, [[cell] for cell in cells])
         table[kind] = torch.full(size, float("nan"), dtype=torch.float64)
@@ -280,7 +284,7 @@ def ablations(
             place = places[cell.site], cell.head
             table[kind][place] = column.mean()
             intervals[kind][place] = torch.tensor(bootstrap(column.tolist()), dtype=torch.float64)
-    return Ablations(table, intervals, names, sum(wholes) / len(wholes), sweeps, wholes)
+    return Ablations(table, intervals, names, sum(wholes) / len(wholes), sweeps, wholes, counts)
 
 
 def _changes(sweeps: Sequence[Sweep], wholes: Sequence[float], patches: Sequence[Sequence[Cell]]) -> Tensor:
@@ -296,7 +300,7 @@ def _replacements(kind: str, recordings: Sequence[Recording], seed: int) -> list
     if kind == "mean":
         means = means_of(recordings)
         return [_replaced(kept, lambda site, part: means[site].expand_as(part)) for kept in recordings]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     count = len(recordings)
     away = [1 + int(torch.randint(count - 1, (), generator=generator)) for _ in recordings]
     others = [recordings[(i + step) % count] for i, step in enumerate(away)]
@@ -311,18 +315,26 @@ def means_of(recordings: Sequence[Recording]) -> Mapping[str, Tensor]:
     """{site: `[1, heads, 1, d]`}, over inputs and positions."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    kinds: dict[str, torch.dtype] = {}
     for kept in recordings:
         for site, found in kept.kept.items():
             for part in (kept.part(site, n) for n in range(len(found))):
-                sums[site] = sums.get(site, 0) + part.sum((0, 2), keepdim=True)
+                wide = torch.promote_types(part.dtype, torch.float32)  # a sum of many may be beyond float16
+                sums[site] = sums.get(site, 0) + part.sum((0, 2), keepdim=True, dtype=wide)
+                kinds[site] = part.dtype
                 counts[site] = counts.get(site, 0) + part.shape[0] * part.shape[2]
-    return {site: whole / counts[site] for site, whole in sums.items()}
+    return {site: (whole / counts[site]).to(kinds[site]) for site, whole in sums.items()}
 
 
 def _resampled(kept: Recording, other: Recording) -> Recording:
     """The outputs of another input at the same positions, its last one beyond its end."""
     resampled: dict[str, list[Any]] = {}
     for site, found in kept.kept.items():
+        if site not in other.kept:
+            raise ConfigError(
+                f"resample: an input attends at {site}, and the one that stands in for it does not: ablate sites that "
+                "all inputs have (sites), or by another kind"
+            )
         pool = torch.cat([other.part(site, n) for n in range(len(other.kept[site]))], 2)
         for n, part in enumerate(found):
             index = (torch.arange(part.shape[-2]) + kept.first(site, n)).clamp(max=pool.shape[2] - 1)

@@ -141,7 +141,8 @@ def dependence(
         step = at_once if copies else 1
         some = [changes[first : first + step] for first in range(0, len(changes), step)]
         equal, *others = [number for these in some for number in _numbers(model, site, output, copies, these)]
-        zeroed = own - torch.tensor(others[draws:], device=kept[0].device)
+        differences = own - torch.tensor(others[draws:], dtype=torch.float64)  # of numbers that may be large
+        zeroed = differences.to(changed.dtype).to(kept[0].device)
         return Dependence(
             site, own, equal, others[:draws],
             torch.as_tensor(attention), torch.as_tensor(gradient, device=kept[0].device).expand(size).clone(), zeroed,

@@ -363,7 +363,7 @@ def _measured(
     if exhaustive:
         drawn = [torch.tensor(order) for order in permutations(range(size))]
     else:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**63)
         drawn = [torch.randperm(size, generator=generator) for _ in range((draws + 1) // 2)]
     cuts = _cuts(size)
     found = _curves(probability, [*orders.values(), *drawn], cuts)

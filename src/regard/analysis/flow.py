@@ -16,6 +16,7 @@ from regard.analysis.base import as_inputs, check_map
 from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import WeightSource
+from regard.attention.tracing import without_autocast
 from regard.errors import ChoiceError, ShapeError, nearest
 
 HOWS = ("rollout", "gradient", "flow", "alti")
@@ -83,6 +84,15 @@ def flow(
     given = list(maps.values()) if isinstance(maps, Mapping) else as_inputs(maps)
     for one in given:
         check_map(one)
+    with without_autocast(given[0].source.like.device.type if given else "cpu"):
+        return _flow(given, how, target, residual, gradients)
+
+
+def _flow(
+    given: list[AttentionMap], how: str, target: int | None, residual: float | Sequence[float],
+    gradients: Sequence[HeadGradient] | None,
+) -> Tensor:  # fmt: skip
+    """`flow` of maps that are some."""
     chain = given if how == "alti" and given else _chain(given)
     if target is not None:
         rows = chain[-1].shape[-2]

@@ -8,6 +8,7 @@ is a reading by the last layer's own readout, not a prediction that the model ma
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ class TunedLens(nn.Module):
 
     def forward(self, states: Float[Tensor, "*n d"], layer: int) -> Float[Tensor, "*n d"]:
         """The states of a layer in the language of the last one."""
-        return states + (states @ self.matrix[layer].T + self.offset[layer]).to(states.dtype)
+        own = states.to(self.matrix.dtype)
+        return states + (own @ self.matrix[layer].T + self.offset[layer]).to(states.dtype)
 
 
 @check_arguments
@@ -161,6 +163,8 @@ def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 
     inputs = as_inputs(inputs)
     if not inputs or steps < 1:
         raise ConfigError(f"a tuned lens needs inputs and steps of at least 1; got {len(inputs)} inputs, {steps} steps")
+    if not 0 < learning_rate < inf:
+        raise ConfigError(f"learning_rate must be above 0, and finite; got {learning_rate}")
     passes = [as_pass(model, one) for one in inputs]
     with _opened(passes[0]) as first:
         width = next(iter(first.stream.values())).shape[-1]
@@ -170,7 +174,7 @@ def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 
     parameters = list(tuned.parameters())
     optimizer = torch.optim.Adam(parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     for _ in range(steps):
         given = passes[int(torch.randint(len(passes), (), generator=generator))]
         with _opened(given) as opened, torch.enable_grad():

@@ -212,8 +212,10 @@ def reasons(
         done: called before each word with the number of words that are done, and that of all words of the sentence.
 
     Raises:
-        ConfigError: an output of another kind; a model without attention.
+        ConfigError: an output of another kind; a model without attention; draws below 20.
     """
+    if draws is not None and draws < 20:
+        raise ConfigError(f"draws must be at least 20: a test at 5 % needs as many random orders; got {draws}")
     words: list[WordReasons] = []
     for part in getattr(generation, "searched", [generation]):
         words += _of_one(part, draws, seed, done) if ids_of(part) else []
@@ -254,7 +256,7 @@ def _verdicts(found: Sequence[Faithfulness | None], seed: int) -> dict[str, Verd
     tested = [one for one in found if one is not None]
     if not tested:
         return {}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     means = torch.zeros(DRAWS, dtype=torch.float64)
     for one in tested:
         random = torch.tensor(one.random, dtype=torch.float64)

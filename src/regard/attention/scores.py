@@ -183,9 +183,15 @@ class Cosine(Product):
         self.scale = scale
 
     def _shrink(self, vectors: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n d"]:
-        square = vectors.square().sum(-1, keepdim=True)
+        # measured in their largest component, whose square is 1, neither 0 nor infinite; the result does not depend on
+        # it, and has no gradient by it
+        unit = vectors.detach().abs().amax(-1, keepdim=True) if vectors.shape[-1] else vectors.sum(-1, keepdim=True)
+        unit = unit.masked_fill(unit == 0, 1)
+        power = _per_head(self.power, vectors, "Cosine: power")
+        scaled = vectors / unit
+        square = scaled.square().sum(-1, keepdim=True)
         zero = square == 0  # 0/0 has no answer and no gradient: divide by one instead
-        return vectors * square.masked_fill(zero, 1).pow(-_per_head(self.power, vectors, "Cosine: power") / 2)
+        return scaled * unit.pow(1 - power) * square.masked_fill(zero, 1).pow(-power / 2)
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         return self._shrink(query) * _per_head(self.scale, query, "Cosine: scale")

@@ -3,6 +3,9 @@
 Code that runs in both worlds decides by shapes wherever this room says so, and by values where that saves work.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -34,6 +37,11 @@ def is_traced(*tensors: Tensor) -> bool:
 def is_autocast(device: str) -> bool:
     """Whether autocast is on for a kind of device; torch knows none for the meta device."""
     return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """A block that computes in the types of its tensors, whatever is around it."""
+    return torch.autocast(device, enabled=False) if is_autocast(device) else nullcontext()
 
 
 def are_hidden(*tensors: Tensor) -> bool:

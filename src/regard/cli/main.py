@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -39,7 +40,7 @@ from regard.cli.translate import translate
 from regard.cli.tune import tune
 from regard.cli.why import why
 from regard.errors import ChoiceError, ConfigError, RegardError, harmless
-from regard.signals import EXIT_OF_SIGNALS, end_on_signals, end_quietly
+from regard.signals import EXIT_OF_SIGNALS, Ended, end_on_signals, end_quietly, received
 
 OK, USAGE = 0, 2
 
@@ -121,34 +122,37 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    received()  # forget one of an earlier command
     try:
         return int(app(arguments, standalone_mode=False) or OK)
     except (typer.Abort, KeyboardInterrupt) as error:
         return _interrupted(error)
-    except (ChoiceError, ConfigError) as error:
-        complain(str(error))
-        return USAGE
-    except RegardError as error:
-        complain(str(error))
-        return FAILED
-    except OSError as error:
-        return _failed(error)
-    except MemoryError as error:
-        return _out_of_memory(str(error))
-    except RuntimeError as error:  # torch's of its own allocators, too
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        return _out_of_memory("")
     except Exception as error:
-        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
-            raise
-        context = getattr(error, "ctx", None)  # typer's own refusals of a wrong command line; their class is private
-        way = f" (see {context.command_path} --help)" if context else ""
-        # pydantic's checks, whose messages do not quote the value
-        checks: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
-        got = f"; got {', '.join(repr(str(check['input'])) for check in checks)}" if checks else ""
-        complain(f"{error.format_message().rstrip('.')}{got}{way}")
-        return int(error.exit_code)
+        if number := received():  # that a library has caught, and raised an error of its own
+            return _interrupted(Ended(number))
+        return _refused(error)
+
+
+def _refused(error: Exception) -> int:
+    """Say in one sentence why a verb failed; an error that is a fault of regard's is raised."""
+    if isinstance(error, RegardError):
+        complain(str(error))
+        return USAGE if isinstance(error, ChoiceError | ConfigError) else FAILED
+    if isinstance(error, OSError):
+        return _failed(error)
+    if isinstance(error, MemoryError):
+        return _out_of_memory(str(error))
+    if isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error)):
+        return _out_of_memory("")  # torch's of its own allocators
+    if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+        raise error
+    context = getattr(error, "ctx", None)  # typer's own refusals of a wrong command line; their class is private
+    way = f" (see {context.command_path} --help)" if context else ""
+    # pydantic's checks, whose messages do not quote the value
+    checks: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
+    got = f"; got {', '.join(repr(str(check['input'])) for check in checks)}" if checks else ""
+    complain(f"{error.format_message().rstrip('.')}{got}{way}")
+    return int(error.exit_code)
 
 
 def _out_of_memory(why: str) -> int:

@@ -94,17 +94,24 @@ class Ruled:
     def around(self, step: StepFunction) -> StepFunction:
         """The step that follows the rules."""
         rules = self.rules
+        bad: dict[int, dict[tuple[int, ...], list[int]]] = {}  # by length: the last tokens by those before them
+        for *start, last in rules.bad_words:
+            bad.setdefault(len(start), {}).setdefault(tuple(start), []).append(last)
 
         def ruled(token: Tensor, state: RuledState) -> tuple[Tensor, RuledState]:
             scores, inner = step(token, state.inner)
             before = state.tokens.to(token.device).expand(*token.shape, -1)
             tokens = torch.cat([before, token[..., None]], -1)
-            banned = torch.zeros_like(scores, dtype=torch.bool)
+            banned = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
             banned[..., list(rules.suppressed)] = True
             if state.step == (0 if rules.forced_first is None else 1):
                 banned[..., list(rules.suppressed_first)] = True
-            for *start, last in rules.bad_words:
-                banned[..., last] |= _ends_in(tokens, start)
+            for length, ends in bad.items():  # one look at the last tokens for all sequences of a length
+                rows = tokens.flatten(0, -2).tolist() if length <= tokens.shape[-1] else []
+                flat = banned.view(-1, banned.shape[-1])
+                for place, row in enumerate(rows):
+                    if last := ends.get(tuple(row[len(row) - length :])):
+                        flat[place, last] = True
             scores = scores.masked_fill(banned, -torch.inf)
             if state.step == 0 and rules.forced_first is not None:
                 scores = _only(scores, rules.forced_first)
@@ -182,14 +189,6 @@ def log_probs(step: StepFunction) -> StepFunction:
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1), after
 
     return scores
-
-
-def _ends_in(tokens: Tensor, sequence: Sequence[int]) -> Tensor:
-    """`[N, K]`: whether the tokens `[N, K, t]` end in a sequence."""
-    if len(sequence) > tokens.shape[-1]:
-        return torch.zeros(tokens.shape[:-1], dtype=torch.bool, device=tokens.device)
-    wanted = torch.tensor(list(sequence), dtype=tokens.dtype, device=tokens.device)
-    return (tokens[..., tokens.shape[-1] - len(sequence) :] == wanted).all(-1)
 
 
 def _only(scores: Tensor, token: int) -> Tensor:

@@ -9,7 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regard.decoding.constraints import StepFunction
+from regard.errors import ConfigError
 from regard.nn.state import gather_hypotheses
+
+LARGEST = 2**26  # cells of a table of spellings
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,22 +45,34 @@ def spelling_table(words: Sequence[Sequence[int]], space: int, eos: int, vocabul
         words: each one's tokens.
         space, eos: ids.
         vocabulary: number of tokens.
+
+    Raises:
+        ConfigError: the table would be larger than 512 MiB.
     """
-    rows = [[-1] * vocabulary]
+    rows: list[dict[int, int]] = [{}]
     ends = []
     for word in words:
         node = 0
         for token in word:
-            if rows[node][token] < 0:
-                rows.append([-1] * vocabulary)
+            if token not in rows[node]:
+                rows.append({})
                 rows[node][token] = len(rows) - 1
             node = rows[node][token]
         ends.append(node)
-    rows.append(list(rows[0]))  # behind a space a word must come; before anything else the text may also end
+    rows.append(dict(rows[0]))  # behind a space a word must come; before anything else the text may also end
     rows[0][eos] = 0
     for node in ends:
         rows[node][space], rows[node][eos] = len(rows) - 1, 0
-    return torch.tensor(rows)
+    if len(rows) * vocabulary > LARGEST:
+        raise ConfigError(
+            f"{len(words):,} words of {len(rows):,} beginnings, in {vocabulary:,} tokens: a table of spellings may "
+            f"have {LARGEST:,} cells: give fewer words"
+        )
+    table = torch.full((len(rows), vocabulary), -1)
+    cells = [(node, token, there) for node, row in enumerate(rows) for token, there in row.items()]
+    nodes, tokens, leads = torch.tensor(cells).T
+    table[nodes, tokens] = leads
+    return table
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from regard.storage import parse_json
 
 Layers = Sequence[Tensor]
 LARGEST = 2**28  # bytes of a file of inseq's, unpacked
+LAYERS = 1000  # and heads, of one model
 CELLS = 2**25  # of the maps of links on a page, source words times target words
 
 
@@ -215,6 +216,8 @@ def _attributions(packed: str | None, name: str) -> list[tuple[str, Tensor]]:
     if not scores.numel():  # a shape of a few bytes may name any number of layers of nothing
         raise ValueError("no scores")
     if scores.ndim == 4:
+        if max(scores.shape[2:]) > LAYERS:
+            raise ValueError(f"scores of {max(scores.shape[2:]):,} layers or heads; expected at most {LAYERS:,}")
         layers = scores.permute(2, 3, 1, 0)
         found = [(f"{name}.layers.{number}", one) for number, one in enumerate(layers)]
     elif scores.ndim in (2, 3):

@@ -22,6 +22,8 @@ from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.torch_calls import sdpa_call
 
 _standing: "WeakKeyDictionary[nn.Module, list[Swap]]" = WeakKeyDictionary()  # the swaps at a module, in their order
+# of a model of transformers that computes attention by regard: its own implementation, and how many swaps need that
+_using: "WeakKeyDictionary[nn.Module, tuple[str, int]]" = WeakKeyDictionary()
 
 
 class Swap:
@@ -183,13 +185,23 @@ def _use_regard(module: nn.Module, done: Swap) -> None:
     """`attn_implementation="regard"` for every model from the transformers library inside."""
     register()
     models: list[Any] = [part for part in module.modules() if hasattr(part, "set_attn_implementation")]
-    before = [part.config._attn_implementation for part in models]
+    counted: list[Any] = []
 
-    def undo() -> None:  # setting a model sets those inside it too: outer ones first
-        for part, name in zip(models, before, strict=True):
+    def undo() -> None:
+        names = []
+        for part in counted:
+            name, swaps = _using.pop(part)
+            if swaps > 1:
+                _using[part] = name, swaps - 1
+            names.append(name if swaps == 1 else NAME)
+        for part, name in zip(counted, names, strict=True):  # which sets those inside it too: outer ones first
             part.set_attn_implementation(name)
 
     done._back.append(undo)
+    for part in models:
+        name, swaps = _using.get(part, (part.config._attn_implementation, 0))
+        _using[part] = name, swaps + 1
+        counted.append(part)
     for part in models:
         part.set_attn_implementation(NAME)
 

@@ -34,6 +34,8 @@ from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfA
 
 ROOM = 32  # tokens of a hypothesis that new buffers hold
 LEAST_LIVE = 0.75  # share of a buffer's sentences that are still searched, below which it is copied without the others
+NUMBERS = 8  # of a parameter that are looked at for changes, or a few more
+METHODS = {"forward", "attend", "queries", "keys_values"}  # of a module
 States = Callable[[Tensor], Tensor]
 
 
@@ -571,8 +573,11 @@ def refusal(model: Any) -> str:
         return "only encoder-decoders are planned"
     if model.training:
         return "the model is in training"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in _modules(model)):
-        return "a module has hooks, which a planned step would not call"
+    for module in _modules(model):
+        if module._forward_hooks or module._forward_pre_hooks:
+            return "a module has hooks, which a planned step would not call"
+        if METHODS & vars(module).keys():
+            return "a module has a method of its own, which a planned step would not call"
     if any(part.dtype != torch.float32 or part.device.type != "cpu" for part in _parameters(model)):
         return "steps are planned for float32 on a CPU"
     if isinstance(model, Recurrent):
@@ -606,9 +611,34 @@ def encoder_refusal(model: Any) -> str:
     return ""
 
 
-def stamp(model: nn.Module) -> tuple[Any, ...]:
-    """A value that changes when a parameter is replaced or written to."""
-    return tuple((id(part), -1 if part.is_inference() else part._version) for part in _parameters(model))
+class Stamp:
+    """What a plan was made of: it no longer fits once a module or a parameter is replaced or written to.
+
+    Writing to `.data`, or within `inference_mode`, counts no version, so that some numbers of each parameter are looked
+    at, too. A change of others alone, by such a way, is not noticed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.held = [*_modules(model), *_parameters(model)]  # so that no other object gets the id of one
+        self.parts = self._parts(model)
+        flat = [part.detach().reshape(-1) for part in _parameters(model)]
+        self.some = [one[:: max(1, one.numel() // NUMBERS)] for one in flat]
+        self.numbers = self._numbers()
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the model is still what it was."""
+        return self.parts == self._parts(model) and torch.equal(self.numbers, self._numbers())
+
+    def _numbers(self) -> Tensor:
+        return torch.cat(self.some) if self.some else torch.empty(0)
+
+    @staticmethod
+    def _parts(model: nn.Module) -> list[Any]:
+        modules = [(id(one), vars(one).get("eps"), vars(one).get("activation")) for one in _modules(model)]
+        versions = [
+            (id(part), part.data_ptr(), -1 if part.is_inference() else part._version) for part in _parameters(model)
+        ]
+        return [*modules, *versions]
 
 
 def _modules(module: nn.Module) -> Iterator[nn.Module]:
@@ -649,7 +679,7 @@ class Plans:
 
     def __init__(self, precision: str = "float32") -> None:
         self.precision = precision
-        self.kept: tuple[tuple[Any, ...], Any, Any] | None = None
+        self.kept: tuple[Stamp, Any, Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Plans, (self.precision,)
@@ -658,11 +688,10 @@ class Plans:
         """What encodes and what takes steps; the model itself where it cannot be planned."""
         if refusal(model):
             return model, model
-        now = stamp(model)
-        if self.kept is None or self.kept[0] != now:
+        if self.kept is None or not self.kept[0].fits(model):
             encoder: Any = model
             if self.precision != "float32" and not encoder_refusal(model):
                 encoder = PlannedEncoder(model, self.precision)
             make: Any = PlannedRecurrent if isinstance(model, Recurrent) else PlannedDecoder
-            self.kept = now, encoder, make(model, self.precision)
+            self.kept = Stamp(model), encoder, make(model, self.precision)
         return self.kept[1], self.kept[2]

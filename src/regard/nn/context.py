@@ -109,6 +109,8 @@ class Convolution(Context):
 
     def _convolve(self, x: Tensor) -> Tensor:
         """States `[*batch, n, d]` to the n - left - right that have all their surroundings."""
+        if not x.numel() or x.shape[-2] <= self.left + self.right:  # torch convolves nothing empty
+            return x[..., : max(0, x.shape[-2] - self.left - self.right), :]
         rows = x.reshape(prod(x.shape[:-2]), *x.shape[-2:]).transpose(1, 2)
         found: Tensor = self.convolution(rows).transpose(1, 2)
         return found.reshape(*x.shape[:-2], *found.shape[1:])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.arguments import check_arguments
+from regard.errors import ShapeError
 
 
 class Dropout(nn.Module):
@@ -11,11 +12,16 @@ class Dropout(nn.Module):
 
     Args:
         p: probability of dropping, kept to a multiple of 2⁻¹⁶.
+
+    Raises:
+        ShapeError: it is outside [0, 1).
     """
 
     @check_arguments
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise ShapeError(f"dropout must be a probability in [0, 1); got {p}")
         self.threshold = round(p * 2**16)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ class RecurrentEncoder(nn.Module):
         self, x: Float[Tensor, "B S e"], allowed: Bool[Tensor, "B S"]
     ) -> tuple[Float[Tensor, "B S d"], Float[Tensor, "B d"]]:
         """States `[B, S, d]` (0 at padding, on either side) and the last layer's final state `[B, d]`."""
+        if not x.shape[0] or not x.shape[1]:  # torch packs no empty tensor
+            return x.new_zeros(*x.shape[:2], self.output_width), x.new_zeros(x.shape[0], self.output_width)
         lengths = allowed.sum(-1)
         back = torch.where(allowed, allowed.cumsum(-1), lengths[:, None] + (~allowed).cumsum(-1)) - 1
         order = _inverse(back)  # real tokens first, in their order

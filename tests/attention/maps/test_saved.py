@@ -242,3 +242,11 @@ def test_tensors_without_a_note_are_no_map(note, path: Path) -> None:
     write_tensors(path, {"weights": torch.rand(T, S)}, note)
     with pytest.raises(regard.BundleError, match=r"map\.safetensors is not a saved attention map: "):
         AttentionMap.load(path)
+
+
+def test_vectors_beyond_half_precision_are_written_whole(tmp_path: Path) -> None:
+    query, key = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    query[..., 0], key[:, 1, 0] = 0, 1e5
+    seen = regard.attention_map(query, key)
+    seen.save(tmp_path / "m.safetensors", half=True)
+    torch.testing.assert_close(AttentionMap.load(tmp_path / "m.safetensors").full(), seen.full(), atol=2e-3, rtol=0)

@@ -8,6 +8,7 @@ import regard
 from regard.attention.maps import map as map_module
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import ComputedWeights
+from regard.errors import ShapeError
 
 B, H, T, S, D = 2, 4, 9, 600, 8
 
@@ -177,3 +178,77 @@ def test_the_overview_is_kept_with_the_first_statistic() -> None:
     assert kept is seen.pool(256, 256)
     torch.testing.assert_close(kept, AttentionMap.from_weights(seen.full()).pool(256, 256))
     assert seen.summary().pooled is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bias_of_the_lowest_number_on_every_key_leaves_equal_weights(masked: bool, dtype: torch.dtype) -> None:
+    """What transformers' masks give for padding on the left; -inf on every key is a dead row."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 3, dtype=dtype), torch.randn(2, 5, 3, dtype=dtype)
+    bias = torch.zeros(4, 5, dtype=dtype)
+    bias[0], bias[1], bias[2, :3] = torch.finfo(dtype).min, -torch.inf, torch.finfo(dtype).min
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[:, 4] = not masked
+    seen = regard.attention_map(query, key, bias=bias, mask=mask)
+    weights = seen.full()
+    assert torch.equal(weights[0, 0], mask[0].to(dtype) / mask[0].sum())
+    assert not weights[:, 1].any()
+    given = AttentionMap.from_weights(weights)
+    for name in ("entropy", "received", "argmax"):
+        torch.testing.assert_close(getattr(seen, name)(), getattr(given, name)())
+    torch.testing.assert_close(seen.top(2), given.top(2))
+    torch.testing.assert_close(seen.tile([0, 2], [0, 3]), weights[:, [0, 2]][..., [0, 3]])  # now from row numbers
+    torch.testing.assert_close(seen.column(1), weights[..., 1])
+
+
+def test_a_crop_has_its_own_rows() -> None:
+    torch.manual_seed(0)
+    seen = regard.attention_map(torch.randn(2, 6, 4), torch.randn(2, 6, 4))
+    for cropped in (seen.crop(3, 0, 6), AttentionMap.from_weights(seen.full()).crop(3, 0, 6)):
+        torch.testing.assert_close(cropped.full(), seen.full()[:, :3])
+        assert cropped.entropy().shape == (2, 3)
+        torch.testing.assert_close(cropped.received(), seen.full()[:, :3].sum(-2))
+        torch.testing.assert_close(cropped.pull(torch.ones(3)), seen.full()[:, :3].sum(-2))
+        torch.testing.assert_close(cropped.select(0).full(), seen.full()[0, :3])
+
+
+def test_a_frozen_map_has_no_gradient() -> None:
+    query, key = torch.randn(2, 4, 3, requires_grad=True), torch.randn(2, 4, 3)
+    seen = regard.attention_map(query, key)
+    value, output = torch.randn(2, 4, 3, requires_grad=True), torch.randn(2, 3, 5)
+    matrix = torch.randn(4, 3, requires_grad=True)
+    for one in (
+        seen, AttentionMap.from_weights(seen.full()), seen.mean_heads(), seen.norms(value, output),
+        seen.through(matrix), seen.crop(2, 0, 3),
+    ):  # fmt: skip
+        assert one.full().requires_grad
+        assert not one.frozen().full().requires_grad
+        assert torch.equal(one.frozen().full(), one.full())
+
+
+def test_what_does_not_fit_a_map_is_refused() -> None:
+    seen = regard.attention_map(torch.randn(4, 3), torch.randn(5, 3))
+    with pytest.raises(ShapeError, match=r"matrix has batch axes \[2\] and the map has \[\]"):
+        seen.through(torch.randn(2, 5, 3))
+    with pytest.raises(ShapeError, match="expected 5 rows"):
+        seen.through(torch.randn(5))
+    heads = regard.attention_map(torch.randn(2, 4, 3), torch.randn(2, 5, 3))
+    with pytest.raises(ShapeError, match="value has shape"):
+        heads.with_value(torch.randn(3, 5, 3))
+    with pytest.raises(ShapeError, match="a slice that goes forward"):
+        heads.select(slice(None, None, -1))
+    norms = heads.norms(torch.randn(2, 5, 3), torch.randn(2, 3, 4, dtype=torch.float64))
+    assert norms.full().dtype == torch.float32
+
+
+def test_autocast_does_not_come_through() -> None:
+    torch.manual_seed(0)
+    maps = [regard.attention_map(torch.randn(2, 4, 3), torch.randn(2, 4, 3)) for _ in range(3)]
+    value, output = torch.randn(2, 4, 3), torch.randn(2, 3, 4)
+    made = [lambda: AttentionMap.rollout(maps).full(), lambda: maps[0].norms(value, output).full()]
+    made += [lambda: regard.flow(maps), lambda: regard.flow(maps, target=1)]
+    for one in made:
+        wanted = one()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(one(), wanted)

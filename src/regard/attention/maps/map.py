@@ -39,11 +39,12 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.tracing import is_autocast, is_traced
+from regard.attention.tracing import is_traced, without_autocast
 from regard.errors import BundleError, ConfigError, RegardError, ShapeError, shown
-from regard.shapes import check, check_tensors, described
+from regard.shapes import check, check_tensors, described, fits
 from regard.untrusted import first_line
 
+LARGE_NUMBER = 1e8  # of a row: weights that are computed from a larger one lose more than a millionth
 LARGEST = 256 * 2**20  # bytes that full() gives without being forced
 BLOCK = 16 * 2**20  # bytes of weights computed at a time, at most
 ROWS = 256  # rows at a time, where they fit: fewer are slow, and more leave the caches
@@ -62,13 +63,15 @@ def exactly(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
 
     @wraps(method)
     def outside(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        kind = self.source.like.device.type
-        if not is_autocast(kind):
-            return method(self, *args, **kwargs)
-        with torch.autocast(kind, enabled=False):
+        with without_autocast(self.source.like.device.type):
             return method(self, *args, **kwargs)
 
     return outside
+
+
+def _are_coarse(numbers: Tensor) -> bool:
+    """Whether some row numbers are so large that weights computed from them would have no digit right."""
+    return bool((numbers.isfinite() & (numbers.abs() > LARGE_NUMBER)).any())
 
 
 def _check_values_are_known(like: Tensor) -> None:
@@ -168,8 +171,10 @@ class AttentionMap:
         device = self.source.like.device
         chosen = [_indices(index, n, device) for index, n in zip((rows, columns), self.shape[-2:], strict=True)]
         found = self._found.get(torch.is_grad_enabled())
-        if found is not None and found.numbers is not None and isinstance(self.source, ComputedWeights):
-            tile = self.source.reweight(chosen[0], chosen[1], found.numbers)
+        source = self.source
+        numbers = None if found is None else found.numbers
+        if numbers is not None and isinstance(source, ComputedWeights) and not _are_coarse(numbers[..., chosen[0]]):
+            tile = source.reweight(chosen[0], chosen[1], numbers)
             if tile is not None:
                 return tile
         parts = [
@@ -306,6 +311,7 @@ class AttentionMap:
         drawn, logs = self._join([_sample(self._blocks(source)) for source in self._entries()])
         return drawn, logs
 
+    @exactly
     def norms(self, value: Tensor, output_weight: Tensor) -> "AttentionMap":
         """‖α_ij v_j W_O‖, what query i really takes from key j (Kobayashi et al. 2020, section 3).
 
@@ -326,16 +332,8 @@ class AttentionMap:
             )
         if value.shape[-2] != self.shape[-1]:
             raise ShapeError(f"value has {value.shape[-2]} positions on axis -2 and the map has {self.shape[-1]} keys")
-        batch, own = value.shape[:-2][::-1], self.shape[:-2][::-1]
-        fits = [
-            n == 1 or n == size or (axis == 0 and n and size % n == 0)
-            for axis, (n, size) in enumerate(zip(batch, own, strict=False))
-        ]
-        if len(batch) > len(own) or not all(fits):
-            raise ShapeError(
-                f"value has shape {list(value.shape)} and the map has {list(self.shape)}: batch axes must "
-                "be equal or 1, and the heads may be fewer where they divide"
-            )
+        self._check_batch(value)
+        value, output_weight = value.to(self.source.like.dtype), output_weight.to(self.source.like.dtype)
         if len(self.shape) == 2:
             length = (value @ output_weight[0]).norm(dim=-1)
         else:
@@ -350,8 +348,10 @@ class AttentionMap:
         """The map of some of the leading batch axes: `select(0, 3)` is sentence 0, head 3."""
         try:
             shape = torch.empty(self.shape[:-2], device="meta")[index].shape
-        except TypeError as error:
-            raise ShapeError(f"select: an index must be a whole number or a slice; got {shown(index)}") from error
+        except (TypeError, ValueError) as error:
+            raise ShapeError(
+                f"select: an index must be a whole number, or a slice that goes forward; got {shown(index)}"
+            ) from error
         source = self.source.select(index)
         found = AttentionMap(
             (*shape, *self.shape[-2:]), source, query_tokens=self.query_tokens, key_tokens=self.key_tokens
@@ -365,9 +365,18 @@ class AttentionMap:
         return found
 
     def through(self, matrix: Tensor) -> "AttentionMap":
-        """The map times a matrix `[..., S, N]`: where its keys are mixtures of N others, what reaches those."""
-        if matrix.shape[-2] != self.shape[-1]:
-            raise ShapeError(f"matrix has {matrix.shape[-2]} rows on axis -2 and the map has {self.shape[-1]} keys")
+        """The map times a matrix `[..., S, N]`: where its keys are mixtures of N others, what reaches those.
+
+        Raises:
+            ShapeError: sizes that do not fit.
+        """
+        if matrix.ndim < 2 or matrix.shape[-2] != self.shape[-1]:
+            raise ShapeError(f"matrix has shape {list(matrix.shape)}; expected {self.shape[-1]} rows, one for each key")
+        if not fits(matrix.shape[:-2], self.shape[:-2]):
+            raise ShapeError(
+                f"matrix has batch axes {list(matrix.shape[:-2])} and the map has {list(self.shape[:-2])}: they "
+                "must be equal or 1"
+            )
         source = Through(self.source, matrix, self.shape)
         found = AttentionMap((*self.shape[:-1], matrix.shape[-1]), source, query_tokens=self.query_tokens)
         return self._known(found, same_heads=True)
@@ -385,8 +394,8 @@ class AttentionMap:
                 f"crop needs at most {self.shape[-2]} queries and keys within 0 … {self.shape[-1]}; "
                 f"got {queries} and {first_key} … {end_key}"
             )
-        whole = (first_key, end_key) == (0, self.shape[-1])
-        source = self.source if whole else Cropped(self.source, first_key, end_key)
+        whole = (queries, first_key, end_key) == (self.shape[-2], 0, self.shape[-1])
+        source = self.source if whole else Cropped(self.source, queries, first_key, end_key)
         shape = (*self.shape[:-2], queries, end_key - first_key)
         found = AttentionMap(shape, source, query_tokens=query_tokens, key_tokens=key_tokens)
         found.value = None if self.value is None else self.value[..., first_key:end_key, :]
@@ -411,9 +420,24 @@ class AttentionMap:
             raise ShapeError(
                 f"value needs {self.shape[-1]} positions on axis -2, one for each key; got shape {list(value.shape)}"
             )
+        if value is not None:
+            self._check_batch(value)
         found = self._derived(self.shape, self.source)
         found.value = value
         return found
+
+    def _check_batch(self, value: Tensor) -> None:
+        """Refuse values of other batch axes, or of a number of heads that does not divide the map's."""
+        batch, own = value.shape[:-2][::-1], self.shape[:-2][::-1]
+        fit = [
+            n == 1 or n == size or (axis == 0 and n and size % n == 0)
+            for axis, (n, size) in enumerate(zip(batch, own, strict=False))
+        ]
+        if len(batch) > len(own) or not all(fit):
+            raise ShapeError(
+                f"value has shape {list(value.shape)} and the map has {list(self.shape)}: batch axes must "
+                "be equal or 1, and the heads may be fewer where they divide"
+            )
 
     def mean_heads(self) -> "AttentionMap":
         """The mean over the heads (axis -3)."""
@@ -450,7 +474,8 @@ class AttentionMap:
             mixed = (1 - residual) * one.mean_heads().full() + residual * torch.eye(n, device=one.source.like.device)
             total = mixed.sum(-1, keepdim=True)
             mixed = mixed / total.masked_fill(total == 0, 1)
-            joint = mixed if joint is None else mixed @ joint
+            with without_autocast(mixed.device.type):
+                joint = mixed if joint is None else mixed @ joint
         assert joint is not None
         return cls.from_weights(joint, query_tokens=maps[-1].query_tokens, key_tokens=maps[0].key_tokens)
 

@@ -75,6 +75,6 @@ def _narrow(name: str, part: Tensor, longest: int) -> Tensor:
     if not part.is_floating_point():
         return part
     half = name in ("pool", "entropy") or (name == "weights" and part.numel() > SMALL)
-    half = half or (longest > LONG and name in ("query", "key"))
-    half = half or (name == "value" and part.numel() > SMALL and bool(part.abs().amax() < HALF))
-    return part.to(torch.float16 if half else torch.float32)
+    half = half or (longest > LONG and name in ("query", "key")) or (name == "value" and part.numel() > SMALL)
+    fits = not part.numel() or bool(part.abs().amax() < HALF)
+    return part.to(torch.float16 if half and fits else torch.float32)

@@ -46,9 +46,13 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
     tensors, note = take_apart(source, shape, full)
     if half:
         narrow = {"weights", "query", "key", "v", "through"}
-        if note.get("normalizer") == "share":  # features reach beyond float16
+        if note.get("normalizer") == "share":  # features are as small as they are large
             narrow -= {"query", "key"}
-        tensors = {name: t.to(torch.float16) if name in narrow else t for name, t in tensors.items()}
+        fits = torch.finfo(torch.float16).max
+        tensors = {
+            name: t.to(torch.float16) if name in narrow and t.numel() and float(t.detach().abs().amax()) < fits else t
+            for name, t in tensors.items()
+        }
     dtype = str(source.like.dtype).removeprefix("torch.")
     names = [None if some is None else [without_halves(one) for one in some] for some in tokens]
     note |= {"format": FORMAT, "dtype": dtype, "query_tokens": names[0], "key_tokens": names[1]}

@@ -72,8 +72,8 @@ class WeightSource:
         raise NotImplementedError
 
     def frozen(self) -> "WeightSource":
-        """The same without anything that training changes."""
-        return self
+        """The same without a gradient, and without anything that training changes."""
+        raise NotImplementedError
 
 
 class GivenWeights(WeightSource):
@@ -89,6 +89,9 @@ class GivenWeights(WeightSource):
 
     def select(self, index: Index) -> WeightSource:
         return GivenWeights(self.weights[index])
+
+    def frozen(self) -> WeightSource:
+        return GivenWeights(self.weights.detach())
 
 
 def of_keys(part: Tensor, batch: tuple[int, ...], index: Index) -> Tensor:
@@ -230,8 +233,22 @@ class ComputedWeights(WeightSource):
             if overflown:
                 torch.softmax(scores.clamp_min_(lowest), -1, out=weights)
             if overflown or spec.bias is not None or (left, right) == (first, end):
-                weights.masked_fill_(scores.amax(-1, keepdim=True) == lowest, 0)
+                dead = scores.amax(-1, keepdim=True) == lowest
+                if spec.bias is not None and bool(dead.any()):  # or living: a bias of finfo.min on every key
+                    equal = self._finite(query, key, rows, (first, end))
+                    number = equal.sum(-1, keepdim=True)
+                    weights.copy_(torch.where(dead, equal / number.clamp(min=1), weights))
+                    dead = dead & (number == 0)
+                weights.masked_fill_(dead, 0)
             yield RowBlock(start, weights, scores=scores, first=first)
+
+    def _finite(self, query: Tensor, key: Tensor, rows: Tensor, keys: Span) -> Tensor:
+        """Which keys some queries may attend to, with a score that is not -inf, `[*batch, t, k]`."""
+        spec, columns = self.spec, torch.arange(*keys, device=query.device)
+        assert spec.bias is not None
+        scores = query[..., rows, :] @ key[..., keys[0] : keys[1], :].transpose(-2, -1)
+        finite = scores + spec.bias.tile(rows, columns, self.shape) > -torch.inf
+        return finite if spec.mask is None else finite & spec.mask.tile(rows, columns, self.shape)
 
     def _seen(self, size: int) -> list[tuple[Span, Span]]:
         """For each `size` queries the keys that any of them may attend to, and among these the ones that not all may.
@@ -274,6 +291,9 @@ class Mean(WeightSource):
     def select(self, index: Index) -> WeightSource:
         return Mean(self.source.select(index))
 
+    def frozen(self) -> WeightSource:
+        return Mean(self.source.frozen())
+
 
 class Scaled(WeightSource):
     """Every key's weights times a number `[*batch, S]`."""
@@ -287,6 +307,9 @@ class Scaled(WeightSource):
 
     def select(self, index: Index) -> WeightSource:
         return Scaled(self.source.select(index), self.factor[index])
+
+    def frozen(self) -> WeightSource:
+        return Scaled(self.source.frozen(), self.factor.detach())
 
 
 class Through(WeightSource):
@@ -309,19 +332,28 @@ class Through(WeightSource):
         own = torch.empty(self.whole[:-2], device="meta")[index].shape
         return Through(self.source.select(index), matrix, (*own, *self.whole[-2:]))
 
+    def frozen(self) -> WeightSource:
+        return Through(self.source.frozen(), self.matrix.detach(), self.whole)
+
 
 class Cropped(WeightSource):
-    """Some keys that follow each other, of another source; what the others have is left out, rows stay as they are."""
+    """The first queries, and some keys that follow each other, of another source; what the other keys have is left out.
 
-    def __init__(self, source: WeightSource, first: int, end: int) -> None:
-        self.source, self.first, self.end = source, first, end
+    Attributes:
+        queries: how many.
+        first, end: the keys.
+    """
+
+    def __init__(self, source: WeightSource, queries: int, first: int, end: int) -> None:
+        self.source, self.queries, self.first, self.end = source, queries, first, end
         self.like, self.row = source.like, source.row
 
     def weigh(self, rows: Tensor | None) -> Tensor:
+        rows = torch.arange(self.queries, device=self.like.device) if rows is None else rows
         return self.source.weigh(rows)[..., self.first : self.end]
 
     def select(self, index: Index) -> WeightSource:
-        return Cropped(self.source.select(index), self.first, self.end)
+        return Cropped(self.source.select(index), self.queries, self.first, self.end)
 
     def frozen(self) -> WeightSource:
-        return Cropped(self.source.frozen(), self.first, self.end)
+        return Cropped(self.source.frozen(), self.queries, self.first, self.end)
