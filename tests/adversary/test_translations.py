@@ -54,7 +54,7 @@ def faults_of(made: Any, settings: dict[str, Any]) -> list[str]:
     if made.source.strip() and not all(word in made.text for word in settings.get("force", [])):
         found.append("forced")
     begin = " ".join(settings.get("prefix", "").split())
-    if made.source.strip() and not " ".join(made.text.split()).startswith(begin):
+    if made.source.strip() and not " ".join(re.sub("<[^>]*>", "", made.text).split()).startswith(begin):
         found.append("prefix")
     texts = [made.text, *(other.text for other in made.alternatives)]
     if len(set(texts)) < len(texts) and not drawn:
