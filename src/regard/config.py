@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from regard.errors import ConfigError, nearest, not_utf8, shown
+from regard.errors import BITS, ConfigError, nearest, not_utf8, shown
 
 T = TypeVar("T", bound=BaseModel)
 CONFIG_FOLDER = Path(__file__).parent / "configs"  # the shipped ones
@@ -269,4 +269,4 @@ def _literal(value: object) -> str:
         return "{ " + ", ".join(f"{name} = {_literal(part)}" for name, part in value.items()) + " }"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_literal, value)) + "]"
-    return repr(value)
+    return hex(value) if isinstance(value, int) and value.bit_length() > BITS else repr(value)

@@ -10,6 +10,7 @@ RUN/distilled/dev.jsonl       the development pairs, as they were; test.jsonl th
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,11 @@ def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:
             file.writelines(_json(source, target) for source, target in zip(train.source, train.target, strict=True))
             dev += [own_dev] if data.dev is None else []
             test += [own_test] if data.test is None else []
-        apart = {source for pairs in (*dev, *test) for source in pairs.source}
+        further = {f"dev-{name}": [read_pairs(from_, data)] for name, from_ in data.dev_sets.items()}
+        apart = {source for pairs in (*dev, *test, *chain(*further.values())) for source in pairs.source}
         for path in (path for name in texts for path in found(name)):
             lines = (line for line in stream_lines(path) if line.strip() and line not in apart)
             file.writelines(_json(line, "") for line in lines)
-        further = {f"dev-{name}": [read_pairs(from_, data)] for name, from_ in data.dev_sets.items()}
         for name, pairs in {"dev": dev, "test": test, **further}.items():
             whole = Pairs.together(pairs)
             rows = (_json(source, target) for source, target in zip(whole.source, whole.target, strict=True))

@@ -44,6 +44,7 @@ class BundleError(RegardError, ValueError):
 # what a terminal obeys or hides: control characters, the marks that turn the direction of text, lone surrogates
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+BITS = 4096  # of a whole number that is written with its digits
 _short = Repr()
 _short.maxstring = _short.maxother = 80
 _short.maxlong = 40
@@ -73,6 +74,8 @@ def not_utf8(error: UnicodeDecodeError) -> str:
 
 def shown(value: object) -> str:
     """A value from outside within a sentence: its repr on one line, shortened where it is long."""
+    if isinstance(value, int) and value.bit_length() > BITS:  # Python refuses to write thousands of digits
+        return f"a number of {value.bit_length():,} bits"
     return " ".join(line.strip() for line in _short.repr(value).splitlines())
 
 
@@ -86,6 +89,6 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 def unknown(kind: str, given: object, known: Iterable[str]) -> ChoiceError:
     """A `ChoiceError` for `given`, listing what is known, nearest spelling first."""
     names = nearest(str(given), known)
-    line = " ".join(part.strip() for part in repr(given).splitlines())
+    line = shown(given) if isinstance(given, int) else " ".join(part.strip() for part in repr(given).splitlines())
     line = line if len(line) <= 200 else f"{line[:197]}…"
     return ChoiceError(f"unknown {kind} {line}: expected one of {', '.join(map(repr, names))}")

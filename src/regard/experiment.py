@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -26,10 +26,10 @@ from regard.config import (
 )
 from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
-from regard.data.parallel import DataConfig, files_of
+from regard.data.parallel import DataConfig, corpora, found
 from regard.decoding.generate import Unwanted, while_wanted
 from regard.device import find_device, random_numbers_kept
-from regard.errors import BundleError, ConfigError
+from regard.errors import BundleError, ConfigError, DataError
 from regard.export.folder import export_bundle
 from regard.machine.facts import examine
 from regard.models.build import build
@@ -239,8 +239,15 @@ def held_out(folder: str | Path, part: str) -> Pairs:
 
 
 def data_files(folder: str | Path) -> list[Path]:
-    """The files that the pairs of a translator's run are read from; arguments and errors as `held_out`."""
-    return files_of(_data_of(folder)[1])
+    """The files that the pairs of a translator's run are read from, those that are there; arguments as `held_out`."""
+    data = _data_of(folder)[1]
+    further = [data.test, *data.dev_sets.values()]
+    paths: list[Path] = []
+    for one in (*(corpus.path for corpus in corpora(data)), data.dev, *further):
+        for name in (one,) if isinstance(one, str) else one or ():
+            with suppress(DataError):
+                paths += found(name)
+    return paths
 
 
 def _data_of(folder: str | Path) -> tuple[ExperimentConfig, DataConfig]:

@@ -123,7 +123,17 @@ def why_unwritable(path: Path) -> str:
             return f"{folder} is not a folder" if folder.exists() else f"the folder {folder} does not exist"
     if path.is_dir():
         return "a folder; name a file in it"
-    return "" if os.access(path if path.exists() else path.parent, os.W_OK) else "may not be written to"
+    # a file is written beside its place, and renamed; a device is written to
+    place = path if path.exists() and not path.is_file() else Path(os.path.realpath(path)).parent
+    return (
+        ""
+        if os.access(place, os.W_OK) and os.access(path if path.exists() else place, os.W_OK)
+        else (
+            "may not be written to"
+            if place == path or os.access(place, os.W_OK)
+            else f"nothing may be written to {place}"
+        )
+    )
 
 
 def _impossible(path: Path) -> str:
@@ -182,6 +192,8 @@ def new_folder(into: Path) -> Iterator[Path]:
                 sync_folder(path) if path.is_dir() else _sync(path)
             sync_folder(aside)
         check_empty(into)  # another process may have written it meanwhile
+        if into.exists():
+            shutil.copymode(into, aside)
         os.replace(aside, into)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -198,6 +210,8 @@ def replace_folder(new: Path, there: Path) -> None:
         new: a finished folder beside `there`; it is gone afterward.
         there: its place.
     """
+    if there.exists():
+        shutil.copymode(there, new)  # a private folder stays private
     if not there.exists():
         os.replace(new, there)
     elif _exchange(new, there):

@@ -234,6 +234,8 @@ def _check_same(folder: Path, study: Any, settings: ExperimentConfig, ranges: Se
     values = {one.name: str(one.choices or f"{one.low} to {one.high}{', log' * one.log}") for one in ranges}
     fixed = {name: str(value) for name, value in flat(settings).items() if name not in FREE}
     known: dict[str, dict[str, str]] = study.user_attrs.get("searched", {"values": {}, "fixed": {}})
+    if not (isinstance(known, dict) and all(isinstance(known.get(part), dict) for part in ("values", "fixed"))):
+        raise ConfigError(f"{folder / STORAGE}: damaged, or not a search of `regard tune`: {ANOTHER}")
     for name in values.keys() & known["values"].keys():
         if values[name] != known["values"][name]:
             earlier = f"{name} in {known['values'][name]}"

@@ -165,7 +165,7 @@ class Ablations:
         if not 0 < keep <= 1:
             raise ConfigError(f"keep must be a share above 0 and at most 1; got {keep}")
         table = self.table[self._kind(kind)]
-        heads = [Cell(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
+        heads = [Cell(site, n) for site in self.sites for n in range(self.heads(site))]
         nothing = float(self._changes([heads], kind).mean())
         if not nothing:
             raise ConfigError("the metric is the same with every head ablated: it does not depend on attention")
@@ -197,7 +197,7 @@ class Ablations:
 
     def _ablated(self, heads: Heads | None) -> list[tuple[str, int]]:
         """Some of the heads that were ablated; all by default."""
-        known = [(site, n) for i, site in enumerate(self.sites) for n in range(self._heads(i))]
+        known = [(site, n) for site in self.sites for n in range(self.heads(site))]
         try:
             chosen = known if heads is None else [(site, head) for site, head in heads]
         except (TypeError, ValueError) as error:
@@ -207,9 +207,9 @@ class Ablations:
             raise ConfigError(f"{shown(strange[0])} was not ablated: expected (site, head) of {', '.join(self.sites)}")
         return chosen
 
-    def _heads(self, row: int) -> int:
+    def heads(self, site: str) -> int:
         """The number of heads of a site."""
-        return self._counts[row]
+        return self._counts[self.sites.index(site)]
 
     def _kind(self, kind: str) -> str:
         if kind not in self._sweeps:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.attention.tracing import without_autocast
 from regard.data.align import Link, model_one, scores
 from regard.data.batching import Batches, move
 from regard.data.pairs import Pairs
@@ -38,7 +39,8 @@ def join_words(
     over = _membership(word_of_each(source_spans, source), weights.shape[1], len(source.split()))
     down = _membership(word_of_each(target_spans, target), weights.shape[0], len(target.split()))
     down = down / down.sum(0).clamp(min=1)
-    joined = down.T.to(weights.device) @ weights.float() @ over.to(weights.device)
+    with without_autocast(weights.device.type):
+        joined = down.T.to(weights.device) @ weights.float() @ over.to(weights.device)
     total = joined.sum(1, keepdim=True)
     return joined / total.masked_fill(total == 0, 1)
 

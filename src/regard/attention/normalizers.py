@@ -31,12 +31,18 @@ class Normalizer(nn.Module):
     Attributes:
         skips: keys that a row may not attend to can be left out of it, and nothing changes.
         competes: a key's weight depends on the scores of the row's other keys.
-        masks: `forward` gives keys that are not allowed the weight 0; where it is False, `attend` does it.
+        masks: `forward` gives keys that are not allowed the weight 0; where it is False, `attend` does it. A class with
+            a `forward` of its own says so anew.
     """
 
     skips = False
     competes = True
     masks = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "forward" in vars(cls) and "masks" not in vars(cls):
+            cls.masks = False
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
@@ -78,7 +84,6 @@ class Exponential(Normalizer):
     """Weights are exponentials over a sum whose logarithm is the row number; the base of softmax and its kin."""
 
     skips = True
-    masks = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return _exponential(scores, numbers)
@@ -95,6 +100,8 @@ class Exponential(Normalizer):
 
 class Softmax(Exponential):
     """α_ij = exp(e_ij) / Σ_j' exp(e_ij') over the allowed keys; its row number is the log-sum-exp."""
+
+    masks = True
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         scores = scores.masked_fill(~allowed, -torch.inf)
@@ -118,6 +125,7 @@ class Sink(Exponential):
             it has no device, and nothing can move or initialize it.
     """
 
+    masks = True
     logits: Tensor | float
 
     @check_arguments
@@ -157,7 +165,6 @@ class Summed(Normalizer):
     """The row number is a sum over the row's keys; the base of normalizers that divide by it, or by nothing."""
 
     skips = True
-    masks = True
 
     def of_part(self) -> Normalizer:
         return self
@@ -175,6 +182,8 @@ class Uniform(Summed):
     It does not read the scores' values (a NaN or infinite score changes nothing); its row number is
     the number of allowed keys.
     """
+
+    masks = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         return (1 / numbers.clamp(min=1)).to(scores.dtype).expand_as(scores)
@@ -231,6 +240,7 @@ class Sigmoid(Summed):
     section 3 (without their bias -ln S: add it as bias= where rows are long).
     """
 
+    masks = True
     competes = False
 
     def share(self, part: Tensor, whole: Tensor) -> Tensor:  # noqa: ARG002
@@ -250,6 +260,8 @@ class Share(Summed):
 
     Source: Katharopoulos et al. 2020, equation 4.
     """
+
+    masks = True
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         numbers = numbers.to(scores.dtype)

@@ -12,10 +12,12 @@ def configs(
 
     The list says what each trains; a printed one is to be saved and changed.
     """
-    from regard.config import config_names, find_config
+    from regard.config import config_names, find_config, read_toml
 
     if name is not None:
-        typer.echo(find_config(name).read_text("utf-8"), nl=False)
+        path = find_config(name)
+        read_toml(path)  # or says in one sentence what it is
+        typer.echo(path.read_text("utf-8-sig"), nl=False)
         return
     width = max(map(len, config_names()))
     for one in config_names():

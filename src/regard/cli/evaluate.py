@@ -88,7 +88,8 @@ def _held_out(run: str, part: str, folder: Path, output: Path | None) -> tuple[P
     from regard.experiment import data_files, held_out
 
     pairs = held_out(run, part)
-    check_output(output, data_files(run))
+    if output is not None:
+        check_output(output, data_files(run))
     paths = folder / "source.txt", folder / "reference.txt"
     for path, lines in zip(paths, (pairs.source, pairs.target), strict=True):
         one_line = (line.replace("\n", " ") for line in lines)  # a JSON string may have several

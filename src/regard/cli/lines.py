@@ -173,22 +173,27 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
         raise ConfigError("--output -: standard output holds this command's other lines: name a file")
     if why := why_unwritable(output):
         raise ConfigError(f"--output {output}: {why}")
-    if output.exists() and _is_of_model(output):
-        raise ConfigError(f"--output {output}: this is a file of a model or a run; name another file")
+    if _is_kept(output):
+        raise ConfigError(f"--output {output}: this is no text, or a file of a model or a run; name another file")
     inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)
     if output.exists() and any(os.path.samestat(output.stat(), one) for one in inputs):
         raise ConfigError(f"--output {output}: this is one of the inputs; name another file")
 
 
-WEIGHTS = (".safetensors", ".gguf", ".onnx", ".pt", ".pth", ".bin")  # of models, wherever they stand
-TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256")
-HOLDS_MODEL = ("bundle.json", "weights.safetensors", "last.safetensors", ".regard", "config.json")  # beside their texts
+TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256", ".regard")
+HOLDS_MODEL = ("bundle.json", "weights.safetensors", "last.safetensors", ".regard", "model.safetensors")
+ENDINGS_OF_MODELS = (".json", ".jsonl", ".toml", ".db")
 
 
-def _is_of_model(path: Path) -> bool:
-    """Whether a file is one of those that models and runs are made of."""
-    kept = path.suffix.lower() in (".json", ".jsonl", ".toml", ".db") or path.name in TEXTS_OF_MODELS
-    return path.suffix.lower() in WEIGHTS or (kept and any((path.parent / one).exists() for one in HOLDS_MODEL))
+def _is_kept(path: Path) -> bool:
+    """Whether a file is no text, or one of those that models and runs are made of."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if b"\0" in file.read(2**12):
+            return True
+    texts = path.suffix.lower() in ENDINGS_OF_MODELS or path.name in TEXTS_OF_MODELS
+    return texts and any((folder / one).exists() for folder in (path.parent, path.parent.parent) for one in HOLDS_MODEL)
 
 
 def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -> list[Path]:

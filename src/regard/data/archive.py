@@ -31,7 +31,10 @@ class Files:
         whole = check_regular(self.path)
         with unpacking(self.path, "neither a folder nor a .tar archive"):
             with tarfile.open(self.path, "r:") as archive:
-                found = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if m.isfile()}
+                members = [m for m in archive if m.isfile()]
+                if any(m.issparse() for m in members):
+                    raise DataError(f"{self.path}: holds a file with holes: make the archive without tar's --sparse")
+                found = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in members}
             if any(offset < 0 or size < 0 or offset + size > whole for offset, size in found.values()):
                 raise EOFError("a file in it goes beyond its end")
             return found

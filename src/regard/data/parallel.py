@@ -1,7 +1,7 @@
 """Parallel text: reading, refusing malformed lines by file and line, mixing, splitting."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
@@ -219,10 +219,15 @@ def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
         raise DataError(
             f"{where}: a TSV file has columns by number; got source = {indices[0]!r}, target = {indices[1]!r}"
         )
-    wanted = max(int(i) if int(i) >= 0 else -int(i) - 1 for i in indices)  # -1 is the last column
+    wanted = _furthest(indices)
     if len(columns) <= wanted:
         raise DataError(f"{where}: expected at least {wanted + 1} columns divided by tabs; got {len(columns)}")
     return columns[int(config.source)], columns[int(config.target)]
+
+
+def _furthest(columns: Sequence[int | str]) -> int:
+    """The largest number that a column has, counted from the left or, where it is negative, from the right."""
+    return max(int(i) if int(i) >= 0 else -int(i) - 1 for i in columns)
 
 
 def _from_csv(path: Path, config: DataConfig) -> Named:
@@ -238,8 +243,10 @@ def _from_csv(path: Path, config: DataConfig) -> Named:
                     f"{path}:1: no column {missing[0]!r} among {', '.join(map(repr, header))}: set data.source and "
                     "data.target to the names of the first line, or to numbers where there is no such line"
                 )
+            if twice := [column for column in columns if isinstance(column, str) and header.count(column) > 1]:
+                raise DataError(f"{path}:1: several columns {twice[0]!r}: rename all but one")
             columns = [header.index(column) if isinstance(column, str) else column for column in columns]
-        wanted = max(int(column) for column in columns)
+        wanted = _furthest(columns)
         for record in records:
             name = f"{path}:{records.line_num}"
             if not any(map(str.strip, record)):

@@ -227,9 +227,12 @@ def _state(aside: Path, key: str) -> dict[str, Any] | None:
     """How far a half-made corpus of this key is; None where it cannot be continued."""
     try:
         state: dict[str, Any] = parse_json((aside / STATE).read_text("utf-8"))
-        if state["key"] != key or not isinstance(state["chunk"], int):
+        numbers = (state["chunk"], state["rows"], *state["values"])
+        if state["key"] != key or not all(type(number) is int and number >= 0 for number in numbers):
             return None
-        Note(**state["note"])
+        note = Note(**state["note"])
+        if not all(type(number) is int for number in (note.pairs, note.dropped, note.read)):
+            return None
         sizes = [RaggedWriter.sizes(aside / side) for side in SIDES]
         needed = [(values, state["rows"]) for values in state["values"]]
         lacks = [have < need for pair in zip(sizes, needed, strict=True) for have, need in zip(*pair, strict=True)]

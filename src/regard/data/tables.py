@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -126,11 +126,28 @@ def read_cells(path: Path) -> Iterator[Cells]:
     if name.endswith(".jsonl"):
         yield from _json_cells(path)
         return
-    lines = (f"{line}\n" for line in stream_lines(path))
-    tabs = name.endswith(".tsv")  # which has no quotes: a line is a row, as in data.train
-    kind: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    reader = csv.reader(lines, strict=True, **kind)
     header: list[str] | None = None
+    for number, cells in _of_tabs(path) if name.endswith(".tsv") else _of_commas(path):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = cells
+            if twice := next((name for name, times in Counter(cells).items() if times > 1 and name.strip()), ""):
+                raise DataError(f"{path}:{number}: several columns {twice!r}: rename all but one")
+            continue
+        where = f"{path}:{number}"
+        if len(cells) != len(header):
+            raise DataError(f"{where}: expected {len(header)} columns; got {len(cells)}")
+        yield where, dict(zip(header, cells, strict=True))
+
+
+def _of_tabs(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Lines and their cells: there are no quotes, and a line is a row, as in data.train."""
+    return ((number, line.split("\t")) for number, line in enumerate(stream_lines(path), 1))
+
+
+def _of_commas(path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((f"{line}\n" for line in stream_lines(path)), strict=True)
     while True:
         begins = reader.line_num + 1
         try:
@@ -139,17 +156,7 @@ def read_cells(path: Path) -> Iterator[Cells]:
             raise DataError(f"{path}:{begins}: not a row of a table: {error}") from error
         if cells is None:
             return
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header is None:
-            header = cells
-            if twice := next((name for name, times in Counter(cells).items() if times > 1 and name.strip()), ""):
-                raise DataError(f"{path}:{reader.line_num}: several columns {twice!r}: rename all but one")
-            continue
-        where = f"{path}:{reader.line_num}"
-        if len(cells) != len(header):
-            raise DataError(f"{where}: expected {len(header)} columns; got {len(cells)}")
-        yield where, dict(zip(header, cells, strict=True))
+        yield reader.line_num, cells
 
 
 def _json_cells(path: Path) -> Iterator[Cells]:

@@ -109,8 +109,8 @@ def attention(call: Call) -> Tensor:
     query, key, value = call.query, share_heads(call.query, call.key), share_heads(call.query, call.value)
     shape = (*batch_shape(query, key), query.shape[-2], key.shape[-2])
     scores = call.spec.scores(query, key, None, shape)
-    weights, _ = call.spec.normalizer(scores, call.spec.allowed(None, shape, scores.device).expand_as(scores))
-    return weights @ value  # type: ignore[no-any-return]
+    weights, _ = call.spec.normalize(scores, call.spec.allowed(None, shape, scores.device).expand_as(scores))
+    return weights @ value
 
 
 def read(sizes: Mapping[str, int]) -> Tensors:

@@ -35,6 +35,7 @@ from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfA
 ROOM = 32  # tokens of a hypothesis that new buffers hold
 LEAST_LIVE = 0.75  # share of a buffer's sentences that are still searched, below which it is copied without the others
 NUMBERS = 8  # of a parameter that are looked at for changes, or a few more
+SETTINGS = ("eps", "activation", "before")  # of modules, which may be set later
 METHODS = {"forward", "attend", "queries", "keys_values"}  # of a module
 States = Callable[[Tensor], Tensor]
 
@@ -634,7 +635,7 @@ class Stamp:
 
     @staticmethod
     def _parts(model: nn.Module) -> list[Any]:
-        modules = [(id(one), vars(one).get("eps"), vars(one).get("activation")) for one in _modules(model)]
+        modules = [(id(one), *map(vars(one).get, SETTINGS)) for one in _modules(model)]
         versions = [
             (id(part), part.data_ptr(), -1 if part.is_inference() else part._version) for part in _parameters(model)
         ]

@@ -175,6 +175,12 @@ class Stack(nn.Module):
             raise ConfigError(
                 f"model.window_layers = {list(config.window_layers)} needs model.window: the number of tokens seen"
             )
+        most = getattr(config, "layers", 0)  # of a model of one stack
+        if most and max(config.window_layers or (), default=0) >= most:
+            raise ConfigError(
+                f"model.window_layers = {list(config.window_layers or ())}: expected numbers of the {most} layers, "
+                f"0 to {most - 1}"
+            )
         self.layers = nn.ModuleList(_layer(config, direction, cross, reach) for _ in range(layers))
         before = config.norm == "before"
         self.norm = make_norm(config.normalization, config.width, config.epsilon) if before else nn.Identity()

@@ -190,7 +190,9 @@ class ConvolutionModule(nn.Module):
         inside = nn.functional.glu(self.inner(x), -1)
         if allowed is not None:
             inside = inside.masked_fill(~allowed[..., None], 0.0)
-        mixed = self.norm(self.depthwise(inside.transpose(1, 2)).transpose(1, 2))
+        if inside.numel():  # torch convolves nothing empty
+            inside = self.depthwise(inside.transpose(1, 2)).transpose(1, 2)
+        mixed = self.norm(inside)
         result: Tensor = self.dropout(self.outer(nn.functional.silu(mixed)))
         return result
 

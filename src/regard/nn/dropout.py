@@ -22,7 +22,7 @@ class Dropout(nn.Module):
         super().__init__()
         if not 0 <= p < 1:
             raise ShapeError(f"dropout must be a probability in [0, 1); got {p}")
-        self.threshold = round(p * 2**16)
+        self.threshold = min(round(p * 2**16), 2**16 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` with dropped elements, in training; else `x`."""

@@ -67,8 +67,8 @@ class Answer(Result):
         maps = [attention.full(force=True).mean(-3).cpu() for attention in self.attention.values()]
         if maps[0].shape[-2] == 1:
             return [f"look {n}" for n in range(1, len(maps) + 1)], torch.cat(maps)
-        words = self.question.split()
-        of = [*word_of_each(self.answerer.tokenizer.source_spans(self.question), self.question), None]
+        words, read = clean(self.question).split(), clean(self.question).lower()
+        of = [*word_of_each(self.answerer.tokenizer.source_spans(read), read), None]
         rows = [[t for t, word in enumerate(of) if word == n] for n in range(len(words))] + [[len(of) - 1]]
         weights = [maps[-1][r].mean(0) if r else maps[-1].new_zeros(maps[-1].shape[-1]) for r in rows]
         return [*words, f"→ {self.text}"], torch.stack(weights)
@@ -120,7 +120,8 @@ class Answer(Result):
             "question": self.tokens, "source": [str(n) for n in range(len(self.positions))],
             **{name: [name] for name in rows.values()},
         }  # fmt: skip
-        words = page.named_words(self.question, tokenizer.source_spans(self.question), len(self.tokens))
+        read = clean(self.question).lower()
+        words = page.named_words(read, tokenizer.source_spans(read), len(self.tokens))
         media = {"kind": "picture", "address": picture_address(self.picture), "positions": self.positions.tolist()}
         draft.add_run(
             label, maps, sequences, axes={site: (rows.get(site, "question"), "source") for site in maps},

@@ -42,7 +42,7 @@ def atlas_of(pipeline: Any, texts: Sequence[str] = ()) -> dict[str, Any]:
         found = ablations(pipeline, given, [_mean_log_prob(one) for one in passes], ["zero"])
         tested = roles(pipeline, given)
     table = found.table["zero"]
-    counts = (~table.isnan()).sum(1).tolist()
+    counts = [found.heads(site) for site in found.sites]
     return {
         "texts": len(given),
         "own": bool(texts),

@@ -8,6 +8,7 @@ import torch
 from regard.errors import BundleError, ConfigError
 from regard.pipelines.load import load
 from regard.training.checkpoint import load_checkpoint
+from regard.untrusted import first_line
 
 KEPT = "best-*.safetensors"
 
@@ -35,7 +36,10 @@ def checkpoints_of(folder: str | Path, device: str | torch.device = "cpu") -> di
     for path in paths:
         weights, note = load_checkpoint(path)
         made = load(place, device)
-        made.model.load_state_dict(weights)
+        try:
+            made.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise BundleError(f"{path}: weights of another model than the run's: {first_line(error)}") from error
         made.name = str(folder)  # which the page's Python asks for them with
         found[int(note["step"])] = made
     return dict(sorted(found.items()))

@@ -111,7 +111,10 @@ class Completer(Pipeline[str, Completion]):
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         places = range(first_index, first_index + len(prepared)) if indices is None else indices
-        how = sample_config(drawing, SETTINGS) if beam is None else SearchConfig(beam, 0.0, n_best)
+        if len(places) != len(prepared):
+            raise ConfigError(f"indices: expected one for each of the {len(prepared)} texts; got {len(places)}")
+        none = beam is None or length == 0  # a search goes at least one step
+        how = sample_config(drawing, SETTINGS) if none else SearchConfig(beam or 1, 0.0, n_best)
         limits = [self._limit(one.ids, length) for one in prepared]
         found: dict[int, list[Hypothesis]] = {}
         padding: dict[int, int] = {}

@@ -218,7 +218,9 @@ def _pretrained(folder: Path, name: str) -> Pipeline[Any, Any]:
         tokenizer = Fast(found.tokenizer, found.ids, found.vocabulary)
     else:
         tokenizer = read_tokenizer(folder, found.family, found.ids, found.vocabulary)
-    return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, rules=found.rules), name)
+    begins = found.task == "complete" and getattr(tokenizer, "begins", False)
+    settings = {"begins": True} if begins else {}
+    return _ready(Bundle(found.task, ("", ""), found.model, found.config, tokenizer, settings, rules=found.rules), name)
 
 
 def _download(name: str) -> Path:

@@ -58,7 +58,8 @@ _CUT = re.compile(f"(?P<markup>{MARKUP})|(?P<part>{PROTECTED})", re.DOTALL)
 NUMERALS = "¼½¾⅐-ↈ①-⒛"  # fractions, Roman and circled numbers
 GROUPS = r"\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)"  # 1 234 567
 _NUMBER = re.compile(rf"(?<!\d)(?:{GROUPS}|\d+)(?:[.,:/]\d+)*|[{NUMERALS}]")
-_GROUPED = re.compile(r"(?<=\d)[ \u00a0\u202f.,](?=\d{3}(?!\d))")  # 1 234, 1,234 and 1234 are one number
+# 1 234, 1,234 and 1234 are one number
+_GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:[ \u00a0\u202f.,]\d{3})+(?!\d)")
 _SIGNED = re.compile(r"(?<![\w-])([-−‑+±])(\d+)")
 _SIGNS = {"+": r"(?:\+|plus)", "±": "±"}  # of a translation; of all others:
 _MINUS = "(?:[-−‑–]|minus|moins)"
@@ -82,7 +83,7 @@ GAP = Segment("", " ")  # keeps a stand-in apart from what it touches in the tex
 
 def has_markup(text: str) -> bool:
     """Whether a text has markup, which is set again by the alignment."""
-    return bool(re.search(MARKUP, text))
+    return bool(re.search(MARKUP, text, re.DOTALL))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,11 @@ class Shielded:
 
 def _digits(text: str) -> Counter[str]:
     """The runs of digits of a text and how often each is there; groups of three are one run."""
-    return Counter(re.findall(rf"\d+|[{NUMERALS}]", _GROUPED.sub("", text)))
+    return Counter(re.findall(rf"\d+|[{NUMERALS}]", _GROUPED.sub(_joined, text)))
+
+
+def _joined(found: re.Match[str]) -> str:
+    return re.sub(r"\D", "", found[0])
 
 
 def _spellings(number: str, source: str, text: str) -> Iterator[Counter[str]]:

@@ -18,7 +18,7 @@ from regard.pipelines.base import InputError
 from regard.pipelines.description import Describer, Description, MediaInput, check_media
 
 NOTHING = torch.zeros(0)
-LARGEST_STREAM = 2**30  # bytes read of a pipe
+LARGEST_STREAM, CHUNK = 2**30, 2**20  # bytes read of a pipe, in all and at a time
 PATIENCE = 30.0  # seconds for the first of them
 
 
@@ -121,18 +121,21 @@ def _stream(path: Path) -> bytes:
     """What comes through a pipe.
 
     Raises:
-        DataError: nothing comes within half a minute, or too much.
+        DataError: nothing comes for half a minute, or too much.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # or opening it would wait for a writer
-        waiting = select.poll()
+        waiting, found = select.poll(), bytearray()
         waiting.register(file, select.POLLIN)
-        if not waiting.poll(int(1000 * PATIENCE)):
-            raise DataError(f"{path}: nothing was written to this pipe for {PATIENCE:g} seconds")
-        os.set_blocking(file.fileno(), True)
-        found = file.read(LARGEST_STREAM + 1)
+        while len(found) <= LARGEST_STREAM:
+            if not waiting.poll(int(1000 * PATIENCE)):
+                raise DataError(f"{path}: nothing was written to this pipe for {PATIENCE:g} seconds")
+            some = file.read(CHUNK)
+            if not some:
+                break
+            found += some
     if len(found) > LARGEST_STREAM:
         raise DataError(f"{path}: more than {LARGEST_STREAM // 2**20:,} MiB: write it to a file first")
-    return found
+    return bytes(found)
 
 
 def _light(piece: Description) -> Description:

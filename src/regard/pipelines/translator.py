@@ -1,6 +1,7 @@
 """Translation: from a text to a `Generation`."""
 
-from collections.abc import Generator, Mapping, Sequence
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from math import inf
@@ -16,7 +17,7 @@ from regard.attention.watch import announce, has_search_listeners, unwatched
 from regard.bundle import Bundle
 from regard.data.batching import lengths_mask, pad
 from regard.decoding.forced import Forced, forced
-from regard.decoding.phrases import Spelling
+from regard.decoding.phrases import Spelling, folded
 from regard.decoding.sample import SampleConfig, sample_config
 from regard.decoding.search import DIVERSITY, LENGTH_PENALTY, Hypothesis, SearchConfig
 from regard.errors import ConfigError
@@ -181,6 +182,8 @@ class Translator(Pipeline[str, Generation]):
         first, given = settings.pop("first_index", 0), settings.pop("indices", None)
         _check_counts(first_index=first)
         numbers = range(first, first + len(pieces)) if given is None else given
+        if len(numbers) != len(pieces):
+            raise ConfigError(f"indices: expected one for each of the {len(pieces)} texts; got {len(numbers)}")
         indices = [number + n * FURTHER for number, some in zip(numbers, pieces, strict=True) for n in range(len(some))]
         flat = [one for some in pieces for one in some]
         made = iter(super().each(flat, indices=indices, **settings))
@@ -214,7 +217,11 @@ class Translator(Pipeline[str, Generation]):
         def translate(texts: list[str], terms: Mapping[str, str]) -> list[Generation | InputError]:
             return self.each(texts, **{**own, "glossary": {**(settings.get("glossary") or {}), **terms}})
 
+        own_words = set(re.findall(r"\w+", folded(" ".join(_texts_of(settings)))))
+
         def spells(word: str) -> bool:
+            if folded(word) in own_words:  # it stands for nothing else
+                return False
             return any(is_same(one, spelling_of(self.tokenizer, one)[1]) for one in (word, word.lower()))
 
         return translate_protected(sources, translate, cache(spells))
@@ -261,9 +268,13 @@ class Translator(Pipeline[str, Generation]):
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         _check_counts(first_index=first_index, mbr=mbr, n_best=n_best, groups=groups)
         numbers = range(first_index, first_index + len(prepared)) if indices is None else indices
+        if len(numbers) != len(prepared):
+            raise ConfigError(f"indices: expected one for each of the {len(prepared)} texts; got {len(numbers)}")
         if mbr > 1 and sample and groups == 1 and diversity is None:
             if force or glossary:
                 raise ConfigError(UNENFORCED)
+            if n_best < 1:
+                raise ConfigError(f"n_best must be at least 1; got {n_best}")
             settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
             return self._least_risk(prepared, numbers, mbr, n_best, settings)
         config, demands = self._asked(
@@ -418,7 +429,8 @@ class Translator(Pipeline[str, Generation]):
 
         Args:
             sources: the texts.
-            targets: a text or a `Generation` for each.
+            targets: a text or a `Generation` for each; one of another source, or of a model with other tokens, counts
+                as its text.
             batch_tokens: source tokens worked on at a time.
 
         Raises:
@@ -435,7 +447,9 @@ class Translator(Pipeline[str, Generation]):
                 f"score: {len(sources)} sources and {len(targets)} targets: every source needs one target"
             )
         pairs: list[list[tuple[str, str | Generation]]] = [
-            [(one.source, one) for one in target.searched] if isinstance(target, Generation) else [(source, target)]
+            [(one.source, one) for one in target.searched]
+            if isinstance(target, Generation) and self._has_made(target, source)
+            else [(source, target.text if isinstance(target, Generation) else target)]
             for source, target in zip(sources, targets, strict=True)
         ]
         made = iter(self._score([pair for some in pairs for pair in some], batch_tokens))
@@ -445,6 +459,11 @@ class Translator(Pipeline[str, Generation]):
             log_probs = [number for one in some for number in one.token_log_probs]
             found.append(Scored(sum(log_probs), log_probs, [token for one in some for token in one.tokens]))
         return found
+
+    def _has_made(self, target: Generation, source: str) -> bool:
+        """Whether a result's tokens are those of this model's output for a source."""
+        own = [self.tokenizer.tokens(one.ids) == list(one.tokens) for one in target.searched]
+        return isinstance(source, str) and target.source == source and all(own)
 
     def _score(self, pairs: Sequence[tuple[str, str | Generation]], batch_tokens: int) -> list[Scored]:
         tokenizer = self.tokenizer
@@ -459,7 +478,7 @@ class Translator(Pipeline[str, Generation]):
             for _, one in pairs
         ]
         for number, (row, (_, target)) in enumerate(zip(rows, pairs, strict=True), 1):
-            if not row or not (target.ids if isinstance(target, Generation) else target.strip()):
+            if not row or not (target.ids if isinstance(target, Generation) else clean(target).strip()):
                 raise InputError(f"score: pair {number}: the {'target' if row else 'source'} is empty")
         made: dict[int, Scored] = {}
         for group in length_groups([max(len(s) + 1, len(t)) for s, t in zip(rows, outputs, strict=True)], batch_tokens):
@@ -577,3 +596,12 @@ def _check_counts(**counts: object) -> None:
     """Refuse settings that are no whole numbers before anything is computed with them."""
     for name, value in counts.items():
         check_whole(name, value)
+
+
+def _texts_of(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The texts that outputs are to have, to begin with or not to have, and the terms of a glossary."""
+    yield str(settings.get("prefix") or "")
+    for name in ("force", "forbid"):
+        yield from map(str, settings.get(name) or ())
+    for term, meant in (settings.get("glossary") or {}).items():
+        yield from (str(term), str(meant))

@@ -17,6 +17,8 @@ def read(keys: Keys) -> EncoderConfig:
     keys.expect("add_cross_attention", False)
     keys.size("vocab_size")
     tied = keys.flag("tie_word_embeddings", True)
+    if roberta and keys.has("lm_head.") and keys.take("hidden_act", "gelu") != "gelu":
+        raise keys.refusal("hidden_act", "the head takes gelu, whatever the layers take: expected gelu for both")
     first = keys.whole("pad_token_id", 1) + 1 if roberta else 0
     positions = keys.size("max_position_embeddings")
     return EncoderConfig(

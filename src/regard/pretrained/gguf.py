@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
-from tokenizers import decoders, pre_tokenizers
+from tokenizers import decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from torch import Tensor
 
@@ -305,6 +305,11 @@ def _tokenizer(path: Path, fields: dict[str, Any]) -> tokenizers.Tokenizer | Non
         raise BundleError(f"{path}: tokenizer.ggml.token_type = {shown(kinds)}: expected a list")
     special = [name for name, kind in zip(names, kinds, strict=False) if kind == 3]  # CONTROL
     inner.add_special_tokens(special)
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    if fields.get("tokenizer.ggml.add_bos_token") is True and type(bos) is int and 0 <= bos < len(names):
+        inner.post_processor = processors.TemplateProcessing(f"{names[bos]} $A", special_tokens=[(names[bos], bos)])
+    own = [name for name, kind in zip(names, kinds, strict=False) if kind == 4]  # USER_DEFINED
+    inner.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in own])
     return inner
 
 

@@ -59,12 +59,14 @@ def _base(keys: Keys) -> float:
 
 def _windows(keys: Keys, layers: int) -> dict[str, Any]:
     """The sliding window and the layers that have it."""
-    window = keys.take("sliding_window", None)
-    first = keys.whole("max_window_layers", 0)
+    kind = keys.values.get("model_type")
+    unset = None if "sliding_window" in keys.values or kind == "llama" else 4096  # null is none
+    window = keys.take("sliding_window", unset)
+    first = keys.whole("max_window_layers", 28 if kind in ("qwen2", "qwen3") else 0)
     kinds = keys.take("layer_types", None)
     if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
         raise keys.refusal("layer_types", "expected a list of names")
-    if not keys.flag("use_sliding_window", keys.values.get("model_type") == "mistral"):
+    if not keys.flag("use_sliding_window", kind == "mistral"):
         window = None
     if window is None:
         if kinds is not None and set(kinds) != {"full_attention"}:

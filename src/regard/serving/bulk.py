@@ -186,6 +186,7 @@ def translate_corpus(
         ConfigError: the folder holds something else, or parts made with other settings or of other texts.
         DataError: the corpus cannot be read.
     """
+    _check_ours(into)
     make_folder(into)
     with exclusive(into):
         _check(config, into)
@@ -245,6 +246,19 @@ def _table(path: Path, columns: list[str] | None = None) -> Any:
         raise DataError(
             f"{path}: damaged: {first_line(error)}: remove it, and the same command makes it anew"
         ) from error
+
+
+def _check_ours(into: Path) -> None:
+    """Refuse a folder of others, before anything is written to it."""
+    there = [path.name for path in into.iterdir() if not path.name.startswith(".")] if into.is_dir() else []
+    if not there:
+        return
+    try:
+        begun = ABOUT in there and {"corpus", "column", "model"} <= read_object(into / ABOUT).keys()
+    except BundleError as error:
+        raise ConfigError(f"{error}: name another folder with --to") from error
+    if not begun:
+        raise ConfigError(f"--to {into}: not empty, and not a folder of translated parts: name another")
 
 
 def _check(config: BulkConfig, into: Path) -> None:

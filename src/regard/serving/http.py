@@ -130,7 +130,7 @@ class Routes:
     ) -> AsyncIterator[tuple[str, Any]]:
         """An event for each finished sentence, then the whole."""
         language = translator.bundle.languages[0]
-        whole = given.prefix or given.force  # of the text, not of each of its sentences
+        whole = given.prefix or given.force or given.protect  # of the text, not of each of its sentences
         pieces = [[text] for text in given.texts] if whole else await sentences(given.texts, language)
         where = [(index, n) for index, some in enumerate(pieces) for n in range(len(some))]
         flat = [one for some in pieces for one in some]
@@ -146,7 +146,7 @@ class Routes:
                     raise late(self.limits.seconds)
                 for future in sorted(done, key=lambda one: place[one]):
                     index, n = place[future]
-                    (one,) = good([future.result()], f"texts[{index}].sentences")
+                    (one,) = good([future.result()], f"texts[{index}].sentences", n)
                     yield "sentence", {"index": index, "sentence": n, "text": one.text}
             made = iter([future.result() for future in futures])
             found = []

@@ -141,6 +141,9 @@ class LibreTranslate:
         for index, found in enumerate(outputs):
             count = max(map(len, found), default=1)
             rows = [[one[k] if k < len(one) else one[0] for one in found] for k in range(count)]
+            if translators[index] is None:  # from a language to itself
+                made.append([texts[index]] * len(rows))
+                continue
             made.append([documents[index].filled(row) if html else row[0] for row in rows])
         return made
 

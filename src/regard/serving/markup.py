@@ -133,6 +133,7 @@ def _within(piece: str, text: str) -> str:
 
 def _unescaped(text: str) -> str:
     """A text whose entities are characters; a number that no character has is U+FFFD, however long it is."""
+    text = re.sub(r"(&#[xX]?)0++(?=[\da-fA-F])", r"\1", text)
     return unescape(re.sub(r"&#(?:0*+[1-9]\d{7,}+|[xX]0*+[1-9a-fA-F][\da-fA-F]{6,}+);?", "\ufffd", text))
 
 

@@ -2,18 +2,27 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from regard.pipelines.completer import LENGTH
 from regard.web.schemas import AnswerBody, RequestBody
 
 MOST_HYPOTHESES = 32
 MOST_TOKENS = 1000  # of a completion
+
+
+class First(FailFast):
+    """Of the wrong ones of a list the first is named: a body of a megabyte may have half a million."""
+
+    __hash__ = object.__hash__  # which a union of types needs
+
+
+Texts = Annotated[list[str], First()]
 Beam = Annotated[int, Field(ge=1, le=MOST_HYPOTHESES)]
 
 
 class TranslateRequest(RequestBody):
-    texts: list[str] = Field(min_length=1)
+    texts: Texts = Field(min_length=1)
     """What to translate; a text of several sentences is translated sentence by sentence."""
     model: str | None = None
     """The name of a loaded translator; the first one by default."""
@@ -74,8 +83,8 @@ class TranslateAnswer(AnswerBody):
 
 
 class ScoreRequest(RequestBody):
-    sources: list[str] = Field(min_length=1)
-    targets: list[str] = Field(min_length=1)
+    sources: Texts = Field(min_length=1)
+    targets: Texts = Field(min_length=1)
     """A translation of each source."""
     model: str | None = None
     """The name of a loaded translator; the first one by default."""
@@ -98,7 +107,7 @@ class ScoreAnswer(AnswerBody):
 
 
 class CompleteRequest(RequestBody):
-    texts: list[str] = Field(min_length=1)
+    texts: Texts = Field(min_length=1)
     """Beginnings."""
     model: str | None = None
     """The name of a loaded language model; the first one by default."""
@@ -181,7 +190,7 @@ class KeyFields(BaseModel):
 
 
 class LibreTranslateRequest(KeyFields):
-    q: str | list[str]
+    q: str | Texts
     """A text, or a list of them."""
     source: str
     """The code of its language, or "auto"."""

@@ -230,32 +230,29 @@ async def _joined(text: str, sentences: "Sequence[asyncio.Future[Any]]", n_best:
 
 
 def _frozen(settings: dict[str, Any]) -> Hashable:
-    """Settings as a key."""
+    """Settings as a key; the order of a glossary counts where two of its terms are the same but for their case."""
     return tuple(
         (
             name,
-            tuple(sorted(value.items()))
-            if isinstance(value, dict)
-            else tuple(value)
-            if isinstance(value, list)
-            else value,
+            tuple(value.items()) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value,
         )
         for name, value in sorted(settings.items())
     )
 
 
-def good(results: Sequence[Any], field: str) -> list[Any]:
+def good(results: Sequence[Any], field: str, first: int = 0) -> list[Any]:
     """The results, where all are.
 
     Args:
         results: each one, or an error.
         field: the name of the list of inputs; none for a single one.
+        first: the number of the first one in that list.
 
     Raises:
         Refusal: of the first error that is a refusal of the library.
         Exception: the first of any other kind.
     """
-    for n, one in enumerate(results):
+    for n, one in enumerate(results, first):
         if isinstance(one, InputError):
             raise Refusal(422, f"{field}[{n}]: {one}" if field else str(one)) from one
         if isinstance(one, RegardError):

@@ -3,6 +3,7 @@
 A folder without tokenizer files loads too; then whatever needs text is refused.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from itertools import pairwise
@@ -13,7 +14,7 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
-from regard.errors import BundleError
+from regard.errors import BundleError, shown
 from regard.storage import write_text, writing_to
 from regard.text.protocol import Span
 from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
@@ -25,7 +26,7 @@ SPM_BYTES = 2**22  # of a sentencepiece model; those of opus-mt have a fifth as 
 class Nothing:
     """The tokenizer of a folder that has none: it has special ids, and refuses everything that needs text."""
 
-    lowers = False
+    lowers = begins = False
 
     def __init__(self, folder: Path, ids: dict[str, int]) -> None:
         self._folder = folder
@@ -46,7 +47,7 @@ class _Spelled:
     """Base of the tokenizers of pretrained folders."""
 
     mask: int | None = None
-    lowers = parses_specials = False
+    lowers = parses_specials = begins = False
 
     def __init__(self, ids: dict[str, int]) -> None:
         self.pad: int = ids.get("pad", 0)
@@ -93,11 +94,22 @@ class Fast(_Spelled):
     def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int], vocabulary: int) -> None:
         super().__init__(ids)
         self._inner, self._vocabulary = inner, vocabulary
+        self.begins = self._begins()
         names = {token.content: i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self.mask = next((names[name] for name in ("[MASK]", "<mask>") if name in names), None)
 
     def __len__(self) -> int:
         return int(self._inner.get_vocab_size())
+
+    def _begins(self) -> bool:
+        """Whether a text begins with BOS by the tokenizer's own template."""
+        try:
+            plain, marked = (self._inner.encode("a", add_special_tokens=specials).ids for specials in (False, True))
+        except BaseException as error:  # a panic of the library: the first text says it
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            return False
+        return bool(marked[:1] == [self.bos] and marked[1:] == plain)
 
     def encode(self, text: str) -> list[int]:
         return list(self._encode(text, False).ids)
@@ -165,7 +177,14 @@ class Pieces(_Spelled):
         return len(self._ids)
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._source, text)]
+        code, rest = self._cut(text)
+        return [*code, *(self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._source, rest))]
+
+    def _cut(self, text: str) -> tuple[list[int], str]:
+        """The target language's token where a text begins with one, and the rest: >>fr<< hello."""
+        found = re.match(r">>[^<>\s]+<<", text)
+        code = self._ids.get(found[0]) if found else None
+        return ([], text) if found is None or code is None else ([code], text[found.end() :])
 
     def encode_target(self, text: str) -> list[int]:
         return [self._ids.get(piece, self._ids["<unk>"]) for piece in _pieces(self._target, text)]
@@ -186,8 +205,10 @@ class Pieces(_Spelled):
         return self.pad, self.bos, self.eos, *sides, *sorted(self._ids.items())
 
     def source_spans(self, text: str) -> list[Span]:
-        spans, place = [], 0
-        for piece in _pieces(self._source, text):
+        code, rest = self._cut(text)
+        place = len(text) - len(rest)
+        spans: list[Span] = [(0, place)] * len(code)
+        for piece in _pieces(self._source, rest):
             letters = piece.replace("▁", " ").strip()
             start = text.find(letters, place) if letters else place
             start = place if start < 0 else start  # sentencepiece has normalized the text
@@ -246,15 +267,38 @@ def _word_piece(folder: Path) -> tokenizers.Tokenizer:
     """BERT's WordPiece: `vocab.txt`, lower case unless `tokenizer_config.json` turns it off."""
     settings = _settings(folder)
     inner = tokenizers.Tokenizer(WordPiece.from_file(_checked(folder / "vocab.txt"), unk_token="[UNK]"))
+    if settings.get("word_tokenizer_type", "basic") != "basic":
+        raise BundleError(
+            f"{folder / 'tokenizer_config.json'}: word_tokenizer_type = {shown(settings['word_tokenizer_type'])}: "
+            "regard cannot cut words by it"
+        )
     inner.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents")
-    )
+        lowercase=settings.get("do_lower_case", True), strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    )  # fmt: skip
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.decoder = decoders.WordPiece()
     inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    _add_tokens(inner, folder)
     sep, cls = ((name, int(inner.token_to_id(name) or 0)) for name in ("[SEP]", "[CLS]"))
     inner.post_processor = processors.BertProcessing(sep, cls)
     return inner
+
+
+def _add_tokens(inner: tokenizers.Tokenizer, folder: Path) -> None:
+    """Add the tokens of `added_tokens.json`, each under its own number.
+
+    Raises:
+        BundleError: their numbers do not follow the vocabulary's.
+    """
+    path = folder / "added_tokens.json"
+    added: dict[str, Any] = read_object(path) if path.exists() else {}
+    if not all(isinstance(number, int) for number in added.values()):
+        raise BundleError(f"{path}: expected the number of each token")
+    for name, number in sorted(added.items(), key=lambda one: one[1]):
+        inner.add_tokens([tokenizers.AddedToken(name, normalized=False)])
+        if inner.token_to_id(name) != number:
+            raise BundleError(f"{path}: {named(name)} has the number {number}; expected {inner.token_to_id(name)}")
 
 
 def _byte_pairs(folder: Path, family: str) -> tokenizers.Tokenizer:
@@ -262,8 +306,9 @@ def _byte_pairs(folder: Path, family: str) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(BPE.from_file(_checked(folder / "vocab.json"), _checked(folder / "merges.txt")))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_settings(folder).get("add_prefix_space", False))
     inner.decoder = decoders.ByteLevel()
-    known = [name for name in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>") if inner.token_to_id(name)]
-    inner.add_special_tokens(known)
+    known = ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    inner.add_special_tokens([name for name in known if inner.token_to_id(name) is not None])
+    _add_tokens(inner, folder)
     if family == "roberta":
         sep, cls = ((name, int(inner.token_to_id(name) or 0)) for name in ("</s>", "<s>"))
         inner.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=False)

@@ -150,11 +150,11 @@ class Engine:
         try:
             self.model.load_state_dict({current_weight(name): t for name, t in parts["model"].items()})
             restore_optimizer(self.optimizer, tensors)
-        except (RuntimeError, ValueError) as error:
-            raise BundleError(f"{folder / LAST}: of another model than the run's: {first_line(error)}") from error
-        for name, mean in self.ema.items():
-            mean.copy_(parts["ema"][name])
-        self._restore_random(tensors, state.pop("processes", 1), int(state["step"]))
+            for name, mean in self.ema.items():
+                mean.copy_(parts["ema"][name])
+            self._restore_random(tensors, state.pop("processes", 1), int(state["step"]))
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{folder / LAST}: not a checkpoint of this run: {first_line(error)}") from error
         return state
 
     def _restore_random(self, tensors: Tensors, count: int, step: int) -> None:
@@ -185,23 +185,31 @@ class Engine:
 
     def _restore_sharded(self, folder: Path) -> dict[str, Any]:
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        from regard.training.sharded import SafePlanner, check_shards
 
         there = folder / SHARDED
         try:
             state: dict[str, Any] = parse_json(read_text(there / NOTE))
+            check_shards(there)
             shards = self._shards()
             with _without_warnings():
                 dcp.load(  # type: ignore[attr-defined]
-                    shards, checkpoint_id=str(there), no_dist=self.group.count == 1
+                    shards, checkpoint_id=str(there), planner=SafePlanner(), no_dist=self.group.count == 1
                 )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BundleError(f"{there}: damaged or cut short ({error}): use an earlier checkpoint") from error
-        set_state_dict(
-            self.model, self._optimizers(), model_state_dict=shards["model"], optim_state_dict=shards["optimizer"]
-        )
-        tensors, note = load_checkpoint(there / "random.safetensors")
-        self._restore_random(tensors, int(note["processes"]), int(state["step"]))
+            set_state_dict(
+                self.model, self._optimizers(), model_state_dict=shards["model"], optim_state_dict=shards["optimizer"]
+            )
+            tensors, note = load_checkpoint(there / "random.safetensors")
+            self._restore_random(tensors, int(note["processes"]), int(state["step"]))
+        except BundleError:
+            raise
+        except (Exception, CheckpointException) as error:  # torch's own is no Exception
+            raise BundleError(
+                f"{there}: damaged or cut short ({first_line(error)}): use an earlier checkpoint"
+            ) from error
         return state
 
     def _shards(self) -> dict[str, Any]:

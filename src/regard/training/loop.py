@@ -386,6 +386,8 @@ def last_checkpoint(folder: Path) -> str:
 def last_step(folder: Path) -> int:
     """The step of a run's last checkpoint."""
     sharded = folder / SHARDED / NOTE
-    if sharded.exists():
-        return int(parse_json(read_text(sharded))["step"])
-    return int(load_checkpoint(folder / LAST)[1]["step"])
+    path = sharded if sharded.exists() else folder / LAST
+    try:
+        return int((parse_json(read_text(sharded)) if sharded.exists() else load_checkpoint(path)[1])["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: damaged ({first_line(error)}): use an earlier checkpoint") from error

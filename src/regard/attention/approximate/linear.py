@@ -6,7 +6,7 @@
 it as any other attention, and the linear kernel computes it in O(T + S).
 """
 
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn.functional import elu
 
 from regard.arguments import check_arguments, check_least
 from regard.attention.scores import KeyTile, Positive, ProjectedKey, ProjectedQuery, QueryTile
+from regard.errors import ShapeError
 
 
 class RandomFeatures(Positive):
@@ -41,9 +42,12 @@ class RandomFeatures(Positive):
     def __init__(self, width: int, features: int = 256, scale: float | None = None, seed: int = 0) -> None:
         super().__init__()
         check_least("RandomFeatures", 1, width=width, features=features)
+        if scale is not None and not 0 < scale < inf:
+            raise ShapeError(f"RandomFeatures: scale must be above 0, and finite; got {scale}")
         self.scale = 1 / sqrt(width) if scale is None else scale
         self.register_buffer("weight", _orthogonal(width, features, seed))
 
+    @check_arguments
     def redraw(self, seed: int) -> None:
         """Draw the features anew; what `observe` has kept stays as it was."""
         m, width = self.weight.shape
@@ -78,7 +82,7 @@ class EluFeatures(Positive):
 
 def _orthogonal(width: int, features: int, seed: int) -> Tensor:
     """Rows `[features, width]`, each normally distributed, orthogonal to the others of its block of `width`."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed % 2**63)
     blocks = []
     for start in range(0, features, width):
         turned, triangle = torch.linalg.qr(torch.randn(width, width, generator=draw, dtype=torch.float64))

@@ -28,7 +28,7 @@ def big_bird(blocks: int, local: int = 1, first: int = 1, random: int = 2, seed:
     layout = (positions[:, None] - positions).abs() <= local
     layout[:first], layout[:, :first] = True, True
     if random:
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(seed % 2**63)
         chances = torch.rand(blocks, blocks, generator=draw).masked_fill(layout, -1)
         values, drawn = chances.topk(min(random, blocks), -1)
         layout.scatter_(-1, drawn, layout.gather(-1, drawn) | (values >= 0))

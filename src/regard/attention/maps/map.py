@@ -127,6 +127,7 @@ class AttentionMap:
         self.title = ""
         self._of_heads = False
         # with and without torch.is_grad_enabled()
+        self._of: tuple[int, ...] | None = None
         self._found: dict[bool, Summary] = {}
         self._pools: dict[tuple[bool, Pool], Tensor] = {}
 
@@ -170,7 +171,7 @@ class AttentionMap:
         """The exact weights of some queries and some keys `[*batch, len(rows), len(columns)]`."""
         device = self.source.like.device
         chosen = [_indices(index, n, device) for index, n in zip((rows, columns), self.shape[-2:], strict=True)]
-        found = self._found.get(torch.is_grad_enabled())
+        found = self._known_summary()
         source = self.source
         numbers = None if found is None else found.numbers
         if numbers is not None and isinstance(source, ComputedWeights) and not _are_coarse(numbers[..., chosen[0]]):
@@ -199,6 +200,7 @@ class AttentionMap:
             reduce: "max", "mean" or "sum" over each cell.
         """
         pool = Pool(rows, columns, reduce)
+        self._known_summary()  # forgets those of other numbers
         pooled = self._pools.get((torch.is_grad_enabled(), pool))
         if pooled is None:
             pooled = self._statistics(pool).pooled
@@ -475,7 +477,8 @@ class AttentionMap:
             total = mixed.sum(-1, keepdim=True)
             mixed = mixed / total.masked_fill(total == 0, 1)
             with without_autocast(mixed.device.type):
-                joint = mixed if joint is None else mixed @ joint
+                wide = mixed.dtype if joint is None else torch.promote_types(mixed.dtype, joint.dtype)
+                joint = mixed if joint is None else mixed.to(wide) @ joint.to(wide)
         assert joint is not None
         return cls.from_weights(joint, query_tokens=maps[-1].query_tokens, key_tokens=maps[0].key_tokens)
 
@@ -613,6 +616,7 @@ class AttentionMap:
             RegardError: inside a torch.func transform.
         """
         _check_values_are_known(self.source.like)
+        self._known_summary()  # what is kept is of the numbers as they are now
         small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
         aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
         shape = torch.Size(self.shape[-2:])
@@ -639,7 +643,14 @@ class AttentionMap:
         return joined
 
     def _kept(self) -> Summary:
-        return self._found.get(torch.is_grad_enabled()) or self._statistics()
+        return self._known_summary() or self._statistics()
+
+    def _known_summary(self) -> Summary | None:
+        """The statistics that were computed, unless what they were computed of has changed since."""
+        now = self.source.versions()
+        if now != self._of:
+            self._found, self._pools, self._of = {}, {}, now
+        return self._found.get(torch.is_grad_enabled())
 
     def _blocks(self, source: WeightSource, room: list[Tensor] | None = None) -> Iterator[RowBlock]:
         return source.blocks(self._rows_of_a_block(source), self.shape[-2], room)

@@ -85,7 +85,12 @@ def _chosen_heads(map: "AttentionMap", heads: int | Sequence[int] | None) -> lis
 
 def _chosen_rows(map: "AttentionMap", rows: Rows) -> list[int]:
     size = map.shape[-2]
-    chosen = list(range(size))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+    given = rows if isinstance(rows, slice) else torch.as_tensor(rows)
+    if isinstance(given, Tensor) and given.dtype == torch.bool:  # which of all rows
+        if given.shape != (size,):
+            raise ShapeError(f"rows={rows!r}: expected {size} bools, one for each row; got {list(given.shape)}")
+        given = given.nonzero()[:, 0]
+    chosen = list(range(size))[given] if isinstance(given, slice) else [int(row) for row in given]
     if not chosen or any(not -size <= row < size for row in chosen):
         raise ShapeError(f"rows={rows!r}: this map has rows 0 to {size - 1}")
     return [row % size for row in chosen]

@@ -164,7 +164,7 @@ def _compared(source: ComputedWeights) -> tuple[dict[str, Tensor], dict[str, Any
         return _vectors(score.project_query(query), score.project_key(key)) | {"v": plain.v}, {"score": "additive"}
     if isinstance(plain, Distance):
         width = plain.width.detach().item() if isinstance(plain.width, Tensor) else plain.width
-        return _vectors(query, key), {"score": "distance", "width": width}
+        return _vectors(query, key), {"score": "distance", "width": abs(width)}  # its square counts
     return None
 
 

@@ -4,10 +4,11 @@ A source answers for chosen rows (`weigh`) and for all rows block by block (`blo
 per row, also for a tile without the rest of its rows (`ComputedWeights.again`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,10 @@ class WeightSource:
         for number, rows in enumerate(torch.arange(t, device=self.like.device).split(size)):
             yield RowBlock(number * size, self.weigh(rows))
 
+    def versions(self) -> tuple[int, ...]:
+        """Torch's counts of how often the tensors that it is made of were written to."""
+        return versions_of(vars(self).values())
+
     def select(self, index: Index) -> "WeightSource":
         """The same for some of the batch axes."""
         raise NotImplementedError
@@ -74,6 +79,20 @@ class WeightSource:
     def frozen(self) -> "WeightSource":
         """The same without a gradient, and without anything that training changes."""
         raise NotImplementedError
+
+
+def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
+    """Torch's counts of how often tensors were written to, those of sources, specs and modules among `parts` too."""
+    found: list[int] = []
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.append(-1 if part.is_inference() or is_traced(part) else part._version)
+        elif isinstance(part, WeightSource):
+            found += part.versions()
+        elif isinstance(part, Spec):
+            found += versions_of([*part.score.parameters(), *part.normalizer.parameters()])
+            found += versions_of([] if part.bias is None else part.bias.tensors())
+    return tuple(found)
 
 
 class GivenWeights(WeightSource):
