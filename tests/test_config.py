@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from regard.config import CONFIG_FOLDER, apply, config_names, find_config, parse_setting, read_toml, to_toml, validate
-from regard.errors import ConfigError
+from regard.errors import ConfigError, shown
+from regard.experiment import read_config
 from regard.tasks.config import ExperimentConfig
 
 CONFIGS = sorted(CONFIG_FOLDER.glob("*.toml"))
@@ -252,3 +253,8 @@ def test_numbers_of_thousands_of_digits_are_one_sentence(tmp_path: Path) -> None
     (tmp_path / "c.toml").write_text("seed = " + "9" * 5000)
     with pytest.raises(ConfigError, match="not a TOML file"):
         read_toml(tmp_path / "c.toml")
+
+
+def test_a_number_of_thousands_of_digits_in_another_base_is_one_sentence() -> None:
+    assert "max_steps = 0xfff" in to_toml(read_config("fr-en", {"training.max_steps": int("f" * 5000, 16)}))
+    assert shown(int("f" * 5000, 16)) == "a number of 20,000 bits"

@@ -132,3 +132,19 @@ def test_the_test_pairs_stay_in_reach(talk, tmp_path: Path, data_folder: Path, m
     code, out, err = talk("evaluate", run, "--part", "test", "--json")
     assert code == 0, err
     assert json.loads(out)["sentences"] == 2
+
+
+def test_further_development_pairs_are_not_given_to_the_teacher(
+    talk, tmp_path: Path, data_folder: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    (tmp_path / "more.tsv").write_text("another\tun autre\n")
+    (tmp_path / "texts.txt").write_text("un autre\nun troisième\n")
+    sets = f'dev_sets = {{ more = "{tmp_path / "more.tsv"}" }}'
+    (tmp_path / "c.toml").write_text(CONFIG.replace("dev_share", f"{sets}\ndev_share", 1))
+    arguments = ["distill", "fr-en-fast", tmp_path / "c.toml", "--text", tmp_path / "texts.txt"]
+    code, _, err = talk(*arguments, "--folder", tmp_path / "run", "--set", "training.max_steps=1")
+    assert code == 0, err
+    sources = [row["source"] for row in rows(tmp_path / "run" / "distilled" / "corpus.jsonl")]
+    assert "un troisième" in sources
+    assert "un autre" not in sources

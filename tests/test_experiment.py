@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 from collections import Counter
@@ -18,10 +19,11 @@ import torch
 import regard
 from conftest import made_pairs, tiny
 from regard import cli, experiment
+from regard.cli.lines import check_output
 from regard.config import config_names, to_toml
 from regard.data.pairs import Pairs
 from regard.errors import BundleError, ConfigError
-from regard.experiment import average_run, prepare, read_config, train
+from regard.experiment import average_run, data_files, prepare, read_config, train
 from regard.export.folder import export_bundle
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
@@ -732,3 +734,67 @@ def test_a_run_without_time_for_an_evaluation_has_not_diverged(data_folder: Path
         experiment.train(config, settings, run=tmp_path / "run", report=stop)
     with pytest.raises(ConfigError, match=r"ended at step \d before its first evaluation: give it more time"):
         experiment.train(config, settings | {"training.max_minutes": 1e-6}, run=tmp_path / "run", resume=True)
+
+
+class Runs:
+    """Pickled, it runs a command where it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_sharded_checkpoint_runs_no_code_and_is_refused_where_it_is_damaged(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    sharded, run = {"training.parallel": "fsdp", "training.max_steps": 2}, tmp_path / "run"
+    experiment.train(tiny("transformer"), sharded, run=run)
+    last = run / "last"
+    kept = {path: path.read_bytes() for path in last.iterdir()}
+
+    def resumed() -> None:
+        experiment.train(tiny("transformer"), sharded | {"training.max_steps": 3}, run=run, resume=True)
+
+    (last / ".metadata").write_bytes(pickle.dumps(Runs(tmp_path / "pwned")))
+    with pytest.raises(BundleError, match=r"\.metadata: not a description of a checkpoint \(it names posix\.mkdir\)"):
+        resumed()
+    assert not (tmp_path / "pwned").exists()
+    for name, content in (
+        ("progress.json", b"{}"), ("progress.json", b"[1]"), ("progress.json", b'{"step": "x"}'),
+        (".metadata", kept[last / ".metadata"][:300]), ("__0_0.distcp", kept[last / "__0_0.distcp"][:3000]),
+    ):  # fmt: skip
+        for path, before in kept.items():
+            path.write_bytes(content if path.name == name else before)
+        with pytest.raises(BundleError, match=r"use an earlier checkpoint|not of this version"):
+            resumed()
+    for path, before in kept.items():
+        path.write_bytes(before)
+    resumed()
+
+
+def test_a_checkpoint_without_what_a_resumed_run_needs_is_one_sentence(
+    tiny_run: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    tensors, state = load_checkpoint(run / "last.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    without = {name: tensor for name, tensor in tensors.items() if not name.startswith("random")}
+    for own, note in ((without, state), (tensors, {})):
+        save_checkpoint(run / "last.safetensors", own, note)
+        with pytest.raises(BundleError, match=r"not a checkpoint of this run|damaged|not written by"):
+            experiment.train(run / "config.toml", {"training.max_steps": 30}, run=run, resume=True)
+
+
+def test_an_evaluation_does_not_replace_the_data_of_its_run(
+    tmp_path: Path, tiny_run: Path, data_folder, monkeypatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    files = data_files(tiny_run)
+    assert files
+    assert all(path.is_file() for path in files)
+    with pytest.raises(ConfigError, match=r"this is one of the inputs|this is no text"):
+        check_output(files[0], data_files(tiny_run))

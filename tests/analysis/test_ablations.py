@@ -188,7 +188,7 @@ def test_a_metric_that_is_nan_without_a_head_changes_no_head_count() -> None:
         return found if abs(float(found) - whole) < 10 and found <= whole + 1e-6 else found * torch.nan
 
     found = regard.ablations(Model(), [inputs()[0], inputs()[0]], fragile, ["zero"])
-    assert found._heads(0) == found._heads(1) == H
+    assert [found.heads(site) for site in found.sites] == [H, H]
     assert len(found._ablated(None)) == 2 * H
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import regard
 from regard.attention.biases import Added, Diagonals
 from regard.attention.masks import Allow, Spans
-from regard.attention.normalizers import Normalizer, Uniform
+from regard.attention.normalizers import Normalizer, Softmax, Uniform
 from regard.attention.operator import compute
 from regard.attention.scores import Score
 from regard.attention.spec import Spec, make_spec
@@ -221,3 +221,13 @@ def test_keys_that_are_not_allowed_weigh_nothing_whatever_a_class_of_ones_own_do
     seen = regard.attention_map(query, key, **settings)
     torch.testing.assert_close(seen.full(), weights)
     torch.testing.assert_close(seen.tile(slice(1, 3), slice(0, 4)), weights[:, 1:3, :4])
+
+
+def test_a_subclass_of_softmax_with_a_forward_of_its_own_is_masked_too() -> None:
+    class Mine(Softmax):
+        def forward(self, scores: Tensor, allowed: Tensor) -> Any:
+            return scores.softmax(-1), scores.logsumexp(-1)
+
+    query = torch.randn(1, 5, 3)
+    seen = regard.attend(query, query, torch.eye(5)[None], mask=regard.causal(), normalizer=Mine())
+    assert not seen.triu(1).any()

@@ -179,3 +179,18 @@ def test_output_is_no_picture_that_is_captioned(talk, tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "this is one of the inputs" in err
     assert photo.read_bytes() == b"a photograph"
+
+
+def test_what_is_no_text_or_belongs_to_a_model_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text("{}")
+    (tmp_path / "last").mkdir()
+    for name in ("bundle.json", "last/progress.json", "diacritics.txt"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(ConfigError, match="no text, or a file of a model or a run"):
+            check_output(tmp_path / name, [])
+    (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
+    with pytest.raises(ConfigError, match="no text"):
+        check_output(tmp_path / "p.png", [])
+    (tmp_path / "out.txt").write_text("before\n")
+    check_output(tmp_path / "out.txt", [])
+    check_output(tmp_path / "new.json", [])

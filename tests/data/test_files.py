@@ -3,11 +3,13 @@
 import bz2
 import gzip
 import lzma
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from regard.data.archive import Files
 from regard.data.files import expand, plain_name, read_lines, read_text
 from regard.data.parallel import DataConfig, read_pairs
 from regard.data.tables import read_cells
@@ -136,3 +138,13 @@ def test_a_variable_may_hold_a_dollar_sign(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("REGARD_DATA")
     with pytest.raises(DataError, match="the environment variable REGARD_DATA is not set"):
         expand("$REGARD_DATA/x")
+
+
+def test_an_archive_with_holes_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.wav").open("wb") as file:
+        file.truncate(2_000_000)
+        file.seek(1_000_000)
+        file.write(b"x")
+    subprocess.run(["tar", "-S", "--format=gnu", "-cf", "s.tar", "a.wav"], cwd=tmp_path, check=True)
+    with pytest.raises(DataError, match="holds a file with holes"):
+        Files(str(tmp_path / "s.tar")).names()

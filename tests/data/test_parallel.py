@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -442,3 +443,12 @@ def test_csv_refusals(tmp_path, text, columns, message):
     where = write(tmp_path / "x.csv", text)
     with pytest.raises(DataError, match=message):
         read_pairs(where, config(source=columns[0], target=columns[1]))
+
+
+def test_columns_of_csv_files_that_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("en,fr,fr\na,b,c\n")
+    with pytest.raises(DataError, match="expected at least 5 columns"):
+        read_pairs(str(path), DataConfig(train=str(path), source=-5, target=0))
+    with pytest.raises(DataError, match="several columns 'fr'"):
+        read_pairs(str(path), DataConfig(train=str(path), source="en", target="fr"))

@@ -106,3 +106,9 @@ def test_tabs_have_no_quotes_and_columns_have_one_name(tmp_path: Path) -> None:
     path.write_text("text\ttext\na\tb\n")
     with pytest.raises(DataError, match=r"t\.tsv:1: several columns 'text'"):
         list(read_cells(path))
+
+
+def test_a_line_of_tabs_is_a_row_whatever_is_in_it(tmp_path: Path) -> None:
+    path, long = tmp_path / "t.tsv", "x" * 200_000
+    path.write_bytes(f"text\tother\na\tb\rc\n{long}\t\n".encode())
+    assert [list(cells.values()) for _, cells in read_cells(path)] == [["a", "b\rc"], [long, ""]]

@@ -138,3 +138,7 @@ def test_conformer_layer_is_its_equations() -> None:
     torch.testing.assert_close(got[0], expected[0])
     torch.testing.assert_close(got[1, :3], expected[1, :3])
     torch.testing.assert_close(got[1:, :3], layer(x[1:, :3], None))
+
+
+def test_a_convolution_of_nothing() -> None:
+    assert ConvolutionModule(4, 1)(torch.randn(2, 0, 4)).shape == (2, 0, 4)

@@ -233,3 +233,20 @@ def test_no_word_of_the_other_language_is_taken_for_a_part(text: str) -> None:
 def test_a_glossary_that_is_none_is_refused_beside_protected_parts(model: Translator) -> None:
     with pytest.raises(ConfigError, match="glossary must be terms with their translations, as a dict"):
         model("le chat {n}", protect=True, glossary=[("chat", "cat")])
+
+
+def test_years_beside_numbers_are_two_numbers() -> None:
+    assert shield("In 2010 300 people came.").lost_numbers("En 2010 300 personnes.") == []
+    assert shield("le 5 mai 2020 500 hommes").lost_numbers("on 5 May 2020, 500 men") == []
+
+
+def test_markup_over_several_lines() -> None:
+    made = regard.load("fr-en-fast")("Voir <!-- a\nb --> ici.", protect=True, record=False)
+    assert "<!-- a\nb -->" in made.text
+
+
+@pytest.mark.parametrize("how", [{"glossary": {"chat": "X"}}, {"force": ["X"]}, {"prefix": "X"}, {"forbid": ["X"]}])
+def test_no_word_that_is_asked_for_stands_for_a_part(how: dict[str, Any]) -> None:
+    made = regard.load("fr-en")("Le chat mange {n} pommes.", protect=True, **how)
+    assert made.text.count("{n}") == 1
+    assert bool(re.search(r"\bX\b", made.text)) == ("forbid" not in how)

@@ -8,6 +8,7 @@ import torch
 from matplotlib.text import Text
 
 import regard
+from regard.errors import ConfigError
 from regard.pipelines.base import InputError
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
@@ -145,3 +146,30 @@ def test_the_map_of_an_alignment_is_tested_in_one_sentence() -> None:
     assert model("le chat noir. Il dort sur la table.").tested == ""  # two sentences
     assert model("").tested == ""
     assert model("chat " * 170).tested == ""  # too long
+
+
+def test_a_result_of_another_source_or_model_is_scored_as_its_text() -> None:
+    model = regard.load("fr-en")
+    made, other = model("Je suis malade."), regard.load("en-fr")("I am ill.")
+    (own,) = model.score(["Je suis malade."], [made])
+    assert own.log_prob == pytest.approx(made.log_prob, abs=1e-4)
+    source = ["Le chat dort sur le lit."]
+    assert model.score(source, [made])[0] == model.score(source, [made.text])[0]
+    assert model.score(["I am ill."], [other])[0] == model.score(["I am ill."], [other.text])[0]
+    with pytest.raises(InputError, match="the target is empty"):
+        model.score(["le chat"], ["\u200b"])
+
+
+def test_indices_and_numbers_of_outputs_that_do_not_fit_are_refused() -> None:
+    model = regard.load("fr-en-fast")
+    for how in ({}, {"protect": True}):
+        with pytest.raises(ConfigError, match="indices: expected one for each of the 2 texts; got 1"):
+            model(["le", "un"], indices=[1], **how)
+    with pytest.raises(ConfigError, match="indices: expected one for each of the 1 texts; got 2"):
+        regard.load("shakespeare")(["To"], indices=[1, 2], length=1)
+    with pytest.raises(ConfigError, match="n_best must be at least 1"):
+        model("Le chat dort.", sample=True, mbr=3, n_best=0)
+
+
+def test_nothing_is_added_where_nothing_may_be() -> None:
+    assert regard.load("shakespeare")("To be", length=0, beam=2).ids == []

@@ -316,3 +316,21 @@ def test_pickle_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     with pytest.raises(regard.RegardError, match=r"no such file \(pytorch_model.bin is pickle, which can run anything"):
         load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "values", "wanted"), [
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 3}, None),  # all layers lie below the 28 of the default
+    ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, 4096),
+    ("mistral", {}, 4096), ("mistral", {"sliding_window": None}, None), ("llama", {}, None),
+])  # fmt: skip
+def test_windows_that_a_config_does_not_name_are_those_of_transformers(
+    kind: str, values: dict[str, Any], wanted
+) -> None:
+    from regard.pretrained.family import Keys
+    from regard.pretrained.llama import _windows
+
+    theirs = transformers.AutoConfig.for_model(kind, num_hidden_layers=2, **values)
+    found = _windows(Keys({"model_type": kind, **values}, "here"), 2)
+    assert found.get("window") == wanted
+    if kind == "mistral":
+        assert theirs.sliding_window == wanted

@@ -1,5 +1,6 @@
 """A .gguf file: transformers reads the same one, and says what is in it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ NAMES = [chr(0x100 + n) for n in range(V - 3)]  # GPT-2's spelling of bytes begi
 
 def write(
     path: Path, change: dict[str, Any] | None = None, tied: bool = True, extra: str | None = None,
-    merges: list[str] | None = None, without: str = "", heads: int = HEADS,
+    merges: list[str] | None = None, without: str = "", heads: int = HEADS, kinds: Sequence[int] = (),
+    adds_bos: bool = False,
 ) -> None:  # fmt: skip
     """A Llama with random weights, some of them quantized, as llama.cpp's converter writes it."""
     draw = torch.Generator().manual_seed(0)
@@ -37,7 +39,9 @@ def write(
     file.add_tokenizer_model("gpt2")
     file.add_tokenizer_pre("gpt-2")
     file.add_token_list(["<end>", *NAMES, NAMES[0] + NAMES[1], "<begin>"])
-    file.add_token_types([3, *[1] * (V - 2), 3])
+    file.add_token_types(list(kinds) or [3, *[1] * (V - 2), 3])
+    if adds_bos:
+        file.add_add_bos_token(True)
     file.add_token_merges([f"{NAMES[0]} {NAMES[1]}"] if merges is None else merges)
     file.add_bos_token_id(V - 1)
     file.add_eos_token_id(0)
@@ -137,3 +141,10 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
     file.close()
     with pytest.raises(regard.BundleError, match="its architecture is 'gemma'; only 'llama' can be read"):
         regard.load(tmp_path / "c.gguf")
+
+
+def test_tokens_of_users_and_the_first_token_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "m.gguf", kinds=[3, 4, *[1] * (V - 3), 3], adds_bos=True)
+    model = regard.load(str(tmp_path / "m.gguf"))
+    assert model.tokenizer.encode(NAMES[0]) == [1]
+    assert model(NAMES[0], length=1).source_ids[0] == V - 1

@@ -279,3 +279,17 @@ def test_a_corpus_whose_last_rows_were_corrected_goes_on(tmp_path: Path) -> None
     assert run([*rows, "", " "]) == [1]
     with pytest.raises(ConfigError, match=r"part-000001\.parquet: made of texts that the corpus has no longer"):
         run(rows[:2])
+
+
+def test_a_folder_of_others_is_refused_before_anything_is_written_to_it(tmp_path: Path) -> None:
+    for name, content in ((".lock", "mine"), ("thesis.txt", "mine"), ("corpus.json", '{"title": "my corpus"}')):
+        (tmp_path / name).write_text(content)
+    corpus = table(tmp_path.parent / "corpus.jsonl")
+    config = BulkConfig.of(corpus, "text", "fr-en-fast", {})
+    for path in (None, tmp_path / "thesis.txt"):
+        if path is not None:
+            path.unlink()
+        with pytest.raises(ConfigError, match="not a folder of translated parts"):
+            translate_corpus(config, tmp_path, lambda *_: pytest.fail("translated"), 1, lambda _: None)
+    assert (tmp_path / ".lock").read_text() == "mine"
+    assert (tmp_path / "corpus.json").read_text() == '{"title": "my corpus"}'

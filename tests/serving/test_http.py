@@ -322,3 +322,17 @@ def test_demands_that_contradict_each_other_are_refused(client) -> None:
     answer = client.post("/v1/translate", json={"texts": ["a"], "force": ["the cat"], "forbid": ["cat"]})
     assert answer.status_code == 422
     assert "which forbid names" in answer.json()["error"]["message"]
+
+
+def test_a_protected_text_is_streamed_whole(client: TestClient, translator: Translator) -> None:
+    text = "Le chat {n} dort.\nLe chien {m} mange."
+    answer = client.post("/v1/translate", json={"texts": [text], "protect": True, "stream": True})
+    (_, whole) = events(answer.text)[-1]
+    assert whole["translations"][0]["text"] == translator(text, protect=True).text
+
+
+def test_a_body_of_many_wrong_texts_is_refused_at_once(client: TestClient) -> None:
+    for path, body in (("/v1/translate", {"texts": [1] * 300_000}), ("/translate", {"q": [1] * 300_000})):
+        answer = client.post(path, json=body)
+        assert answer.status_code in (400, 422)
+        assert len(answer.content) < 2000

@@ -126,3 +126,9 @@ def test_a_request_with_too_many_texts_between_tags_is_refused(client: TestClien
     many = client.post("/v1/translate", json={"texts": ["Il dort. " * 2_100] * 5})
     assert many.status_code == 422
     assert "got 10,500" in many.json()["error"]["message"]
+
+
+def test_html_in_the_target_language_stays_as_it_is(client: TestClient) -> None:
+    html = "<p>caf&eacute; & more &quot;x&quot;</p>"
+    body = {"q": html, "source": "en", "target": "en", "format": "html"}
+    assert client.post("/translate", json=body).json() == {"translatedText": html}

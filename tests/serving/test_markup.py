@@ -65,3 +65,8 @@ def test_a_number_of_thousands_of_digits_is_no_character() -> None:
     for inline in (True, False):
         markup = Markup("le chat &#" + "9" * 5000 + "; et &#x" + "f" * 5000 + "; dort &eacute;", inline)
         assert markup.texts() == ["le chat \ufffd et \ufffd dort é"]
+
+
+def test_leading_zeros_of_a_character() -> None:
+    assert Markup("<p>&#" + "0" * 4999 + "65;</p>", False).texts() == ["A"]
+    assert Markup("<p>&#x" + "0" * 4999 + "41;&#0;</p>", True).texts() == ["A\ufffd"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from regard.serving.service import Service, sentences
+from regard.serving.service import Service, _frozen, sentences
 from regard.web.limits import Limits
 
 
@@ -106,3 +106,10 @@ def test_a_wide_beam_counts_as_often_as_it_holds_the_models_own() -> None:
 
     asyncio.run(serve())
     assert calls == [1, 7, 6]  # 7 of 88 characters are 616
+
+
+def test_the_order_of_a_glossary_tells_requests_apart() -> None:
+    terms = {"chat": "dog", "Chat": "cow"}
+    other = dict(reversed(terms.items()))
+    assert _frozen({"glossary": terms}) != _frozen({"glossary": other})
+    assert _frozen({"glossary": terms, "beam": 2}) == _frozen({"beam": 2, "glossary": dict(terms)})

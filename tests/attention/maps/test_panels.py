@@ -6,6 +6,7 @@ import torch
 import regard
 from drawn import check_opens, panels_of, words_of
 from regard.attention.maps.map import AttentionMap
+from regard.errors import ShapeError
 from regard.figures import heatmap
 
 ROWS, COLUMNS = ["the", "black", "cat"], ["le", "chat", "noir", "."]
@@ -106,3 +107,13 @@ def test_names_of_a_large_map_are_few():
     """A name for each of 256 cells took most of the time of drawing."""
     figure = AttentionMap.from_weights(torch.rand(2, 512, 512)).plot()
     assert all(len(axes.get_xticks()) + len(axes.get_yticks()) < 30 for axes in panels_of(figure))
+
+
+def test_rows_as_bools() -> None:
+    seen = regard.attention_map(torch.randn(2, 5, 3), torch.randn(2, 4, 3))
+    some = torch.tensor([True, False, True, False, False])
+    for rows in (some, some.tolist()):
+        figure = seen.plot(rows=rows)
+        assert figure.axes[0].images[0].get_array().shape[0] == 2
+    with pytest.raises(ShapeError, match="expected 5 bools"):
+        seen.plot(rows=torch.tensor([True, False]))

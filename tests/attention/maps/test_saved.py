@@ -250,3 +250,10 @@ def test_vectors_beyond_half_precision_are_written_whole(tmp_path: Path) -> None
     seen = regard.attention_map(query, key)
     seen.save(tmp_path / "m.safetensors", half=True)
     torch.testing.assert_close(AttentionMap.load(tmp_path / "m.safetensors").full(), seen.full(), atol=2e-3, rtol=0)
+
+
+def test_a_negative_width_counts_as_its_square(tmp_path: Path) -> None:
+    score = regard.Distance(torch.nn.Parameter(torch.tensor(-1.5)))
+    seen = regard.attention_map(torch.randn(3, 4), torch.randn(5, 4), score=score)
+    seen.save(tmp_path / "m.safetensors")
+    torch.testing.assert_close(AttentionMap.load(tmp_path / "m.safetensors").full(), seen.full())

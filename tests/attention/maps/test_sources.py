@@ -252,3 +252,21 @@ def test_autocast_does_not_come_through() -> None:
         wanted = one()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(one(), wanted)
+
+
+def test_statistics_follow_what_is_learned() -> None:
+    torch.manual_seed(0)
+    scale = torch.nn.Parameter(torch.tensor(1.0))
+    query, key = torch.randn(2, 4, 3), torch.randn(2, 5, 3)
+    seen = regard.attention_map(query, key, score=regard.Cosine(scale=scale))
+    with torch.no_grad():
+        before = seen.entropy()
+        scale.mul_(20)
+        assert not torch.equal(seen.entropy(), before)
+        torch.testing.assert_close(seen.tile([0], slice(None)), seen.full()[:, :1])
+        torch.testing.assert_close(seen.pool(2, 2, "sum").sum(), seen.full().sum())
+
+
+def test_rollout_of_two_precisions() -> None:
+    maps = [regard.attention_map(*torch.randn(2, 2, 4, 3, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    assert AttentionMap.rollout(maps).full().dtype == torch.float64
