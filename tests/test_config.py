@@ -255,6 +255,11 @@ def test_numbers_of_thousands_of_digits_are_one_sentence(tmp_path: Path) -> None
         read_toml(tmp_path / "c.toml")
 
 
+def test_names_that_are_not_utf_8_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a name in it is not UTF-8"):
+        read_config("fr-en", {"data.train": ["x\udcff", "y"]})
+
+
 def test_a_number_of_thousands_of_digits_in_another_base_is_one_sentence() -> None:
     assert "max_steps = 0xfff" in to_toml(read_config("fr-en", {"training.max_steps": int("f" * 5000, 16)}))
     assert shown(int("f" * 5000, 16)) == "a number of 20,000 bits"

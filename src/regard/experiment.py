@@ -47,6 +47,7 @@ from regard.storage import (
     new_folder,
     parse_json,
     remove_leftovers,
+    without_halves,
     write_text,
 )
 from regard.tasks.base import Numbers, RunFolder, TaskData
@@ -123,6 +124,9 @@ def read_config(config: str | Path | dict[str, Any], overrides: dict[str, Any] |
             warnings.warn(f"{old} is called {current_name(old)} now", stacklevel=2)
     checked = validate(ExperimentConfig, apply(settings, current), where)
     check_sizes(checked)
+    text = to_toml(checked)
+    if without_halves(text) != text:  # a run keeps its config as a file
+        raise ConfigError(f"{where}: a name in it is not UTF-8: rename the file")
     return checked
 
 
