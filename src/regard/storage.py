@@ -147,6 +147,16 @@ def _impossible(path: Path) -> str:
     return ""
 
 
+def check_possible(path: Path) -> None:
+    """Refuse a path that no file can have: too long a name, a zero byte, links that go round.
+
+    Raises:
+        DataError: the sentence.
+    """
+    if why := _impossible(path):
+        raise DataError(f"{harmless(str(path))}: {why}")
+
+
 def check_place(path: Path) -> None:
     """Refuse a path at which no file can be written.
 

@@ -6,12 +6,14 @@ import lzma
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from regard.data.archive import Files
-from regard.data.files import expand, plain_name, read_lines, read_text
+from regard.data.files import expand, plain_name, read_lines, read_text, stream_lines
 from regard.data.parallel import DataConfig, read_pairs
+from regard.data.sound import read_sound
 from regard.data.tables import read_cells
 from regard.data.texts import TextConfig, read_texts
 from regard.errors import DataError
@@ -148,3 +150,24 @@ def test_an_archive_with_holes_is_refused(tmp_path: Path) -> None:
     subprocess.run(["tar", "-S", "--format=gnu", "-cf", "s.tar", "a.wav"], cwd=tmp_path, check=True)
     with pytest.raises(DataError, match="holds a file with holes"):
         Files(str(tmp_path / "s.tar")).names()
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("bz2", bz2.compress), ("xz", lzma.compress), ("gz", gzip.compress)])
+def test_streams_one_behind_the_other_are_read_to_the_end_or_refused(tmp_path: Path, ending: str, pack: Any) -> None:
+    lines = [f"line {n} of a text" for n in range(20_000)]
+    parts = [pack("".join(f"{line}\n" for line in some).encode()) for some in (lines[:9_000], lines[9_000:], [])]
+    path = tmp_path / f"t.txt.{ending}"
+    path.write_bytes(b"".join(parts))
+    assert list(stream_lines(path)) == lines == read_lines(path)
+    damaged = bytearray(parts[1])
+    damaged[2] ^= 1
+    for broken in (parts[0] + bytes(damaged), parts[0] + b"junk", parts[0][:-9], parts[0] + parts[1][:200]):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match="cannot be read"):
+            list(stream_lines(path))
+
+
+def test_a_name_that_no_file_has_is_one_sentence(tmp_path: Path) -> None:
+    for read in (Files(str(tmp_path)).read, lambda name: read_sound(tmp_path / name)):
+        with pytest.raises(DataError, match="no file can have this name"):
+            read("a" * 300 + ".wav")

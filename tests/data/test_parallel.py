@@ -452,3 +452,19 @@ def test_columns_of_csv_files_that_are_not_there(tmp_path: Path) -> None:
         read_pairs(str(path), DataConfig(train=str(path), source=-5, target=0))
     with pytest.raises(DataError, match="several columns 'fr'"):
         read_pairs(str(path), DataConfig(train=str(path), source="en", target="fr"))
+
+
+def test_rows_that_would_be_lost_are_refused(tmp_path: Path) -> None:
+    path, other = tmp_path / "p.csv", tmp_path / "p.fr"
+    path.write_text("fr,en\nOui 8, je viens.,Yes 8 I come.\n")
+    with pytest.raises(DataError, match=r"p\.csv:2: expected 2 columns; got 3"):
+        read_pairs(str(path), DataConfig(train=str(path), source="fr", target="en"))
+    path = tmp_path / "p.tsv"
+    for text in ("a\tb\rc\td\n", "a\tb\rc\td"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"p\.tsv:1: a carriage return within a line"):
+            read_pairs(str(path), DataConfig(train=str(path)))
+    other.write_text("x\ny\n")
+    path.write_text("x\ny\rz\n")
+    with pytest.raises(DataError, match=r"p\.tsv:2: a carriage return within a line"):
+        read_pairs((str(path), str(other)), DataConfig(train=(str(path), str(other))))

@@ -18,6 +18,7 @@ from regard.models.build import build
 from regard.models.questions import QuestionsConfig, StackedAttentionConfig
 from regard.pipelines.answerer import Answerer
 from regard.pipelines.base import InputError
+from regard.tasks.questions import evaluate
 
 GRID = {"kind": "grid", "size": 32, "first": 8, "channels": [16], "width": 24}
 MODELS: dict[str, dict[str, Any]] = {
@@ -238,3 +239,10 @@ def test_a_page_of_models_does_not_take_a_picture_and_a_question(run: Path, aske
         return
     assert talk("answer", picture, "where is it?", "--model", run, "--look", page)[0] == 0
     assert page.stat().st_size > 10_000
+
+
+def test_a_loss_over_nothing_is_no_loss(run: Path, asked: Path) -> None:
+    table = asked / "images" / "strange.csv"
+    table.write_text("file,question,answer\n0.png,what is it?,zanzibar\n")
+    with pytest.raises(DataError, match="none of the questions has an answer that the model knows"):
+        evaluate(regard.load(run), table)

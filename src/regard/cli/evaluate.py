@@ -79,7 +79,7 @@ def evaluate(
                 write(line)
 
 
-def _held_out(run: str, part: str, folder: Path, output: Path | None) -> tuple[Path, Path]:
+def _held_out(run: str, part: str, folder: Path, output: Path | None = None) -> tuple[Path, Path]:
     """The sources and references of a run's development or test pairs, as files in a folder.
 
     Raises:

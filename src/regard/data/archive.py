@@ -5,6 +5,7 @@ from functools import cached_property
 
 from regard.data.files import check_regular, expand, unpacking
 from regard.errors import DataError
+from regard.storage import check_possible
 
 Cells = tuple[str, dict[str, str]]  # file and line of a table's row, and its values by column
 
@@ -47,6 +48,7 @@ class Files:
         """
         if self._members is None:
             path = self.path / name
+            check_possible(path)
             if not path.is_file():
                 raise DataError(f"{path}: no such file")
             return path.read_bytes()

@@ -12,13 +12,15 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from regard.errors import BundleError, DataError, not_utf8
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+CHUNK = 2**16  # bytes that are decompressed at a time
 SMALL = 2**26  # bytes of a file that is read as a whole: subtitles, a glossary
 LONGEST_LINE = 2**26  # bytes: a file that unpacks to one endless line is refused before it fills the memory
 # what the modules that unpack raise for a damaged file; zipfile lets those of its decoders through
@@ -164,12 +166,50 @@ def _opened(path: Path) -> io.BufferedIOBase:
     if ending == ".gz" or begin.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(path)
     if ending == ".bz2" or begin.startswith(b"BZh"):
-        return bz2.BZ2File(path)
+        return io.BufferedReader(_Streams(path, bz2.BZ2Decompressor))
     if ending == ".xz" or begin.startswith(b"\xfd7zXZ\x00"):
-        return lzma.LZMAFile(path)
+        return io.BufferedReader(_Streams(path, lzma.LZMADecompressor))
     if ending == ".zip" or begin.startswith(b"PK\x03\x04"):
         return _unzipped(path)
     return path.open("rb")
+
+
+class _Streams(io.RawIOBase):
+    """The contents of compressed streams that stand one behind the other.
+
+    Python's own readers take a damaged one behind the first for the end of the file.
+    """
+
+    def __init__(self, path: Path, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self._file, self._make, self._inner = path.open("rb"), make, make()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next; 0 at the end.
+
+        Raises:
+            EOFError: the file is cut short.
+        """
+        while True:
+            inner = self._inner
+            raw = b""
+            if inner.eof:
+                raw = inner.unused_data.lstrip(b"\0") or self._file.read(CHUNK).lstrip(b"\0")  # between streams of .xz
+                if not raw:
+                    return 0
+                inner = self._inner = self._make()
+            elif inner.needs_input and not (raw := self._file.read(CHUNK)):
+                raise EOFError("cut short")
+            if data := inner.decompress(raw, len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def read_text(path: Path, limit: int | None = None) -> str:

@@ -175,7 +175,7 @@ def _from_files(where: str, config: DataConfig) -> Named:
         parse = _from_json if kind.endswith(".jsonl") else _from_tsv
         for number, lines in _to_the_last(stream_lines(path)):
             name, line = f"{path}:{number}", lines[0] or ""
-            yield name, parse(line, config, name) if line.strip() else ("", "")
+            yield name, parse(_whole(line, name), config, name) if line.strip() else ("", "")
 
 
 def _from_two(where: tuple[str, str]) -> Named:
@@ -194,12 +194,20 @@ def _from_two(where: tuple[str, str]) -> Named:
             if alone is None and None in lines:
                 alone = number
             if alone is None:
-                yield f"{paths[0]}:{number}", (lines[0] or "", lines[1] or "")
+                here = [_whole(line or "", f"{path}:{number}") for line, path in zip(lines, paths, strict=True)]
+                yield f"{paths[0]}:{number}", (here[0], here[1])
         if alone is not None:
             raise DataError(
                 f"{paths[0]} has {counts[0]} lines and {paths[1]} has {counts[1]}: "
                 f"line {alone} has no partner; parallel files need a line for a line"
             )
+
+
+def _whole(line: str, where: str) -> str:
+    """A line without a carriage return within it: lines that end so would be one, and all but the first be lost."""
+    if "\r" in line:
+        raise DataError(f"{where}: a carriage return within a line: end the lines in \\n (tr '\\r' '\\n')")
+    return line
 
 
 def _to_the_last(*sides: Iterator[str]) -> Iterator[tuple[int, tuple[str | None, ...]]]:
@@ -236,6 +244,7 @@ def _from_csv(path: Path, config: DataConfig) -> Named:
     columns = [config.source, config.target]
     blank: list[str] = []  # records that are an error unless they are the last ones
     try:
+        header: list[str] = []
         if any(isinstance(column, str) for column in columns):
             header = next(records, [])
             if missing := [column for column in columns if isinstance(column, str) and column not in header]:
@@ -246,7 +255,7 @@ def _from_csv(path: Path, config: DataConfig) -> Named:
             if twice := [column for column in columns if isinstance(column, str) and header.count(column) > 1]:
                 raise DataError(f"{path}:1: several columns {twice[0]!r}: rename all but one")
             columns = [header.index(column) if isinstance(column, str) else column for column in columns]
-        wanted = _furthest(columns)
+        wanted, named = _furthest(columns), len(header) if columns != [config.source, config.target] else 0
         for record in records:
             name = f"{path}:{records.line_num}"
             if not any(map(str.strip, record)):
@@ -254,6 +263,8 @@ def _from_csv(path: Path, config: DataConfig) -> Named:
                 continue
             yield from ((earlier, ("", "")) for earlier in blank)
             blank = []
+            if named and len(record) != named:
+                raise DataError(f"{name}: expected {named} columns; got {len(record)}")
             if len(record) <= wanted:
                 raise DataError(f"{name}: expected at least {wanted + 1} columns divided by commas; got {len(record)}")
             source, target = (" ".join(record[int(column)].splitlines()) for column in columns)

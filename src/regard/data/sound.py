@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import DataError
+from regard.storage import check_possible
 
 RATE = 16_000  # samples a second of a model's input
 WINDOW, HOP = 400, 160  # samples of a window (25 ms), and between two (10 ms)
@@ -67,6 +68,8 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
     """
     name = name or ("recording" if isinstance(source, bytes) else str(source))
     try:
+        if isinstance(source, Path):
+            check_possible(source)
         if isinstance(source, Path) and not source.is_file():
             what = "a folder" if source.is_dir() else "a pipe or a device" if source.exists() else ""
             raise DataError(f"{name}: {what}, not a recording" if what else f"{name}: no such file")

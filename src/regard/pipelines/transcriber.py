@@ -16,6 +16,7 @@ from regard.data.sound import RATE, log_mel, segments, sound_blocks
 from regard.errors import DataError
 from regard.pipelines.base import InputError
 from regard.pipelines.description import Describer, Description, MediaInput, check_media
+from regard.storage import check_possible
 
 NOTHING = torch.zeros(0)
 LARGEST_STREAM, CHUNK = 2**30, 2**20  # bytes read of a pipe, in all and at a time
@@ -114,6 +115,7 @@ class Transcriber(Describer):
 
 
 def _is_pipe(path: Path) -> bool:
+    check_possible(path)
     return path.exists() and stat.S_ISFIFO(path.stat().st_mode)
 
 

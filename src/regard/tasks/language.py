@@ -158,7 +158,7 @@ def evaluate_completer(
     _refuse_reference(completer.name, "completes texts", reference, beam)
     text, tokenizer = read_text(source), completer.tokenizer
     ids = list(tokenizer.marked(text)[0] if hasattr(tokenizer, "marked") else tokenizer.encode(text))
-    if completer.bundle.decoding.get("begins", False) and tokenizer.bos is not None:
+    if completer.bundle.decoding.get("begins", False) and tokenizer.bos not in (None, *ids[:1]):
         ids = [tokenizer.bos, *ids]
     if not text.strip() or len(ids) < 2:
         raise DataError(f"{source}: there is nothing to predict: the text has fewer than two tokens")

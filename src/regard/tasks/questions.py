@@ -23,6 +23,7 @@ from regard.text.tokenizer import Tokenizer
 from regard.training.objective import token_nll
 
 COLUMNS = ("file", "question", "answer")
+NONE_KNOWN = "none of the {} has an answer that the {}: there is no loss to measure, and all answers would be wrong"
 
 
 def batches(
@@ -111,8 +112,10 @@ def make_evaluate(dev: BatchSource, precision: str = "float32") -> Callable[[Any
             total, known = total + float(nll), known + n
             best = 1 + model(batch.pictures, batch.question, batch.allowed)[:, 1:].argmax(-1)
             right, asked = right + int((best == batch.target[:, 0]).sum()), asked + len(best)
+        if not known:
+            raise DataError(NONE_KNOWN.format("development questions", "training questions have"))
         shares = {"exact": 100 * right / max(1, asked), "unknown": 100 * (asked - known) / max(1, asked)}
-        return loss_numbers(total / max(1, known), lambda: shares)
+        return loss_numbers(total / known, lambda: shares)
 
     return evaluate
 
@@ -163,7 +166,9 @@ def evaluate(
         for batch in batches(rows, opened, answerer.answers, tokenizer, config, EVALUATION_TOKENS).epoch(0):
             nll, n = token_nll(answerer.model, move(batch, answerer.device))
             total, known = total + float(nll), known + n
-    loss = total / max(1, known)
+    if not known:
+        raise DataError(f"{source}: {NONE_KNOWN.format('questions', 'model knows')}")
+    loss = total / known
     numbers: Numbers = {"loss": loss, "perplexity": perplexity(loss), "tokens": known}
     count = len(rows)
     numbers |= {"accuracy": 100 * right / count, "unknown": 100 * (count - known) / count, "examples": count}
