@@ -123,17 +123,12 @@ def why_unwritable(path: Path) -> str:
             return f"{folder} is not a folder" if folder.exists() else f"the folder {folder} does not exist"
     if path.is_dir():
         return "a folder; name a file in it"
-    # a file is written beside its place, and renamed; a device is written to
-    place = path if path.exists() and not path.is_file() else Path(os.path.realpath(path)).parent
-    return (
-        ""
-        if os.access(place, os.W_OK) and os.access(path if path.exists() else place, os.W_OK)
-        else (
-            "may not be written to"
-            if place == path or os.access(place, os.W_OK)
-            else f"nothing may be written to {place}"
-        )
-    )
+    if path.exists() and not os.access(path, os.W_OK):
+        return "may not be written to"
+    if path.exists() and not path.is_file():  # a device is written to
+        return ""
+    folder = Path(os.path.realpath(path)).parent  # a file is written beside its place, and renamed
+    return "" if os.access(folder, os.W_OK) else f"the folder {folder} may not be written to"
 
 
 def _impossible(path: Path) -> str:

@@ -13,11 +13,14 @@ from regard.errors import BundleError
 from regard.untrusted import file_size
 
 METADATA = ".metadata"
+PATHS = {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"}
 KNOWN = {
     "torch.distributed.checkpoint.metadata": None,  # all of it
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "torch.serialization": {"_get_layout"},
-    "pathlib": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
+    "collections": {"OrderedDict", "defaultdict"},
+    "pathlib": PATHS,
+    "pathlib._local": PATHS,  # their place in Python 3.13
 }
 
 
