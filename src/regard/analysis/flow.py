@@ -92,7 +92,7 @@ def _flow(
     given: list[AttentionMap], how: str, target: int | None, residual: float | Sequence[float],
     gradients: Sequence[HeadGradient] | None,
 ) -> Tensor:  # fmt: skip
-    """`flow` of maps that are some."""
+    """`flow` of maps that have been checked, outside of autocast."""
     chain = given if how == "alti" and given else _chain(given)
     if target is not None:
         rows = chain[-1].shape[-2]

@@ -107,10 +107,11 @@ class Ruled:
             if state.step == (0 if rules.forced_first is None else 1):
                 banned[..., list(rules.suppressed_first)] = True
             for length, ends in bad.items():  # one look at the last tokens for all sequences of a length
-                rows = tokens.flatten(0, -2).tolist() if length <= tokens.shape[-1] else []
+                if length > tokens.shape[-1]:
+                    continue
                 flat = banned.view(-1, banned.shape[-1])
-                for place, row in enumerate(rows):
-                    if last := ends.get(tuple(row[len(row) - length :])):
+                for place, row in enumerate(tokens[..., tokens.shape[-1] - length :].flatten(0, -2).tolist()):
+                    if last := ends.get(tuple(row)):
                         flat[place, last] = True
             scores = scores.masked_fill(banned, -torch.inf)
             if state.step == 0 and rules.forced_first is not None:

@@ -12,7 +12,7 @@ MOST_TOKENS = 1000  # of a completion
 
 
 class First(FailFast):
-    """Of the wrong ones of a list the first is named: a body of a megabyte may have half a million."""
+    """Names only the first wrong element of a list: a body of a megabyte may have half a million."""
 
     __hash__ = object.__hash__  # which a union of types needs
 

@@ -228,3 +228,20 @@ def test_the_font_has_hundreds_of_things() -> None:
     assert len(glyphs) > 800
     assert {"cat", "black cat", "red apple", "key"} <= set(glyphs.names)
     assert not any("face" in name.split() for name in glyphs.names)
+
+
+def test_a_part_that_gets_no_scene_is_one_sentence(config: SceneConfig) -> None:
+    few = config.model_copy(update={"first": 3})
+    glyphs = Glyphs(few)
+    with pytest.raises(DataError, match=r"no combination of 3 of the 3 things was found that belongs to (training|dev)"):
+        for dev in (False, True):
+            make_scene(glyphs, few, random.Random(0), dev, 3)
+    nowhere = config.model_copy(update={"moves": {}, "frames": 2})
+    with pytest.raises(DataError, match=r"scenes\.moves: expected one direction or more"):
+        make_scene(Glyphs(config), nowhere, random.Random(0), False)
+    assert SceneQuestions(few.model_copy(update={"most": 3, "scenes": 20, "dev_share": 0.0})).questions(False)
+
+
+def test_a_color_that_there_is_not_is_one_sentence(config: SceneConfig) -> None:
+    with pytest.raises(DataError, match=r"scenes\.dyes: no color 'nocolor'"):
+        make_scene(Glyphs(config), config.model_copy(update={"dyes": {"red": "nocolor"}}), random.Random(0), False)

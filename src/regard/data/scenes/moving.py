@@ -1,22 +1,12 @@
 """Moving scenes: one thing, whose caption says where it moves."""
 
 import random
+from typing import Any
 
 import numpy as np
 
-from regard.data.files import share_of
 from regard.data.scenes.glyphs import Glyphs
-from regard.data.scenes.scene import (
-    DRAWS,
-    Box,
-    Scene,
-    SceneConfig,
-    Thing,
-    background,
-    none_left,
-    paste,
-    shares,
-)  # fmt: skip
+from regard.data.scenes.scene import Box, Scene, SceneConfig, Thing, background, of_part, paste, shares
 from regard.errors import DataError
 
 
@@ -25,12 +15,12 @@ def make_moving(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: b
     scene."""
     if not config.moves:
         raise DataError("scenes.moves: expected one direction or more")
-    for _ in range(DRAWS):
-        chosen, way = dice.randrange(len(glyphs)), dice.choice(sorted(config.moves))
-        if (share_of(f"{glyphs.names[chosen]} + {way}") < config.dev_share) == dev:
-            break
-    else:
-        raise DataError(none_left(f"one of the {len(glyphs)} things and a direction", dev, config))
+
+    def draw() -> tuple[tuple[int, Any], str]:
+        thing, where = dice.randrange(len(glyphs)), dice.choice(sorted(config.moves))
+        return (thing, where), f"{glyphs.names[thing]} + {where}"
+
+    chosen, way = of_part(draw, dev, config, f"one of the {len(glyphs)} things and a direction")
     boxes = _path(config.size, config.frames, way, dice)
     ground, picture = background(config.size, dice), glyphs.draw(chosen, dice)
     frames = []

@@ -1,15 +1,19 @@
 """A scene of emoji: its settings, its parts, and the drawing of one thing on a background."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import Field
 
+from regard.data.files import share_of
 from regard.data.scenes.glyphs import SpriteConfig, varied
+from regard.errors import DataError
 
+Drawn = TypeVar("Drawn")
 DRAWS = 10_000  # of what stands in a scene, until one is found that belongs to training, or to development
 Box = tuple[int, int, int, int]  # left, upper, right, lower edge in pixels
 
@@ -126,10 +130,24 @@ def paste(canvas: Image.Image, picture: Image.Image, box: Box, dice: random.Rand
     canvas.paste(small, (left, top), small)
 
 
-def none_left(what: str, dev: bool, config: SceneConfig) -> str:
-    """The refusal of settings under which one part gets no scene."""
+def of_part(draw: Callable[[], tuple[Drawn, str]], dev: bool, config: SceneConfig, what: str) -> Drawn:
+    """The first draw that belongs to training, or to development, as the share of its key says.
+
+    Args:
+        draw: gives a choice and its key; without a key it belongs to both.
+        dev: whether it is to belong to development.
+        config: the settings.
+        what: what is combined, for the refusal.
+
+    Raises:
+        DataError: nothing of this part was found.
+    """
+    for _ in range(DRAWS):
+        chosen, key = draw()
+        if not key or (share_of(key) < config.dev_share) == dev:
+            return chosen
     part = "development" if dev else "training"
-    return (
+    raise DataError(
         f"scenes: no combination of {what} was found that belongs to {part} (scenes.dev_share = {config.dev_share:g}): "
         "take more things, a smaller scenes.most, or another dev_share"
     )

@@ -4,19 +4,8 @@ import random
 
 import numpy as np
 
-from regard.data.files import share_of
 from regard.data.scenes.glyphs import Glyphs, dyed
-from regard.data.scenes.scene import (
-    DRAWS,
-    Box,
-    Scene,
-    SceneConfig,
-    Thing,
-    background,
-    none_left,
-    paste,
-    shares,
-)  # fmt: skip
+from regard.data.scenes.scene import Box, Scene, SceneConfig, Thing, background, of_part, paste, shares
 from regard.errors import DataError
 
 SEPARATE = 1.3  # smallest ratio of two things' distances along the two axes, so that "beside" or "above" is clear
@@ -29,13 +18,12 @@ def make_still(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: bo
         if len(glyphs) < config.most:
             raise DataError(f"scenes.most = {config.most}, and there are only {len(glyphs)} things")
         count = dice.randint(1, config.most)
-    for _ in range(DRAWS):
-        chosen = dice.sample(range(len(glyphs)), count)
-        key = " + ".join(sorted(glyphs.names[i] for i in chosen))
-        if count == 1 or (share_of(key) < config.dev_share) == dev:
-            break
-    else:
-        raise DataError(none_left(f"{count} of the {len(glyphs)} things", dev, config))
+
+    def draw() -> tuple[list[int], str]:
+        some = dice.sample(range(len(glyphs)), count)
+        return some, " + ".join(sorted(glyphs.names[i] for i in some)) if count > 1 else ""
+
+    chosen = of_part(draw, dev, config, f"{count} of the {len(glyphs)} things")
     boxes = _arrange(config.size, count, dice)
     colours = [dice.choice(sorted(config.dyes)) if config.dyes else None for _ in chosen]
     called = [f"{colour or ''} {glyphs.names[i]}".strip() for i, colour in zip(chosen, colours, strict=True)]
