@@ -270,3 +270,11 @@ def test_statistics_follow_what_is_learned() -> None:
 def test_rollout_of_two_precisions() -> None:
     maps = [regard.attention_map(*torch.randn(2, 2, 4, 3, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
     assert AttentionMap.rollout(maps).full().dtype == torch.float64
+
+
+def test_statistics_follow_a_mask_that_is_written_to() -> None:
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    seen = regard.attention_map(torch.randn(2, 4, 3), torch.randn(2, 5, 3), mask=mask)
+    assert bool((seen.argmax() >= 0).all())
+    mask[1] = False
+    assert seen.argmax()[:, 1].tolist() == [-1, -1]

@@ -233,9 +233,8 @@ def test_the_font_has_hundreds_of_things() -> None:
 def test_a_part_that_gets_no_scene_is_one_sentence(config: SceneConfig) -> None:
     few = config.model_copy(update={"first": 3})
     glyphs = Glyphs(few)
-    with pytest.raises(DataError, match=r"no combination of 3 of the 3 things was found that belongs to (training|dev)"):
-        for dev in (False, True):
-            make_scene(glyphs, few, random.Random(0), dev, 3)
+    with pytest.raises(DataError, match="no combination of 3 of the 3 things was found that belongs to"):
+        [make_scene(glyphs, few, random.Random(0), dev, 3) for dev in (False, True)]
     nowhere = config.model_copy(update={"moves": {}, "frames": 2})
     with pytest.raises(DataError, match=r"scenes\.moves: expected one direction or more"):
         make_scene(Glyphs(config), nowhere, random.Random(0), False)

@@ -90,8 +90,9 @@ def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
         elif isinstance(part, WeightSource):
             found += part.versions()
         elif isinstance(part, Spec):
-            found += versions_of([*part.score.parameters(), *part.normalizer.parameters()])
+            found += versions_of([*part.score.parameters(), *part.normalizer.parameters(), *part.normalizer.buffers()])
             found += versions_of([] if part.bias is None else part.bias.tensors())
+            found += versions_of([] if part.mask is None else vars(part.mask).values())
     return tuple(found)
 
 
