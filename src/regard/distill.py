@@ -57,7 +57,7 @@ def distill(
         load: gives the teacher.
         texts: files of further sources without translations, a line each; patterns too. Development and test sources
             among them are left out.
-        beam: of the teacher's search; its own by default.
+        beam: of the teacher's search; by default its own, and with several outputs 4, or as many as there are outputs.
         n_best: outputs of each source that the student learns.
         report: called with the number of rows that were translated.
 

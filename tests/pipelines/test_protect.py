@@ -124,6 +124,8 @@ def test_lost_numbers_are_searched_again(model: Translator) -> None:
     for kept in ("from -12", "from −12", "from minus 12"):
         assert shield("de -12").lost_numbers(kept) == []
     assert shield("à 18 h 45").lost_numbers("at 6:45 p.m.") == []
+    assert shield("à 18 h").lost_numbers("at 16 p.m.") == ["18"]
+    assert shield("de -1 et +12").lost_numbers("Plus 12 and -12") == ["1", "-1"]
     assert shield("at 6:45 p.m.").lost_numbers("à 18 h 45") == []
     assert shield("à 18 h 45").lost_numbers("at 6:45 a.m.") == ["18"]
     for kept in ("1,234 apples", "1 234 apples", "1234 apples", "1\u202f234 apples"):

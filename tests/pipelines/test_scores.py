@@ -1,5 +1,7 @@
 """Scores of given targets, words with their log-probabilities, draws, and other precisions of a translator."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -93,6 +95,7 @@ def test_a_sample_depends_on_seed_and_index_alone(translator: Translator) -> Non
     [
         ({"sample": True, "beam": 2}, r"sample draws one output a text: leave out beam"),
         ({"sample": True, "n_best": 2}, r"sample draws one output a text"),
+        ({"sample": True, "mbr": 3, "beam": 2}, r"mbr draws its outputs and searches for none: leave out beam"),
         ({"mbr": 0}, r"mbr must be at least 1; got mbr = 0"),
         ({"top_k": 3}, r"sampling settings \(top_k\) need sample=True \(--sample\): set it"),
         ({"sample": True, "top_p": 3}, r"top_p must be above 0 and at most 1; got 3"),
@@ -112,6 +115,13 @@ def test_refused_pairs(translator: Translator) -> None:
         translator.score(["a", " "], ["b", "c"])
     with pytest.raises(InputError, match=r"score: pair 1: the target is empty"):
         translator.score(["a"], [""])
+    long = "a " * 2 * translator.decoding.longest_source
+    with pytest.raises(InputError, match=r"score: pair 3: the target cannot be scored: .*tokens"):
+        translator.score(["a", "a", "a"], ["a", "a", long])
+    made = translator("a b.", n_best=2, beam=2)  # a result counts as one pair, whatever it was made of
+    with pytest.raises(InputError, match=r"score: pair 2: the source cannot be scored: .*tokens") as refused:
+        translator.score(["a b.", long], [made, "a"])
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
 
 
 def test_precisions(tiny_run) -> None:

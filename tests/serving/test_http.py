@@ -103,6 +103,13 @@ LONG = "le " * 400
         ("/v1/score", {"sources": ["a"], "targets": []}, 422, "targets: "),
         ("/v1/score", {"sources": ["a"], "targets": ["b", "c"]}, 422, "targets: expected one for each"),
         ("/v1/score", {"sources": ["a"], "targets": [" "]}, 422, "targets[0]: expected a text"),
+        (
+            "/v1/score",
+            {"sources": ["a"] * 3, "targets": ["b", "c", 3 * LONG]},
+            422,
+            "targets[2]: cannot be scored: a text",
+        ),
+        ("/v1/score", {"sources": ["a", LONG], "targets": ["b", "c"]}, 422, "sources[1]: cannot be scored: a text"),
         ("/v1/complete", {"texts": ["a"], "temperature": -1}, 422, "temperature: "),
         ("/v1/complete", {"texts": ["a"], "beam": 2, "seed": 1}, 422, "beam: a beam search neither streams"),
         ("/v1/complete", {"texts": ["a"], "n_best": 2}, 422, "n_best: only a search"),

@@ -21,7 +21,9 @@ def distill(
     text: Annotated[
         list[str] | None, typer.Option(help="A file of further sources, one per line; may be repeated.")
     ] = None,
-    beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses of the teacher. Default: its own.")] = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, help="Hypotheses of the teacher. Default: its own; 4 or more with --n-best.")
+    ] = None,
     n_best: Annotated[int, typer.Option(min=1, help="Outputs of each source that the student learns.")] = 1,
     device: Device = "cpu",
     precision: Precision = "auto",

@@ -61,9 +61,9 @@ _NUMBER = re.compile(rf"(?<!\d)(?:{GROUPS}|\d+)(?:[.,:/]\d+)*|[{NUMERALS}]")
 # 1 234, 1,234 and 1234 are one number
 _GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:[ \u00a0\u202f.,]\d{3})+(?!\d)")
 _SIGNED = re.compile(r"(?<![\w-])([-−‑+±])(\d+)")
-_SIGNS = {"+": r"(?:\+|plus)", "±": "±"}  # of a translation; of all others:
-_MINUS = "(?:[-−‑–]|minus|moins)"
-_AFTERNOON = r"(?<!\d){}(?::\d+)?\s?p\.?\s?m"  # 6:45 p.m.
+# as a translation may have it
+_SIGNS = re.compile(r"(?:(?P<plus>\+|plus)|(?P<both>±)|[-−‑–]|minus|moins)\s?(?P<number>\d+)", re.IGNORECASE)
+_AFTERNOON = re.compile(r"(?<!\d)(\d\d?)(?::\d+)?\s?p\.?\s?m", re.IGNORECASE)  # 6:45 p.m.
 
 
 class Segment(NamedTuple):
@@ -126,18 +126,16 @@ class Shielded:
     def lost_numbers(self, text: str) -> list[str]:
         """The numbers of the source whose digits, or whose sign, a translation does not have; 18 may be 6 p.m."""
         there, lost = _digits(text), []
+        afternoon = [frozenset(_AFTERNOON.findall(one)) for one in (self.text, text)]
         for number in self.numbers:
-            spelled = (digits for digits in _spellings(number, self.text, text) if digits <= there)
+            spelled = (one for one in _spellings(number, *afternoon) if all(there[run] >= n for run, n in one.items()))
             if (found := next(spelled, None)) is None:
                 lost.append(number)
             else:
-                there -= found
+                there.subtract(found)
+        signs = {((one["plus"] and "+") or one["both"], one["number"]) for one in _SIGNS.finditer(text)}
         signed = _SIGNED.finditer(self.text)
-        return lost + [
-            one[0]
-            for one in signed
-            if not re.search(rf"{_SIGNS.get(one[1], _MINUS)}\s?{one[2]}(?!\d)", text, re.IGNORECASE)
-        ]
+        return lost + [one[0] for one in signed if (one[1] if one[1] in "+±" else None, one[2]) not in signs]
 
 
 def _digits(text: str) -> Counter[str]:
@@ -149,14 +147,19 @@ def _joined(found: re.Match[str]) -> str:
     return re.sub(r"\D", "", found[0])
 
 
-def _spellings(number: str, source: str, text: str) -> Iterator[Counter[str]]:
-    """The digits of a number of the source, and those of the same hour in a translation that counts to 12, or to 24."""
+def _spellings(number: str, source: Collection[str], target: Collection[str]) -> Iterator[Counter[str]]:
+    """The digits of a number of the source, and those of the same hour in a translation that counts to 12, or to 24.
+
+    Args:
+        number: as it stands in the source.
+        source, target: the hours p.m. of the source and of its translation.
+    """
     digits = _digits(number)
     yield digits
     for hour in (one for one in digits if re.fullmatch(r"\d\d?", one)):
-        for other, counts in ((int(hour) - 12, text), (int(hour) + 12, source)):
+        for other, afternoon in ((int(hour) - 12, target), (int(hour) + 12, source)):
             twelve = min(other, int(hour))
-            if 0 < twelve < 12 and re.search(_AFTERNOON.format(twelve), counts, re.IGNORECASE):
+            if 0 < twelve < 12 and str(twelve) in afternoon:
                 yield digits - Counter([hour]) + Counter([str(other)])
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, cached_property
 from math import inf
@@ -83,6 +84,36 @@ class DecodingConfig(BaseModel):
     diacritics: bool = False
     """Read a source without diacritics as if it had those of its words; which these are is learned from the training
     data."""
+
+
+class PairError(InputError):
+    """A pair that cannot be scored.
+
+    Attributes:
+        number: of the pair, from 1.
+        side: "source" or "target".
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, number: int, side: str, reason: str) -> None:
+        super().__init__(number, side, reason)
+        self.number, self.side, self.reason = number, side, reason
+
+    def __str__(self) -> str:
+        return f"score: pair {self.number}: the {self.side} {self.reason}"
+
+
+@contextmanager
+def _side(number: int, side: str) -> Iterator[None]:
+    """What is refused within is a side of a pair.
+
+    Raises:
+        PairError: it is refused.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise PairError(number, side, f"cannot be scored: {error}") from error
 
 
 class Translator(Pipeline[str, Generation]):
@@ -275,6 +306,8 @@ class Translator(Pipeline[str, Generation]):
                 raise ConfigError(UNENFORCED)
             if n_best < 1:
                 raise ConfigError(f"n_best must be at least 1; got {n_best}")
+            if beam is not None or length_penalty is not None:
+                raise ConfigError("mbr draws its outputs and searches for none: leave out beam and length_penalty")
             settings = {"record": record, "batch_tokens": batch_tokens, "prefix": prefix, "forbid": forbid, **drawing}
             return self._least_risk(prepared, numbers, mbr, n_best, settings)
         config, demands = self._asked(
@@ -434,7 +467,7 @@ class Translator(Pipeline[str, Generation]):
             batch_tokens: source tokens worked on at a time.
 
         Raises:
-            InputError: a source or target that is empty or no text; a source with more tokens than the model takes; a
+            PairError: a source or target that is empty or no text; a source with more tokens than the model takes; a
                 target with more than any output may have.
             ConfigError: not as many targets as sources.
         """
@@ -452,7 +485,8 @@ class Translator(Pipeline[str, Generation]):
             else [(source, target.text if isinstance(target, Generation) else target)]
             for source, target in zip(sources, targets, strict=True)
         ]
-        made = iter(self._score([pair for some in pairs for pair in some], batch_tokens))
+        numbered = [(number, *pair) for number, some in enumerate(pairs, 1) for pair in some]
+        made = iter(self._score(numbered, batch_tokens))
         found = []
         for own in pairs:
             some = [next(made) for _ in own]
@@ -465,21 +499,24 @@ class Translator(Pipeline[str, Generation]):
         own = [self.tokenizer.tokens(one.ids) == list(one.tokens) for one in target.searched]
         return isinstance(source, str) and target.source == source and all(own)
 
-    def _score(self, pairs: Sequence[tuple[str, str | Generation]], batch_tokens: int) -> list[Scored]:
+    def _score(self, pairs: Sequence[tuple[int, str, str | Generation]], batch_tokens: int) -> list[Scored]:
+        """The log-probabilities of targets, each with the number of its pair and its source."""
         tokenizer = self.tokenizer
-        for source, _ in pairs:
-            check_text(source)
-        rows = [self.prepare(source).ids for source, _ in pairs]
-        for _, target in pairs:
-            if not isinstance(target, Generation):
-                check_text(target)
-        outputs = [
-            list(one.ids) if isinstance(one, Generation) else [*self.encode_target(clean(one)), tokenizer.eos]
-            for _, one in pairs
-        ]
-        for number, (row, (_, target)) in enumerate(zip(rows, pairs, strict=True), 1):
-            if not row or not (target.ids if isinstance(target, Generation) else clean(target).strip()):
-                raise InputError(f"score: pair {number}: the {'target' if row else 'source'} is empty")
+        rows, outputs = [], []
+        for number, source, target in pairs:
+            with _side(number, "source"):
+                check_text(source)
+                rows.append(list(self.prepare(source).ids))
+            if isinstance(target, Generation):
+                outputs.append(list(target.ids))
+            else:
+                with _side(number, "target"):
+                    check_text(target)
+                    outputs.append([*self.encode_target(clean(target)), tokenizer.eos])
+            if not rows[-1]:
+                raise PairError(number, "source", "is empty")
+            if not (target.ids if isinstance(target, Generation) else clean(target).strip()):
+                raise PairError(number, "target", "is empty")
         made: dict[int, Scored] = {}
         for group in length_groups([max(len(s) + 1, len(t)) for s, t in zip(rows, outputs, strict=True)], batch_tokens):
             found = self.forced([[*rows[i], tokenizer.eos] for i in group], [outputs[i] for i in group])

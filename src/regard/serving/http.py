@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.types import ASGIApp
 
 from regard.pipelines.sentences import join
+from regard.pipelines.translator import PairError
 from regard.serving.libretranslate import LibreTranslate
 from regard.serving.schemas import (
     CompleteAnswer,
@@ -192,9 +193,14 @@ class Routes:
         translator = self.service.model("translate", given.model)
 
         async def work() -> list[Any]:
-            return await asyncio.gather(*self.service.score(translator, given.sources, given.targets))
+            waiting = self.service.score(translator, given.sources, given.targets)
+            return await asyncio.gather(*waiting, return_exceptions=True)
 
-        found = good(await while_connected(request, work(), self.limits.seconds), "sources")
+        found = await while_connected(request, work(), self.limits.seconds)
+        for n, one in enumerate(found):
+            if isinstance(one, PairError):  # its own number is that among the pairs computed together
+                raise Refusal(422, f"{one.side}s[{n}]: {one.reason}") from one
+        found = good(found, "sources")
         made = [
             {
                 "log_prob": number(one.log_prob),
