@@ -11,10 +11,12 @@ from itertools import product
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, distributed
 
 from checked import check_types
+from regard.errors import RegardError
 
 check_types()  # before anything of regard is imported
 
@@ -205,6 +207,12 @@ def map_answers_for_own_rows(mask: str, bias_name: str, normalizer: str, key_hea
     torch.testing.assert_close(found.received(), whole.received())
     torch.testing.assert_close(found.distance(), whole.distance())
     torch.testing.assert_close(found.frozen().full(), found.full())
+    torch.testing.assert_close(found.frozen().received(), whole.received())
+    if whole.full().ndim > 2:
+        torch.testing.assert_close(found.select(0).received(), whole.select(0).received())
+        torch.testing.assert_close(found.select(0).distance(), whole.select(0).distance())
+    with pytest.raises(RegardError, match="keeps the"):
+        found.crop(found.shape[-2] - 1, 0, 1)
     return None
 
 

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from regard.config import CONFIG_FOLDER, apply, config_names, find_config, parse_setting, read_toml, to_toml, validate
+from regard.config import (
+    CONFIG_FOLDER,
+    apply,
+    config_names,
+    find_config,
+    parse_setting,
+    read_toml,
+    to_toml,
+    validate,
+    with_current_names,
+)
 from regard.errors import ConfigError, shown
 from regard.experiment import read_config
 from regard.tasks.config import ExperimentConfig
@@ -263,3 +273,35 @@ def test_names_that_are_not_utf_8_are_refused() -> None:
 def test_a_number_of_thousands_of_digits_in_another_base_is_one_sentence() -> None:
     assert "max_steps = 0xfff" in to_toml(read_config("fr-en", {"training.max_steps": int("f" * 5000, 16)}))
     assert shown(int("f" * 5000, 16)) == "a number of 20,000 bits"
+
+
+def test_both_names_of_a_setting_are_refused() -> None:
+    for section in ({"word_dropout": 0.3, "forget": 0.1}, {"forget": 0.1, "word_dropout": 0.3}):
+        with pytest.raises(ConfigError, match=r"training\.forget and training\.word_dropout are two names"):
+            with_current_names({"training": section})
+
+
+def test_configs_that_are_too_deep_or_too_large_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    for text in (".".join("a" * 3000) + " = 1\n", "[" + ".".join("a" * 3000) + "]\nx = 1\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="nested too deeply"):
+            read_toml(path)
+    with pytest.raises(ConfigError, match="no setting has so many parts"):
+        parse_setting(".".join("a" * 3000) + "=1")
+    path.write_text("# a comment\n" * 400_000)
+    with pytest.raises(ConfigError, match=r"a config has at most 4,194,304 bytes; this file has 4,800,000"):
+        read_toml(path)
+
+
+def test_more_layers_than_any_model_has_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"more than 20,000 weights and biases: set fewer layers"):
+        read_config("fr-en", {"model.encoder_layers": 10**9})
+    with pytest.raises(ConfigError, match=r"window_layers = \[99\]: expected numbers of the 4 layers, 0 to 3"):
+        read_config("fr-en", {"model.window": 4, "model.window_layers": [99]})
+
+
+def test_names_of_development_sets_need_no_ascii(tmp_path: Path) -> None:
+    settings = {"data.dev_sets": {"réseau": "dev.tsv", "plain": "dev.tsv"}}
+    (tmp_path / "c.toml").write_text(to_toml(read_config("fr-en", settings)))
+    assert set(read_config(tmp_path / "c.toml").data.dev_sets) == {"réseau", "plain"}

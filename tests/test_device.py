@@ -5,7 +5,7 @@ import torch
 
 import regard
 from pretend_device import NAME, present
-from regard.device import check_device, device_of, find_device, random_states, restore_random_states
+from regard.device import check_device, device_of, find_device, random_states, restore_random_states, seed_generators
 from regard.errors import ChoiceError, ConfigError
 
 
@@ -67,3 +67,13 @@ def test_random_states_are_restored() -> None:
     restore_random_states({"cpu": kept["cpu"]}, device)  # of a run on the CPU
     assert torch.equal(torch.rand(3), drawn[0])
     assert not torch.equal(torch.rand(3, device=device), drawn[1])
+
+
+def test_seeding_leaves_the_generators_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    seed_generators(3, torch.device("cpu"))
+    one = torch.rand(2)
+    torch.default_generator.manual_seed(3)
+    assert torch.equal(one, torch.rand(2))
+    assert not asked

@@ -148,3 +148,23 @@ def test_further_development_pairs_are_not_given_to_the_teacher(
     sources = [row["source"] for row in rows(tmp_path / "run" / "distilled" / "corpus.jsonl")]
     assert "un troisième" in sources
     assert "un autre" not in sources
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [("training.device=cuda:7", "cuda"), ("model.width=15", "width"), ("", "holds a run already")],
+)
+def test_what_would_end_the_student_is_said_before_the_teacher_works(
+    talk, tmp_path: Path, data_folder: Path, monkeypatch, setting: str, sentence: str
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    (tmp_path / "student.toml").write_text(CONFIG)
+    run = tmp_path / "run"
+    if not setting:
+        run.mkdir()
+        (run / "last.safetensors").write_bytes(b"")
+    more = ["--set", setting] if setting else []
+    code, _, err = talk("distill", "fr-en-fast", tmp_path / "student.toml", "--folder", run, *more)
+    assert code == 2
+    assert sentence in err
+    assert not (run / "distilled").exists()

@@ -1,5 +1,6 @@
 """Training from Python, and what is done with a run."""
 
+import errno
 import gzip
 import json
 import math
@@ -8,6 +9,7 @@ import pickle
 import shutil
 import signal
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -761,7 +763,19 @@ def test_a_sharded_checkpoint_runs_no_code_and_is_refused_where_it_is_damaged(
     (last / ".metadata").write_bytes(pickle.dumps(Runs(tmp_path / "pwned")))
     with pytest.raises(BundleError, match=r"\.metadata: not a description of a checkpoint \(it names posix\.mkdir\)"):
         resumed()
+    short = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (
+        "torch.distributed.checkpoint.metadata", "os.mkdir", str(tmp_path / "pwned"),
+    )]  # fmt: skip
+    (last / ".metadata").write_bytes(b"\x80\x04" + short[0] + short[1] + b"\x93" + short[2] + b"\x85R.")
+    with pytest.raises(BundleError, match=r"it names torch\.distributed\.checkpoint\.metadata\.os\.mkdir"):
+        resumed()
     assert not (tmp_path / "pwned").exists()
+    (last / ".metadata").write_bytes(kept[last / ".metadata"])
+    (last / "__0_0.distcp").unlink()
+    os.mkfifo(last / "__0_0.distcp")
+    with pytest.raises(BundleError, match=r"__0_0\.distcp: expected a regular file; got a pipe"):
+        resumed()
+    (last / "__0_0.distcp").unlink()
     for name, content in (
         ("progress.json", b"{}"), ("progress.json", b"[1]"), ("progress.json", b'{"step": "x"}'),
         (".metadata", kept[last / ".metadata"][:300]), ("__0_0.distcp", kept[last / "__0_0.distcp"][:3000]),
@@ -798,3 +812,68 @@ def test_an_evaluation_does_not_replace_the_data_of_its_run(
     assert all(path.is_file() for path in files)
     with pytest.raises(ConfigError, match=r"this is one of the inputs|this is no text"):
         check_output(files[0], data_files(tiny_run))
+
+
+def test_a_sharded_checkpoint_that_does_not_fit_on_the_disk_is_one_sentence(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.checkpoint import FileSystemWriter
+
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
+    with pytest.raises(BundleError, match=r"last: could not be written: .*No space left on device"):
+        experiment.train(
+            tiny("transformer"), {"training.parallel": "fsdp", "training.max_steps": 2}, run=tmp_path / "run"
+        )
+
+
+def test_files_that_links_in_a_run_lead_to_stay_as_they_were(
+    tiny_run: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("kept\n")
+    for name in ("machine.json", "data.sha256"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(precious)
+    more = {"training.max_steps": experiment.read_config(run / "config.toml").training.max_steps + 1}
+    with suppress(ConfigError):  # of data.sha256
+        experiment.train(run / "config.toml", more, run=run, resume=True)
+    (run / "data.sha256").unlink()
+    experiment.train(run / "config.toml", more, run=run, resume=True)
+    assert not (run / "machine.json").is_symlink()
+    (run / "journal.jsonl").rename(tmp_path / "journal.jsonl")
+    (run / "journal.jsonl").symlink_to(precious)
+    with pytest.raises(ConfigError, match=r"journal\.jsonl: a link, and a journal is appended to"):
+        Journal(run / "journal.jsonl").write({"event": "x"})
+    assert precious.read_text() == "kept\n"
+
+
+def test_a_resume_that_is_refused_changes_nothing(
+    tiny_run: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (run / "config.toml", run / "journal.jsonl", run / "data.sha256")}
+    steps = experiment.read_config(run / "config.toml").training.max_steps
+    monkeypatch.setattr("regard.experiment._digest", lambda _: "other")
+    with pytest.raises(ConfigError, match="data"):
+        experiment.train(run / "config.toml", {"training.max_steps": steps + 1}, run=run, resume=True)
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.undo()
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    experiment.train(run / "config.toml", {"training.max_steps": steps + 1}, run=run, resume=True)
+    assert experiment.read_config(run / "config.toml").training.max_steps == steps + 1
+    events = [one for one in Journal(run / "journal.jsonl").entries() if one["event"] == "changed"]
+    assert [one["settings"] for one in events] == [{"training.max_steps": steps + 1}]
+
+
+def test_the_config_of_a_sharded_run_is_continued_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "last").mkdir(parents=True)
+    (tmp_path / "mine" / "last" / "progress.json").write_text("{}")
+    assert experiment.default_folder(tmp_path / "mine" / "config.toml") == tmp_path / "mine"

@@ -109,3 +109,17 @@ def test_an_update_that_no_run_has_is_refused(run: Path, step: float) -> None:
     journal.write_text("".join(json.dumps(one | {"step": step}) + "\n" for one in lines))
     with pytest.raises(BundleError, match=r"journal\.jsonl: damaged: .*the number of an update is beyond all"):
         report(run)
+
+
+@pytest.mark.parametrize(("metric", "kept"), [("bleu", 100), ("chrf", 200), ("loss", 200)])
+def test_the_model_that_is_kept_is_chosen_by_the_runs_metric(run: Path, metric: str, kept: int) -> None:
+    config = run / "config.toml"
+    config.write_text(re.sub(r'^metric = "\w+"', f'metric = "{metric}"', config.read_text(), flags=re.MULTILINE))
+    assert f'metric = "{metric}"' in config.read_text()
+    entry = next(one for one in Journal(run / "journal.jsonl").entries() if one["event"] == "evaluation")
+    found = [
+        entry | {"step": step, "dev_bleu": bleu, "dev_chrf": chrf, "dev_loss": loss}
+        for step, bleu, chrf, loss in ((100, 30.0, 40.0, 2.0), (200, 29.0, 50.0, 1.0))
+    ]
+    (run / "journal.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found))
+    assert f"kept: update {kept}" in report(run)

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from regard.storage import (
     new_folder,
     parse_json,
     replace_folder,
+    why_unwritable,
     write_tensors,
     write_text,
 )
@@ -133,6 +135,37 @@ def test_links_stay_and_devices_are_written_to(tmp_path):
     (tmp_path / "null").symlink_to("/dev/null")
     write_text(tmp_path / "null", "x")
     assert not (tmp_path / "null").is_file()
+
+
+def test_a_link_in_a_folder_of_regard_is_replaced_and_its_target_stays(tmp_path):
+    claim(tmp_path / "run", "a run")
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "run" / "maps").mkdir()
+    for name in ("machine.json", "maps/one.svg"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+        write_text(tmp_path / "run" / name, "new")
+        assert not (tmp_path / "run" / name).is_symlink()
+        assert (tmp_path / "run" / name).read_text() == "new"
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+def test_a_new_folder_may_be_the_one_that_one_is_in_or_a_link(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path / "here")
+    for into in (Path(), tmp_path / "link"):
+        with new_folder(into) as folder:
+            (folder / "x").write_text("made")
+    assert (tmp_path / "here" / "x").read_text() == "made" == (tmp_path / "there" / "x").read_text()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["here", "link", "there"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_said(tmp_path):
+    (tmp_path / "closed").mkdir(0o600)
+    assert why_unwritable(tmp_path / "closed" / "x") == f"the folder {tmp_path / 'closed'} may not be entered"
 
 
 def test_a_new_folder_is_whole_or_not_there(tmp_path):

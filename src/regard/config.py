@@ -1,6 +1,7 @@
 """Configs: TOML files and `--set key=value`, checked by pydantic, refused by name with the nearest spelling."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from copy import deepcopy
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from regard.errors import BITS, ConfigError, nearest, not_utf8, shown
 
 T = TypeVar("T", bound=BaseModel)
+LARGEST, DEEPEST = 2**22, 100  # bytes of a config, and tables within each other
 CONFIG_FOLDER = Path(__file__).parent / "configs"  # the shipped ones
 
 # settings and sections of format 1 with their current names, in the order in which they are replaced: a setting of a
@@ -31,6 +33,7 @@ RENAMED = {
     "training.guide": "training.guided_alignment",
     "training.join": "training.concat_pairs",
 }
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key without quotes
 SIMILAR = 0.8  # of two spellings, for a suggestion from another section
 
 
@@ -74,7 +77,12 @@ def read_toml(path: Path) -> dict[str, Any]:
             what = "a folder" if path.is_dir() else "a pipe or a device"
             of_run = f"; a run's is {path / 'config.toml'}" if (path / "config.toml").is_file() else ""
             raise ConfigError(f"{path}: {what}, not a config file{of_run}")
-        return tomllib.loads(path.read_text("utf-8-sig"))
+        if path.exists() and (size := path.stat().st_size) > LARGEST:
+            raise ConfigError(f"{path}: a config has at most {LARGEST:,} bytes; this file has {size:,}")
+        found = tomllib.loads(path.read_text("utf-8-sig"))
+        if _depth(found) > DEEPEST:
+            raise ConfigError(f"{path}: not a config: nested too deeply")
+        return found
     except ConfigError:  # a ValueError, too
         raise
     except RecursionError as error:
@@ -91,6 +99,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def _depth(settings: dict[str, Any]) -> int:
+    """How many tables, at most, stand within each other."""
+    depth, within = 0, [settings]
+    while within:
+        depth += 1
+        within = [part for one in within for part in one.values() if isinstance(part, dict)]
+    return depth
+
+
 def parse_setting(setting: str) -> tuple[str, Any]:
     """`model.width=192` as ("model.width", 192); a value that is not TOML is a string.
 
@@ -100,6 +117,8 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {setting}: expected key=value, for example --set model.width=192")
+    if key.count(".") > DEEPEST:
+        raise ConfigError(f"--set {key[:40]}…: no setting has so many parts")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except ValueError:  # TOMLDecodeError, or Python's for a number of thousands of digits
@@ -109,7 +128,11 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 
 def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings with every name of format 1 replaced by its current one, and the replacements made, old to new."""
+    """Settings with every name of format 1 replaced by its current one, and the replacements made, old to new.
+
+    Raises:
+        ConfigError: a setting stands there under both its names.
+    """
     result, replaced = deepcopy(settings), {}
     for old, new in RENAMED.items():
         *path, before = old.split(".")
@@ -118,6 +141,8 @@ def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         for part in path:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and before in section:
+            if after in section:
+                raise ConfigError(f"{old} and {new} are two names of one setting: leave out {old}, the old one")
             renamed = {after if name == before else name: value for name, value in section.items()}
             section.clear()
             section.update(renamed)
@@ -266,7 +291,8 @@ def _literal(value: object) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_literal(part)}" for name, part in value.items()) + " }"
+        named = ((name if BARE.fullmatch(name) else _literal(name), part) for name, part in value.items())
+        return "{ " + ", ".join(f"{name} = {_literal(part)}" for name, part in named) + " }"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return hex(value) if isinstance(value, int) and value.bit_length() > BITS else repr(value)

@@ -8,7 +8,7 @@ device of the tensors that it meets, a pipeline moves its inputs to its model, a
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -85,6 +85,15 @@ def restore_random_states(states: dict[str, Tensor], device: torch.device) -> No
         module = torch.get_device_module(device.type)
         state = states[device.type]
         module.set_rng_state(state) if device.type == "mps" else module.set_rng_state(state, device)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that `random_states` keeps; `torch.manual_seed` would seed those of all devices."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != CPU:
+        module = torch.get_device_module(device.type)
+        with module.device(device) if device.index is not None and hasattr(module, "device") else nullcontext():
+            module.manual_seed(seed)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from regard.data.batching import BatchSource
 from regard.data.pairs import Pairs
 from regard.data.parallel import DataConfig, corpora, found
 from regard.decoding.generate import Unwanted, while_wanted
-from regard.device import find_device, random_numbers_kept
+from regard.device import find_device, random_numbers_kept, seed_generators
 from regard.errors import BundleError, ConfigError, DataError
 from regard.export.folder import export_bundle
 from regard.machine.facts import examine
@@ -67,7 +67,7 @@ from regard.training.distributed import (
     together,
 )
 from regard.training.engine import SHARDED
-from regard.training.journal import Journal
+from regard.training.journal import JOURNAL, Journal
 from regard.training.loop import Interrupted, Report, checkpoint_in, last_checkpoint, last_step
 from regard.training.loop import train as run_loop
 from regard.training.objective import precision_on, used_precision
@@ -167,14 +167,13 @@ def train(
         if group.first:
             claim(folder, "a run", KNOWN)
         report = report if group.first else (lambda _: None)
-        if group.first and settings.training.tensorboard:
-            report = TensorBoard(folder, report)
         try:
             with exclusive(folder) if group.first else nullcontext():
                 # again: another process may have used the folder up to now
                 changed = _check_folder(folder, settings, resume, set(overrides or {})) if group.first else {}
                 if group.first:
                     remove_leftovers(folder)
+                    report = TensorBoard(folder, report) if settings.training.tensorboard else report
                 _train(folder, settings, resume, report, group, device, changed)
         except RuntimeError as error:
             if not is_lost(error):
@@ -275,10 +274,8 @@ def _train(
 ) -> None:  # fmt: skip
     start = None if resume else _start(settings)
     if group.first:
-        _write_config(folder, settings, resume)
-        if changed:
-            journal = Journal(folder / "journal.jsonl")
-            journal.write({"event": "changed", "step": last_step(folder), "settings": changed})
+        if not resume:
+            _write_config(folder, settings, resume)
         given = None if resume else _given(settings)
         work = TASKS[settings.task].prepare(RunFolder(folder, start, resume, report, given), settings)
         _same_data(folder, work.batches, resume)
@@ -305,11 +302,18 @@ def _train(
     )
     if group.first:
         write_text(folder / MACHINE, json.dumps(_machine(group, device), ensure_ascii=False))
-    torch.manual_seed(settings.training.seed)
+    seed_generators(settings.training.seed, device)
     model: Any = build(len(work.tokenizer), work.model or settings.model)
     if start:
         model.load_state_dict(fewer_layers(start.model.state_dict(), model.state_dict()))
     model.to(device)
+
+    def resumed(step: int) -> None:  # a run whose continuation is refused keeps its settings
+        if group.first:
+            _write_config(folder, settings, resume)
+            if changed:
+                Journal(folder / JOURNAL).write({"event": "changed", "step": step, "settings": changed})
+
     exact = cuda_float32(settings.training.tf32) if device.type == "cuda" else nullcontext()
     with tuned(), exact, stop_on_signal() as should_stop:
         try:
@@ -325,6 +329,7 @@ def _train(
                 should_stop=should_stop,
                 resume=resume,
                 made_of=made_of,
+                on_resume=resumed,
             )
         except Interrupted as error:
             error.number = getattr(should_stop, "number", 0) or error.number
@@ -427,13 +432,23 @@ def default_folder(config: str | Path | dict[str, Any]) -> Path:
     if isinstance(config, dict):
         return Path("runs") / "run"
     path = Path(config)
-    return path.parent if path.name == CONFIG and (path.parent / LAST).exists() else Path("runs") / path.stem
+    return path.parent if path.name == CONFIG and checkpoint_in(path.parent) else Path("runs") / path.stem
 
 
 def _check_folder(
     folder: Path, settings: ExperimentConfig, resume: bool, said: AbstractSet[str] = frozenset()
 ) -> dict[str, Any]:
     """The settings that a resumed run changes, as `said`."""
+    check_folder(folder, resume)
+    return _changed_settings(folder, settings, said) if resume else {}
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuse a folder that a run cannot be started in, or resumed.
+
+    Raises:
+        ConfigError: it holds a run already, or nothing to resume; it is not regard's own.
+    """
     check_name(folder)
     started = checkpoint_in(folder)
     if resume and not started:
@@ -446,7 +461,6 @@ def _check_folder(
             f"{folder} holds a run already: continue it with --resume, or choose another folder with --folder"
         )
     check_claim(folder, "a run", KNOWN)
-    return _changed_settings(folder, settings, said) if resume else {}
 
 
 def _write_config(folder: Path, settings: ExperimentConfig, resume: bool) -> None:

@@ -11,12 +11,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from regard.config import read_toml
 from regard.errors import BundleError
 from regard.experiment import CONFIG, MACHINE
 from regard.figures.curves import course, curves
 from regard.figures.files import MADE, as_svg
 from regard.storage import parse_json
 from regard.tasks.base import ATTENTION, SAMPLES
+from regard.training.best import SMALL_IS_BETTER
+from regard.training.config import TrainingConfig
 from regard.training.journal import JOURNAL, Journal
 from regard.untrusted import first_line, read_text
 
@@ -60,7 +63,7 @@ def report(folder: Path) -> str:
     with _made_by_regard(folder / JOURNAL):
         if not all(0 <= entry["step"] < LATEST for entry in found):
             raise ValueError("the number of an update is beyond all updates")
-        best = _best(found, entries)
+        best = _best(found, entries, _metric(folder))
         parts = [
             f"<h1>{html.escape(folder.resolve().name)}</h1>",
             f'<p class="lead">{html.escape(_lead(found, best))}</p>',
@@ -104,17 +107,26 @@ def _made_by_regard(path: Path) -> Iterator[None]:
         raise BundleError(f"{path}: damaged: not what a training run writes ({first_line(error)})") from error
 
 
-def _best(found: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _metric(folder: Path) -> str:
+    """What a run chooses its best model by."""
+    default = TrainingConfig().metric
+    section = read_toml(folder / CONFIG).get("training", {})
+    found = section.get("metric", default) if isinstance(section, dict) else default
+    return str(found)
+
+
+def _best(found: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     """The evaluation of the model that was kept: of an average, where that was chosen; else of the best update."""
     averages = [entry for entry in entries if entry.get("event") == "average"]
     if averages and averages[-1]["chosen"]:
         return averages[-1]
     if averages:
         found = [one for one in found if one["step"] == averages[-1]["of"][0]]
-    for metric in ("dev_bleu", "dev_exact"):
-        if measured := [one for one in found if metric in one]:  # a run that is resumed may measure more
-            return max(measured, key=lambda one: one[metric])
-    return min(found, key=lambda one: one["dev_loss"])
+    measured = [one for one in found if f"dev_{metric}" in one]  # a run that is resumed may measure more
+    if not measured:
+        return min(found, key=lambda one: one["dev_loss"])
+    choose = min if metric in SMALL_IS_BETTER else max
+    return choose(measured, key=lambda one: one[f"dev_{metric}"])
 
 
 def _lead(found: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:

@@ -67,7 +67,8 @@ def write_bytes(path: Path, raw: bytes) -> None:
 def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
     """A file to write to that takes the place of `path` when the block ends, and never does if the block fails.
 
-    A symbolic link stays, and the file that it names is replaced. A device or a pipe is written to, never replaced.
+    A symbolic link stays, and the file that it names is replaced; but in a folder that regard has made (`claim`), and
+    in those within it, the link is replaced. A device or a pipe is written to, never replaced.
 
     Args:
         path: the file.
@@ -76,11 +77,12 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
     Raises:
         OSError: it could not be written; the temporary file is removed.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    owned = _is_owned(path.parent)
+    if path.exists() and not path.is_file() and not path.is_dir() and not owned:
         with path.open("wb") as device:
             yield device
         return
-    place = Path(os.path.realpath(path))
+    place = Path(os.path.realpath(path.parent)) / path.name if owned else Path(os.path.realpath(path))
     aside = aside_of(place)
     try:
         with naming(path), aside.open("xb") as file:
@@ -95,6 +97,12 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
             aside.unlink(missing_ok=True)
         raise
     sync_folder(place.parent)
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether a folder, or one of the two around it, was made by regard: a stranger's may hold links to anything."""
+    whole = Path(os.path.realpath(folder))
+    return any((one / MARKER).exists() for one in (whole, *whole.parents[:2]))
 
 
 @contextmanager
@@ -137,6 +145,8 @@ def _impossible(path: Path) -> str:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return ""
+    except PermissionError:
+        return f"the folder {path.parent} may not be entered"
     except (OSError, ValueError) as error:
         return f"no file can have this name: {getattr(error, 'strerror', None) or error}"
     return ""
@@ -186,6 +196,8 @@ def new_folder(into: Path) -> Iterator[Path]:
     Raises:
         ConfigError: `into` is a file, or is not empty.
     """
+    check_name(into)
+    into = Path(os.path.realpath(into))  # a link stays; "." has a name
     check_empty(into)
     make_folder(into.parent)
     aside = aside_of(into)
@@ -321,10 +333,18 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f".{name}.{secrets.token_hex(4)}{ASIDE}")
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with what is in it, or a link, whatever it leads to; no error where there is none."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing in a folder that this one holds (`exclusive`), or in a folder within."""
     for path in list(folder.rglob(f".*{ASIDE}")):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        remove(path)
 
 
 def sync_folder(folder: Path) -> None:

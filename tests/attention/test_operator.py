@@ -948,3 +948,27 @@ def test_a_row_of_nothing_but_nan_is_nan_with_few_keys_too(kind: str, dtype: tor
         assert want.isnan().any() or kind == "masked"
         found = regard.attend(query, key, key, **given)
         torch.testing.assert_close(found, want, equal_nan=True, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", ["blockwise", "additive"])
+def test_dropout_without_batch_axes(kernel: str) -> None:
+    query, key = torch.randn(7, 4), torch.randn(9, 4)
+    score = "additive" if kernel == "additive" else "scaled_dot"
+    score = regard.Additive(4, 4, 3) if score == "additive" else score
+    found = []
+    for which in ("reference", kernel):
+        torch.manual_seed(1)
+        found.append(regard.attend(query, key, key, score=score, dropout=0.4, kernel=which))
+    torch.testing.assert_close(*found)
+    long = torch.randn(3000, 4)
+    assert regard.attend(long, long, long, dropout=0.1).shape == (3000, 4)
+
+
+@pytest.mark.parametrize(("t", "s"), [(0, 3), (3, 0), (0, 0)])
+def test_documents_of_nothing(t: int, s: int) -> None:
+    query, key = torch.randn(2, t, 4), torch.randn(2, s, 4)
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    for mask in (regard.documents(ids[:, :t], ids[:, :s]), regard.documents(ids[0, :t], ids[0, :s])):
+        assert regard.attend(query, key, key, mask=mask).shape == (2, t, 4)
+        seen = regard.attention_map(query, key, mask=mask)
+        assert seen.distance().shape == (2, max(0, t + s - 1))

@@ -97,6 +97,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"balanced": True, "mask": "causal", "t": 2, "s": 2},
     ],
     "hardly any positions": [
+        {"t": 0, "s": 3, "bias_name": "tensor"},
+        {"t": 3, "s": 0, "bias_name": "tensor"},
         {"t": 1, "s": 1},
         {"t": 2, "s": 1, "mask": "causal"},
         {"t": 1, "s": 5, "score": "callable"},
@@ -289,3 +291,11 @@ def test_every_score(four: Processes, score: str) -> None:
 @pytest.mark.slow
 def test_memory_of_four_processes(four: Processes) -> None:
     four.run("memory_falls", 12000, 9.5, 18.5)
+
+
+def test_gradients_of_an_embedding_that_are_sparse_are_summed(one: None) -> None:
+    layer = torch.nn.Embedding(5, 3, sparse=True)
+    layer(torch.tensor([1, 1, 2])).sum().backward()
+    sum_gradients(layer.parameters())
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.sum(1).tolist() == [0, 6, 3, 0, 0]

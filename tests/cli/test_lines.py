@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from regard.cli.lines import LONGEST_LINE, check_output, inputs, targets_of, writing
+from regard.cli.lines import LONGEST_LINE, check_output, check_targets, draw_to, inputs, targets_of, writing
 from regard.errors import ConfigError, RegardError
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.wav")
@@ -105,6 +105,21 @@ def test_look_never_destroys_a_file(talk, tmp_path: Path) -> None:
     assert photo.read_bytes() == b"a photograph"
 
 
+def test_a_numbered_drawing_destroys_no_file_either(talk, tmp_path: Path) -> None:
+    photo = tmp_path / "align-2.png"
+    photo.write_bytes(b"a photograph")
+    for arguments in (
+        ("translate", "le chat", "le chien"), ("trace", "fr-en-rnn", "le chat", "le chien"),
+        ("why", "fr-en", "le chat", "le chien"),
+    ):  # fmt: skip
+        code, out, err = talk(*arguments, "--look", tmp_path / "align.png")
+        assert (code, out) == (2, "")
+        assert "align-2.png: this file exists and was not drawn by regard" in err
+    with pytest.raises(ConfigError, match="was not drawn by regard"):
+        draw_to(None, photo, lambda path: path.write_text("drawn"))
+    assert photo.read_bytes() == b"a photograph"
+
+
 def test_drawings_are_numbered_where_there_are_several() -> None:
     assert targets_of(["a.png", Path("b.svg")], "x", 3, True) == [Path("a-3.png"), Path("b-3.svg")]
     assert targets_of(["NAME.look.png"], "folder/cat.jpg", 1, False) == [Path("cat.look.png")]
@@ -194,3 +209,28 @@ def test_what_is_no_text_or_belongs_to_a_model_is_not_replaced(tmp_path: Path) -
     (tmp_path / "out.txt").write_text("before\n")
     check_output(tmp_path / "out.txt", [])
     check_output(tmp_path / "new.json", [])
+
+
+def test_files_of_models_in_other_layouts_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model-00001-of-00002.safetensors", "model.bin", "onnx.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("")
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+        with pytest.raises(ConfigError, match="a file of a model"):
+            check_output(tmp_path / name / "tokenizer.json", [])
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "onnx.json" / "tokenizer.json")
+    with pytest.raises(ConfigError, match="a file of a model"):
+        check_output(tmp_path / "notes.txt", [])
+    (tmp_path / "onnx.json" / "prepared").mkdir()
+    (tmp_path / "onnx.json" / "prepared" / "sample.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path / "onnx.json" / "prepared")
+    with pytest.raises(ConfigError, match="a file of a model"):
+        check_output(Path("sample.jsonl"), [])
+
+
+def test_an_output_is_checked_where_standard_input_is_closed_or_an_input_has_no_possible_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    check_output(tmp_path / "out.txt", [Path("A" * 300)])
+    check_targets([tmp_path / "out.png"], ["A" * 300])

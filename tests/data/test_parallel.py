@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -468,3 +469,20 @@ def test_rows_that_would_be_lost_are_refused(tmp_path: Path) -> None:
     path.write_text("x\ny\rz\n")
     with pytest.raises(DataError, match=r"p\.tsv:2: a carriage return within a line"):
         read_pairs((str(path), str(other)), DataConfig(train=(str(path), str(other))))
+
+
+@pytest.mark.parametrize("name", ["p.tsv.gz", "p.csv.gz"])
+def test_blank_lines_take_no_memory(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    between = "," if "csv" in name else "\t"
+    path.write_bytes(gzip.compress((f"a{between}b\n" + "\n" * 300_000).encode()))
+    config = DataConfig(train=str(path), on_empty="skip")
+    tracemalloc.start()
+    assert list(read_pairs(str(path), config)) == [("a", "b")]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**22
+    path.write_bytes(gzip.compress(f"a{between}b\n\n  \nc{between}d\n".encode()))
+    assert list(read_pairs(str(path), config)) == [("a", "b"), ("c", "d")]
+    with pytest.raises(DataError, match=rf"{name}:2: "):
+        read_pairs(str(path), DataConfig(train=str(path)))

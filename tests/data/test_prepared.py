@@ -262,3 +262,29 @@ def test_an_account_that_the_files_do_not_bear_out_is_begun_anew(tmp_path: Path,
         with RaggedWriter(tmp_path / side) as writer:
             writer.append([[1, 2], [3]])
     assert prepared._state(tmp_path, "k") is None
+
+
+def test_links_of_a_half_made_corpus_lead_nowhere_and_one_to_a_larger_disk_stays(tmp_path: Path) -> None:
+    def stopped(start):
+        yield from islice(chunks(start), 2)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, stopped)
+    precious = tmp_path / "precious"
+    precious.write_text("kept" * 1000)
+    half = tmp_path / "p.aside"
+    (half / "source.values").unlink()
+    (half / "source.values").symlink_to(precious)
+    write_prepared(tmp_path / "p", "key", SAMPLE, DEV, 12, chunks)
+    assert precious.read_text() == "kept" * 1000
+    with pytest.raises(RuntimeError, match="killed"):
+        write_prepared(tmp_path / "q", "key", SAMPLE, DEV, 12, stopped)
+    (tmp_path / "q.aside" / "state.json").unlink()
+    os.mkfifo(tmp_path / "q.aside" / "state.json")  # no one writes to it
+    assert len(write_prepared(tmp_path / "q", "key", SAMPLE, DEV, 12, chunks).pairs) == 12
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "r").symlink_to("disk")
+    for _ in range(2):
+        assert len(write_prepared(tmp_path / "r", "key", SAMPLE, DEV, 12, chunks).pairs) == 12
+        assert (tmp_path / "r").is_symlink()

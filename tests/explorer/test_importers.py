@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,8 @@ def test_a_few_bytes_that_claim_many_layers() -> None:
     packed = base64.b64encode(safetensors.torch.save({"attribution": torch.ones(1, 1, 2000, 1).bool()})).decode()
     with pytest.raises(ValueError, match="2,000 layers or heads"):
         importers._attributions(packed, "x")
+
+
+def test_layers_without_weights_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"layers\.0: expected a tensor of weights; got None"):
+        inspect.unwrap(page_of_attentions)((None, None), ["a"])

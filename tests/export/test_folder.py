@@ -34,3 +34,20 @@ def test_both_layouts_give_the_same_model(tmp_path: Path) -> None:
         torch.testing.assert_close(theirs(tokens).logits, expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(regard.ChoiceError, match="unknown layout 'hg': expected one of 'hf'"):
         export_bundle(model, tmp_path / "other", "float32", "hg")
+
+
+def test_a_model_whose_texts_begin_with_bos_completes_as_before_in_either_layout(tmp_path: Path) -> None:
+    words = ["the", "cat", "black", "sleeps", "on", "a", "table", "dog"]
+    lines = [" ".join(words[(n * k) % 8] for k in range(1, 3 + n % 5)) for n in range(1, 60)]
+    (tmp_path / "t.txt").write_text("".join(f"{line}\n" for line in lines))
+    sizes = {"model.width": 16, "model.heads": 4, "model.layers": 1, "tokenizer.kind": "words"}
+    steps = {"training.max_steps": 4, "training.evaluate_every": 4, "texts.length": 24}
+    texts = {"texts.train": str(tmp_path / "t.txt"), "texts.documents": "lines"}
+    model = regard.train("shakespeare", sizes | steps | texts, run=tmp_path / "run").model
+    export_bundle(model, tmp_path / "hf", "float32", "hf")
+    expected, found = (one("the cat", length=6, beam=2) for one in (model, regard.load(tmp_path / "hf")))
+    assert expected.source_ids[0] == model.tokenizer.bos
+    assert (found.source_ids, found.text) == (expected.source_ids, expected.text)
+    assert found.log_prob == pytest.approx(expected.log_prob, abs=1e-4)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs("the cat").input_ids == list(expected.source_ids)

@@ -263,3 +263,27 @@ def test_two_swaps_at_different_sites_of_one_model_of_transformers() -> None:
     other.undo()
     assert model.config._attn_implementation == own
     assert torch.equal(model(ids).logits, before)
+
+
+class Parent(Calls):
+    """Attends, and has a part that attends, and one that is torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child, self.other = Calls(), nn.MultiheadAttention(D, 2, batch_first=True)
+
+    def forward(self, states: Tensor) -> Tensor:
+        q, k, v = self.mix(states).unflatten(-1, (3, 2, -1)).unbind(-3)
+        mine = nn.functional.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT.flatten(-2)
+        return torch.stack([mine, self.child(states), self.other(states, states, states)[0]])
+
+
+def test_a_swap_at_one_site_leaves_those_within_it() -> None:
+    model, states = Parent().eval(), torch.randn(2, 5, D)
+    before = model(states)
+    for sites, changed in ((["."], [True, False, False]), (["child"], [False, True, False]), (["*"], [True] * 3)):
+        with regard.swap(model, normalizer="uniform", sites=sites) as done:
+            after = model(states)
+        assert len(done.sites) == 0  # undone
+        assert [not torch.allclose(a, b, atol=1e-6) for a, b in zip(before, after, strict=True)] == changed
+    assert torch.equal(model(states), before)

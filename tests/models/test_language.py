@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import regard
+from regard.errors import ChoiceError
 from regard.models.build import build
 from regard.models.language import DecoderConfig, DecoderLM, EncoderConfig, MaskedLM
 from regard.models.transformer import TransformerConfig
@@ -236,3 +237,12 @@ def test_attention_without_places_does_not_see_order() -> None:
     )
     pair = randomized(build(V, config))
     torch.testing.assert_close(pair(rows[:, order], rows), pair(rows, rows))
+
+
+def test_a_context_does_not_read_from_one_document_into_the_next() -> None:
+    settings = {"width": 16, "heads": 2, "layers": 1, "ffn_width": 16}
+    tokens, documents = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1]])
+    model = build(20, DecoderConfig(kind="decoder", context="running_mean", **settings))
+    with pytest.raises(ChoiceError, match=r"model\.context = 'running_mean' would read from one document"):
+        model.hidden(tokens, documents=documents)
+    model.hidden(tokens)

@@ -257,9 +257,41 @@ def test_what_cannot_be_planned_says_why() -> None:
     other = make()
     other.decoder.layers[1].around_self.norm = Dropout(0.0)
     assert "norm" in refusal(other)
+    other = make()
+    other.decoder.layers[1].feed_forward.inner = Lora(32, 24)
+    assert "a module is a Lora" in refusal(other)
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert "modules of all kinds have hooks" in refusal(make())
+    hook.remove()
+    assert not refusal(make())
     assert not encoder_refusal(make())
     assert "layer of the encoder" in encoder_refusal(make(convolution=2))
     assert "something else" in encoder_refusal(make(ctc_head=True))
+
+
+class Lora(torch.nn.Linear):
+    """A layer of a user's, whose forward is its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0
+
+
+def test_a_layer_of_ones_own_is_called_in_a_translation(translator: Translator) -> None:
+    if isinstance(translator.model, Recurrent):
+        return  # whose layers of numbers are others
+    plain = translator("le chat", beam=1)
+    layer = translator.model.decoder.layers[0].feed_forward
+    own = Lora(layer.inner.in_features, layer.inner.out_features, layer.inner.bias is not None)
+    own.load_state_dict(layer.inner.state_dict())
+    layer.inner = own
+    assert translator("le chat", beam=1).log_prob != plain.log_prob
+
+
+def test_an_observed_model_is_searched_by_its_plan(translator: Translator) -> None:
+    seen: list[str] = []
+    with regard.observe(translator.model):
+        seen.append(refusal(translator.model))
+    assert seen == [""]
 
 
 def _hooked(model: Transformer) -> Transformer:

@@ -1,12 +1,15 @@
 """Context in the query: every part against plain loops over single states, alone and inside attention."""
 
+import inspect
 from collections.abc import Callable
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
 
 import regard
+from regard.errors import ShapeError
 from regard.nn import Context, Convolution, Mixed, MultiHead, Recurrence, RunningMean
 from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual
 
@@ -392,3 +395,17 @@ def test_the_names_of_the_room() -> None:
 def test_nothing_gives_nothing(shape: tuple[int, ...]) -> None:
     for part in (Recurrence(4), Convolution(4, 1), RunningMean(), Mixed(4, Recurrence(4))):
         assert part(torch.zeros(shape)).shape == shape
+
+
+def test_what_is_real_is_said_in_bools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for context in (RunningMean(), Convolution(4, 2), Recurrence(4), Mixed(4, RunningMean())):
+        with pytest.raises(ShapeError, match=r"allowed must be of bools, True at real tokens; got torch\.int64"):
+            inspect.unwrap(type(context).forward)(context, torch.randn(2, 5, 4), torch.ones(2, 5).long())
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 5), (2, 5)])
+def test_which_states_are_real_may_be_broadcast(shape: tuple[int, int]) -> None:
+    x, allowed = torch.randn(2, 5, 4), torch.ones(shape, dtype=torch.bool)
+    for context in (RunningMean(), Convolution(4, 2), Recurrence(4), Mixed(4, RunningMean())):
+        torch.testing.assert_close(context(x, allowed), context(x))

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from regard.errors import ChoiceError, ShapeError
+from regard.nn.context import Convolution
 from regard.nn.multihead import MultiHead
 
 B, T, S, WIDTH, HEADS = 2, 5, 7, 12, 3
@@ -117,3 +119,22 @@ def test_heads_must_divide(width: int, heads: int, key_heads: int | None) -> Non
     message = f"heads must divide .* got width {width}, heads {heads}, key_heads {key_heads or heads}"
     with pytest.raises(regard.ShapeError, match=message):
         MultiHead(width, heads, key_heads=key_heads)
+
+
+def test_sizes_and_names_that_there_are_not_are_refused() -> None:
+    for wrong in ({"head_width": 0}, {"head_width": -1}, {"key_width": -1}, {"value_width": 0}):
+        with pytest.raises(ShapeError, match=rf"MultiHead takes at least 1 .*{next(iter(wrong))}|{next(iter(wrong))}"):
+            MultiHead(8, 2, **wrong)
+    with pytest.raises(ShapeError, match="dropout is a share of the weights"):
+        MultiHead(8, 2, dropout=3.0)
+    with pytest.raises(ChoiceError, match="querry"):
+        MultiHead(8, 2, biases=["querry"])
+
+
+def test_a_window_that_ends_at_the_query_is_causal() -> None:
+    ahead = MultiHead(8, 2, context=Convolution(8, 1, 1))
+    x = torch.randn(1, 5, 8)
+    for mask in (regard.causal(), regard.window(4, 0), regard.window(4, 0) & torch.ones(5, 5, dtype=torch.bool)):
+        with pytest.raises(ChoiceError, match="looks ahead"):
+            ahead(x, mask=mask)
+    ahead(x, mask=regard.window(4, 1))

@@ -241,6 +241,15 @@ def test_a_page_of_models_does_not_take_a_picture_and_a_question(run: Path, aske
     assert page.stat().st_size > 10_000
 
 
+def test_development_answers_that_no_training_question_has_are_refused_before_training(
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.tasks.questions.count_answers", lambda *_: ["green"])
+    with pytest.raises(DataError, match="none of the development questions has an answer"):
+        experiment.train(config(asked, "stacked"), run=tmp_path / "run")
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
 def test_a_loss_over_nothing_is_no_loss(run: Path, asked: Path) -> None:
     table = asked / "images" / "strange.csv"
     table.write_text("file,question,answer\n0.png,what is it?,zanzibar\n")

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import regard
 from regard.cli.main import app, run
+from regard.errors import ConfigError
 from regard.experiment import Run
 from regard.export.folder import export_bundle
 from regard.pipelines.base import InputError
@@ -448,3 +449,13 @@ def test_marians_pieces(tmp_path: Path) -> None:
     spans = model.tokenizer.source_spans("le chat noir")
     assert "".join("le chat noir"[a:b] for a, b in spans) == "lechatnoir"
     assert set(made.attention) == {"decoder.layers.0.self", "decoder.layers.0.cross"}
+
+
+def test_meanings_need_whole_words_in_the_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("the cat sleeps on a table\nsome dog eats the bread\n" * 30)
+    sizes = {"model.width": 16, "model.heads": 2, "model.ffn_width": 16, "model.layers": 1}
+    tokens = {"tokenizer.kind": "characters", "tokenizer.vocabulary": 60}
+    texts = {"texts.train": str(tmp_path / "t.txt"), "texts.length": 64, "training.max_steps": 1}
+    model = regard.train("english", sizes | tokens | texts, run=tmp_path / "run").model
+    with pytest.raises(ConfigError, match="this model's vocabulary has none of 3 letters or more"):
+        model.meaning("cat", ["the cat", "a cat sleeps"])

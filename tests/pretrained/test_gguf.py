@@ -20,7 +20,7 @@ NAMES = [chr(0x100 + n) for n in range(V - 3)]  # GPT-2's spelling of bytes begi
 def write(
     path: Path, change: dict[str, Any] | None = None, tied: bool = True, extra: str | None = None,
     merges: list[str] | None = None, without: str = "", heads: int = HEADS, kinds: Sequence[int] = (),
-    adds_bos: bool = False,
+    adds_bos: bool = False, begin: str = "<begin>",
 ) -> None:  # fmt: skip
     """A Llama with random weights, some of them quantized, as llama.cpp's converter writes it."""
     draw = torch.Generator().manual_seed(0)
@@ -38,7 +38,7 @@ def write(
     file.add_vocab_size(V)
     file.add_tokenizer_model("gpt2")
     file.add_tokenizer_pre("gpt-2")
-    file.add_token_list(["<end>", *NAMES, NAMES[0] + NAMES[1], "<begin>"])
+    file.add_token_list(["<end>", *NAMES, NAMES[0] + NAMES[1], begin])
     file.add_token_types(list(kinds) or [3, *[1] * (V - 2), 3])
     if adds_bos:
         file.add_add_bos_token(True)
@@ -148,3 +148,10 @@ def test_tokens_of_users_and_the_first_token_are_read(tmp_path: Path) -> None:
     model = regard.load(str(tmp_path / "m.gguf"))
     assert model.tokenizer.encode(NAMES[0]) == [1]
     assert model(NAMES[0], length=1).source_ids[0] == V - 1
+
+
+@pytest.mark.parametrize("begin", ["x:y", "a b", "$A"])
+def test_the_first_token_may_have_any_name(tmp_path: Path, begin: str) -> None:
+    write(tmp_path / "m.gguf", adds_bos=True, begin=begin)
+    model = regard.load(str(tmp_path / "m.gguf"))
+    assert list(model(NAMES[0], length=1).source_ids) == [V - 1, *model.tokenizer.encode(NAMES[0])]

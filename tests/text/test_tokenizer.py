@@ -1,5 +1,7 @@
 """Tokenisers: what goes in comes out, but for what `loses` says; and every token knows where it stands."""
 
+import copy
+import pickle
 import random
 import re
 import unicodedata
@@ -345,3 +347,12 @@ def test_a_damaged_file_is_refused(damage, tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"none\.json: no such file"):
         Tokenizer.load(tmp_path / "none.json", TokenizerConfig())
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_reads_the_names_of_special_tokens_as_text(again):
+    for kind in ("bpe", "byte_bpe", "unigram"):
+        made = learned(kind)
+        assert EOS not in made.encode("le </s> chat")
+        assert again(made).encode("le </s> chat") == made.encode("le </s> chat")
+        assert again(again(made)).encode("le </s> chat") == made.encode("le </s> chat")

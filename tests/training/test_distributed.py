@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from regard.data.batching import Batches
-from regard.training.distributed import Alive, Processes, is_lost, local_device, processes, restarted
+from regard.errors import ConfigError
+from regard.training.distributed import Alive, Processes, is_lost, local_device, processes, restarted, together
 
 BATCH = Batches([([5 + n], [6 + n, 7]) for n in range(7)], 99, 1, 2, 0).collate(range(7))
 
@@ -74,3 +75,19 @@ def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert restarted()
     found = [str(local_device(torch.device(word))) for word in ("cuda", "cpu", "cuda:0")]
     assert found == ["cuda:1", "cpu", "cuda:0"]
+
+
+def test_others_that_are_not_there_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with (
+        pytest.raises(
+            ConfigError, match=r"number 0 of 2 \(RANK, WORLD_SIZE\) and did not reach the others: .*MASTER_AD"
+        ),
+        together(torch.device("cpu"), 1.0),
+    ):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with together(torch.device("cpu"), 1.0) as group:
+        assert group.count == 1

@@ -338,7 +338,7 @@ class Documents(Mask):
         if not ids.ndim or ids.shape[-1] != size:
             raise ShapeError(f"documents {name} have shape {list(ids.shape)} and the scores {list(shape)}: give {size}")
         leading = ids.shape[:-1]
-        along_batch(ids[..., 0], shape, f"documents {name}", device)  # refuses what does not fit
+        along_batch(ids.new_zeros(leading), shape, f"documents {name}", device)  # refuses what does not fit
         return ids.to(device).reshape(*leading, *[1] * (len(shape) - 2 - len(leading)), size)
 
 

@@ -61,8 +61,9 @@ def complete(
     alone = texts is not None and len(texts) == 1 and texts != ["-"]
     if alone and beam is None and not as_json and output is None and out.is_terminal:
         assert texts is not None  # mypy: `alone` implies it
+        pieces = completer.stream(texts[0], **settings, **drawing)  # a text that is refused is not printed
         say(texts[0], nl=False)
-        for piece in completer.stream(texts[0], **settings, **drawing):
+        for piece in pieces:
             say(piece, nl=False)
         say("")
         return

@@ -36,13 +36,21 @@ def distill(
     continue where they were interrupted.
     """
     from regard.config import parse_setting
+    from regard.device import find_device
     from regard.distill import distill as distilled
-    from regard.experiment import default_folder
+    from regard.experiment import check_folder, default_folder, read_config
+    from regard.training.loop import checkpoint_in
 
     folder = run or default_folder(config)
     given = dict(map(parse_setting, settings or []))
     if device != "cpu":
         given.setdefault("training.device", device)
+
+    # what would end the student's training is said before the teacher works
+    resume = resume and checkpoint_in(folder)
+    check_folder(folder, resume)
+    own = read_config(config, {**given, "data.train": str(folder.resolve())})
+    find_device(own.training.device)
 
     def load(name: str) -> Any:
         return load_for("translate", name, None, None, device, precision, engine)

@@ -72,11 +72,13 @@ def evaluate(
             numbers |= {"calibration_error": found.error}
     if not group.first:
         return
-    say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
-    if output:
-        with writing(output) as write:
-            for line in outputs:
-                write(line)
+    try:
+        if output:
+            with writing(output) as write:
+                for line in outputs:
+                    write(line)
+    finally:  # the numbers are not lost with the file, nor the file with standard output
+        say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
 
 
 def _held_out(run: str, part: str, folder: Path, output: Path | None = None) -> tuple[Path, Path]:

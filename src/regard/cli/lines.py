@@ -173,15 +173,18 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
         raise ConfigError("--output -: standard output holds this command's other lines: name a file")
     if why := why_unwritable(output):
         raise ConfigError(f"--output {output}: {why}")
-    if _is_kept(output):
+    if _is_kept(Path(os.path.realpath(output))):
         raise ConfigError(f"--output {output}: this is no text, or a file of a model or a run; name another file")
-    inputs = [os.stat(one) for one in sources if one.exists()] + [os.fstat(0)] * _is_file(sys.stdin)
+    inputs = [os.stat(one) for one in sources if os.path.exists(one)]
+    if sys.stdin is not None and _is_file(sys.stdin):
+        inputs.append(os.fstat(sys.stdin.fileno()))
     if output.exists() and any(os.path.samestat(output.stat(), one) for one in inputs):
         raise ConfigError(f"--output {output}: this is one of the inputs; name another file")
 
 
 TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256", ".regard")
-HOLDS_MODEL = ("bundle.json", "weights.safetensors", "last.safetensors", ".regard", "model.safetensors")
+HOLDS_MODEL = ("bundle.json", "*.safetensors", ".regard", "model.safetensors.index.json", "model.bin", "onnx.json",
+               "torch.json")  # fmt: skip
 ENDINGS_OF_MODELS = (".json", ".jsonl", ".toml", ".db")
 
 
@@ -193,7 +196,7 @@ def _is_kept(path: Path) -> bool:
         if b"\0" in file.read(2**12):
             return True
     texts = path.suffix.lower() in ENDINGS_OF_MODELS or path.name in TEXTS_OF_MODELS
-    return texts and any((folder / one).exists() for folder in (path.parent, path.parent.parent) for one in HOLDS_MODEL)
+    return texts and any(any(folder.glob(one)) for folder in (path.parent, path.parent.parent) for one in HOLDS_MODEL)
 
 
 def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -> list[Path]:
@@ -220,15 +223,33 @@ def check_targets(targets: Sequence[Path], sources: Sequence[str] = (), page: bo
 
     for target in targets:
         check_target(target, page)
-        is_input = any(Path(one).exists() and target.exists() and target.samefile(one) for one in sources)
+        is_input = any(os.path.exists(one) and target.exists() and target.samefile(one) for one in sources)
         if is_input or not is_drawn(target):
             raise ConfigError(
                 f"--look {target}: this file exists and was not drawn by regard: give another name, after the inputs"
             )
 
 
+def check_looks(look: Sequence[Path], texts: list[str] | None, page: bool = False) -> None:
+    """`check_targets` for the drawings of all arguments, and of the first line of standard input.
+
+    Raises:
+        ConfigError, DataError: as `check_targets`.
+    """
+    many = are_many(texts)
+    numbers = range(1, 1 + (len(texts) if texts and texts != ["-"] else 1))
+    check_targets([path for n in numbers for path in targets_of(look, "", n, many)], page=page)
+
+
 def draw_to(made: Any, path: Path, plot: Callable[[Path], Any]) -> None:
-    """Draw a result to a file, and say so: its page where the file ends in .html, else what `plot` draws."""
+    """Draw a result to a file, and say so: its page where the file ends in .html, else what `plot` draws.
+
+    Raises:
+        ConfigError: the file was not drawn by regard.
+    """
+    from regard.figures.files import check_own
+
+    check_own(path)
     if path.suffix.lower() in (".html", ".htm"):
         made.look(path)
     else:

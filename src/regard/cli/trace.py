@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_targets, draw_to, run_lines, say, targets_of
+from regard.cli.lines import are_many, check_looks, draw_to, run_lines, say, targets_of
 from regard.cli.options import Beam, Device, ModelNames, Texts, load_for
 from regard.cli.progress import HarmlessConsole, out
 
@@ -23,7 +23,7 @@ def trace(
 
     For every step: the query, the scores, the weights, the context and the most probable tokens.
     """
-    check_targets(look or [])
+    check_looks(look or [], texts)
     translator = load_for("translate", model, texts, device=device)
     many = are_many(texts)
 

@@ -59,10 +59,11 @@ def train_run(config: Path, overrides: dict[str, Any], run: Path | None, resume:
     """
     from regard import experiment
     from regard.process import keep_freed_memory
+    from regard.training.distributed import started_by_torchrun
     from regard.training.loop import Interrupted
 
     keep_freed_memory()
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    first = os.environ.get("RANK", "0") == "0" or not started_by_torchrun()
     with training_bar() if first else nullcontext(lambda _: None) as report:
         try:
             finished = experiment.train(config, overrides, run=run, resume=resume, report=report)

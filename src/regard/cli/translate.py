@@ -13,8 +13,8 @@ from regard.cli.lines import (
     FAILED,
     OF_A_FILE,
     are_many,
+    check_looks,
     check_output,
-    check_targets,
     complain,
     draw_to,
     run_lines,
@@ -123,7 +123,7 @@ def translate(
     ] = "regard",
 ) -> None:
     """Translate texts: one line in, one line out."""
-    check_targets(look or [], page=True)
+    check_looks(look or [], texts, page=True)
     check_output(output, [path for path in (glossary, corpus) if path is not None])
     if corpus is not None:
         check_one_file(corpus)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_targets, draw_to, run_lines, targets_of
+from regard.cli.lines import are_many, check_looks, draw_to, run_lines, targets_of
 from regard.cli.options import Beam, Device, ModelName, Texts, load
 from regard.cli.progress import counting_bar
 from regard.errors import ConfigError, RegardError
@@ -29,7 +29,7 @@ def why(
     """
     from regard.analysis.reasons import reasons
 
-    check_targets(look or [])
+    check_looks(look or [], texts)
     pipeline = load(model, texts, device=device)
     if pipeline.task is None:
         raise pipeline.refusal()

@@ -197,7 +197,9 @@ class _Streams(io.RawIOBase):
             inner = self._inner
             raw = b""
             if inner.eof:
-                raw = inner.unused_data.lstrip(b"\0") or self._file.read(CHUNK).lstrip(b"\0")  # between streams of .xz
+                raw = inner.unused_data.lstrip(b"\0")  # which may stand between streams of .xz
+                while not raw and (chunk := self._file.read(CHUNK)):
+                    raw = chunk.lstrip(b"\0")
                 if not raw:
                     return 0
                 inner = self._inner = self._make()

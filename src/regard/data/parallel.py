@@ -212,12 +212,18 @@ def _whole(line: str, where: str) -> str:
 
 def _to_the_last(*sides: Iterator[str]) -> Iterator[tuple[int, tuple[str | None, ...]]]:
     """Lines of all sides together, numbered from 1, up to the last one that is not blank; None beyond a side's end."""
-    blank: list[tuple[int, tuple[str | None, ...]]] = []
+    blank: list[tuple[range, tuple[str | None, ...]]] = []  # runs of them: a small file may unpack to millions
     for number, lines in enumerate(zip_longest(*sides), 1):
-        blank.append((number, lines))
         if any(line is not None and line.strip() for line in lines):
-            yield from blank
+            yield from ((n, alike) for run, alike in blank for n in run)
+            yield number, lines
             blank = []
+            continue
+        sides_ended = tuple(None if line is None else "" for line in lines)
+        if blank and blank[-1][1] == sides_ended:
+            blank[-1] = range(blank[-1][0].start, number + 1), sides_ended
+        else:
+            blank.append((range(number, number + 1), sides_ended))
 
 
 def _from_tsv(line: str, config: DataConfig, where: str) -> tuple[str, str]:
@@ -242,7 +248,7 @@ def _from_csv(path: Path, config: DataConfig) -> Named:
     """Records as RFC 4180 has them: fields in double quotes may hold commas and line breaks, which become spaces."""
     records = csv.reader((f"{line}\n" for line in stream_lines(path)), strict=True)
     columns = [config.source, config.target]
-    blank: list[str] = []  # records that are an error unless they are the last ones
+    blank = ""  # the first of records that are an error unless they are the last ones
     try:
         header: list[str] = []
         if any(isinstance(column, str) for column in columns):
@@ -259,10 +265,11 @@ def _from_csv(path: Path, config: DataConfig) -> Named:
         for record in records:
             name = f"{path}:{records.line_num}"
             if not any(map(str.strip, record)):
-                blank.append(name)
+                blank = blank or name
                 continue
-            yield from ((earlier, ("", "")) for earlier in blank)
-            blank = []
+            if blank:
+                yield blank, ("", "")
+                blank = ""
             if named and len(record) != named:
                 raise DataError(f"{name}: expected {named} columns; got {len(record)}")
             if len(record) <= wanted:

@@ -10,7 +10,7 @@ Writing it can be interrupted and goes on at the last whole chunk.
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ from regard.data.files import check_regular
 from regard.data.pairs import Pairs
 from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
-from regard.storage import naming, parse_json, replace_folder, write_text
+from regard.storage import naming, parse_json, remove, replace_folder, write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
@@ -123,7 +123,8 @@ def key_of(paths: Sequence[Path], settings: Sequence[Any]) -> str:
     Raises:
         DataError: a file cannot be read, or is no regular file.
     """
-    total = hashlib.sha256(json.dumps(list(settings), default=str, ensure_ascii=False).encode())
+    note = json.dumps(list(settings), default=str, ensure_ascii=False)
+    total = hashlib.sha256(note.encode("utf-8", "surrogatepass"))  # names of files that are not UTF-8
     for path in paths:
         check_regular(path)
         try:
@@ -178,10 +179,11 @@ def write_prepared(
         progress: called with the number of pairs written so far.
         tokenizer: digest of the one that the chunks are made with; a half-made one of another is begun anew.
     """
+    folder = Path(os.path.realpath(folder))  # a link to a larger disk stays
     aside = folder.with_name(folder.name + ".aside")
     state = _state(aside, key)
     if state is None or state["note"].get("tokenizer", "") != tokenizer:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         aside.mkdir(parents=True)
         state = {
             "key": key,
@@ -225,6 +227,12 @@ def _append(writers: Sequence[RaggedWriter], chunk: Chunk, note: Note) -> None:
 
 def _state(aside: Path, key: str) -> dict[str, Any] | None:
     """How far a half-made corpus of this key is; None where it cannot be continued."""
+    if (
+        aside.is_symlink()
+        or not aside.is_dir()
+        or any(one.is_symlink() or not one.is_file() for one in aside.iterdir())
+    ):
+        return None  # its files are written to as they are
     try:
         state: dict[str, Any] = parse_json((aside / STATE).read_text("utf-8"))
         numbers = (state["chunk"], state["rows"], *state["values"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
 from regard.data.files import read_bytes
-from regard.errors import DataError, ShapeError
+from regard.errors import DataError, ShapeError, shown
 from regard.figures.page import Page
 from regard.storage import parse_json
 
@@ -51,6 +51,8 @@ def page_of_attentions(
     for stack, kind, layers, rows, columns in groups:
         for number, weights in enumerate(layers or ()):
             site = f"{stack}.{number}{kind}"
+            if not isinstance(weights, Tensor):
+                raise ShapeError(f"{site}: expected a tensor of weights; got {shown(weights)}")
             maps[site] = AttentionMap.from_weights(_one(weights, site))
             axes[site] = rows, columns
             for side, size in zip((rows, columns), maps[site].shape[-2:], strict=True):

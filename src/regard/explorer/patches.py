@@ -10,6 +10,7 @@ from torch import Tensor
 from regard.analysis.base import ForwardPass
 from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, calls_by_site, unwatched, watching
+from regard.errors import shown
 from regard.observation.intervene import Change, intervene, map_of
 from regard.pipelines.base import InputError
 
@@ -55,7 +56,10 @@ def patched(given: ForwardPass, other: ForwardPass, site: str, head: int, part: 
 
     with torch.inference_mode(), unwatched(), watching(theirs.append), intervene(other.module, site, take, part):
         other()
-    heads = _heads(calls_by_site(other.module, theirs)[site][0].query)
+    sites = calls_by_site(other.module, theirs)
+    if site not in sites:  # a pattern, say
+        raise InputError(f"site: expected one of {', '.join(sites)}; got {shown(site)}")
+    heads = _heads(sites[site][0].query)
     if head >= heads:
         raise InputError(f"this site has {heads} heads, numbered from 0; there is no head {head}")
     sharing = heads // _heads(taken[0])

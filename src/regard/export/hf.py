@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+from tokenizers import processors
+
 from regard.bundle import Bundle
 from regard.pretrained.folder import save_pretrained
-from regard.storage import new_folder
+from regard.storage import new_folder, write_text
 from regard.text.pretrained import Nothing
 
 
@@ -24,3 +27,14 @@ def write(bundle: Bundle, into: Path) -> None:
         save_pretrained(folder, bundle.model, config, known, bundle.rules)
         if not isinstance(tokenizer, Nothing):
             tokenizer.save(folder / "tokenizer.json")
+            if bundle.decoding.get("begins", False):
+                _begin_texts(folder / "tokenizer.json", tokenizer)
+
+
+def _begin_texts(path: Path, tokenizer: Any) -> None:
+    """Have a saved tokenizer put BOS before every text, as the model was trained."""
+    inner = tokenizers.Tokenizer.from_file(str(path))
+    first: Any = {"id": "BOS", "ids": [tokenizer.bos], "tokens": tokenizer.tokens([tokenizer.bos])}
+    if inner.encode("a").ids[:1] != [tokenizer.bos]:
+        inner.post_processor = processors.TemplateProcessing("BOS $A", special_tokens=[first])
+        write_text(path, inner.to_str(pretty=True))

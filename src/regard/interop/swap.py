@@ -1,6 +1,7 @@
 """swap: another score or normalizer in any model, in place and reversibly."""
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
@@ -240,6 +242,20 @@ def _swap_calls(part: nn.Module, done: Swap) -> None:
     part.forward = _Attending(part)
 
 
+def _is_of(part: nn.Module) -> bool:
+    """Whether the module whose code is running, the innermost one, is this one; always, where dynamo compiles."""
+    if is_compiling():
+        return True
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if isinstance(owner, nn.Module):
+            return owner is part
+        frame = frame.f_back  # type: ignore[assignment]
+    return True
+
+
 class _Attending:
     """A module's own forward, in which `scaled_dot_product_attention` is `attend` with the module's choice."""
 
@@ -247,16 +263,18 @@ class _Attending:
         self.part, self.forward = part, part.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Calls(dict(getattr(self.part, CHOICE))):
+        with _Calls(self.part, dict(getattr(self.part, CHOICE))):
             return self.forward(*args, **kwargs)
 
 
 class _Calls(TorchFunctionMode):
-    def __init__(self, choice: dict[str, Any]) -> None:
+    """Sees the calls of a module's forward, and those of the modules within it, which are left as they are."""
+
+    def __init__(self, part: nn.Module, choice: dict[str, Any]) -> None:
         super().__init__()
-        self.choice = choice
+        self.part, self.choice = part, choice
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not scaled_dot_product_attention:
+        if func is not scaled_dot_product_attention or not _is_of(self.part):
             return func(*args, **(kwargs or {}))
         return attend_as(sdpa_call(*args, **(kwargs or {})), self.choice)

@@ -1,13 +1,15 @@
 """From numbers to a model."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from regard.errors import BundleError
+from regard.errors import BundleError, RegardError
 from regard.models.language import DecoderConfig, DecoderLM, EncoderConfig, MaskedLM
 from regard.models.questions import Answering, Questions, QuestionsConfig, StackedAttention, StackedAttentionConfig
 from regard.models.recurrent import Recurrent, RecurrentConfig
@@ -65,21 +67,32 @@ def build_shapes(vocabulary: int, config: ModelConfig, most: int, where: str) ->
     Raises:
         BundleError: too many parameters; settings that fit no model.
     """
-    mine, count, limit = threading.get_ident(), 0, 2 * most + 64  # modules may replace parameters while they are built
-
-    def stop(*_: object) -> None:  # the hook sees the modules that other threads build, too
-        nonlocal count
-        count += threading.get_ident() == mine
-        if count > limit and threading.get_ident() == mine:
-            raise BundleError(f"{where}: its settings make a model of more weights than the {most} that are stored")
-
-    watching: Any = register_module_parameter_registration_hook(stop)
+    refusal = BundleError(f"{where}: its settings make a model of more weights than the {most} that are stored")
     try:
-        with torch.device("meta"):
+        with (
+            at_most(2 * most + 64, refusal),
+            torch.device("meta"),
+        ):  # modules may replace parameters when they are built
             return build(vocabulary, config).eval()
     except BundleError:
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise BundleError(f"{where}: describes no model: {first_line(error)}") from error
+
+
+@contextmanager
+def at_most(parameters: int, refusal: RegardError) -> Iterator[None]:
+    """A block in which this thread's modules register so many parameters at most; the next one raises the refusal."""
+    mine, count = threading.get_ident(), 0
+
+    def stop(*_: object) -> None:  # the hook sees the modules that other threads build, too
+        nonlocal count
+        count += threading.get_ident() == mine
+        if count > parameters and threading.get_ident() == mine:
+            raise refusal
+
+    watching: Any = register_module_parameter_registration_hook(stop)
+    try:
+        yield
     finally:
         watching.remove()

@@ -68,8 +68,16 @@ class DecoderLM(Embeds):
             collect: receives the input of every block, and the output.
             documents: index of each token's document, where a row holds several: tokens attend within their own
                 document, whose positions begin at 0.
+
+        Raises:
+            ChoiceError: a model whose queries have a context, and rows of several documents.
         """
         if documents is not None:
+            if self.config.context != "none":
+                raise ChoiceError(
+                    f"model.context = {self.config.context!r} would read from one document of a row into the next: "
+                    'choose "none", or train on one document'
+                )
             positions = _positions_within(documents)
             x = self.embed(tokens, positions)
             return self.decoder(x, allowed, positions, collect=collect, within=documents_mask(documents))  # type: ignore[no-any-return]

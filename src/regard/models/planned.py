@@ -31,12 +31,14 @@ from regard.nn.kv_cache import KVCache
 from regard.nn.multihead import MultiHead
 from regard.nn.products import Product, joined, make_product
 from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState, State
+from regard.observation.sites import hooks_of_others
 
 ROOM = 32  # tokens of a hypothesis that new buffers hold
 LEAST_LIVE = 0.75  # share of a buffer's sentences that are still searched, below which it is copied without the others
 NUMBERS = 8  # of a parameter that are looked at for changes, or a few more
 SETTINGS = ("eps", "activation", "before")  # of modules, which may be set later
 METHODS = {"forward", "attend", "queries", "keys_values"}  # of a module
+LINEAR = ("query", "key", "value", "output")  # of an attention
 States = Callable[[Tensor], Tensor]
 
 
@@ -574,7 +576,11 @@ def refusal(model: Any) -> str:
         return "only encoder-decoders are planned"
     if model.training:
         return "the model is in training"
+    if hooks_of_others():
+        return "modules of all kinds have hooks, which a planned step would not call"
     for module in _modules(model):
+        if type(module).__module__.partition(".")[0] not in ("torch", "regard"):
+            return f"a module is a {type(module).__name__}, of which a planned step would call nothing"
         if module._forward_hooks or module._forward_pre_hooks:
             return "a module has hooks, which a planned step would not call"
         if METHODS & vars(module).keys():
@@ -594,8 +600,12 @@ def refusal(model: Any) -> str:
         for around in (layer.around_self, layer.around_cross, layer.around_feed_forward):
             if type(around) is not Residual or type(around.norm) not in (nn.LayerNorm, RMSNorm):
                 return "a norm is not one of regard's"
-        parts = (layer.self.query, layer.self.key, layer.self.value, layer.self.output, layer.feed_forward)
-        if any(type(part) not in (nn.Linear, FeedForward) for part in parts):
+        if type(layer.feed_forward) is not FeedForward:
+            return "a feed-forward layer is of another kind"
+        parts = [module for part in (layer.self, layer.cross, layer.feed_forward) for module in part.children()]
+        if any(isinstance(part, nn.Linear) and type(part) is not nn.Linear for part in parts):
+            return "a layer of an attention is not linear"
+        if any(type(getattr(part, name)) is not nn.Linear for part in (layer.self, layer.cross) for name in LINEAR):
             return "a layer of an attention is not linear"
     return ""
 

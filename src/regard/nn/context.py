@@ -127,7 +127,7 @@ class RunningMean(Context):
     def forward(self, x: States, allowed: Allowed | None = None) -> States:
         real = _silence(x, allowed)
         tokens = torch.ones(x.shape[-2], dtype=torch.bool, device=x.device) if allowed is None else allowed
-        count = tokens.long().cumsum(-1).clamp(min=1)[..., None]
+        count = tokens.expand(x.shape[:-1]).long().cumsum(-1).clamp(min=1)[..., None]
         # half precision cannot count: bfloat16 adds no 1 to 256
         mean = real.to(_wide(x)).cumsum(-2) / count
         return _silence(mean.to(x.dtype), allowed)
@@ -193,6 +193,7 @@ class Mixed(Context):
     @check_arguments
     def __init__(self, width: int, part: Context) -> None:
         super().__init__()
+        check_least("Mixed", 1, width=width)
         self.width, self.looks_ahead = width, part.looks_ahead
         self.part = part
         self.gain = nn.Parameter(torch.ones(width))
@@ -228,6 +229,8 @@ def _silence(x: Tensor, allowed: Tensor | None, width: int | None = None) -> Ten
         raise ShapeError(f"the context has width {width} and the states have {x.shape[-1]} on axis -1")
     if allowed is None:
         return x
+    if allowed.dtype != torch.bool:
+        raise ShapeError(f"allowed must be of bools, True at real tokens; got {allowed.dtype}")
     if allowed.ndim != x.ndim - 1 or any(a not in (1, n) for a, n in zip(allowed.shape, x.shape[:-1], strict=True)):
         raise ShapeError(
             f"allowed has shape {list(allowed.shape)} and the states have {list(x.shape)}: "

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from regard.arguments import check_arguments, check_least
 from regard.attention.biases import BiasLike
-from regard.attention.masks import And, Causal, MaskLike
+from regard.attention.masks import And, Causal, MaskLike, Window
 from regard.attention.normalizers import Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score
 from regard.attention.watch import owned
-from regard.errors import ShapeError
+from regard.errors import ShapeError, unknown
 from regard.nn.context import Context, check_looks_back
 from regard.nn.embedding import Rotary
 from regard.shapes import Allowed
@@ -68,7 +68,16 @@ class MultiHead(nn.Module):
         key_width = width if key_width is None else key_width
         value_width = key_width if value_width is None else value_width
         key_heads = heads if key_heads is None else key_heads
-        check_least("MultiHead", 1, width=width, heads=heads, key_heads=key_heads)
+        sizes = {
+            "key_width": key_width,
+            "value_width": value_width,
+            "head_width": 1 if head_width is None else head_width,
+        }
+        check_least("MultiHead", 1, width=width, heads=heads, key_heads=key_heads, **sizes)
+        if not 0 <= dropout <= 1:
+            raise ShapeError(f"MultiHead: dropout is a share of the weights, from 0 to 1; got {dropout}")
+        if other := next((name for name in biases if name not in PROJECTIONS), ""):
+            raise unknown("bias", other, PROJECTIONS)
         if (head_width is None and width % heads) or heads % key_heads:
             raise ShapeError(
                 "heads must divide the width and key_heads the heads; "
@@ -191,7 +200,7 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 
 def _looks_back(mask: MaskLike | None) -> bool:
-    """Whether a mask is causal."""
+    """Whether a mask is causal, or a window that ends at the query; what a tensor allows is not looked at."""
     if isinstance(mask, And):
         return _looks_back(mask.left) or _looks_back(mask.right)
-    return isinstance(mask, Causal)
+    return isinstance(mask, Causal) or (isinstance(mask, Window) and mask.right <= 0)

@@ -9,7 +9,7 @@ import torch
 from regard.analysis.ablations import ablations
 from regard.analysis.base import ForwardPass
 from regard.analysis.roles import roles
-from regard.device import device_of, random_numbers_kept
+from regard.device import device_of, random_numbers_kept, seed_generators
 from regard.errors import ConfigError
 
 MOST = 64  # texts
@@ -38,7 +38,7 @@ def atlas_of(pipeline: Any, texts: Sequence[str] = ()) -> dict[str, Any]:
         )
     passes = [pipeline.forward_pass(text) for text in given]
     with random_numbers_kept(device_of(pipeline.model)):
-        torch.manual_seed(0)
+        seed_generators(0, device_of(pipeline.model))
         found = ablations(pipeline, given, [_mean_log_prob(one) for one in passes], ["zero"])
         tested = roles(pipeline, given)
     table = found.table["zero"]

@@ -201,7 +201,11 @@ class Filler(Pipeline[str, Filling]):
 
     @cached_property
     def candidates(self) -> Candidates:
-        """Whole words of the vocabulary, each read on its own: what meanings are compared with."""
+        """Whole words of the vocabulary, each read on its own: what meanings are compared with.
+
+        Raises:
+            ConfigError: it has none.
+        """
         chosen = []
         names = self.tokenizer.tokens(range(len(self.tokenizer)))
         begins = next((mark for mark in ("▁", "Ġ") if sum(name.startswith(mark) for name in names) > 1), "")
@@ -212,6 +216,10 @@ class Filler(Pipeline[str, Filling]):
                 chosen.append(word)
             if len(chosen) == CANDIDATES:
                 break
+        if not chosen:
+            raise ConfigError(
+                "meaning compares with whole words, and this model's vocabulary has none of 3 letters or more"
+            )
         chosen = list(dict.fromkeys(chosen))
         encoded = [self.encode(word) for word in chosen]
         states = self.states([ids for ids, _ in encoded])

@@ -14,7 +14,7 @@ from regard.analysis.lens import logit_lens
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import Draft
 from regard.attention.watch import Call, calls_by_site, unwatched, watching
-from regard.device import device_of, random_numbers_kept
+from regard.device import device_of, random_numbers_kept, seed_generators
 from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
 from regard.pipelines.atlas import atlas_of
@@ -238,7 +238,7 @@ def dependence_of(
         return own.sum(-1) if position is None else own[:, position]
 
     with random_numbers_kept(device):
-        torch.manual_seed(0)
+        seed_generators(0, device)
         positions = max(1, len(given.tokens), len(given.source_tokens))
         most = max(1, POSITIONS // positions)
         unit = "nats of log-probability"

@@ -307,7 +307,8 @@ def _tokenizer(path: Path, fields: dict[str, Any]) -> tokenizers.Tokenizer | Non
     inner.add_special_tokens(special)
     bos = fields.get("tokenizer.ggml.bos_token_id")
     if fields.get("tokenizer.ggml.add_bos_token") is True and type(bos) is int and 0 <= bos < len(names):
-        inner.post_processor = processors.TemplateProcessing(f"{names[bos]} $A", special_tokens=[(names[bos], bos)])
+        first: Any = {"id": "BOS", "ids": [bos], "tokens": [names[bos]]}  # a template would read the name's own signs
+        inner.post_processor = processors.TemplateProcessing("BOS $A", special_tokens=[first])
     own = [name for name, kind in zip(names, kinds, strict=False) if kind == 4]  # USER_DEFINED
     inner.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in own])
     return inner

@@ -13,7 +13,7 @@ from regard.data.scenes.scene import SceneConfig
 from regard.data.tables import TableConfig
 from regard.data.texts import TextConfig
 from regard.errors import ConfigError
-from regard.models.build import ModelConfig, build
+from regard.models.build import ModelConfig, at_most, build
 from regard.pipelines.description import DescribingConfig
 from regard.pipelines.translator import DecodingConfig
 from regard.text.tokenizer import TokenizerConfig
@@ -37,6 +37,7 @@ class Requirements:
     metrics: tuple[str, ...] = ("loss",)
 
 
+WEIGHTS = 20_000  # and biases of a model, each a matrix or a vector: about a thousand layers
 PAIRS = ("transformer", "recurrent")
 PICTURES = ("grid", "patches", "features")
 TEXT_METRICS = ("loss", "exact", "wer", "bleu")
@@ -113,6 +114,11 @@ class ExperimentConfig(BaseModel):
             raise ValueError('training.bpe_dropout needs task = "translate" and tokenizer.kind = "bpe" or "byte_bpe"')
         if self.training.hard == "reinforce" and getattr(self.model, "normalizer", None) != "hard":
             raise ValueError('training.hard = "reinforce" needs model.kind = "recurrent" and model.normalizer = "hard"')
+        stacks = getattr(self.model, "encoder_layers", 0), getattr(self.model, "decoder_layers", 0)
+        windows = getattr(self.model, "window_layers", None) or ()
+        if any(stacks) and max(windows, default=0) >= max(stacks):
+            expected = f"expected numbers of the {max(stacks)} layers, 0 to {max(stacks) - 1}"
+            raise ValueError(f"model.window_layers = {list(windows)}: {expected}")
         frames = getattr(encoder, "frames", 1)
         if self.task == "caption" and (self.scenes.frames if self.scenes else 1) != frames:
             raise ValueError(f"scenes.frames must be model.source_encoder.frames = {frames}")
@@ -135,9 +141,12 @@ def check_sizes(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: widths, heads or other sizes do not fit together.
     """
+    refusal = ConfigError(f"config: model: more than {WEIGHTS:,} weights and biases: set fewer layers")
     try:
-        with torch.device("meta"):
+        with at_most(WEIGHTS, refusal), torch.device("meta"):
             build(config.tokenizer.vocabulary, config.model)
+    except ConfigError:
+        raise
     except (ValueError, RuntimeError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"config: model: no {config.model.kind} model of these sizes: {reason}") from error

@@ -65,6 +65,7 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
 
     Raises:
         ConfigError: there is nothing to train on.
+        DataError: no development question has an answer that the training questions have.
     """
     assert settings.questions is not None  # the settings have been checked
     training = settings.training
@@ -81,6 +82,9 @@ def prepare(run: RunFolder, settings: ExperimentConfig) -> TaskData:
         batches(part, opened, answers, tokenizer, config, training.batch_tokens, training.seed, moves)
         for part, moves in ((train, True), (dev, False))
     )
+
+    if not any(dev_batches.answers):
+        raise DataError(NONE_KNOWN.format("development questions", "training questions have"))
 
     def finish(model: Any) -> Bundle:
         bundle = Bundle("answer", settings.languages, model, config, tokenizer, {"answers": answers})

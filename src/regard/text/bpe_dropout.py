@@ -31,7 +31,8 @@ class BpeDropout:
 
     A word is built from its characters again. At every step each possible merge is left out with probability p, and
     the earliest learned of the others is made; the word is done when none is left (Provilkov et al. 2020, algorithm 1).
-    p = 0 gives the tokenizer's own segmentation, p = 1 characters.
+    p = 0 gives the tokenizer's own segmentation, p = 1 characters. (In byte_bpe, ids do not tell where the tokenizer
+    cut a word before it joined characters, at an apostrophe, say: there, tokens may be joined across such a cut.)
 
     Args:
         tokenizer: of kind "bpe" or "byte_bpe".

@@ -71,6 +71,17 @@ class Tokenizer:
         )
         self.loses = " ".join(filter(None, losses))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "encode_special_tokens": self._inner.encode_special_tokens,
+        }  # which its own pickle forgets
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        special = state.pop("encode_special_tokens", True)
+        vars(self).update(state)
+        self._inner.encode_special_tokens = special
+
     pad, bos, eos = PAD, BOS, EOS
     parses_specials = False
 

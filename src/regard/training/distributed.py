@@ -20,6 +20,7 @@ from torch import Tensor
 
 from regard.data.batching import some_rows
 from regard.errors import ConfigError, RegardError
+from regard.untrusted import first_line
 
 T = TypeVar("T")
 BatchT = TypeVar("BatchT")
@@ -154,7 +155,7 @@ def restarted() -> bool:
 def local_device(device: torch.device) -> torch.device:
     """The device of this process: of a GPU without a number, one for each process of a machine."""
     local = os.environ.get("LOCAL_RANK")
-    if device.type not in ("cuda", "xpu") or device.index is not None or local is None or not _started_by_torchrun():
+    if device.type not in ("cuda", "xpu") or device.index is not None or local is None or not started_by_torchrun():
         return device
     return torch.device(device.type, int(local))
 
@@ -166,15 +167,25 @@ def together(device: torch.device, timeout: float) -> Iterator[Processes]:
     Args:
         device: of the model; NCCL joins processes on CUDA devices, gloo all others.
         timeout: seconds after which a process that does not answer is given up.
+
+    Raises:
+        ConfigError: the others are not reached.
     """
-    if not _started_by_torchrun() or dist.is_initialized():
+    if not started_by_torchrun() or dist.is_initialized():
         yield processes()
         return
     if not dist.is_available():
         raise ConfigError("this build of torch has no torch.distributed: start one process, without torchrun")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _join("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout))
+    try:
+        _join("nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout))
+    except (ValueError, RuntimeError, OSError, OverflowError) as error:
+        told = f"this process is number {os.environ['RANK']} of {os.environ['WORLD_SIZE']} (RANK, WORLD_SIZE)"
+        raise ConfigError(
+            f"{told} and did not reach the others: {first_line(error)}: start all of them with torchrun, or one alone "
+            "without these variables"
+        ) from error
     try:
         yield processes()
     finally:
@@ -199,8 +210,10 @@ def _join(backend: str, timeout: timedelta) -> None:
     dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=timeout)
 
 
-def _started_by_torchrun() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+def started_by_torchrun() -> bool:
+    """Whether the environment says that this process is one of several, as torchrun does."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return count.isdecimal() and int(count) > 1 and "RANK" in os.environ
 
 
 class Alive:

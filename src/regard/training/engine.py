@@ -9,7 +9,7 @@ Either can be resumed on another number of processes.
 """
 
 import json
-import shutil
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from regard.bundle import current_weight
 from regard.data.batching import Batch, move
-from regard.device import device_of, random_states, restore_random_states
+from regard.device import device_of, random_states, restore_random_states, seed_generators
 from regard.errors import BundleError, ConfigError
-from regard.storage import parse_json, replace_folder, write_text
+from regard.storage import parse_json, remove, replace_folder, write_text
 from regard.training.checkpoint import (
     LAST,
     Tensors,
@@ -160,7 +160,7 @@ class Engine:
     def _restore_random(self, tensors: Tensors, count: int, step: int) -> None:
         """The random states of this process; on another number of processes, new ones that the step decides."""
         if count != self.group.count:
-            torch.manual_seed(self.config.seed + 1_000_003 * step + self.group.rank)
+            seed_generators(self.config.seed + 1_000_003 * step + self.group.rank, device_of(self.model))
             return
         prefix = "random" if self.group.first else f"random{self.group.rank}"
         kept = _part(tensors, prefix)
@@ -168,15 +168,21 @@ class Engine:
 
     def _store_sharded(self, folder: Path, progress: dict[str, Any], states: list[Tensors]) -> None:
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
 
-        aside, there = folder / f"{SHARDED}.aside", folder / SHARDED
+        there = Path(os.path.realpath(folder / SHARDED))  # a link to a larger disk stays
+        aside = there.with_name(f"{there.name}.aside")
         if self.group.first:
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
         self.group.wait(self.config.timeout)
-        with _without_warnings():
-            dcp.save(  # type: ignore[attr-defined]
-                self._shards(), checkpoint_id=str(aside), no_dist=self.group.count == 1
-            )
+        try:
+            with _without_warnings():
+                dcp.save(  # type: ignore[attr-defined]
+                    self._shards(), checkpoint_id=str(aside), no_dist=self.group.count == 1
+                )
+        except CheckpointException as error:
+            reasons = [str(one).splitlines()[0] for one, *_ in error.failures.values() if str(one)]
+            raise BundleError(f"{there}: could not be written: {next(iter(reasons), 'no reason is known')}") from error
         if self.group.first:
             save_checkpoint(aside / "random.safetensors", _named(states), {"processes": self.group.count})
             write_text(aside / NOTE, json.dumps(progress))

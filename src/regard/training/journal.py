@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from regard.errors import ConfigError
 from regard.storage import naming, parse_json, write_text
 from regard.untrusted import file_size
 
@@ -23,9 +24,15 @@ class Journal:
         self.path, self.writes = path, writes
 
     def write(self, entry: Entry) -> None:
-        """Append one entry; it has been handed to the operating system when this returns."""
+        """Append one entry; it has been handed to the operating system when this returns.
+
+        Raises:
+            ConfigError: the journal is a link: the file that it names may not be the run's.
+        """
         if not self.writes:
             return
+        if self.path.is_symlink():
+            raise ConfigError(f"{self.path}: a link, and a journal is appended to: put the file itself there")
         with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regard.data.batching import Batch, BatchSource
-from regard.device import device_of, random_states, restore_random_states
+from regard.device import device_of, random_states, restore_random_states, seed_generators
 from regard.errors import BundleError, ConfigError, RegardError
 from regard.storage import parse_json
 from regard.training.best import Evaluate, Ranked, best_weights, keep_if_best, measure, rank, remove_later
@@ -100,6 +100,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
     made_of: Mapping[str, str] | None = None,
+    on_resume: Callable[[int], None] = lambda _: None,
 ) -> Tensors:
     """Train until `max_steps`, `max_minutes` or the end of patience; returns the best weights found.
 
@@ -119,6 +120,7 @@ def train(
         should_stop: called after every step; True saves and raises Interrupted.
         resume: continue from the folder's last checkpoint.
         made_of: digests of what the run is made of (tokenizer, data), by name; kept in checkpoints, and compared.
+        on_resume: called with the checkpoint's step, once nothing refuses to continue from it.
 
     Raises:
         Interrupted: `should_stop` returned True, or an evaluation was interrupted; everything is saved.
@@ -131,7 +133,7 @@ def train(
         raise ConfigError(NOTHING)
     group = processes()
     journal, progress = Journal(folder / "journal.jsonl", writes=group.first), Progress()
-    torch.manual_seed(config.seed + group.rank)
+    seed_generators(config.seed + group.rank, device_of(model))
     engine = Engine(model, config, batches.pad, group)
     if resume:
         state = engine.restore(folder)
@@ -142,6 +144,7 @@ def train(
         if group.first:
             remove_later(folder, progress.best)
         journal.rewind(progress.step, but="average")
+        on_resume(progress.step)
     engine.module.train()
     if not resume:
         fit_in_memory(engine, batches, report)
@@ -389,5 +392,7 @@ def last_step(folder: Path) -> int:
     path = sharded if sharded.exists() else folder / LAST
     try:
         return int((parse_json(read_text(sharded)) if sharded.exists() else load_checkpoint(path)[1])["step"])
+    except BundleError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: damaged ({first_line(error)}): use an earlier checkpoint") from error

@@ -14,8 +14,12 @@ from regard.untrusted import file_size
 
 METADATA = ".metadata"
 PATHS = {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"}
+DESCRIPTION = {
+    "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+    "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+}  # fmt: skip
 KNOWN = {
-    "torch.distributed.checkpoint.metadata": None,  # all of it
+    "torch.distributed.checkpoint.metadata": DESCRIPTION,
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "torch.serialization": {"_get_layout"},
     "collections": {"OrderedDict", "defaultdict"},
@@ -28,9 +32,8 @@ class _Names(pickle.Unpickler):
     """Builds nothing but the classes that torch describes a checkpoint with."""
 
     def find_class(self, module: str, name: str) -> Any:
-        names = KNOWN.get(module, set())
         of_torch = module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype))
-        if of_torch or names is None or name in names:
+        if of_torch or name in KNOWN.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
@@ -50,13 +53,12 @@ def check_shards(folder: Path) -> None:
     """Refuse a description of shards that names anything else than torch's own do.
 
     Raises:
-        BundleError: the folder's description is missing, damaged, or would run code.
+        BundleError: the folder's description is missing, damaged, or would run code; a file of it is no regular one.
     """
     path = folder / METADATA
+    for file in (path, *folder.iterdir()):
+        file_size(file)  # refuses a pipe, which would never end
     try:
-        file_size(path)  # refuses a pipe, which would never end
         _Names(BytesIO(path.read_bytes())).load()
-    except BundleError:
-        raise
     except Exception as error:  # whatever the pickle calls
         raise BundleError(f"{path}: not a description of a checkpoint ({error}): use an earlier checkpoint") from error

@@ -1,5 +1,7 @@
 """Where rows come from: every way of computing them gives what the reference formula gives."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,8 @@ import regard
 from regard.attention.maps import map as map_module
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import ComputedWeights
+from regard.attention.masks import Allow, Causal, Window
+from regard.attention.spec import make_spec
 from regard.errors import ShapeError
 
 B, H, T, S, D = 2, 4, 9, 600, 8
@@ -278,3 +282,16 @@ def test_statistics_follow_a_mask_that_is_written_to() -> None:
     assert bool((seen.argmax() >= 0).all())
     mask[1] = False
     assert seen.argmax()[:, 1].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    "join", [lambda m: Causal() & m, lambda m: ~(~Allow(m)), lambda m: (Causal() & m) | Window(1, 0)]
+)
+def test_statistics_follow_a_mask_within_another_one(join: Any) -> None:
+    query, key, table = torch.randn(4, 3), torch.randn(4, 3), torch.ones(4, 4, dtype=torch.bool)
+    seen = AttentionMap.from_spec(query, key, make_spec("scaled_dot", "softmax", join(table), None))
+    before = seen.entropy()
+    table[2:, 0] = False
+    fresh = AttentionMap.from_spec(query, key, make_spec("scaled_dot", "softmax", join(table), None)).entropy()
+    assert not torch.equal(before, seen.entropy())
+    assert torch.equal(seen.entropy(), fresh)

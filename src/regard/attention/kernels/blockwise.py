@@ -114,7 +114,7 @@ class BlockwiseProblem:
             known: the numbers of longer rows, of which the piece has some keys; the sum of the piece's weights is then
                 returned instead.
         """
-        shape, entries = self.shape[len(piece.index) :], self.shape[: len(piece.index)]
+        shape = self.shape[len(piece.index) :]
         rows, columns = piece.positions(q.device)
         own = self.spec.select(piece.index, self.shape) if piece.index else self.spec
         whole = (*shape[:-2], len(rows), len(columns))
@@ -128,7 +128,7 @@ class BlockwiseProblem:
         allowed = allowed.expand_as(scores)
         weights, numbers = own.normalize(scores, allowed) if known is None else _of_known(own, scores, allowed, known)
         if self.spec.dropout:
-            numbered = torch.arange(prod(self.shape[:-2]), device=q.device).reshape(*entries, *shape[:-2])[piece.index]
+            numbered = torch.arange(prod(self.shape[:-2]), device=q.device).reshape(self.shape[:-2])[piece.index]
             rows, columns = rows + self.spec.first[0], columns + self.spec.first[1]
             weights = weights * kept(numbered, rows, columns, self.seed, self.spec.dropout) / (1 - self.spec.dropout)
         return weights @ v, numbers
@@ -137,7 +137,8 @@ class BlockwiseProblem:
         """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""
         bias = [] if self.spec.bias is None else self.spec.bias.tensors()
         known = [*bias, *self.spec.score.parameters(), *self.spec.normalizer.parameters()]
-        corner = Piece((), slice(0, 1), slice(0, 1), None)
+        t, s = self.shape[-2:]
+        corner = Piece((), slice(0, min(1, t)), slice(0, min(1, s)), None)
         with _redrawn(None, q.device):  # the look draws nothing
             tile, _ = self.part(corner, *(t[..., :1, :].detach() for t in (q, k, k)))
         return _reached(tile, [t for t in known if t.requires_grad])

@@ -787,6 +787,8 @@ def _distance(blocks: Iterable[RowBlock], t: int, s: int) -> Tensor:
     profile: Tensor | None = None
     for block in blocks:
         n, keys = block.weights.shape[-2:]
+        if not n:  # a map of no query
+            return block.weights.new_zeros(*block.weights.shape[:-2], max(0, t + s - 1))
         # row i shifted by n - 1 - i: the diagonals of the block stand under each other
         skewed = pad(block.weights.flip(-2), (0, n)).flatten(-2)[..., : n * (keys + n - 1)]
         diagonals = skewed.unflatten(-1, (n, keys + n - 1)).sum(-2)

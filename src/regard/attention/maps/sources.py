@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.attention.kernels.nonfinite import is_poisoned, isolated
 from regard.attention.maps.compact import freeze
-from regard.attention.masks import rows_of
+from regard.attention.masks import Mask, rows_of
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import WIDTH
 from regard.attention.scores import Product, as_scores
@@ -92,7 +92,11 @@ def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
         elif isinstance(part, Spec):
             found += versions_of([*part.score.parameters(), *part.normalizer.parameters(), *part.normalizer.buffers()])
             found += versions_of([] if part.bias is None else part.bias.tensors())
-            found += versions_of([] if part.mask is None else vars(part.mask).values())
+            found += versions_of([part.mask])
+        elif isinstance(part, Mask):  # of others, where it is combined
+            found += versions_of(vars(part).values())
+        elif isinstance(part, list | tuple):
+            found += versions_of(part)
     return tuple(found)
 
 

@@ -41,6 +41,16 @@ class RingMap(AttentionMap):
         # the map's own profile takes this process's last query for the one that stands at the last key
         return self.ring.add_up(pad(super().distance(), (self.queries - self.rows.stop, self.rows.start)))
 
+    def _known(self, found: AttentionMap, same_heads: bool) -> AttentionMap:
+        if found.shape[-2] != self.shape[-2]:
+            raise RegardError(
+                f"a map across processes keeps the {self.shape[-2]} queries of its process; got {found.shape[-2]}"
+            )
+        found.__class__ = RingMap
+        assert isinstance(found, RingMap)
+        found.ring, found.rows, found.queries = self.ring, self.rows, self.queries
+        return super()._known(found, same_heads)
+
 
 @check_arguments
 def ring_map(

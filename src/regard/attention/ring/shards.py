@@ -400,4 +400,5 @@ def sum_gradients(parameters: Iterable[Tensor], group: Group = None) -> None:
     for parameter in parameters:
         if parameter.requires_grad:
             found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = _summed(ring, found)
+            parameter.grad = None  # torch keeps the layout of the one before
+            parameter.grad = _summed(ring, found.to_dense())
