@@ -776,6 +776,15 @@ def test_a_sharded_checkpoint_runs_no_code_and_is_refused_where_it_is_damaged(
     with pytest.raises(BundleError, match=r"__0_0\.distcp: expected a regular file; got a pipe"):
         resumed()
     (last / "__0_0.distcp").unlink()
+    (last / "__0_0.distcp").write_bytes(kept[last / "__0_0.distcp"])
+    (tmp_path / "outside.distcp").write_bytes(kept[last / "__0_0.distcp"])
+    for name in (tmp_path / "outside.distcp", "../outside.distcp", "missing.distcp"):
+        described = pickle.loads(kept[last / ".metadata"])
+        for one in described.storage_data.values():
+            one.relative_path = str(name)
+        (last / ".metadata").write_bytes(pickle.dumps(described))
+        with pytest.raises(BundleError, match="which is no file of"):
+            resumed()
     for name, content in (
         ("progress.json", b"{}"), ("progress.json", b"[1]"), ("progress.json", b'{"step": "x"}'),
         (".metadata", kept[last / ".metadata"][:300]), ("__0_0.distcp", kept[last / "__0_0.distcp"][:3000]),

@@ -288,6 +288,7 @@ def claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None:
     check_claim(folder, purpose, known)
     make_folder(folder)
     if not (folder / MARKER).exists():
+        (folder / MARKER).unlink(missing_ok=True)  # a link to nothing, which is not followed
         write_text(folder / MARKER, "This folder was made by regard, which replaces and removes files in it.\n")
 
 

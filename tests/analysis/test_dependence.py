@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.analysis.dependence import Dependence, dependence, leave_one_out, spearman
+from regard.errors import ConfigError
 
 N, D = 6, 4
 
@@ -151,3 +152,9 @@ def test_copies_give_a_number_each():
             regard.ConfigError, match=r"copies gave .* inputs(: expected a number for each| to the model, not \d+)$"
         ):
             dependence(layer, "self_attn", lambda: output(1)[0], copies=copies)
+
+
+def test_draws_and_copies_are_at_least_one() -> None:
+    for wrong in ({"draws": 0}, {"draws": -1}, {"at_once": 0}):
+        with pytest.raises(ConfigError, match="dependence needs draws and at_once of at least 1"):
+            regard.analysis.dependence.dependence(torch.nn.Linear(2, 2), "x", lambda: torch.zeros(()), **wrong)

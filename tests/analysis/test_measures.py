@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.analysis import measures
-from regard.analysis.measures import importance
+from regard.analysis.measures import importance, share_on
 from regard.attention.maps.map import AttentionMap
 
 H, N = 3, 5
@@ -103,3 +103,8 @@ def test_on_a_real_model() -> None:
     with regard.observe(model, sites=["encoder.*"]) as seen:
         model(sentences)
     assert measures.similarity(seen["encoder.layers.0.self"][0]).shape == (4, 4)
+
+
+def test_a_key_counts_once() -> None:
+    seen = AttentionMap.from_weights(torch.full((2, 4), 0.25))
+    assert float(share_on(seen, [0, 1, 1, 0, 2])) == 0.75

@@ -394,3 +394,11 @@ def test_on_a_real_model() -> None:
     found = regard.roles(regard.load("fr-en"), [f"Le {noun} dort ici." for noun in ("chat", "train")], level=1.0)
     assert {one.site.rsplit(".", 1)[1] for one in found if one.role == "alignment"} == {"cross"}
     assert any(one.role == "same token" for one in found)
+
+
+def test_a_sign_test_of_many_inputs_is_exact_and_quick() -> None:
+    assert sign_test([1.0] * 3 + [-1.0]) == 5 / 16
+    assert sign_test([1.0, 0.0, -1.0]) == 0.75
+    assert sign_test([]) == 1.0
+    found = sign_test([1.0] * 5100 + [-1.0] * 4900)
+    assert found == pytest.approx(0.0233, abs=5e-4)

@@ -8,6 +8,7 @@ import torch
 import regard
 from device import DEVICE, in_float64, leaf
 from regard.attention.biases import Added, Bias, Both, Diagonals, as_bias
+from regard.errors import ChoiceError
 
 SHAPE = (2, 3, 5, 7)
 
@@ -218,3 +219,12 @@ def test_position_biases_are_saved_in_small(bias, tmp_path) -> None:
     seen = regard.attention_map(query, key, bias=bias)
     seen.save(tmp_path / "map")
     torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map").full(), seen.full())
+
+
+def test_a_tensor_is_added_to_a_bias() -> None:
+    query, table = torch.randn(2, 5, 4), torch.randn(5, 5)
+    both = regard.attend(query, query, query, bias=regard.alibi(2) + table)
+    plain = regard.alibi(2).full((2, 5, 5), torch.device("cpu")) + table
+    torch.testing.assert_close(both, regard.attend(query, query, query, bias=plain))
+    with pytest.raises(ChoiceError, match="bias must be"):
+        regard.alibi(2) + 3

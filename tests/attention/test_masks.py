@@ -12,6 +12,7 @@ from torch import Tensor
 
 import regard
 from regard.attention.masks import Allow, Causal, Mask, Spans, as_mask, is_causal
+from regard.errors import ShapeError
 
 B, H, T, S = 2, 3, 5, 7
 SHAPE = (B, H, T, S)
@@ -308,3 +309,28 @@ def test_a_position_is_an_integer(make: str, value: Any) -> None:
     ):
         function(*layout, value)
     assert isinstance(function(*layout, np.int64(2)), Mask)
+
+
+def test_a_layout_of_other_blocks_is_refused_wherever_it_is_asked() -> None:
+    x = torch.randn(1, 2048, 4)
+    for kernel in ("reference", "auto", "blockwise"):
+        with pytest.raises(ShapeError, match=r"blocks of 64 need a layout \[\.\.\., 32, 32\]"):
+            regard.attend(x, x, x, normalizer="sparsemax", mask=regard.blocks(torch.eye(64).bool(), 64), kernel=kernel)
+
+
+def test_a_tensor_and_a_mask_are_one_mask_in_either_order() -> None:
+    table = torch.rand(5, 7) > 0.3
+    assert torch.equal(whole(table & regard.causal()), whole(regard.causal() & table))
+    assert torch.equal(whole(table | regard.causal()), whole(regard.causal() | table))
+
+
+def test_numbers_beyond_all_places_are_refused() -> None:
+    for make in (
+        lambda: regard.window(10**30), lambda: regard.causal(offset=10**30), lambda: regard.prefix(10**30),
+        lambda: regard.causal(offset=torch.tensor([float("nan")])), lambda: regard.alibi(2, offset=10**30),
+    ):  # fmt: skip
+        with pytest.raises(ShapeError, match="number"):
+            make()
+    ids = torch.tensor([[0, 0, 1, 1, 2]], dtype=torch.uint32)
+    shape = (1, 5, 5)
+    assert torch.equal(whole(regard.documents(ids), shape), whole(regard.documents(ids.long()), shape))

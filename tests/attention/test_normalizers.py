@@ -6,10 +6,11 @@ from math import exp, inf, log, nan
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import regard
 from device import DEVICE, in_float64, leaf, of_torch
+from regard.attention.entmax import _by_shapes, entmax
 from regard.attention.normalizers import Normalizer, Sink, Softmax, Uniform, WholeRows, as_normalizer
 
 SCORES = torch.tensor([[0.3, -1.2, 2.0, 0.7, -inf], [1.0, 1.0, -2.0, 0.1, 0.2], [-inf] * 5], dtype=torch.float64)
@@ -437,3 +438,51 @@ def test_an_infinite_alpha_is_refused() -> None:
         regard.Entmax(inf)
     with pytest.raises(regard.ShapeError, match="softcap must be a positive number; got inf"):
         regard.ScaledDot(softcap=inf)
+
+
+@pytest.mark.parametrize("alpha", [1.3, 3.0, 4.0, 8.0, 20.0, 1000.0])
+def test_entmax_of_equal_keys_sums_to_one_on_every_way(alpha: float) -> None:
+    scores = torch.zeros(2, 1000)
+    scores[1, :500] = -1e-3
+    allowed = torch.ones(2, 1000, dtype=torch.bool)
+    for solve in (entmax, _by_shapes):
+        weights, _ = solve(scores, allowed, alpha)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2), atol=1e-3, rtol=0)
+        torch.testing.assert_close(weights[0], torch.full((1000,), 1e-3), atol=1e-6, rtol=1e-3)
+
+
+class Halved(regard.Sink):
+    """A sink of one's own."""
+
+    def forward(self, scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        weights, numbers = super().forward(scores, allowed)
+        return weights / 2, numbers
+
+
+def test_a_sink_of_ones_own_stays_in_parts_and_copies_of_a_map() -> None:
+    query, key = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4)
+    for logits in (0.5, torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 1, 2])):
+        seen = regard.attention_map(query, key, normalizer=Halved(logits))
+        torch.testing.assert_close(seen.frozen().full(), seen.full())
+        torch.testing.assert_close(seen.select(0).full(), seen.full()[0])
+        torch.testing.assert_close(seen.select(slice(None), 2).full(), seen.full()[:, 2])
+        assert seen.select(slice(0, 0)).full().shape == (0, 3, 5, 6)
+
+
+def test_a_drawn_row_of_nan_is_nan() -> None:
+    scores = torch.randn(3, 4)
+    scores[1] = torch.nan
+    weights, _ = regard.Hard(sample=True)(scores, torch.ones(3, 4, dtype=torch.bool))
+    assert weights.isnan().any(-1).tolist() == [False, True, False]
+
+
+def test_a_function_of_whole_rows_is_given_whole_rows() -> None:
+    def top(scores: Tensor, allowed: Tensor) -> Tensor:
+        best = scores.masked_fill(~allowed, -torch.inf).topk(8, -1).values[..., -1:]
+        return scores.masked_fill(scores < best, -torch.inf).softmax(-1)
+
+    x = torch.randn(1, 2048, 4, requires_grad=True)
+    regard.attend(x, x, x, normalizer=top).sum().backward()
+    torch.testing.assert_close(
+        regard.attend(x, x, x, normalizer=top), regard.attend(x, x, x, normalizer=top, kernel="reference")
+    )

@@ -19,6 +19,7 @@ from regard.attention.scores import (
     Score,
     as_score,
 )  # fmt: skip
+from regard.errors import ShapeError
 
 H, T, S, D, D_Q, D_K, D_H = 2, 3, 5, 7, 11, 13, 17
 
@@ -410,3 +411,26 @@ def test_the_cosine_of_very_short_and_very_long_vectors(power: float, size: floa
     found = score(vectors * size, vectors)
     wanted = score(vectors.double() * size, vectors.double()).float()
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
+class Rectified(regard.Dot):
+    """A product that is compared in a way of its own."""
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().compare(query, key).relu()
+
+
+def test_a_product_that_is_compared_in_its_own_way_is_no_plain_product() -> None:
+    query, key = torch.randn(2, 5, 4), torch.randn(2, 6, 4)
+    score = Rectified()
+    found = regard.attend(query, key, key, score=score)
+    torch.testing.assert_close(found, regard.attend(query, key, key, score=score, kernel="reference"))
+    assert regard.plan(query, key, key, score=score).kernel != "fused"
+    seen = regard.attention_map(query, key, score=score)
+    torch.testing.assert_close(seen.received(), seen.full().sum(-2))
+    torch.testing.assert_close(seen.frozen().full(), seen.full())
+
+
+def test_random_features_of_another_width_are_refused() -> None:
+    with pytest.raises(ShapeError, match="RandomFeatures has width 8 and was given vectors of width 4"):
+        regard.RandomFeatures(8)(torch.randn(2, 4), torch.randn(3, 4))

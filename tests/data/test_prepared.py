@@ -283,6 +283,16 @@ def test_links_of_a_half_made_corpus_lead_nowhere_and_one_to_a_larger_disk_stays
     (tmp_path / "q.aside" / "state.json").unlink()
     os.mkfifo(tmp_path / "q.aside" / "state.json")  # no one writes to it
     assert len(write_prepared(tmp_path / "q", "key", SAMPLE, DEV, 12, chunks).pairs) == 12
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "thesis.txt").write_text("kept")
+    (tmp_path / "s").symlink_to("victim")
+    assert len(write_prepared(tmp_path / "s", "key", SAMPLE, DEV, 12, chunks).pairs) == 12
+    assert (tmp_path / "victim" / "thesis.txt").read_text() == "kept"
+    assert not (tmp_path / "s").is_symlink()
+    (tmp_path / "t.aside").mkdir()
+    (tmp_path / "t.aside" / "thesis.txt").write_text("kept")
+    with pytest.raises(DataError, match=r"t\.aside: not made by regard \('thesis\.txt' is there\)"):
+        write_prepared(tmp_path / "t", "key", SAMPLE, DEV, 12, chunks)
     (tmp_path / "disk").mkdir()
     (tmp_path / "r").symlink_to("disk")
     for _ in range(2):

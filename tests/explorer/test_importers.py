@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from safetensors.torch import save
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
@@ -190,3 +191,49 @@ def test_a_few_bytes_that_claim_many_layers() -> None:
 def test_layers_without_weights_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"layers\.0: expected a tensor of weights; got None"):
         inspect.unwrap(page_of_attentions)((None, None), ["a"])
+
+
+def generated(window: int | None = None, how: str = "eager") -> Any:
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 48, "vocab_size": 40, "sliding_window": window, "attn_implementation": how,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**sizes)).eval()
+    given = torch.randint(3, 39, (1, 5))
+    made = model.generate(
+        given, max_new_tokens=6, output_attentions=True, return_dict_in_generate=True, eos_token_id=None,
+        do_sample=False,
+    )  # fmt: skip
+    return model, made
+
+
+def test_a_window_that_drops_keys_keeps_their_positions() -> None:
+    model, made = generated(4)
+    names = [f"t{i}" for i in range(11)]
+    page = page_of_generate(made, names)
+    whole = model(made.sequences, output_attentions=True).attentions[0][0]
+    found = page.tensors["0.0.weights"]
+    torch.testing.assert_close(found, whole[:, : found.shape[1], : found.shape[2]], atol=1e-5, rtol=1e-4)
+
+
+def test_outputs_without_weights_and_names_that_do_not_fit_are_refused() -> None:
+    _, made = generated(how="sdpa")
+    with pytest.raises(DataError, match='has no attention: load the model with attn_implementation="eager"'):
+        page_of_generate(made, ["a"])
+    _, made = generated()
+    with pytest.raises(ShapeError, match=r"tokens: expected 10 or 11 names; got 60"):
+        page_of_generate(made, ["a"] * 60)
+    with pytest.raises(ShapeError, match=r"source_tokens: expected 0 names; got 1"):
+        page_of_generate(made, ["a"] * 11, ["b"])
+    with pytest.raises(ShapeError, match=r"tokens: expected a list of texts"):
+        inspect.unwrap(page_of_generate)(made, [5, 6, 7])
+    with pytest.raises(ShapeError, match="real numbers"):
+        page_of_attentions([torch.rand(2, 3, 3, device="meta")])
+
+
+def test_a_small_file_that_holds_millions_of_values_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(gzip.compress(b"[" + b"[]," * 9_000_000 + b"0]", 1))
+    with pytest.raises(DataError, match="expected at most 8,388,608 values"):
+        page_of_inseq(path)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from drawn import check_opens, panels_of, words_of
-from regard.errors import ChoiceError, DataError
+from regard.errors import ChoiceError, DataError, ShapeError
 from regard.figures.heatmap import draw_heatmaps, heatmap, scale_of
 from regard.figures.style import fonts
 
@@ -202,3 +202,9 @@ def test_themes_differ_and_an_unknown_one_is_refused():
     assert light.axes[0].images[0].get_cmap() != dark.axes[0].images[0].get_cmap()
     with pytest.raises(ChoiceError, match=r"unknown theme 'drak': expected one of 'dark', 'light'"):
         heatmap(WEIGHTS, ROWS, COLUMNS, theme="drak")
+
+
+def test_names_that_do_not_fit_the_weights_are_refused() -> None:
+    for rows, columns in ((["the"], ["le", "chat", "noir"]), (["the", "cat"], ["le", "chat"])):
+        with pytest.raises(ShapeError, match=r"heatmap: .* are named, and the weights are 1 × 2"):
+            heatmap([[0.5, 0.5]], rows, columns)

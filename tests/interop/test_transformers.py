@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 import regard
 from observation_models import ARCHITECTURES, PAIRS, inputs, make
@@ -70,3 +71,24 @@ def test_a_swapped_site_is_named_by_any_of_its_paths() -> None:
     model = torch.nn.ModuleDict({"one": shared, "two": shared})
     with regard.swap(model, normalizer="uniform", sites=["two"]) as done:
         assert done.sites == ["one"]
+
+
+def test_models_that_compute_attention_by_hand_are_refused_by_name() -> None:
+    sizes = {"hidden_size": 32, "n_layer": 1, "n_head": 4, "vocab_size": 40}
+    tokens = torch.randint(3, 39, (1, 5))
+    config = transformers.BloomConfig(**sizes, attn_implementation="regard")
+    model = transformers.BloomForCausalLM(config).eval()
+    with pytest.raises(regard.RegardError, match=r"the models of BloomConfig compute attention by hand"):
+        model(tokens)
+
+
+def test_a_swap_that_would_change_nothing_is_refused() -> None:
+    for kind, sizes in (
+        ("Falcon", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}),
+        ("Bloom", {"hidden_size": 32, "n_layer": 1, "n_head": 4}),
+    ):
+        config = getattr(transformers, f"{kind}Config")(vocab_size=40, attn_implementation="eager", **sizes)
+        model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+        with pytest.raises(regard.ChoiceError, match="there is no attention to replace"):
+            regard.swap(model, normalizer="softmax1")
+        assert config._attn_implementation == "eager"

@@ -257,6 +257,13 @@ def test_what_cannot_be_planned_says_why() -> None:
     other = make()
     other.decoder.layers[1].around_self.norm = Dropout(0.0)
     assert "norm" in refusal(other)
+    for place in ("feed_forward", "around_self", "around_feed_forward"):
+        other = make()
+        getattr(other.decoder.layers[1], place).dropout = torch.nn.Hardtanh(-0.01, 0.01)
+        assert "in the place of a dropout" in refusal(other)
+    other = make()
+    other.decoder.layers[0].feed_forward.inner = torch.nn.Sequential(other.decoder.layers[0].feed_forward.inner)
+    assert "feed-forward layer" in refusal(other)
     other = make()
     other.decoder.layers[1].feed_forward.inner = Lora(32, 24)
     assert "a module is a Lora" in refusal(other)

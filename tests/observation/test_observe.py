@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.overrides import _get_current_function_mode
 
 import regard
 from regard.attention.maps.sources import ComputedWeights, GivenWeights
+from regard.attention.masks import Allow
+from regard.errors import RegardError
 from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
@@ -944,3 +947,41 @@ def test_steps_of_other_batches_are_not_one_sequence() -> None:
     for look in (seen.along, seen.look):
         with pytest.raises(regard.RegardError, match=r"has maps of \[2, 4\] and of \[1, 4\] before queries and keys"):
             look()
+
+
+def test_a_mask_that_is_written_to_within_a_forward_is_kept_as_it_was() -> None:
+    class Steps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen = torch.zeros(1, 3, dtype=torch.bool)
+            mask = Allow(seen)
+            rows = []
+            for t in range(3):
+                seen[0, t] = True
+                rows.append(regard.attend(x[..., t : t + 1, :], x, x, mask=mask))
+            return torch.cat(rows, -2)
+
+    model = Steps()
+    with regard.observe(model) as seen:
+        model(torch.randn(1, 3, 4))
+    (maps,) = seen.values()
+    found = torch.cat([one.full() for one in maps], -2)
+    assert torch.equal(found.reshape(3, 3) > 0, torch.ones(3, 3).tril().bool())
+
+
+def test_a_full_disk_for_what_is_observed_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    model = CallsTorch()
+    sentence = r"No space left on device: what is observed beyond budget = 0 bytes"
+    with pytest.raises(RegardError, match=sentence), regard.observe(model, budget=0):
+        model(torch.randn(1, 5, 8))
+
+
+def test_a_translation_has_no_steps_to_join(tiny_run: Path) -> None:
+    model = regard.load(tiny_run)
+    with regard.observe(model) as seen:
+        model(["le chat", "la maison"])
+    assert seen.along() == {}
+    assert "<html" in seen.look().html

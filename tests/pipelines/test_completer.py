@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import regard
+from regard.errors import ConfigError
 
 BEGINNINGS = ["ROMEO:", "O", "JULIET: what say", "the king"]
 
@@ -49,3 +50,14 @@ def test_asking_to_see_changes_no_completion(settings: dict) -> None:
         watched = completer(BEGINNINGS, length=8, record=False, **settings)
     assert [(one.ids, one.log_prob) for one in plain] == [(one.ids, one.log_prob) for one in watched]
     assert all(len(maps) == len(BEGINNINGS) for maps in seen.values())
+
+
+def test_a_stream_is_observed_and_alternatives_need_a_search() -> None:
+    model = regard.load("shakespeare")
+    with regard.observe(model.model) as seen:
+        list(model.stream("To be", length=3, temperature=0))
+    assert len(seen) == len(model("To be", length=3, temperature=0).attention)
+    with pytest.raises(ConfigError, match="n_best = 3 needs a search: give beam too"):
+        model("To be", n_best=3)
+    with pytest.raises(ConfigError, match="unknown setting 'beam': known are length, stop, record"):
+        model.stream("To be", beam=2)

@@ -8,6 +8,7 @@ import torch
 import regard
 from regard.errors import ConfigError
 from regard.pipelines import page as pages
+from regard.pipelines.base import InputError
 from regard.pipelines.page import look_at
 
 SAMPLES = Path(regard.__file__).parent / "samples"
@@ -183,3 +184,12 @@ def test_the_map_of_a_long_source_is_not_tested_unasked(monkeypatch: pytest.Monk
     run = made.look().document["runs"][0]
     assert "believe" not in run
     assert {"lens", "trace"} <= set(run)
+
+
+def test_a_page_needs_models_and_inputs_in_lists(tiny_run: Path) -> None:
+    model = regard.load(tiny_run)
+    for models, inputs in (([model], []), ([], ["le chat"])):
+        with pytest.raises(ConfigError, match="a page needs a model and an input"):
+            look_at(models, inputs)
+    with pytest.raises(InputError, match="expected several inputs, in a list"):
+        look_at([model], "le chat")

@@ -459,3 +459,19 @@ def test_meanings_need_whole_words_in_the_vocabulary(tmp_path: Path) -> None:
     model = regard.train("english", sizes | tokens | texts, run=tmp_path / "run").model
     with pytest.raises(ConfigError, match="this model's vocabulary has none of 3 letters or more"):
         model.meaning("cat", ["the cat", "a cat sleeps"])
+
+
+def test_meanings_follow_a_swap_and_gaps_are_counted_as_they_are_read() -> None:
+    model = regard.load("english")
+    texts = ["the bank of the river", "the bank lends money"]
+    plain = model.meaning("bank", texts).layers
+    with regard.swap(model, normalizer="softmax1"):
+        model.meaning("bank", texts)
+        swapped = model.candidates.layers if hasattr(model.candidates, "layers") else None
+    assert torch.equal(model.meaning("bank", texts).layers, plain)
+    assert swapped is None or not torch.equal(swapped, model.candidates.layers)
+    filled = model("I [MA\u200bSK] you and [MASK].")
+    assert len(filled.gaps) == 2
+    assert "[MA" not in filled.text
+    with pytest.raises(ConfigError, match="unknown setting 'foo': known are top"):
+        model("a [MASK]", foo=1)

@@ -8,7 +8,7 @@ import torch
 from matplotlib.text import Text
 
 import regard
-from regard.errors import ConfigError
+from regard.errors import ConfigError, RegardError
 from regard.pipelines.base import InputError
 from regard.pipelines.load import load
 from regard.pipelines.translator import Translator
@@ -173,3 +173,24 @@ def test_indices_and_numbers_of_outputs_that_do_not_fit_are_refused() -> None:
 
 def test_nothing_is_added_where_nothing_may_be() -> None:
     assert regard.load("shakespeare")("To be", length=0, beam=2).ids == []
+
+
+def test_texts_may_come_from_a_generator_and_one_text_is_no_list(tiny_run: Path, tmp_path: Path) -> None:
+    model = load(tiny_run)
+    expected = [one.text for one in model.many(["le chat", "la maison"])]
+    (tmp_path / "two.txt").write_text("le chat\nla maison\n")
+    for protect in (False, True):
+        assert [one.text for one in model.many(iter(["le chat", "la maison"]), protect=protect)] == expected
+        with (tmp_path / "two.txt").open() as file:
+            assert len(model.each(file, protect=protect)) == 2
+    with pytest.raises(InputError, match="expected several inputs, in a list"):
+        model.many("oui")
+
+
+def test_a_model_with_nan_says_so(tiny_run: Path) -> None:
+    model = load(tiny_run)
+    with torch.no_grad():
+        next(iter(model.model.decoder.parameters())).fill_(torch.nan)
+    for settings in ({"beam": 1}, {"beam": 3}, {"sample": True}):
+        with pytest.raises(RegardError, match="hold NaN or infinity: no token can be drawn"):
+            model("le chat", **settings)

@@ -49,7 +49,7 @@ def test_a_reference_longer_than_any_output_is_refused_at_its_line(tiny_run: Pat
         translation.evaluate(model, source, reference)
     with pytest.raises(regard.RegardError) as of_score:
         model.score(["le chien"], ["dog " * 1000])
-    assert str(caught.value).endswith(str(of_score.value))
+    assert str(caught.value).endswith(str(of_score.value).partition("cannot be scored: ")[2])
 
 
 def test_pairs_with_line_breaks_are_measured_line_by_line(tiny_run: Path, tmp_path: Path, monkeypatch: Any) -> None:

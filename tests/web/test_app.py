@@ -1,15 +1,18 @@
 """The application around a table of endpoints: the token, its own routes, refusals in one shape."""
 
+import jaxtyping
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
+from regard.errors import ConfigError
 from regard.web.app import create_app
 from regard.web.endpoints import Endpoint
 from regard.web.limits import Limits
 from regard.web.metrics import RequestMetrics
 from regard.web.schemas import RequestBody
+from regard.web.tokens import check_token
 
 
 class Named(RequestBody):
@@ -92,3 +95,18 @@ def test_requests_are_measured_by_route_and_status() -> None:
     assert 'regard_requests_total{method="GET",route="/fine",status="200"} 2.0' in text
     assert 'regard_requests_total{method="any",route="other",status="404"} 2.0' in text
     assert 'regard_request_seconds_count{route="/fine"} 2.0' in text
+
+
+def test_limits_are_numbers_above_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for wrong in ({"seconds": "60"}, {"body": None}, {"texts": 9.5}, {"batch": -5}, {"connections": 0},
+                  {"seconds": float("nan")}, {"batch_characters": True}):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"Limits\.{next(iter(wrong))} must be a (whole|finite) number above 0"):
+            Limits(**wrong)
+
+
+def test_a_token_that_everybody_has_is_refused() -> None:
+    for token in ("", "two words", "é"):
+        with pytest.raises(ConfigError, match="token: expected one token of printable ASCII"):
+            check_token(token)
+    assert check_token("x-9") == "x-9"

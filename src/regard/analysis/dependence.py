@@ -110,8 +110,11 @@ def dependence(
         unit: of the number, for the sentence.
 
     Raises:
+        ConfigError: draws or at_once below 1.
         ConfigError: `output` runs no attention at the site, or gives no number, or one without a gradient.
     """
+    if draws < 1 or at_once < 1:
+        raise ConfigError(f"dependence needs draws and at_once of at least 1; got draws {draws} and at_once {at_once}")
     own = _number(output())
     kept: list[Tensor] = []
 

@@ -71,8 +71,8 @@ def flow(
 
     Raises:
         ConfigError: what is no map, such as an observation's list of maps.
-        ShapeError: no map at all, sizes that do not follow each other, several cross-attentions, a target outside, more
-            than 64 tokens for "flow".
+        ShapeError: no map at all, sizes that do not follow each other, several cross-attentions, a target outside, a
+            residual that is no share, more than 64 tokens for "flow".
         ChoiceError: an unknown `how`; "alti" of maps that do not know their model; "gradient" without gradients, or
             these for something else.
     """
@@ -81,6 +81,9 @@ def flow(
         raise ChoiceError(f"unknown how {how!r}: expected one of {expected}")
     if (how == "gradient") != (gradients is not None):
         raise ChoiceError("gradients, one for each layer, and how='gradient' belong together")
+    for share in residual if isinstance(residual, Sequence) else [residual]:
+        if not 0 <= share <= 1:
+            raise ShapeError(f"residual is the share of a state that stays, from 0 to 1; got {share}")
     given = list(maps.values()) if isinstance(maps, Mapping) else as_inputs(maps)
     for one in given:
         check_map(one)

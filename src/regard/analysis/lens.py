@@ -8,7 +8,7 @@ is a reading by the last layer's own readout, not a prediction that the model ma
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ class Lens:
         """
         if k < 1:
             raise ConfigError(f"top needs k of at least 1; got {k}")
+        rows = self.logits.shape[1]
+        if not -rows <= row < rows:
+            raise ConfigError(f"row {row}: the batch has {rows}, numbered from 0")
         size = self.logits.shape[-1]
         best, ids = self.probabilities()[:, row].reshape(len(self.logits), -1, size).topk(min(k, size), -1)
         return [
@@ -185,6 +188,10 @@ def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 
         optimizer.step()
         schedule.step()
     after = _divergences(passes, tuned)
+    if not all(map(isfinite, after)):
+        raise ConfigError(
+            f"the lens diverged: learning_rate = {learning_rate:g} is too large, or the model's states are not finite"
+        )
     tuned.divergences = dict(zip(names, zip(before, after, strict=True), strict=True))
     return tuned.requires_grad_(False)
 

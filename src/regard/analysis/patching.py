@@ -52,6 +52,8 @@ class Patches:
     @check_arguments
     def top(self, k: int = 10) -> list[tuple[Cell, float]]:
         """The k cells that change the corrupted metric most, with the metric there; largest change first."""
+        if k < 1:
+            raise ConfigError(f"top needs k of at least 1; got {k}")
         effect = (self.table - self.corrupted).abs().nan_to_num(nan=-1.0).flatten()
         found = []
         for index in effect.argsort(descending=True, stable=True)[:k].tolist():

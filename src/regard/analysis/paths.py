@@ -83,6 +83,8 @@ def path_patches(
     """
     if what not in WHAT:
         raise unknown("part", what, WHAT)
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1; got {batch}")
     first, second = pair(model, clean, corrupted)
     heads, receiving = Parts(model, "head"), Parts(model, what, [receiver[0]])
     own, old = record(first, heads, metric), record(second, heads, metric)

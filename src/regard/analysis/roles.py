@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from math import comb
+from fractions import Fraction
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -223,7 +223,17 @@ def bootstrap(numbers: Sequence[float]) -> tuple[float, float]:
 def sign_test(differences: Sequence[float]) -> float:
     """The probability of at least so many positive numbers if positive and negative were equally likely."""
     signs = [number > 0 for number in differences if number]
-    return float(sum(comb(len(signs), k) for k in range(sum(signs), len(signs) + 1)) / 2 ** len(signs))
+    return _tail(len(signs), sum(signs))
+
+
+@cache
+def _tail(count: int, least: int) -> float:
+    """The probability of at least so many heads in `count` throws of a coin; each term of the sum from the last."""
+    term, total = 1, 0
+    for tails in range(count - least + 1):
+        total += term
+        term = term * (count - tails) // (tails + 1)
+    return float(Fraction(total, 2**count))
 
 
 def _heads(seen: AttentionMap) -> int:

@@ -48,6 +48,8 @@ class Why:
     @check_arguments
     def top(self, k: int = 5) -> list[tuple[tuple[str, str], float]]:
         """The k largest parts by magnitude, largest first."""
+        if k < 1:
+            raise ConfigError(f"top needs k of at least 1; got {k}")
         return sorted(self.parts.items(), key=lambda part: -abs(part[1]))[:k]
 
     @check_arguments

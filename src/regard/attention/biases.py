@@ -48,8 +48,8 @@ class Bias:
         """The same numbers, which training does not change any more."""
         return self
 
-    def __add__(self, other: "Bias | None") -> "Bias":
-        return self if other is None else Both(self, other)
+    def __add__(self, other: "BiasLike | None") -> "Bias":
+        return self if other is None else Both(self, as_bias(other))
 
 
 class Both(Bias):
@@ -141,6 +141,9 @@ class ChosenByDistance(ByDistance):
 
     def tensors(self) -> list[Tensor]:
         return self.bias.tensors()
+
+    def frozen(self) -> Bias:
+        return ChosenByDistance(self.bias.frozen(), self.whole, self.index)  # type: ignore[arg-type]
 
     def by_distance(self, distance: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         numbers = self.bias.by_distance(distance, self.whole)[..., None, :]
@@ -251,6 +254,9 @@ class ChosenBias(Bias):
 
     def tensors(self) -> list[Tensor]:
         return self.bias.tensors()
+
+    def frozen(self) -> Bias:
+        return ChosenBias(self.bias.frozen(), self.whole, self.index)
 
     def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG002
         return chosen(self.bias.tile(rows, columns, self.whole), self.index, self.whole)

@@ -12,6 +12,7 @@ from torch import Tensor
 from regard.attention.tracing import are_hidden
 
 NEAR = 1.02
+ROUNDING = 1.001  # a sum of weights above it is no rounding
 STEPS = 4  # of Newton's method on every part of the rows
 PIECE = 2**20  # scores: larger pieces leave the cache, smaller ones make the threads wait for each other more often
 
@@ -186,7 +187,14 @@ def _by_halving(scores: Tensor, alpha: float, weights: Tensor) -> Tensor:
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
     low.masked_fill_(z.amax(-1, keepdim=True).isnan(), torch.nan)
     torch.sub(z, low, out=weights).relu_().pow_(p)
+    weights.div_(_surplus(weights))
     return low
+
+
+def _surplus(weights: Tensor) -> Tensor:
+    """What weights `[..., S]` are divided by: 1, but their sum where no number is near enough to τ (an α of 20)."""
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > ROUNDING, total, 1)
 
 
 def _by_shapes(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -203,6 +211,7 @@ def _by_shapes(scores: Tensor, allowed: Tensor, alpha: float) -> tuple[Tensor, T
     # τ is -1 or more: what lies below has no share
     threshold = _closed_form(z.clamp_min(-2), alpha) if alpha in (1.5, 2) else _halved(z, alpha)
     weights = power((z - threshold).relu(), 1 / (alpha - 1)).masked_fill(dead, 0)
+    weights = weights / _surplus(weights)
     number = (threshold + highest * (alpha - 1)).masked_fill(dead, torch.inf)
     return weights, number.squeeze(-1)
 
@@ -232,14 +241,18 @@ def _closed_form(z: Tensor, alpha: float) -> Tensor:
 
 
 def _halved(z: Tensor, alpha: float) -> Tensor:
-    """τ `[..., 1]` of scores (α-1) e whose highest is 0: it lies between -1 and 0."""
+    """τ `[..., 1]` of scores (α-1) e whose highest is 0: it lies between -1 and 0, of n equal keys at -n^(1-α).
+
+    So the interval that is halved is that of log2(-τ).
+    """
     p = 1 / (alpha - 1)
-    low, high = torch.full_like(z[..., :1], -1), torch.zeros_like(z[..., :1])
-    for _ in range(60 if z.dtype == torch.float64 else 30):
+    double = z.dtype == torch.float64
+    low, high = torch.zeros_like(z[..., :1]), torch.full_like(z[..., :1], -1022 if double else -126)
+    for _ in range(62 if double else 32):
         middle = (low + high) / 2
-        over = power((z - middle).relu(), p).sum(-1, keepdim=True) >= 1
+        over = power((z + middle.exp2()).relu(), p).sum(-1, keepdim=True) >= 1
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-    return low.masked_fill(z.amax(-1, keepdim=True).isnan(), torch.nan)
+    return (-low.exp2()).masked_fill(z.amax(-1, keepdim=True).isnan(), torch.nan)
 
 
 def _slopes(weights: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

@@ -28,10 +28,13 @@ from regard.attention.tiles import (
     query_positions,
 )
 from regard.attention.tracing import is_traced
-from regard.errors import ChoiceError, ShapeError
+from regard.errors import ChoiceError, ShapeError, shown
 from regard.shapes import broadcast_to_scores, check_tensors
 
 BAND = 2**22  # pairs of a band of rows, where whole rows are asked for
+
+
+MOST = 2**62  # places: numbers of keys are int64
 
 
 class Mask:
@@ -114,6 +117,12 @@ class Mask:
 
     def __or__(self, other: "MaskLike") -> "Mask":
         return Or(self, as_mask(other))
+
+    def __rand__(self, other: "MaskLike") -> "Mask":
+        return And(as_mask(other), self)
+
+    def __ror__(self, other: "MaskLike") -> "Mask":
+        return Or(as_mask(other), self)
 
     def __invert__(self) -> "Mask":
         return Not(self)
@@ -349,7 +358,8 @@ class Blocks(Mask):
     layout: Tensor
     size: int
 
-    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
+    def _check(self, shape: tuple[int, ...]) -> None:
+        """Refuse a layout of another number of blocks than scores of this shape have."""
         wanted = [-(-n // self.size) for n in shape[-2:]]
         if list(self.layout.shape[-2:]) != wanted:
             raise ShapeError(
@@ -357,11 +367,15 @@ class Blocks(Mask):
                 f"got {list(self.layout.shape)}"
             )
         broadcast_to_scores(self.layout[..., :1, :1], shape, "blocks layout")
+
+    def tile(self, rows: Positions, columns: Positions, shape: tuple[int, ...]) -> Tile:
+        self._check(shape)
         return self.layout.to(rows.device)[..., (rows // self.size)[:, None], columns // self.size]
 
     def coverage(self, grid: TileGrid) -> Coverage:
+        self._check(grid.shape)
         top, bottom, first, last = (ends // self.size for ends in grid.ends())
-        return _reduced(self.layout, _slices(top, bottom), _slices(first, last))
+        return _reduced(self.layout.to(grid.rows.device), _slices(top, bottom), _slices(first, last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,7 +422,7 @@ class Allow(Mask):
         return broadcast_to_scores(self.tensor, shape, "mask").to(device)
 
     def coverage(self, grid: TileGrid) -> Coverage:
-        whole = broadcast_to_scores(self.tensor, grid.shape, "mask")
+        whole = broadcast_to_scores(self.tensor, grid.shape, "mask").to(grid.rows.device)
         top, bottom, first, last = grid.ends()
         return _reduced(whole, _slices(top, bottom), _slices(first, last))
 
@@ -556,17 +570,21 @@ def _number(given: Any, name: str) -> Any:
         ShapeError: it is none.
     """
     if isinstance(given, int):
+        if abs(given) >= MOST:
+            raise ShapeError(f"{name} must be a number of places, below 2⁶²; got {shown(given)}")
         return given
     if isinstance(given, torch.SymInt):  # in a graph
         return given
     try:
-        return index(given)
+        return _number(int(index(given)), name)
     except TypeError as error:
         got = f"{given}" if isinstance(given, float) else type(given).__name__
         raise ShapeError(f"{name} must be an integer; got {got}") from error
 
 
 def _place(offset: Any) -> Any:
+    if isinstance(offset, Tensor) and (offset.is_floating_point() or offset.dtype == torch.bool):
+        raise ShapeError(f"offset must be of whole numbers; got {offset.dtype}")  # NaN would hide every key
     return offset if offset is None or isinstance(offset, Tensor) else _number(offset, "offset")
 
 
@@ -643,4 +661,4 @@ def _whole(numbers: Tensor, name: str, mask: str = "padding") -> Tensor:
     check_tensors(**{f"{mask}: {name}": numbers})
     if numbers.is_floating_point() or numbers.dtype == torch.bool:
         raise ShapeError(f"{mask} {name} must be whole numbers; got {numbers.dtype}")
-    return numbers
+    return numbers.long() if numbers.dtype in (torch.uint16, torch.uint32, torch.uint64) else numbers

@@ -6,7 +6,7 @@ or in which every allowed score is -inf, is *dead*: its weights are 0.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy
 from math import inf
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
+from regard.attention.frozen import frozen_module
 from regard.attention.tiles import Index
 from regard.errors import ChoiceError, ShapeError, unknown
 from regard.shapes import broadcast_to_scores, described, is_dense
@@ -76,8 +77,7 @@ class Normalizer(nn.Module):
 
     def frozen(self) -> "Normalizer":
         """The same, which training does not change: itself where it has nothing to learn, else a copy."""
-        learned = any(True for _ in self.parameters()) or any(True for _ in self.buffers())
-        return deepcopy(self).requires_grad_(False) if learned else self
+        return frozen_module(self)
 
 
 class Exponential(Normalizer):
@@ -132,6 +132,7 @@ class Sink(Exponential):
     def __init__(self, logits: Tensor | float = 0.0) -> None:
         super().__init__()
         if isinstance(logits, Tensor) and not isinstance(logits, nn.Parameter):
+            logits = logits if logits.is_floating_point() else logits.to(torch.get_default_dtype())
             self.register_buffer("logits", logits, persistent=False)
         else:
             self.logits = logits
@@ -139,12 +140,21 @@ class Sink(Exponential):
     def select(self, index: Index, shape: tuple[int, ...]) -> Normalizer:
         if not isinstance(self.logits, Tensor) or self.logits.numel() == 1 or len(shape) < 3:
             return self
-        heads = torch.arange(shape[-3]).expand(shape[:-2])[index]
-        whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim and heads.numel() else heads
-        return Sink(self.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
+        heads = torch.arange(shape[-3], device=self.logits.device).expand(shape[:-2])[index]
+        if not heads.numel():
+            return self._with(self.logits.reshape(-1)[0])
+        whose = heads[(0,) * (heads.ndim - 1)] if heads.ndim else heads
+        return self._with(self.logits[whose if len(set(whose.reshape(-1).tolist())) > 1 else whose.max()])
 
-    def frozen(self) -> Normalizer:
-        return Sink(self.logits.detach().clone() if isinstance(self.logits, Tensor) else self.logits)
+    def _with(self, logits: Tensor) -> "Sink":
+        """The same, of a subclass too, with other logits."""
+        found = copy(self)
+        found._parameters, found._buffers = dict(self._parameters), dict(self._buffers)
+        found._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
+        found._parameters.pop("logits", None)
+        found._buffers.pop("logits", None)
+        found.register_buffer("logits", logits, persistent=False)
+        return found
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         sink = torch.as_tensor(self.logits, dtype=scores.dtype, device=scores.device)
@@ -281,7 +291,8 @@ class Hard(Normalizer):
     log-probability. Its row number is the chosen key, -1 in a dead row.
 
     Args:
-        sample: draw with torch's generator instead of taking the highest.
+        sample: draw with torch's generator instead of taking the highest. Weights that are computed again are drawn
+            again: a map, its `argmax()` and the output it belongs to then show different draws.
     """
 
     masks = True
@@ -296,7 +307,7 @@ class Hard(Normalizer):
             return soft, soft.sum(-1) - 1
         dead = (soft == 0).all(-1, keepdim=True)
         if self.sample:
-            share = soft.detach().masked_fill(dead, 1).flatten(0, -2)
+            share = soft.detach().masked_fill(dead | soft.isnan(), 1).flatten(0, -2)
             chosen = torch.multinomial(share, 1).view(dead.shape)
         else:
             chosen = soft.argmax(-1, keepdim=True)

@@ -85,12 +85,20 @@ class Product(Score):
         return self.project_query(query), self.project_key(key)
 
     def projected(self) -> "Score":
-        return ProjectedProduct(self)
+        return ProjectedProduct(self) if is_product(self) else super().projected()
 
-    def compared(self) -> "Product":
+    def compared(self) -> Score:
+        if not is_product(self):
+            return super().compared()
         score = Product()
         score.softcap = self.softcap
         return score
+
+
+def is_product(score: Any) -> bool:
+    """Whether a score is a product of projected queries and keys, and no subclass compares them in a way of its own."""
+    plain = isinstance(score, Product) and type(score).compare is Product.compare
+    return plain and type(score).forward is Score.forward
 
 
 class Positive(Product):

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from regard.attention.spec import Spec
 
@@ -44,6 +45,14 @@ class Entry:
     def __init__(self, callback: Callable[..., Any]) -> None:
         self.callback = callback
         self.alive = True
+
+
+own_hooks: set[int] = set()  # of the hooks on all modules of the process, those that are regard's
+
+
+def hooks_of_others() -> bool:
+    """Whether there are hooks on all modules of the process beside regard's own."""
+    return not {*_global_forward_hooks, *_global_forward_pre_hooks} <= own_hooks
 
 
 _watchers: ContextVar[tuple[Entry, ...]] = ContextVar("watchers", default=())

@@ -66,18 +66,20 @@ def evaluate(
         if calibration is not None and not isinstance(measured, Translator):
             raise ConfigError(f"--calibration draws the words of a translator; {model} is none")
         numbers, outputs = measure(measured, source, reference, beam)
+        drawn = None
         if calibration is not None and isinstance(measured, Translator) and reference is not None and group.first:
-            found = word_calibration(measured, source, reference, beam)
-            found.plot(calibration, f"{model}: words in the reference", right="share in the reference", counted="words")
-            numbers |= {"calibration_error": found.error}
+            drawn = word_calibration(measured, source, reference, beam)
+            numbers |= {"calibration_error": drawn.error}
     if not group.first:
         return
     try:
+        if drawn is not None and calibration is not None:
+            drawn.plot(calibration, f"{model}: words in the reference", right="share in the reference", counted="words")
         if output:
             with writing(output) as write:
                 for line in outputs:
                     write(line)
-    finally:  # the numbers are not lost with the file, nor the file with standard output
+    finally:  # the numbers are not lost with a file, nor a file with standard output
         say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from regard.data.files import check_regular
 from regard.data.pairs import Pairs
-from regard.data.ragged import LinkRows, Ragged, RaggedWriter, TokenPairs
+from regard.data.ragged import ENDS, VALUES, LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
-from regard.storage import naming, parse_json, remove, replace_folder, write_text
+from regard.storage import ASIDE, naming, parse_json, remove, replace_folder, write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
@@ -179,7 +179,7 @@ def write_prepared(
         progress: called with the number of pairs written so far.
         tokenizer: digest of the one that the chunks are made with; a half-made one of another is begun anew.
     """
-    folder = Path(os.path.realpath(folder))  # a link to a larger disk stays
+    folder = _place(folder)
     aside = folder.with_name(folder.name + ".aside")
     state = _state(aside, key)
     if state is None or state["note"].get("tokenizer", "") != tokenizer:
@@ -210,6 +210,27 @@ def write_prepared(
     found = prepared_in(folder)
     assert found is not None  # it has just been written
     return found
+
+
+def _place(folder: Path) -> Path:
+    """Where a corpus is prepared: a link may lead to a larger disk, but to nothing that regard has not made.
+
+    Raises:
+        DataError: something stands where the half-made corpus would.
+    """
+    if folder.is_symlink():
+        there = Path(os.path.realpath(folder))
+        own = there.is_dir() and ((there / NOTE).is_file() or not any(there.iterdir()))
+        if own:
+            folder = there
+        else:
+            folder.unlink()
+    aside = folder.with_name(folder.name + ".aside")
+    names = {one.name for one in aside.iterdir()} if aside.is_dir() and not aside.is_symlink() else set()
+    known = {f"{side}{ending}" for side in SIDES for ending in (VALUES, ENDS)} | {NOTE, STATE, *TEXTS}
+    if others := sorted(name for name in names - known if not name.endswith(ASIDE)):
+        raise DataError(f"{aside}: not made by regard ({others[0]!r} is there): move it away")
+    return folder
 
 
 def _append(writers: Sequence[RaggedWriter], chunk: Chunk, note: Note) -> None:

@@ -14,10 +14,10 @@ from regard.decoding.constraints import StepFunction, forbid_repeated_ngrams, pe
 from regard.decoding.search import Hypothesis, own_state
 from regard.errors import ConfigError, RegardError
 
-NOT_FINITE = "the model's logits hold NaN or infinity: no token can be drawn; its training may have diverged"
 _MIX = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: spreads (seed, index) over the generator's seeds
 
 
+NOT_FINITE = "the model's logits hold NaN or infinity: no token can be drawn; its training may have diverged"
 FRACTIONS = ("temperature", "top_p", "min_p", "typical_p", "repetition")
 SMALL, LARGE = 1e-6, 1e6  # what logits may be divided by: they stay finite in float32
 

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from regard.storage import parse_json
 
 Layers = Sequence[Tensor]
 LARGEST = 2**28  # bytes of a file of inseq's, unpacked
+PARTS = 2**23  # of its JSON: each takes some hundred bytes of memory
 LAYERS = 1000  # and heads, of one model
 CELLS = 2**25  # of the maps of links on a page, source words times target words
 
@@ -47,9 +49,11 @@ def page_of_attentions(
         ("decoder.layers", ".cross", cross_attentions, "output", "source"),
     ]  # fmt: skip
     names = {"text": list(tokens), "source": list(encoder_tokens), "output": list(decoder_tokens)}
+    for what, given in (("tokens", tokens), ("encoder_tokens", encoder_tokens), ("decoder_tokens", decoder_tokens)):
+        _check_names(what, given, {len(given)} if isinstance(given, Sequence) else set())
     maps, axes = {}, {}
     for stack, kind, layers, rows, columns in groups:
-        for number, weights in enumerate(layers or ()):
+        for number, weights in enumerate(() if layers is None else layers):
             site = f"{stack}.{number}{kind}"
             if not isinstance(weights, Tensor):
                 raise ShapeError(f"{site}: expected a tensor of weights; got {shown(weights)}")
@@ -91,6 +95,10 @@ def page_of_generate(
         raise DataError(
             "this output has no attention: generate(..., output_attentions=True, return_dict_in_generate=True)"
         )
+    if not all(step and all(isinstance(one, Tensor) for one in step) for step in within):
+        raise DataError(
+            'this output has no attention: load the model with attn_implementation="eager", since others return none'
+        )
     count = within[0][0].shape[0] if getattr(output, "beam_indices", None) is None else len(output.beam_indices)
     if not 0 <= sequence < count:
         raise ShapeError(f"sequence = {sequence}: the output has {count}, from 0 to {count - 1}")
@@ -98,14 +106,17 @@ def page_of_generate(
     own = [sequence] * len(within) if beams is None else [int(one) for one in beams[sequence]]
     steps = [n for n, one in enumerate(own[: len(within)]) if one >= 0]
     if across is None:
-        maps = [_joined(within, layer, steps, own) for layer in range(len(within[0]))]
+        maps = [_joined(within, layer, steps, own, follow=True) for layer in range(len(within[0]))]
         queries = maps[0].shape[-2]
+        _check_names("tokens", tokens, {queries, queries + 1})
+        _check_names("source_tokens", source_tokens, {0})
         return page_of_attentions([_square(one) for one in maps], list(tokens)[:queries], title=title)
+    _check_names("tokens", tokens, {len(steps), len(steps) + 1})
     encoder = getattr(output, "encoder_attentions", None) or ()
     per_input = max(1, len(within[0][0]) // max(1, len(encoder[0]))) if encoder else 1
+    inside = [_square(_joined(within, layer, steps, own, follow=True)) for layer in range(len(within[0]))]
     return page_of_attentions(
-        encoder_attentions=[one[own[0] // per_input] for one in encoder],
-        decoder_attentions=[_square(_joined(within, layer, steps, own)) for layer in range(len(within[0]))],
+        encoder_attentions=[one[own[0] // per_input] for one in encoder], decoder_attentions=inside,
         cross_attentions=[_joined(across, layer, steps, own) for layer in range(len(across[0]))],
         encoder_tokens=source_tokens, decoder_tokens=list(tokens)[: len(steps)], title=title,
     )  # fmt: skip
@@ -166,7 +177,10 @@ def page_of_inseq(path: str | Path) -> Page:
     """
     path = Path(path)
     try:
-        document = _plain(parse_json(read_bytes(path, LARGEST)))
+        raw = read_bytes(path, LARGEST)
+        if sum(map(raw.count, (b"[", b"{", b","))) > PARTS:
+            raise DataError(f"{path}: expected at most {PARTS:,} values; got more")
+        document = _plain(parse_json(raw))
         draft = Draft(path.name, task="maps")
         for number, one in enumerate(document["sequence_attributions"], 1):
             source, target = ([str(token["token"]) for token in one[side]] for side in ("source", "target"))
@@ -238,14 +252,43 @@ def _one(weights: Tensor, site: str) -> Tensor:
     one = weights[0] if weights.ndim == 4 and len(weights) == 1 else weights
     if one.ndim != 3:
         raise ShapeError(f"{site} needs weights [heads, T, S] of one sequence; got shape {list(weights.shape)}")
+    if one.is_meta or one.is_complex():
+        raise ShapeError(f"{site} needs weights that are real numbers; got {one.dtype} on {one.device}")
     return one.detach().float().cpu()
 
 
-def _joined(steps: Sequence[Layers], layer: int, used: Sequence[int], own: Sequence[int]) -> Tensor:
-    """A layer's rows of all steps `[heads, T, S]`, each padded with keys that did not exist yet."""
+def _joined(
+    steps: Sequence[Layers], layer: int, used: Sequence[int], own: Sequence[int], follow: bool = False
+) -> Tensor:
+    """A layer's rows of all steps `[heads, T, S]`, each padded with keys that did not exist yet.
+
+    Args:
+        steps: of each step, the weights of its layers.
+        layer: which.
+        used, own: the steps, and which hypothesis of each.
+        follow: whether the keys are the queries so far: a window that has dropped the earliest ones has the latest.
+    """
     rows = [steps[n][layer][own[n]].detach().float().cpu() for n in used]
-    most = max(row.shape[-1] for row in rows)
-    return torch.cat([torch.nn.functional.pad(row, (0, most - row.shape[-1])) for row in rows], -2)
+    ends = list(accumulate(row.shape[-2] for row in rows))
+    dropped = [max(0, end - row.shape[-1]) if follow else 0 for end, row in zip(ends, rows, strict=True)]
+    most = max(first + row.shape[-1] for first, row in zip(dropped, rows, strict=True))
+    padded = [
+        torch.nn.functional.pad(row, (first, most - first - row.shape[-1]))
+        for first, row in zip(dropped, rows, strict=True)
+    ]
+    return torch.cat(padded, -2)
+
+
+def _check_names(what: str, names: Any, sizes: set[int]) -> None:
+    """Refuse names that are no texts, or not as many as there are; none may be given.
+
+    Raises:
+        ShapeError: they are not.
+    """
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(one, str) for one in names):
+        raise ShapeError(f"{what}: expected a list of texts; got {shown(names)}")
+    if names and len(names) not in sizes:
+        raise ShapeError(f"{what}: expected {' or '.join(map(str, sorted(sizes)))} names; got {len(names)}")
 
 
 def _square(weights: Tensor) -> Tensor:

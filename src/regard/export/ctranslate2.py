@@ -50,13 +50,14 @@ def refusal(bundle: Bundle) -> str:
     return ""
 
 
-def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
+def write(bundle: Bundle, into: Path, precision: str = "float32", positions: int = POSITIONS) -> None:
     """Write a Transformer in this layout.
 
     Args:
         bundle: the model.
         into: the folder.
         precision: of the weights: "float32", "float16" or "int8".
+        positions: tokens of a text, at least, that it takes and gives.
 
     Raises:
         ConfigError: ctranslate2 is not installed; the model has something that it cannot express.
@@ -85,7 +86,7 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
             config.decoder_layers, config.heads, **common, alignment_layer=layer, alignment_heads=len(heads)
         ),
     )
-    _fill(spec, model, config, (layer, heads))
+    _fill(spec, model, config, (layer, heads), max(positions, 1 + bundle.decoding.get("longest_source", 0)))
     tokens = bundle.tokenizer.tokens(range(len(bundle.tokenizer)))
     spec.register_source_vocabulary(tokens)
     spec.register_target_vocabulary(tokens)
@@ -99,15 +100,16 @@ def write(bundle: Bundle, into: Path, precision: str = "float32") -> None:
         bundle.tokenizer.save(folder / "tokenizer.json")
 
 
-def _fill(spec: Any, model: Transformer, config: TransformerConfig, reading: tuple[int, list[int]]) -> None:
+def _fill(spec: Any, model: Transformer, config: TransformerConfig, reading: tuple[int, list[int]], most: int) -> None:
     """Put the model's weights into CTranslate2's names.
 
     Args:
         spec: what is filled.
         model, config: the model.
+        most: tokens of a source or an output.
         reading: a decoder layer, and its heads that alignments are read from: CTranslate2 reads the first ones.
     """
-    count = min(POSITIONS, config.length) if config.positions == "learned" else POSITIONS
+    count = min(most, config.length) if config.positions == "learned" else most
     positions = torch.arange(config.first_position, config.first_position + count)
     table = model.positions(torch.zeros(count, config.width), positions)
     encoder, decoder = spec.encoder, spec.decoder

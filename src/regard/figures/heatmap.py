@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from regard.errors import ShapeError
 from regard.figures.files import finished
 from regard.figures.sheet import (
     LETTERS,
@@ -193,5 +194,8 @@ def heatmap(
 ) -> "Figure":  # fmt: skip
     """A figure of weights between named queries (down) and named keys (across), and what each of the sides is."""
     full = bool(rows) and bool(columns)
+    if full and (len(weights) != len(rows) or any(len(row) != len(columns) for row in weights)):
+        sizes = f"{len(weights)} × {len(weights[0]) if len(weights) else 0}"
+        raise ShapeError(f"heatmap: {len(rows)} rows and {len(columns)} columns are named, and the weights are {sizes}")
     matrix = torch.tensor(weights)[None] if full else torch.zeros(0, 0, 0)
     return draw_heatmaps(matrix, rows, columns, title=title, note=note, sides=sides, theme=theme, path=path)

@@ -17,7 +17,7 @@ from regard.arguments import check_arguments
 from regard.attention.normalizers import NormalizerLike, as_normalizer
 from regard.attention.scores import ScoreLike, as_score
 from regard.errors import ChoiceError, RegardError
-from regard.interop.registration import CHOICE, NAME, attend_as, register
+from regard.interop.registration import CHOICE, NAME, attend_as, calls_interface, register
 from regard.interop.torch_attention import MultiheadAttention
 from regard.nn.multihead import MultiHead
 from regard.observation.observe import known_sites, matches, module_of
@@ -137,7 +137,7 @@ def _replace_in(
             _swap_own(part, choice, done)
         elif hugging and _calls(part, "get_interface") and "Attention" in type(part).__name__:
             _store(part, choice, done)
-        elif _calls(part, "scaled_dot_product_attention"):
+        elif _calls(part, "scaled_dot_product_attention") and _takes_torchs(part):
             _store(part, choice, done)
             _swap_calls(part, done)
         else:
@@ -180,7 +180,19 @@ def _replace(part: Any, name: str, value: Any) -> None:
 
 
 def _is_of_transformers(module: nn.Module) -> bool:
-    return any(type(part).__module__.startswith("transformers.") for part in module.modules())
+    """Whether a model from transformers is inside that calls attention functions by their names."""
+    return any(
+        type(part).__module__.startswith("transformers.") and calls_interface(getattr(part, "config", None))
+        for part in module.modules() if hasattr(part, "config")
+    )  # fmt: skip
+
+
+def _takes_torchs(part: nn.Module) -> bool:
+    """Whether a module's forward calls torch's function, where a config of transformers chooses what it calls."""
+    config = getattr(part, "config", None)
+    return not type(part).__module__.startswith("transformers.") or (
+        getattr(config, "_attn_implementation", "sdpa") == "sdpa"
+    )
 
 
 def _use_regard(module: nn.Module, done: Swap) -> None:

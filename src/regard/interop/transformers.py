@@ -1,4 +1,4 @@
-"""`attn_implementation="regard"`: regard's attention in every model from the transformers library.
+"""`attn_implementation="regard"`: regard's attention in the models of transformers that use its attention interface.
 
     import regard.interop.transformers
     model = AutoModel.from_pretrained(..., attn_implementation="regard")

@@ -21,17 +21,18 @@ from torch.nn.functional import layer_norm
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import Mask
+from regard.attention.watch import hooks_of_others
 from regard.models.planned_recurrent import PlannedRecurrent, recurrent_refusal
 from regard.models.recurrent import Recurrent
 from regard.models.seq2seq import Memory, Step
 from regard.models.transformer import Transformer
 from regard.nn.blocks import DecoderLayer, EncoderLayer, FeedForward, Residual, RMSNorm
+from regard.nn.dropout import Dropout
 from regard.nn.embedding import count_positions
 from regard.nn.kv_cache import KVCache
 from regard.nn.multihead import MultiHead
 from regard.nn.products import Product, joined, make_product
 from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState, State
-from regard.observation.sites import hooks_of_others
 
 ROOM = 32  # tokens of a hypothesis that new buffers hold
 LEAST_LIVE = 0.75  # share of a buffer's sentences that are still searched, below which it is copied without the others
@@ -600,8 +601,15 @@ def refusal(model: Any) -> str:
         for around in (layer.around_self, layer.around_cross, layer.around_feed_forward):
             if type(around) is not Residual or type(around.norm) not in (nn.LayerNorm, RMSNorm):
                 return "a norm is not one of regard's"
-        if type(layer.feed_forward) is not FeedForward:
+        inside = layer.feed_forward
+        if type(inside) is not FeedForward or type(inside.gate) not in (nn.Linear, type(None)):
             return "a feed-forward layer is of another kind"
+        if any(type(part) is not nn.Linear for part in (inside.inner, inside.outer)):
+            return "a feed-forward layer is of another kind"
+        if any(type(part.dropout) is not Dropout for part in (inside, layer.around_self, layer.around_cross)):
+            return "a module stands in the place of a dropout"
+        if type(layer.around_feed_forward.dropout) is not Dropout:
+            return "a module stands in the place of a dropout"
         parts = [module for part in (layer.self, layer.cross, layer.feed_forward) for module in part.children()]
         if any(isinstance(part, nn.Linear) and type(part) is not nn.Linear for part in parts):
             return "a layer of an attention is not linear"
@@ -627,9 +635,14 @@ class Stamp:
 
     Writing to `.data`, or within `inference_mode`, counts no version, so that some numbers of each parameter are looked
     at, too. A change of others alone, by such a way, is not noticed.
+
+    Args:
+        model: the model.
+        whole: whether other settings of its modules count too, a swapped normalizer, say.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, whole: bool = False) -> None:
+        self.whole = whole
         self.held = [*_modules(model), *_parameters(model)]  # so that no other object gets the id of one
         self.parts = self._parts(model)
         flat = [part.detach().reshape(-1) for part in _parameters(model)]
@@ -643,9 +656,13 @@ class Stamp:
     def _numbers(self) -> Tensor:
         return torch.cat(self.some) if self.some else torch.empty(0)
 
-    @staticmethod
-    def _parts(model: nn.Module) -> list[Any]:
-        modules = [(id(one), *map(vars(one).get, SETTINGS)) for one in _modules(model)]
+    def _parts(self, model: nn.Module) -> list[Any]:
+        modules: list[Any] = [(id(one), *map(vars(one).get, SETTINGS)) for one in _modules(model)]
+        if self.whole:
+            modules += [
+                (name, value if isinstance(value, str | int | float | None) else id(value))
+                for one in _modules(model) for name, value in vars(one).items() if not name.startswith("_")
+            ]  # fmt: skip
         versions = [
             (id(part), part.data_ptr(), -1 if part.is_inference() else part._version) for part in _parameters(model)
         ]

@@ -1,5 +1,6 @@
 """observe: the attention of a model, recorded without changing a bit of what it computes."""
 
+import os
 import sys
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from regard.attention.biases import Added, Bias, Both
 from regard.attention.maps.compact import compact_bias, compact_mask, freeze
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import page_of_maps
+from regard.attention.maps.sources import versions_of
 from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.watch import Call, is_watching, on_search_result, watching
@@ -116,6 +118,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
 
         return sites_table(self._maps, f"{type(self._tracker.model).__name__}: {len(self._maps)} sites")
 
+    @check_arguments
     def along(self, beam_indices: Tensor | None = None) -> dict[str, AttentionMap]:
         """The steps of transformers' `generate` joined: one map per site `[sequences, heads, T, S]`, detached.
 
@@ -135,6 +138,8 @@ class Observation(Mapping[str, list[AttentionMap]]):
             RegardError: steps that are not one generation with a cache; beams that the maps do not have.
         """
         steps = self._steps()
+        if not steps:
+            return {}
         taking_part = {}
         for site, forwards in self._forwards.items():
             if [forward for forward in forwards if forward in steps] == steps:  # once in each, in order
@@ -336,7 +341,8 @@ class Observation(Mapping[str, list[AttentionMap]]):
         shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
         # what several calls share (a decoder's memory, a model's mask) is copied once
         k = self._once(call.key, site, lambda: _clone(key))
-        mask = self._once(spec.mask, shape[-2:], lambda: compact_mask(spec.mask, shape, query.device))
+        written = versions_of([spec.mask])
+        mask = self._once(spec.mask, (shape[-2:], written), lambda: compact_mask(spec.mask, shape, query.device))
         bias = self._once(_identity(spec.bias), shape[-2:], lambda: _own(compact_bias(spec.bias, shape, query.device)))
         through = None if call.through is None else _clone(call.through.detach())
         v = k[..., :0]
@@ -454,6 +460,16 @@ class _Run:
         return None if outermost is None else Forward(outermost, self.numbers.get(outermost, 0))
 
 
+def _allocate(file: int, size: int) -> None:
+    """Room for a file that is mapped into memory: writing to a page for which the disk has none would end the process.
+
+    Raises:
+        OSError: the disk has none.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+
+
 class Shelf:
     """Holds tensors in memory up to a budget of bytes, and in temporary files beyond it."""
 
@@ -475,6 +491,13 @@ class Shelf:
 
     def _on_disk(self, tensor: Tensor) -> Tensor:
         with tempfile.NamedTemporaryFile(prefix="regard-") as file:  # its mapping outlives its name
+            try:
+                _allocate(file.fileno(), tensor.numel() * tensor.element_size())
+            except OSError as error:
+                raise RegardError(
+                    f"{tempfile.gettempdir()}: {error.strerror or error}: what is observed beyond budget = "
+                    f"{self.budget:,} bytes goes to files there: give a larger budget, or set TMPDIR to a larger disk"
+                ) from error
             mapped = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
             mapped.copy_(tensor.flatten())
         return mapped.view(tensor.shape)

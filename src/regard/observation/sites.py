@@ -16,28 +16,20 @@ from typing import Any, no_type_check
 import torch
 from torch import nn
 from torch.nn.modules.module import (
-    _global_forward_hooks,
     _global_forward_hooks_with_kwargs,
-    _global_forward_pre_hooks,
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
-from regard.attention.watch import is_computing
+from regard.attention.watch import is_computing, own_hooks
 from regard.observation.hand_written import follow, rule_of
 from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 
-_own_hooks: set[int] = set()  # of the process-wide ones, those that are regard's
 _busy: ContextVar[tuple["Tracker", ...]] = ContextVar("busy", default=())
-
-
-def hooks_of_others() -> bool:
-    """Whether there are hooks on all modules of the process beside regard's own."""
-    return not {*_global_forward_hooks, *_global_forward_pre_hooks} <= _own_hooks
 
 
 class Tracker:
@@ -87,14 +79,14 @@ class Tracker:
             register_module_forward_pre_hook(_outside_dynamo(self._before)),
             register_module_forward_hook(_outside_dynamo(self._after), with_kwargs=True, always_call=True),
         ]
-        _own_hooks.update(hook.id for hook in hooks)
+        own_hooks.update(hook.id for hook in hooks)
         _MODE.report = _outside_dynamo(report)
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-                _own_hooks.discard(hook.id)
+                own_hooks.discard(hook.id)
                 _global_forward_hooks_with_kwargs.pop(hook.id, None)  # hook.remove() leaves this entry behind
             self._alive = False
             self.stack.clear()

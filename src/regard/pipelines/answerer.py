@@ -227,9 +227,9 @@ class Answerer(Pipeline[Any, Answer]):
         Raises:
             InputError: it is empty, or too long.
         """
+        check_characters(question, LONGEST)
         if not question.strip():
             raise InputError("an empty question: ask something about the picture")
-        check_characters(question, LONGEST)
         ids = list(self.tokenizer.encode(clean(question).lower()))
         check_tokens(ids, LONGEST)
         return ids

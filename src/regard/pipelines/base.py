@@ -1,8 +1,9 @@
 """What every loaded model has, whatever its task: one input in, one result out; a list in, a list out."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from inspect import Parameter, signature
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
 import torch
@@ -13,6 +14,7 @@ from regard.attention.watch import is_changing
 from regard.bundle import Bundle
 from regard.decoding.constraints import Constraint, Ruled
 from regard.decoding.generate import maps_of
+from regard.decoding.sample import NOT_FINITE
 from regard.decoding.search import Hypothesis
 from regard.device import device_of
 from regard.errors import ChoiceError, ConfigError, RegardError, shown
@@ -37,6 +39,17 @@ def half_character(text: str) -> str:
 BATCH_TOKENS = 4096  # input tokens worked on at a time
 LONGEST = 16_384  # tokens of a text for a model whose positions have no end
 CHARACTERS = 50  # of a token, more than any real text has
+
+
+def as_inputs(sources: Any) -> list[Any]:
+    """Several inputs, of a generator or an open file too.
+
+    Raises:
+        InputError: a single text.
+    """
+    if isinstance(sources, str | bytes) or not isinstance(sources, Iterable):
+        raise InputError(f"expected several inputs, in a list; got {type(sources).__name__}: {shown(sources)}")
+    return list(sources)
 
 
 def check_text(text: object) -> None:
@@ -162,20 +175,20 @@ class Pipeline(Generic[Given, Made]):
             return self.many(list(source), **settings)
         return self.many([source], **settings)[0]
 
-    def many(self, sources: Sequence[Given], **settings: Any) -> list[Made]:
+    def many(self, sources: Iterable[Given], **settings: Any) -> list[Made]:
         """The results of many inputs; settings as in `run`.
 
         Raises:
             InputError: the first input that cannot be worked on.
         """
-        check_settings(settings)
-        return self.run([self.prepare(one) for one in sources], **settings)
+        self._check(settings)
+        return self.run([self.prepare(one) for one in as_inputs(sources)], **settings)
 
-    def each(self, sources: Sequence[Given], **settings: Any) -> list[Made | InputError]:
+    def each(self, sources: Iterable[Given], **settings: Any) -> list[Made | InputError]:
         """The result of every input, in its order; where one cannot be worked on, the error that says why."""
-        check_settings(settings)
+        self._check(settings)
         prepared: list[Any] = []
-        for one in sources:
+        for one in as_inputs(sources):
             try:
                 prepared.append(self.prepare(one))
             except InputError as error:
@@ -188,6 +201,20 @@ class Pipeline(Generic[Given, Made]):
         made = iter(self.run([prepared[n] for n in good], **settings))
         return [one if isinstance(one, InputError) else next(made) for one in prepared]
 
+    def _check(self, settings: dict[str, Any]) -> None:
+        """Refuse settings of another type, or of a name that this model's search does not know.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        check_settings(settings)
+        known = signature(getattr(self, "describe", self.run)).parameters
+        if any(one.kind is Parameter.VAR_KEYWORD for one in known.values()):
+            return  # what these are is known to `run`
+        names = [name for name, one in known.items() if one.kind is Parameter.KEYWORD_ONLY]
+        if other := next((name for name in settings if name not in names), ""):
+            raise ConfigError(f"unknown setting {other!r}: known are {', '.join(names)}")
+
     def prepare(self, source: Given) -> Any:
         """What `run` takes of one input.
 
@@ -199,6 +226,15 @@ class Pipeline(Generic[Given, Made]):
     def run(self, *prepared: Any, **settings: Any) -> list[Made]:
         """The results of a list of prepared inputs, in their order."""
         raise NotImplementedError
+
+    def check_finite(self) -> None:
+        """Tell a model that can say nothing, since its weights are NaN, from one that may say nothing under its rules.
+
+        Raises:
+            RegardError: its weights hold NaN or infinity.
+        """
+        if not all(bool(one.isfinite().all()) for one in self.model.parameters()):
+            raise RegardError(NOT_FINITE)
 
     def ends(self) -> list[int]:
         """Tokens that end an output."""

@@ -32,6 +32,7 @@ from regard.text.tokenizer import tokens_of_words, word_of_each
 LENGTH = 200  # tokens of a completion by default
 LONGEST_ADDED = 1_000_000  # tokens of one: more would take days
 SETTINGS = ("length", "stop", "beam", "n_best", "record")  # beside those of drawing
+STREAMED = ("length", "stop", "record")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,6 +114,8 @@ class Completer(Pipeline[str, Completion]):
         places = range(first_index, first_index + len(prepared)) if indices is None else indices
         if len(places) != len(prepared):
             raise ConfigError(f"indices: expected one for each of the {len(prepared)} texts; got {len(places)}")
+        if beam is None and n_best != 1:
+            raise ConfigError(f"n_best = {n_best} needs a search: give beam too, or leave out n_best")
         none = beam is None or length == 0  # a search goes at least one step
         how = sample_config(drawing, SETTINGS) if none else SearchConfig(beam or 1, 0.0, n_best)
         limits = [self._limit(one.ids, length) for one in prepared]
@@ -139,20 +142,25 @@ class Completer(Pipeline[str, Completion]):
     def stream(
         self, source: str, *, length: int = LENGTH, stop: Sequence[str] = (), record: bool = True, **drawing: Any
     ) -> Streamed[Completion]:
-        """The added text in pieces, each as soon as it is final; settings as in `run`, without beam.
+        """The added text in pieces, each as soon as it is final.
+
+        Args:
+            source: the beginning.
+            length, stop, record, drawing: as in `run`; there is no search.
 
         Raises:
             InputError, ConfigError: as in `run`.
         """
         check_settings({"record": record, **drawing})
         check_texts("stop", stop)
-        given, config = self.prepare(source), sample_config(drawing, SETTINGS)
+        given, config = self.prepare(source), sample_config(drawing, STREAMED)
         return Streamed(self._pieces(given, self._limit(given.ids, length), stop, record, config))
 
     def _pieces(
         self, given: Encoded, limit: int, stop: Sequence[str], record: bool, config: SampleConfig
     ) -> Generator[str, None, Completion]:
         ids, shown, longest = given.ids, "", max(map(len, stop), default=0)
+        record = record or has_search_listeners()
         steps = stream(
             self.model, self._read([ids], record), ids, limit, config, self.ends(), stop=self._stop([ids], stop),
             constraints=self.rule_constraints([ids], [limit]),
@@ -162,6 +170,8 @@ class Completer(Pipeline[str, Completion]):
                 added = next(steps)
             except StopIteration as end:
                 made = self._completion(given, end.value, 0, stop)
+                if has_search_listeners():
+                    announce(self.model, made.attention)
                 break
             text = _cut(self._added(ids, added), stop)
             # a character may be incomplete, and a stop string too
@@ -265,6 +275,7 @@ class Completer(Pipeline[str, Completion]):
 
     def _completion(self, source: Encoded, found: list[Hypothesis], padding: int, stop: Sequence[str]) -> Completion:
         if not found:
+            self.check_finite()
             return Completion(
                 text="", source=source.text, source_tokens=self.tokenizer.tokens(source.ids), source_ids=source.ids,
                 completer=self,

@@ -25,7 +25,7 @@ from regard.decoding.ctc import CTC
 from regard.decoding.generate import generate
 from regard.decoding.lexicon import Lexicon, spelling_table
 from regard.decoding.search import LENGTH_PENALTY, Hypothesis, SearchConfig
-from regard.errors import ConfigError, shown
+from regard.errors import BundleError, ConfigError, RegardError, shown
 from regard.figures.addresses import picture_address, sound_address, spectrogram_address
 from regard.pipelines.base import InputError, Pipeline, decoder_maps
 from regard.pipelines.reading import name_heads, reading_site
@@ -269,6 +269,12 @@ class Describer(Pipeline[Any, Description]):
     def __init__(self, bundle: Bundle, name: str) -> None:
         super().__init__(bundle, name)
         self.decoding = DescribingConfig(**bundle.decoding)
+        if self.decoding.ctc and getattr(bundle.model, "ctc_head", None) is None:
+            raise BundleError(f"{name}: decoding.ctc = {self.decoding.ctc}, and the model has no output layer for CTC")
+        if self.decoding.known_words and len(bundle.tokenizer.encode(" ")) != 1:
+            raise BundleError(
+                f"{name}: decoding.known_words needs a tokenizer of characters, with one token for a space"
+            )
 
     @property
     def encoder_config(self) -> Any:
@@ -351,6 +357,9 @@ class Describer(Pipeline[Any, Description]):
         described, places = [], memory.positions.cpu()
         for n, hypotheses in enumerate(found):
             positions = places[n, : real[n]]
+            if not hypotheses:
+                self.check_finite()
+                raise RegardError(f"{sources[n].name}: this model has no text that it may give: its rules forbid all")
             best, *others = [self._one(one, sources[n], positions) for one in hypotheses]
             best.alternatives.extend(others)
             maps = {

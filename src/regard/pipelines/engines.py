@@ -3,7 +3,7 @@
 What the engine does not show is refused by name: maps of every head and layer, traces, draws, interventions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,8 @@ class CTranslate2(Translator):
     def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
         super().__init__(bundle, name)
         with TemporaryDirectory() as folder:
-            export.write(bundle, Path(folder), compute)
+            longest = self.limit(self.decoding.longest_source)
+            export.write(bundle, Path(folder), compute, max(export.POSITIONS, 1 + longest))
             import ctranslate2
 
             threads = torch.get_num_threads()
@@ -128,7 +129,7 @@ class CTranslate2(Translator):
         self.ids = {name: number for number, name in enumerate(self.names)}
 
     def each(
-        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+        self, sources: Iterable[str], *, split: bool = True, protect: bool = False, **settings: Any
     ) -> list[Generation | InputError]:
         """As `Translator.each`.
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,11 @@ from regard.analysis.base import ForwardPass
 from regard.analysis.meaning import Candidates, Contribution, Meaning, contributions, meaning
 from regard.analysis.vectors import Vectors, vectors
 from regard.arguments import check_whole
+from regard.attention.watch import is_changing
 from regard.data.batching import lengths_mask, pad
-from regard.errors import ConfigError
+from regard.decoding.sample import NOT_FINITE
+from regard.errors import ConfigError, RegardError
+from regard.models.planned import Stamp
 from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
 from regard.pipelines.result import Result
 from regard.text.normalize import clean
@@ -84,6 +86,7 @@ class Filler(Pipeline[str, Filling]):
     """
 
     task = "fill"
+    _read_at: tuple[Stamp, Candidates] | None = None  # the words of the vocabulary, and the model that read them
 
     def prepare(self, source: str) -> Gapped:
         """The text with its gaps found.
@@ -97,10 +100,13 @@ class Filler(Pipeline[str, Filling]):
             missing = "mask token" if self.model.head else "head that predicts words"
             raise ConfigError(f"{self.name} cannot fill gaps: it has no {missing}")
         check_characters(source, self._longest())
+        read = clean(source)
+        if len(GAP.findall(read)) != len(GAP.findall(source)):  # an invisible character stands within a gap's name
+            source = read
         gaps = [match.span() for match in GAP.finditer(source)]
         if not gaps:
             raise InputError("there is no gap: write [MASK] where a word is missing")
-        return Gapped(source, self._with_gaps(clean(source), mask), gaps)
+        return Gapped(source, self._with_gaps(read, mask), gaps)
 
     def run(self, prepared: Sequence[Gapped], *, top: int = 5) -> list[Filling]:
         """The most probable tokens for each [MASK] (or <mask>) of each text.
@@ -126,6 +132,8 @@ class Filler(Pipeline[str, Filling]):
         with torch.inference_mode():
             logits = self.model(torch.tensor([ids], device=self.device))[0]
         found, total, chosen = [], 0.0, []
+        if not bool(logits.isfinite().all()):
+            raise RegardError(NOT_FINITE)
         for row in logits[[n for n, i in enumerate(ids) if i == self.tokenizer.mask]].cpu():
             best, tokens = row.softmax(-1).topk(min(top, logits.shape[-1]))
             found.append([(self._word(int(i)), float(p)) for p, i in zip(best, tokens, strict=True)])
@@ -199,13 +207,22 @@ class Filler(Pipeline[str, Filling]):
             found += [one[:, : len(row)] for one, row in zip(joint, some, strict=True)]
         return found
 
-    @cached_property
+    @property
     def candidates(self) -> Candidates:
         """Whole words of the vocabulary, each read on its own: what meanings are compared with.
 
+        They are read again once the model is another, by its weights or by its modules' settings.
+
         Raises:
-            ConfigError: it has none.
+            ConfigError: the vocabulary has none.
         """
+        if is_changing():
+            return self._candidates()
+        if self._read_at is None or not self._read_at[0].fits(self.model):
+            self._read_at = Stamp(self.model, whole=True), self._candidates()
+        return self._read_at[1]
+
+    def _candidates(self) -> Candidates:
         chosen = []
         names = self.tokenizer.tokens(range(len(self.tokenizer)))
         begins = next((mark for mark in ("▁", "Ġ") if sum(name.startswith(mark) for name in names) > 1), "")

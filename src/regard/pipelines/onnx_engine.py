@@ -5,7 +5,7 @@ places are read from the attention), observation and interventions.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -222,7 +222,7 @@ class OnnxRuntime(Translator):
         return self.graphs, self.graphs
 
     def each(
-        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+        self, sources: Iterable[str], *, split: bool = True, protect: bool = False, **settings: Any
     ) -> list[Generation | InputError]:
         """As `Translator.each`.
 

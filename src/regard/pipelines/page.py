@@ -18,6 +18,7 @@ from regard.device import device_of, random_numbers_kept, seed_generators
 from regard.errors import ConfigError, RegardError
 from regard.figures.page import Page
 from regard.pipelines.atlas import atlas_of
+from regard.pipelines.base import as_inputs
 from regard.pipelines.reading import name_heads
 from regard.pipelines.ways import ways_of
 from regard.text.protocol import Span
@@ -68,6 +69,9 @@ def look_at(
         InputError: an input that cannot be worked on.
         ConfigError: a model without attention to look at.
     """
+    pipelines, inputs = as_inputs(pipelines), as_inputs(inputs)
+    if not pipelines or not inputs:
+        raise ConfigError(f"a page needs a model and an input; got {len(pipelines)} models and {len(inputs)} inputs")
     first = pipelines[0]
     all_models = [(None, one) for one in pipelines] + list((steps or {}).items())
     draft = Draft(f"{first.name}: {inputs[0][:60]}", model=first.name, task=first.task or "")

@@ -3,7 +3,7 @@
 import os
 import select
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Transcriber(Describer):
         """
         return [self.hear(one, **settings) for one in prepared]
 
-    def each(self, sources: Sequence[str | Path | bytes], **settings: Any) -> list[Description | InputError]:
+    def each(self, sources: Iterable[str | Path | bytes], **settings: Any) -> list[Description | InputError]:
         """The transcript of every recording, or the error in its place; a file may turn out damaged halfway."""
         made: list[Description | InputError] = []
         for one in sources:

@@ -1,7 +1,7 @@
 """Translation: from a text to a `Generation`."""
 
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, cached_property
@@ -27,6 +27,7 @@ from regard.pipelines.base import (
     Encoded,
     InputError,
     Pipeline,
+    as_inputs,
     check_characters,
     check_text,
     check_tokens,
@@ -135,7 +136,10 @@ class Translator(Pipeline[str, Generation]):
 
         Raises:
             InputError: it has more tokens than the model takes.
+            ConfigError: the model's folder names no token that begins or ends an output.
         """
+        if self.tokenizer.bos is None or self.tokenizer.eos is None:
+            raise ConfigError(f"{self.name} names no decoder_start_token_id or no eos_token_id: it translates nothing")
         read = clean(source)
         if self.decoding.sentence_case:
             read = sentence_case(read, lambda word: len(self.tokenizer.encode(word)))
@@ -168,7 +172,7 @@ class Translator(Pipeline[str, Generation]):
         return ids
 
     def many(
-        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+        self, sources: Iterable[str], *, split: bool = True, protect: bool = False, **settings: Any
     ) -> list[Generation]:
         """The translations of many texts; further settings as in `run`.
 
@@ -181,14 +185,14 @@ class Translator(Pipeline[str, Generation]):
         Raises:
             InputError: the first text that cannot be worked on.
         """
-        found = self.each(sources, split=split, protect=protect, **settings)
+        found = self.each(as_inputs(sources), split=split, protect=protect, **settings)
         for one in found:
             if isinstance(one, InputError):
                 raise one
         return found  # type: ignore[return-value]
 
     def each(
-        self, sources: Sequence[str], *, split: bool = True, protect: bool = False, **settings: Any
+        self, sources: Iterable[str], *, split: bool = True, protect: bool = False, **settings: Any
     ) -> list[Generation | InputError]:
         """The translation of every text, in their order; where one cannot be worked on, the error that says why.
 
@@ -203,6 +207,7 @@ class Translator(Pipeline[str, Generation]):
         from regard.pipelines.sentences import cut, join
 
         check_settings({"split": split, "protect": protect, **settings})
+        sources = as_inputs(sources)
         for text in sources:
             check_text(text)
         if protect:
@@ -601,6 +606,7 @@ class Translator(Pipeline[str, Generation]):
     def _generation(self, source: Encoded, found: list[Hypothesis], recorded: bool, most: int) -> Generation:
         """The best output, and up to `most` - 1 others whose texts differ from it and from each other."""
         if not found:  # nothing that is allowed has any probability
+            self.check_finite()
             return self.result(
                 text="", source=source.text, score=-inf, log_prob=-inf, recorded=recorded, translator=self
             )

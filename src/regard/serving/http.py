@@ -33,6 +33,7 @@ from regard.web.endpoints import Endpoint
 from regard.web.limits import Limits
 from regard.web.refusals import Refusal, body_of
 from regard.web.schemas import Checked, checked, from_json, from_query, media_type
+from regard.web.tokens import check_token
 
 PAGE = Path(__file__).with_name("page.html")
 EVENTS = "text/event-stream"
@@ -48,9 +49,11 @@ def create_server_app(models: Sequence[Any], limits: Limits | None = None, token
         token: that requests must bring; None for none.
 
     Raises:
-        ConfigError: as in `Service`.
+        ConfigError: as in `Service`; a token that no client could send, or an empty one.
     """
     limits = limits or Limits()
+    if token is not None:
+        check_token(token)
     service = Service(models, limits)
     routes = Routes(service)
     endpoints = [*routes.endpoints()]

@@ -134,7 +134,8 @@ class LibreTranslate:
             futures = await self.service.translate(
                 translator, some, False, n_best=others + 1, record=False, protect=protect
             )
-            for (index, n), one in zip(where, good(await asyncio.gather(*futures), "q"), strict=True):
+            for (index, n), one in zip(where, await asyncio.gather(*futures), strict=True):
+                good([one], "q", index)
                 self.service.count(translator.name, len(one.source_ids), len(one.ids))
                 outputs[index][n] = [one.text, *(other.text for other in one.alternatives)]
         made = []

@@ -9,7 +9,6 @@ Either can be resumed on another number of processes.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,10 +169,11 @@ class Engine:
         import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.api import CheckpointException
 
-        there = Path(os.path.realpath(folder / SHARDED))  # a link to a larger disk stays
-        aside = there.with_name(f"{there.name}.aside")
+        aside, there = folder / f"{SHARDED}.aside", folder / SHARDED
         if self.group.first:
             remove(aside)
+            if there.is_symlink():  # what it leads to may not be the run's
+                there.unlink()
         self.group.wait(self.config.timeout)
         try:
             with _without_warnings():

@@ -59,6 +59,9 @@ def check_shards(folder: Path) -> None:
     for file in (path, *folder.iterdir()):
         file_size(file)  # refuses a pipe, which would never end
     try:
-        _Names(BytesIO(path.read_bytes())).load()
+        found = _Names(BytesIO(path.read_bytes())).load()
+        for name in {one.relative_path for one in (found.storage_data or {}).values()}:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise ValueError(f"it names {name}, which is no file of {folder}")
     except Exception as error:  # whatever the pickle calls
         raise BundleError(f"{path}: not a description of a checkpoint ({error}): use an earlier checkpoint") from error

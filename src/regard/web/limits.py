@@ -1,6 +1,9 @@
 """Limits of a server, one default each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf
+
+from regard.errors import ConfigError, shown
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,16 @@ class Limits:
     seconds: float = 60.0
     read_seconds: float = 20.0
     linger_seconds: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuse limits that are none.
+
+        Raises:
+            ConfigError: one is no number, or not above 0.
+        """
+        for one in fields(self):
+            value, whole = getattr(self, one.name), isinstance(one.default, int)
+            number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not number or not 0 < value < inf:
+                kind = "a whole number" if whole else "a finite number"
+                raise ConfigError(f"Limits.{one.name} must be {kind} above 0; got {shown(value)}")

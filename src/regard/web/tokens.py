@@ -27,8 +27,17 @@ def read_token(path: Path) -> str:
         raise ConfigError(f"--token-file {path}: expected at most {LONGEST:,} bytes; got {size:,}")
     if not token:
         raise ConfigError(f"--token-file {path}: the file is empty: write a long random token into it")
-    if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ConfigError(f"--token-file {path}: expected one token of printable ASCII characters on one line")
+    return check_token(token, f"--token-file {path}")
+
+
+def check_token(token: str, where: str = "token") -> str:
+    """Refuse what no client could send as a bearer token, and an empty one, which every client has.
+
+    Raises:
+        ConfigError: it is no text, is empty, or is not one word of printable ASCII.
+    """
+    if not isinstance(token, str) or not (token.isascii() and token.isprintable()) or " " in token or not token:
+        raise ConfigError(f"{where}: expected one token of printable ASCII characters on one line")
     return token
 
 

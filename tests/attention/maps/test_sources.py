@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import regard
 from regard.attention.maps import map as map_module
@@ -295,3 +295,63 @@ def test_statistics_follow_a_mask_within_another_one(join: Any) -> None:
     fresh = AttentionMap.from_spec(query, key, make_spec("scaled_dot", "softmax", join(table), None)).entropy()
     assert not torch.equal(before, seen.entropy())
     assert torch.equal(seen.entropy(), fresh)
+
+
+@pytest.mark.parametrize(
+    ("score", "change"),
+    [
+        (regard.ScaledDot(torch.tensor(0.3)), lambda score: score.scale.fill_(3)),
+        (regard.ScaledDot(0.3), lambda score: setattr(score, "scale", 3.0)),
+        (regard.Cosine(torch.tensor(0.5)), lambda score: score.power.fill_(0)),
+        (regard.RandomFeatures(4, 16), lambda score: score.redraw(7)),
+        (regard.ScaledDot(softcap=nn.Parameter(torch.tensor(0.5))), lambda score: score.softcap.data.fill_(9)),
+    ],
+)
+def test_a_frozen_map_does_not_follow_its_score_and_statistics_do(score: Any, change: Any) -> None:
+    query, key = torch.randn(5, 4), torch.randn(6, 4)
+    seen = regard.attention_map(query, key, score=score, normalizer="softmax")
+    kept, before = seen.frozen(), seen.full().detach()
+    seen.entropy()
+    change(score)
+    torch.testing.assert_close(kept.full(), before)
+    assert not kept.full().requires_grad
+    if isinstance(score.scale if hasattr(score, "scale") else None, Tensor):
+        torch.testing.assert_close(seen.received(), seen.full().sum(-2))
+
+
+@pytest.mark.parametrize("bias", [lambda: regard.RelativeBias(2, 8, 16), lambda: nn.Parameter(torch.randn(2, 5, 6))])
+def test_a_part_of_a_map_is_frozen_with_its_bias(bias: Any) -> None:
+    own = bias()
+    if isinstance(own, regard.RelativeBias):
+        nn.init.normal_(own.weight)
+    seen = regard.attention_map(torch.randn(3, 2, 5, 4), torch.randn(3, 2, 6, 4), bias=own)
+    kept = seen.select(0).frozen()
+    before = kept.full()
+    assert not before.requires_grad
+    with torch.no_grad():
+        (own.weight if isinstance(own, regard.RelativeBias) else own).add_(torch.randn(()) + 1).mul_(2)
+    torch.testing.assert_close(kept.full(), before)
+
+
+def test_what_a_map_gives_may_be_changed() -> None:
+    seen = regard.attention_map(torch.randn(5, 4), torch.randn(6, 4))
+    for name in ("entropy", "received", "argmax"):
+        found = getattr(seen, name)()
+        found.fill_(7)
+        assert not torch.equal(getattr(seen, name)(), found)
+
+
+def test_a_row_beyond_all_numbers_attends_to_no_masked_key() -> None:
+    query, key = torch.ones(512, 1), torch.full((512, 1), 1e20)
+    query[400] = -1e20
+    seen = regard.attention_map(query, key, mask=regard.causal())
+    torch.testing.assert_close(seen.received(), seen.full().sum(-2))
+
+
+def test_a_residual_is_a_share() -> None:
+    maps = [regard.attention_map(torch.randn(2, 4, 3), torch.randn(2, 4, 3))]
+    for residual in (1.7, -0.1, float("nan")):
+        with pytest.raises(ShapeError, match="from 0 to 1"):
+            AttentionMap.rollout(maps, residual=residual)
+        with pytest.raises(ShapeError, match="from 0 to 1"):
+            regard.flow(maps, residual=residual)

@@ -54,6 +54,10 @@ class RandomFeatures(Positive):
         self.weight.copy_(_orthogonal(width, m, seed))
 
     def _exponents(self, vectors: Tensor) -> Tensor:
+        if vectors.shape[-1] != self.weight.shape[1]:
+            raise ShapeError(
+                f"RandomFeatures has width {self.weight.shape[1]} and was given vectors of width {vectors.shape[-1]}"
+            )
         x = vectors * sqrt(self.scale)
         return x @ self.weight.to(x.dtype).T - x.square().sum(-1, keepdim=True) / 2
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from regard.attention.kernels.dropout import kept
 from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
 from regard.attention.kernels.reference import reference
+from regard.attention.normalizers import WholeRows
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import as_scores
 from regard.attention.spec import Spec
@@ -97,7 +98,7 @@ class BlockwiseProblem:
     def dead_numbers(self, like: Tensor) -> Tensor:
         """The row numbers `[*batch, T]` of rows that attend to no key."""
         with torch.no_grad():
-            nothing = like.new_zeros(*self.shape[:-2], 1, 1)
+            nothing = like.new_zeros(*self.shape[:-2], 1, self._few())
             numbers: Tensor = self.spec.normalizer(nothing, nothing.bool())[1]
         return numbers.expand(self.shape[:-1]).clone()
 
@@ -133,14 +134,19 @@ class BlockwiseProblem:
             weights = weights * kept(numbered, rows, columns, self.seed, self.spec.dropout) / (1 - self.spec.dropout)
         return weights @ v, numbers
 
+    def _few(self) -> int:
+        """How many keys a row has at least: all, for a function of whole rows, which may take the largest eight."""
+        return self.shape[-1] if isinstance(self.spec.normalizer, WholeRows) else 1
+
     def learned(self, q: Tensor, k: Tensor) -> list[Tensor]:
         """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""
         bias = [] if self.spec.bias is None else self.spec.bias.tensors()
         known = [*bias, *self.spec.score.parameters(), *self.spec.normalizer.parameters()]
         t, s = self.shape[-2:]
-        corner = Piece((), slice(0, min(1, t)), slice(0, min(1, s)), None)
+        corner = Piece((), slice(0, min(1, t)), slice(0, min(self._few(), s)), None)
         with _redrawn(None, q.device):  # the look draws nothing
-            tile, _ = self.part(corner, *(t[..., :1, :].detach() for t in (q, k, k)))
+            q, k = q[..., :1, :].detach(), k[..., : self._few(), :].detach()
+            tile, _ = self.part(corner, q, k, k)
         return _reached(tile, [t for t in known if t.requires_grad])
 
 

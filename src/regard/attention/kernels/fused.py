@@ -18,7 +18,7 @@ from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, number_b
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
-from regard.attention.scores import Product, ScaledDot
+from regard.attention.scores import Product, ScaledDot, is_product
 from regard.attention.spec import Spec
 from regard.attention.tracing import is_traced
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
@@ -30,7 +30,7 @@ NARROW = 32  # width of a head
 
 def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None:  # noqa: ARG001
     """Why this kernel cannot do the work; None if it can."""
-    if not isinstance(spec.score, Product):
+    if not is_product(spec.score):
         return f"the score {type(spec.score).__name__} is not a dot product"
     if spec.score.softcap is not None:
         return "the score is soft-capped, which torch's kernel cannot do"

@@ -4,15 +4,13 @@ A mask whose rows have no gaps is two numbers a row; a bias that depends on the 
 a diagonal; a score is a comparison of projected queries and keys.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from regard.attention.biases import Added, Bias, Both, ByDistance, Diagonals
+from regard.attention.frozen import frozen_module
 from regard.attention.masks import Allow, Causal, Mask, Prefix, Spans
-from regard.attention.scores import Compared, Product
 from regard.attention.spec import Spec
 from regard.attention.tracing import are_hidden
 from regard.shapes import score_dtype
@@ -89,15 +87,7 @@ def freeze(query: Tensor, key: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Spec
     if any(True for _ in score.parameters()):
         wide = score_dtype(query, key)
         q, k = query.to(wide), key.to(wide)
-        if isinstance(score, Product):
-            (query, key), score = score.as_dot(q, k), score.compared()
-        else:
-            query, key, score = (
-                score.project_query(q),
-                score.project_key(k),
-                Compared(deepcopy(score).requires_grad_(False)),
-            )
-    elif any(True for _ in score.buffers()):  # what may be drawn anew
-        score = deepcopy(score)
+        query, key, score = score.project_query(q), score.project_key(k), score.compared()
+    score = frozen_module(score)
     bias = None if spec.bias is None else spec.bias.frozen()
     return query, key, Spec(score, spec.normalizer.frozen(), spec.mask, bias)

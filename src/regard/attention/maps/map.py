@@ -237,15 +237,15 @@ class AttentionMap:
         found = self._kept()
         if found.negative:
             raise ShapeError(f"{NEGATIVE}: they have no entropy")
-        return found.entropy
+        return found.entropy.clone()
 
     def received(self) -> Tensor:
         """Σ_i α_ij `[*batch, S]`: how much each key is looked at."""
-        return self._kept().received
+        return self._kept().received.clone()
 
     def argmax(self) -> Tensor:
         """The key each query looks at most `[*batch, T]`, the lower index on a tie; -1 for a dead row."""
-        return self._kept().argmax
+        return self._kept().argmax.clone()
 
     @exactly
     def pull(self, weights: Tensor) -> Tensor:
@@ -464,6 +464,8 @@ class AttentionMap:
         """
         if not maps:
             raise ShapeError("rollout needs at least one map")
+        if not 0 <= residual <= 1:
+            raise ShapeError(f"residual must be a share, from 0 to 1; got {residual}")
         joint: Tensor | None = None
         if not isinstance(maps, Sequence) or not all(isinstance(one, AttentionMap) for one in maps):
             raise ShapeError(f"rollout needs a list of AttentionMaps; got {shown(maps)}")

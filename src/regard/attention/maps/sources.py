@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.attention.frozen import tensors_of
 from regard.attention.kernels.nonfinite import is_poisoned, isolated
 from regard.attention.maps.compact import freeze
 from regard.attention.masks import Mask, rows_of
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import WIDTH
-from regard.attention.scores import Product, as_scores
+from regard.attention.scores import as_scores, is_product
 from regard.attention.spec import Spec
 from regard.attention.tiles import TileGrid
 from regard.attention.tracing import are_hidden, is_traced
@@ -90,7 +91,7 @@ def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
         elif isinstance(part, WeightSource):
             found += part.versions()
         elif isinstance(part, Spec):
-            found += versions_of([*part.score.parameters(), *part.normalizer.parameters(), *part.normalizer.buffers()])
+            found += versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
             found += versions_of([] if part.bias is None else part.bias.tensors())
             found += versions_of([part.mask])
         elif isinstance(part, Mask):  # of others, where it is combined
@@ -223,7 +224,7 @@ class ComputedWeights(WeightSource):
     def _product(self) -> tuple[Tensor, Tensor] | None:
         """Queries and keys where the map is a plain softmax of their products and no gradient is needed; else None."""
         spec = self.spec
-        plain = isinstance(spec.score, Product) and spec.score.softcap is None and type(spec.normalizer) is Softmax
+        plain = is_product(spec.score) and spec.score.softcap is None and type(spec.normalizer) is Softmax
         if not plain or not prod(self.shape) or is_traced(self.query) or self._poisoned:
             return None
         dtype = self.like.dtype
@@ -236,6 +237,9 @@ class ComputedWeights(WeightSource):
         """Blocks in two buffers: fresh memory for every block would take longer than the work."""
         spec, shape = self.spec, self.shape
         lowest = torch.finfo(query.dtype).min
+        # a product may be beyond all numbers; then a row may have nothing but -inf where it may attend
+        largest = [float(part.detach().abs().max()) if part.numel() else 0.0 for part in (query, key)]
+        large = not prod(largest) * query.shape[-1] < -lowest
         most = prod(shape[:-2]) * min(size, shape[-2]) * shape[-1]
         buffers = room if room else [self.like.new_empty(most) for _ in range(2)]
         if room is not None:
@@ -253,7 +257,8 @@ class ComputedWeights(WeightSource):
                 hidden = ~spec.mask.tile(rows, columns, shape)
                 scores[..., left - first : right - first].masked_fill_(hidden, lowest)
             torch.softmax(scores, -1, out=weights)
-            overflown = bool(weights[..., 0].isnan().any())  # a row of nothing but -inf is dead, not NaN
+            # a row of nothing but -inf is dead, not NaN
+            overflown = large or bool(weights[..., 0].isnan().any())
             if overflown:
                 torch.softmax(scores.clamp_min_(lowest), -1, out=weights)
             if overflown or spec.bias is not None or (left, right) == (first, end):
