@@ -486,3 +486,18 @@ def test_a_function_of_whole_rows_is_given_whole_rows() -> None:
     torch.testing.assert_close(
         regard.attend(x, x, x, normalizer=top), regard.attend(x, x, x, normalizer=top, kernel="reference")
     )
+
+
+def test_parts_of_a_map_are_those_of_its_rows_for_a_large_alpha() -> None:
+    for alpha, level in ((4.0, 5.0), (20.0, 0.0)):
+        query, key = torch.full((3, 1), level), torch.ones(600, 1)
+        seen = regard.attention_map(query, key, score="dot", normalizer=regard.Entmax(alpha))
+        seen.received()
+        torch.testing.assert_close(seen.tile([0], list(range(600))).sum(-1), torch.ones(1), atol=2e-3, rtol=0)
+
+
+def test_logits_that_were_set_later_stay_in_parts_of_a_map() -> None:
+    sink = regard.Sink(0.0)
+    sink.logits = torch.randn(3)
+    seen = regard.attention_map(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4), normalizer=sink)
+    torch.testing.assert_close(seen.select(0, 1).full(), seen.full()[0, 1])

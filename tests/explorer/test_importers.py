@@ -224,7 +224,7 @@ def test_outputs_without_weights_and_names_that_do_not_fit_are_refused() -> None
     _, made = generated()
     with pytest.raises(ShapeError, match=r"tokens: expected 10 or 11 names; got 60"):
         page_of_generate(made, ["a"] * 60)
-    with pytest.raises(ShapeError, match=r"source_tokens: expected 0 names; got 1"):
+    with pytest.raises(ShapeError, match=r"source_tokens: expected no names; got 1"):
         page_of_generate(made, ["a"] * 11, ["b"])
     with pytest.raises(ShapeError, match=r"tokens: expected a list of texts"):
         inspect.unwrap(page_of_generate)(made, [5, 6, 7])
@@ -237,3 +237,17 @@ def test_a_small_file_that_holds_millions_of_values_is_refused(tmp_path: Path) -
     path.write_bytes(gzip.compress(b"[" + b"[]," * 9_000_000 + b"0]", 1))
     with pytest.raises(DataError, match="expected at most 8,388,608 values"):
         page_of_inseq(path)
+
+
+def test_names_of_hypotheses_that_ended_early_and_of_other_kinds_are_taken() -> None:
+    model, _ = generated()
+    made = model.generate(
+        torch.randint(3, 39, (1, 3)), max_new_tokens=6, num_beams=3, num_return_sequences=3, output_attentions=True,
+        return_dict_in_generate=True, eos_token_id=list(range(3, 30)), pad_token_id=0, do_sample=False,
+    )  # fmt: skip
+    for n in range(3):
+        names = [f"t{i}" for i in range(made.sequences.shape[1])]
+        page_of_generate(made, names, sequence=n)
+    inspect.unwrap(page_of_attentions)([torch.rand(2, 3, 3)], iter("abc"))
+    with pytest.raises(ShapeError, match="tokens: expected a list of texts; got None"):
+        inspect.unwrap(page_of_attentions)([torch.rand(2, 3, 3)], None)

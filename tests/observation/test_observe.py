@@ -984,4 +984,4 @@ def test_a_translation_has_no_steps_to_join(tiny_run: Path) -> None:
     with regard.observe(model) as seen:
         model(["le chat", "la maison"])
     assert seen.along() == {}
-    assert "<html" in seen.look().html
+    assert "<html" in seen.look().html()

@@ -39,7 +39,8 @@ def share_on(seen: AttentionMap, keys: Sequence[int]) -> Float[Tensor, "*batch"]
     """The share of all weight on some keys; for key 0, the weight of an attention sink (Xiao et al. 2024)."""
     received = seen.received()
     total = received.sum(-1)
-    return received[..., sorted(set(keys))].sum(-1) / total.masked_fill(total == 0, 1)
+    once = {key + seen.shape[-1] if key < 0 else key for key in keys}
+    return received[..., sorted(once)].sum(-1) / total.masked_fill(total == 0, 1)
 
 
 def mean_distance(seen: AttentionMap) -> Float[Tensor, "*batch"]:

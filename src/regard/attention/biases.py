@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from regard.arguments import check_arguments, check_least
 from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
 from regard.attention.tracing import is_traced
-from regard.errors import ChoiceError, ShapeError
+from regard.errors import ChoiceError, ShapeError, shown
 from regard.shapes import broadcast_to_scores, check_tensors
 
 MOST_HEADS = 2**16  # of ALiBi
@@ -300,6 +300,8 @@ def alibi(heads: int, offset: Offset = None) -> Bias:
     """
     if not 1 <= heads <= MOST_HEADS:
         raise ShapeError(f"alibi: expected from 1 to {MOST_HEADS:,} heads; got {heads}")
+    if isinstance(offset, int) and abs(offset) > 2**62:
+        raise ShapeError(f"alibi: offset must be a number of places, of at most 2⁶²; got {shown(offset)}")
     whole = 2 ** floor(log2(heads))
     slopes = [2 ** (-8 * h / whole) for h in range(1, whole + 1)]
     slopes += [2 ** (-4 * h / whole) for h in range(1, 2 * (heads - whole), 2)]

@@ -570,9 +570,9 @@ def _number(given: Any, name: str) -> Any:
         ShapeError: it is none.
     """
     if isinstance(given, int):
-        if abs(given) >= MOST:
-            raise ShapeError(f"{name} must be a number of places, below 2⁶²; got {shown(given)}")
-        return given
+        if abs(given) > 2 * MOST:
+            raise ShapeError(f"{name} must be a number of places, of at most 2⁶³; got {shown(given)}")
+        return max(-MOST, min(given, MOST))  # beyond all keys, as sys.maxsize is
     if isinstance(given, torch.SymInt):  # in a graph
         return given
     try:
@@ -585,7 +585,9 @@ def _number(given: Any, name: str) -> Any:
 def _place(offset: Any) -> Any:
     if isinstance(offset, Tensor) and (offset.is_floating_point() or offset.dtype == torch.bool):
         raise ShapeError(f"offset must be of whole numbers; got {offset.dtype}")  # NaN would hide every key
-    return offset if offset is None or isinstance(offset, Tensor) else _number(offset, "offset")
+    if isinstance(offset, Tensor):
+        return _signed(offset)
+    return None if offset is None else _number(offset, "offset")
 
 
 def allow(tensor: Tensor) -> Mask:
@@ -661,4 +663,9 @@ def _whole(numbers: Tensor, name: str, mask: str = "padding") -> Tensor:
     check_tensors(**{f"{mask}: {name}": numbers})
     if numbers.is_floating_point() or numbers.dtype == torch.bool:
         raise ShapeError(f"{mask} {name} must be whole numbers; got {numbers.dtype}")
+    return _signed(numbers)
+
+
+def _signed(numbers: Tensor) -> Tensor:
+    """Whole numbers of a type that torch computes with."""
     return numbers.long() if numbers.dtype in (torch.uint16, torch.uint32, torch.uint64) else numbers

@@ -30,6 +30,7 @@ class Normalizer(nn.Module):
     """Turns rows of scores into rows of weights; the base of all normalizers.
 
     Attributes:
+        exact: weights that are computed again from row numbers (`reweight`) are as exact as those of whole rows.
         skips: keys that a row may not attend to can be left out of it, and nothing changes.
         competes: a key's weight depends on the scores of the row's other keys.
         masks: `forward` gives keys that are not allowed the weight 0; where it is False, `attend` does it. A class with
@@ -37,6 +38,7 @@ class Normalizer(nn.Module):
     """
 
     skips = False
+    exact = True
     competes = True
     masks = False
 
@@ -153,6 +155,7 @@ class Sink(Exponential):
         found._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
         found._parameters.pop("logits", None)
         found._buffers.pop("logits", None)
+        vars(found).pop("logits", None)
         found.register_buffer("logits", logits, persistent=False)
         return found
 
@@ -228,6 +231,7 @@ class Entmax(Normalizer):
         if not 1 <= alpha < inf:
             raise ShapeError(f"Entmax needs an alpha of at least 1 (1 is softmax), not infinite; got {alpha}")
         self.alpha = float(alpha)
+        self.exact = alpha <= 2  # above, a number τ near 0 has too few digits
 
     def reweight(self, scores: Tensor, numbers: Tensor) -> Tensor:
         if self.alpha == 1:

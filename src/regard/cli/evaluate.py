@@ -73,12 +73,12 @@ def evaluate(
     if not group.first:
         return
     try:
-        if drawn is not None and calibration is not None:
-            drawn.plot(calibration, f"{model}: words in the reference", right="share in the reference", counted="words")
         if output:
             with writing(output) as write:
                 for line in outputs:
                     write(line)
+        if drawn is not None and calibration is not None:
+            drawn.plot(calibration, f"{model}: words in the reference", right="share in the reference", counted="words")
     finally:  # the numbers are not lost with a file, nor a file with standard output
         say(json.dumps(numbers) if as_json else "\n".join(_lines(numbers)))
 

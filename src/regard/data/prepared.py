@@ -216,20 +216,15 @@ def _place(folder: Path) -> Path:
     """Where a corpus is prepared: a link may lead to a larger disk, but to nothing that regard has not made.
 
     Raises:
-        DataError: something stands where the half-made corpus would.
+        DataError: something else stands there, or where the half-made corpus would.
     """
-    if folder.is_symlink():
-        there = Path(os.path.realpath(folder))
-        own = there.is_dir() and ((there / NOTE).is_file() or not any(there.iterdir()))
-        if own:
-            folder = there
-        else:
-            folder.unlink()
-    aside = folder.with_name(folder.name + ".aside")
-    names = {one.name for one in aside.iterdir()} if aside.is_dir() and not aside.is_symlink() else set()
+    folder = Path(os.path.realpath(folder))
     known = {f"{side}{ending}" for side in SIDES for ending in (VALUES, ENDS)} | {NOTE, STATE, *TEXTS}
-    if others := sorted(name for name in names - known if not name.endswith(ASIDE)):
-        raise DataError(f"{aside}: not made by regard ({others[0]!r} is there): move it away")
+    for place in (folder, folder.with_name(folder.name + ".aside")):
+        if not place.is_dir() or place.is_symlink():
+            continue
+        if others := sorted(one.name for one in place.iterdir() if one.name not in known and ASIDE not in one.name):
+            raise DataError(f"{place}: not made by regard ({others[0]!r} is there): move it away, or the link to it")
     return folder
 
 

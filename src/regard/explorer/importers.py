@@ -1,7 +1,7 @@
 """Pages of attention that other programs computed: transformers' outputs, plain tensors, inseq's files, links."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,10 @@ def page_of_attentions(
         ("decoder.layers", ".self", decoder_attentions, "output", "output"),
         ("decoder.layers", ".cross", cross_attentions, "output", "source"),
     ]  # fmt: skip
-    names = {"text": list(tokens), "source": list(encoder_tokens), "output": list(decoder_tokens)}
-    for what, given in (("tokens", tokens), ("encoder_tokens", encoder_tokens), ("decoder_tokens", decoder_tokens)):
-        _check_names(what, given, {len(given)} if isinstance(given, Sequence) else set())
+    names = {
+        "text": _names("tokens", tokens), "source": _names("encoder_tokens", encoder_tokens),
+        "output": _names("decoder_tokens", decoder_tokens),
+    }  # fmt: skip
     maps, axes = {}, {}
     for stack, kind, layers, rows, columns in groups:
         for number, weights in enumerate(() if layers is None else layers):
@@ -105,20 +106,23 @@ def page_of_generate(
     beams = getattr(output, "beam_indices", None)
     own = [sequence] * len(within) if beams is None else [int(one) for one in beams[sequence]]
     steps = [n for n, one in enumerate(own[: len(within)]) if one >= 0]
+    sequences = getattr(output, "sequences", None)
+    padded = set() if sequences is None else {sequences.shape[-1]}  # names of a hypothesis that ended early
     if across is None:
         maps = [_joined(within, layer, steps, own, follow=True) for layer in range(len(within[0]))]
         queries = maps[0].shape[-2]
-        _check_names("tokens", tokens, {queries, queries + 1})
-        _check_names("source_tokens", source_tokens, {0})
-        return page_of_attentions([_square(one) for one in maps], list(tokens)[:queries], title=title)
-    _check_names("tokens", tokens, {len(steps), len(steps) + 1})
+        names = _names("tokens", tokens, {queries, queries + 1, *padded})
+        _names("source_tokens", source_tokens, set())
+        return page_of_attentions([_square(one) for one in maps], names[:queries], title=title)
     encoder = getattr(output, "encoder_attentions", None) or ()
     per_input = max(1, len(within[0][0]) // max(1, len(encoder[0]))) if encoder else 1
     inside = [_square(_joined(within, layer, steps, own, follow=True)) for layer in range(len(within[0]))]
+    queries = inside[0].shape[-2]
+    names = _names("tokens", tokens, {queries, queries + 1, *padded})
     return page_of_attentions(
         encoder_attentions=[one[own[0] // per_input] for one in encoder], decoder_attentions=inside,
         cross_attentions=[_joined(across, layer, steps, own) for layer in range(len(across[0]))],
-        encoder_tokens=source_tokens, decoder_tokens=list(tokens)[: len(steps)], title=title,
+        encoder_tokens=source_tokens, decoder_tokens=names[:queries], title=title,
     )  # fmt: skip
 
 
@@ -279,16 +283,18 @@ def _joined(
     return torch.cat(padded, -2)
 
 
-def _check_names(what: str, names: Any, sizes: set[int]) -> None:
-    """Refuse names that are no texts, or not as many as there are; none may be given.
+def _names(what: str, given: Any, sizes: set[int] | None = None) -> list[str]:
+    """Names as a list; none may be given.
 
     Raises:
-        ShapeError: they are not.
+        ShapeError: they are no texts, or not as many as there are.
     """
-    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(one, str) for one in names):
-        raise ShapeError(f"{what}: expected a list of texts; got {shown(names)}")
-    if names and len(names) not in sizes:
-        raise ShapeError(f"{what}: expected {' or '.join(map(str, sorted(sizes)))} names; got {len(names)}")
+    names: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    if not all(isinstance(one, str) for one in names):
+        raise ShapeError(f"{what}: expected a list of texts; got {shown(given)}")
+    if sizes is not None and names and len(names) not in sizes:
+        raise ShapeError(f"{what}: expected {' or '.join(map(str, sorted(sizes))) or 'no'} names; got {len(names)}")
+    return names
 
 
 def _square(weights: Tensor) -> Tensor:

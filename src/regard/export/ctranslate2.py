@@ -18,11 +18,16 @@ from regard.nn.multihead import MultiHead
 from regard.nn.products import joined
 from regard.storage import new_folder
 
-POSITIONS = 1024  # tokens that a table of sinusoids is written for
+POSITIONS, MOST = 1024, 16_384  # tokens that a table of sinusoids is written for, at least and at most
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELUTanh", "silu": "SWISH"}
 ADDED = ("sinusoidal", "sinusoidal_halves", "learned")
 EPSILON = {"layer": 1e-5, "rms": 1e-6}  # of CTranslate2's norms
 PRECISIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float32"}
+
+
+def rows_for(tokens: int) -> int:
+    """The rows of a table of sinusoids for texts of so many tokens; at most `MOST`, whatever a model's settings say."""
+    return min(max(POSITIONS, tokens), MOST)
 
 
 def refusal(bundle: Bundle) -> str:
@@ -86,7 +91,7 @@ def write(bundle: Bundle, into: Path, precision: str = "float32", positions: int
             config.decoder_layers, config.heads, **common, alignment_layer=layer, alignment_heads=len(heads)
         ),
     )
-    _fill(spec, model, config, (layer, heads), max(positions, 1 + bundle.decoding.get("longest_source", 0)))
+    _fill(spec, model, config, (layer, heads), rows_for(max(positions, 1 + bundle.decoding.get("longest_source", 0))))
     tokens = bundle.tokenizer.tokens(range(len(bundle.tokenizer)))
     spec.register_source_vocabulary(tokens)
     spec.register_target_vocabulary(tokens)

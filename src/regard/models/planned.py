@@ -584,6 +584,8 @@ def refusal(model: Any) -> str:
             return f"a module is a {type(module).__name__}, of which a planned step would call nothing"
         if module._forward_hooks or module._forward_pre_hooks:
             return "a module has hooks, which a planned step would not call"
+        if type(module._modules.get("dropout")) not in (Dropout, type(None)):
+            return "a module stands in the place of a dropout"
         if METHODS & vars(module).keys():
             return "a module has a method of its own, which a planned step would not call"
     if any(part.dtype != torch.float32 or part.device.type != "cpu" for part in _parameters(model)):
@@ -601,15 +603,8 @@ def refusal(model: Any) -> str:
         for around in (layer.around_self, layer.around_cross, layer.around_feed_forward):
             if type(around) is not Residual or type(around.norm) not in (nn.LayerNorm, RMSNorm):
                 return "a norm is not one of regard's"
-        inside = layer.feed_forward
-        if type(inside) is not FeedForward or type(inside.gate) not in (nn.Linear, type(None)):
+        if not _is_plain(layer.feed_forward):
             return "a feed-forward layer is of another kind"
-        if any(type(part) is not nn.Linear for part in (inside.inner, inside.outer)):
-            return "a feed-forward layer is of another kind"
-        if any(type(part.dropout) is not Dropout for part in (inside, layer.around_self, layer.around_cross)):
-            return "a module stands in the place of a dropout"
-        if type(layer.around_feed_forward.dropout) is not Dropout:
-            return "a module stands in the place of a dropout"
         parts = [module for part in (layer.self, layer.cross, layer.feed_forward) for module in part.children()]
         if any(isinstance(part, nn.Linear) and type(part) is not nn.Linear for part in parts):
             return "a layer of an attention is not linear"
@@ -627,7 +622,16 @@ def encoder_refusal(model: Any) -> str:
             return "a layer of the encoder is not a plain one"
         if any(type(around) is not Residual for around in (layer.around_self, layer.around_feed_forward)):
             return "a norm is not one of regard's"
+        if not _is_plain(layer.feed_forward) or any(type(getattr(layer.self, one)) is not nn.Linear for one in LINEAR):
+            return "a layer of the encoder is not linear"
     return ""
+
+
+def _is_plain(feed_forward: nn.Module) -> bool:
+    """Whether a feed-forward layer is one of regard's, of torch's linear layers."""
+    if type(feed_forward) is not FeedForward or type(feed_forward.gate) not in (nn.Linear, type(None)):
+        return False
+    return type(feed_forward.inner) is nn.Linear and type(feed_forward.outer) is nn.Linear
 
 
 class Stamp:

@@ -22,9 +22,10 @@ from regard.attention.biases import Added, Bias, Both
 from regard.attention.maps.compact import compact_bias, compact_mask, freeze
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import page_of_maps
-from regard.attention.maps.sources import versions_of
+from regard.attention.maps.sources import tensors_in
 from regard.attention.scores import Projected, ProjectedProduct
 from regard.attention.spec import Spec
+from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, is_watching, on_search_result, watching
 from regard.errors import ChoiceError, RegardError, ShapeError, nearest, shown
 from regard.figures.page import Page
@@ -341,7 +342,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         shape = (*batch_shape(query, share_heads(query, key)), query.shape[-2], key.shape[-2])
         # what several calls share (a decoder's memory, a model's mask) is copied once
         k = self._once(call.key, site, lambda: _clone(key))
-        written = versions_of([spec.mask])
+        written = tuple(map(_as_written, tensors_in(spec.mask)))
         mask = self._once(spec.mask, (shape[-2:], written), lambda: compact_mask(spec.mask, shape, query.device))
         bias = self._once(_identity(spec.bias), shape[-2:], lambda: _own(compact_bias(spec.bias, shape, query.device)))
         through = None if call.through is None else _clone(call.through.detach())
@@ -458,6 +459,15 @@ class _Run:
         """The forward that is running: of the outermost module that generates, else of the outermost one."""
         outermost = next(filter(_generates, stack), stack[0] if stack else None)
         return None if outermost is None else Forward(outermost, self.numbers.get(outermost, 0))
+
+
+def _as_written(tensor: Tensor) -> Any:
+    """What tells a tensor from itself after a write to it: torch's count of writes; its values where there is none."""
+    if is_traced(tensor) or tensor.is_meta:
+        return 0
+    if not tensor.is_inference():
+        return tensor._version
+    return hash(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _allocate(file: int, size: int) -> None:

@@ -119,8 +119,8 @@ class CTranslate2(Translator):
     def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
         super().__init__(bundle, name)
         with TemporaryDirectory() as folder:
-            longest = self.limit(self.decoding.longest_source)
-            export.write(bundle, Path(folder), compute, max(export.POSITIONS, 1 + longest))
+            self.positions = export.rows_for(1 + self.limit(self.decoding.longest_source))
+            export.write(bundle, Path(folder), compute, self.positions)
             import ctranslate2
 
             threads = torch.get_num_threads()
@@ -178,7 +178,13 @@ class CTranslate2(Translator):
     def _translate(
         self, texts: Sequence[Encoded], config: SearchConfig, record: bool, batch_tokens: int
     ) -> list[Generation]:
-        limits = [self.limit(len(one.ids) + 1) for one in texts]
+        for one in texts:
+            if len(one.ids) >= self.positions:
+                raise InputError(
+                    f'a text of {len(one.ids)} tokens is too long: engine = "ctranslate2" takes {self.positions - 1}; '
+                    "load the model without engine"
+                )
+        limits = [min(self.limit(len(one.ids) + 1), self.positions - 1) for one in texts]
         found: dict[int, tuple[Any, int]] = {}
         left = list(range(len(texts)))
         while left:  # the engine takes one limit for a batch: the few that are longer than their own are searched again

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regard.data.sound import RATE, log_mel, segments, sound_blocks
 from regard.errors import DataError
-from regard.pipelines.base import InputError
+from regard.pipelines.base import InputError, as_inputs
 from regard.pipelines.description import Describer, Description, MediaInput, check_media
 from regard.storage import check_possible
 
@@ -49,8 +49,9 @@ class Transcriber(Describer):
 
     def each(self, sources: Iterable[str | Path | bytes], **settings: Any) -> list[Description | InputError]:
         """The transcript of every recording, or the error in its place; a file may turn out damaged halfway."""
+        self._check({name: one for name, one in settings.items() if name not in ("report", "collect")})
         made: list[Description | InputError] = []
-        for one in sources:
+        for one in as_inputs(sources):
             try:
                 made.append(self.hear(one, **settings))
             except InputError as error:

@@ -172,8 +172,6 @@ class Engine:
         aside, there = folder / f"{SHARDED}.aside", folder / SHARDED
         if self.group.first:
             remove(aside)
-            if there.is_symlink():  # what it leads to may not be the run's
-                there.unlink()
         self.group.wait(self.config.timeout)
         try:
             with _without_warnings():
@@ -186,6 +184,8 @@ class Engine:
         if self.group.first:
             save_checkpoint(aside / "random.safetensors", _named(states), {"processes": self.group.count})
             write_text(aside / NOTE, json.dumps(progress))
+            if there.is_symlink():  # what it leads to may not be the run's
+                there.unlink()
             replace_folder(aside, there)
         self.group.wait(self.config.timeout)
 

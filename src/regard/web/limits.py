@@ -54,6 +54,7 @@ class Limits:
         for one in fields(self):
             value, whole = getattr(self, one.name), isinstance(one.default, int)
             number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not number or not 0 < value < inf:
+            least = "at least 0" if one.name == "linger_seconds" else "above 0"
+            if not number or not (0 < value < inf or (value == 0 and least == "at least 0")):
                 kind = "a whole number" if whole else "a finite number"
-                raise ConfigError(f"Limits.{one.name} must be {kind} above 0; got {shown(value)}")
+                raise ConfigError(f"Limits.{one.name} must be {kind} {least}; got {shown(value)}")

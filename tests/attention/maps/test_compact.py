@@ -1,6 +1,8 @@
 """The smallest exact form of masks, biases and scores: every cell is as it was, in as little as will hold it."""
 
+import threading
 from math import inf
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.attention.biases import Added, Bias, Both, Diagonals
+from regard.attention.frozen import frozen_module
 from regard.attention.maps.compact import compact_bias, compact_mask, freeze, spans, split_float_mask
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import Allow, Mask, Spans
@@ -296,3 +299,47 @@ def test_the_soft_cap_of_a_learned_product_is_kept() -> None:
     frozen = freeze(query, key, spec)
     assert frozen[2].score.softcap == 0.7
     torch.testing.assert_close(AttentionMap.from_spec(*frozen).full(), want)
+
+
+def test_what_a_copy_of_a_score_shares_and_does_not() -> None:
+    class Owner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock, self.kept = threading.Lock(), [torch.randn(2, requires_grad=True) * 2]
+            self.inner = nn.Linear(4, 4)
+            self.scale = torch.tensor(2.0)
+
+        def forward(self, *_: Any) -> None:
+            self.kept.append(torch.zeros(()))
+
+    owner = Owner()
+    owner.inner.register_forward_hook(owner.forward)
+    made = frozen_module(owner)
+    assert made.lock is owner.lock
+    assert made.kept is owner.kept
+    assert not made.inner._forward_hooks
+    assert not any(one.requires_grad for one in made.parameters())
+    with torch.no_grad():
+        owner.inner.weight.zero_()
+        owner.scale.fill_(9)
+    assert made.inner.weight.abs().sum() > 0
+    assert float(made.scale) == 2
+    made.inner(torch.ones(4))
+    assert len(owner.kept) == 1
+
+
+def test_a_bound_method_as_a_score_copies_no_model() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+        def score(self, query: Tensor, key: Tensor) -> Tensor:
+            return query @ self.weight @ key.mT
+
+    model = Model()
+    query = torch.randn(5, 4)
+    kept = regard.attention_map(query, query, score=model.score).frozen()
+    owners = {id(value.__self__) for part in kept.source.spec.score.modules() for value in vars(part).values()
+              if hasattr(value, "__self__")}  # fmt: skip
+    assert owners == {id(model)}

@@ -93,12 +93,17 @@ def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
         elif isinstance(part, Spec):
             found += versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
             found += versions_of([] if part.bias is None else part.bias.tensors())
-            found += versions_of([part.mask])
-        elif isinstance(part, Mask):  # of others, where it is combined
-            found += versions_of(vars(part).values())
-        elif isinstance(part, list | tuple):
-            found += versions_of(part)
+            found += versions_of(tensors_in(part.mask))
     return tuple(found)
+
+
+def tensors_in(mask: Any) -> Iterator[Tensor]:
+    """The tensors of a mask, and of the masks that it combines."""
+    if isinstance(mask, Tensor):
+        yield mask
+    elif isinstance(mask, Mask | list | tuple):
+        for part in vars(mask).values() if isinstance(mask, Mask) else mask:
+            yield from tensors_in(part)
 
 
 class GivenWeights(WeightSource):
@@ -171,6 +176,8 @@ class ComputedWeights(WeightSource):
     def reweight(self, rows: Tensor, columns: Tensor, numbers: Tensor) -> Tensor | None:
         """Weights of some queries and some keys alone, from the row numbers `[*batch, T]`; None: it cannot."""
         spec, dtype = self.spec, self.like.dtype
+        if not spec.normalizer.exact:
+            return None
         rows, columns = rows.to(self.like.device), columns.to(self.like.device)
         q = self.query[..., rows, :].to(dtype)
         k = share_heads(self.query, self.key[..., columns, :]).to(dtype)
