@@ -1,12 +1,14 @@
 """May I believe this map: models whose attention matters, and one whose attention does not."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import regard
 from regard.analysis.dependence import Dependence, dependence, leave_one_out, spearman
-from regard.errors import ConfigError
+from regard.errors import ConfigError, ShapeError
 
 N, D = 6, 4
 
@@ -124,6 +126,9 @@ def test_spearman() -> None:
     assert spearman(rising, torch.ones(4)) == 0
     # ranks 0, 1.5, 1.5, 3 against 0, 1, 2, 3
     assert spearman(torch.tensor([1.0, 2, 2, 3]), rising) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+    assert math.isnan(spearman(torch.tensor([1.0, math.nan, 2, 3]), rising))
+    with pytest.raises(ShapeError, match=r"expected two series \[n\] of one length; got \[4\] and \[3\]"):
+        spearman(rising, rising[:3])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Path patching: equal to interventions one by one, and nothing where there is no path."""
 
+import inspect
 from contextlib import ExitStack
 
 import pytest
@@ -142,6 +143,10 @@ def test_refusals(module):
         path_patches(module, CLEAN, CORRUPTED, margin, (RECEIVER, 0), "quary")
     with pytest.raises(regard.ConfigError, match="has 2 heads for its key: there is no head 3"):
         path_patches(module, CLEAN, CORRUPTED, margin, (RECEIVER, 3), "key")
+    with pytest.raises(regard.ConfigError, match="the metric gave NaN for an input as it is"):
+        path_patches(module, CLEAN, CORRUPTED, lambda logits: margin(logits) * float("nan"), (RECEIVER, 0))
+    with pytest.raises(regard.ConfigError, match="expected the receiver's site and head; got 3 values"):
+        inspect.unwrap(path_patches)(module, CLEAN, CORRUPTED, margin, (RECEIVER, 0, 1))
     with pytest.raises(regard.ConfigError, match="no attention runs before"):
         path_patches(module, CLEAN, CORRUPTED, margin, ("decoder.layers.0.self", 0))
     with pytest.raises(regard.ConfigError, match="runs more than once"):

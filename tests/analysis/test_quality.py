@@ -67,6 +67,18 @@ def test_of_a_completion_whose_first_token_has_nothing_before_it() -> None:
     assert found.whole == 6
 
 
+def test_every_search_draws_with_the_same_random_numbers() -> None:
+    model, states = regard.load("shakespeare"), []
+
+    def measure(output: str, _: str) -> float:
+        states.append(torch.get_rng_state())  # after a search of six tokens each
+        return float(len(output))
+
+    lost_quality(model, ["R", "J"], ["", ""], sites=["*5.self"], length=6, measure=measure)
+    assert len(states) == 2 * 5
+    assert all(torch.equal(one, states[0]) for one in states)
+
+
 def test_what_is_refused() -> None:
     model = regard.load("fr-en-rnn")
     with pytest.raises(ConfigError, match="3 inputs and 1 references: lost_quality needs two inputs or more"):

@@ -14,6 +14,7 @@ import torch
 
 import regard
 from regard import cli
+from regard.pipelines.checkpoints import checkpoints_of
 from regard.training.checkpoint import load_checkpoint
 
 
@@ -58,6 +59,11 @@ def test_checkpoints_of_a_run_are_runs_of_the_page(tiny_run: Path, tmp_path: Pat
         assert run["text"] == model("le chat noir", beam=4).text
         assert run["label"] == f"step {step}"
         assert not run["made"]["own"]
+
+
+def test_a_name_that_no_folder_can_have() -> None:
+    with pytest.raises(regard.DataError, match=r"^a{300}: "):
+        checkpoints_of("a" * 300)
 
 
 @pytest.mark.parametrize(

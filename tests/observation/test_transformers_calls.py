@@ -178,27 +178,40 @@ def test_steps_that_do_not_follow_each_other_are_not_joined() -> None:
             one.along()
 
 
-@pytest.mark.parametrize("cache", [None, "static"])
-@pytest.mark.parametrize("prompt", [2, S])
-def test_a_sliding_layers_keys_stand_at_their_positions(prompt: int, cache: str | None) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "cache", "chunk"),
+    [(2, None, None), (S, None, None), (2, "static", None), (S, "static", None), (S, None, 2), (S, None, S - 1)],
+)
+def test_a_sliding_layers_keys_stand_at_their_positions(prompt: int, cache: str | None, chunk: int | None) -> None:
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(**ARCHITECTURES["Gemma3Text"], eos_token_id=None)
     model = transformers.Gemma3ForCausalLM(config).eval()
     ids = torch.randint(3, 100, (1, prompt))
     with regard.observe(model) as seen:
         out = model.generate(
-            ids, max_new_tokens=7, num_beams=2, cache_implementation=cache, disable_compile=True,
-            return_dict_in_generate=True,
+            ids, max_new_tokens=7, num_beams=1 if chunk else 2, cache_implementation=cache, disable_compile=True,
+            return_dict_in_generate=True, prefill_chunk_size=chunk,
         )  # fmt: skip
     with torch.no_grad(), regard.observe(model) as forced:
         model(out.sequences)
-    joined = seen.along(out.beam_indices)
+    joined = seen.along() if chunk else seen.along(out.beam_indices)
     assert list(joined) == list(forced)
     for site, one in joined.items():
         rows, columns = one.shape[-2:]
         assert rows == prompt + 6
         want = torch.nn.functional.pad(forced[site][0].full(), (0, max(0, columns - prompt - 7)))
         torch.testing.assert_close(one.full(), want[..., :rows, :columns], atol=1e-6, rtol=1e-4)
+
+
+def test_beams_after_a_prompt_in_chunks_are_refused() -> None:
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED, eos_token_id=None)).eval()
+    with regard.observe(model) as seen:
+        out = model.generate(
+            torch.randint(3, 100, (1, S)), max_new_tokens=3, num_beams=2, prefill_chunk_size=4,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    with pytest.raises(regard.RegardError, match="generate without prefill_chunk_size"):
+        seen.along(out.beam_indices)
 
 
 def tiny_t5() -> nn.Module:

@@ -7,7 +7,7 @@ is a number and a sentence.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from numbers import Real
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.arguments import check_arguments
-from regard.errors import ConfigError, shown
+from regard.errors import ConfigError, ShapeError, shown
 from regard.observation.intervene import Change, intervene, permute, uniform
 from regard.shapes import described
 
@@ -165,7 +165,18 @@ def leave_one_out(score: Callable[[Sequence[Any]], float], parts: Sequence[Any])
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two series, ties by their mean rank; 0 where one of them is constant."""
+    """Spearman's rank correlation of two series, ties by their mean rank; 0 where one of them is constant.
+
+    Args:
+        a, b: `[n]` each; a NaN has no rank, and gives NaN.
+
+    Raises:
+        ShapeError: series of two lengths, or of more axes.
+    """
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ShapeError(f"expected two series [n] of one length; got {list(a.shape)} and {list(b.shape)}")
+    if bool(a.isnan().any() or b.isnan().any()):
+        return nan
     x, y = (_ranks(series) - (len(series) - 1) / 2 for series in (a, b))
     norm = float(x.norm() * y.norm())
     return float(x @ y) / norm if norm else 0.0

@@ -17,6 +17,7 @@ from regard.analysis.parts import (
     Parts,
     Recording,
     by_head,
+    check_metrics,
     number_of,
     record,
     repeated,
@@ -74,8 +75,8 @@ def path_patches(
         batch: senders of one forward.
 
     Raises:
-        ConfigError: a metric without a gradient; no attention before the receiver; a receiver without that head, or
-            that runs more than once (a recurrent decoder's).
+        ConfigError: a metric without a gradient, or that is NaN; no attention before the receiver; a receiver without
+            that head, or that runs more than once (a recurrent decoder's).
         ShapeError, ChoiceError, RegardError: as `patch`.
 
     Source: Wang et al. 2023, section 3 and appendix B; Goldowsky-Dill et al. 2023, "Localizing model behavior with path
@@ -85,9 +86,12 @@ def path_patches(
         raise unknown("part", what, WHAT)
     if batch < 1:
         raise ConfigError(f"batch must be at least 1; got {batch}")
+    if len(receiver) != 2:
+        raise ConfigError(f"expected the receiver's site and head; got {len(receiver)} values")
     first, second = pair(model, clean, corrupted)
     heads, receiving = Parts(model, "head"), Parts(model, what, [receiver[0]])
     own, old = record(first, heads, metric), record(second, heads, metric)
+    check_metrics([own.metric, old.metric])
     received = record(second, receiving)
     site, head = _receiver(received, receiver)
     order = list(old.kept)

@@ -80,7 +80,8 @@ def lost_quality(
         kind: "zero", or "mean" over all inputs and positions, as in `ablations`.
         sites: which sites, by path or pattern; all by default.
         measure: the quality of an output; chrF by default.
-        settings: of the search, as the model takes them (`beam=1`).
+        settings: of the search, as the model takes them (`beam=1`); where outputs are drawn, every search draws with
+            the same random numbers.
 
     Returns:
         the table, with an interval for each head.
@@ -101,7 +102,10 @@ def lost_quality(
             "reference for each"
         )
 
+    state = torch.get_rng_state()
+
     def measured() -> Tensor:
+        torch.set_rng_state(state)  # or the table would be of the draws, and not of the heads
         found = model(inputs, **settings)
         if not all(isinstance(getattr(one, "text", None), str) for one in found):
             raise ConfigError(f"{type(model).__name__} gives results without a text that could be compared")

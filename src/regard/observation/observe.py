@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, count
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,7 +129,8 @@ class Observation(Mapping[str, list[AttentionMap]]):
 
         Args:
             beam_indices: `generate`'s own (`return_dict_in_generate=True`), `[sequences, steps]`, -1 beyond a
-                sequence's end; None where nothing was reordered (greedy search and sampling).
+                sequence's end; None where nothing was reordered (greedy search and sampling). They do not count the
+                steps that read a prompt in chunks, so generate without `prefill_chunk_size`.
 
         Returns:
             {site: map}; row t belongs to the t-th step, after the rows of a decoder-only model's prompt; keys that
@@ -673,6 +674,11 @@ def _along(
             f"{', '.join(f'{t} × {s}' for t, s in sizes[:6])} …): along joins one generate per block, with a cache "
             "that keeps every key or the latest ones; the maps of the steps themselves are in seen[site]"
         )
+    if beam_indices is not None and any(rows > 1 for rows, _ in sizes[1:]):
+        raise RegardError(
+            f"the steps at {shown(site)} have several new queries after the first one, as where a prompt is read in "
+            "chunks: beam_indices do not count such steps; generate without prefill_chunk_size"
+        )
     width = max(start + keys for start, (_, keys) in zip(starts, sizes, strict=True))
     rows: list[Tensor] = []
     for step, (one, start) in enumerate(zip(maps, starts, strict=True)):
@@ -701,7 +707,8 @@ def _starts(sizes: list[tuple[int, int]], cached: bool, crossing: bool) -> list[
     """The position of each step's first key, from (queries, keys) of the steps; None if they are not one sequence.
 
     Keys are positions of the generated sequence itself (the cache keeps all, has room for more, or keeps the latest
-    ones of a window), or, where the number of keys never changes, of another sequence.
+    ones of a window, as many before each step that drops some), or, where the number of keys never changes, of another
+    sequence.
     """
     widths = [keys for _, keys in sizes]
     seen = list(accumulate(rows for rows, _ in sizes))
@@ -710,7 +717,13 @@ def _starts(sizes: list[tuple[int, int]], cached: bool, crossing: bool) -> list[
     if crossing:
         return None
     starts = [max(0, total - keys) for total, keys in zip(seen, widths, strict=True)]
-    # a window drops keys only at single new queries, and never has fewer keys than a step before
-    growing = all(a <= b for a, b in pairwise(widths[1:]))
-    windowed = all(start == 0 or rows == 1 for start, (rows, _) in zip(starts, sizes, strict=True))
-    return starts if growing and windowed else None
+    kept = [keys - rows for rows, keys in sizes]  # of the keys before each step
+    dropping = [step for step, start in enumerate(starts) if start]
+    if not dropping:
+        return starts
+    window = kept[dropping[0]]
+    same = all(kept[step] == window for step in dropping)
+    fits = all(total - rows <= window for total, (rows, _), start in zip(seen, sizes, starts, strict=True) if not start)
+    # several new queries may also begin again (no keys are kept), or, once, follow guesses that were taken back
+    told = all(sizes[step][0] == 1 for step in dropping) or (window > 0 and len(dropping) > 1)
+    return starts if same and fits and told else None

@@ -7,6 +7,7 @@ import torch
 
 from regard.errors import BundleError, ConfigError
 from regard.pipelines.load import load
+from regard.storage import check_possible
 from regard.training.checkpoint import load_checkpoint
 from regard.untrusted import first_line
 
@@ -24,9 +25,11 @@ def checkpoints_of(folder: str | Path, device: str | torch.device = "cpu") -> di
 
     Raises:
         ConfigError: no folder.
+        DataError: a path that no folder can have.
         BundleError: a folder without checkpoints, or whose training is not finished; a damaged checkpoint.
     """
     place = Path(folder)
+    check_possible(place)
     if not place.is_dir():
         raise ConfigError(f"{folder} is no run's folder: only a run has checkpoints, in {KEPT}")
     paths = sorted(place.glob(KEPT))
