@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -78,7 +79,7 @@ def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
         OSError: it could not be written; the temporary file is removed.
     """
     owned = _is_owned(path.parent)
-    if path.exists() and not path.is_file() and not path.is_dir() and not owned:
+    if path.exists() and not path.is_file() and not path.is_dir() and not (owned and path.is_symlink()):
         with path.open("wb") as device:
             yield device
         return
@@ -332,6 +333,11 @@ def aside_of(path: Path) -> Path:
     """A name beside `path` that no file has: where it is written before it is renamed."""
     name = os.fsencode(path.name)[:200].decode("utf-8", "ignore")  # of at most 255 bytes in all
     return path.with_name(f".{name}.{secrets.token_hex(4)}{ASIDE}")
+
+
+def is_aside(name: str) -> bool:
+    """Whether a name is one that `aside_of` gives."""
+    return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(ASIDE)}", name) is not None
 
 
 def remove(path: Path) -> None:

@@ -40,6 +40,10 @@ def test_share_on() -> None:
     assert float(measures.share_on(a_map(weights), [0])) == pytest.approx(0.6)
     assert float(measures.share_on(a_map(weights), [0, 2])) == pytest.approx(0.65)
     assert float(measures.share_on(a_map(torch.zeros(2, 3)), [0])) == 0
+    assert float(measures.share_on(a_map(weights), [-3])) == pytest.approx(0.6)
+    for key in (3, -4):
+        with pytest.raises(regard.ShapeError, match=f"there is no key {key} in a map of 3 keys"):
+            measures.share_on(a_map(weights), [key])
 
 
 def test_mean_distance() -> None:

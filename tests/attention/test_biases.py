@@ -197,6 +197,7 @@ def test_frozen_biases_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: regard.alibi(4, torch.tensor([1.5])), "offset must be of whole numbers; got torch.float32"),
         (lambda: regard.alibi(0), "alibi: expected from 1 to 65,536 heads; got 0"),
         (lambda: regard.alibi(10**30), "alibi: expected from 1 to 65,536 heads; got 1000"),
         (lambda: regard.RelativeBias(2, 30), "RelativeBias needs buckets that divide by 4"),

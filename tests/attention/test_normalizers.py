@@ -501,3 +501,34 @@ def test_logits_that_were_set_later_stay_in_parts_of_a_map() -> None:
     sink.logits = torch.randn(3)
     seen = regard.attention_map(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4), normalizer=sink)
     torch.testing.assert_close(seen.select(0, 1).full(), seen.full()[0, 1])
+
+
+class Sharper(Softmax):
+    def forward(self, scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(3 * scores, allowed)
+
+
+class Shifted(Sink):
+    def forward(self, scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(scores + 1, allowed)
+
+
+@pytest.mark.parametrize("normalizer", [Sharper(), Shifted(0.5)])
+def test_a_forward_of_ones_own_leaves_nothing_of_the_class_that_it_replaces(normalizer: Normalizer) -> None:
+    query, key = torch.randn(2, 5, 4), torch.randn(2, 700, 4)
+    seen = regard.attention_map(query, key, normalizer=normalizer, mask=regard.causal())
+    whole = seen.full()
+    seen.entropy()
+    torch.testing.assert_close(seen.tile(slice(1, 3), slice(0, 9)), whole[..., 1:3, 0:9])
+    torch.testing.assert_close(seen.column(3), whole[..., 3])
+    for kernel in ("auto", "blockwise"):
+        found = regard.attend(query, key, key, normalizer=normalizer, mask=regard.causal(), kernel=kernel)
+        torch.testing.assert_close(found, whole @ key)
+    assert normalizer.of_part() is None
+    assert Softmax().of_part() is not None
+
+
+def test_one_logit_for_all_heads_stays_one_where_a_head_is_selected() -> None:
+    query = torch.randn(1, 1, 5, 4)
+    seen = regard.attention_map(query, query, normalizer=Sink(torch.zeros(1)))
+    torch.testing.assert_close(seen.select(0, 0).full(), seen.full()[0, 0])

@@ -2,6 +2,7 @@
 
 import inspect
 from math import exp, nan, sqrt, tanh
+from pathlib import Path
 
 import pytest
 import torch
@@ -434,3 +435,45 @@ def test_a_product_that_is_compared_in_its_own_way_is_no_plain_product() -> None
 def test_random_features_of_another_width_are_refused() -> None:
     with pytest.raises(ShapeError, match="RandomFeatures has width 8 and was given vectors of width 4"):
         regard.RandomFeatures(8)(torch.randn(2, 4), torch.randn(3, 4))
+
+
+class Tripled(regard.ScaledDot):
+    """A product whose `forward` does more than compare projections."""
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return 3 * super().forward(query, key)
+
+
+class TripledGeneral(regard.General):
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return 3 * super().forward(query, key)
+
+
+@pytest.mark.parametrize("score", [Tripled(), TripledGeneral(4, 4)])
+def test_a_forward_of_ones_own_is_what_every_kernel_and_map_computes(score: Score, tmp_path: Path) -> None:
+    query, key = torch.randn(2, 5, 4), torch.randn(2, 6, 4)
+    want = torch.softmax(score(query, key), -1)
+    for kernel in ("auto", "reference", "blockwise"):
+        torch.testing.assert_close(regard.attend(query, key, key, score=score, kernel=kernel), want @ key)
+    seen = regard.attention_map(query, key, score=score)
+    for one in (seen, seen.frozen()):
+        torch.testing.assert_close(one.full(), want)
+    seen.save(tmp_path / "map.safetensors")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), want)
+
+
+class Halved(regard.Additive):
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().compare(query, key) / 2
+
+
+class Nearer(regard.Distance):
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().compare(query, key) * 2
+
+
+@pytest.mark.parametrize("score", [Rectified(), Halved(4, 4, 4), Nearer()])
+def test_a_comparison_of_ones_own_is_saved_as_its_weights(score: Score, tmp_path: Path) -> None:
+    seen = regard.attention_map(torch.randn(2, 5, 4), torch.randn(2, 6, 4), score=score)
+    seen.save(tmp_path / "map.safetensors")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), seen.full().detach())

@@ -91,6 +91,13 @@ def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this is one of the inputs"):
         check_output(reference, [reference])
     assert reference.read_text() == "kept"
+    (tmp_path / "map.safetensors").write_bytes(b"a map")  # no model
+    written = tmp_path / "translations.jsonl"
+    written.write_text("{}")
+    check_output(written, ())
+    (tmp_path / "weights.safetensors").write_bytes(b"a model")
+    with pytest.raises(ConfigError, match="a file of a model or a run"):
+        check_output(written, ())
 
 
 def test_look_never_destroys_a_file(talk, tmp_path: Path) -> None:

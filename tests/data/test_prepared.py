@@ -293,6 +293,9 @@ def test_links_of_a_half_made_corpus_lead_nowhere_and_one_to_a_larger_disk_stays
         write_prepared(tmp_path / "other", "key", SAMPLE, DEV, 12, chunks)
         shutil.copytree(tmp_path / "other", tmp_path / "victim", dirs_exist_ok=True)  # beside a corpus, too
     assert (tmp_path / "victim" / "thesis.txt").read_text() == "kept"
+    (tmp_path / "victim" / "thesis.txt").rename(tmp_path / "victim" / "thesis.aside.tex")
+    with pytest.raises(DataError, match=r"victim: not made by regard \('thesis\.aside\.tex' is there\)"):
+        write_prepared(tmp_path / "s", "key", SAMPLE, DEV, 12, chunks)
     (tmp_path / "t.aside").mkdir()
     (tmp_path / "t.aside" / "thesis.txt").write_text("kept")
     with pytest.raises(DataError, match=r"t\.aside: not made by regard \('thesis\.txt' is there\)"):

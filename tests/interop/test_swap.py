@@ -287,3 +287,28 @@ def test_a_swap_at_one_site_leaves_those_within_it() -> None:
         assert len(done.sites) == 0  # undone
         assert [not torch.allclose(a, b, atol=1e-6) for a, b in zip(before, after, strict=True)] == changed
     assert torch.equal(model(states), before)
+
+
+def helper(dropout: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return dropout(nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+class Helped(Calls):
+    """Attends in a function whose first argument is another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.0)
+
+    def forward(self, states: Tensor) -> Tensor:
+        q, k, v = self.mix(states).unflatten(-1, (3, 2, -1)).unbind(-3)
+        if self.training:
+            return nn.functional.scaled_dot_product_attention(q.mT, k.mT, v.mT)
+        return helper(self.drop, q.mT, k.mT, v.mT)
+
+
+def test_a_swap_acts_where_a_function_takes_a_module() -> None:
+    model, states = Helped().eval(), torch.randn(2, 5, D)
+    before = model(states)
+    with regard.swap(model, normalizer="uniform"):
+        assert not torch.allclose(model(states), before, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,7 @@ def test_swap_chooses_for_a_model_of_transformers() -> None:
 def test_registering_waits_until_it_is_asked_for() -> None:
     check = """
 import sys
+from typing import Any
 import regard.interop.swap, regard.interop.registration, regard.observation.observe
 assert "transformers" not in sys.modules
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -80,6 +82,46 @@ def test_models_that_compute_attention_by_hand_are_refused_by_name() -> None:
     model = transformers.BloomForCausalLM(config).eval()
     with pytest.raises(regard.RegardError, match=r"the models of BloomConfig compute attention by hand"):
         model(tokens)
+
+
+SMALL = {
+    "vocab_size": 50, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "init_std": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("NllbMoe", {"num_experts": 2, "expert_capacity": 64, "encoder_sparse_step": 0, "decoder_sparse_step": 0}),
+        ("PegasusX", {"num_global_tokens": 2, "block_size": 4}),
+        ("BigBirdPegasus", {"attention_type": "original_full"}),
+    ],
+)
+def test_models_that_transformers_runs_by_hand_or_not_with_torchs_function(kind: str, sizes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SMALL, **sizes, attn_implementation="eager")
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+    tokens, real = torch.randint(3, 50, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    real[1, 6:] = 0
+    inputs = {"attention_mask": real, "decoder_input_ids": tokens}
+    with torch.no_grad():
+        want = model(tokens, **inputs).logits
+        model.set_attn_implementation("regard")
+        torch.testing.assert_close(model(tokens, **inputs).logits, want, atol=1e-4, rtol=1e-4)
+        without = {**inputs, "attention_mask": torch.ones_like(real)}  # no mask could be needed but the causal one
+        later = {**without, "decoder_input_ids": torch.cat([tokens[:, :-1], tokens[:, -1:] % 40 + 5], 1)}
+        torch.testing.assert_close(model(tokens, **later).logits[:, :-1], model(tokens, **without).logits[:, :-1])
+
+
+def test_models_of_another_modules_attention_call_it_by_its_name() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.DPRConfig(**sizes, vocab_size=50, attn_implementation="eager")
+    model, tokens = transformers.DPRQuestionEncoder(config).eval(), torch.randint(1, 50, (2, 7))
+    want = model(tokens).pooler_output
+    with regard.swap(model, normalizer="softmax") as done:
+        torch.testing.assert_close(model(tokens).pooler_output, want)
+        assert done.sites == ["question_encoder.bert_model.encoder.layer.0.attention.self"]
 
 
 def test_a_swap_that_would_change_nothing_is_refused() -> None:

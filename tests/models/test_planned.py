@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import regard
 from regard.models.build import build
@@ -402,3 +402,10 @@ def test_a_plan_of_a_model_that_has_changed_is_made_anew() -> None:
     model = make()
     model.decoder.layers[0].cross.attend = model.decoder.layers[0].cross.attend
     assert "a method of its own" in refusal(model)
+
+
+def test_a_recurrent_model_with_an_embedding_of_ones_own_is_not_planned() -> None:
+    model = regard.load("fr-en-rnn")
+    want = model("le chat noir").text
+    model.model.decoder.embedding = nn.Sequential(model.model.decoder.embedding)
+    assert model("le chat noir").text == want

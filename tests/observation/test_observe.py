@@ -985,3 +985,17 @@ def test_a_translation_has_no_steps_to_join(tiny_run: Path) -> None:
         model(["le chat", "la maison"])
     assert seen.along() == {}
     assert "<html" in seen.look().html()
+
+
+def test_scores_with_a_tensor_of_settings_are_compared_step_by_step() -> None:
+    class Steps(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scales = torch.ones(2, 1, 1), torch.full((2, 1, 1), 2.0)
+            steps = [regard.attend(x[..., :1, :], x, x, score=regard.ScaledDot(scale)) for scale in scales]
+            return torch.cat(steps, -2)
+
+    model, x = Steps(), torch.randn(1, 2, 3, 4)
+    with regard.observe(model) as seen:
+        output = model(x)
+    found = torch.cat([one.full() @ x for one in seen["."]], -2)
+    torch.testing.assert_close(found, output)

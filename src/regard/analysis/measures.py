@@ -36,7 +36,16 @@ def coverage_deviation(seen: AttentionMap) -> Float[Tensor, "*batch"]:
 
 @check_arguments
 def share_on(seen: AttentionMap, keys: Sequence[int]) -> Float[Tensor, "*batch"]:
-    """The share of all weight on some keys; for key 0, the weight of an attention sink (Xiao et al. 2024)."""
+    """The share of all weight on some keys; for key 0, the weight of an attention sink (Xiao et al. 2024).
+
+    Args:
+        keys: their numbers; those below 0 count from the end.
+
+    Raises:
+        ShapeError: a key that the map does not have.
+    """
+    if other := [key for key in keys if not -seen.shape[-1] <= key < seen.shape[-1]]:
+        raise ShapeError(f"share_on: there is no key {other[0]} in a map of {seen.shape[-1]} keys")
     received = seen.received()
     total = received.sum(-1)
     once = {key + seen.shape[-1] if key < 0 else key for key in keys}

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from regard.arguments import check_arguments, check_least
+from regard.attention.masks import as_place
 from regard.attention.tiles import Index, Offset, chosen, cut, first_position, follow
 from regard.attention.tracing import is_traced
-from regard.errors import ChoiceError, ShapeError, shown
+from regard.errors import ChoiceError, ShapeError
 from regard.shapes import broadcast_to_scores, check_tensors
 
 MOST_HEADS = 2**16  # of ALiBi
@@ -300,12 +301,10 @@ def alibi(heads: int, offset: Offset = None) -> Bias:
     """
     if not 1 <= heads <= MOST_HEADS:
         raise ShapeError(f"alibi: expected from 1 to {MOST_HEADS:,} heads; got {heads}")
-    if isinstance(offset, int) and abs(offset) > 2**62:
-        raise ShapeError(f"alibi: offset must be a number of places, of at most 2⁶²; got {shown(offset)}")
     whole = 2 ** floor(log2(heads))
     slopes = [2 ** (-8 * h / whole) for h in range(1, whole + 1)]
     slopes += [2 ** (-4 * h / whole) for h in range(1, 2 * (heads - whole), 2)]
-    return Alibi(torch.tensor(slopes), offset)
+    return Alibi(torch.tensor(slopes), as_place(offset))
 
 
 def _check_heads(name: str, heads: int, shape: tuple[int, ...]) -> None:

@@ -1,12 +1,16 @@
 """Modules as they are now: copies that neither training nor a write to their tensors changes."""
 
 from collections.abc import Iterator
+from copy import copy, deepcopy
+from numbers import Number
+from types import MethodType
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+
+_STORES = ("_parameters", "_buffers", "_modules")
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -17,37 +21,67 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in vars(part).values() if isinstance(value, Tensor))
 
 
-def frozen_module(module: M) -> M:
-    """A copy with copies of its tensors, without a gradient and without hooks; itself where there is nothing to copy.
+def settings_of(module: nn.Module) -> Iterator[Number]:
+    """The numbers that are attributes of a module and those within it."""
+    for part in module.modules():
+        yield from (value for value in vars(part).values() if isinstance(value, Number))
 
-    Modules, tensors and the names of attributes are copied; what other attributes hold (a function, a lock, a list) is
-    shared.
+
+def frozen_module(module: M) -> M:
+    """A copy with copies of its tensors, without a gradient; itself where there is nothing to copy.
+
+    Modules, tensors, settings (numbers and texts, and lists, tuples and dicts of them), the names of attributes, and
+    the list of forward hooks are copied; a method of a module within it becomes that of the copy. What other
+    attributes hold (a function, a lock, a list of tensors) is shared.
     """
     settings = any(not name.startswith("_") and name != "training" for name in vars(module))
-    if not settings and not module._modules and not module._parameters and not module._buffers:
+    if not settings and not module._modules and not module._parameters and not module._buffers and not _hooks(module):
         return module
-    return _copied(module, {})  # type: ignore[return-value]
+    return _copied(module, {}, {id(part) for part in module.modules()})  # type: ignore[return-value]
 
 
-def _copied(module: nn.Module, made: dict[int, Any]) -> nn.Module:
+def _hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Module:
     if id(module) in made:  # a module, or a tensor, may stand in several places
         return made[id(module)]  # type: ignore[no-any-return]
+    if isinstance(plain := vars(module).get("_modules", {}).get("_orig_mod"), nn.Module):
+        return _copied(
+            plain, made, within
+        )  # what torch.compile gave computes with its module, whatever it was copied to
 
-    def tensor(value: Tensor) -> Tensor:
-        if id(value) not in made:
-            own = value.detach().clone()
-            made[id(value)] = nn.Parameter(own, requires_grad=False) if isinstance(value, nn.Parameter) else own
-        return made[id(value)]  # type: ignore[no-any-return]
+    def own(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in made:
+                kept = value.detach().clone()
+                made[id(value)] = nn.Parameter(kept, requires_grad=False) if isinstance(value, nn.Parameter) else kept
+            return made[id(value)]
+        if isinstance(value, MethodType) and id(value.__self__) in within:
+            return MethodType(value.__func__, _copied(value.__self__, made, within))  # type: ignore[arg-type]
+        if type(value) in (list, tuple, dict):
+            return deepcopy(value) if _is_plain(value) else value
+        return value
 
     found = type(module).__new__(type(module))
     made[id(module)] = found
-    state: dict[str, Any] = {
-        name: tensor(value) if isinstance(value, Tensor) else value for name, value in vars(module).items()
-    }
+    state: dict[str, Any] = {name: own(value) for name, value in vars(module).items() if name not in _STORES}
     for name in ("_parameters", "_buffers"):
-        state[name] = {key: None if value is None else tensor(value) for key, value in state[name].items()}
-    state["_modules"] = {k: None if part is None else _copied(part, made) for k, part in module._modules.items()}
-    empty = torch.nn.Module()
-    state |= {name: type(value)() for name, value in vars(empty).items() if "hook" in name and value is not None}
+        state[name] = {key: own(value) for key, value in vars(module)[name].items()}
+    parts = module._modules.items()
+    state["_modules"] = {key: None if part is None else _copied(part, made, within) for key, part in parts}
+    for name, value in vars(nn.Module()).items():
+        if "hook" in name and value is not None:
+            state[name] = copy(vars(module)[name]) if name.startswith("_forward") else type(value)()
     object.__setattr__(found, "__dict__", state)
     return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or a text, or a list, a tuple or a dict of such values."""
+    if type(value) is dict:
+        return all(map(_is_plain, [*value, *value.values()]))
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | bytes | Number | None)

@@ -490,7 +490,7 @@ def causal(offset: Offset = None) -> Mask:
         offset: None aligns the last query with the last key; an int, or an int tensor `[batch]`
             (one per entry of the first batch axis), gives the place of query 0.
     """
-    return Causal(_place(offset))
+    return Causal(as_place(offset))
 
 
 def is_causal(mask: Mask) -> bool:
@@ -532,7 +532,7 @@ def window(left: int, right: int | None = None, offset: Offset = None) -> Mask:
     right = left if right is None else _number(right, "window: right")
     if left + right < 0:
         raise ShapeError(f"window needs -left ≤ right; got left {left} and right {right}")
-    return Window(left, right, _place(offset))
+    return Window(left, right, as_place(offset))
 
 
 def documents(query_ids: Tensor, key_ids: Tensor | None = None) -> Mask:
@@ -582,7 +582,12 @@ def _number(given: Any, name: str) -> Any:
         raise ShapeError(f"{name} must be an integer; got {got}") from error
 
 
-def _place(offset: Any) -> Any:
+def as_place(offset: Any) -> Any:
+    """Where query 0 stands, checked.
+
+    Raises:
+        ShapeError: no whole numbers, or farther than 2⁶².
+    """
     if isinstance(offset, Tensor) and (offset.is_floating_point() or offset.dtype == torch.bool):
         raise ShapeError(f"offset must be of whole numbers; got {offset.dtype}")  # NaN would hide every key
     if isinstance(offset, Tensor):

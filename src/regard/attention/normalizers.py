@@ -34,7 +34,8 @@ class Normalizer(nn.Module):
         skips: keys that a row may not attend to can be left out of it, and nothing changes.
         competes: a key's weight depends on the scores of the row's other keys.
         masks: `forward` gives keys that are not allowed the weight 0; where it is False, `attend` does it. A class with
-            a `forward` of its own says so anew.
+            a `forward` of its own says so anew. One that replaces another class's `forward` inherits neither
+            `reweight` nor `of_part`, nor what is said above.
     """
 
     skips = False
@@ -44,8 +45,14 @@ class Normalizer(nn.Module):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "forward" in vars(cls) and "masks" not in vars(cls):
-            cls.masks = False
+        if "forward" not in vars(cls):
+            return
+        names = ["masks"]
+        if any("forward" in vars(base) for base in cls.__mro__[1:] if base not in Normalizer.__mro__):
+            names += ["skips", "competes", "reweight", "of_part"]  # they tell of the weights that a base gives
+        for name in names:
+            if name not in vars(cls):
+                setattr(cls, name, vars(Normalizer)[name])
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
         """Weights `[*batch, T, S]`, 0 where not allowed, and one number per row `[*batch, T]`."""
@@ -140,8 +147,10 @@ class Sink(Exponential):
             self.logits = logits
 
     def select(self, index: Index, shape: tuple[int, ...]) -> Normalizer:
-        if not isinstance(self.logits, Tensor) or self.logits.numel() == 1 or len(shape) < 3:
+        if not isinstance(self.logits, Tensor) or not self.logits.ndim or len(shape) < 3:
             return self
+        if self.logits.numel() == 1:
+            return self._with(self.logits.reshape(()))  # what is selected may have no heads
         heads = torch.arange(shape[-3], device=self.logits.device).expand(shape[:-2])[index]
         if not heads.numel():
             return self._with(self.logits.reshape(-1)[0])

@@ -10,7 +10,7 @@ score whose comparison is a product (`Product`) is served by every dot kernel (`
 
 from collections.abc import Callable
 from math import inf, sqrt
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -95,7 +95,7 @@ class Product(Score):
         return score
 
 
-def is_product(score: Any) -> bool:
+def is_product(score: Any) -> TypeGuard[Product]:
     """Whether a score is a product of projected queries and keys, and no subclass compares them in a way of its own."""
     plain = isinstance(score, Product) and type(score).compare is Product.compare
     return plain and type(score).forward is Score.forward
@@ -415,7 +415,8 @@ class Function(Score):
         self.function = function
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
-        return as_scores(self.function(query, key), query, key, "the score function")
+        owner = type(self.function).__name__ if isinstance(self.function, Score) else "the score function"
+        return as_scores(self.function(query, key), query, key, owner)
 
 
 def as_scores(scores: Any, query: Tensor, key: Tensor, owner: str) -> Tensor:
@@ -453,7 +454,8 @@ def as_score(score: ScoreLike) -> Score:
         ChoiceError: an unknown name, with the nearest spelling; a class in place of an object.
     """
     if isinstance(score, Score):
-        return score
+        # a `forward` of its own may not be the comparison of projections: then only the whole says what it is
+        return score if type(score).forward is Score.forward else Function(score)
     if isinstance(score, str):
         if score not in NAMED:
             raise unknown("score", score, [*NAMED, "or a score object such as regard.Additive(...)"])

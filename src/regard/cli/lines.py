@@ -183,8 +183,8 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
 
 
 TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256", ".regard")
-HOLDS_MODEL = ("bundle.json", "*.safetensors", ".regard", "model.safetensors.index.json", "model.bin", "onnx.json",
-               "torch.json")  # fmt: skip
+HOLDS_MODEL = ("bundle.json", "weights.safetensors", "model*.safetensors", "best-*.safetensors", "last*.safetensors",
+               ".regard", "model.safetensors.index.json", "model.bin", "onnx.json", "torch.json")  # fmt: skip
 ENDINGS_OF_MODELS = (".json", ".jsonl", ".toml", ".db")
 
 

@@ -21,7 +21,7 @@ from regard.data.files import check_regular
 from regard.data.pairs import Pairs
 from regard.data.ragged import ENDS, VALUES, LinkRows, Ragged, RaggedWriter, TokenPairs
 from regard.errors import DataError
-from regard.storage import ASIDE, naming, parse_json, remove, replace_folder, write_text
+from regard.storage import is_aside, naming, parse_json, remove, replace_folder, write_text
 
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
@@ -223,7 +223,8 @@ def _place(folder: Path) -> Path:
     for place in (folder, folder.with_name(folder.name + ".aside")):
         if not place.is_dir() or place.is_symlink():
             continue
-        if others := sorted(one.name for one in place.iterdir() if one.name not in known and ASIDE not in one.name):
+        names = sorted(one.name for one in place.iterdir())
+        if others := [name for name in names if name not in known and not (is_aside(name) and name[1:-15] in known)]:
             raise DataError(f"{place}: not made by regard ({others[0]!r} is there): move it away, or the link to it")
     return folder
 

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,27 +38,55 @@ def regard_attention(
 
 
 def regard_mask(*args: Any, **kwargs: Any) -> Any:
-    """The bool mask of a model that calls an attention function.
+    """The mask of a model that calls an attention function: torch's, or eager attention's.
+
+    A model that transformers does not run with torch's function may say that it is not causal where it is, or compute
+    some of its attentions by hand and add the mask to their scores: such a model gets the mask of eager attention.
 
     Raises:
-        RegardError: the model writes its attention out, and would add the mask to its scores as 0 and 1.
+        RegardError: the model calls no attention function.
     """
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
     config = kwargs.get("config")
-    if not calls_interface(config):
+    code = _code_of(config)
+    if code is not None and not calls_interface(code):
         raise RegardError(
             f"attn_implementation = {NAME!r}: the models of {type(config).__name__} compute attention by hand, and do "
             'not call an attention function by its name: load them with attn_implementation="eager"'
         )
-    return sdpa_mask(*args, **kwargs)
+    return (sdpa_mask if code is not None and _takes_torchs_mask(code) else eager_mask)(*args, **kwargs)
 
 
-def calls_interface(config: Any) -> bool:
-    """Whether the models of a config call an attention function by its name; True where their code is not known."""
+@cache
+def calls_interface(code: ModuleType) -> bool:
+    """Whether a module of transformers' models, or one that it takes modules from, calls attention by its name."""
+    return any(hasattr(one, "ALL_ATTENTION_FUNCTIONS") for one in (code, *_sources(code)))
+
+
+def _code_of(config: Any) -> ModuleType | None:
+    """The module of transformers with the models of a config; None for another library's, and where it is not known."""
     code = sys.modules.get(type(config).__module__.replace("configuration_", "modeling_"))
-    known = code is not None and code.__name__.startswith("transformers.") and "modeling_" in code.__name__
-    return not known or hasattr(code, "ALL_ATTENTION_FUNCTIONS")
+    return code if code is not None and _is_code(code.__name__) else None
+
+
+def _is_code(name: str) -> bool:
+    return name.startswith("transformers.models.") and "modeling_" in name
+
+
+def _sources(code: ModuleType) -> list[ModuleType]:
+    """The modules of models that the classes in a module's namespace come from."""
+    kinds = [one for one in vars(code).values() if isinstance(one, type) and issubclass(one, nn.Module)]
+    return [sys.modules[name] for name in {kind.__module__ for kind in kinds} if _is_code(name)]
+
+
+@cache
+def _takes_torchs_mask(code: ModuleType) -> bool:
+    """Whether transformers runs all models of a module with torch's function, too."""
+    from transformers import PreTrainedModel
+
+    kinds = [one for one in vars(code).values() if isinstance(one, type) and issubclass(one, PreTrainedModel)]
+    return all(kind._supports_sdpa for kind in kinds if _is_code(kind.__module__))
 
 
 def register() -> None:

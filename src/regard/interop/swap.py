@@ -181,10 +181,8 @@ def _replace(part: Any, name: str, value: Any) -> None:
 
 def _is_of_transformers(module: nn.Module) -> bool:
     """Whether a model from transformers is inside that calls attention functions by their names."""
-    return any(
-        type(part).__module__.startswith("transformers.") and calls_interface(getattr(part, "config", None))
-        for part in module.modules() if hasattr(part, "config")
-    )  # fmt: skip
+    names = {type(part).__module__ for part in module.modules() if hasattr(part, "config")}
+    return any(name.startswith("transformers.") and calls_interface(sys.modules[name]) for name in names)
 
 
 def _takes_torchs(part: nn.Module) -> bool:
@@ -262,7 +260,7 @@ def _is_of(part: nn.Module) -> bool:
     while frame is not None:
         code = frame.f_code
         owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-        if isinstance(owner, nn.Module):
+        if isinstance(owner, nn.Module) and hasattr(type(owner), code.co_name):  # a function may take a module, too
             return owner is part
         frame = frame.f_back  # type: ignore[assignment]
     return True

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regard.attention.maps.map import AttentionMap
 from regard.models.recurrent import Recurrent, RecurrentState
 from regard.models.seq2seq import Memory, Step
+from regard.nn.embedding import Embedding
 from regard.nn.products import make_product
 from regard.nn.recurrent import AttentionalStep
 from regard.nn.state import record_query
@@ -111,6 +112,8 @@ def recurrent_refusal(model: Any) -> str:
     cross = model.decoder.cross
     if type(cross) is not AttentionalStep or type(cross.cell) not in (nn.GRUCell, nn.LSTMCell):
         return "its step is not a plain one"
+    if type(model.decoder.embedding) is not Embedding:
+        return "its embedding is not a plain one"
     if cross.follows or cross.gate is not None or cross.normalizer != "softmax":
         return "its attention has a gate, follows the last weights, or is normalized by something else than softmax"
     return ""

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
-from regard.attention.scores import Score
+from regard.attention.scores import Score, as_score
 from regard.attention.tracing import are_hidden
 from regard.attention.watch import owned
 from regard.errors import ConfigError, ShapeError, unknown
@@ -196,7 +196,7 @@ class AttentionalStep(nn.Module):
                 'use feed = "previous" or "none"'
             )
         self.asks, self.feed, self.normalizer = asks, feed, normalizer
-        self.score, self.memory_width = score, memory_width
+        self.score, self.memory_width = None if score is None else as_score(score), memory_width
         self.follows = score is not None and score.follows
         self.gate = nn.Linear(width, 1) if gate else None
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)

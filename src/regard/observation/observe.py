@@ -23,7 +23,7 @@ from regard.attention.maps.compact import compact_bias, compact_mask, freeze
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.page import page_of_maps
 from regard.attention.maps.sources import tensors_in
-from regard.attention.scores import Projected, ProjectedProduct
+from regard.attention.scores import Function, Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, is_watching, on_search_result, watching
@@ -609,23 +609,33 @@ def _groups(calls: list[Kept]) -> Iterator[list[Kept]]:
 
 def _follows(first: Kept, kept: Kept) -> bool:
     a, b = first.call, kept.call
-    alike = _alike(first.made_of.spec.score, kept.made_of.spec.score) and _alike(
-        first.made_of.spec.normalizer, kept.made_of.spec.normalizer
-    )
     single = a.query.shape == b.query.shape and a.query.shape[-2] == 1
     same = kept.forward == first.forward and a.key is b.key and a.spec.mask is b.spec.mask
-    return alike and single and same and b.spec.bias is None
+    if not (single and same and b.spec.bias is None):
+        return False
+    one, other = first.made_of.spec, kept.made_of.spec
+    return _alike(one.score, other.score) and _alike(one.normalizer, other.normalizer)
 
 
 def _alike(a: nn.Module, b: nn.Module) -> bool:
     """Whether two scores, or two normalizers, compute the same."""
     while isinstance(a, Projected | ProjectedProduct) and isinstance(b, Projected | ProjectedProduct):
         a, b = a.score, b.score
+    if isinstance(a, Function) and isinstance(b, Function) and a.function is b.function:
+        return True
     if a is b:
         return True
-    plain = [{n: v for n, v in vars(x).items() if not n.startswith("_") and n != "training"} for x in (a, b)]
     parts = any(True for x in (a, b) for _ in (*x.parameters(), *x.buffers()))
-    return type(a) is type(b) and not parts and plain[0] == plain[1]
+    if type(a) is not type(b) or parts or len(vars(a)) != len(vars(b)):
+        return False
+    plain = [{n: v for n, v in vars(x).items() if not n.startswith("_") and n != "training"} for x in (a, b)]
+    return plain[0].keys() == plain[1].keys() and all(map(_equal, plain[0].values(), plain[1].values()))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return type(a) is type(b) and a.shape == b.shape and bool((a == b).all())
+    return a is b or bool(a == b)
 
 
 def _in_backward() -> bool:

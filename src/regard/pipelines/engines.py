@@ -141,6 +141,15 @@ class CTranslate2(Translator):
             raise ConfigError('engine = "ctranslate2" takes no protect here: load the model without engine')
         return super().each(sources, split=split, **settings)
 
+    def prepare(self, source: str) -> Encoded:
+        found = super().prepare(source)
+        if len(found.ids) >= self.positions:
+            raise InputError(
+                f'a text of {len(found.ids)} tokens is too long: engine = "ctranslate2" takes {self.positions - 1}; '
+                "load the model without engine"
+            )
+        return found
+
     def run(
         self, prepared: Sequence[Encoded], *, beam: int | None = None, length_penalty: float | None = None,
         n_best: int = 1, record: bool = True, batch_tokens: int = BATCH_TOKENS, sample: bool = False,
@@ -178,12 +187,6 @@ class CTranslate2(Translator):
     def _translate(
         self, texts: Sequence[Encoded], config: SearchConfig, record: bool, batch_tokens: int
     ) -> list[Generation]:
-        for one in texts:
-            if len(one.ids) >= self.positions:
-                raise InputError(
-                    f'a text of {len(one.ids)} tokens is too long: engine = "ctranslate2" takes {self.positions - 1}; '
-                    "load the model without engine"
-                )
         limits = [min(self.limit(len(one.ids) + 1), self.positions - 1) for one in texts]
         found: dict[int, tuple[Any, int]] = {}
         left = list(range(len(texts)))

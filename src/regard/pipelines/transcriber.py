@@ -39,6 +39,9 @@ class Transcriber(Describer):
             raise InputError(f"{self.name} transcribes sound; got a picture")
         return source if isinstance(source, bytes) else Path(source)
 
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check({name: one for name, one in settings.items() if name not in ("report", "collect")})
+
     def run(self, prepared: Sequence[Path | bytes], **settings: Any) -> list[Description]:
         """The transcripts of recordings; settings as in `describe`.
 
@@ -49,7 +52,7 @@ class Transcriber(Describer):
 
     def each(self, sources: Iterable[str | Path | bytes], **settings: Any) -> list[Description | InputError]:
         """The transcript of every recording, or the error in its place; a file may turn out damaged halfway."""
-        self._check({name: one for name, one in settings.items() if name not in ("report", "collect")})
+        self._check(settings)
         made: list[Description | InputError] = []
         for one in as_inputs(sources):
             try:

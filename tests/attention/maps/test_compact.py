@@ -317,15 +317,15 @@ def test_what_a_copy_of_a_score_shares_and_does_not() -> None:
     made = frozen_module(owner)
     assert made.lock is owner.lock
     assert made.kept is owner.kept
-    assert not made.inner._forward_hooks
+    owner.inner.register_forward_hook(lambda *_: torch.zeros(4))  # after the copy
     assert not any(one.requires_grad for one in made.parameters())
     with torch.no_grad():
         owner.inner.weight.zero_()
         owner.scale.fill_(9)
     assert made.inner.weight.abs().sum() > 0
     assert float(made.scale) == 2
-    made.inner(torch.ones(4))
-    assert len(owner.kept) == 1
+    assert made.inner(torch.ones(4)).abs().sum() > 0
+    assert len(owner.kept) == 2  # the hook of that time takes part in the copy, too
 
 
 def test_a_bound_method_as_a_score_copies_no_model() -> None:
@@ -343,3 +343,30 @@ def test_a_bound_method_as_a_score_copies_no_model() -> None:
     owners = {id(value.__self__) for part in kept.source.spec.score.modules() for value in vars(part).values()
               if hasattr(value, "__self__")}  # fmt: skip
     assert owners == {id(model)}
+
+
+def test_copies_have_the_hooks_of_their_time_and_settings_of_their_own() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+            self.factors = [2.0]
+            self.act = self.scaled  # a method of its own
+
+        def scaled(self, scores: Tensor) -> Tensor:
+            return scores * self.weight * self.factors[0]
+
+        def forward(self, query: Tensor, key: Tensor) -> Tensor:
+            return self.act(query @ key.mT)
+
+    score, query = Scaled(), torch.randn(5, 4)
+    score.register_forward_hook(lambda module, given, scores: scores * 3)
+    want = torch.softmax(6 * query @ query.mT, -1)
+    kept = regard.attention_map(query, query, score=score).frozen()
+    compiled = regard.attention_map(query, query, score=torch.compile(score, backend="eager")).frozen()
+    with torch.no_grad():
+        score.weight.fill_(7)
+    score.factors[0] = 9.0
+    for one in (kept, compiled):
+        torch.testing.assert_close(one.full(), want)
+        assert not one.full().requires_grad

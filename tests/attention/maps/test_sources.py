@@ -355,3 +355,22 @@ def test_a_residual_is_a_share() -> None:
             AttentionMap.rollout(maps, residual=residual)
         with pytest.raises(ShapeError, match="from 0 to 1"):
             regard.flow(maps, residual=residual)
+
+
+def test_statistics_follow_the_numbers_of_a_score() -> None:
+    query, key = inputs()
+    score = regard.ScaledDot(0.1)
+    seen = regard.attention_map(query, key, score=score)
+    seen.entropy()
+    score.scale = 5.0
+    torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, score=score).entropy())
+    torch.testing.assert_close(seen.tile(slice(0, 2), slice(0, 3)), seen.full()[..., :2, :3])
+
+
+def test_what_a_summary_gives_may_be_written_to() -> None:
+    seen = regard.attention_map(*inputs())
+    want, found = seen.entropy(), seen.summary(pool=(2, 2), top=2)
+    for tensor in (found.entropy, found.received, found.argmax, found.pooled, *found.top):
+        tensor.zero_()
+    torch.testing.assert_close(seen.entropy(), want)
+    assert seen.summary(top=2).top[0].sum() > 0

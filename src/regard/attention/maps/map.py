@@ -226,7 +226,10 @@ class AttentionMap:
             top: k of the largest weights of each row.
             reduce: of the pooled view, "max", "mean" or "sum".
         """
-        return self._statistics(Pool(*pool, reduce) if pool else None, top)
+        found = self._statistics(Pool(*pool, reduce) if pool else None, top)
+        own: dict[str, Any] = {name: value.clone() for name, value in vars(found).items() if isinstance(value, Tensor)}
+        best = None if found.top is None else (found.top[0].clone(), found.top[1].clone())
+        return replace(found, **own, top=best)
 
     def entropy(self) -> Tensor:
         """H_i = -Σ_j p_ij ln p_ij in nats `[*batch, T]`, of the row divided by its sum; 0 for a dead row.

@@ -21,7 +21,7 @@ from regard.attention.maps.compact import compact_bias, spans
 from regard.attention.maps.sources import ComputedWeights, GivenWeights, Through, WeightSource
 from regard.attention.masks import Allow, Spans
 from regard.attention.normalizers import Entmax, Normalizer, Share, Sigmoid, Sink, Softmax, Uniform
-from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score
+from regard.attention.scores import Additive, Compared, Concat, Distance, Product, Projected, Score, is_product
 from regard.attention.spec import Spec
 from regard.errors import shown
 from regard.shapes import check
@@ -158,11 +158,11 @@ def _compared(source: ComputedWeights) -> tuple[dict[str, Tensor], dict[str, Any
     plain = score
     while isinstance(plain, Projected | Compared):
         plain = plain.score
-    if isinstance(score, Product):
+    if is_product(score):
         return _vectors(*score.as_dot(query, key)), {"score": "dot", "softcap": _plain(score.softcap)}
-    if isinstance(plain, Additive | Concat):
+    if isinstance(plain, Additive | Concat) and type(plain) in (Additive, Concat):  # no class of its own
         return _vectors(score.project_query(query), score.project_key(key)) | {"v": plain.v}, {"score": "additive"}
-    if isinstance(plain, Distance):
+    if type(plain) is Distance:
         width = plain.width.detach().item() if isinstance(plain.width, Tensor) else plain.width
         return _vectors(query, key), {"score": "distance", "width": abs(width)}  # its square counts
     return None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.frozen import tensors_of
+from regard.attention.frozen import settings_of, tensors_of
 from regard.attention.kernels.nonfinite import is_poisoned, isolated
 from regard.attention.maps.compact import freeze
 from regard.attention.masks import Mask, rows_of
@@ -69,8 +69,8 @@ class WeightSource:
         for number, rows in enumerate(torch.arange(t, device=self.like.device).split(size)):
             yield RowBlock(number * size, self.weigh(rows))
 
-    def versions(self) -> tuple[int, ...]:
-        """Torch's counts of how often the tensors that it is made of were written to."""
+    def versions(self) -> tuple[Any, ...]:
+        """Torch's counts of how often the tensors that it is made of were written to, and the numbers it is made of."""
         return versions_of(vars(self).values())
 
     def select(self, index: Index) -> "WeightSource":
@@ -82,9 +82,12 @@ class WeightSource:
         raise NotImplementedError
 
 
-def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
-    """Torch's counts of how often tensors were written to, those of sources, specs and modules among `parts` too."""
-    found: list[int] = []
+def versions_of(parts: Iterable[Any]) -> tuple[Any, ...]:
+    """Torch's counts of how often tensors were written to, those of sources, specs and modules among `parts` too.
+
+    With the numbers that are attributes of a spec's score and normalizer, which may be set to others.
+    """
+    found: list[Any] = []
     for part in parts:
         if isinstance(part, Tensor):
             found.append(-1 if part.is_inference() or is_traced(part) else part._version)
@@ -92,6 +95,7 @@ def versions_of(parts: Iterable[Any]) -> tuple[int, ...]:
             found += part.versions()
         elif isinstance(part, Spec):
             found += versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
+            found += [*settings_of(part.score), *settings_of(part.normalizer)]
             found += versions_of([] if part.bias is None else part.bias.tensors())
             found += versions_of(tensors_in(part.mask))
     return tuple(found)
