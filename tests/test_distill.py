@@ -168,3 +168,22 @@ def test_what_would_end_the_student_is_said_before_the_teacher_works(
     assert code == 2
     assert sentence in err
     assert not (run / "distilled").exists()
+
+
+@pytest.mark.parametrize("name", ["distilled", "distilled/parts"])
+def test_links_in_a_folder_of_a_stranger_are_not_followed(
+    talk, tmp_path: Path, data_folder: Path, monkeypatch, name: str
+) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    config, run, other = tmp_path / "student.toml", tmp_path / "run", tmp_path / "other"
+    config.write_text(CONFIG)
+    other.mkdir()
+    (other / "dev.jsonl").write_text("kept")
+    (run / name).parent.mkdir(parents=True)
+    (run / ".regard").write_text("This folder was made by regard.")
+    (run / name).symlink_to(other)
+    code, out, err = talk("distill", "fr-en", config, "--folder", run)
+    assert (code, out) == (2, "")
+    assert "a link, which regard does not follow" in err
+    assert [path.name for path in other.iterdir()] == ["dev.jsonl"]
+    assert (other / "dev.jsonl").read_text() == "kept"

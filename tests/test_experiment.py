@@ -854,7 +854,14 @@ def test_files_that_links_in_a_run_lead_to_stay_as_they_were(
     with suppress(ConfigError):  # of data.sha256
         experiment.train(run / "config.toml", more, run=run, resume=True)
     (run / "data.sha256").unlink()
+    steps = sorted((run / "attention").iterdir())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / f"{more['training.max_steps']:07d}.json").write_text("kept\n")
+    if steps:
+        shutil.rmtree(run / "attention")
+        (run / "attention").symlink_to(tmp_path / "elsewhere")
     experiment.train(run / "config.toml", more, run=run, resume=True)
+    assert [one.read_text() for one in (tmp_path / "elsewhere").iterdir()] == ["kept\n"]
     assert not (run / "machine.json").is_symlink()
     (run / "journal.jsonl").rename(tmp_path / "journal.jsonl")
     (run / "journal.jsonl").symlink_to(precious)
@@ -886,3 +893,14 @@ def test_the_config_of_a_sharded_run_is_continued_in_its_folder(tmp_path: Path) 
     (tmp_path / "mine" / "last").mkdir(parents=True)
     (tmp_path / "mine" / "last" / "progress.json").write_text("{}")
     assert experiment.default_folder(tmp_path / "mine" / "config.toml") == tmp_path / "mine"
+
+
+def test_a_training_has_gradients_in_every_block(tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    more = {"training.max_steps": 2, "training.evaluate_every": 2}
+    want = experiment.train(tiny("transformer"), more, run=tmp_path / "plain").journal[-1]["dev_loss"]
+    blocks = torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)
+    for number, block in enumerate(blocks):
+        with block:
+            run = experiment.train(tiny("transformer"), more, run=tmp_path / str(number))
+        assert run.journal[-1]["dev_loss"] == want

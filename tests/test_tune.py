@@ -355,3 +355,13 @@ def test_an_evaluation_without_the_metric_is_not_reported(tmp_path: Path, monkey
 
     monkeypatch.setattr("regard.tune.train", Infinite)
     assert tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.0, trial_minutes=1.0)
+
+
+def test_a_search_that_is_a_link_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / ".regard").write_text("This folder was made by regard.")
+    (tmp_path / "search" / "trials.db").symlink_to(tmp_path / "other.db")
+    with pytest.raises(ConfigError, match=r"trials\.db: a link, which regard does not follow"):
+        tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.1, trial_minutes=1.0)
+    assert not (tmp_path / "other.db").exists()

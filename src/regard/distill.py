@@ -22,7 +22,7 @@ from regard.data.parallel import DataConfig, files_of, found, read_pairs, stream
 from regard.data.prepared import key_of
 from regard.errors import ConfigError
 from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, rows_of, translate_corpus
-from regard.storage import claim, exclusive, replacing, write_bytes, write_text
+from regard.storage import claim, exclusive, refuse_link, replacing, write_bytes, write_text
 from regard.untrusted import read_text
 
 SETTINGS = {"data.source": "source", "data.target": "target", "data.test_share": 0.0, "data.dev_share": 0.0}
@@ -72,6 +72,8 @@ def distill(
         raise ConfigError(f"{config}: a teacher's outputs are distilled into a translator; this is another task")
     where = folder.resolve() / "distilled"
     claim(folder, "a run", experiment.KNOWN)
+    for place in (where, where / "parts"):
+        refuse_link(place)
     where.mkdir(exist_ok=True)
     corpus = where / "corpus.jsonl"
     with exclusive(where):

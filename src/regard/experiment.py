@@ -2,9 +2,9 @@
 
 import json
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -130,6 +130,13 @@ def read_config(config: str | Path | dict[str, Any], overrides: dict[str, Any] |
     return checked
 
 
+@contextmanager
+def _as_without_blocks(device: torch.device) -> Iterator[None]:
+    """Gradients, and no autocast, whatever block of torch's the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
 @check_arguments
 def train(
     config: str | Path | dict[str, Any],
@@ -155,12 +162,18 @@ def train(
         Diverged: the loss is no longer finite.
         Interrupted: stopped by a signal, and saved.
 
-    The process is left as it was: its random numbers, denormals and signal handlers.
+    The process is left as it was: its random numbers, denormals and signal handlers. Blocks of the caller's without
+    gradients, or of another precision, do not act on the training.
     """
     settings = read_config(config, overrides)
     device = local_device(find_device(settings.training.device))  # refused before a folder is made
     folder = Path(run) if run else default_folder(config)
-    with one_training(), random_numbers_kept(device), together(device, settings.training.timeout) as group:
+    with (
+        _as_without_blocks(device),
+        one_training(),
+        random_numbers_kept(device),
+        together(device, settings.training.timeout) as group,
+    ):
         resume = resume or (restarted() and checkpoint_in(folder))
         _check_folder(folder, settings, resume, set(overrides or {}))
         group.wait()

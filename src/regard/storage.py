@@ -300,6 +300,8 @@ def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None
         ConfigError: as `claim`.
     """
     check_name(folder)
+    if _is_owned(folder.parent):
+        refuse_link(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file; {purpose} needs a folder of its own")
     if not folder.exists() or any((folder / name).exists() for name in (MARKER, *known)):
@@ -338,6 +340,23 @@ def aside_of(path: Path) -> Path:
 def is_aside(name: str) -> bool:
     """Whether a name is one that `aside_of` gives."""
     return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(ASIDE)}", name) is not None
+
+
+def own_folder(path: Path) -> None:
+    """Make a folder within one of regard's own; a link in its place is replaced, as those to files are."""
+    if path.is_symlink():
+        path.unlink()
+    path.mkdir(exist_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link where regard would continue what it has begun: it may lead to files of others.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if path.is_symlink():
+        raise ConfigError(f"{path}: a link, which regard does not follow in a folder of its own: put the file there")
 
 
 def remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from regard.config import to_toml
 from regard.errors import ConfigError, RegardError
 from regard.experiment import FREE, ExperimentConfig, flat, read_config, train
 from regard.signals import stop_on_signal
-from regard.storage import claim, exclusive, write_text
+from regard.storage import claim, exclusive, refuse_link, write_text
 from regard.training.best import SMALL_IS_BETTER
 from regard.training.loop import Interrupted
 from regard.untrusted import first_line
@@ -259,6 +259,7 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
     from sqlalchemy import URL
 
     path = folder / STORAGE
+    refuse_link(path)
     try:
         study = optuna.create_study(
             study_name=STUDY, storage=URL.create("sqlite", database=str(path)).render_as_string(), load_if_exists=True,

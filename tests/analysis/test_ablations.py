@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 import regard
 from regard.errors import ChoiceError, ConfigError
+from regard.models.build import build
+from regard.models.recurrent import RecurrentConfig
 
 H, N = 3, 5
 
@@ -215,3 +217,16 @@ def test_ablations_refuse_what_they_cannot_compare() -> None:
     with pytest.raises(ConfigError, match="kinds: expected one ablation or more"):
         regard.ablations(Model(), inputs(), metric, [])
     assert regard.ablations(Model(), inputs(), metric, ["resample"], seed=2**70).table
+
+
+@pytest.mark.parametrize("kind", ["mean", "resample"])
+def test_outputs_that_hold_a_number_for_each_key_are_of_one_length(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build(11, RecurrentConfig(kind="recurrent", width=8, embedding=8, score="location")).eval()
+    inputs = [{"source": torch.tensor([s]), "target": torch.tensor([[1, 4]])} for s in ([5, 6, 7], [5, 6, 7, 8])]
+    with pytest.raises(
+        regard.ConfigError, match=f"{kind}: decoder.cross gives outputs of .* take inputs of one length"
+    ):
+        regard.ablations(model, inputs, lambda output: output[0, -1, 0], kinds=(kind,))
+    same = [inputs[0], {**inputs[0], "source": torch.tensor([[7, 8, 9]])}]
+    assert kind in regard.ablations(model, same, lambda output: output[0, -1, 0], kinds=(kind,)).table

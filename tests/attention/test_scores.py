@@ -477,3 +477,31 @@ def test_a_comparison_of_ones_own_is_saved_as_its_weights(score: Score, tmp_path
     seen = regard.attention_map(torch.randn(2, 5, 4), torch.randn(2, 6, 4), score=score)
     seen.save(tmp_path / "map.safetensors")
     torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), seen.full().detach())
+
+
+class Doubled(nn.Linear):
+    """A layer of one's own in the place of a projection, as LoRA is."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return 2 * super().forward(vectors)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference", "blockwise"])
+def test_a_projection_of_ones_own_and_its_hooks_act(kernel: str) -> None:
+    query, key, value = torch.randn(3, 1, 2, 5, 8)
+    score = regard.Additive(8, 8, 6)
+    own = Doubled(8, 6, bias=False)
+    own.load_state_dict(score.query.state_dict())
+    score.query = own
+    twice = regard.Additive(8, 8, 6)
+    twice.load_state_dict(score.state_dict())
+    with torch.no_grad():
+        twice.query.weight *= 2
+    want = regard.attend(query, key, value, score=twice, kernel=kernel)
+    torch.testing.assert_close(regard.attend(query, key, value, score=score, kernel=kernel), want)
+    score.query.register_forward_hook(lambda *_: called.append(1))
+    called: list[int] = []
+    regard.attend(query, key, value, score=score, kernel=kernel)
+    assert called
+    half = (one.bfloat16() for one in (query, key, value))
+    assert regard.attend(*half, score=score, kernel=kernel).isfinite().all()

@@ -1,6 +1,7 @@
 """Decoder alone and encoder alone: every setting's whole pass, steps, caches and padding agree."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -246,3 +247,15 @@ def test_a_context_does_not_read_from_one_document_into_the_next() -> None:
     with pytest.raises(ChoiceError, match=r"model\.context = 'running_mean' would read from one document"):
         model.hidden(tokens, documents=documents)
     model.hidden(tokens)
+
+
+@pytest.mark.parametrize("settings", [{"window": 2}, {"positions": "alibi"}, {"positions": "relative"}])
+def test_prompts_whose_places_count_are_padded_on_the_left(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    sizes = {"width": 8, "heads": 2, "layers": 2, "ffn_width": 12, "dropout": 0.0}
+    model = build(11, DecoderConfig(kind="decoder", **sizes, **settings)).eval()
+    want, _ = model.step(torch.tensor([[7]]), model.read(torch.tensor([[5, 6]])))
+    left = model.read(torch.tensor([[9, 9, 5, 6]]), torch.tensor([[False, False, True, True]]))
+    torch.testing.assert_close(model.step(torch.tensor([[7]]), left)[0], want)
+    with pytest.raises(regard.ShapeError, match="are padded on the left"):
+        model.read(torch.tensor([[5, 6, 9, 9]]), torch.tensor([[True, True, False, False]]))

@@ -409,3 +409,23 @@ def test_a_recurrent_model_with_an_embedding_of_ones_own_is_not_planned() -> Non
     want = model("le chat noir").text
     model.model.decoder.embedding = nn.Sequential(model.model.decoder.embedding)
     assert model("le chat noir").text == want
+
+
+def test_an_output_layer_of_ones_own_is_what_a_recurrent_model_gives() -> None:
+    model = regard.load("fr-en-rnn")
+    want = model("le chat noir")
+
+    class Same(nn.Linear):
+        called = 0
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            Same.called += 1
+            return super().forward(hidden)
+
+    own = Same(*reversed(model.model.decoder.output.weight.shape))
+    own.load_state_dict(model.model.decoder.output.state_dict())
+    model.model.decoder.output = own
+    found = model("le chat noir")
+    assert found.text == want.text
+    assert found.log_prob == pytest.approx(want.log_prob, abs=1e-4)
+    assert Same.called

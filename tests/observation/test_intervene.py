@@ -190,3 +190,34 @@ def test_a_change_that_returns_a_tensor_without_data_is_refused() -> None:
         regard.intervene(model, "0", lambda weights: weights.to("meta")),
     ):
         run(model)
+
+
+def stack() -> nn.Module:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+
+
+def test_a_site_that_an_inner_block_changes_has_attended() -> None:
+    model, site, states = stack(), "layers.1.self_attn", torch.randn(1, 5, 16)
+    with regard.intervene(model, site, ablate(0)):
+        want = model(states)
+    with regard.intervene(model, site, uniform), regard.intervene(model, site, ablate(0)):
+        found = model(states)
+    torch.testing.assert_close(found, want)
+
+
+def test_findings_of_a_model_that_is_changed_are_refused() -> None:
+    model, states = stack(), torch.randn(1, 5, 16)
+    translator = regard.load("fr-en-rnn")
+    given = translator("le chat noir")
+    other = stack()
+    with regard.intervene(model, "layers.1.self_attn", uniform):
+        with pytest.raises(regard.RegardError, match="a finding of parts does not know of changes that intervene"):
+            regard.patch(model, {"src": states}, {"src": states}, lambda output: output[0, -1, 0])
+        assert regard.patch(other, {"src": states}, {"src": states}, lambda output: output[0, -1, 0]).clean
+        model(states)
+    with regard.intervene(translator, "decoder.cross", uniform):
+        with pytest.raises(regard.RegardError, match=r"^contributions does not know of changes"):
+            regard.contributions(given, 1)
+        translator("le chat")

@@ -297,6 +297,7 @@ def _replacements(kind: str, recordings: Sequence[Recording], seed: int) -> list
     """What each input's heads are replaced by."""
     if kind == "zero":
         return [_replaced(kept, lambda _, part: torch.zeros_like(part)) for kept in recordings]
+    _check_widths(recordings, kind)
     if kind == "mean":
         means = means_of(recordings)
         return [_replaced(kept, lambda site, part: means[site].expand_as(part)) for kept in recordings]
@@ -305,6 +306,19 @@ def _replacements(kind: str, recordings: Sequence[Recording], seed: int) -> list
     away = [1 + int(torch.randint(count - 1, (), generator=generator)) for _ in recordings]
     others = [recordings[(i + step) % count] for i, step in enumerate(away)]
     return [_resampled(kept, other) for kept, other in zip(recordings, others, strict=True)]
+
+
+def _check_widths(recordings: Sequence[Recording], kind: str) -> None:
+    """Refuse outputs that one input's cannot stand in for: those of an attention that follows its last weights."""
+    widths: dict[str, int] = {}
+    for kept in recordings:
+        for site, found in kept.kept.items():
+            for part in (kept.part(site, n) for n in range(len(found))):
+                if widths.setdefault(site, part.shape[-1]) != part.shape[-1]:
+                    raise ConfigError(
+                        f"{kind}: {site} gives outputs of {widths[site]} and of {part.shape[-1]} numbers, one for each "
+                        'key among them: take inputs of one length, or kinds = ("zero",)'
+                    )
 
 
 def _replaced(kept: Recording, change: Any) -> Recording:

@@ -16,6 +16,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call, calls_by_site, watching
 from regard.errors import ConfigError
 from regard.models.recurrent import SITE, Recurrent
+from regard.observation.intervene import refuse_intervened
 from regard.text.tokenizer import word_of_each
 
 Parts = dict[tuple[str, int], Float[Tensor, "S"]]
@@ -172,11 +173,13 @@ class Attributor:
 
     Raises:
         ConfigError: no result; an output without a forward pass; a model of another kind.
+        RegardError: within `intervene`.
     """
 
     def __init__(self, generation: Generated) -> None:
         self.ids, self.tokens = ids_of(generation), generation.tokens
         self.given: ForwardPass = generation.forward_pass()
+        refuse_intervened(self.given.module, "contributions")
         self.streams: dict[str, Stream] = {}
         self._parts: Callable[[int, int], Taken]
         with torch.no_grad():

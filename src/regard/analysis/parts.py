@@ -24,7 +24,7 @@ from regard.attention.maps.map import AttentionMap
 from regard.attention.watch import Call
 from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, unknown
 from regard.observation.hand_written import on_hand_written
-from regard.observation.intervene import Change, answering, map_of, output_of
+from regard.observation.intervene import Change, answering, map_of, output_of, refuse_intervened
 from regard.observation.observe import WAY_OUT, known_sites, matches, module_of, observe
 from regard.observation.sites import Tracker
 from regard.observation.torch_calls import refuse_mapped
@@ -132,6 +132,7 @@ class Parts:
     def __init__(self, model: Any, what: str, sites: Sequence[str] | None = None) -> None:
         if what not in WHAT:
             raise unknown("part", what, WHAT)
+        refuse_intervened(module_of(model), "a finding of parts")
         self.what = what
         self.tracker = Tracker(module_of(model), discreet=False)
         self.sites = None if sites is None else known_sites(sites, self.tracker.paths)

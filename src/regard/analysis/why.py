@@ -17,6 +17,7 @@ from regard.attention.scores import Cosine, Dot, General, Product, ScaledDot
 from regard.attention.watch import Call
 from regard.errors import ConfigError
 from regard.nn.multihead import MultiHead
+from regard.observation.intervene import refuse_intervened
 
 Terms = dict[str, Float[Tensor, "_"]]  # {what wrote it: term} of a vector
 
@@ -107,6 +108,7 @@ def why(map: AttentionMap, i: int, j: int) -> Why:
         check_index(name, index)
         if not -size <= index < size:
             raise ConfigError(f"{name} = {index} is outside the map, which has {size} on that axis")
+    refuse_intervened(origin.run().module, "why")
     i, j, head = i % map.shape[-2], j % map.shape[-1], int(origin.heads)
     with torch.no_grad():
         streams, _ = record(origin.run())

@@ -494,11 +494,20 @@ def _check_width(vectors: Tensor, width: int, name: str) -> None:
         )
 
 
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether a layer is its weight and its bias alone: no class of its own (LoRA, say), and no hooks."""
+    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+
+
 def _linear(layer: nn.Linear, vectors: Tensor, name: str) -> Tensor:
     """`layer` in the vectors' own precision: kernels widen half precision to float32 before they score.
 
     Raises:
         ShapeError: vectors of another width; `name` is what they are.
     """
+    if not is_plain_linear(layer):
+        known = next(layer.parameters(), vectors)
+        whole: Tensor = layer(vectors.to(known.dtype))
+        return whole.to(vectors.dtype)
     _check_width(vectors, layer.in_features, name)
     return nn.functional.linear(vectors, layer.weight.to(vectors))

@@ -283,7 +283,8 @@ def translate_parts(
 
     if not corpus.is_file():
         raise ConfigError(f"--from {corpus}: no such file")
-    config = BulkConfig.of(corpus, column, loading.model, settings)
+    computing = " ".join(one for one in (loading.precision, loading.engine) if one not in ("float32", "regard"))
+    config = BulkConfig.of(corpus, column, loading.model, settings, computing)
     maker = OnRay(config, into, loading, workers) if workers else Here(PartWriter(config, into, loading))
     refused = 0
     try:

@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import documents as documents_mask
 from regard.attention.tracing import are_hidden
-from regard.errors import ChoiceError
+from regard.errors import ChoiceError, ShapeError
 from regard.models.seq2seq import Memory, Step
 from regard.models.stack import BlocksConfig, Embeds, Stack
 from regard.models.transformer import Decoder
@@ -107,11 +107,18 @@ class DecoderLM(Embeds):
 
         Args:
             tokens: `[N, P]`; P may be 0.
-            allowed: True at real tokens; all, if None.
+            allowed: True at real tokens; all, if None. Padding stands on the left, and may stand on the right where
+                there is no window and positions are neither ALiBi nor relative.
             record: keep the queries of every later step, for `maps`.
         """
         real = torch.ones_like(tokens, dtype=torch.bool) if allowed is None else allowed
         padded = allowed is not None and (are_hidden(real) or not bool(real.all()))
+        places = self.config.window is not None or self.config.positions in ("alibi", "relative")
+        if padded and places and not are_hidden(real) and bool((real[:, 1:] < real[:, :-1]).any()):
+            raise ShapeError(
+                "read: prompts of a decoder with a window, ALiBi or relative positions are padded on the left: the "
+                "steps after them count the places of the padding"
+            )
         if self.config.context != "none":
             return self._read_by_steps(tokens, padded, record)
         positions = count_positions(real)

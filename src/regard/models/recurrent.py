@@ -20,6 +20,7 @@ from regard.attention.scores import (
     LocationAware,
     ScaledDot,
     Score,
+    is_plain_linear,
 )
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call, calls_by_site
@@ -205,7 +206,15 @@ class Recurrent(Seq2Seq[RecurrentState]):
         return hidden, replace(state, hidden=s, cell=cell, context=c, queries=queries, step=state.step + 1)
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
+        if not is_plain_linear(self.decoder.output):
+            raise ConfigError("decoder.output is a layer of its own, or has hooks: it is more than a weight and a bias")
         return self.decoder.output.weight, self.decoder.output.bias
+
+    def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
+        if is_plain_linear(self.decoder.output):
+            return super().project(hidden)
+        logits: Tensor = self.decoder.output(hidden)
+        return logits
 
     def maps(self, state: RecurrentState) -> dict[str, AttentionMap]:
         if state.queries is None:

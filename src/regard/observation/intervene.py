@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
 from regard.attention.tracing import is_traced
-from regard.attention.watch import Call, changing, computing, suppress
+from regard.attention.watch import Call, changing, computing, suppress, watching
 from regard.errors import RegardError, ShapeError, shown, unknown
 from regard.observation.observe import known_sites, matches, module_of
 from regard.observation.sites import Tracker
@@ -21,6 +22,8 @@ from regard.shapes import check_tensors, share_heads
 
 Change = Callable[[Tensor], Tensor]
 PARTS = ("weights", "query", "key", "value", "output")
+
+_intervened: ContextVar[tuple[nn.Module, ...]] = ContextVar("intervened", default=())
 
 
 @check_arguments
@@ -34,7 +37,7 @@ def intervene(model: Any, site: str, change: Change, part: str = "weights") -> A
 
     An observation of the same model records what the site's own score and normalizer gave: the weights before the
     change, whichever of the two blocks is entered first; so does `generation.attention`. Of nested interventions at
-    one site, the innermost acts.
+    one site, the innermost acts. Forwards in other threads are left as they are.
 
     Args:
         model: an nn.Module, or what `regard.load` returns.
@@ -73,14 +76,34 @@ def _intervening(tracker: Tracker, site: str, change: Change, part: str) -> Iter
         applied = True
         return output_of(call, part, _keeping_shape(change, tracker.names[attending]))
 
+    def attended(call: Call) -> None:
+        nonlocal applied
+        attending = tracker.module(call.owner)  # a site that an inner block changes attends, too
+        applied = applied or (attending is not None and not is_tracing() and matches(tracker.paths[attending], site))
+
     tracker.started = started
-    with answering(tracker, changed):
-        yield
+    token = _intervened.set((*_intervened.get(), tracker.model))
+    try:
+        with answering(tracker, changed), watching(attended):
+            yield
+    finally:
+        _intervened.reset(token)
     if ran and not applied:
         raise RegardError(
             f"nothing was changed: {shown(site)} ran no attention of its own; regard.observe(model) lists the sites "
             "that do, and names a module that computes attention by hand"
         )
+
+
+def refuse_intervened(model: nn.Module, finding: str) -> None:
+    """Refuse a finding that would be partly of a model with a changed attention, and partly of the model as it is.
+
+    Raises:
+        RegardError: the model, or a part of it, is intervened in.
+    """
+    mine = set(model.modules())
+    if any(mine & set(other.modules()) for other in _intervened.get()):
+        raise RegardError(f"{finding} does not know of changes that intervene makes: leave its block first")
 
 
 @contextmanager

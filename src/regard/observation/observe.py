@@ -393,6 +393,7 @@ class Observation(Mapping[str, list[AttentionMap]]):
         names = self._tracker.names
         inside = {module for parent in self._attended if _looks(parent) for module in parent.modules()}
         by_name = {module for module in self._ran if _looks(module) and module not in inside}
+        by_name = {module for module in by_name if getattr(module, "score", module) is not None}  # a step without any
         silent = [
             module for module in by_name | self._by_hand
             if not any(part in self._attended for part in module.modules()) and self._chosen(module)
@@ -542,7 +543,7 @@ def observe(
         RegardError: a compiled or scripted module; attention inside `torch.func.vmap`; at the end of the block,
             attention that could not be seen, or a pattern in `sites` that recorded nothing although the model ran.
     """
-    return Observation(module_of(model), sites, int(budget))._watching()
+    return Observation(module_of(model), sites, int(min(budget, 2**62)))._watching()
 
 
 def module_of(model: Any) -> nn.Module:

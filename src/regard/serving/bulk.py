@@ -40,6 +40,7 @@ class BulkConfig:
         settings: of the translation.
         part: rows of a part.
         weights: digest of the model, so that another one with its name is not taken for it.
+        computing: precision and engine, where they are not the usual ones, since they change some texts.
     """
 
     corpus: str
@@ -49,16 +50,17 @@ class BulkConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     part: int = 1024
     weights: str = ""
+    computing: str = ""
 
     @classmethod
-    def of(cls, corpus: Path, column: str, model: str, settings: dict[str, Any]) -> "BulkConfig":
+    def of(cls, corpus: Path, column: str, model: str, settings: dict[str, Any], computing: str = "") -> "BulkConfig":
         """That of a corpus and a model as they are now.
 
         Raises:
             DataError: a file of the model cannot be read.
         """
         weights = key_of(files_of_model(model), [])
-        return cls(str(corpus), corpus.stat().st_size, column, model, settings, weights=weights)
+        return cls(str(corpus), corpus.stat().st_size, column, model, settings, weights=weights, computing=computing)
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ def _check(config: BulkConfig, into: Path) -> None:
     except BundleError as error:
         raise ConfigError(f"{error}: name another folder with --to") from error
     # a corpus whose last rows were corrected is of another size: each part is compared with its rows
-    other = next((name for name in now if name != "size" and before.get(name) != now[name]), None)
+    other = next((name for name in now if name != "size" and (before.get(name) or "") != (now[name] or "")), None)
     if other and any(into.glob("part-*.parquet")):  # a corpus that was refused has left no part
         raise ConfigError(
             f"--to {into}: its parts were made with {other} = {before.get(other)!r}, not {now[other]!r}: name "

@@ -26,7 +26,7 @@ from regard.errors import ConfigError, DataError
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.base import InputError
 from regard.pipelines.translator import DecodingConfig, Translator
-from regard.storage import fingerprint, write_text
+from regard.storage import fingerprint, own_folder, write_text
 from regard.tasks.base import (
     ATTENTION,
     EVALUATION_TOKENS,
@@ -114,7 +114,7 @@ def watch_attention(
         names = [[*tokenizer.tokens(tokenizer.encode(text)), "</s>"] for text in (source, target)]
         shown = [[round(float(weight), 3) for weight in row] for row in weights]
         sentences.append({"source": names[0], "target": names[1], "weights": shown})
-    (folder / ATTENTION).mkdir(exist_ok=True)
+    own_folder(folder / ATTENTION)
     kept = {"step": step, "site": site, "sentences": sentences}
     write_text(folder / ATTENTION / f"{step:07d}.json", json.dumps(kept, ensure_ascii=False))
     return {"attention_entropy": entropy / tokens, "attention_coverage": 100 * covered / sources}

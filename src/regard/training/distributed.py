@@ -20,6 +20,7 @@ from torch import Tensor
 
 from regard.data.batching import some_rows
 from regard.errors import ConfigError, RegardError
+from regard.storage import own_folder
 from regard.untrusted import first_line
 
 T = TypeVar("T")
@@ -228,7 +229,7 @@ class Alive:
         self.folder, self.group = folder / ALIVE, group
         self.noted = 0.0
         if group.count > 1:
-            self.folder.mkdir(exist_ok=True)
+            own_folder(self.folder)
             self.note(0)
 
     def note(self, step: int) -> None:

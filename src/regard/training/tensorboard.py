@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import ConfigError
+from regard.storage import own_folder
 
 FOLDER = "tensorboard"
 STEP = ("loss", "gradient_norm", "learning_rate")  # of every update
@@ -26,6 +27,7 @@ class TensorBoard:
         except ImportError as error:
             raise ConfigError("training.tensorboard needs its package: pip install 'regard[tensorboard]'") from error
         self.report = report
+        own_folder(folder / FOLDER)
         self.writer: Any = SummaryWriter(str(folder / FOLDER))
 
     def __call__(self, event: dict[str, Any]) -> None:

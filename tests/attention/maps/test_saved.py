@@ -257,3 +257,12 @@ def test_a_negative_width_counts_as_its_square(tmp_path: Path) -> None:
     seen = regard.attention_map(torch.randn(3, 4), torch.randn(5, 4), score=score)
     seen.save(tmp_path / "m.safetensors")
     torch.testing.assert_close(AttentionMap.load(tmp_path / "m.safetensors").full(), seen.full())
+
+
+def test_a_map_that_went_through_several_matrices_is_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    seen = regard.attention_map(torch.randn(1, 2, 5, 4), torch.randn(1, 2, 7, 4))
+    low = regard.LowRank(9, 4).attention_map(*torch.randn(2, 1, 2, 9, 8))
+    for one in (seen.through(torch.rand(7, 3)).through(torch.rand(3, 2)), low.through(torch.rand(9, 3)).frozen()):
+        one.save(tmp_path / "map.safetensors")
+        torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), one.full())

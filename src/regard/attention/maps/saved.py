@@ -125,7 +125,8 @@ def take_apart(source: WeightSource, shape: tuple[int, ...], full: Full) -> tupl
     """Tensors and settings from which the map can be made again."""
     if isinstance(source, Through):
         tensors, note = take_apart(source.source, source.whole, full)
-        return tensors | {"through": source.matrix}, note
+        inner = tensors.get("through")  # of a map that went through a matrix before
+        return tensors | {"through": source.matrix if inner is None else inner @ source.matrix}, note
     if not isinstance(source, ComputedWeights):
         return {"weights": full(source, shape)}, {}
     compared, normalized = _compared(source), _normalized(source.spec.normalizer)
