@@ -73,7 +73,8 @@ def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Mod
     state["_modules"] = {key: None if part is None else _copied(part, made, within) for key, part in parts}
     for name, value in vars(nn.Module()).items():
         if "hook" in name and value is not None:
-            state[name] = copy(vars(module)[name]) if name.startswith("_forward") else type(value)()
+            kept = vars(module).get(name, value)  # a module that an older torch made may not have it
+            state[name] = copy(kept) if name.startswith("_forward") else type(value)()
     object.__setattr__(found, "__dict__", state)
     return found
 

@@ -636,7 +636,9 @@ def _alike(a: nn.Module, b: nn.Module) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return type(a) is type(b) and a.shape == b.shape and bool((a == b).all())
-    return a is b or bool(a == b)
+    with suppress(ValueError, TypeError, RuntimeError):  # of an array, say, which compares its elements
+        return a is b or bool(a == b)
+    return False
 
 
 def _in_backward() -> bool:
