@@ -356,7 +356,7 @@ def refuse_link(path: Path) -> None:
         ConfigError: it is one.
     """
     if path.is_symlink():
-        raise ConfigError(f"{path}: a link, which regard does not follow in a folder of its own: put the file there")
+        raise ConfigError(f"{path}: a link, which regard does not follow in a folder of its own: name what it leads to")
 
 
 def remove(path: Path) -> None:

@@ -532,3 +532,41 @@ def test_one_logit_for_all_heads_stays_one_where_a_head_is_selected() -> None:
     query = torch.randn(1, 1, 5, 4)
     seen = regard.attention_map(query, query, normalizer=Sink(torch.zeros(1)))
     torch.testing.assert_close(seen.select(0, 0).full(), seen.full()[0, 0])
+
+
+class Doubling:
+    def forward(self, scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.softmax(2 * scores, -1), torch.logsumexp(2 * scores, -1)
+
+
+class Mixed(Doubling, Softmax):
+    """The `forward` of another base than that of `reweight` and `of_part`."""
+
+
+class Later(Mixed):
+    pass
+
+
+def test_a_forward_of_another_base_leaves_nothing_of_the_class_beside_it() -> None:
+    query = torch.randn(2, 5, 4)
+    for normalizer in (Mixed(), Later()):
+        assert not normalizer.masks
+        assert normalizer.of_part() is None
+        seen = regard.attention_map(query, query, normalizer=normalizer, mask=regard.causal()).full()
+        torch.testing.assert_close(seen, torch.softmax(query @ query.mT, -1).tril())
+    assert Softmax.masks
+    assert Sink.masks
+    assert Sink().of_part() is not None
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference", "blockwise"])
+def test_hooks_of_a_normalizer_act(kernel: str) -> None:
+    query = torch.randn(2, 3, 5, 4)
+    plain, hooked = Sink(torch.randn(3)), Sink(torch.randn(3))
+    hooked.load_state_dict(plain.state_dict(), strict=False)
+    hooked.logits = plain.logits
+    hooked.register_forward_hook(lambda module, given, found: (2 * found[0], found[1]))
+    want = 2 * regard.attend(query, query, query, normalizer=plain)
+    torch.testing.assert_close(regard.attend(query, query, query, normalizer=hooked, kernel=kernel), want)
+    seen = regard.attention_map(query, query, normalizer=hooked)
+    torch.testing.assert_close(seen.select(1, 2).full(), seen.full()[1, 2])

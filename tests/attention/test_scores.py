@@ -505,3 +505,27 @@ def test_a_projection_of_ones_own_and_its_hooks_act(kernel: str) -> None:
     assert called
     half = (one.bfloat16() for one in (query, key, value))
     assert regard.attend(*half, score=score, kernel=kernel).isfinite().all()
+
+
+@pytest.mark.parametrize("way", ["hook", "forward"])
+def test_hooks_of_a_score_and_a_forward_set_on_it_act(way: str, tmp_path: Path) -> None:
+    query, key = torch.randn(2, 5, 4), torch.randn(2, 6, 4)
+    score = regard.ScaledDot()
+    if way == "hook":
+        score.register_forward_hook(lambda module, given, scores: 3 * scores)
+    else:
+        score.forward = lambda query, key: 3 * query @ key.mT / 2
+    want = torch.softmax(3 * query @ key.mT / 2, -1)
+    for kernel in ("auto", "reference", "blockwise"):
+        torch.testing.assert_close(regard.attend(query, key, key, score=score, kernel=kernel), want @ key)
+    seen = regard.attention_map(query, key, score=score)
+    torch.testing.assert_close(seen.received(), want.sum(-2))
+    seen.save(tmp_path / "map.safetensors")
+    torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), want)
+
+
+def test_a_module_keeps_the_score_it_was_given() -> None:
+    score = TripledGeneral(4, 4)
+    layer = regard.nn.MultiheadAttention(8, 2, score=score, batch_first=True)
+    assert layer.score is score
+    assert "score.key.weight" in layer.state_dict()

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+import regard
 from regard.cli.lines import LONGEST_LINE, check_output, check_targets, draw_to, inputs, targets_of, writing
 from regard.errors import ConfigError, RegardError
 
@@ -91,11 +93,11 @@ def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this is one of the inputs"):
         check_output(reference, [reference])
     assert reference.read_text() == "kept"
-    (tmp_path / "map.safetensors").write_bytes(b"a map")  # no model
+    regard.attention_map(torch.ones(2, 3), torch.ones(2, 3)).save(tmp_path / "map.safetensors")  # no model
     written = tmp_path / "translations.jsonl"
     written.write_text("{}")
     check_output(written, ())
-    (tmp_path / "weights.safetensors").write_bytes(b"a model")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"a model")
     with pytest.raises(ConfigError, match="a file of a model or a run"):
         check_output(written, ())
 

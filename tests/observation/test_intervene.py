@@ -1,11 +1,15 @@
 """intervene: the model computes with other weights, and only inside the block."""
 
+import contextvars
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import regard
+from regard.analysis.dependence import dependence
+from regard.analysis.measures import importance
 from regard.observation.intervene import ablate, force, permute, uniform
 from regard.pipelines.load import load
 
@@ -221,3 +225,31 @@ def test_findings_of_a_model_that_is_changed_are_refused() -> None:
         with pytest.raises(regard.RegardError, match=r"^contributions does not know of changes"):
             regard.contributions(given, 1)
         translator("le chat")
+
+
+def test_blocks_may_end_in_any_order_and_in_another_context() -> None:
+    model, states = stack(), torch.randn(1, 5, 16)
+    metric = lambda output: output[0, -1, 0]  # noqa: E731
+    first, second = (regard.intervene(model, "layers.1.self_attn", uniform) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    model(states)
+    first.__exit__(None, None, None)
+    with pytest.raises(regard.RegardError, match="does not know of changes"):
+        regard.patch(model, {"src": states}, {"src": states}, metric)
+    second.__exit__(None, None, None)
+    assert regard.patch(model, {"src": states}, {"src": states}, metric).clean
+    third = regard.intervene(model, "layers.1.self_attn", uniform)
+    contextvars.copy_context().run(third.__enter__)
+    third.__exit__(None, None, None)
+
+
+def test_importance_and_dependence_of_a_model_that_is_changed_are_refused() -> None:
+    model, site, states = stack(), "layers.1.self_attn", torch.randn(1, 5, 16)
+    loss = lambda: model(states).sum()  # noqa: E731
+    with regard.intervene(model, site, uniform):
+        with pytest.raises(regard.RegardError, match=r"^importance does not know"):
+            importance(model, lambda: float(loss()), {site: 4})
+        with pytest.raises(regard.RegardError, match=r"^dependence does not know"):
+            dependence(model, site, loss)
+        loss()

@@ -999,3 +999,9 @@ def test_scores_with_a_tensor_of_settings_are_compared_step_by_step() -> None:
         output = model(x)
     found = torch.cat([one.full() @ x for one in seen["."]], -2)
     torch.testing.assert_close(found, output)
+
+
+@pytest.mark.parametrize("budget", [float("nan"), -1.0])
+def test_a_budget_is_a_number_of_bytes(budget: float) -> None:
+    with pytest.raises(regard.ConfigError, match="budget must be a number of bytes, 0 or more; got"):
+        regard.observe(nn.MultiheadAttention(4, 1), budget=budget)

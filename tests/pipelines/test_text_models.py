@@ -195,6 +195,9 @@ def test_vectors(runs) -> None:
         assert found.words == ["the", "cat", "sat"]
         own = [i for i, (a, b) in enumerate(found.spans) if a >= 4 and b <= 7 and b > a]
         torch.testing.assert_close(found.of_word(1), found.layers[:, own].mean(1))
+        for place in (3, -1):
+            with pytest.raises(ConfigError, match=f"place = {place}: the text has 3 words, from 0"):
+                found.of_word(place)
         assert float(found.sentence.norm()) == pytest.approx(1)
         other = model.embed("a cat")
         same = next(i for i, (_, end) in enumerate(other.spans) if end > 2)

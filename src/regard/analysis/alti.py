@@ -14,6 +14,7 @@ from torch import Tensor
 from regard.analysis.residual import FrozenNorm, Stream, Write, head_outputs, head_weights, record
 from regard.attention.maps.map import AttentionMap
 from regard.errors import ChoiceError
+from regard.observation.intervene import refuse_intervened
 
 Matrix = Float[Tensor, "T S"]
 Vector = Float[Tensor, "S"]
@@ -47,6 +48,7 @@ def alti(maps: Sequence[AttentionMap], target: int | None = None) -> Tensor:
     if last is None or any(one is None or one.run != last.run for one in origins):
         raise ChoiceError(UNKNOWN)
     size = maps[-1].shape[-2]
+    refuse_intervened(last.run().module, "alti")
     streams, _ = record(last.run())
     stack = last.site.split(".")[0]
     return Mixing(streams, stack)(slice(-size, None)) if target is None else _row(streams, stack, target - size)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from regard.arguments import check_arguments
 from regard.errors import ConfigError, ShapeError, shown
-from regard.observation.intervene import Change, intervene, permute, uniform
+from regard.observation.intervene import Change, intervene, permute, refuse_intervened, uniform
+from regard.observation.observe import module_of
 from regard.shapes import described
 
 Output = Callable[[], Tensor]
@@ -115,6 +116,7 @@ def dependence(
     """
     if draws < 1 or at_once < 1:
         raise ConfigError(f"dependence needs draws and at_once of at least 1; got draws {draws} and at_once {at_once}")
+    refuse_intervened(module_of(model), "dependence")
     own = _number(output())
     kept: list[Tensor] = []
 

@@ -17,7 +17,8 @@ from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
 from regard.data.align import Link, scores
 from regard.errors import ShapeError
-from regard.observation.intervene import ablate, intervene
+from regard.observation.intervene import ablate, intervene, refuse_intervened
+from regard.observation.observe import module_of
 
 
 def effective_span(seen: AttentionMap) -> Float[Tensor, "*batch T"]:
@@ -129,6 +130,7 @@ def importance(model: Any, loss: Callable[[], float], heads: Mapping[str, int]) 
         loss: computes the model's loss on data of your choice.
         heads: {site: number of heads}.
     """
+    refuse_intervened(module_of(model), "importance")
     whole = loss()
     result: dict[str, list[float]] = {}
     for site, count in heads.items():

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from regard.analysis.base import ForwardPass, check_single
 from regard.attention.maps.map import AttentionMap
+from regard.attention.scores import is_plain_linear
 from regard.attention.watch import Call, calls_by_site, watching
+from regard.errors import ConfigError
 from regard.models.stack import Embeds, Stack
 from regard.nn.blocks import Residual
 from regard.nn.multihead import MultiHead
@@ -151,8 +153,23 @@ def head_outputs(write: Write, place: int) -> tuple[Float[Tensor, "H S"], Float[
     return weights, values.expand(len(weights), -1, -1)
 
 
+def check_linear(layer: nn.Module, name: str) -> None:
+    """Refuse a layer of an attention that is no plain linear one, or has hooks.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if not is_plain_linear(layer):
+        raise ConfigError(f"an attention's {name} is a {type(layer).__name__}, or has hooks: it is no sum of parts")
+
+
 def head_weights(attention: MultiHead, heads: int) -> Float[Tensor, "H d_v d"]:
-    """W_O of every head."""
+    """W_O of every head.
+
+    Raises:
+        ConfigError: the output is a layer of its own, which is more than its weight.
+    """
+    check_linear(attention.output, "output")
     weight: Tensor = attention.output.weight.T.unflatten(0, (heads, -1))
     return weight
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.device import device_of
+from regard.errors import ConfigError
 from regard.text.tokenizer import Span, word_of_each, words
 
 
@@ -41,8 +42,17 @@ class Vectors:
         return torch.nn.functional.normalize(mean, dim=0)
 
     def of_word(self, place: int) -> Float[Tensor, "L d"]:
-        """A word's vector in every layer: the mean over its tokens."""
+        """A word's vector in every layer: the mean over its tokens.
+
+        Args:
+            place: of the word, from 0.
+
+        Raises:
+            ConfigError: the text has no such word.
+        """
         chosen = [n for n, word in enumerate(word_of_each(self.spans, self.text)) if word == place]
+        if not chosen:
+            raise ConfigError(f"place = {place}: the text has {len(self.words)} words, from 0")
         return self.layers[:, chosen].mean(1)
 
 

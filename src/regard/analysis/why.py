@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.analysis.base import check_index, check_map
-from regard.analysis.residual import FrozenNorm, Stream, Write, record, terms
+from regard.analysis.residual import FrozenNorm, Stream, Write, check_linear, record, terms
 from regard.arguments import check_arguments
 from regard.attention.maps.map import AttentionMap
-from regard.attention.scores import Cosine, Dot, General, Product, ScaledDot
+from regard.attention.scores import Cosine, Dot, General, Product, ScaledDot, is_product
 from regard.attention.watch import Call
 from regard.errors import ConfigError
 from regard.nn.multihead import MultiHead
@@ -147,7 +147,7 @@ def _find(streams: dict[str, Stream], site: str) -> tuple[Stream, Write]:
 def _product(attention: MultiHead, call: Call) -> Product:
     """The score of an attention, where it is linear in each of query and key."""
     score = call.spec.score
-    linear = isinstance(score, ScaledDot | Dot | General | Cosine) and score.softcap is None
+    linear = isinstance(score, ScaledDot | Dot | General | Cosine) and is_product(score) and score.softcap is None
     if not linear:
         raise ConfigError(f"the score {type(score).__name__} is no product of query and key: it is no sum of parts")
     if attention.context is not None:
@@ -159,6 +159,7 @@ def _product(attention: MultiHead, call: Call) -> Product:
 def _projected(attention: MultiHead, side: str, given: Terms, head: int, place: int) -> Terms:
     """Terms of a state as terms of one head's query or key."""
     layer: nn.Linear = getattr(attention, side)
+    check_linear(layer, side)
     width = attention.head_width
     rows = slice(head * width, (head + 1) * width)
     found = {name: layer.weight[rows] @ term for name, term in given.items()}

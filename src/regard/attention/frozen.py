@@ -1,11 +1,12 @@
 """Modules as they are now: copies that neither training nor a write to their tensors changes."""
 
 from collections.abc import Iterator
-from copy import copy, deepcopy
+from copy import deepcopy
 from numbers import Number
 from types import MethodType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -22,9 +23,24 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
 
 
 def settings_of(module: nn.Module) -> Iterator[Number]:
-    """The numbers that are attributes of a module and those within it."""
+    """The numbers that are attributes of a module and those within it, alone or in lists, tuples and dicts."""
     for part in module.modules():
-        yield from (value for value in vars(part).values() if isinstance(value, Number))
+        for name, value in vars(part).items():
+            if not name.startswith("_"):
+                yield from _numbers_in(value)
+
+
+def _numbers_in(value: Any) -> Iterator[Number]:
+    if isinstance(value, Number):
+        yield value
+    elif type(value) in (list, tuple, dict) and len(value) <= 64:  # settings, and no store
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _numbers_in(one)
+
+
+def has_own_call(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its class's `forward`: it has hooks, or a `forward` of its own."""
+    return _hooks(module) or "forward" in vars(module)
 
 
 def frozen_module(module: M) -> M:
@@ -47,10 +63,10 @@ def _hooks(module: nn.Module) -> bool:
 def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Module:
     if id(module) in made:  # a module, or a tensor, may stand in several places
         return made[id(module)]  # type: ignore[no-any-return]
-    if isinstance(plain := vars(module).get("_modules", {}).get("_orig_mod"), nn.Module):
-        return _copied(
-            plain, made, within
-        )  # what torch.compile gave computes with its module, whatever it was copied to
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
+    if isinstance(plain := module._modules.get("_orig_mod"), nn.Module):  # torch.compile's, which calls its own module
+        return _copied(plain, made, within)
 
     def own(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -74,7 +90,8 @@ def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Mod
     for name, value in vars(nn.Module()).items():
         if "hook" in name and value is not None:
             kept = vars(module).get(name, value)  # a module that an older torch made may not have it
-            state[name] = copy(kept) if name.startswith("_forward") else type(value)()
+            hooks = {key: own(hook) for key, hook in kept.items()} if name.startswith("_forward") else {}
+            state[name] = type(value)(hooks)
     object.__setattr__(found, "__dict__", state)
     return found
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
-from regard.attention.frozen import frozen_module
+from regard.attention.frozen import frozen_module, has_own_call
 from regard.attention.tiles import Index
 from regard.errors import ChoiceError, ShapeError, unknown
 from regard.shapes import broadcast_to_scores, described, is_dense
@@ -45,13 +45,12 @@ class Normalizer(nn.Module):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "forward" not in vars(cls):
-            return
-        names = ["masks"]
-        if any("forward" in vars(base) for base in cls.__mro__[1:] if base not in Normalizer.__mro__):
-            names += ["skips", "competes", "reweight", "of_part"]  # they tell of the weights that a base gives
-        for name in names:
-            if name not in vars(cls):
+        order = [vars(base) for base in cls.__mro__ if base not in Normalizer.__mro__]
+        given = [place for place, own in enumerate(order) if "forward" in own]
+        names = ["masks"] if len(given) < 2 else ["masks", "skips", "competes", "reweight", "of_part"]
+        for name in names if given else []:
+            said = next((place for place, own in enumerate(order) if name in own), len(order))
+            if said > given[0]:  # of another `forward` than the one that runs
                 setattr(cls, name, vars(Normalizer)[name])
 
     def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
@@ -329,6 +328,22 @@ class Hard(Normalizer):
         return hard + (soft - soft.detach()), chosen.masked_fill(dead, -1).squeeze(-1).to(soft.dtype)
 
 
+class Called(Normalizer):
+    """A normalizer with hooks, or a `forward` set on the object: only a call says what it gives."""
+
+    def __init__(self, normalizer: Normalizer) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+
+    def forward(self, scores: ScoreRows, allowed: AllowedRows) -> tuple[ScoreRows, RowNumbers]:
+        found: tuple[Tensor, Tensor] = self.normalizer(scores, allowed)
+        return found
+
+    def select(self, index: Index, shape: tuple[int, ...]) -> Normalizer:
+        part = self.normalizer.select(index, shape)
+        return self if part is self.normalizer else Called(part)
+
+
 class WholeRows(Normalizer):
     """Any callable (scores, allowed) -> weights over whole rows; its row number is the sum of the weights."""
 
@@ -405,7 +420,7 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
         ChoiceError: an unknown name, with the nearest spelling; a class in place of an object.
     """
     if isinstance(normalizer, Normalizer):
-        return normalizer
+        return Called(normalizer) if has_own_call(normalizer) else normalizer
     if isinstance(normalizer, str) and normalizer in NAMED:
         return SHARED[normalizer]
     if isinstance(normalizer, type):

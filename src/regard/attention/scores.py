@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.arguments import check_arguments, check_least
+from regard.attention.frozen import has_own_call
 from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError, ShapeError, shown, unknown
 from regard.shapes import batch_shape, check_widths, described, fits, is_dense
@@ -292,7 +293,7 @@ class General(Product):
         self.key = nn.Linear(key_dim, query_dim, bias=False)
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
-        _check_width(query, self.key.out_features, "query")
+        _check_width(query, getattr(self.key, "out_features", query.shape[-1]), "query")
         return query
 
     def project_key(self, key: KeyTile) -> ProjectedKey:
@@ -413,6 +414,7 @@ class Function(Score):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
+        self.follows = isinstance(function, Score) and function.follows
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         owner = type(self.function).__name__ if isinstance(self.function, Score) else "the score function"
@@ -454,8 +456,8 @@ def as_score(score: ScoreLike) -> Score:
         ChoiceError: an unknown name, with the nearest spelling; a class in place of an object.
     """
     if isinstance(score, Score):
-        # a `forward` of its own may not be the comparison of projections: then only the whole says what it is
-        return score if type(score).forward is Score.forward else Function(score)
+        # a `forward` of its own, or hooks, may not give the comparison of projections: only a call says what it is
+        return score if type(score).forward is Score.forward and not has_own_call(score) else Function(score)
     if isinstance(score, str):
         if score not in NAMED:
             raise unknown("score", score, [*NAMED, "or a score object such as regard.Additive(...)"])
@@ -506,7 +508,7 @@ def _linear(layer: nn.Linear, vectors: Tensor, name: str) -> Tensor:
         ShapeError: vectors of another width; `name` is what they are.
     """
     if not is_plain_linear(layer):
-        known = next(layer.parameters(), vectors)
+        known = next((one for one in layer.parameters() if one.is_floating_point()), vectors)
         whole: Tensor = layer(vectors.to(known.dtype))
         return whole.to(vectors.dtype)
     _check_width(vectors, layer.in_features, name)

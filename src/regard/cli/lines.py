@@ -183,8 +183,7 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
 
 
 TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256", ".regard")
-HOLDS_MODEL = ("bundle.json", "weights.safetensors", "model*.safetensors", "best-*.safetensors", "last*.safetensors",
-               ".regard", "model.safetensors.index.json", "model.bin", "onnx.json", "torch.json")  # fmt: skip
+HOLDS_MODEL = ("bundle.json", ".regard", "model.safetensors.index.json", "model.bin", "onnx.json", "torch.json")
 ENDINGS_OF_MODELS = (".json", ".jsonl", ".toml", ".db")
 
 
@@ -196,7 +195,16 @@ def _is_kept(path: Path) -> bool:
         if b"\0" in file.read(2**12):
             return True
     texts = path.suffix.lower() in ENDINGS_OF_MODELS or path.name in TEXTS_OF_MODELS
-    return texts and any(any(folder.glob(one)) for folder in (path.parent, path.parent.parent) for one in HOLDS_MODEL)
+    return texts and any(map(_holds_model, (path.parent, path.parent.parent)))
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a folder has a file that models and runs have; saved maps are none."""
+    from regard.attention.maps.saved import is_map
+
+    if any((folder / name).exists() for name in HOLDS_MODEL):
+        return True
+    return any(not is_map(path) for path in folder.glob("*.safetensors"))
 
 
 def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -> list[Path]:

@@ -56,7 +56,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         score_bias: BiasLike | None = None,
     ) -> None:
         """Set score, normalizer, mask and bias; see the class."""
-        self.score: Score = as_score(score)
+        self.score: Score = score if isinstance(score, Score) else as_score(score)
         self.normalizer: Normalizer = as_normalizer(normalizer)
         self.mask = None if mask is None else as_mask(mask)
         self.score_bias = None if score_bias is None else as_bias(score_bias)

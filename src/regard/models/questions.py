@@ -12,6 +12,7 @@ from regard.attention.operator import attend
 from regard.attention.scores import Additive
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call, calls_by_site, owned, watching
+from regard.errors import ConfigError
 from regard.models.encoders import EncoderParts, make_encoder
 from regard.models.seq2seq import Memory
 from regard.models.stack import BlocksConfig, Embeds, Stack
@@ -87,6 +88,8 @@ class Answering(nn.Module):
 
     def readout(self) -> tuple[Float[Tensor, "A h"], Float[Tensor, "A"]]:
         """Weight and bias of o = W h + b."""
+        if not isinstance(self.answer, nn.Linear) or type(self.answer).forward is not nn.Linear.forward:
+            raise ConfigError("answer is a layer of its own: it is more than a weight and a bias")
         return self.answer.weight, self.answer.bias
 
     def encoder_sites(self) -> list[str]:

@@ -20,6 +20,7 @@ from regard.attention.scores import (
     LocationAware,
     ScaledDot,
     Score,
+    as_score,
     is_plain_linear,
 )
 from regard.attention.spec import make_spec
@@ -206,8 +207,8 @@ class Recurrent(Seq2Seq[RecurrentState]):
         return hidden, replace(state, hidden=s, cell=cell, context=c, queries=queries, step=state.step + 1)
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
-        if not is_plain_linear(self.decoder.output):
-            raise ConfigError("decoder.output is a layer of its own, or has hooks: it is more than a weight and a bias")
+        if type(self.decoder.output).forward is not nn.Linear.forward:
+            raise ConfigError("decoder.output is a layer of its own: it is more than a weight and a bias")
         return self.decoder.output.weight, self.decoder.output.bias
 
     def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:
@@ -222,7 +223,7 @@ class Recurrent(Seq2Seq[RecurrentState]):
         score = self.decoder.cross.score
         assert score is not None
         mask = allow(state.allowed[:, :, None, None])
-        spec = make_spec(score.projected(), as_weights(self.config.normalizer), mask, None)
+        spec = make_spec(as_score(score).projected(), as_weights(self.config.normalizer), mask, None)
         return {SITE: AttentionMap.from_spec(state.queries, state.key[:, :, None], spec)}
 
     def guided(self, calls: list[Call]) -> Float[Tensor, "B T S"]:

@@ -196,14 +196,14 @@ class AttentionalStep(nn.Module):
                 'use feed = "previous" or "none"'
             )
         self.asks, self.feed, self.normalizer = asks, feed, normalizer
-        self.score, self.memory_width = None if score is None else as_score(score), memory_width
+        self.score, self.memory_width = score, memory_width
         self.follows = score is not None and score.follows
         self.gate = nn.Linear(width, 1) if gate else None
         self.cell = CELLS[cell][1](input_width + (0 if feed == "none" else memory_width), width)
 
     def keys(self, memory: Float[Tensor, "N S d_m"]) -> Float[Tensor, "N S h"]:
         """The keys: the score's projection of the memory, computed once per sentence."""
-        return memory if self.score is None else self.score.project_key(memory)
+        return memory if self.score is None else as_score(self.score).project_key(memory)
 
     def first_context(self, memory: Float[Tensor, "N S d_m"], allowed: Bool[Tensor, "N S"]) -> Float[Tensor, "N 1 c"]:
         """c_0 = 0; with a score that `follows`, [c_0; α_0] with uniform weights α_0."""
@@ -234,7 +234,7 @@ class AttentionalStep(nn.Module):
             value = torch.cat([memory, onehot.expand(memory.shape[0], -1, -1)], -1)
         normalizer = as_weights(self.normalizer, draw=self.training)
         with owned(self):
-            found = attend(query, key, value, score=self.score.projected(), normalizer=normalizer, mask=mask)
+            found = attend(query, key, value, score=as_score(self.score).projected(), normalizer=normalizer, mask=mask)
         if self.gate is None:
             return found
         context, weights = found.split([self.memory_width, found.shape[-1] - self.memory_width], -1)

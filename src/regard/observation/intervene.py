@@ -23,7 +23,7 @@ from regard.shapes import check_tensors, share_heads
 Change = Callable[[Tensor], Tensor]
 PARTS = ("weights", "query", "key", "value", "output")
 
-_intervened: ContextVar[tuple[nn.Module, ...]] = ContextVar("intervened", default=())
+_intervened: ContextVar[tuple[list[nn.Module], ...]] = ContextVar("intervened", default=())  # emptied at their end
 
 
 @check_arguments
@@ -82,12 +82,14 @@ def _intervening(tracker: Tracker, site: str, change: Change, part: str) -> Iter
         applied = applied or (attending is not None and not is_tracing() and matches(tracker.paths[attending], site))
 
     tracker.started = started
-    token = _intervened.set((*_intervened.get(), tracker.model))
+    mine = [tracker.model]
+    _intervened.set((*_intervened.get(), mine))
     try:
         with answering(tracker, changed), watching(attended):
             yield
     finally:
-        _intervened.reset(token)
+        mine.clear()  # blocks may end in any order, and in another context
+        _intervened.set(tuple(one for one in _intervened.get() if one))
     if ran and not applied:
         raise RegardError(
             f"nothing was changed: {shown(site)} ran no attention of its own; regard.observe(model) lists the sites "
@@ -102,7 +104,7 @@ def refuse_intervened(model: nn.Module, finding: str) -> None:
         RegardError: the model, or a part of it, is intervened in.
     """
     mine = set(model.modules())
-    if any(mine & set(other.modules()) for other in _intervened.get()):
+    if any(mine & set(other.modules()) for changed in _intervened.get() for other in changed):
         raise RegardError(f"{finding} does not know of changes that intervene makes: leave its block first")
 
 

@@ -27,7 +27,7 @@ from regard.attention.scores import Function, Projected, ProjectedProduct
 from regard.attention.spec import Spec
 from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, is_watching, on_search_result, watching
-from regard.errors import ChoiceError, RegardError, ShapeError, nearest, shown
+from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, nearest, shown
 from regard.figures.page import Page
 from regard.observation.hand_written import on_hand_written
 from regard.observation.sites import Tracker, is_torchs_own
@@ -543,6 +543,8 @@ def observe(
         RegardError: a compiled or scripted module; attention inside `torch.func.vmap`; at the end of the block,
             attention that could not be seen, or a pattern in `sites` that recorded nothing although the model ran.
     """
+    if not budget >= 0:
+        raise ConfigError(f"budget must be a number of bytes, 0 or more; got {budget}")
     return Observation(module_of(model), sites, int(min(budget, 2**62)))._watching()
 
 

@@ -187,7 +187,29 @@ class Tokenizer:
                 inner.train_from_iterator(texts, trainer)
             except Exception as error:
                 raise ConfigError(f"tokenizer.vocabulary = {config.vocabulary}: {error}") from error
-        return cls(inner, config)
+        return cls(_in_order(inner, len(specials)) if config.kind == "unigram" else inner, config)
+
+
+def _in_order(inner: tokenizers.Tokenizer, specials: int) -> tokenizers.Tokenizer:
+    """The same pieces in one order, which training gives to equal scores at random.
+
+    Characters that training has left out stand behind the pieces, their scores a fixed step apart, in a random order.
+    """
+    whole = json.loads(inner.to_str())
+    pieces = whole["model"]["vocab"]
+    learned = sorted(((float(f"{score:.9g}"), piece) for piece, score in pieces[specials:]), key=lambda one: -one[0])
+    scores = [score for score, _ in learned]
+    groups: list[list[str]] = []
+    for n, (score, piece) in enumerate(learned):
+        step = scores[n - 1] - score if n else 1.0
+        left_out = len(piece) == 1 and abs(step - 1e-4) < 1e-6 and len(groups[-1][0]) == 1
+        if step == 0 or left_out:
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    order = [piece for group in groups for piece in sorted(group)]
+    whole["model"]["vocab"] = pieces[:specials] + [list(one) for one in zip(order, scores, strict=True)]
+    return tokenizers.Tokenizer.from_str(json.dumps(whole))
 
 
 def words(text: str) -> list[Span]:

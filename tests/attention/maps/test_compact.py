@@ -370,3 +370,24 @@ def test_copies_have_the_hooks_of_their_time_and_settings_of_their_own() -> None
     for one in (kept, compiled):
         torch.testing.assert_close(one.full(), want)
         assert not one.full().requires_grad
+
+
+def test_copies_of_what_is_scripted_and_hooks_that_are_methods() -> None:
+    class Hooked(regard.General):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.times = 2.0
+            self.register_forward_hook(self.scaled)
+
+        def scaled(self, module: nn.Module, given: Any, scores: Tensor) -> Tensor:
+            return scores * self.times
+
+    score, query = Hooked(), torch.randn(5, 4)
+    made = frozen_module(score)
+    want = made(query, query)
+    score.times = 5.0
+    torch.testing.assert_close(made(query, query), want)
+    scripted = regard.General(4, 4)
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        scripted.key = torch.jit.script(nn.Linear(4, 4, bias=False))
+    assert frozen_module(scripted).key is scripted.key

@@ -374,3 +374,20 @@ def test_what_a_summary_gives_may_be_written_to() -> None:
         tensor.zero_()
     torch.testing.assert_close(seen.entropy(), want)
     assert seen.summary(top=2).top[0].sum() > 0
+
+
+def test_a_score_that_counts_its_calls_is_asked_once() -> None:
+    class Counting(regard.ScaledDot):
+        calls = 0
+
+        def project_query(self, query: Tensor) -> Tensor:
+            self.calls += 1
+            return super().project_query(query)
+
+    score = Counting()
+    seen = regard.attention_map(*inputs(), score=score)
+    seen.entropy()
+    before = score.calls
+    seen.received()
+    seen.entropy()
+    assert score.calls == before

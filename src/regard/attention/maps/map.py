@@ -628,6 +628,7 @@ class AttentionMap:
         room: list[Tensor] = []  # fresh memory for every entry would take longer than the work
         parts = [statistics_of(self._blocks(source, room), shape, aside, top) for source in self._entries()]
         found: Summary = self._join(parts)
+        self._of = self.source.versions()  # again: a score may count its calls
         if not found.entropy.requires_grad:
             mode = torch.is_grad_enabled()
             self._found[mode] = found

@@ -62,6 +62,15 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
         write_tensors(path, own, {"map": json.dumps(note)})
 
 
+def is_map(path: Path) -> bool:
+    """Whether a file is a saved map, by its header."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "map" in (file.metadata() or {})
+    except Exception:  # safetensors raises bare OSError and its own error types
+        return False
+
+
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
     size = file_size(path)  # refuses a pipe, which would never end
