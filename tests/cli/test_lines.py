@@ -97,6 +97,9 @@ def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
     written = tmp_path / "translations.jsonl"
     written.write_text("{}")
     check_output(written, ())
+    os.mkfifo(tmp_path / "weights.safetensors.pipe")
+    (tmp_path / "embeddings.safetensors").write_bytes(b"no model")
+    check_output(written, ())
     (tmp_path / "adapter_model.safetensors").write_bytes(b"a model")
     with pytest.raises(ConfigError, match="a file of a model or a run"):
         check_output(written, ())

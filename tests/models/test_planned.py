@@ -429,3 +429,12 @@ def test_an_output_layer_of_ones_own_is_what_a_recurrent_model_gives() -> None:
     assert found.text == want.text
     assert found.log_prob == pytest.approx(want.log_prob, abs=1e-4)
     assert Same.called
+
+
+def test_the_loss_of_an_output_layer_with_hooks_is_not_that_of_its_weights() -> None:
+    model = regard.load("fr-en-rnn").model
+    hook = model.decoder.output.register_forward_hook(lambda module, given, logits: logits * 3)
+    with pytest.raises(regard.ConfigError, match="a layer of its own, or has hooks"):
+        model.readout()
+    hook.remove()
+    assert len(model.readout()) == 2

@@ -360,3 +360,12 @@ def test_a_copy_reads_the_names_of_special_tokens_as_text(again):
         assert EOS not in made.encode("le </s> chat")
         assert again(made).encode("le </s> chat") == made.encode("le </s> chat")
         assert again(again(made)).encode("le </s> chat") == made.encode("le </s> chat")
+
+
+def test_characters_that_training_leaves_out_have_one_order():
+    letters = [chr(0x4E00 + n) for n in range(300)]
+    texts = [" ".join(letters[n : n + 3] + ["".join(letters[n : n + 2])] * 2) for n in range(0, 300, 3)]
+    config = TokenizerConfig(kind="unigram", vocabulary=500)
+    one, two, three = (Tokenizer.learn(texts, config) for _ in range(3))
+    assert one.identity() == two.identity() == three.identity()
+    assert len({one.encode(letter)[-1] for letter in letters}) == 300

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from numbers import Number
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,16 @@ def settings_of(module: nn.Module) -> Iterator[Number]:
     """The numbers that are attributes of a module and those within it, alone or in lists, tuples and dicts."""
     for part in module.modules():
         for name, value in vars(part).items():
-            if not name.startswith("_"):
-                yield from _numbers_in(value)
+            if name.startswith("_"):
+                continue
+            if type(value) in (list, tuple, dict) and len(value) <= 64:  # settings, and no store
+                yield from (one for one in (value.values() if isinstance(value, dict) else value) if _is_number(one))
+            elif _is_number(value):
+                yield value
 
 
-def _numbers_in(value: Any) -> Iterator[Number]:
-    if isinstance(value, Number):
-        yield value
-    elif type(value) in (list, tuple, dict) and len(value) <= 64:  # settings, and no store
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _numbers_in(one)
+def _is_number(value: Any) -> TypeGuard[Number]:
+    return isinstance(value, Number)
 
 
 def has_own_call(module: nn.Module) -> bool:
@@ -64,7 +64,8 @@ def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Mod
     if id(module) in made:  # a module, or a tensor, may stand in several places
         return made[id(module)]  # type: ignore[no-any-return]
     if isinstance(module, torch.jit.ScriptModule):
-        return module
+        scripted = made[id(module)] = deepcopy(module)
+        return scripted
     if isinstance(plain := module._modules.get("_orig_mod"), nn.Module):  # torch.compile's, which calls its own module
         return _copied(plain, made, within)
 
@@ -96,10 +97,9 @@ def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Mod
     return found
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 4) -> bool:
     """Whether a value is a number or a text, or a list, a tuple or a dict of such values."""
-    if type(value) is dict:
-        return all(map(_is_plain, [*value, *value.values()]))
-    if type(value) in (list, tuple):
-        return all(map(_is_plain, value))
+    if type(value) in (list, tuple, dict):  # which may hold itself
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in parts)
     return isinstance(value, str | bytes | Number | None)

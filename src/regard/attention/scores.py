@@ -414,7 +414,6 @@ class Function(Score):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.follows = isinstance(function, Score) and function.follows
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         owner = type(self.function).__name__ if isinstance(self.function, Score) else "the score function"
@@ -457,7 +456,9 @@ def as_score(score: ScoreLike) -> Score:
     """
     if isinstance(score, Score):
         # a `forward` of its own, or hooks, may not give the comparison of projections: only a call says what it is
-        return score if type(score).forward is Score.forward and not has_own_call(score) else Function(score)
+        # (one that follows the last weights numbers its keys, so that it is never called with some of them alone)
+        plain = type(score).forward is Score.forward and not has_own_call(score)
+        return score if plain or score.follows else Function(score)
     if isinstance(score, str):
         if score not in NAMED:
             raise unknown("score", score, [*NAMED, "or a score object such as regard.Additive(...)"])
@@ -497,8 +498,9 @@ def _check_width(vectors: Tensor, width: int, name: str) -> None:
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether a layer is its weight and its bias alone: no class of its own (LoRA, say), and no hooks."""
-    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    """Whether a layer is its weight and its bias alone: no class with another `forward` (LoRA, say), and no hooks."""
+    plain = getattr(type(layer), "forward", None) is nn.Linear.forward
+    return plain and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _linear(layer: nn.Linear, vectors: Tensor, name: str) -> Tensor:

@@ -184,6 +184,7 @@ def check_output(output: Path | None, sources: Sequence[Path]) -> None:
 
 TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256", ".regard")
 HOLDS_MODEL = ("bundle.json", ".regard", "model.safetensors.index.json", "model.bin", "onnx.json", "torch.json")
+WEIGHTS = ("weights.", "model", "best-", "last.", "adapter_model", "consolidated", "tf", "pytorch_model")
 ENDINGS_OF_MODELS = (".json", ".jsonl", ".toml", ".db")
 
 
@@ -204,7 +205,7 @@ def _holds_model(folder: Path) -> bool:
 
     if any((folder / name).exists() for name in HOLDS_MODEL):
         return True
-    return any(not is_map(path) for path in folder.glob("*.safetensors"))
+    return any(path.name.startswith(WEIGHTS) and not is_map(path) for path in folder.glob("*.safetensors"))
 
 
 def targets_of(look: Sequence[str | Path], name: str, number: int, many: bool) -> list[Path]:

@@ -57,7 +57,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     ) -> None:
         """Set score, normalizer, mask and bias; see the class."""
         self.score: Score = score if isinstance(score, Score) else as_score(score)
-        self.normalizer: Normalizer = as_normalizer(normalizer)
+        self.normalizer: Normalizer = normalizer if isinstance(normalizer, Normalizer) else as_normalizer(normalizer)
         self.mask = None if mask is None else as_mask(mask)
         self.score_bias = None if score_bias is None else as_bias(score_bias)
         # otherwise torch's encoder layer takes a fast path that never calls this module

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
-from regard.attention.scores import Additive
+from regard.attention.scores import Additive, is_plain_linear
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call, calls_by_site, owned, watching
 from regard.errors import ConfigError
@@ -88,8 +88,8 @@ class Answering(nn.Module):
 
     def readout(self) -> tuple[Float[Tensor, "A h"], Float[Tensor, "A"]]:
         """Weight and bias of o = W h + b."""
-        if not isinstance(self.answer, nn.Linear) or type(self.answer).forward is not nn.Linear.forward:
-            raise ConfigError("answer is a layer of its own: it is more than a weight and a bias")
+        if not is_plain_linear(self.answer):
+            raise ConfigError("answer is a layer of its own, or has hooks: it is more than a weight and a bias")
         return self.answer.weight, self.answer.bias
 
     def encoder_sites(self) -> list[str]:

@@ -207,8 +207,8 @@ class Recurrent(Seq2Seq[RecurrentState]):
         return hidden, replace(state, hidden=s, cell=cell, context=c, queries=queries, step=state.step + 1)
 
     def readout(self) -> tuple[Float[Tensor, "V h"], Float[Tensor, "V"]]:
-        if type(self.decoder.output).forward is not nn.Linear.forward:
-            raise ConfigError("decoder.output is a layer of its own: it is more than a weight and a bias")
+        if not is_plain_linear(self.decoder.output):
+            raise ConfigError("decoder.output is a layer of its own, or has hooks: it is more than a weight and a bias")
         return self.decoder.output.weight, self.decoder.output.bias
 
     def project(self, hidden: Float[Tensor, "*n h"]) -> Float[Tensor, "*n V"]:

@@ -193,22 +193,21 @@ class Tokenizer:
 def _in_order(inner: tokenizers.Tokenizer, specials: int) -> tokenizers.Tokenizer:
     """The same pieces in one order, which training gives to equal scores at random.
 
-    Characters that training has left out stand behind the pieces, their scores a fixed step apart, in a random order.
+    Characters that training has left out get the lowest scores, a fixed step apart, at random.
     """
     whole = json.loads(inner.to_str())
     pieces = whole["model"]["vocab"]
-    learned = sorted(((float(f"{score:.9g}"), piece) for piece, score in pieces[specials:]), key=lambda one: -one[0])
-    scores = [score for score, _ in learned]
-    groups: list[list[str]] = []
-    for n, (score, piece) in enumerate(learned):
-        step = scores[n - 1] - score if n else 1.0
-        left_out = len(piece) == 1 and abs(step - 1e-4) < 1e-6 and len(groups[-1][0]) == 1
-        if step == 0 or left_out:
-            groups[-1].append(piece)
-        else:
-            groups.append([piece])
-    order = [piece for group in groups for piece in sorted(group)]
-    whole["model"]["vocab"] = pieces[:specials] + [list(one) for one in zip(order, scores, strict=True)]
+    learned = [(float(f"{score:.9g}"), piece) for piece, score in pieces[specials:]]
+    lowest = min((score for score, _ in learned), default=0.0)
+    steps = sorted((round((score - lowest) / 1e-4), score, piece) for score, piece in learned if len(piece) == 1)
+    left_out: dict[str, float] = {}
+    for step, score, piece in steps:
+        if step > len(left_out) or abs(score - lowest - step * 1e-4) > 1e-6:
+            break
+        left_out[piece] = score
+    moved = dict(zip(sorted(left_out), sorted(left_out.values(), reverse=True), strict=True))
+    ordered = sorted((-moved.get(piece, score), piece) for score, piece in learned)
+    whole["model"]["vocab"] = pieces[:specials] + [[piece, -score] for score, piece in ordered]
     return tokenizers.Tokenizer.from_str(json.dumps(whole))
 
 

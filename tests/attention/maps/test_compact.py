@@ -387,7 +387,13 @@ def test_copies_of_what_is_scripted_and_hooks_that_are_methods() -> None:
     want = made(query, query)
     score.times = 5.0
     torch.testing.assert_close(made(query, query), want)
-    scripted = regard.General(4, 4)
+    owner = nn.Module()
     with pytest.warns(DeprecationWarning, match="deprecated"):
-        scripted.key = torch.jit.script(nn.Linear(4, 4, bias=False))
-    assert frozen_module(scripted).key is scripted.key
+        owner.key = torch.jit.script(nn.Linear(4, 4, bias=False))
+    owner.tree = [owner.key]
+    owner.tree.append(owner.tree)  # a list that holds itself
+    kept = frozen_module(owner)
+    want = kept.key(query).detach()
+    with torch.no_grad():
+        owner.key.weight.mul_(5)
+    torch.testing.assert_close(kept.key(query).detach(), want)

@@ -391,3 +391,21 @@ def test_a_score_that_counts_its_calls_is_asked_once() -> None:
     seen.received()
     seen.entropy()
     assert score.calls == before
+
+
+def test_what_is_written_within_a_pass_is_noticed() -> None:
+    query, key = inputs()
+
+    class Writing(regard.Dot):
+        written = False
+
+        def project_query(self, query: Tensor) -> Tensor:
+            if not self.written:
+                self.written = True
+                key.mul_(3)  # as another thread could
+            return super().project_query(query)
+
+    score = Writing()
+    seen = regard.attention_map(query, key, score=score)
+    seen.entropy()
+    torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, score="dot").entropy())

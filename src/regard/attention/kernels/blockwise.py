@@ -17,7 +17,7 @@ from torch import Tensor
 from regard.attention.kernels.dropout import kept
 from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
 from regard.attention.kernels.reference import reference
-from regard.attention.normalizers import WholeRows
+from regard.attention.normalizers import Called, WholeRows
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import as_scores
 from regard.attention.spec import Spec
@@ -136,7 +136,7 @@ class BlockwiseProblem:
 
     def _few(self) -> int:
         """How many keys a row has at least: all, for a function of whole rows, which may take the largest eight."""
-        return self.shape[-1] if isinstance(self.spec.normalizer, WholeRows) else 1
+        return self.shape[-1] if isinstance(self.spec.normalizer, WholeRows | Called) else 1
 
     def learned(self, q: Tensor, k: Tensor) -> list[Tensor]:
         """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""

@@ -127,7 +127,7 @@ class AttentionMap:
         self.title = ""
         self._of_heads = False
         # with and without torch.is_grad_enabled()
-        self._of: tuple[int, ...] | None = None
+        self._of: tuple[Any, ...] | None = None
         self._found: dict[bool, Summary] = {}
         self._pools: dict[tuple[bool, Pool], Tensor] = {}
 
@@ -628,7 +628,9 @@ class AttentionMap:
         room: list[Tensor] = []  # fresh memory for every entry would take longer than the work
         parts = [statistics_of(self._blocks(source, room), shape, aside, top) for source in self._entries()]
         found: Summary = self._join(parts)
-        self._of = self.source.versions()  # again: a score may count its calls
+        after = self.source.versions()
+        if [one for one in after if isinstance(one, int)] == [one for one in self._of or () if isinstance(one, int)]:
+            self._of = after  # no tensor was written to meanwhile, but a score may count its calls
         if not found.entropy.requires_grad:
             mode = torch.is_grad_enabled()
             self._found[mode] = found

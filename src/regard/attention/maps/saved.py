@@ -64,6 +64,8 @@ def save_map(source: WeightSource, shape: tuple[int, ...], tokens: Tokens, full:
 
 def is_map(path: Path) -> bool:
     """Whether a file is a saved map, by its header."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with safe_open(str(path), framework="pt") as file:
             return "map" in (file.metadata() or {})

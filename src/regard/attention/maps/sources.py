@@ -95,7 +95,7 @@ def versions_of(parts: Iterable[Any]) -> tuple[Any, ...]:
             found += part.versions()
         elif isinstance(part, Spec):
             found += versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
-            found += [*settings_of(part.score), *settings_of(part.normalizer)]
+            found += [("number", one) for one in (*settings_of(part.score), *settings_of(part.normalizer))]
             found += versions_of([] if part.bias is None else part.bias.tensors())
             found += versions_of(tensors_in(part.mask))
     return tuple(found)
