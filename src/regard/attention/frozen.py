@@ -1,10 +1,10 @@
 """Modules as they are now: copies that neither training nor a write to their tensors changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from numbers import Number
 from types import MethodType
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,10 @@ def settings_of(module: nn.Module) -> Iterator[Number]:
         for name, value in vars(part).items():
             if name.startswith("_"):
                 continue
+            found: Iterable[Any] = [value]
             if type(value) in (list, tuple, dict) and len(value) <= 64:  # settings, and no store
-                yield from (one for one in (value.values() if isinstance(value, dict) else value) if _is_number(one))
-            elif _is_number(value):
-                yield value
-
-
-def _is_number(value: Any) -> TypeGuard[Number]:
-    return isinstance(value, Number)
+                found = value.values() if isinstance(value, dict) else value
+            yield from (one for one in found if isinstance(one, Number))
 
 
 def has_own_call(module: nn.Module) -> bool:
@@ -44,7 +40,9 @@ def has_own_call(module: nn.Module) -> bool:
 
 
 def frozen_module(module: M) -> M:
-    """A copy with copies of its tensors, without a gradient; itself where there is nothing to copy.
+    """A copy with copies of its tensors, without a gradient (but within scripted modules, which torch copies whole).
+
+    It is the module itself where there is nothing to copy.
 
     Modules, tensors, settings (numbers and texts, and lists, tuples and dicts of them), the names of attributes, and
     the list of forward hooks are copied; a method of a module within it becomes that of the copy. What other
