@@ -507,6 +507,20 @@ def test_a_projection_of_ones_own_and_its_hooks_act(kernel: str) -> None:
     assert regard.attend(*half, score=score, kernel=kernel).isfinite().all()
 
 
+@pytest.mark.parametrize("kernel", ["auto", "reference", "blockwise"])
+def test_a_forward_set_on_a_projection_acts(kernel: str) -> None:
+    query, key, value = torch.randn(3, 1, 2, 5, 8)
+    score = regard.Additive(8, 8, 6)
+    twice = regard.Additive(8, 8, 6)
+    twice.load_state_dict(score.state_dict())
+    with torch.no_grad():
+        twice.query.weight *= 2
+    plain = score.query.forward
+    score.query.forward = lambda vectors: 2 * plain(vectors)
+    want = regard.attend(query, key, value, score=twice, kernel=kernel)
+    torch.testing.assert_close(regard.attend(query, key, value, score=score, kernel=kernel), want)
+
+
 @pytest.mark.parametrize("way", ["hook", "forward"])
 def test_hooks_of_a_score_and_a_forward_set_on_it_act(way: str, tmp_path: Path) -> None:
     query, key = torch.randn(2, 5, 4), torch.randn(2, 6, 4)

@@ -431,6 +431,16 @@ def test_an_output_layer_of_ones_own_is_what_a_recurrent_model_gives() -> None:
     assert Same.called
 
 
+def test_a_forward_set_on_the_output_layer_of_a_recurrent_model_is_called() -> None:
+    model = regard.load("fr-en-rnn")
+    want = model("le chat noir")
+    output = model.model.decoder.output
+    plain, called = output.forward, []
+    output.forward = lambda hidden: called.append(1) or plain(hidden)
+    assert model("le chat noir").text == want.text
+    assert called
+
+
 def test_the_loss_of_an_output_layer_with_hooks_is_not_that_of_its_weights() -> None:
     model = regard.load("fr-en-rnn").model
     hook = model.decoder.output.register_forward_hook(lambda module, given, logits: logits * 3)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from regard.analysis.base import ForwardPass, check_single
 from regard.attention.maps.map import AttentionMap
-from regard.attention.scores import is_plain_linear
+from regard.attention.plain import is_plain_linear
 from regard.attention.watch import Call, calls_by_site, watching
 from regard.errors import ConfigError
 from regard.models.stack import Embeds, Stack

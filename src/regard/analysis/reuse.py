@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.analysis.deferred import Deferred, Stale
+from regard.attention.plain import Equal, has_hooks
 from regard.attention.tracing import is_autocast
 
 Found = TypeVar("Found")
@@ -105,7 +106,7 @@ class Reuse:
 
         changed = [one for one in self._modules if "forward" not in vars(one)]
         for one in changed:
-            vars(one)["forward"] = shared(one, one.forward)
+            vars(one)["forward"] = Equal(shared(one, one.forward))
         try:
             yield
         finally:
@@ -144,7 +145,7 @@ def _is_candidate(module: nn.Module) -> bool:
     """Whether no hook of the user's would see other rows than it is used to."""
     if isinstance(module, nn.Embedding | nn.ModuleList | nn.ModuleDict | nn.RNNBase):
         return False
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    return not any(has_hooks(part) for part in module.modules())
 
 
 @torch.no_grad()

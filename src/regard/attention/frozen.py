@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from regard.attention.plain import has_hooks
+
 M = TypeVar("M", bound=nn.Module)
 
 _STORES = ("_parameters", "_buffers", "_modules")
@@ -34,11 +36,6 @@ def settings_of(module: nn.Module) -> Iterator[Number]:
             yield from (one for one in found if isinstance(one, Number))
 
 
-def has_own_call(module: nn.Module) -> bool:
-    """Whether a call of the module does more than its class's `forward`: it has hooks, or a `forward` of its own."""
-    return _hooks(module) or "forward" in vars(module)
-
-
 def frozen_module(module: M) -> M:
     """A copy with copies of its tensors, without a gradient (but within scripted modules, which torch copies whole).
 
@@ -49,13 +46,10 @@ def frozen_module(module: M) -> M:
     attributes hold (a function, a lock, a list of tensors) is shared.
     """
     settings = any(not name.startswith("_") and name != "training" for name in vars(module))
-    if not settings and not module._modules and not module._parameters and not module._buffers and not _hooks(module):
+    parts = bool(module._modules or module._parameters or module._buffers)
+    if not settings and not parts and not has_hooks(module):
         return module
     return _copied(module, {}, {id(part) for part in module.modules()})  # type: ignore[return-value]
-
-
-def _hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Module:

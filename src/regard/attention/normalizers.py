@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from regard.arguments import check_arguments
 from regard.attention.entmax import entmax, power
-from regard.attention.frozen import frozen_module, has_own_call
+from regard.attention.frozen import frozen_module
+from regard.attention.plain import has_own_call
 from regard.attention.tiles import Index
 from regard.errors import ChoiceError, ShapeError, unknown
 from regard.shapes import broadcast_to_scores, described, is_dense

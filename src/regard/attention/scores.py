@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.arguments import check_arguments, check_least
-from regard.attention.frozen import has_own_call
+from regard.attention.plain import has_own_call, is_plain_linear
 from regard.attention.tracing import are_hidden
 from regard.errors import ChoiceError, ShapeError, shown, unknown
 from regard.shapes import batch_shape, check_widths, described, fits, is_dense
@@ -495,12 +495,6 @@ def _check_width(vectors: Tensor, width: int, name: str) -> None:
             f"{name} has width {vectors.shape[-1]} on axis -1 and the score's {name}_dim is {width}: make the score "
             "for the width of one head"
         )
-
-
-def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether a layer is its weight and its bias alone: no class with another `forward` (LoRA, say), and no hooks."""
-    plain = getattr(type(layer), "forward", None) is nn.Linear.forward
-    return plain and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _linear(layer: nn.Linear, vectors: Tensor, name: str) -> Tensor:

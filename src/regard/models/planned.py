@@ -21,6 +21,7 @@ from torch.nn.functional import layer_norm
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import Mask
+from regard.attention.plain import has_hooks
 from regard.attention.watch import hooks_of_others
 from regard.models.planned_recurrent import PlannedRecurrent, recurrent_refusal
 from regard.models.recurrent import Recurrent
@@ -582,7 +583,7 @@ def refusal(model: Any) -> str:
     for module in _modules(model):
         if type(module).__module__.partition(".")[0] not in ("torch", "regard"):
             return f"a module is a {type(module).__name__}, of which a planned step would call nothing"
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module):
             return "a module has hooks, which a planned step would not call"
         if type(module._modules.get("dropout")) not in (Dropout, type(None)):
             return "a module stands in the place of a dropout"

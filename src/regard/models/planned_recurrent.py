@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
-from regard.attention.scores import as_score, is_plain_linear
+from regard.attention.plain import is_plain_linear
+from regard.attention.scores import as_score
 from regard.models.recurrent import Recurrent, RecurrentState
 from regard.models.seq2seq import Memory, Step
 from regard.nn.embedding import Embedding
@@ -117,7 +118,7 @@ def recurrent_refusal(model: Any) -> str:
         return "its embedding is not a plain one"
     if cross.score is not None and as_score(cross.score) is not cross.score:
         return "its score has a forward of its own, or hooks"
-    if type(model.decoder.output) is not nn.Linear or not is_plain_linear(model.decoder.output):
+    if not is_plain_linear(model.decoder.output):
         return "its output layer is not a plain one"
     if cross.follows or cross.gate is not None or cross.normalizer != "softmax":
         return "its attention has a gate, follows the last weights, or is normalized by something else than softmax"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.operator import attend
-from regard.attention.scores import Additive, is_plain_linear
+from regard.attention.plain import is_plain_linear
+from regard.attention.scores import Additive
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call, calls_by_site, owned, watching
 from regard.errors import ConfigError

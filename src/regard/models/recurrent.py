@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.attention.maps.map import AttentionMap
 from regard.attention.masks import allow
+from regard.attention.plain import is_plain_linear
 from regard.attention.scores import (
     Additive,
     Concat,
@@ -21,7 +22,6 @@ from regard.attention.scores import (
     ScaledDot,
     Score,
     as_score,
-    is_plain_linear,
 )
 from regard.attention.spec import make_spec
 from regard.attention.watch import Call, calls_by_site
