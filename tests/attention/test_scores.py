@@ -538,6 +538,18 @@ def test_hooks_of_a_score_and_a_forward_set_on_it_act(way: str, tmp_path: Path) 
     torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), want)
 
 
+def test_hooks_of_a_score_that_follows_are_refused() -> None:
+    torch.manual_seed(0)
+    score = LocationAware(4, 4, 4)
+    query, key = torch.randn(1, 2, 3 + 4), torch.randn(1, 3, 4)
+    regard.attend(query, key, key, score=score)
+    hook = score.register_forward_hook(lambda module, given, scores: 3 * scores)
+    with pytest.raises(regard.ChoiceError, match="LocationAware has hooks, or a forward of its own"):
+        regard.attend(query, key, key, score=score)
+    hook.remove()
+    regard.attend(query, key, key, score=score)
+
+
 def test_a_module_keeps_the_score_it_was_given() -> None:
     score = TripledGeneral(4, 4)
     layer = regard.nn.MultiheadAttention(8, 2, score=score, batch_first=True)
