@@ -42,6 +42,14 @@ MASKS: dict[str, Callable[[int, int], Any]] = {
     "spread": lambda t, s: regard.causal(torch.tensor([0, 4])) & ~regard.window(1),
     "nothing": lambda t, s: regard.prefix(0),
 }
+
+
+def hooked(module: torch.nn.Module, change: Callable[[Any], Any]) -> torch.nn.Module:
+    """The module with a hook that changes what it gives."""
+    module.register_forward_hook(lambda module, given, found: change(found))
+    return module
+
+
 NORMALIZERS: dict[str, Callable[[], Any]] = {
     "softmax": lambda: "softmax",
     "softmax1": lambda: "softmax1",
@@ -54,6 +62,7 @@ NORMALIZERS: dict[str, Callable[[], Any]] = {
     "entmax15": lambda: "entmax15",
     "entmax": lambda: regard.Entmax(1.3),
     "callable": lambda: lambda scores, allowed: scores.tanh() * allowed / scores.shape[-1],
+    "hooked": lambda: hooked(regard.Entmax(1.5), lambda found: (found[0] / 2, found[1])),
 }
 BIASES = ("none", "alibi", "tensor", "computed", "relative")
 MERGED = ("softmax", "softmax1", "sink", "sigmoid", "uniform", "share")
@@ -68,6 +77,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "concat": lambda: regard.Concat(D, D, 7),
     "elu": regard.EluFeatures,
     "callable": lambda: lambda q, k: (q @ k.transpose(-2, -1)).sin(),
+    "hooked": lambda: hooked(regard.General(D, D), lambda scores: scores.tanh()),
 }
 
 
