@@ -149,6 +149,31 @@ def test_a_link_in_a_folder_of_regard_is_replaced_and_its_target_stays(tmp_path)
     assert (tmp_path / "precious").read_text() == "old"
 
 
+def test_a_pipe_in_a_folder_of_regard_is_replaced_and_not_waited_for(tmp_path):
+    claim(tmp_path / "run", "a run")
+    (tmp_path / "run" / "maps").mkdir()
+    for name in ("machine.json", "maps/one.json", "weights.safetensors"):
+        os.mkfifo(tmp_path / "run" / name)
+        write_text(tmp_path / "run" / name, "new")
+        assert (tmp_path / "run" / name).read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")  # of one's own: it is written to
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "bundle.json", "attention/000014.json"])
+def test_a_folder_in_the_place_of_a_file_is_said_before_any_work(tmp_path, name):
+    claim(tmp_path / "run", "a run")
+    place = tmp_path / "run" / name
+    place.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"{place.name}: a folder, in the place of a file that a run may write"):
+        claim(tmp_path / "run", "a run")
+    with pytest.raises(IsADirectoryError, match=f"Is a directory: '.*{place.name}'"):  # and not a temporary name
+        write_text(place, "x")
+
+
 def test_a_new_folder_may_be_the_one_that_one_is_in_or_a_link(tmp_path, monkeypatch):
     for name in ("here", "there"):
         (tmp_path / name).mkdir()

@@ -30,6 +30,7 @@ from regard.errors import ConfigError, DataError, harmless
 
 LOCK, MARKER = ".lock", ".regard"
 ASIDE = ".aside"  # ends the name of what is being written
+WRITTEN = (".json", ".jsonl", ".safetensors", ".toml", ".html")  # end the names of files in regard's own folders
 FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name))
 
 
@@ -68,26 +69,28 @@ def write_bytes(path: Path, raw: bytes) -> None:
 def replacing(path: Path, keep: bool = False) -> Iterator[BufferedWriter]:
     """A file to write to that takes the place of `path` when the block ends, and never does if the block fails.
 
-    A symbolic link stays, and the file that it names is replaced; but in a folder that regard has made (`claim`), and
-    in those within it, the link is replaced. A device or a pipe is written to, never replaced.
+    A symbolic link stays, and the file that it names is replaced; a device or a pipe is written to. But in a folder
+    that regard has made (`claim`), and in those within it, links, devices and pipes are replaced themselves.
 
     Args:
         path: the file.
         keep: leave what was written so far, if anything, beside `path` when the block fails; its name is `file.name`.
 
     Raises:
-        OSError: it could not be written; the temporary file is removed.
+        OSError: it could not be written, or is a folder; the temporary file is removed.
     """
     owned = _is_owned(path.parent)
-    if path.exists() and not path.is_file() and not path.is_dir() and not (owned and path.is_symlink()):
+    if not owned and path.exists() and not path.is_file() and not path.is_dir():
         with path.open("wb") as device:
             yield device
         return
     place = Path(os.path.realpath(path.parent)) / path.name if owned else Path(os.path.realpath(path))
+    if place.is_dir() and not place.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     aside = aside_of(place)
     try:
         with naming(path), aside.open("xb") as file:
-            if place.exists():  # a private file stays private
+            if place.is_file():  # a private file stays private
                 shutil.copymode(place, aside)
             yield file
             file.flush()
@@ -304,7 +307,12 @@ def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None
         refuse_link(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file; {purpose} needs a folder of its own")
-    if not folder.exists() or any((folder / name).exists() for name in (MARKER, *known)):
+    if not folder.exists():
+        return
+    if any((folder / name).exists() for name in (MARKER, *known)):
+        for path in (*folder.iterdir(), *folder.glob("*/*.json")):  # before any work that could not be written then
+            if path.suffix in WRITTEN and path.is_dir() and not path.is_symlink():
+                raise ConfigError(f"{path}: a folder, in the place of a file that {purpose} may write: move it away")
         return
     others = sorted(one.name for one in folder.iterdir() if one.name != LOCK and not one.name.endswith(ASIDE))
     if others:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import regard
 from device import in_float64, leaf
+from regard.attention.masks import Mask
 from regard.attention.scores import (
     Compared,
     Function,
@@ -538,16 +539,32 @@ def test_hooks_of_a_score_and_a_forward_set_on_it_act(way: str, tmp_path: Path) 
     torch.testing.assert_close(regard.AttentionMap.load(tmp_path / "map.safetensors").full(), want)
 
 
-def test_hooks_of_a_score_that_follows_are_refused() -> None:
+class Fivefold(LocationAware):
+    """A score that numbers its keys, so that it is called with all of them."""
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return 5 * super().forward(query, key)
+
+
+@pytest.mark.parametrize("way", ["hook", "forward"])
+@pytest.mark.parametrize("mask", [None, regard.window(20), regard.causal()])
+def test_a_score_that_follows_with_a_forward_of_its_own_is_called_with_all_keys(way: str, mask: Mask | None) -> None:
     torch.manual_seed(0)
-    score = LocationAware(4, 4, 4)
-    query, key = torch.randn(1, 2, 3 + 4), torch.randn(1, 3, 4)
-    regard.attend(query, key, key, score=score)
-    hook = score.register_forward_hook(lambda module, given, scores: 3 * scores)
-    with pytest.raises(regard.ChoiceError, match="LocationAware has hooks, or a forward of its own"):
-        regard.attend(query, key, key, score=score)
-    hook.remove()
-    regard.attend(query, key, key, score=score)
+    t = 1100
+    score = Fivefold(4, 4, 4) if way == "forward" else LocationAware(4, 4, 4)
+    if way == "hook":
+        score.register_forward_hook(lambda module, given, scores: 5 * scores)
+    score.requires_grad_(False)
+    query, key = torch.cat([torch.randn(t, 4), torch.rand(t, t).softmax(-1)], -1), torch.randn(t, 4)
+    given = query[None], key[None], key[None]
+    want = regard.attend(*given, score=score, mask=mask, kernel="reference")
+    for kernel in ("auto", "blockwise"):
+        torch.testing.assert_close(regard.attend(*given, score=score, mask=mask, kernel=kernel), want)
+    seen = regard.attention_map(query[:20], key, score=score)
+    row = torch.softmax(score(query[:20], key), -1)
+    torch.testing.assert_close(seen.column(5), row[:, 5])
+    torch.testing.assert_close(seen.tile([3], [7, 900]), row[3:4][:, [7, 900]])
+    torch.testing.assert_close(seen.frozen().full(), row)
 
 
 def test_a_module_keeps_the_score_it_was_given() -> None:

@@ -100,6 +100,16 @@ def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.safetensors.pipe")
     (tmp_path / "embeddings.safetensors").write_bytes(b"no model")
     check_output(written, ())
+    for weights in ("embeddings.safetensors", "pytorch_model.bin", "model.gguf", "flax_model.msgpack"):
+        folder = tmp_path / f"of {weights}"
+        folder.mkdir()
+        (folder / weights).write_bytes(b"weights")
+        for name in ("config.json", "tokenizer.json", "generation_config.json", "x.safetensors.index.json"):
+            (folder / name).write_text("{}")
+            with pytest.raises(ConfigError, match="a file of a model or a run"):
+                check_output(folder / name, ())
+        (folder / "translations.jsonl").write_text("{}")
+        check_output(folder / "translations.jsonl", ())
     (tmp_path / "adapter_model.safetensors").write_bytes(b"a model")
     with pytest.raises(ConfigError, match="a file of a model or a run"):
         check_output(written, ())

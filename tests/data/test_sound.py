@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+import regard
 from regard.data.media import MediaBatches
 from regard.data.sound import RATE, faster, log_mel, read_sound, seconds, segments, sound_blocks
 from regard.data.tables import Row
@@ -86,6 +87,17 @@ def test_cuts_are_at_quiet_moments() -> None:
     assert all(b - a <= 15 * RATE for a, b in cuts)
     assert 11 * RATE <= cuts[0][1] <= 12 * RATE
     assert segments(samples[:100]) == [(0, 100)]
+
+
+def test_lengths_and_factors_that_mean_nothing_are_refused() -> None:
+    samples = torch.zeros(RATE)
+    assert segments(samples, 0.2)[-1][1] == RATE
+    for longest in (0.19, 0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(regard.ConfigError, match=r"longest must be a number of seconds of at least 0\.2"):
+            segments(samples, longest)
+    for factor in (0.0, -1.0, 1e9, float("nan"), float("inf")):
+        with pytest.raises(regard.ConfigError, match=r"factor must be a number from 0\.01 to 100"):
+            faster(samples, factor)
 
 
 def test_faster_is_shorter() -> None:

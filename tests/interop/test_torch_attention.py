@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from regard.attention.normalizers import Softmax
 
 D, H, T, S, B = 12, 3, 5, 7, 2
 VARIANTS: list[dict[str, Any]] = [
@@ -154,3 +155,25 @@ def test_an_unknown_name_is_refused() -> None:
         regard.nn.MultiheadAttention(D, H, score="scaled_dott")
     with pytest.raises(AttributeError, match="has no attribute 'MultiHeadAttention'"):
         regard.nn.MultiHeadAttention  # noqa: B018
+
+
+@pytest.mark.parametrize("way", ["hook", "forward"])
+def test_weights_are_those_of_the_output_where_a_normalizer_has_hooks(way: str) -> None:
+    torch.manual_seed(0)
+    layer = regard.nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    layer.choose(normalizer=Softmax(), mask=regard.causal())
+    plain = layer.normalizer.forward
+
+    def even(scores: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        weights, numbers = plain(scores, allowed)
+        return torch.full_like(weights, 0.2), numbers
+
+    if way == "hook":
+        layer.normalizer.register_forward_hook(lambda module, given, found: (torch.full_like(found[0], 0.2), found[1]))
+    else:
+        layer.normalizer.forward = even
+    x = torch.randn(1, 5, 16)
+    with regard.observe(layer) as seen:
+        _, weights = layer(x, x, x, average_attn_weights=False)
+    torch.testing.assert_close(weights, seen["."][0].full())
+    assert not weights.triu(1).any()

@@ -61,6 +61,15 @@ def test_cross_attention_is_torchs(key_width: int, value_width: int) -> None:
         torch.testing.assert_close(layer(x, memory), theirs(layer, key_width, value_width)(x, memory, memory)[0])
 
 
+@pytest.mark.parametrize("key_heads", [1, 2, 3, 6])
+def test_grouped_heads_of_states_without_a_batch(key_heads: int) -> None:
+    layer, x = MultiHead(WIDTH, 6, key_heads=key_heads), torch.randn(5, WIDTH)
+    torch.testing.assert_close(layer(x), layer(x[None])[0])
+    with regard.observe(layer) as seen:
+        layer(x)
+    assert seen["."][0].shape == (6, 5, 5)
+
+
 @pytest.mark.parametrize("key_heads", [1, 2, 3])
 def test_grouped_heads_share_keys_and_values(key_heads: int) -> None:
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -167,6 +167,18 @@ def test_a_damaged_account_of_a_folder_is_refused(tmp_path: Path, content: str |
     config = BulkConfig("corpus.tsv", 1, "fr", "fr-en")
     with pytest.raises(regard.ConfigError, match=r"corpus\.json: .*: name another folder with --to"):
         translate_corpus(config, tmp_path, lambda *_: pytest.fail("a part is made"), 1, lambda _: None)
+
+
+def test_a_folder_begun_before_precisions_were_kept_says_so(tmp_path: Path) -> None:
+    corpus, folder = table(tmp_path / "corpus.parquet", TEXTS[:5]), tmp_path / "out"
+    folder.mkdir()
+    config = BulkConfig.of(corpus, "fr", "fr-en", {}, "int8")
+    about = asdict(config)
+    del about["computing"]
+    (folder / "corpus.json").write_text(json.dumps(about))
+    (folder / "part-000001.parquet").write_bytes(b"")
+    with pytest.raises(regard.ConfigError, match="begun before precision and engine were written down"):
+        translate_corpus(config, folder, lambda *_: pytest.fail("a part is made"), 1, lambda _: None)
 
 
 def test_the_command(talk, tmp_path: Path) -> None:

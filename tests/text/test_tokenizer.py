@@ -1,6 +1,7 @@
 """Tokenisers: what goes in comes out, but for what `loses` says; and every token knows where it stands."""
 
 import copy
+import json
 import pickle
 import random
 import re
@@ -8,6 +9,7 @@ import unicodedata
 from functools import cache
 
 import pytest
+import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +22,7 @@ from regard.text.tokenizer import (
     UNK,
     Tokenizer,
     TokenizerConfig,
+    _in_order,
     word_of_each,
     words,
 )
@@ -121,6 +124,19 @@ def test_subwords_do_not_know_strange_letters(kind):
     assert "never seen in training become unknown" in tokenizer.loses
     assert UNK in tokenizer.encode("le 猫")
     assert round_trip(tokenizer, "le 猫").strip() == "le"
+
+
+def test_characters_that_unigram_has_left_out_are_in_one_order_around_learned_ones():
+    def pieces(order):
+        given = [("<unk>", 0.0), ("le", -3.0), ("x", -8.99985)]  # a learned character between those left out
+        return given + [(piece, -9.0 + step * 1e-4) for step, piece in enumerate(order)]
+
+    found = []
+    for order in ("abcde", "edcba", "cabed"):
+        inner = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces(order), 0, False))
+        found.append(_in_order(inner, 1).to_str())
+    assert found[0] == found[1] == found[2]
+    assert sorted(piece for piece, _ in json.loads(found[0])["model"]["vocab"][1:]) == sorted(["le", *"abcdex"])
 
 
 @settings(deadline=None, max_examples=100)

@@ -31,7 +31,7 @@ class Bias:
         """What it is made of: all that a gradient could flow into."""
         if isinstance(self, nn.Module):
             return [*self.parameters(), *self.buffers()]
-        return [part for part in vars(self).values() if isinstance(part, Tensor)]
+        return [part for part in list(vars(self).values()) if isinstance(part, Tensor)]
 
     def is_learned(self) -> bool:
         """Whether a gradient flows into it."""

@@ -1,6 +1,6 @@
 """Modules as they are now: copies that neither training nor a write to their tensors changes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from numbers import Number
 from types import MethodType
@@ -21,19 +21,23 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
     for part in module.modules():
-        yield from (value for value in vars(part).values() if isinstance(value, Tensor))
+        yield from (value for value in list(vars(part).values()) if isinstance(value, Tensor))
 
 
-def settings_of(module: nn.Module) -> Iterator[Number]:
-    """The numbers that are attributes of a module and those within it, alone or in lists, tuples and dicts."""
+def settings_of(module: nn.Module) -> Iterator[Number | str]:
+    """Numbers and texts that are attributes of a module and those within it, alone or in lists, tuples and dicts."""
     for part in module.modules():
-        for name, value in vars(part).items():
-            if name.startswith("_"):
-                continue
-            found: Iterable[Any] = [value]
-            if type(value) in (list, tuple, dict) and len(value) <= 64:  # settings, and no store
-                found = value.values() if isinstance(value, dict) else value
-            yield from (one for one in found if isinstance(one, Number))
+        for name, value in list(vars(part).items()):
+            if not name.startswith("_"):
+                yield from _settings_in(value)
+
+
+def _settings_in(value: Any, depth: int = 4) -> Iterator[Number | str]:
+    if isinstance(value, Number | str):
+        yield value
+    elif type(value) in (list, tuple, dict) and len(value) <= 64 and depth:  # settings, and no store
+        for one in list(value.values() if isinstance(value, dict) else value):
+            yield from _settings_in(one, depth - 1)
 
 
 def frozen_module(module: M) -> M:
@@ -41,9 +45,9 @@ def frozen_module(module: M) -> M:
 
     It is the module itself where there is nothing to copy.
 
-    Modules, tensors, settings (numbers and texts, and lists, tuples and dicts of them), the names of attributes, and
-    the list of forward hooks are copied; a method of a module within it becomes that of the copy. What other
-    attributes hold (a function, a lock, a list of tensors) is shared.
+    Modules, tensors, settings (numbers and texts, and lists, tuples and dicts of them, up to four deep), the names of
+    attributes, and the list of forward hooks are copied; a method of a module within it becomes that of the copy. What
+    other attributes hold (a function, a lock, a list of tensors) is shared.
     """
     settings = any(not name.startswith("_") and name != "training" for name in vars(module))
     parts = bool(module._modules or module._parameters or module._buffers)
@@ -75,7 +79,7 @@ def _copied(module: nn.Module, made: dict[int, Any], within: set[int]) -> nn.Mod
 
     found = type(module).__new__(type(module))
     made[id(module)] = found
-    state: dict[str, Any] = {name: own(value) for name, value in vars(module).items() if name not in _STORES}
+    state: dict[str, Any] = {name: own(value) for name, value in list(vars(module).items()) if name not in _STORES}
     for name in ("_parameters", "_buffers"):
         state[name] = {key: own(value) for key, value in vars(module)[name].items()}
     parts = module._modules.items()

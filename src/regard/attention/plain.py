@@ -25,8 +25,9 @@ class Equal:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks before or behind its `forward`."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a call of the module runs hooks before or behind its `forward`, or its gradient's does."""
+    of_call = module._forward_hooks or module._forward_pre_hooks
+    return bool(of_call or module._backward_hooks or module._backward_pre_hooks)
 
 
 def has_own_call(module: nn.Module) -> bool:

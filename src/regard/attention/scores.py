@@ -414,6 +414,7 @@ class Function(Score):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
+        self.follows = isinstance(function, Score) and function.follows
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         owner = type(self.function).__name__ if isinstance(self.function, Score) else "the score function"
@@ -455,15 +456,8 @@ def as_score(score: ScoreLike) -> Score:
         ChoiceError: an unknown name, with the nearest spelling; a class in place of an object.
     """
     if isinstance(score, Score):
-        if type(score).forward is Score.forward and not has_own_call(score):
-            return score
-        if score.follows:  # it numbers its keys, so that it is never called with some of them alone
-            raise ChoiceError(
-                f"score: the {type(score).__name__} has hooks, or a forward of its own, and a score that follows the "
-                "last weights is not called: remove them, or override `compare`"
-            )
-        # what such a call gives may not be the comparison of projections: only the call says what it is
-        return Function(score)
+        # a `forward` of its own, or hooks, may not give the comparison of projections: only a call says what it is
+        return score if type(score).forward is Score.forward and not has_own_call(score) else Function(score)
     if isinstance(score, str):
         if score not in NAMED:
             raise unknown("score", score, [*NAMED, "or a score object such as regard.Additive(...)"])

@@ -42,7 +42,7 @@ class Spec:
         parts: dict[str, Iterable[Any]] = {
             "score": self.score.parameters(),
             "normalizer": (*self.normalizer.parameters(), *self.normalizer.buffers()),
-            "mask": () if self.mask is None else vars(self.mask).values(),
+            "mask": () if self.mask is None else list(vars(self.mask).values()),
             "bias": () if self.bias is None else self.bias.tensors(),
         }
         for name, own in parts.items():

@@ -6,6 +6,7 @@ others are worked on. Standard output carries nothing but results.
 
 import codecs
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -186,6 +187,10 @@ TEXTS_OF_MODELS = ("diacritics.txt", "vocab.txt", "merges.txt", "data.sha256", "
 HOLDS_MODEL = ("bundle.json", ".regard", "model.safetensors.index.json", "model.bin", "onnx.json", "torch.json")
 WEIGHTS = ("weights.", "model", "best-", "last.", "adapter_model", "consolidated", "tf", "pytorch_model")
 ENDINGS_OF_MODELS = (".json", ".jsonl", ".toml", ".db")
+OF_WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".msgpack", ".pt", ".pth", ".ckpt", ".h5")
+OF_MODELS = re.compile(
+    r"(.*config|tokenizer|vocab|added_tokens|special_tokens_map|modules|model_index|.*\.index)\.json|params\.json"
+)  # names that other programs give to what stands beside weights
 
 
 def _is_kept(path: Path) -> bool:
@@ -195,8 +200,17 @@ def _is_kept(path: Path) -> bool:
     with path.open("rb") as file:
         if b"\0" in file.read(2**12):
             return True
+    if OF_MODELS.fullmatch(path.name) and any(map(_is_of_weights, path.parent.iterdir())):
+        return True
     texts = path.suffix.lower() in ENDINGS_OF_MODELS or path.name in TEXTS_OF_MODELS
     return texts and any(map(_holds_model, (path.parent, path.parent.parent)))
+
+
+def _is_of_weights(path: Path) -> bool:
+    """Whether a file has the name of weights; a saved map has none."""
+    from regard.attention.maps.saved import is_map
+
+    return path.suffix in OF_WEIGHTS and not (path.suffix == ".safetensors" and is_map(path))
 
 
 def _holds_model(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from functools import lru_cache
-from math import ceil, log10
+from math import ceil, inf, log10
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.errors import DataError
+from regard.errors import ConfigError, DataError
 from regard.storage import check_possible
 
 RATE = 16_000  # samples a second of a model's input
@@ -165,7 +165,13 @@ def _mel(hertz: float) -> float:
 
 
 def segments(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
-    """First and last sample of segments of at most `longest` seconds, cut at the quietest moments."""
+    """First and last sample of segments of at most `longest` seconds, cut at the quietest moments.
+
+    Raises:
+        ConfigError: `longest` is below 0.2 seconds: the quietest tenth of a second is looked for in its later half.
+    """
+    if not 0.2 <= longest < inf:
+        raise ConfigError(f"longest must be a number of seconds of at least 0.2; got {longest}")
     most = int(longest * RATE)
     cuts, start = [], 0
     while len(samples) - start > most:
@@ -179,7 +185,13 @@ def segments(samples: Samples, longest: float = 15.0) -> list[tuple[int, int]]:
 
 
 def faster(samples: Samples, factor: float) -> Float[Tensor, "_"]:
-    """The recording at another speed and pitch (Ko et al. 2015)."""
+    """The recording at another speed and pitch (Ko et al. 2015).
+
+    Raises:
+        ConfigError: the factor is not from 0.01 to 100.
+    """
+    if not 0.01 <= factor <= 100:
+        raise ConfigError(f"factor must be a number from 0.01 to 100; got {factor}")
     if factor == 1.0:
         return samples
     return torch.from_numpy(soxr.resample(samples.numpy(), RATE, ceil(RATE / factor)).astype(np.float32))

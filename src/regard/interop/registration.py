@@ -76,7 +76,7 @@ def _is_code(name: str) -> bool:
 
 def _sources(code: ModuleType) -> list[ModuleType]:
     """The modules of models that the classes in a module's namespace come from."""
-    kinds = [one for one in vars(code).values() if isinstance(one, type) and issubclass(one, nn.Module)]
+    kinds = [one for one in list(vars(code).values()) if isinstance(one, type) and issubclass(one, nn.Module)]
     return [sys.modules[name] for name in {kind.__module__ for kind in kinds} if _is_code(name)]
 
 
@@ -85,7 +85,7 @@ def _takes_torchs_mask(code: ModuleType) -> bool:
     """Whether transformers runs all models of a module with torch's function, too."""
     from transformers import PreTrainedModel
 
-    kinds = [one for one in vars(code).values() if isinstance(one, type) and issubclass(one, PreTrainedModel)]
+    kinds = [one for one in list(vars(code).values()) if isinstance(one, type) and issubclass(one, PreTrainedModel)]
     return all(kind._supports_sdpa for kind in kinds if _is_code(kind.__module__))
 
 

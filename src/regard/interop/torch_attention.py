@@ -12,7 +12,7 @@ from regard.attention.masks import MaskLike, as_mask
 from regard.attention.normalizers import Normalizer, NormalizerLike, as_normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score, ScoreLike, as_score
-from regard.attention.spec import Spec
+from regard.attention.spec import make_spec
 from regard.attention.watch import owned
 from regard.errors import ConfigError
 from regard.observation.torch_calls import module_call
@@ -92,6 +92,6 @@ class MultiheadAttention(nn.MultiheadAttention):
             output = output.transpose(0, 1)
         if not need_weights:
             return output, None
-        seen = AttentionMap.from_spec(call.query, call.key, Spec(self.score, self.normalizer, mask, bias))
+        seen = AttentionMap.from_spec(call.query, call.key, make_spec(self.score, self.normalizer, mask, bias))
         weights = seen.full(force=True).to(output.dtype)
         return output, weights.mean(-3) if average_attn_weights else weights

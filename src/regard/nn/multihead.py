@@ -158,6 +158,8 @@ class MultiHead(nn.Module):
         self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
     ) -> Float[Tensor, "*batch n d"]:
         """Attend in every head, join the heads."""
+        if query.ndim == 3:  # three axes may be a batch, whose entries share no heads: `attend` cannot know it
+            key, value = (one.repeat_interleave(self.heads // self.key_heads, -3) for one in (key, value))
         with owned(self):
             found = attend(
                 query, key, value,

@@ -273,7 +273,11 @@ def _check(config: BulkConfig, into: Path) -> None:
     except BundleError as error:
         raise ConfigError(f"{error}: name another folder with --to") from error
     # a corpus whose last rows were corrected is of another size: each part is compared with its rows
-    before.setdefault("computing", "")  # of a folder that was begun before it was kept
+    if "computing" not in before and now["computing"] and any(into.glob("part-*.parquet")):
+        raise ConfigError(
+            f"--to {into}: begun before precision and engine were written down: give neither, or name another folder"
+        )
+    before.setdefault("computing", "")
     other = next((name for name in now if name != "size" and before.get(name) != now[name]), None)
     if other and any(into.glob("part-*.parquet")):  # a corpus that was refused has left no part
         raise ConfigError(

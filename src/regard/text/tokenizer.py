@@ -202,8 +202,10 @@ def _in_order(inner: tokenizers.Tokenizer, specials: int) -> tokenizers.Tokenize
     steps = sorted((round((score - lowest) / 1e-4), score, piece) for score, piece in learned if len(piece) == 1)
     left_out: dict[str, float] = {}
     for step, score, piece in steps:
-        if step > len(left_out) or abs(score - lowest - step * 1e-4) > 1e-6:
+        if step > len(left_out):
             break
+        if abs(score - lowest - step * 1e-4) > 1e-6:  # a learned one's lies between them
+            continue
         left_out[piece] = score
     moved = dict(zip(sorted(left_out), sorted(left_out.values(), reverse=True), strict=True))
     ordered = sorted((-moved.get(piece, score), piece) for score, piece in learned)

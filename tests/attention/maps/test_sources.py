@@ -1,5 +1,6 @@
 """Where rows come from: every way of computing them gives what the reference formula gives."""
 
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 import regard
 from regard.attention.maps import map as map_module
+from regard.attention.maps import sources
 from regard.attention.maps.map import AttentionMap
 from regard.attention.maps.sources import ComputedWeights
 from regard.attention.masks import Allow, Causal, Window
@@ -391,6 +393,91 @@ def test_a_score_that_counts_its_calls_is_asked_once() -> None:
     seen.received()
     seen.entropy()
     assert score.calls == before
+
+
+def test_a_score_that_counts_its_calls_in_a_buffer_is_asked_once() -> None:
+    class Counting(regard.ScaledDot):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def compare(self, query: Tensor, key: Tensor) -> Tensor:
+            self.calls += 1
+            return super().compare(query, key)
+
+    score = Counting()
+    seen = regard.attention_map(*inputs(), score=score)
+    seen.entropy()
+    before = int(score.calls)
+    seen.received()
+    seen.entropy()
+    assert int(score.calls) == before
+    score.calls.zero_()  # a write by others is noticed
+    seen.entropy()
+    assert int(score.calls) > 0
+
+
+def test_settings_within_lists_and_texts_are_followed() -> None:
+    class Banded(regard.Dot):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bands, self.mode = [(1.0, 0.5), {"deep": (2.0,)}], "plain"
+
+        def compare(self, query: Tensor, key: Tensor) -> Tensor:
+            product = super().compare(query, key) * self.bands[0][0] * self.bands[1]["deep"][0]
+            return product if self.mode == "plain" else -product
+
+    query, key = inputs()
+    score = Banded()
+    seen = regard.attention_map(query, key, score=score)
+
+    def differs() -> bool:
+        found = seen.entropy()
+        torch.testing.assert_close(found, regard.attention_map(query, key, score=score).entropy())
+        new, known[0] = not torch.equal(found, known[0]), found
+        return new
+
+    known = [seen.entropy()]
+    score.bands[0] = (3.0, 0.5)
+    assert differs()
+    score.bands[1]["deep"] = (0.5,)
+    assert differs()
+    score.mode = "turned"
+    assert differs()
+
+
+def test_a_write_that_another_thread_has_seen_is_not_forgotten() -> None:
+    query, key = inputs()
+    seen: list[AttentionMap] = []
+
+    class Meanwhile(regard.Dot):
+        done = False
+
+        def compare(self, query: Tensor, own: Tensor) -> Tensor:
+            found = super().compare(query, own)
+            if not self.done:
+                self.done = True
+                key.mul_(3)
+                thread = Thread(target=seen[0].entropy)
+                thread.start()
+                thread.join()
+            return found
+
+    seen.append(regard.attention_map(query, key, score=Meanwhile()))
+    seen[0].entropy()
+    torch.testing.assert_close(seen[0].entropy(), regard.attention_map(query, key, score="dot").entropy())
+
+
+def test_a_map_that_another_thread_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = regard.attention_map(*inputs())
+
+    def kept_by_another(tensor: Tensor) -> bool:
+        vars(seen.source).setdefault("_poisoned", False)
+        vars(seen.source)[f"kept_{len(vars(seen.source))}"] = 1
+        return False
+
+    monkeypatch.setattr(sources, "is_traced", kept_by_another)
+    assert seen.source.versions()
 
 
 def test_what_is_written_within_a_pass_is_noticed() -> None:

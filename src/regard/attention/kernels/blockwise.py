@@ -17,7 +17,6 @@ from torch import Tensor
 from regard.attention.kernels.dropout import kept
 from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
 from regard.attention.kernels.reference import reference
-from regard.attention.normalizers import Called, WholeRows
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import as_scores
 from regard.attention.spec import Spec
@@ -78,6 +77,7 @@ class BlockwiseProblem:
         """Blocks of whole rows."""
         # what a mask leaves empty is a question about values, and an accelerator would have to wait for the answer
         batch, skip = self.shape[:-2], self.spec.normalizer.skips and device.type == "cpu"
+        skip = skip and not self.spec.score.follows  # which numbers its keys: it is called with all of them
         fits = (n for n in range(len(batch)) if prod(batch[n:]) * self.shape[-1] * ROWS <= PART)
         outer = next(fits, len(batch))
         pairs = 1 if self.poisoned else max(1, PART // prod(batch[outer:]))
@@ -135,8 +135,9 @@ class BlockwiseProblem:
         return weights @ v, numbers
 
     def _few(self) -> int:
-        """How many keys a row has at least: all, for a function of whole rows, which may take the largest eight."""
-        return self.shape[-1] if isinstance(self.spec.normalizer, WholeRows | Called) else 1
+        """How many keys a row has at least: all, for what needs whole rows, which may take the largest eight."""
+        whole = self.spec.score.follows or self.spec.normalizer.of_part() is None
+        return self.shape[-1] if whole else 1
 
     def learned(self, q: Tensor, k: Tensor) -> list[Tensor]:
         """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""

@@ -622,6 +622,7 @@ class AttentionMap:
         """
         _check_values_are_known(self.source.like)
         self._known_summary()  # what is kept is of the numbers as they are now
+        before = self._of
         small = 4 * prod(self.shape[:-2]) * OVERVIEW.rows * OVERVIEW.columns <= KEPT
         aside = OVERVIEW if pool is None and small and max(self.shape[-2:]) > OVERVIEW.rows else pool
         shape = torch.Size(self.shape[-2:])
@@ -629,8 +630,10 @@ class AttentionMap:
         parts = [statistics_of(self._blocks(source, room), shape, aside, top) for source in self._entries()]
         found: Summary = self._join(parts)
         after = self.source.versions()
-        if [one for one in after if isinstance(one, int)] == [one for one in self._of or () if isinstance(one, int)]:
-            self._of = after  # no tensor was written to meanwhile, but a score may count its calls
+        counts, counted = ([one for one in versions or () if isinstance(one, int)] for versions in (before, after))
+        if counts != counted or self._of is not before:  # a tensor was written to meanwhile, by another thread, say
+            return found if aside is pool else replace(found, pooled=None)
+        self._of = after  # a score may count its calls
         if not found.entropy.requires_grad:
             mode = torch.is_grad_enabled()
             self._found[mode] = found

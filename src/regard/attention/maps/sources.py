@@ -71,7 +71,7 @@ class WeightSource:
 
     def versions(self) -> tuple[Any, ...]:
         """Torch's counts of how often the tensors that it is made of were written to, and the numbers it is made of."""
-        return versions_of(vars(self).values())
+        return versions_of(list(vars(self).values()))  # another thread may keep what it has computed there
 
     def select(self, index: Index) -> "WeightSource":
         """The same for some of the batch axes."""
@@ -85,7 +85,7 @@ class WeightSource:
 def versions_of(parts: Iterable[Any]) -> tuple[Any, ...]:
     """Torch's counts of how often tensors were written to, those of sources, specs and modules among `parts` too.
 
-    With the numbers that are attributes of a spec's score and normalizer, which may be set to others.
+    With the settings of a spec's score and normalizer, which may be set to others.
     """
     found: list[Any] = []
     for part in parts:
@@ -94,8 +94,10 @@ def versions_of(parts: Iterable[Any]) -> tuple[Any, ...]:
         elif isinstance(part, WeightSource):
             found += part.versions()
         elif isinstance(part, Spec):
-            found += versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
-            found += [("number", one) for one in (*settings_of(part.score), *settings_of(part.normalizer))]
+            found += versions_of([*part.score.parameters(), *part.normalizer.parameters()])
+            state = versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
+            # which a call may change, as one does that counts itself: not held to be unwritten while it runs
+            found += [("state", one) for one in (*state, *settings_of(part.score), *settings_of(part.normalizer))]
             found += versions_of([] if part.bias is None else part.bias.tensors())
             found += versions_of(tensors_in(part.mask))
     return tuple(found)
@@ -106,7 +108,7 @@ def tensors_in(mask: Any) -> Iterator[Tensor]:
     if isinstance(mask, Tensor):
         yield mask
     elif isinstance(mask, Mask | list | tuple):
-        for part in vars(mask).values() if isinstance(mask, Mask) else mask:
+        for part in list(vars(mask).values()) if isinstance(mask, Mask) else mask:
             yield from tensors_in(part)
 
 
@@ -180,7 +182,7 @@ class ComputedWeights(WeightSource):
     def reweight(self, rows: Tensor, columns: Tensor, numbers: Tensor) -> Tensor | None:
         """Weights of some queries and some keys alone, from the row numbers `[*batch, T]`; None: it cannot."""
         spec, dtype = self.spec, self.like.dtype
-        if not spec.normalizer.exact:
+        if not spec.normalizer.exact or spec.score.follows:  # which numbers its keys, and is called with all of them
             return None
         rows, columns = rows.to(self.like.device), columns.to(self.like.device)
         q = self.query[..., rows, :].to(dtype)
