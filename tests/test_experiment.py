@@ -69,6 +69,26 @@ def test_train_gives_a_run(data_folder: Path, tmp_path: Path, monkeypatch: pytes
         train(tiny("recurrent"), run="elsewhere", resume=True)
 
 
+def test_a_folder_whose_name_is_not_utf_8(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    folder = tmp_path / os.fsdecode(b"caf\xe9") / "run"
+    train(tiny("transformer"), run=folder)
+    run = train(tiny("transformer"), {"training.max_steps": 9}, run=folder, resume=True)
+    assert run.journal[-1]["step"] == 9
+    folder = folder.rename(tmp_path / os.fsdecode(b"caf\xe9-2"))
+    model = load(folder)
+    assert model.name == "caf\ufffd-2"
+    seen = model("le chat").attention["decoder.layers.0.cross"]
+    place = tmp_path / os.fsdecode(b"map\xe9.safetensors")
+    seen.save(place)
+    torch.testing.assert_close(regard.AttentionMap.load(place).full(), seen.full())
+
+
+def test_a_model_in_the_working_directory_has_its_name(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_run)
+    assert [load(name).name for name in (".", f"../{tiny_run.name}/.", "attention/..")] == [tiny_run.name] * 3
+
+
 def test_nothing_to_train_on_is_refused(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     with pytest.raises(regard.ConfigError, match=r"there are no training pairs"):

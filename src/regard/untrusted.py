@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from regard.errors import BundleError, shown
+from regard.storage import open_tensors
 
 JSON_BYTES = 2**22  # of a file of settings; a vocabulary has a limit of its own
 HEADER_BYTES = 2**23  # of a safetensors header
@@ -140,7 +141,7 @@ class TensorFiles:
                 raise BundleError(
                     f"{path}: damaged: its header has {header:,} bytes; expected at most {min(size, HEADER_BYTES):,}"
                 )
-            file: Any = safe_open(str(path), framework="pt")
+            file: Any = open_tensors(path)
             names = file.keys()
             if len(self.stored) + len(names) > TENSORS:
                 raise BundleError(f"{path}: expected at most {TENSORS:,} weights; got more")

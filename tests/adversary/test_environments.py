@@ -85,6 +85,25 @@ def test_a_backend_that_does_not_exist(tmp_path: Path) -> None:
         assert (code, err[:14]) == (0, b"regard: drawn:")
 
 
+def test_settings_of_matplotlib_in_the_working_directory_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "latex").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    (tmp_path / "latex").chmod(0o755)
+    settings = {"MATPLOTLIBRC": "/dev/zero", "SOURCE_DATE_EPOCH": "x", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    pictures = []
+    for number, rules in enumerate((None, "text.usetex: True\nimage.origin: lower\n", "pipe")):
+        place = tmp_path / str(number)
+        place.mkdir()
+        if rules == "pipe":
+            os.mkfifo(place / "matplotlibrc")
+        elif rules:
+            (place / "matplotlibrc").write_text(rules)
+        code, _, err = shell(f'cd {place} && "$@"', (*SENTENCE, "--look", "x.svg"), settings)
+        assert (code, err) == (0, b"regard: drawn: x.svg\n")
+        pictures.append((place / "x.svg").read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2]
+    assert not (tmp_path / "ran").exists()
+
+
 BAD: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("nonsense",)), (2, ("non\x1b[31m\nregard: forged",)), (2, ("translate", "--nonsense")),
     (2, ("translate", "--beam", "0", "x")), (2, ("translate", "--beam", "\x1b[31m", "x")),

@@ -115,6 +115,25 @@ def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
         check_output(written, ())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("translate", "le chat", "-o", "a.svg", "--look", "a.svg"),
+        ("translate", "le chat", "le chien", "-o", "a-1.svg", "--look", "a.svg"),
+        ("caption", "picture.png", "-o", "picture.look.png", "--look"),
+        ("evaluate", "fr-en", "--part", "dev", "--output", "a.svg", "--calibration", "a.svg"),
+    ],
+)
+def test_an_output_stands_beside_the_drawings(
+    talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = talk(*arguments)
+    assert (code, out) == (2, "")
+    assert "a drawing is to stand there too" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_look_never_destroys_a_file(talk, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"a photograph")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from regard.cli.lines import check_output, say, writing
+from regard.cli.lines import check_apart, check_output, say, writing
 from regard.cli.options import Beam, Device, ModelNames, Precision, load
 from regard.errors import ConfigError
 
@@ -57,6 +57,7 @@ def evaluate(
     check_output(output, [path for path in (source, reference) if path is not None])
     if calibration is not None:
         check_target(calibration)
+        check_apart(output, [calibration])
         check_own(calibration)
     place = local_device(find_device(device))
     with TemporaryDirectory() as made, together(place, PATIENCE) as group:

@@ -253,6 +253,22 @@ def check_targets(targets: Sequence[Path], sources: Sequence[str] = (), page: bo
             )
 
 
+def check_apart(output: Path | None, drawn: Sequence[Path]) -> None:
+    """Refuse an output in the place of a drawing, numbered or not: the later would replace the earlier.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if output is None:
+        return
+    whole = Path(os.path.realpath(output))
+    for one in drawn:
+        other = Path(os.path.realpath(one))
+        numbered = re.fullmatch(rf"{re.escape(other.stem)}(-\d+)?{re.escape(other.suffix)}", whole.name)
+        if whole.parent == other.parent and numbered:
+            raise ConfigError(f"--output {output}: a drawing is to stand there too ({one}): name another file")
+
+
 def check_looks(look: Sequence[Path], texts: list[str] | None, page: bool = False) -> None:
     """`check_targets` for the drawings of all arguments, and of the first line of standard input.
 

@@ -7,7 +7,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -95,6 +98,7 @@ def main() -> None:
         end_on_signals()
         os.environ["MPLBACKEND"] = "agg"  # figures need no window, whatever is set for a notebook or another program
         _use_utf8()
+        _draw_as_regard_does()
         code = run()
         _flush()
     except KeyboardInterrupt as error:  # before or after the verb
@@ -103,6 +107,20 @@ def main() -> None:
         code = _failed(error)
     end_quietly()  # the interpreter's own end runs code of libraries, and a signal may come meanwhile
     sys.exit(code)
+
+
+def _draw_as_regard_does() -> None:
+    """Let matplotlib read no settings but its own: those of the working directory may be a stranger's, and run TeX."""
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():
+        del os.environ["SOURCE_DATE_EPOCH"]  # which matplotlib would take for a number
+    found = find_spec("matplotlib")
+    if found is None or not found.origin:
+        return
+    place = Path(found.origin).parent / "mpl-data"
+    os.environ["MATPLOTLIBRC"] = str(place / "matplotlibrc")
+    if os.path.lexists("matplotlibrc"):  # which matplotlib reads first, where it is imported
+        with chdir(place):
+            import_module("matplotlib")
 
 
 def run(arguments: list[str] | None = None) -> int:

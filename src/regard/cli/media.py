@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.cli.lines import are_many, check_output, check_targets, draw_to, run_lines, targets_of
+from regard.cli.lines import are_many, check_apart, check_output, check_targets, draw_to, run_lines, targets_of
 from regard.cli.options import AUTO
 from regard.cli.progress import err
 from regard.errors import ConfigError
@@ -50,6 +50,7 @@ def run_media(
     files = [named] if named else arguments or []
     check_targets([Path(one) for one in look or [] if one != AUTO], files, page=True)
     check_output(output, [Path(one) for one in files])
+    check_apart(output, [path for one in files for path in targets_of(look or [], one, 1, False)])
 
     def one(texts: list[str], first: int) -> list[Any]:
         name = texts[0]

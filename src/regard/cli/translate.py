@@ -13,6 +13,7 @@ from regard.cli.lines import (
     FAILED,
     OF_A_FILE,
     are_many,
+    check_apart,
     check_looks,
     check_output,
     complain,
@@ -125,6 +126,7 @@ def translate(
     """Translate texts: one line in, one line out."""
     check_looks(look or [], texts, page=True)
     check_output(output, [path for path in (glossary, corpus) if path is not None])
+    check_apart(output, look or [])
     if corpus is not None:
         check_one_file(corpus)
     subtitles = corpus is not None and corpus.suffix.lower() in ENDINGS

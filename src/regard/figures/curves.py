@@ -73,7 +73,13 @@ def course(
     for place, (step, weights) in enumerate(zip(steps, maps, strict=True)):
         axes = figure.add_subplot(1, len(steps), place + 1)
         axes.imshow(
-            weights, cmap=colormap(THEME.weights, THEME.paper), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+            weights,
+            origin="upper",
+            cmap=colormap(THEME.weights, THEME.paper),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
         )
         axes.set_title(f"update {step:,}", fontsize=7, color=INK)
         axes.set_xticks(across, [visible(columns[n]) for n in across], fontsize=5, rotation=90)

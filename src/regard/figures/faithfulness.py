@@ -85,6 +85,7 @@ def draw_reasons(
     if rows and columns:
         panels[0].imshow(
             shares,
+            origin="upper",
             cmap=colormap(colours.weights, colours.paper),
             vmin=0,
             vmax=1,

@@ -86,8 +86,8 @@ def draw_heatmaps(
             axes.set_visible(False)
             continue
         axes.imshow(
-            weights[number].numpy(), cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto",
-            interpolation="nearest",
+            weights[number].numpy(), origin="upper", cmap=colormap(colours.weights, colours.paper), norm=norm,
+            aspect="auto", interpolation="nearest",
         )  # fmt: skip
         if number % across == 0:
             name_rows(axes, down_names)

@@ -67,11 +67,11 @@ def draw_strip(
         if number >= count:
             axes.set_visible(False)
         elif not number:
-            axes.imshow(points)
+            axes.imshow(points, origin="upper")
             _head(made, axes, "the picture", made.theme.soft)
         else:
             word, row = shown[number - 1]
-            axes.imshow(points * _light(row / top, side, smooth)[..., None])
+            axes.imshow(points * _light(row / top, side, smooth)[..., None], origin="upper")
             most = f"{float(row.max()) if row.numel() else 0.0:.2f}".removeprefix("0")
             _head(made, axes, cut(word, 20), made.theme.ink, most)
     _legend(made, top, smooth, bool(words), "the number above a panel: its largest weight" if across > 2 else "")
@@ -105,11 +105,11 @@ def draw_film(
     )  # fmt: skip
     for number, frame in enumerate(frames):
         points = _points(frame)
-        made.axes[0][number].imshow(points)
+        made.axes[0][number].imshow(points, origin="upper")
         _head(made, made.axes[0][number], f"frame {number + 1}", made.theme.soft)
         for row, cells in zip(made.axes[1:], weights, strict=False):
             own = cells.unflatten(0, (len(frames), side * side))[number] / top
-            row[number].imshow(points * _light(own, side, smooth)[..., None])
+            row[number].imshow(points * _light(own, side, smooth)[..., None], origin="upper")
     for word, row in zip(shown, made.axes, strict=True):
         ink = made.theme.soft if row is made.axes[0] else made.theme.ink
         row[0].annotate(visible(word), (0, 0.5), (-5, 0), "axes fraction", "offset points", ha="right", va="center",
@@ -208,7 +208,7 @@ def draw_sound(
     norm, ticks, beyond = scale_of(weights, large=True)
     if weights.numel():
         attending.imshow(
-            weights.numpy(), aspect="auto", cmap=colormap(colours.weights, colours.paper), norm=norm,
+            weights.numpy(), origin="upper", aspect="auto", cmap=colormap(colours.weights, colours.paper), norm=norm,
             extent=(start, start + step * len(frames), len(words) - 0.5, -0.5), interpolation="nearest",
         )  # fmt: skip
         texts = [shorten(one) for one in ticks[:-1]] + [("≥ " if beyond else "") + shorten(ticks[-1])]

@@ -66,7 +66,12 @@ def draw_trace(trace: "Trace", path: str | Path | None = None, theme: str = "lig
     axes, norm = made.axes[0][0], Normalize(0, 1)
     weights = [one.weights or [0.0] * max(1, len(columns)) for one in steps]
     axes.imshow(
-        weights, cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto", interpolation="nearest"
+        weights,
+        origin="upper",
+        cmap=colormap(colours.weights, colours.paper),
+        norm=norm,
+        aspect="auto",
+        interpolation="nearest",
     )
     name_rows(axes, down_names)
     if columns:

@@ -99,8 +99,8 @@ def _most(table: Tensor) -> float:
 
 def _fill(axes: "Axes", table: Tensor, norm: "Normalize", theme: Theme) -> None:
     axes.imshow(
-        table.detach().float().cpu().tolist(), cmap=colormap(theme.signed, theme.line), norm=norm, aspect="auto",
-        interpolation="nearest",
+        table.detach().float().cpu().tolist(), origin="upper", cmap=colormap(theme.signed, theme.line), norm=norm,
+        aspect="auto", interpolation="nearest",
     )  # fmt: skip
 
 
@@ -143,7 +143,12 @@ def draw_words(
 
     axes, norm = made.axes[0][0], Normalize(0, 1)
     axes.imshow(
-        values[::-1], cmap=colormap(colours.weights, colours.paper), norm=norm, aspect="auto", interpolation="nearest"
+        values[::-1],
+        origin="upper",
+        cmap=colormap(colours.weights, colours.paper),
+        norm=norm,
+        aspect="auto",
+        interpolation="nearest",
     )
     name_rows(axes, down_names)
     name_columns(axes, across_names)

@@ -22,6 +22,7 @@ from regard.pipelines.filler import Filler
 from regard.pipelines.transcriber import Transcriber
 from regard.pipelines.translator import Translator
 from regard.pretrained.folder import is_gguf, is_pretrained, load_pretrained
+from regard.storage import without_halves
 from regard.text.pretrained import Fast, read_tokenizer
 from regard.untrusted import faults_of
 
@@ -156,7 +157,7 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
         return _pretrained(_download(text.removeprefix(HUB)), text)
     folder = Path(name)
     if is_gguf(folder):
-        return _pretrained(folder, folder.stem)
+        return _pretrained(folder, without_halves(folder.stem))
     if folder.is_dir():
         exported = [kind for file, kind in EXPORTED.items() if (folder / file).is_file()]
         if exported and not (folder / INFO).exists():
@@ -166,8 +167,8 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
                 + (f', with engine="{kind}" to compute with it' if kind in ENGINES else "")
             )
         if not (folder / INFO).exists() and is_pretrained(folder):
-            return _pretrained(folder, folder.name)
-        return _ready(load_bundle(folder), folder.name)
+            return _pretrained(folder, _name_of(folder))
+        return _ready(load_bundle(folder), _name_of(folder))
     known = ", ".join(map(repr, nearest(text, shipped())))
     if "/" in text or text.endswith(".gguf"):
         kind = "file" if text.endswith(".gguf") else "folder"
@@ -176,6 +177,12 @@ def _find(name: str | Path) -> Pipeline[Any, Any]:
             f"one of {known}"
         )
     raise ChoiceError(f"unknown model {text!r}: expected one of {known}, or the folder of a run")
+
+
+def _name_of(folder: Path) -> str:
+    """The name of a folder, which a server and pages can write: of ".", that of the folder it is."""
+    name = folder.name if folder.name not in ("", "..") else folder.resolve().name or str(folder)
+    return without_halves(name)
 
 
 def _ready(bundle: Bundle, name: str) -> Pipeline[Any, Any]:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from regard.errors import BundleError
-from regard.storage import digest, parse_json, write_tensors
+from regard.storage import digest, open_tensors, parse_json, write_tensors
 from regard.untrusted import file_size
 
 Tensors = dict[str, Tensor]
@@ -47,7 +46,7 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise BundleError(f"{path}: no such checkpoint")
     file_size(path)  # refuses a pipe, which would never end
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises its own error type

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from regard.attention.biases import Added, Diagonals
@@ -25,7 +24,7 @@ from regard.attention.scores import Additive, Compared, Concat, Distance, Produc
 from regard.attention.spec import Spec
 from regard.errors import shown
 from regard.shapes import check
-from regard.storage import digest, parse_json, without_halves, write_tensors, writing_to
+from regard.storage import digest, open_tensors, parse_json, without_halves, write_tensors, writing_to
 from regard.untrusted import file_size, named
 
 FORMAT = 1
@@ -67,7 +66,7 @@ def is_map(path: Path) -> bool:
     if not path.is_file():  # a pipe would be waited for
         return False
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with open_tensors(path) as file:
             return "map" in (file.metadata() or {})
     except Exception:  # safetensors raises bare OSError and its own error types
         return False
@@ -76,7 +75,7 @@ def is_map(path: Path) -> bool:
 def load_map(path: Path) -> tuple[WeightSource, tuple[int, ...], Tokens]:
     """Read what `save_map` wrote: the source, its shape, and the tokens."""
     size = file_size(path)  # refuses a pipe, which would never end
-    with safe_open(str(path), framework="pt") as file:
+    with open_tensors(path) as file:
         note = parse_json((file.metadata() or {})["map"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if not isinstance(note, dict):
