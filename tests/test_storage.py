@@ -163,7 +163,21 @@ def test_a_pipe_in_a_folder_of_regard_is_replaced_and_not_waited_for(tmp_path):
     os.close(reader)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "bundle.json", "attention/000014.json"])
+@pytest.mark.parametrize("name", ["attention", "prepared", "distilled", "tensorboard"])
+def test_a_file_in_the_place_of_a_folder_is_said_before_any_work(tmp_path, name):
+    claim(tmp_path / "run", "a run")
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name}: a file, in the place of a folder that a run may write"):
+        claim(tmp_path / "run", "a run")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weights.safetensors", "bundle.json", "attention/000014.json", "data.sha256", "diacritics.txt",
+        "distilled/pairs.jsonl",
+    ],
+)  # fmt: skip
 def test_a_folder_in_the_place_of_a_file_is_said_before_any_work(tmp_path, name):
     claim(tmp_path / "run", "a run")
     place = tmp_path / "run" / name

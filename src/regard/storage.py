@@ -31,7 +31,9 @@ from regard.errors import ConfigError, DataError, harmless
 
 LOCK, MARKER = ".lock", ".regard"
 ASIDE = ".aside"  # ends the name of what is being written
-WRITTEN = (".json", ".jsonl", ".safetensors", ".toml", ".html")  # end the names of files in regard's own folders
+# of what stands in regard's own folders: ends of the names of files, and names of folders
+FILES = (".json", ".jsonl", ".safetensors", ".toml", ".html", ".sha256", ".txt")
+FOLDERS = ("attention", "distilled", "prepared", "tensorboard")
 FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EIO") if hasattr(errno, name))
 
 
@@ -323,9 +325,12 @@ def check_claim(folder: Path, purpose: str, known: Collection[str] = ()) -> None
     if not folder.exists():
         return
     if any((folder / name).exists() for name in (MARKER, *known)):
-        for path in (*folder.iterdir(), *folder.glob("*/*.json")):  # before any work that could not be written then
-            if path.suffix in WRITTEN and path.is_dir() and not path.is_symlink():
-                raise ConfigError(f"{path}: a folder, in the place of a file that {purpose} may write: move it away")
+        for path in (*folder.glob("*"), *folder.glob("*/*")):  # before any work that could not be written then
+            kind, other = ("file", "folder") if path.suffix in FILES else ("folder", "file")
+            if path.is_symlink() or not (path.suffix in FILES or path.name in FOLDERS):
+                continue
+            if path.is_dir() if kind == "file" else path.is_file():
+                raise ConfigError(f"{path}: a {other}, in the place of a {kind} that {purpose} may write: move it away")
         return
     others = sorted(one.name for one in folder.iterdir() if one.name != LOCK and not one.name.endswith(ASIDE))
     if others:

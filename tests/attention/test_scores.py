@@ -22,6 +22,7 @@ from regard.attention.scores import (
     as_score,
 )  # fmt: skip
 from regard.errors import ShapeError
+from regard.nn.recurrent import AttentionalStep
 
 H, T, S, D, D_Q, D_K, D_H = 2, 3, 5, 7, 11, 13, 17
 
@@ -564,7 +565,58 @@ def test_a_score_that_follows_with_a_forward_of_its_own_is_called_with_all_keys(
     row = torch.softmax(score(query[:20], key), -1)
     torch.testing.assert_close(seen.column(5), row[:, 5])
     torch.testing.assert_close(seen.tile([3], [7, 900]), row[3:4][:, [7, 900]])
-    torch.testing.assert_close(seen.frozen().full(), row)
+    for one in (seen.frozen(), regard.attention_map(query[:20], key, score=as_score(score).projected())):
+        torch.testing.assert_close(one.full(), row)
+        torch.testing.assert_close(one.column(5), row[:, 5])
+        torch.testing.assert_close(one.tile([3], [7, 900]), row[3:4][:, [7, 900]])
+
+
+class Looked(Score):
+    """A score of one's own that takes the last weights as they are, so that it needs all keys."""
+
+    follows = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        state, looked = query.split([4, query.shape[-1] - 4], -1)
+        return state @ key.mT + self.weight * looked
+
+
+def test_a_score_of_ones_own_that_follows_is_given_all_keys() -> None:
+    torch.manual_seed(0)
+    s, score = 200, Looked().requires_grad_(False)
+    query, key = torch.cat([torch.randn(1, 12000, 4), torch.rand(1, 12000, s).softmax(-1)], -1), torch.randn(1, s, 4)
+    mask = regard.padding(torch.tensor([120]))
+    want = regard.attend(query[:, :9], key, key, score=score, mask=mask, kernel="reference")
+    for one in (score, as_score(score).projected()):
+        torch.testing.assert_close(regard.attend(query, key, key, score=one, mask=mask)[:, :9], want)
+    seen = regard.attention_map(query[:, :9], key, score=score)
+    for one in (seen, seen.frozen()):
+        seen.entropy()
+        torch.testing.assert_close(one.column(5), seen.full()[..., 5])
+    step = AttentionalStep("gru", 3, 4, 4, score=Looked()).eval()
+    with regard.observe(step) as found, torch.no_grad():
+        step.attend(query[:, :9], key, key, torch.ones(1, 1, s, dtype=torch.bool))
+    assert found["."][0].column(5).shape == (1, 9)
+
+
+def test_a_callable_that_follows_is_given_all_keys() -> None:
+    torch.manual_seed(0)
+    t, score = 1500, LocationAware(4, 4, 4).requires_grad_(False)
+    query, key = torch.cat([torch.randn(1, t, 4), torch.rand(1, t, t).softmax(-1)], -1), torch.randn(1, t, 4)
+
+    class Wrapped:  # as torch.compile gives it
+        follows = True
+
+        def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+            return score(query, key)
+
+    given = {"mask": regard.window(20)}
+    want = regard.attend(query, key, key, score=score, **given)
+    torch.testing.assert_close(regard.attend(query, key, key, score=Wrapped(), **given), want)
 
 
 def test_a_module_keeps_the_score_it_was_given() -> None:

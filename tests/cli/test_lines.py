@@ -104,7 +104,11 @@ def test_output_is_checked_before_the_work(talk, tmp_path: Path) -> None:
         folder = tmp_path / f"of {weights}"
         folder.mkdir()
         (folder / weights).write_bytes(b"weights")
-        for name in ("config.json", "tokenizer.json", "generation_config.json", "x.safetensors.index.json"):
+        (folder / "1_Pooling").mkdir()
+        for name in (
+            "config.json", "tokenizer.json", "generation_config.json", "x.safetensors.index.json", "vocab.txt",
+            "merges.txt", "1_Pooling/config.json",
+        ):  # fmt: skip
             (folder / name).write_text("{}")
             with pytest.raises(ConfigError, match="a file of a model or a run"):
                 check_output(folder / name, ())

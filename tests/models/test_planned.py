@@ -441,6 +441,18 @@ def test_a_forward_set_on_the_output_layer_of_a_recurrent_model_is_called() -> N
     assert called
 
 
+def test_hooks_of_a_gradient_leave_a_search_planned() -> None:
+    model = regard.load("fr-en-rnn")
+    called: list[int] = []
+    model.model.decoder.output.register_full_backward_hook(lambda *_: called.append(1))
+    model.model.eval()
+    with torch.no_grad():
+        assert refusal(model.model) == ""
+    assert model("le chat noir").trace.steps
+    model.model(*(torch.tensor([[5, 6, 7]]) for _ in range(2))).sum().backward()
+    assert called
+
+
 def test_the_loss_of_an_output_layer_with_hooks_is_not_that_of_its_weights() -> None:
     model = regard.load("fr-en-rnn").model
     hook = model.decoder.output.register_forward_hook(lambda module, given, logits: logits * 3)

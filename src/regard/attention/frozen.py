@@ -27,17 +27,24 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
 def settings_of(module: nn.Module) -> Iterator[Number | str]:
     """Numbers and texts that are attributes of a module and those within it, alone or in lists, tuples and dicts."""
     for part in module.modules():
-        for name, value in list(vars(part).items()):
-            if not name.startswith("_"):
-                yield from _settings_in(value)
+        yield from settings_in(part)
 
 
-def _settings_in(value: Any, depth: int = 4) -> Iterator[Number | str]:
+def settings_in(owner: Any, depth: int = 4) -> Iterator[Number | str]:
+    """Numbers and texts that are attributes of an object, and of those callables among them that are no modules."""
+    for name, value in list(getattr(owner, "__dict__", {}).items()):
+        if not name.startswith("_"):
+            yield from _settings_of_value(value, depth)
+
+
+def _settings_of_value(value: Any, depth: int) -> Iterator[Number | str]:
     if isinstance(value, Number | str):
         yield value
     elif type(value) in (list, tuple, dict) and len(value) <= 64 and depth:  # settings, and no store
         for one in list(value.values() if isinstance(value, dict) else value):
-            yield from _settings_in(one, depth - 1)
+            yield from _settings_of_value(one, depth - 1)
+    elif callable(value) and not isinstance(value, nn.Module | type) and depth:
+        yield from settings_in(value, depth - 1)
 
 
 def frozen_module(module: M) -> M:

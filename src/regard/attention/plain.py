@@ -7,6 +7,7 @@ else; these functions are the one place that says so.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -25,15 +26,19 @@ class Equal:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks before or behind its `forward`, or its gradient's does."""
-    of_call = module._forward_hooks or module._forward_pre_hooks
-    return bool(of_call or module._backward_hooks or module._backward_pre_hooks)
+    """Whether a call of the module runs hooks before or behind its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def has_own_call(module: nn.Module) -> bool:
-    """Whether a call of the module does more than its class's `forward`: it has hooks, or a `forward` of its own."""
+    """Whether a call of the module does more than its class's `forward`: it has hooks, or a `forward` of its own.
+
+    Hooks of its gradient count where there is one.
+    """
     own = vars(module).get("forward")
-    return has_hooks(module) or not (own is None or isinstance(own, Equal))
+    if has_hooks(module) or not (own is None or isinstance(own, Equal)):
+        return True
+    return bool(module._backward_hooks or module._backward_pre_hooks) and torch.is_grad_enabled()
 
 
 def is_plain_linear(layer: nn.Module) -> bool:

@@ -33,10 +33,14 @@ class Score(nn.Module):
     """e_ij = compare(project_query(q_i), project_key(k_j)); the base of all scores.
 
     Attributes:
-        follows: a recurrent decoder's query is [state; weights of its last look], for a score that goes on from there.
+        follows: a recurrent decoder's query is [state; weights of its last look], for a score that goes on from there;
+            it is given all keys at once.
+        numbers_keys: of a score that follows: a projected key carries its place, so that any tile of projected keys is
+            compared alone.
     """
 
     follows: bool = False
+    numbers_keys: bool = False
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         """The query's side, computed alone."""
@@ -112,6 +116,7 @@ class Projected(Score):
     def __init__(self, score: Score) -> None:
         super().__init__()
         self.score = score
+        self.follows = score.follows and not score.numbers_keys
 
     def project_query(self, query: QueryTile) -> ProjectedQuery:
         return self.score.project_query(query)
@@ -138,6 +143,7 @@ class Compared(Score):
     def __init__(self, score: Score) -> None:
         super().__init__()
         self.score = score
+        self.follows = score.follows and not score.numbers_keys
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         return self.score.compare(query, key)
@@ -376,7 +382,7 @@ class LocationAware(Score):
         reach: how many keys to a side a filter sees.
     """
 
-    follows = True
+    follows = numbers_keys = True
 
     @check_arguments
     def __init__(self, query_dim: int, key_dim: int, hidden_dim: int, filters: int = 10, reach: int = 20) -> None:
@@ -414,7 +420,13 @@ class Function(Score):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.follows = isinstance(function, Score) and function.follows
+        self.follows = bool(getattr(function, "follows", False))  # of a compiled score too
+
+    def projected(self) -> Score:
+        return self
+
+    def compared(self) -> Score:
+        return self
 
     def compare(self, query: ProjectedQuery, key: ProjectedKey) -> ScoreTile:
         owner = type(self.function).__name__ if isinstance(self.function, Score) else "the score function"

@@ -200,10 +200,13 @@ def _is_kept(path: Path) -> bool:
     with path.open("rb") as file:
         if b"\0" in file.read(2**12):
             return True
-    if OF_MODELS.fullmatch(path.name) and any(map(_is_of_weights, path.parent.iterdir())):
-        return True
+    around = path.parent, path.parent.parent
+    if path.name in TEXTS_OF_MODELS or OF_MODELS.fullmatch(path.name):
+        within = [one for one in path.parent.iterdir() if one.is_dir()] if path.suffix == ".json" else []
+        if any(_is_of_weights(one) for folder in (*around, *within) for one in folder.glob("*.*")):
+            return True
     texts = path.suffix.lower() in ENDINGS_OF_MODELS or path.name in TEXTS_OF_MODELS
-    return texts and any(map(_holds_model, (path.parent, path.parent.parent)))
+    return texts and any(map(_holds_model, around))
 
 
 def _is_of_weights(path: Path) -> bool:

@@ -275,7 +275,8 @@ def _check(config: BulkConfig, into: Path) -> None:
     # a corpus whose last rows were corrected is of another size: each part is compared with its rows
     if "computing" not in before and now["computing"] and any(into.glob("part-*.parquet")):
         raise ConfigError(
-            f"--to {into}: begun before precision and engine were written down: give neither, or name another folder"
+            f"--to {into}: begun before precision and engine were written down: name another folder; if its parts were "
+            "made with neither, give neither"
         )
     before.setdefault("computing", "")
     other = next((name for name in now if name != "size" and before.get(name) != now[name]), None)

@@ -389,6 +389,7 @@ def test_a_score_that_counts_its_calls_is_asked_once() -> None:
     score = Counting()
     seen = regard.attention_map(*inputs(), score=score)
     seen.entropy()
+    seen.entropy()  # the first time, another thread may have set the number
     before = score.calls
     seen.received()
     seen.entropy()
@@ -407,6 +408,7 @@ def test_a_score_that_counts_its_calls_in_a_buffer_is_asked_once() -> None:
 
     score = Counting()
     seen = regard.attention_map(*inputs(), score=score)
+    seen.entropy()
     seen.entropy()
     before = int(score.calls)
     seen.received()
@@ -466,6 +468,64 @@ def test_a_write_that_another_thread_has_seen_is_not_forgotten() -> None:
     seen.append(regard.attention_map(query, key, score=Meanwhile()))
     seen[0].entropy()
     torch.testing.assert_close(seen[0].entropy(), regard.attention_map(query, key, score="dot").entropy())
+
+
+@pytest.mark.parametrize("kind", ["buffer", "attribute", "number"])
+def test_a_setting_that_another_thread_writes_meanwhile_is_not_forgotten(kind: str) -> None:
+    class Meanwhile(regard.Dot):
+        def __init__(self) -> None:
+            super().__init__()
+            self.done = False
+            if kind == "buffer":
+                self.register_buffer("t", torch.ones(()))
+            else:
+                self.t = torch.ones(()) if kind == "attribute" else 1.0
+
+        def write(self) -> None:
+            if kind == "number":
+                self.t = 5.0
+            else:
+                self.t.fill_(5.0)
+
+        def compare(self, query: Tensor, key: Tensor) -> Tensor:
+            found = super().compare(query, key) * self.t
+            if not self.done:
+                self.done = True
+                thread = Thread(target=self.write)
+                thread.start()
+                thread.join()
+            return found
+
+    query, key = inputs()
+    score = Meanwhile()
+    seen = regard.attention_map(query, key, score=score)
+    seen.entropy()
+    torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, score=score).entropy())
+
+
+def test_settings_of_callables_and_of_biases_are_followed() -> None:
+    class Scaled:
+        scale = 1.0
+
+        def __init__(self) -> None:
+            self.scale, self.itself = 1.0, self
+
+        def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+            return self.scale * query @ key.mT
+
+    class Slope(regard.attention.biases.Bias):
+        def __init__(self) -> None:
+            self.slope = 1.0
+
+        def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+            return self.slope * (rows[:, None] - columns).float()
+
+    query, key = inputs()
+    for score, bias, owner, name in ((one := Scaled(), None, one, "scale"), ("dot", two := Slope(), two, "slope")):
+        seen = regard.attention_map(query, key, score=score, bias=bias)
+        seen.entropy()
+        setattr(owner, name, 3.0)
+        torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, score=score, bias=bias).entropy())
 
 
 def test_a_map_that_another_thread_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

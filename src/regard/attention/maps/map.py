@@ -128,6 +128,7 @@ class AttentionMap:
         self._of_heads = False
         # with and without torch.is_grad_enabled()
         self._of: tuple[Any, ...] | None = None
+        self._counting = False  # whether a pass has changed what it is computed of
         self._found: dict[bool, Summary] = {}
         self._pools: dict[tuple[bool, Pool], Tensor] = {}
 
@@ -633,7 +634,10 @@ class AttentionMap:
         counts, counted = ([one for one in versions or () if isinstance(one, int)] for versions in (before, after))
         if counts != counted or self._of is not before:  # a tensor was written to meanwhile, by another thread, say
             return found if aside is pool else replace(found, pooled=None)
-        self._of = after  # a score may count its calls
+        if after != before and not self._counting:  # a score may count its calls, or another thread have set a number
+            self._counting = True
+            return found if aside is pool else replace(found, pooled=None)
+        self._of = after
         if not found.entropy.requires_grad:
             mode = torch.is_grad_enabled()
             self._found[mode] = found

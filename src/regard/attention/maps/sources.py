@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.frozen import settings_of, tensors_of
+from regard.attention.frozen import settings_in, settings_of, tensors_of
 from regard.attention.kernels.nonfinite import is_poisoned, isolated
 from regard.attention.maps.compact import freeze
 from regard.attention.masks import Mask, rows_of
@@ -98,7 +98,8 @@ def versions_of(parts: Iterable[Any]) -> tuple[Any, ...]:
             state = versions_of([*tensors_of(part.score), *tensors_of(part.normalizer)])
             # which a call may change, as one does that counts itself: not held to be unwritten while it runs
             found += [("state", one) for one in (*state, *settings_of(part.score), *settings_of(part.normalizer))]
-            found += versions_of([] if part.bias is None else part.bias.tensors())
+            if part.bias is not None:
+                found += [*versions_of(part.bias.tensors()), *(("state", one) for one in settings_in(part.bias))]
             found += versions_of(tensors_in(part.mask))
     return tuple(found)
 
