@@ -21,6 +21,7 @@ import torch
 import regard
 from conftest import made_pairs, tiny
 from regard import cli, experiment
+from regard.bundle import load_bundle, save_bundle
 from regard.cli.lines import check_output
 from regard.config import config_names, to_toml
 from regard.data.pairs import Pairs
@@ -87,6 +88,16 @@ def test_a_folder_whose_name_is_not_utf_8(data_folder: Path, tmp_path: Path, mon
 def test_a_model_in_the_working_directory_has_its_name(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny_run)
     assert [load(name).name for name in (".", f"../{tiny_run.name}/.", "attention/..")] == [tiny_run.name] * 3
+
+
+def test_paths_may_be_texts(tiny_run: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(str(tiny_run))
+    save_bundle(str(tmp_path / "copy"), bundle)
+    assert load(tmp_path / "copy")("le chat").text == load(tiny_run)("le chat").text
+    assert average_run(str(tiny_run), str(tmp_path / "averaged")) == tmp_path / "averaged"
+    bundle.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match="load_bundle: folder must be a path; got 5"):
+        load_bundle(5)
 
 
 def test_nothing_to_train_on_is_refused(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

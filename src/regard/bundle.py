@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
+from regard.arguments import check_arguments
 from regard.config import with_current_names
 from regard.errors import BundleError, shown
 from regard.models.build import ModelConfig, build_shapes
@@ -70,6 +71,7 @@ class Bundle:
     diacritics: Diacritics | None = None
 
 
+@check_arguments
 def save_bundle(folder: Path, bundle: Bundle, precision: Precision = "float32") -> None:
     """Write a bundle into `folder`; `bundle.json` last, so that an incomplete one is never taken for complete."""
     if not isinstance(bundle.tokenizer, Tokenizer):
@@ -119,6 +121,7 @@ class _Info(BaseModel):
     files: dict[str, str]
 
 
+@check_arguments
 def load_bundle(folder: Path) -> Bundle:
     """Read what `save_bundle` wrote.
 

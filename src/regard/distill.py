@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from regard import experiment
+from regard.arguments import check_arguments
 from regard.data.augment import AugmentConfig
 from regard.data.files import stream_lines
 from regard.data.pairs import Pairs
@@ -43,6 +44,7 @@ class Distilled:
     overrides: dict[str, Any]
 
 
+@check_arguments
 def distill(
     teacher: str, config: Path, overrides: Mapping[str, Any], folder: Path, load: Callable[[str], Any], *,
     texts: Sequence[str] = (), beam: int | None = None, n_best: int = 1, report: Callable[[int], None] = lambda _: None,

@@ -372,6 +372,7 @@ def _until(stop: Callable[[], bool], work: Callable[Given, Numbers], group: Proc
     return interruptible
 
 
+@check_arguments
 def average_run(folder: Path, into: Path, other: str | None = None) -> Path:
     """Average a run's best checkpoints, or its model and another, into a new bundle in `into`.
 

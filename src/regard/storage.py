@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -47,18 +46,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(packed, metadata))
-
-
-def open_tensors(path: Path) -> Any:
-    """A file of tensors, as `safetensors.safe_open` gives it, whose own names of files are UTF-8 alone."""
-    try:
-        return safe_open(os.fspath(path.absolute()).encode("utf-8").decode("utf-8"), framework="pt")
-    except UnicodeEncodeError:  # it is opened by its number
-        number = os.open(path, os.O_RDONLY)
-        try:
-            return safe_open(f"/dev/fd/{number}", framework="pt")
-        finally:
-            os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,7 +75,7 @@ class Range:
         Raises:
             ConfigError: it does not.
         """
-        whole = not self.choices and self.low.is_integer() and self.high.is_integer()
+        whole = not self.choices and all(float(end).is_integer() for end in (self.low, self.high))
         ends = (int(self.low), int(self.high)) if whole else (self.low, self.high)
         for value in self.choices or ends:
             read_config(config, overrides | {self.name: value})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +11,28 @@ from typing import Any, NoReturn
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from regard.errors import BundleError, shown
-from regard.storage import open_tensors
 
 JSON_BYTES = 2**22  # of a file of settings; a vocabulary has a limit of its own
 HEADER_BYTES = 2**23  # of a safetensors header
 TENSORS = 5_000  # of a model: some five hundred layers
 SHARDS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def open_tensors(path: Path) -> Any:
+    """A file of tensors, as `safetensors.safe_open` gives it, whose own names of files are UTF-8 alone."""
+    try:
+        return safe_open(os.fspath(path.absolute()).encode("utf-8").decode("utf-8"), framework="pt")
+    except UnicodeEncodeError:  # it is opened by its number
+        number = os.open(path, os.O_RDONLY)
+        try:
+            return safe_open(f"/dev/fd/{number}", framework="pt")
+        finally:
+            os.close(number)
 
 
 def named(name: str) -> str:

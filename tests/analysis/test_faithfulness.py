@@ -13,6 +13,7 @@ from random_outputs import SOURCE, completer, recurrent, translator
 from regard.analysis.erasure import Erasure
 from regard.analysis.explanations import explanations
 from regard.analysis.faithfulness import Curves
+from regard.analysis.reasons import reasons
 from regard.figures.style import THEMES
 
 WORTH = torch.tensor([0.02, 0.4, 0.05, 0.3, 0.0, 0.13], dtype=torch.float64)  # what each part adds to a probability
@@ -26,6 +27,18 @@ def additive(kept):
 def deaf(kept):
     """A probability that rests on the last part alone."""
     return 0.2 + 0.7 * kept[:, -1].double()
+
+
+def test_findings_within_inference_mode():
+    want = regard.load("fr-en-fast")("le chat")
+    with torch.inference_mode():
+        model = regard.load("fr-en-fast")
+        result = model("le chat")
+        assert str(regard.faithfulness(result, 0, draws=20)) == str(regard.faithfulness(want, 0, draws=20))
+        reasons(result, draws=20)
+        assert result.tested == want.tested
+        assert result.look() is not None
+    assert not any(one.is_inference() for one in model.model.parameters())
 
 
 def test_curves_by_hand():

@@ -209,6 +209,7 @@ class Faithfulness:
 
 
 @check_arguments
+@torch.inference_mode(False)  # within such a block of the caller's there would be no gradient
 def faithfulness(
     prediction: Generated | Probability, step: int | Sequence[int] = -1, *,
     explanations: Mapping[str, Any] | None = None, parts: Sequence[str] | None = None, draws: int = 100,

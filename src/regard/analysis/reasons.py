@@ -195,6 +195,7 @@ class Reasons:
 
 
 @check_arguments
+@torch.inference_mode(False)  # within such a block of the caller's there would be no gradient
 def reasons(
     generation: Any, draws: int | None = None, seed: int = 0, *, done: Callable[[int, int], None] | None = None
 ) -> Reasons:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from regard.arguments import check_arguments
 from regard.data.archive import Cells, Files
 from regard.data.datasets import an4, fsdd
 from regard.data.files import expand, plain_name, read_lines, share_of, stream_lines
@@ -116,6 +117,7 @@ def _cells(config: TableConfig) -> Iterator[Cells]:
     return read_cells(expand(config.table))
 
 
+@check_arguments
 def read_cells(path: Path) -> Iterator[Cells]:
     """The rows of a .csv, .tsv or .jsonl table (compressed too), blank lines left out.
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, get_args
 
+from regard.arguments import check_arguments
 from regard.bundle import Bundle, Precision, save_bundle
 from regard.errors import ConfigError, unknown
 from regard.export import ctranslate2, hf, onnx
@@ -13,6 +14,7 @@ from regard.storage import check_empty, new_folder
 LAYOUTS = ("regard", "hf", "ctranslate2", "onnx", "torch")
 
 
+@check_arguments
 def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard") -> None:
     """Write a model as a folder of its own.
 

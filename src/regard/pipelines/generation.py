@@ -191,6 +191,7 @@ class Generation(Result):
         return Alignment(matrix, source, target, site, heads, self.title, chosen)
 
     @cached_property
+    @torch.inference_mode(False)  # within such a block of the caller's there would be no gradient
     def tested(self) -> str:
         """Whether the map that the alignment is read from may be believed for this output, in one sentence.
 

@@ -45,6 +45,7 @@ def shipped() -> list[str]:
 
 
 @check_arguments
+@torch.inference_mode(False)  # within such a block, a model would have weights that no gradient flows to
 def load(
     name: str | Path | Sequence[str | Path],
     device: str | torch.device = "cpu",

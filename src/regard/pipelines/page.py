@@ -37,6 +37,7 @@ AT_ONCE = 16  # inputs without a token, between two looks at what else is asked
 CANDIDATES = 5  # tokens named for each layer and position
 
 
+@torch.inference_mode(False)  # within such a block of the caller's there would be no gradient
 def page_of(result: "Result") -> Page:
     """The page of a result of any pipeline: its maps and those of its alternatives.
 
@@ -49,6 +50,7 @@ def page_of(result: "Result") -> Page:
     return draft.page()
 
 
+@torch.inference_mode(False)  # within such a block of the caller's there would be no gradient
 def look_at(
     pipelines: Sequence[Any], inputs: Sequence[str], atlas: bool = False, tests: bool = True,
     steps: Mapping[int, Any] | None = None,

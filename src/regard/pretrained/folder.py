@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 from pydantic import ValidationError
 
+from regard.arguments import check_arguments
 from regard.errors import BundleError, nearest, shown
 from regard.models.build import ModelConfig, build_shapes
 from regard.pretrained.bert import BERT, ROBERTA
@@ -74,6 +75,7 @@ def is_gguf(path: Path) -> bool:
     return path.suffix == ".gguf" and path.is_file()
 
 
+@check_arguments
 def load_pretrained(folder: Path) -> Pretrained:
     """Build the model that a folder or a .gguf file describes, and load every weight.
 

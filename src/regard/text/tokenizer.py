@@ -22,6 +22,7 @@ import tokenizers
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
+from regard.arguments import check_arguments
 from regard.errors import BundleError, ConfigError
 from regard.storage import write_text, writing_to
 from regard.text.protocol import Span as Span
@@ -155,12 +156,14 @@ class Tokenizer:
         """Vocabulary, merges, rules and special ids: tokenizers of one identity read and write every text alike."""
         return PAD, BOS, EOS, self._inner.to_str()
 
+    @check_arguments
     def save(self, path: Path) -> None:
         """Write a `tokenizer.json` of the tokenizers library; the settings are stored separately."""
         with writing_to(path):
             write_text(path, self._inner.to_str(pretty=True))
 
     @classmethod
+    @check_arguments
     def load(cls, path: Path, config: TokenizerConfig) -> "Tokenizer":
         """Load a tokenizer that `save` wrote.
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from regard.errors import BundleError
-from regard.storage import digest, open_tensors, parse_json, write_tensors
-from regard.untrusted import file_size
+from regard.storage import digest, parse_json, write_tensors
+from regard.untrusted import file_size, open_tensors
 
 Tensors = dict[str, Tensor]
 LAST = "last.safetensors"  # of a run, from which it is resumed

@@ -35,6 +35,12 @@ def test_the_same_seed_gives_the_same_scenes(config: SceneConfig) -> None:
     assert [s.caption for s in scenes(glyphs, config, range(5), 4, False)] != [s.caption for s in first]
 
 
+@pytest.mark.parametrize("count", [0, -1, 1000])
+def test_more_things_than_there_are_are_refused(config: SceneConfig, count: int) -> None:
+    with pytest.raises(DataError, match=f"count: expected 1 to .* as many as there are things; got {count}"):
+        list(scenes(Glyphs(config), config, range(2), 0, False, count=count))
+
+
 def test_things_stand_where_the_caption_says(config: SceneConfig) -> None:
     glyphs = Glyphs(config)
     for scene in scenes(glyphs, config, range(60), 1, False):

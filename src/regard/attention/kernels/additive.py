@@ -19,7 +19,7 @@ from torch import Tensor
 
 from regard.attention.kernels.blockwise import blockwise
 from regard.attention.kernels.blockwise import gradients as blockwise_gradients
-from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, derivatives, is_differentiated
 from regard.attention.scores import Additive, Compared, Concat, Projected, Score
 from regard.attention.spec import Spec
 from regard.attention.tracing import are_hidden
@@ -118,6 +118,10 @@ def _largest(*tensors: Tensor) -> float:
     return max([float(t.abs().max()) for t in tensors if t.numel()], default=0.0)
 
 
+def _plain(query: Tensor, key: Tensor, v: Tensor) -> Tensor:
+    return torch.tanh(query[:, :, None] + key[:, None]) @ v
+
+
 class _Tiled(torch.autograd.Function):
     """Scores by tiles, and their first derivative by the same tiles; the second is the plain formula's."""
 
@@ -134,9 +138,8 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
         query, key, v = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this derivative will itself be differentiated
-            scores = torch.tanh(query[:, :, None] + key[:, None]) @ v
-            return torch.autograd.grad(scores, (query, key, v), upstream, create_graph=True)
+        if is_differentiated(upstream):
+            return (*derivatives(_plain, (query, key, v), (), upstream),)
         tiles = Tiles.of(query, key)
         like = torch.empty_like if upstream.numel() else torch.zeros_like  # without pairs no tile begins the sums
         found = [like(t, memory_format=torch.contiguous_format) for t in (query, key)]

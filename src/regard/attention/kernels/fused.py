@@ -6,7 +6,7 @@ and leaves out the keys that a mask forbids to all queries of a piece.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import ByDistance
-from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, number_bytes
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, derivatives, is_differentiated, number_bytes
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
@@ -334,9 +334,8 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
         q, k, v, output, rows, *learned = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this derivative will itself be differentiated
-            plain = _plain(q, k, v, ctx.work)
-            gradients = torch.autograd.grad(plain, (q, k, v, *learned), upstream, create_graph=True, allow_unused=True)
+        if is_differentiated(upstream):
+            gradients = derivatives(partial(_plain, work=ctx.work), (q, k, v), learned, upstream)
         else:
             gradients = ctx.work.backward(upstream, q, k, v, output, rows, learned)
         return None, *gradients
@@ -444,11 +443,16 @@ def _has_matrix_unit() -> bool:
 
 
 def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
-    """The tensor in this type and width, with all batch axes; itself where it has them."""
+    """The tensor in this type and width, with all batch axes and its vectors in one piece; itself where it has them.
+
+    Torch's kernel takes the numbers of a vector for neighbors in memory, and compares no stride.
+    """
     if tensor.dtype != dtype:
         tensor = tensor.to(dtype)
     if tensor.shape[-1] < width:
         tensor = pad(tensor, (0, width - tensor.shape[-1]))
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
     return tensor if tensor.shape[:-2] == batch else tensor.expand(*batch, *tensor.shape[-2:])
 
 

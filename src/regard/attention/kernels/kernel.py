@@ -1,9 +1,11 @@
 """What a kernel is to the operator: how to run it, what it refuses, when it pays, and what it costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from regard.attention.pieces import BLOCK
@@ -85,3 +87,45 @@ class Kernel:
     witness: Witness | None = None
     gradients: Gradients | None = None
     traces: bool = False
+
+
+BATCHED = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor  # of vmap, old and new
+
+
+def is_differentiated(upstream: Tensor) -> bool:
+    """Whether a derivative is itself differentiated, or taken for several upstreams at once (`vmap`)."""
+    return torch.is_grad_enabled() or any(is_batched(upstream) for is_batched in BATCHED)
+
+
+class _Entered(torch.autograd.Function):
+    """A tensor as an input of its own: a first derivative ends there, those of that derivative go on."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, first: list[bool]) -> Tensor:
+        ctx.first = first
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
+        return None if ctx.first[0] else upstream, None
+
+
+def derivatives(
+    output: Callable[..., Tensor], inputs: Sequence[Tensor], learned: Sequence[Tensor], upstream: Tensor
+) -> list[Tensor | None]:
+    """The gradients of an output, which can be differentiated again; None for inputs that need none.
+
+    Args:
+        output: of the inputs.
+        inputs: each counts by itself, also where two are one tensor, or one was computed from what is learned.
+        learned: what `output` takes beside them.
+        upstream: gradient of the output.
+    """
+    first = [True]
+    with torch.enable_grad():
+        entered = [_Entered.apply(one, first) if one.requires_grad else one for one in inputs]  # type: ignore[no-untyped-call]
+        known = [*entered, *learned]
+        wanted = [one for one in known if one.requires_grad]
+        found = iter(torch.autograd.grad(output(*entered), wanted, upstream, create_graph=True, allow_unused=True))
+    first[0] = False
+    return [next(found) if one.requires_grad else None for one in known]

@@ -24,8 +24,8 @@ from regard.attention.scores import Additive, Compared, Concat, Distance, Produc
 from regard.attention.spec import Spec
 from regard.errors import shown
 from regard.shapes import check
-from regard.storage import digest, open_tensors, parse_json, without_halves, write_tensors, writing_to
-from regard.untrusted import file_size, named
+from regard.storage import digest, parse_json, without_halves, write_tensors, writing_to
+from regard.untrusted import file_size, named, open_tensors
 
 FORMAT = 1
 DTYPES = ("float64", "float32", "bfloat16", "float16")  # of a map

@@ -18,6 +18,8 @@ def make_still(glyphs: Glyphs, config: SceneConfig, dice: random.Random, dev: bo
         if len(glyphs) < config.most:
             raise DataError(f"scenes.most = {config.most}, and there are only {len(glyphs)} things")
         count = dice.randint(1, config.most)
+    if not 1 <= count <= len(glyphs):
+        raise DataError(f"count: expected 1 to {len(glyphs)}, as many as there are things; got {count}")
 
     def draw() -> tuple[list[int], str]:
         some = dice.sample(range(len(glyphs)), count)

@@ -1,0 +1,108 @@
+"""Second derivatives, derivatives for many upstreams at once, and odd strides: every kernel gives the reference's."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+
+MASKS: dict[str, Any] = {
+    "none": None, "causal": regard.causal(), "window": regard.window(1, 1),
+    "padding": regard.padding(torch.tensor([4])),
+}  # fmt: skip
+SCORES: dict[str, Any] = {"dot": "scaled_dot", "additive": regard.Additive(8, 8, 4).double()}
+KERNELS = ("auto", "blockwise")
+
+
+def penalty(kernel: str, score: str, mask: str, way: str, n: int) -> list[Tensor]:
+    """Gradients, and gradients of their squares, of an attention whose inputs depend on one another."""
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 2, n, 8, generator=draw, dtype=torch.float64).requires_grad_()
+    bias = torch.randn(n, n, generator=draw, dtype=torch.float64).requires_grad_()
+    other = torch.randn(1, 2, n, 8, generator=draw, dtype=torch.float64)
+    given, inputs = {
+        "self": ((x, x, x), [x]),
+        "learned": ((x + bias.sum(), x, x), [x, bias]),
+        "query": ((x, other, other), [x]),
+        "value": ((other, other, x), [x]),
+    }[way]
+    more = {"bias": bias} if way == "learned" else {}
+    found = regard.attend(*given, score=SCORES[score], mask=MASKS[mask], kernel=kernel, **more)
+    first = torch.autograd.grad(found.sin().sum(), inputs, create_graph=True)
+    return [*first, *torch.autograd.grad(sum((one**2).sum() for one in first), inputs)]
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("way", ["self", "learned", "query", "value"])
+def test_gradients_that_are_differentiated(score: str, mask: str, way: str) -> None:
+    for n in (5, 40):
+        want = penalty("reference", score, mask, way, n)
+        for kernel in KERNELS:
+            torch.testing.assert_close(penalty(kernel, score, mask, way, n), want)
+
+
+def test_a_penalty_through_a_frozen_cross_attention() -> None:
+    layer = regard.nn.MultiHead(8, 2).requires_grad_(False)
+    x, memory = torch.randn(1, 5, 8, requires_grad=True), torch.randn(1, 6, 8)
+    (slope,) = torch.autograd.grad(layer(x, memory, memory).sin().sum(), x, create_graph=True)
+    assert torch.autograd.grad(slope.square().sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("mask", MASKS)
+def test_jacobians_of_many_outputs_at_once(score: str, mask: str) -> None:
+    x = torch.randn(1, 2, 40, 8, dtype=torch.float64)
+
+    def output(x: Tensor, kernel: str) -> Tensor:
+        return regard.attend(x, x, x, score=SCORES[score], mask=MASKS[mask], kernel=kernel)[0, :, ::13, :2]
+
+    want = torch.autograd.functional.jacobian(lambda x: output(x, "reference"), x)
+    found = torch.autograd.functional.jacobian(lambda x: output(x, "auto"), x, vectorize=True)
+    torch.testing.assert_close(found, want)
+
+
+STRIDES: dict[str, Any] = {
+    "heads within": lambda n, dtype: torch.randn(2, n, 32, dtype=dtype).unflatten(-1, (8, 4)).permute(0, 3, 1, 2),
+    "transposed": lambda n, dtype: torch.randn(2, 4, 8, n, dtype=dtype).mT,
+    "channels last": lambda n, dtype: torch.randn(2, 4, n, 8, dtype=dtype).to(memory_format=torch.channels_last),
+    "expanded": lambda n, dtype: torch.randn(2, 4, n, 1, dtype=dtype).expand(2, 4, n, 8),
+    "every other": lambda n, dtype: torch.randn(2, 4, n, 16, dtype=dtype)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("kernel", ["auto", "fused", "windowed", "blockwise"])
+@pytest.mark.parametrize("view", STRIDES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_vectors_whose_numbers_are_not_neighbors(kernel: str, view: str, dtype: torch.dtype) -> None:
+    n = 40
+    odd, plain = STRIDES[view](n, dtype), torch.randn(2, 4, n, 8, dtype=dtype)
+    mask = regard.window(5) if kernel == "windowed" else None
+    loose = {"rtol": 0.02, "atol": 0.05} if dtype == torch.bfloat16 else {}
+    for given in ((odd, plain, plain), (plain, odd, plain), (plain, plain, odd), (odd, odd, odd)):
+        inputs = [one.detach().requires_grad_() for one in given]
+        others = [one.detach().contiguous().clone().requires_grad_() for one in given]
+        found = regard.attend(*inputs, mask=mask, kernel=kernel)
+        want = regard.attend(*others, mask=mask, kernel="reference")
+        torch.testing.assert_close(found, want, **loose)
+        upstream = torch.randn(2, 4, 8, n, dtype=dtype).mT
+        gradients = torch.autograd.grad(found, inputs, upstream)
+        torch.testing.assert_close(gradients, torch.autograd.grad(want, others, upstream), **loose)
+
+
+def test_a_swap_of_a_module_whose_heads_stand_within_its_vectors() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = nn.Linear(16, 48)
+
+        def forward(self, x: Tensor) -> Tensor:
+            query, key, value = self.all(x).unflatten(-1, (4, 4, 3)).permute(4, 0, 2, 1, 3)
+            return nn.functional.scaled_dot_product_attention(query, key, value)
+
+    model, x = Own().eval(), torch.randn(2, 9, 16)
+    want = model(x)
+    with regard.swap(model, normalizer="softmax"):
+        torch.testing.assert_close(model(x), want)
