@@ -365,11 +365,3 @@ def test_a_search_that_is_a_link_is_not_continued(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=r"trials\.db: a link, which regard does not follow"):
         tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.1, trial_minutes=1.0)
     assert not (tmp_path / "other.db").exists()
-
-
-def test_the_ends_of_a_range_may_be_whole_numbers() -> None:
-    for name, ends, whole in (("model.dropout", (0, 0.2), False), ("training.max_steps", (2, 4), True)):
-        given = Range(name, low=float(ends[0]), high=float(ends[1]))
-        for end, value in zip(("low", "high"), ends, strict=True):
-            object.__setattr__(given, end, value)  # the tests' own checks take no int for a float
-        assert given.fitted("first", {}).whole is whole
