@@ -18,7 +18,8 @@ from regard.errors import ConfigError
 from regard.export import onnx as onnx_layout
 from regard.export import torch as torch_layout
 from regard.export.folder import export_bundle
-from regard.export.graph import Graph, graphs
+from regard.export.graph import SIZES as SIZES_OF_EXAMPLE
+from regard.export.graph import Graph, SourceEncoder, TokenDecoder, graphs
 from regard.export.graph_folder import write_graphs
 from regard.models.build import build
 from regard.models.language import DecoderConfig, EncoderConfig
@@ -208,6 +209,17 @@ def test_an_encoder_alone(layout: str, tmp_path: Path) -> None:
         torch.testing.assert_close(found["summary"], memory.summary, rtol=1e-4, atol=1e-4)
         logits = model(tokens, allowed, kinds)
         torch.testing.assert_close(found["logits"][allowed], logits[allowed], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMERS, *RECURRENTS])
+def test_an_encoder_gives_what_its_decoder_takes(name: str) -> None:
+    pair = TransformerConfig(**PAIR, **TRANSFORMERS[name]) if name in TRANSFORMERS else None
+    model: Any = build(VOCABULARY, pair or RecurrentConfig(**RECURRENT, **RECURRENTS[name])).eval()
+    tokens, allowed = sources((3, 2))
+    with torch.no_grad():
+        given = SourceEncoder(model)(tokens, allowed)
+        wanted = TokenDecoder(model).example(SIZES_OF_EXAMPLE)
+    assert {"tokens", *given} == set(wanted)
 
 
 @slow

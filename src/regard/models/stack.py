@@ -252,9 +252,10 @@ class Stack(nn.Module):
         for layer in self.layers:
             cross = None
             if memory is not None:
-                cross = CrossAttentionState(*(part[:, None] for part in layer.cross.keys_values(memory.states)))
+                key, value = (part[:, None] for part in layer.cross.keys_values(memory.states))
+                cross = CrossAttentionState(key, value, _nothing_yet(layer.cross, like))
             empty = like.new_zeros(like.shape[0], 1, layer.self.key_heads, 0, layer.self.head_width)
-            blocks.append(BlockState(SelfAttentionState(KVCache(empty, empty)), cross))
+            blocks.append(BlockState(SelfAttentionState(KVCache(empty, empty), _nothing_yet(layer.self, like)), cross))
         allowed = None if memory is None else memory.allowed[:, None]
         return DecoderState(tuple(blocks), record=record, memory_allowed=allowed)
 
@@ -429,6 +430,13 @@ def _score(name: str, width: int) -> str | Score:
         case "concat":
             return Concat(width, width, width)
     return name
+
+
+def _nothing_yet(attention: MultiHead, like: Tensor) -> Tensor | None:
+    """The state of a query's context before the first token, `[N, 1, …]`; None without a context."""
+    if attention.context is None:
+        return None
+    return attention.context.start(like.new_zeros(like.shape[0], 1, attention.query.in_features))
 
 
 def _context(config: BlocksConfig, direction: str) -> Context | None:
