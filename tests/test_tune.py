@@ -1,6 +1,7 @@
 """A search over settings: short runs, the best one kept, continued where it stopped."""
 
 import signal
+import struct
 from itertools import count
 from math import inf, nan
 from pathlib import Path
@@ -354,6 +355,21 @@ def test_an_evaluation_without_the_metric_is_not_reported(tmp_path: Path, monkey
             super().__init__(config, given, run, report)
 
     monkeypatch.setattr("regard.tune.train", Infinite)
+    assert tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.0, trial_minutes=1.0)
+
+
+def test_a_journal_that_names_a_file_to_delete_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.tune.train", Fake)
+    tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.0, trial_minutes=1.0)
+    (tmp_path / "diary.txt").write_text("kept")
+    name = str(tmp_path / "diary.txt").encode()
+    end = struct.pack(">I", 262145) + name + struct.pack(">II", len(name), sum(name))
+    journal = tmp_path / "search" / "trials.db-journal"
+    journal.write_bytes(b"x" * 512 + end + bytes.fromhex("d9d505f920a163d7"))
+    with pytest.raises(ConfigError, match=r"trials\.db-journal: it names a file that is to be deleted"):
+        tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.0, trial_minutes=1.0)
+    assert (tmp_path / "diary.txt").read_text() == "kept"
+    journal.write_bytes(b"")  # of a search that was killed
     assert tune(tiny("transformer"), RANGES, tmp_path / "search", minutes=0.0, trial_minutes=1.0)
 
 

@@ -23,10 +23,11 @@ from regard.signals import stop_on_signal
 from regard.storage import claim, exclusive, refuse_link, write_text
 from regard.training.best import SMALL_IS_BETTER
 from regard.training.loop import Interrupted
-from regard.untrusted import first_line
+from regard.untrusted import file_size, first_line
 
 FAILED, ALIKE = 10, 3  # trials in a row that failed, and of these with the same sentence, before a search ends
 STORAGE, BEST, STUDY = "trials.db", "best.toml", "settings"
+SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # ends a journal that names another one (SQLite's file format)
 ANOTHER = "name another --folder"
 OnTrial = Callable[[int, dict[str, Any], float | None, str], None]
 
@@ -260,6 +261,7 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
 
     path = folder / STORAGE
     refuse_link(path)
+    _check_journal(path.with_name(f"{STORAGE}-journal"))
     try:
         study = optuna.create_study(
             study_name=STUDY, storage=URL.create("sqlite", database=str(path)).render_as_string(), load_if_exists=True,
@@ -278,6 +280,22 @@ def _study(folder: Path, metric: str, seed: int) -> Any:
     if before != metric:
         raise ConfigError(f"{folder}: holds a search by {before}, not by {metric} (training.metric): {ANOTHER}")
     return study
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a journal of SQLite's that names another file, which SQLite would delete: those of one database name none.
+
+    Raises:
+        ConfigError: as said.
+    """
+    refuse_link(path)
+    if not path.exists():
+        return
+    size = file_size(path)  # refuses a pipe
+    with path.open("rb") as file:
+        file.seek(max(0, size - len(SUPER_JOURNAL)))
+        if file.read() == SUPER_JOURNAL:
+            raise ConfigError(f"{path}: it names a file that is to be deleted, and no search has written it: {ANOTHER}")
 
 
 @contextmanager

@@ -305,3 +305,19 @@ def test_links_of_a_half_made_corpus_lead_nowhere_and_one_to_a_larger_disk_stays
     for _ in range(2):
         assert len(write_prepared(tmp_path / "r", "key", SAMPLE, DEV, 12, chunks).pairs) == 12
         assert (tmp_path / "r").is_symlink()
+    for name, file in (("file", "thesis.txt"), ("nothing", "gone")):
+        (tmp_path / name).symlink_to(file)
+        if name == "file":
+            (tmp_path / file).write_text("kept")
+        with pytest.raises(DataError, match=rf"{name}: a link to no folder, but to .*{file}: remove it"):
+            write_prepared(tmp_path / name, "key", SAMPLE, DEV, 12, chunks)
+    assert (tmp_path / "thesis.txt").read_text() == "kept"
+    assert not (tmp_path / "gone").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "beside").symlink_to("mine")
+    for write in (lambda path: path.write_text("kept"), lambda path: path.symlink_to("thesis.txt")):
+        write(tmp_path / "mine.aside")
+        with pytest.raises(DataError, match=r"mine\.aside: not made by regard"):
+            write_prepared(tmp_path / "beside", "key", SAMPLE, DEV, 12, chunks)
+        assert (tmp_path / "mine.aside").read_text() == "kept"
+        (tmp_path / "mine.aside").unlink()

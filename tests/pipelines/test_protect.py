@@ -10,6 +10,7 @@ import torch
 import regard
 from random_outputs import translator
 from regard.errors import ConfigError
+from regard.pipelines.base import InputError
 from regard.pipelines.load import load
 from regard.pipelines.protect import LETTERS, LONGEST, shield
 from regard.pipelines.translator import Translator
@@ -187,6 +188,16 @@ def test_what_stands_for_a_part_is_a_word_that_the_vocabulary_has() -> None:
     assert limited("le chat 12", protect=True).source == "le chat 12"
     with pytest.raises(ConfigError, match=r"protect: this model's vocabulary spells none of the words .* for '\{a\}'"):
         shield("le {a}", lambda word: word not in LETTERS and len(word) > LONGEST)
+
+
+def test_a_text_of_too_many_parts_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.pipelines.protect.LONGEST", 1)
+    found = regard.load("fr-en-fast").each(["le chien", "%s " * (len(LETTERS) + 1), "le {a} chat"], protect=True)
+    first, second, third = found
+    assert first.text == "the dog"
+    assert isinstance(second, InputError)
+    assert f"more than {len(LETTERS)} parts to protect: divide it, or leave out protect" in str(second)
+    assert "{a}" in third.text
 
 
 @pytest.mark.parametrize(

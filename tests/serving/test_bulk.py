@@ -17,6 +17,7 @@ from pyarrow import parquet
 import regard
 from regard.data.arrow import stream_column
 from regard.errors import ConfigError, DataError
+from regard.pipelines.load import SHIPPED
 from regard.serving.bulk import BulkConfig, Here, PartDone, PartWriter, column_of, part_file, translate_corpus
 
 TEXTS = [
@@ -224,6 +225,24 @@ def test_the_command(talk, tmp_path: Path) -> None:
 def test_options_that_would_be_ignored_are_refused(talk, given: tuple[object, ...], message: str) -> None:
     code, out, err = talk("translate", *given)
     assert (code, out, message in err) == (2, "", True)
+
+
+@pytest.mark.slow
+def test_workers_of_ray_import_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    corpus = table(tmp_path / "corpus.parquet", TEXTS[:5])
+    for name in ("regard", "pyarrow", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('ran')\nraise SystemExit\n")
+    (tmp_path / "models").symlink_to(SHIPPED)
+    for model in ("fr-en-fast", "./models/fr-en-fast"):
+        command = [
+            sys.executable, "-P", "-m", "regard", "translate", "--from", str(corpus), "--to", model.replace("/", "_"),
+            "--column", "fr", "--beam", "1", "--engine", "ray", "--workers", "1", "--model", model,
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(parts(tmp_path / model.replace("/", "_"))) == 5
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow

@@ -216,13 +216,18 @@ def _place(folder: Path) -> Path:
     """Where a corpus is prepared: a link may lead to a larger disk, but to nothing that regard has not made.
 
     Raises:
-        DataError: something else stands there, or where the half-made corpus would.
+        DataError: something else stands there, or where the half-made corpus would; the link leads to no folder.
     """
+    named, linked = folder, folder.is_symlink()
     folder = Path(os.path.realpath(folder))
+    if linked and not folder.is_dir():
+        raise DataError(f"{named}: a link to no folder, but to {folder}: remove it")
     known = {f"{side}{ending}" for side in SIDES for ending in (VALUES, ENDS)} | {NOTE, STATE, *TEXTS}
     for place in (folder, folder.with_name(folder.name + ".aside")):
-        if not place.is_dir() or place.is_symlink():
+        if not os.path.lexists(place) or (place.is_symlink() and not linked):  # a link in a run is replaced
             continue
+        if place.is_symlink() or not place.is_dir():
+            raise DataError(f"{place}: not made by regard, and in the place of a prepared corpus: move it away")
         names = sorted(one.name for one in place.iterdir())
         if others := [name for name in names if name not in known and not (is_aside(name) and name[1:-15] in known)]:
             raise DataError(f"{place}: not made by regard ({others[0]!r} is there): move it away, or the link to it")

@@ -21,6 +21,7 @@ import torch
 
 from regard.decoding.phrases import folded
 from regard.errors import ConfigError
+from regard.pipelines.base import InputError
 from regard.pipelines.generation import Alignment, Generation, Word
 from regard.text.normalize import clean
 from regard.text.tokenizer import words as word_spans
@@ -175,6 +176,7 @@ def shield(
 
     Raises:
         ConfigError: it has none of the words that could stand for them.
+        InputError: the text has more parts than there are such words.
     """
     made: list[Segment] = []
     stands_for: dict[str, str] = {}  # one for each place: a part that stands twice must be there twice
@@ -191,6 +193,8 @@ def shield(
             made.append(Segment(found["markup"], ""))
             continue
         part, name = found["part"], next(names, "")
+        if not name and stands_for:
+            raise InputError(f"it has more than {len(stands_for):,} parts to protect: divide it, or leave out protect")
         if not name:
             raise ConfigError(
                 f"protect: this model's vocabulary spells none of the words that could stand for {part!r} "
@@ -239,7 +243,11 @@ def translate_protected(texts: Sequence[str], translate: Translate, spells: Call
     Raises:
         ConfigError: as `shield`.
     """
-    shields = [shield(text, spells) for text in texts]
+    found: list[Any] = [_tried(text, spells) for text in texts]
+    if not all(isinstance(one, Shielded) for one in found):
+        rest = iter(translate_protected([one.source for one in found if isinstance(one, Shielded)], translate, spells))
+        return [next(rest) if isinstance(one, Shielded) else one for one in found]
+    shields: list[Shielded] = found
     made = _by_glossary(shields, [{name: name for name in one.stands_for} for one in shields], translate)
     pairs = zip(shields, made, strict=True)
     lost = [[] if isinstance(one, Exception) else own.lost_numbers(one.text) for own, one in pairs]
@@ -251,13 +259,23 @@ def translate_protected(texts: Sequence[str], translate: Translate, spells: Call
     numbers = {n: shields[n].numbers for n in again}
     for whole in (False, True):  # stand-ins for the numbers that are lost, then for all
         again = [n for n in again if lost[n]]
-        hidden = [shield(texts[n], spells, [*lost[n], *(numbers[n] if whole else ())]) for n in again]
+        tried = [_tried(texts[n], spells, [*lost[n], *(numbers[n] if whole else ())]) for n in again]
+        again = [n for n, one in zip(again, tried, strict=True) if isinstance(one, Shielded)]
+        hidden = [one for one in tried if isinstance(one, Shielded)]
         terms = [{name: name for name in one.stands_for} for one in hidden]
         for n, own, one in zip(again, hidden, _by_glossary(hidden, terms, translate), strict=True):
             still = lost[n] if isinstance(one, Exception) else own.lost_numbers(one.text)
             if len(still) < len(lost[n]):
                 lost[n], shields[n], made[n] = still, own, one
     return [one if isinstance(one, Exception) else restored(own, one) for own, one in zip(shields, made, strict=True)]
+
+
+def _tried(text: str, spells: Callable[[str], bool], numbers: Collection[str] = ()) -> Shielded | InputError:
+    """`shield`, or why this text has none."""
+    try:
+        return shield(text, spells, numbers)
+    except InputError as error:
+        return error
 
 
 def _by_glossary(shields: Sequence[Shielded], terms: Sequence[dict[str, str]], translate: Translate) -> list[Any]:

@@ -8,18 +8,22 @@ part is made by another, and nothing is there twice.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import chdir
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from regard.data.files import plain_name, stream_lines
 from regard.data.prepared import key_of
 from regard.data.tables import read_cells
-from regard.errors import BundleError, ConfigError, DataError
+from regard.errors import BundleError, ConfigError, DataError, RegardError
 from regard.pipelines.load import files_of_model
 from regard.storage import exclusive, make_folder, parse_json, replacing, without_halves, write_text
 from regard.untrusted import first_line, read_object
@@ -325,16 +329,37 @@ class OnRay:
         except ImportError as error:
             raise ConfigError("--engine ray: pip install 'regard[ray]'") from error
         self.ray = ray
+        self.empty = TemporaryDirectory()
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+            with chdir(self.empty.name):  # workers import modules from where Ray is started: a stranger's, perhaps
+                ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
         remote: Any = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1)(PartWriter)
-        self.workers: list[Any] = [remote.remote(config, into.resolve(), load) for _ in range(workers)]
+        load_there = partial(_load_in, os.getcwd(), load)
+        self.workers: list[Any] = [remote.remote(config, into.resolve(), load_there) for _ in range(workers)]
 
     def __call__(self, number: int, texts: list[str]) -> "Future[PartDone]":
         """The part that a worker makes."""
-        made: Future[PartDone] = self.workers[number % len(self.workers)].write.remote(number, texts).future()
+        made: Future[PartDone] = Future()
+
+        def pass_on(done: "Future[PartDone]") -> None:
+            error = done.exception()
+            if error is None:
+                made.set_result(done.result())
+                return
+            cause = getattr(error, "cause", error)  # what the worker raised
+            known = isinstance(cause, RegardError | OSError)
+            made.set_exception(cause if known else RegardError(f"--engine ray: a worker failed: {first_line(cause)}"))
+
+        self.workers[number % len(self.workers)].write.remote(number, texts).future().add_done_callback(pass_on)
         return made
 
     def close(self) -> None:
         """End the workers."""
         self.ray.shutdown()
+        self.empty.cleanup()
+
+
+def _load_in(folder: str, load: Callable[[str], Any], name: str) -> Any:
+    """`load`, for a name as it is meant in a folder."""
+    os.chdir(folder)
+    return load(name)
