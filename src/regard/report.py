@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from regard.arguments import check_arguments
 from regard.config import read_toml
 from regard.errors import BundleError
 from regard.experiment import CONFIG, MACHINE
@@ -50,6 +51,7 @@ pre { overflow-x: auto; font-size: .8rem; line-height: 1.35 } summary { cursor: 
 """
 
 
+@check_arguments
 def report(folder: Path) -> str:
     """The page of a run, finished or not.
 

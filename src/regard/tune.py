@@ -16,6 +16,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from regard.arguments import check_arguments
 from regard.config import to_toml
 from regard.errors import ConfigError, RegardError
 from regard.experiment import FREE, ExperimentConfig, flat, read_config, train
@@ -97,6 +98,7 @@ class Range:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
 
+@check_arguments
 def tune(
     config: str | Path | dict[str, Any],
     ranges: Sequence[Range],

@@ -143,6 +143,7 @@ class TunedLens(nn.Module):
 
 
 @check_arguments
+@torch.inference_mode(False)  # within such a block of the caller's there would be no gradient
 def tune_lens(model: Any, inputs: Any, steps: int = 200, learning_rate: float = 0.001, seed: int = 0) -> TunedLens:
     """Train the translators of a tuned lens on some inputs: minimize KL(last layer's prediction ‖ layer's prediction).
 

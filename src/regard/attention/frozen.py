@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from numbers import Number
 from types import MethodType
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.plain import has_hooks
+from regard.attention.tracing import is_traced
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,26 +26,37 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in list(vars(part).values()) if isinstance(value, Tensor))
 
 
-def settings_of(module: nn.Module) -> Iterator[Number | str]:
-    """Numbers and texts that are attributes of a module and those within it, alone or in lists, tuples and dicts."""
+def settings_of(module: nn.Module) -> Iterator[Any]:
+    """`settings_in` a module and those within it."""
     for part in module.modules():
         yield from settings_in(part)
 
 
-def settings_in(owner: Any, depth: int = 4) -> Iterator[Number | str]:
-    """Numbers and texts that are attributes of an object, and of those callables among them that are no modules."""
+def settings_in(owner: Any, depth: int = 4) -> Iterator[Any]:
+    """Numbers and texts that are attributes of an object, and how often its tensors were written to; those of callables
+    and other objects of one's own among the attributes, that are no modules, too."""
     for name, value in list(getattr(owner, "__dict__", {}).items()):
-        if not name.startswith("_"):
+        if not (isinstance(owner, nn.Module) and name.startswith("_")):
             yield from _settings_of_value(value, depth)
 
 
-def _settings_of_value(value: Any, depth: int) -> Iterator[Number | str]:
+def _settings_of_value(value: Any, depth: int) -> Iterator[Any]:
     if isinstance(value, Number | str):
         yield value
-    elif type(value) in (list, tuple, dict) and len(value) <= 64 and depth:  # settings, and no store
-        for one in list(value.values() if isinstance(value, dict) else value):
+    elif isinstance(value, Tensor):
+        yield id(value), -1 if value.is_inference() or is_traced(value) else value._version
+    elif not depth or isinstance(value, nn.Module | type):  # a module's own are asked for beside
+        return
+    elif type(value) in (list, tuple, dict):
+        if len(value) <= 64:  # settings, and no store
+            for one in list(value.values() if isinstance(value, dict) else value):
+                yield from _settings_of_value(one, depth - 1)
+    elif isinstance(value, MethodType):
+        yield from settings_in(value.__self__, depth - 1)
+    elif isinstance(value, partial):
+        for one in (value.func, value.args, value.keywords):
             yield from _settings_of_value(one, depth - 1)
-    elif callable(value) and not isinstance(value, nn.Module | type) and depth:
+    elif callable(value) or hasattr(value, "tile"):  # a bias
         yield from settings_in(value, depth - 1)
 
 

@@ -111,8 +111,9 @@ def main() -> None:
 
 def _draw_as_regard_does() -> None:
     """Let matplotlib read no settings but its own: those of the working directory may be a stranger's, and run TeX."""
-    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():
-        del os.environ["SOURCE_DATE_EPOCH"]  # which matplotlib would take for a number
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not epoch.isdecimal() or len(epoch) > 11:
+        del os.environ["SOURCE_DATE_EPOCH"]  # which matplotlib would take for the seconds of a date
     found = find_spec("matplotlib")
     if found is None or not found.origin:
         return

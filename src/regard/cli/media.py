@@ -51,6 +51,8 @@ def run_media(
     check_targets([Path(one) for one in look or [] if one != AUTO], files, page=True)
     check_output(output, [Path(one) for one in files])
     check_apart(output, [path for one in files for path in targets_of(look or [], one, 1, False)])
+    if output is not None and output.name.endswith(".png") and ".look" in output.name and AUTO in map(str, look or []):
+        raise ConfigError(f"--output {output}: a drawing may have this name: name another file")
 
     def one(texts: list[str], first: int) -> list[Any]:
         name = texts[0]

@@ -134,10 +134,10 @@ def log_mel(samples: Samples, bands: int = 80, tract: float = 1.0) -> Float[Tens
         tract: factor of all frequencies, vocal tract length perturbation (Jaitly and Hinton 2013).
 
     Raises:
-        ConfigError: no band, or a tract that is not from 0.5 to 2.
+        ConfigError: no band or too many, or a tract that is not from 0.5 to 2.
     """
-    if bands < 1 or not 0.5 <= tract <= 2:
-        raise ConfigError(f"expected at least one band and a tract from 0.5 to 2; got {bands} bands, tract {tract}")
+    if not 1 <= bands <= 10_000 or not 0.5 <= tract <= 2:
+        raise ConfigError(f"expected 1 to 10,000 bands and a tract from 0.5 to 2; got {bands} bands, tract {tract}")
     if len(samples) < TRANSFORM:
         samples = torch.nn.functional.pad(samples, (0, TRANSFORM - len(samples)))
     spectrum = torch.stft(

@@ -119,6 +119,7 @@ def load_pretrained(folder: Path) -> Pretrained:
     return Pretrained(model.eval(), config, TASK_OF_KIND[config.kind], kind, ids, vocabulary, tokenizer, rules)
 
 
+@check_arguments
 def save_pretrained(
     folder: Path, model: Any, config: ModelConfig, ids: dict[str, int], rules: GenerationRules | None = None
 ) -> str:

@@ -44,6 +44,51 @@ def test_gradients_that_are_differentiated(score: str, mask: str, way: str) -> N
             torch.testing.assert_close(penalty(kernel, score, mask, way, n), want)
 
 
+TABLE, NUMBER = nn.Parameter(torch.randn(6, 6).double()), nn.Parameter(torch.tensor(0.5).double())
+LEARNED: dict[str, Any] = {
+    "twice": lambda: regard.attention.biases.Added(TABLE) + regard.attention.biases.Added(TABLE),
+    "transposed": lambda: regard.attention.biases.Added(TABLE) + TABLE.mT,
+    "computed": lambda: regard.attention.biases.Added(TABLE) + regard.attention.biases.Added(2 * TABLE),
+    "of one": lambda: regard.attention.biases.Added(2 * TABLE) + regard.attention.biases.Added(TABLE * TABLE),
+}
+
+
+@pytest.mark.parametrize("kernel", ["auto", "fused", "blockwise"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_is_learned_twice_counts_once(name: str, kernel: str) -> None:
+    query, key, value = torch.randn(3, 1, 2, 6, 8, dtype=torch.float64)
+
+    def slopes(kernel: str) -> list[Tensor]:
+        found = regard.attend(query, key, value, bias=LEARNED[name](), kernel=kernel)
+        plain = torch.autograd.grad(found.square().sum(), TABLE, retain_graph=True)
+        first = torch.autograd.grad(found.square().sum(), TABLE, create_graph=True)
+        return [*plain, *first, *torch.autograd.grad(first[0].square().sum(), TABLE)]
+
+    torch.testing.assert_close(slopes(kernel), slopes("reference"))
+
+
+def test_a_number_in_a_score_and_in_a_bias_of_many_blocks_counts_once() -> None:
+    query, key, value = torch.randn(3, 1, 1500, 4, dtype=torch.float64)
+    far = -(torch.arange(1500)[:, None] - torch.arange(1500)).abs() / 1500.0
+
+    def slope(kernel: str) -> Tensor:
+        found = regard.attend(
+            query, key, value, score=lambda q, k: NUMBER * (q @ k.mT), bias=NUMBER * far, kernel=kernel
+        )
+        return torch.autograd.grad(found.square().sum(), NUMBER)[0]
+
+    torch.testing.assert_close(slope("blockwise"), slope("reference"))
+
+
+def test_many_upstreams_at_once_over_many_blocks() -> None:
+    query, key, value = (torch.randn(1, 1500, 8).requires_grad_() for _ in range(3))
+    found = regard.attend(query, key, value, normalizer="entmax15")
+    upstream = torch.randn(2, *found.shape)
+    (all_at_once,) = torch.autograd.grad(found, query, upstream, is_grads_batched=True, retain_graph=True)
+    for one, given in zip(all_at_once, upstream, strict=True):
+        torch.testing.assert_close(one, torch.autograd.grad(found, query, given, retain_graph=True)[0])
+
+
 def test_a_penalty_through_a_frozen_cross_attention() -> None:
     layer = regard.nn.MultiHead(8, 2).requires_grad_(False)
     x, memory = torch.randn(1, 5, 8, requires_grad=True), torch.randn(1, 6, 8)

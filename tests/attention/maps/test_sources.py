@@ -1,5 +1,6 @@
 """Where rows come from: every way of computing them gives what the reference formula gives."""
 
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -526,6 +527,68 @@ def test_settings_of_callables_and_of_biases_are_followed() -> None:
         seen.entropy()
         setattr(owner, name, 3.0)
         torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, score=score, bias=bias).entropy())
+
+
+class Settings:
+    """A score with a number, a tensor and a method."""
+
+    def __init__(self) -> None:
+        self.number, self.tensor = 1.0, torch.ones(())
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ key.mT * self.tensor * self.number
+
+    def method(self, query: Tensor, key: Tensor) -> Tensor:
+        return self(query, key)
+
+
+class Holding(regard.Dot):
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+
+    def compare(self, query: Tensor, key: Tensor) -> Tensor:
+        return self.held[0](query, key)
+
+
+class Sloped(regard.attention.biases.Bias):
+    def __init__(self) -> None:
+        self._slope = 0.0
+
+    def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self._slope * (rows[:, None] + columns**2).float()
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda own: {"score": own.method}, lambda own: setattr(own, "number", 3.0)),
+        (lambda own: {"score": partial(own.method)}, lambda own: setattr(own, "number", 3.0)),
+        (lambda own: {"score": own}, lambda own: own.tensor.mul_(3)),
+        (lambda own: {"score": own}, lambda own: setattr(own, "tensor", torch.tensor(3.0))),
+        (lambda own: {"score": Holding([own])}, lambda own: own.tensor.mul_(3)),
+    ],
+)
+def test_settings_of_what_a_score_holds_are_followed(make: Any, change: Any) -> None:
+    query, key = inputs()
+    own = Settings()
+    seen = regard.attention_map(query, key, **make(own))
+    seen.entropy()
+    change(own)
+    torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, **make(own)).entropy())
+
+
+def test_settings_of_biases_within_others_are_followed() -> None:
+    query, key = inputs()
+    own = Sloped()
+    whole = regard.attention_map(query, key, bias=own + own)
+    maps = whole, whole.select(0)
+    for seen in maps:
+        seen.entropy()
+    own._slope = 0.3
+    new = regard.attention_map(query, key, bias=own + own)
+    for seen, wanted in zip(maps, (new, new.select(0)), strict=True):
+        torch.testing.assert_close(seen.entropy(), wanted.entropy())
 
 
 def test_a_map_that_another_thread_reads_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from regard.attention.kernels.dropout import kept
-from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream
+from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, derivatives, independent, is_differentiated
 from regard.attention.kernels.reference import reference
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import as_scores
@@ -148,7 +147,7 @@ class BlockwiseProblem:
         with _redrawn(None, q.device):  # the look draws nothing
             q, k = q[..., :1, :].detach(), k[..., : self._few(), :].detach()
             tile, _ = self.part(corner, q, k, k)
-        return _reached(tile, [t for t in known if t.requires_grad])
+        return independent(_reached(tile, [t for t in known if t.requires_grad]))
 
 
 def _of_known(spec: Spec, scores: Tensor, allowed: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,8 +212,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
         q, k, v, *learned = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this derivative will itself be differentiated
-            return None, *_plainly(ctx.work, (q, k, v), learned, upstream)
+        if is_differentiated(upstream):
+            plain = replace(ctx.work, compare=ctx.work.spec.score.compare)  # the reference's formula
+            return None, *derivatives(lambda *inputs: plain.whole(*inputs)[0], (q, k, v), learned, upstream)
         totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
         with _redrawn(ctx.chance, q.device):
             for piece in ctx.work.pieces(q.device):
@@ -251,13 +251,6 @@ def _add_gradients(
     for total, part in zip(totals[3:], found[3:], strict=True):
         if part is not None:
             total += part
-
-
-def _plainly(work: BlockwiseProblem, inputs: Sequence[Tensor], learned: Sequence[Tensor], upstream: Tensor) -> Any:
-    """The gradients by the reference's formula, which can be differentiated again."""
-    with torch.enable_grad():
-        output, _ = replace(work, compare=work.spec.score.compare).whole(*inputs)
-    return torch.autograd.grad(output, [*inputs, *learned], upstream, create_graph=True, allow_unused=True)
 
 
 def _reached(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:

@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import ByDistance
-from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, derivatives, is_differentiated, number_bytes
+from regard.attention.kernels.kernel import (
+    Kernel,
+    Seed,
+    TileUpstream,
+    derivatives,
+    independent,
+    is_differentiated,
+    number_bytes,
+)
 from regard.attention.masks import Causal
 from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
@@ -82,7 +90,7 @@ def fused(
     if is_traced(q, k, v):
         output, rows = work.in_one_call(q, k, v)
     elif torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
-        output, rows = _Differentiable.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
+        output, rows = _Differentiable.apply(work, q, k, v, *independent(learned))  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
     return (output if width == value.shape[-1] else output[..., : value.shape[-1]]).to(value.dtype), rows
@@ -101,7 +109,8 @@ def gradients(
     """
     shape = (*query.shape[:-1], key.shape[-2])
     width = max(key.shape[-1], value.shape[-1])
-    g, output, q, k, v = (_prepared(t, query.dtype, width, shape[:-2]) for t in (up.g, up.output, query, key, value))
+    q, k, v = (_prepared(t, query.dtype, width, shape[:-2]) for t in (query, key, value))
+    g, output = (_widened(t, query.dtype, width, shape[:-2]) for t in (up.g, up.output))
     work = FusedProblem(spec, shape, 1.0, cut or _by_rows)
     found = work.backward(g, q, k, v, output, up.rows, learned)
     sizes = (t.shape[-1] for t in (query, key, value))
@@ -443,16 +452,18 @@ def _has_matrix_unit() -> bool:
 
 
 def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
-    """The tensor in this type and width, with all batch axes and its vectors in one piece; itself where it has them.
+    """`_widened`, with the numbers of a vector side by side: torch's kernel takes them for neighbors, and compares no
+    stride of queries, keys and values."""
+    whole = _widened(tensor, dtype, width, batch)
+    return whole if whole.shape[-1] == 1 or whole.stride(-1) == 1 else whole.contiguous()
 
-    Torch's kernel takes the numbers of a vector for neighbors in memory, and compares no stride.
-    """
+
+def _widened(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
+    """The tensor in this type and width, with all batch axes; itself where it has them."""
     if tensor.dtype != dtype:
         tensor = tensor.to(dtype)
     if tensor.shape[-1] < width:
         tensor = pad(tensor, (0, width - tensor.shape[-1]))
-    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        tensor = tensor.contiguous()
     return tensor if tensor.shape[:-2] == batch else tensor.expand(*batch, *tensor.shape[-2:])
 
 

@@ -89,6 +89,31 @@ class Kernel:
     traces: bool = False
 
 
+def independent(learned: Sequence[Tensor]) -> list[Tensor]:
+    """Learned tensors of which none is computed from another, each once: a gradient would be counted twice.
+
+    Where one is, the leaves that they all are computed from stand in their place.
+    """
+    once = list({id(one): one for one in learned}.values())
+    made = [one.grad_fn for one in once if one.grad_fn is not None]
+    if not made:
+        return once
+    leaves = {id(one): one for one in once if one.grad_fn is None}
+    given, stops = set(leaves), set(made)
+    nodes, seen, overlap = [after for node in made for after, _ in node.next_functions], set(), False
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            overlap |= id(node.variable) in given
+            leaves[id(node.variable)] = node.variable
+        overlap |= node in stops
+        nodes += [after for after, _ in node.next_functions]
+    return list(leaves.values()) if overlap else once
+
+
 BATCHED = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor  # of vmap, old and new
 
 
