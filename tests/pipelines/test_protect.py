@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from random_outputs import translator
 from regard.errors import ConfigError
 from regard.pipelines.base import InputError
 from regard.pipelines.load import load
-from regard.pipelines.protect import LETTERS, LONGEST, shield
+from regard.pipelines.protect import LETTERS, LONGEST, shield, translate_protected
 from regard.pipelines.translator import Translator
 
 
@@ -198,6 +199,16 @@ def test_a_text_of_too_many_parts_is_refused_alone(monkeypatch: pytest.MonkeyPat
     assert isinstance(second, InputError)
     assert f"more than {len(LETTERS)} parts to protect: divide it, or leave out protect" in str(second)
     assert "{a}" in third.text
+
+
+def test_translations_are_kept_where_no_word_can_stand_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.pipelines.protect.restored", lambda own, made: made)
+
+    def translate(texts: list[str], terms: Any) -> list[Any]:
+        return [SimpleNamespace(text=text.replace("7", "sept")) for text in texts]
+
+    found = translate_protected(["a cat", "there are 7 cats"], translate, lambda word: False)
+    assert [one.text for one in found] == ["a cat", "there are sept cats"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
 from numbers import Number
-from types import MethodType
+from types import MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -26,15 +26,15 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in list(vars(part).values()) if isinstance(value, Tensor))
 
 
-def settings_of(module: nn.Module) -> Iterator[Any]:
+def settings_of(module: nn.Module, depth: int = 4) -> Iterator[Any]:
     """`settings_in` a module and those within it."""
     for part in module.modules():
-        yield from settings_in(part)
+        yield from settings_in(part, depth)
 
 
 def settings_in(owner: Any, depth: int = 4) -> Iterator[Any]:
-    """Numbers and texts that are attributes of an object, and how often its tensors were written to; those of callables
-    and other objects of one's own among the attributes, that are no modules, too."""
+    """What may change of an object's attributes: numbers, texts, how often tensors were written to, and the same of
+    objects among them."""
     for name, value in list(getattr(owner, "__dict__", {}).items()):
         if not (isinstance(owner, nn.Module) and name.startswith("_")):
             yield from _settings_of_value(value, depth)
@@ -45,19 +45,23 @@ def _settings_of_value(value: Any, depth: int) -> Iterator[Any]:
         yield value
     elif isinstance(value, Tensor):
         yield id(value), -1 if value.is_inference() or is_traced(value) else value._version
-    elif not depth or isinstance(value, nn.Module | type):  # a module's own are asked for beside
+    elif not depth or isinstance(value, type | ModuleType):
         return
+    elif isinstance(value, nn.Module):  # that no module has registered
+        for tensor in tensors_of(value):
+            yield from _settings_of_value(tensor, depth)
+        yield from settings_of(value, depth - 1)
     elif type(value) in (list, tuple, dict):
         if len(value) <= 64:  # settings, and no store
             for one in list(value.values() if isinstance(value, dict) else value):
                 yield from _settings_of_value(one, depth - 1)
     elif isinstance(value, MethodType):
-        yield from settings_in(value.__self__, depth - 1)
+        yield from _settings_of_value(value.__self__, depth - 1)
     elif isinstance(value, partial):
         for one in (value.func, value.args, value.keywords):
             yield from _settings_of_value(one, depth - 1)
-    elif callable(value) or hasattr(value, "tile"):  # a bias
-        yield from settings_in(value, depth - 1)
+    elif len(getattr(value, "__dict__", ())) <= 64:
+        yield from settings_in(value, depth - 1 if callable(value) or hasattr(value, "tile") else 0)
 
 
 def frozen_module(module: M) -> M:

@@ -267,7 +267,7 @@ def check_apart(output: Path | None, drawn: Sequence[Path]) -> None:
     whole = Path(os.path.realpath(output))
     for one in drawn:
         other = Path(os.path.realpath(one))
-        numbered = re.fullmatch(rf"{re.escape(other.stem)}(-\d+)?{re.escape(other.suffix)}", whole.name)
+        numbered = re.fullmatch(rf"{re.escape(other.stem)}(-\d+)*{re.escape(other.suffix)}", whole.name)
         if whole.parent == other.parent and numbered:
             raise ConfigError(f"--output {output}: a drawing is to stand there too ({one}): name another file")
 

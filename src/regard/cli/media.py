@@ -1,6 +1,8 @@
 """What caption, transcribe and answer share: drawing where words attended, one input after the other."""
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ def run_media(
     check_targets([Path(one) for one in look or [] if one != AUTO], files, page=True)
     check_output(output, [Path(one) for one in files])
     check_apart(output, [path for one in files for path in targets_of(look or [], one, 1, False)])
-    if output is not None and output.name.endswith(".png") and ".look" in output.name and AUTO in map(str, look or []):
+    here = output is not None and Path(os.path.realpath(output)).parent == Path.cwd() and AUTO in map(str, look or [])
+    if output is not None and here and re.fullmatch(r".*\.look(-\d+)*\.png", output.name):
         raise ConfigError(f"--output {output}: a drawing may have this name: name another file")
 
     def one(texts: list[str], first: int) -> list[Any]:

@@ -276,6 +276,10 @@ def _tried(text: str, spells: Callable[[str], bool], numbers: Collection[str] = 
         return shield(text, spells, numbers)
     except InputError as error:
         return error
+    except ConfigError as error:
+        if not numbers:
+            raise
+        return InputError(str(error))  # its translation without them is kept
 
 
 def _by_glossary(shields: Sequence[Shielded], terms: Sequence[dict[str, str]], translate: Translate) -> list[Any]:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from typing import Any
 from regard.data.files import plain_name, stream_lines
 from regard.data.prepared import key_of
 from regard.data.tables import read_cells
-from regard.errors import BundleError, ConfigError, DataError, RegardError
+from regard.errors import BundleError, ConfigError, DataError, RegardError, shown
 from regard.pipelines.load import files_of_model
 from regard.storage import exclusive, make_folder, parse_json, replacing, without_halves, write_text
 from regard.untrusted import first_line, read_object
@@ -342,13 +342,14 @@ class OnRay:
         made: Future[PartDone] = Future()
 
         def pass_on(done: "Future[PartDone]") -> None:
-            error = done.exception()
-            if error is None:
+            try:
                 made.set_result(done.result())
-                return
-            cause = getattr(error, "cause", error)  # what the worker raised
-            known = isinstance(cause, RegardError | OSError)
-            made.set_exception(cause if known else RegardError(f"--engine ray: a worker failed: {first_line(cause)}"))
+            except BaseException as error:
+                cause = getattr(error, "cause", error)  # what the worker raised
+                known = isinstance(cause, RegardError | OSError)
+                lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+                why = lines[-1] if getattr(cause, "actor_init_failed", False) else lines[0]
+                made.set_exception(cause if known else RegardError(f"--engine ray: a worker failed: {shown(why)}"))
 
         self.workers[number % len(self.workers)].write.remote(number, texts).future().add_done_callback(pass_on)
         return made
@@ -361,5 +362,6 @@ class OnRay:
 
 def _load_in(folder: str, load: Callable[[str], Any], name: str) -> Any:
     """`load`, for a name as it is meant in a folder."""
-    os.chdir(folder)
+    with suppress(OSError):  # of another machine, which has no such folder
+        os.chdir(folder)
     return load(name)

@@ -67,6 +67,18 @@ def test_what_is_learned_twice_counts_once(name: str, kernel: str) -> None:
     torch.testing.assert_close(slopes(kernel), slopes("reference"))
 
 
+def test_biases_made_of_what_came_before_them_are_walked_once() -> None:
+    shared = torch.zeros(1, 1, 16, 16, requires_grad=True)
+    found = []
+    for kernel in ("auto", "reference"):
+        x = torch.randn(1, 1, 16, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        for _ in range(24):  # with a walk in every walk, it would not end
+            bias = regard.attention.biases.Added(x @ x.mT * 0.1) + shared
+            x = x + 0.1 * regard.attend(x, x, x, bias=bias, kernel=kernel)
+        found.append(torch.autograd.grad(x.sum(), shared)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
+
+
 def test_a_number_in_a_score_and_in_a_bias_of_many_blocks_counts_once() -> None:
     query, key, value = torch.randn(3, 1, 1500, 4, dtype=torch.float64)
     far = -(torch.arange(1500)[:, None] - torch.arange(1500)).abs() / 1500.0

@@ -578,6 +578,23 @@ def test_settings_of_what_a_score_holds_are_followed(make: Any, change: Any) -> 
     torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, **make(own)).entropy())
 
 
+@pytest.mark.parametrize("held", [lambda layer: layer, lambda layer: layer.forward, partial])
+def test_layers_that_a_bias_holds_are_followed(held: Any) -> None:
+    class Of(regard.attention.biases.Bias):
+        def __init__(self, function: Any) -> None:
+            self.function = function
+
+        def tile(self, rows: Tensor, columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+            return self.function((columns - rows[:, None]).float()[..., None])[..., 0]
+
+    query, key = inputs()
+    layer = nn.Linear(1, 1).requires_grad_(False)
+    seen = regard.attention_map(query, key, bias=Of(held(layer)))
+    seen.entropy()
+    layer.weight.mul_(3)
+    torch.testing.assert_close(seen.entropy(), regard.attention_map(query, key, bias=Of(held(layer))).entropy())
+
+
 def test_settings_of_biases_within_others_are_followed() -> None:
     query, key = inputs()
     own = Sloped()

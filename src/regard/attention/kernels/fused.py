@@ -5,7 +5,7 @@ and leaves out the keys that a mask forbids to all queries of a piece.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import prod
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from regard.attention.biases import ByDistance
+from regard.attention.biases import Added, ByDistance
 from regard.attention.kernels.kernel import (
     Kernel,
     Seed,
@@ -90,7 +90,11 @@ def fused(
     if is_traced(q, k, v):
         output, rows = work.in_one_call(q, k, v)
     elif torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned)):
-        output, rows = _Differentiable.apply(work, q, k, v, *independent(learned))  # type: ignore[no-untyped-call]
+        once, given = independent(learned), {id(one) for one in learned}
+        if spec.bias is not None and {id(one) for one in once} != given:  # one is made of another: they become a table
+            once = [spec.bias.full(shape, q.device)]
+            work = FusedProblem(replace(spec, bias=Added(once[0])), shape, scale, cut or _by_rows)
+        output, rows = _Differentiable.apply(work, q, k, v, *once)  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
     return (output if width == value.shape[-1] else output[..., : value.shape[-1]]).to(value.dtype), rows
@@ -109,8 +113,8 @@ def gradients(
     """
     shape = (*query.shape[:-1], key.shape[-2])
     width = max(key.shape[-1], value.shape[-1])
-    q, k, v = (_prepared(t, query.dtype, width, shape[:-2]) for t in (query, key, value))
-    g, output = (_widened(t, query.dtype, width, shape[:-2]) for t in (up.g, up.output))
+    output, q, k, v = (_prepared(t, query.dtype, width, shape[:-2]) for t in (up.output, query, key, value))
+    g = _prepared(up.g, query.dtype, width, shape[:-2], strided=True)  # of which the kernel reads the strides
     work = FusedProblem(spec, shape, 1.0, cut or _by_rows)
     found = work.backward(g, q, k, v, output, up.rows, learned)
     sizes = (t.shape[-1] for t in (query, key, value))
@@ -451,19 +455,18 @@ def _has_matrix_unit() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
-    """`_widened`, with the numbers of a vector side by side: torch's kernel takes them for neighbors, and compares no
-    stride of queries, keys and values."""
-    whole = _widened(tensor, dtype, width, batch)
-    return whole if whole.shape[-1] == 1 or whole.stride(-1) == 1 else whole.contiguous()
+def _prepared(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...], strided: bool = False) -> Tensor:
+    """The tensor in this type and width, with all batch axes; itself where it has them.
 
-
-def _widened(tensor: Tensor, dtype: torch.dtype, width: int, batch: tuple[int, ...]) -> Tensor:
-    """The tensor in this type and width, with all batch axes; itself where it has them."""
+    Torch's kernel takes the numbers of a vector for neighbors in memory, and compares no stride: unless `strided`, they
+    become neighbors, before they are shared by a batch.
+    """
     if tensor.dtype != dtype:
         tensor = tensor.to(dtype)
     if tensor.shape[-1] < width:
         tensor = pad(tensor, (0, width - tensor.shape[-1]))
+    if not strided and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
     return tensor if tensor.shape[:-2] == batch else tensor.expand(*batch, *tensor.shape[-2:])
 
 

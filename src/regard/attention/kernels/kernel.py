@@ -96,7 +96,7 @@ def independent(learned: Sequence[Tensor]) -> list[Tensor]:
     """
     once = list({id(one): one for one in learned}.values())
     made = [one.grad_fn for one in once if one.grad_fn is not None]
-    if not made:
+    if len(once) < 2 or not made:
         return once
     leaves = {id(one): one for one in once if one.grad_fn is None}
     given, stops = set(leaves), set(made)
