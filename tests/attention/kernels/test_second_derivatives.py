@@ -163,3 +163,25 @@ def test_a_swap_of_a_module_whose_heads_stand_within_its_vectors() -> None:
     want = model(x)
     with regard.swap(model, normalizer="softmax"):
         torch.testing.assert_close(model(x), want)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("score", SCORES)
+def test_dead_rows_and_nan_behind_a_mask_where_gradients_are_differentiated(kernel: str, score: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+    allowed = torch.ones(40, 40, dtype=torch.bool).tril(-1)  # the first query may attend to nothing
+    allowed[:, 30:] = False
+    found = []
+    for poison in (torch.nan, 0.0):
+        query, key, value = torch.randn(3, 1, 2, 40, 8, generator=draw.manual_seed(1), dtype=torch.float64)
+        key[..., 30:, :] = value[..., 30:, :] = poison
+        inputs = [one.requires_grad_() for one in (query, key, value)]
+        output = regard.attend(*inputs, score=SCORES[score], mask=allowed, kernel=kernel)
+        assert not output[..., 0, :].any()
+        first = torch.autograd.grad(output.sin().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(one.square().sum() for one in first), inputs)
+        for one in (*first, *second):
+            assert one.isfinite().all()
+        assert not first[0][..., 0, :].any()
+        found.append([output, *first, *second])
+    torch.testing.assert_close(found[0], found[1])
