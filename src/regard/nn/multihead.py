@@ -158,10 +158,8 @@ class MultiHead(nn.Module):
         self, query: Heads, key: KeyHeads, value: KeyHeads, mask: MaskLike | None, bias: BiasLike | None = None
     ) -> Float[Tensor, "*batch n d"]:
         """Attend in every head, join the heads."""
-        if query.ndim == 3 and self.key_heads not in (
-            1,
-            self.heads,
-        ):  # three axes may be a batch, whose entries share no heads: `attend` cannot know it
+        # three axes may be a batch, whose entries share no heads: `attend` cannot know it
+        if query.ndim == 3 and self.key_heads not in (1, self.heads):
             key, value = (one.repeat_interleave(self.heads // self.key_heads, -3) for one in (key, value))
         with owned(self):
             found = attend(
