@@ -722,3 +722,12 @@ def test_within_inference_mode_a_model_stays_as_it_was():
         ):
             regard.attribute_patches(made, {"src": x}, {"src": y}, lambda output: output[0, -1, 0])
     assert all(one.requires_grad for one in made.parameters())
+
+
+def test_attribution_of_inputs_that_were_made_within_inference_mode():
+    model = Tiny()
+    want = regard.attribute_patches(model, ids(), ids(2, 9), metric)
+    with torch.inference_mode():
+        inputs = [{name: one.clone() for name, one in some.items()} for some in (ids(), ids(2, 9))]
+    found = regard.attribute_patches(model, *inputs, metric)
+    assert torch.equal(found.table, want.table)

@@ -49,6 +49,14 @@ def test_swap_and_back() -> None:
     done.undo()  # twice is once
 
 
+def test_an_undone_swap_is_not_entered_again() -> None:
+    done = regard.swap(encoder(), normalizer="uniform")
+    with done:
+        assert len(done.sites) == 2
+    with pytest.raises(regard.RegardError, match="this swap was undone: call swap again"), done:
+        pass
+
+
 def test_some_sites_with_a_learned_score() -> None:
     model = encoder()
     score = regard.Additive(D // 2, D // 2, 3)

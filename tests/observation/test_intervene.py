@@ -43,6 +43,18 @@ def run(model: nn.Module) -> Tensor:
     return model(x)
 
 
+def test_a_block_may_be_entered_again() -> None:
+    model = models()["torch function"]
+    changing = regard.intervene(model, "0", uniform)
+    with changing:
+        changed = run(model)
+    before = run(model)
+    with changing:
+        assert torch.equal(run(model), changed)
+    assert not torch.equal(before, changed)
+
+
+
 @pytest.mark.parametrize("kind", ["torch function", "torch module", "ours"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_same_weights_give_the_same_output_and_others_another(kind: str, grad: bool) -> None:

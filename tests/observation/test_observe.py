@@ -190,6 +190,39 @@ def test_a_whole_transformer_of_torch() -> None:
     assert float(own.triu(1).abs().max()) == 0
 
 
+def test_a_block_may_be_entered_again_and_within_itself() -> None:
+    model = nn.Sequential(Plain())
+    watched = regard.observe(model)
+    with watched as outer:
+        model(draw(B, T, D))
+        with watched as inner:
+            model(draw(B, T, D))
+    with watched as later:
+        model(draw(B, T, D))
+    assert [len(seen["0"]) for seen in (outer, inner, later)] == [2, 1, 1]
+
+
+def test_a_block_in_several_threads_at_once() -> None:
+    model, both = nn.Sequential(Plain()), threading.Barrier(2)
+    watched, counts = regard.observe(model), []
+
+    def run(times: int) -> None:
+        with watched as seen:
+            both.wait()
+            for _ in range(times):
+                model(draw(B, T, D))
+            both.wait()
+            counts.append((times, len(seen["0"])))
+            both.wait()
+
+    threads = [threading.Thread(target=run, args=(times,)) for times in (1, 3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert sorted(counts) == [(1, 1), (3, 3)]
+
+
 def test_several_forwards_and_a_layer_that_is_used_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -164,6 +164,11 @@ def check_step(step: object, count: int) -> None:
         raise ConfigError(f"step {step} is none of the output's {count} tokens{known}")
 
 
+def _usable(argument: Tensor) -> Tensor:
+    """An argument that a gradient may need: what was made within `torch.inference_mode` is kept by none."""
+    return argument.clone() if argument.is_inference() else argument
+
+
 def as_pass(model: Any, inputs: Any) -> ForwardPass:
     """The forward pass of an input.
 
@@ -184,7 +189,7 @@ def as_pass(model: Any, inputs: Any) -> ForwardPass:
         check_numbers({**dict(module.named_parameters()), **(inputs if isinstance(inputs, Mapping) else {})})
     if isinstance(inputs, Mapping):
         device = next((part.device for part in module.parameters()), torch.device("cpu"))
-        moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+        moved = {name: _usable(one.to(device)) if isinstance(one, Tensor) else one for name, one in inputs.items()}
         try:
             signature(module.forward).bind(**moved)
         except TypeError as error:

@@ -35,7 +35,10 @@ KERNELS: dict[str, Kernel] = {
     module.KERNEL.name: module.KERNEL for module in (windowed, fused, additive, linear, blockwise, reference)
 }
 _NO_GRAPH = "this kernel of attend has loops that depend on values: kernel='auto' has a graph"
-GRAPH = "a graph is traced, or a torch.func transform runs: what it does may depend on shapes alone"
+GRAPH = (
+    "a graph is traced, derivatives are taken forward, or a torch.func transform runs: what it does may depend on "
+    "shapes alone"
+)
 
 
 @dataclass(frozen=True)

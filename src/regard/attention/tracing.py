@@ -16,22 +16,28 @@ _is_transformed = torch._C._are_functorch_transforms_active
 _is_traced_by_jit = torch._C._is_tracing
 _mode = torch._C._get_dispatch_mode
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
+_forward = torch.autograd.forward_ad
 
 
 def is_traced(*tensors: Tensor) -> bool:
     """Whether operations are recorded or shapes propagated instead of numbers computed.
 
-    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform, and
-    for tensors without numbers: on the meta device, or fake.
+    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform, where
+    derivatives are taken forward, and for tensors without numbers: on the meta device, or fake.
     """
     if _is_compiling():  # dynamo takes this for a constant, and does not follow the calls below
         return True
-    if _is_transformed() or _is_traced_by_jit() or _mode(_PROXY) is not None:
+    if _is_transformed() or _is_traced_by_jit() or goes_forward() or _mode(_PROXY) is not None:
         return True
     for tensor in tensors:  # noqa: SIM110 - a generator costs attend a microsecond
         if tensor.is_meta or isinstance(tensor, FakeTensor):
             return True
     return False
+
+
+def goes_forward() -> bool:
+    """Whether derivatives are taken forward (`torch.autograd.forward_ad`), which a backward of one's own cannot give."""
+    return _forward._current_level >= 0
 
 
 def is_autocast(device: str) -> bool:

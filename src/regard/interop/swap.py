@@ -60,6 +60,8 @@ class Swap:
         self.sites, self._parts = [], []
 
     def __enter__(self) -> "Swap":
+        if not self.sites:
+            raise RegardError("this swap was undone: call swap again")
         return self
 
     def __exit__(

@@ -15,7 +15,7 @@ from regard.attention.tracing import is_traced
 from regard.attention.watch import Call, changing, computing, suppress, watching
 from regard.errors import RegardError, ShapeError, shown, unknown
 from regard.observation.observe import known_sites, matches, module_of
-from regard.observation.sites import Tracker
+from regard.observation.sites import Repeatable, Tracker
 from regard.observation.torch_calls import is_tracing, refuse_mapped
 from regard.observation.transformers_calls import interface_notified
 from regard.shapes import check_tensors, share_heads
@@ -55,9 +55,13 @@ def intervene(model: Any, site: str, change: Change, part: str = "weights") -> A
     if part not in PARTS:
         raise unknown("part", part, PARTS)
     module = module_of(model)
-    tracker = Tracker(module, discreet=False)
-    known_sites([site], tracker.paths)
-    return _intervening(tracker, site, change, part)
+
+    def make() -> AbstractContextManager[None]:
+        tracker = Tracker(module, discreet=False)
+        known_sites([site], tracker.paths)
+        return _intervening(tracker, site, change, part)
+
+    return Repeatable(make)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from regard.attention.watch import Call, is_watching, on_search_result, watching
 from regard.errors import ChoiceError, ConfigError, RegardError, ShapeError, nearest, shown
 from regard.figures.page import Page
 from regard.observation.hand_written import on_hand_written
-from regard.observation.sites import Tracker, is_torchs_own
+from regard.observation.sites import Repeatable, Tracker, is_torchs_own
 from regard.observation.torch_calls import forget_masks, is_tracing, layer_call, module_call, refuse_mapped
 from regard.observation.transformers_calls import interface_notified
 from regard.shapes import batch_shape, share_heads
@@ -536,7 +536,8 @@ def observe(
             kept of attentions to at most 1,024 keys.
 
     Returns:
-        a context manager that gives the `Observation`, a mapping site -> list of AttentionMap.
+        a context manager that gives the `Observation`, a mapping site -> list of AttentionMap; a new one each time it
+        is entered.
 
     Raises:
         ChoiceError: a site that the model has not, nearest spelling first; no module.
@@ -545,7 +546,8 @@ def observe(
     """
     if not budget >= 0:
         raise ConfigError(f"budget must be a number of bytes, 0 or more; got {budget}")
-    return Observation(module_of(model), sites, int(min(budget, 2**62)))._watching()
+    module = module_of(model)
+    return Repeatable(lambda: Observation(module, sites, int(min(budget, 2**62)))._watching())
 
 
 def module_of(model: Any) -> nn.Module:

@@ -9,9 +9,10 @@ compiles or `torch.export` traces, hooks and mode do nothing.
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager
 from contextvars import ContextVar
-from typing import Any, no_type_check
+from types import TracebackType
+from typing import Any, Generic, TypeVar, no_type_check
 
 import torch
 from torch import nn
@@ -27,9 +28,33 @@ from regard.attention.watch import is_computing, own_hooks
 from regard.observation.hand_written import follow, rule_of
 from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
+T = TypeVar("T")
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 
 _busy: ContextVar[tuple["Tracker", ...]] = ContextVar("busy", default=())
+
+
+class Repeatable(AbstractContextManager[T], ContextDecorator, Generic[T]):
+    """A block that may be entered several times, within itself and in several threads too; it begins anew each time.
+
+    Args:
+        make: gives a block that is entered once. It is called at once: what it refuses is refused there.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[T]]) -> None:
+        self._make, self._ready = make, [make()]
+        self._local = threading.local()
+
+    def __enter__(self) -> T:
+        block = self._ready.pop() if self._ready else self._make()
+        entered = block.__enter__()
+        self._local.__dict__.setdefault("blocks", []).append(block)
+        return entered
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> bool | None:
+        return self._local.blocks.pop().__exit__(kind, error, where)  # type: ignore[no-any-return]
 
 
 class Tracker:

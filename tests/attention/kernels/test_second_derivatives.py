@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from regard.attention.kernels import blockwise
 
 MASKS: dict[str, Any] = {
     "none": None, "causal": regard.causal(), "window": regard.window(1, 1),
@@ -185,3 +186,63 @@ def test_dead_rows_and_nan_behind_a_mask_where_gradients_are_differentiated(kern
         assert not first[0][..., 0, :].any()
         found.append([output, *first, *second])
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward derivatives call it
+@pytest.mark.parametrize("normalizer", ["softmax", "entmax15", "sigmoid"])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("n", [6, 40])
+def test_forward_derivatives(score: str, mask: str, normalizer: str, n: int) -> None:
+    forward = torch.autograd.forward_ad
+    query, key, value, along = torch.randn(4, 1, 2, n, 8, dtype=torch.float64)
+    bias, slope = torch.randn(2, n, n, dtype=torch.float64)
+
+    def tangent(kernel: str) -> Tensor:
+        with forward.dual_level():
+            found = regard.attend(
+                forward.make_dual(query, along), key, value, score=SCORES[score], mask=MASKS[mask],
+                normalizer=normalizer, bias=forward.make_dual(bias, slope), kernel=kernel,
+            )  # fmt: skip
+            return forward.unpack_dual(found).tangent
+
+    torch.testing.assert_close(tangent("auto"), tangent("reference"))
+    with forward.dual_level(), pytest.raises(regard.KernelError, match="derivatives are taken forward"):
+        regard.attend(query, key, value, kernel="fused")
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ("BLOCK", "PART"):
+        monkeypatch.setattr(blockwise, size, 64)
+
+
+def test_what_a_score_draws_is_drawn_again_where_gradients_are_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+    x = torch.randn(1, 2, 30, 8, dtype=torch.float64, requires_grad=True)
+
+    def gradient(again: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(3)
+        output = regard.attend(x, x, x, score=lambda q, k: nn.functional.dropout(q @ k.mT, 0.3), kernel="blockwise")
+        (found,) = torch.autograd.grad(output.sin().sum(), x, create_graph=again)
+        return found, torch.rand(1)
+
+    torch.testing.assert_close(gradient(True), gradient(False))
+
+
+@pytest.mark.parametrize("score", ["scaled_dot", "cosine"])
+def test_nan_behind_a_mask_where_gradients_are_differentiated(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+    query, key, value = torch.randn(3, 1, 2, 30, 8, dtype=torch.float64)
+    query.requires_grad_()
+    value[..., 20, :] = torch.nan
+
+    def gradients(kernel: str) -> list[Tensor]:
+        output = regard.attend(query, key, value, score=score, mask=regard.causal(), kernel=kernel)
+        (first,) = torch.autograd.grad(output.sin().sum(), query, create_graph=True)
+        return [first, *torch.autograd.grad((first[..., :20, :] ** 2).sum(), query)]
+
+    want = gradients("reference")
+    for kernel in ("auto", "blockwise"):
+        found = gradients(kernel)
+        torch.testing.assert_close(found, want, equal_nan=True)
+        assert all(bool(one[..., :20, :].isfinite().all()) for one in found)

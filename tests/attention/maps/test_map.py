@@ -784,6 +784,17 @@ def test_lazy_maps_are_made_once_and_copied_as_a_dict() -> None:
     assert sorted(made) == ["a", "b"]
 
 
+def test_a_map_with_a_gradient_is_copied_deeply_once_it_is_frozen() -> None:
+    query = torch.randn(1, 2, 5, 8, requires_grad=True)
+    map = regard.attention_map(2 * query, query)
+    with pytest.raises(regard.RegardError, match="torch copies no tensor of a graph deeply"):
+        copy.deepcopy(map)
+    copied = copy.deepcopy(map.frozen())
+    assert torch.equal(copied.full(), map.full())
+    assert not copied.full().requires_grad
+    assert copy.copy(map).full().requires_grad
+
+
 def test_distances_of_many_queries_take_little_memory() -> None:
     weights = torch.rand(100_000, 1)
     profile = AttentionMap.from_weights(weights).distance()  # 40 GB, were a block as long as it is narrow

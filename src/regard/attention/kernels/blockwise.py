@@ -214,7 +214,8 @@ class _Recomputed(torch.autograd.Function):
         q, k, v, *learned = ctx.saved_tensors
         if is_differentiated(upstream):
             plain = replace(ctx.work, compare=ctx.work.spec.score.compare)  # the reference's formula
-            return None, *derivatives(lambda *inputs: plain.whole(*inputs)[0], (q, k, v), learned, upstream)
+            with _redrawn(ctx.chance, q.device):
+                return None, *derivatives(lambda *inputs: plain.forward(*inputs)[0], (q, k, v), learned, upstream)
         totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, *learned)]
         with _redrawn(ctx.chance, q.device):
             for piece in ctx.work.pieces(q.device):

@@ -5,6 +5,7 @@ row, tile or statistic by computing blocks. It is exact: the same numbers as the
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from copy import copy, deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import product
@@ -590,6 +591,17 @@ class AttentionMap:
                     f"{name}: expected {self.shape[axis]}, one for each place of axis {axis}; got {len(tokens)}"
                 )
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AttentionMap":
+        made = copy(self)
+        try:
+            made.__dict__ = deepcopy(self.__dict__, memo)
+        except RuntimeError as error:
+            raise RegardError(
+                "a gradient goes through this map, and torch copies no tensor of a graph deeply: copy.copy keeps the "
+                "gradient; copy map.frozen() for one without"
+            ) from error
+        return made
 
     def __repr__(self) -> str:
         return f"AttentionMap({' × '.join(map(str, self.shape))})"
