@@ -91,7 +91,8 @@ def parts(name: str) -> dict[str, tuple[Part, tuple[Tensor, ...]]]:
     if MODELS[name]["kind"] == "decoder":
         return {
             "forward": (Part(model, lambda m, a, c: m(a, c)), (SOURCE, ALLOWED)),
-            "steps": (Part(model, lambda m, a, c, b: steps(m, m.read(a, c), b)), (SOURCE, ALLOWED, TARGET)),
+            # padded on the left, as prompts are
+            "steps": (Part(model, lambda m, a, c, b: steps(m, m.read(a, c), b)), (SOURCE, ALLOWED.flip(1), TARGET)),
         }
     return {
         "forward": (Part(model, lambda m, a, b, c: m(a, b, c)), (SOURCE, TARGET, ALLOWED)),

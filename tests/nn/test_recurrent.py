@@ -191,3 +191,25 @@ def test_unknown_choices_of_an_encoder() -> None:
         RecurrentEncoder("lstn", E, W)
     with pytest.raises(regard.ChoiceError, match="unknown direction 'bth': expected one of 'both', "):
         RecurrentEncoder("gru", E, W, direction="bth")
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:.torch.jit.script. is deprecated")  # torch's
+@pytest.mark.parametrize("direction", ["both", "forward", "backward"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_encoder_within_transforms(cell: str, direction: str) -> None:
+    encoder = made(cell, direction)
+    x, along = torch.randn(2, 3, 2, S, E, dtype=torch.float64)
+    allowed = torch.arange(S) < torch.tensor([[S], [4]])
+
+    def states(x: Tensor) -> Tensor:
+        return encoder(x, allowed)[0]
+
+    want = torch.stack([states(one) for one in x])
+    torch.testing.assert_close(torch.func.vmap(states)(x), want)
+    step = 1e-6
+    slope = (states(x[0] + step * along[0]) - states(x[0] - step * along[0])) / (2 * step)
+    torch.testing.assert_close(torch.func.jvp(states, (x[0],), (along[0],))[1], slope, rtol=1e-5, atol=1e-7)
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        found = forward.unpack_dual(states(forward.make_dual(x[0], along[0]))).tangent
+    torch.testing.assert_close(found, slope, rtol=1e-5, atol=1e-7)

@@ -62,7 +62,10 @@ def mean_distance(seen: AttentionMap) -> Float[Tensor, "*batch"]:
 
 
 def monotonicity(seen: AttentionMap) -> Float[Tensor, "*batch"]:
-    """The share of consecutive queries whose key of greatest weight does not move back; 1: left to right."""
+    """The share of consecutive queries whose key of greatest weight does not move back; 1: left to right.
+
+    It is 0 for a map without two consecutive queries that attend to a key.
+    """
     best = seen.argmax()
     before, after = best[..., :-1], best[..., 1:]
     both = (before >= 0) & (after >= 0)

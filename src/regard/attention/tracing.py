@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 # looked up once: attend calls these before everything else
 _is_compiling = torch.compiler.is_compiling
-_is_transformed = torch._C._are_functorch_transforms_active
+is_transformed = torch._C._are_functorch_transforms_active  # whether a torch.func transform runs
 _is_traced_by_jit = torch._C._is_tracing
 _mode = torch._C._get_dispatch_mode
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
@@ -27,7 +27,7 @@ def is_traced(*tensors: Tensor) -> bool:
     """
     if _is_compiling():  # dynamo takes this for a constant, and does not follow the calls below
         return True
-    if _is_transformed() or _is_traced_by_jit() or goes_forward() or _mode(_PROXY) is not None:
+    if is_transformed() or _is_traced_by_jit() or goes_forward() or _mode(_PROXY) is not None:
         return True
     for tensor in tensors:  # noqa: SIM110 - a generator costs attend a microsecond
         if tensor.is_meta or isinstance(tensor, FakeTensor):

@@ -13,7 +13,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score, as_score
-from regard.attention.tracing import are_hidden
+from regard.attention.tracing import are_hidden, is_transformed
 from regard.attention.watch import owned
 from regard.errors import ConfigError, ShapeError, unknown
 
@@ -139,7 +139,8 @@ class RecurrentLayers(nn.Module):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         weights = [getattr(self, f"{kind}_l{layer}{side}") for kind in kinds]
         first = x.new_zeros(1, x.shape[0], self.hidden_size) if first is None else first
-        if torch.compiler.is_exporting():  # torch.gru and torch.lstm would fix the length and the batch in the graph
+        # in an exported graph torch.gru and torch.lstm would fix the length and the batch; they have no rule for vmap
+        if torch.compiler.is_exporting() or is_transformed():
             return scanned(x, first[0], weights)
         how = (True, 1, 0.0, self.training, False, True)
         if self.is_lstm:
@@ -283,7 +284,7 @@ def as_weights(normalizer: str, draw: bool = False) -> str | Normalizer:
 def scanned(
     x: Float[Tensor, "B S e"], first: Float[Tensor, "B d"], weights: Sequence[Tensor]
 ) -> Float[Tensor, "B S d"]:
-    """The states of a recurrent unit over vectors of any number, as one loop of a graph.
+    """The states of a recurrent unit over vectors of any number, step by step: in a graph, as one loop.
 
     Args:
         x: the vectors.
@@ -309,8 +310,17 @@ def scanned(
     is_lstm = len(of_state) == 4 * first.shape[-1]
     start: Any = (first, torch.zeros_like(first)) if is_lstm else first
     step: Any = lstm if is_lstm else gru
-    _, states = scan(step, start, gates)
+    _, states = (scan if torch.compiler.is_exporting() else _looped)(step, start, gates)
     return states.transpose(0, 1)  # type: ignore[no-any-return]
+
+
+def _looped(step: Callable[[Any, Tensor], tuple[Any, Tensor]], state: Any, inputs: Tensor) -> tuple[Any, Tensor]:
+    """What torch's `scan` gives, by a loop of Python's, through which every transform goes."""
+    found = []
+    for one in inputs:
+        state, output = step(state, one)
+        found.append(output)
+    return state, torch.stack(found)
 
 
 def _pick(x: Tensor, order: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot, is_product
 from regard.attention.spec import Spec
-from regard.attention.tracing import goes_forward, is_traced
+from regard.attention.tracing import goes_forward, is_traced, is_transformed
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
@@ -46,7 +46,7 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return f"the normalizer {type(spec.normalizer).__name__} is not softmax"
     if spec.dropout:
         return "dropout on the weights: torch would drop others than regard does"
-    if torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return "inside a torch.func transform, which may ask for derivatives that torch's kernel does not have"
     if goes_forward():
         return "derivatives are taken forward here, and torch's kernel has none of these"
