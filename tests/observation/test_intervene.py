@@ -54,7 +54,6 @@ def test_a_block_may_be_entered_again() -> None:
     assert not torch.equal(before, changed)
 
 
-
 @pytest.mark.parametrize("kind", ["torch function", "torch module", "ours"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_same_weights_give_the_same_output_and_others_another(kind: str, grad: bool) -> None:
