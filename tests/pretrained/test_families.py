@@ -322,6 +322,10 @@ def test_pickle_is_not_opened(tmp_path: Path) -> None:
     ("qwen2", {"use_sliding_window": True, "sliding_window": 3}, None),  # all layers lie below the 28 of the default
     ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, 4096),
     ("mistral", {}, 4096), ("mistral", {"sliding_window": None}, None), ("llama", {}, None),
+    # settings of Qwen2 that these two do not read
+    ("mistral", {"sliding_window": 3, "max_window_layers": 1}, 3),
+    ("mistral", {"sliding_window": 3, "use_sliding_window": False}, 3),
+    ("llama", {"sliding_window": 3, "use_sliding_window": True}, None),
 ])  # fmt: skip
 def test_windows_that_a_config_does_not_name_are_those_of_transformers(
     kind: str, values: dict[str, Any], wanted
@@ -334,3 +338,14 @@ def test_windows_that_a_config_does_not_name_are_those_of_transformers(
     assert found.get("window") == wanted
     if kind == "mistral":
         assert theirs.sliding_window == wanted
+    if wanted:
+        assert found["window_layers"] is None  # all of them
+
+
+def test_layers_of_a_mistral_are_alike() -> None:
+    from regard.pretrained.family import Keys
+    from regard.pretrained.llama import _windows
+
+    values = {"model_type": "mistral", "sliding_window": 3, "layer_types": ["full_attention", "sliding_attention"]}
+    with pytest.raises(regard.BundleError, match="in a mistral every layer has the sliding window, or none"):
+        _windows(Keys(values, "here"), 2)

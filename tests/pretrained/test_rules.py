@@ -81,6 +81,8 @@ def test_rules_are_written_and_transformers_reads_them(llama: Path, tmp_path: Pa
         ({"force_words_ids": [[5]]}, "force_words_ids = "),
         ({"forced_decoder_ids": [[1, 5]]}, "forced_decoder_ids = .*: only forced_bos_token_id can be followed"),
         ({"exponential_decay_length_penalty": [5, 1.1]}, "exponential_decay_length_penalty = "),
+        ({"encoder_repetition_penalty": 1.2}, "encoder_repetition_penalty = 1.2 cannot be read"),
+        ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size = 2 cannot be read"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_name(llama: Path, values: dict[str, Any], message: str) -> None:
@@ -92,6 +94,7 @@ def test_neutral_values_are_no_rules(llama: Path) -> None:
     neutral = {
         "eos_token_id": 7, "suppress_tokens": None, "begin_suppress_tokens": [], "forced_bos_token_id": None,
         "bad_words_ids": None, "sequence_bias": None, "force_words_ids": None, "guidance_scale": 1.0,
+        "encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0,
     }  # fmt: skip
     assert load_pretrained(say(llama, neutral)).rules == GenerationRules(ends=(7,))
 

@@ -52,9 +52,12 @@ def test_a_text_begins_with_bos_where_the_template_says_so(tmp_path: Path, templ
     if template:
         inner.post_processor = processors.TemplateProcessing(template, special_tokens=[("<s>", 0)])
     inner.save(str(tmp_path / "tokenizer.json"))
-    own = read_tokenizer(tmp_path, "llama", {"bos": 0}, 100)
-    assert own.begins == (template is not None)
-    assert own.encode("a b") == [1, 2]
+    for named in (0, 2):  # a config's own BOS is of texts that are empty, where the template says another
+        own = read_tokenizer(tmp_path, "llama", {"bos": named}, 100)
+        assert own.begins == (template is not None)
+        assert own.bos == (0 if template else named)
+        assert own.encode("a b") == [1, 2]
+    assert read_tokenizer(tmp_path, "marian", {"bos": 0, "start": 2}, 100).bos == 2
 
 
 def test_the_target_language_of_marian_is_a_token() -> None:

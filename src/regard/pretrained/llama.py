@@ -60,22 +60,27 @@ def _base(keys: Keys) -> float:
 def _windows(keys: Keys, layers: int) -> dict[str, Any]:
     """The sliding window and the layers that have it."""
     kind = keys.values.get("model_type")
+    by_layer = kind in ("qwen2", "qwen3")  # the other two have all layers alike, and read none of these settings
     unset = None if "sliding_window" in keys.values or kind == "llama" else 4096  # null is none
     window = keys.take("sliding_window", unset)
-    first = keys.whole("max_window_layers", 28 if kind in ("qwen2", "qwen3") else 0)
+    first = keys.whole("max_window_layers", 28)
     kinds = keys.take("layer_types", None)
     if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
         raise keys.refusal("layer_types", "expected a list of names")
-    if not keys.flag("use_sliding_window", kind == "mistral"):
+    used = keys.flag("use_sliding_window", False)
+    if not (used if by_layer else kind == "mistral"):
         window = None
     if window is None:
         if kinds is not None and set(kinds) != {"full_attention"}:
             raise keys.refusal("layer_types", "some layers have a sliding window and there is no sliding_window")
         return {}
     if kinds is None:
-        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+        full = first if by_layer else 0
+        kinds = ["sliding_attention" if i >= full else "full_attention" for i in range(layers)]
     if len(kinds) != layers or set(kinds) - {"full_attention", "sliding_attention"}:
         raise keys.refusal("layer_types", f"expected {layers} of 'full_attention', 'sliding_attention'")
+    if not by_layer and "full_attention" in kinds:
+        raise keys.refusal("layer_types", f"in a {kind} every layer has the sliding window, or none")
     sliding = tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
     return {"window": window, "window_layers": None if len(sliding) == layers else sliding} if sliding else {}
 

@@ -16,6 +16,8 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "constraints": (None, []),
     "exponential_decay_length_penalty": (None, []),
     "guidance_scale": (None, 1, 1.0),
+    "encoder_repetition_penalty": (None, 1, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
     "watermarking_config": (None, {}),
 }
 

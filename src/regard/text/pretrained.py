@@ -94,22 +94,28 @@ class Fast(_Spelled):
     def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int], vocabulary: int) -> None:
         super().__init__(ids)
         self._inner, self._vocabulary = inner, vocabulary
-        self.begins = self._begins()
+        self._begin("start" in ids)
         names = {token.content: i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self.mask = next((names[name] for name in ("[MASK]", "<mask>") if name in names), None)
 
     def __len__(self) -> int:
         return int(self._inner.get_vocab_size())
 
-    def _begins(self) -> bool:
-        """Whether a text begins with BOS by the tokenizer's own template."""
+    def _begin(self, given: bool) -> None:
+        """Note whether a text begins with BOS by the tokenizer's own template, whose token it then is.
+
+        Args:
+            given: whether the model says what a decoder starts with; else a config's BOS is of texts that are empty.
+        """
         try:
             plain, marked = (self._inner.encode("a", add_special_tokens=specials).ids for specials in (False, True))
         except BaseException as error:  # a panic of the library: the first text says it
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            return False
-        return bool(marked[:1] == [self.bos] and marked[1:] == plain)
+            return
+        if marked[1:] == plain and len(marked) > len(plain) and marked[0] < self._vocabulary:
+            self.bos = self.bos if given else marked[0]
+            self.begins = marked[0] == self.bos
 
     def encode(self, text: str) -> list[int]:
         return list(self._encode(text, False).ids)
