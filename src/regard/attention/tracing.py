@@ -22,8 +22,8 @@ _forward = torch.autograd.forward_ad
 def is_traced(*tensors: Tensor) -> bool:
     """Whether operations are recorded or shapes propagated instead of numbers computed.
 
-    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform, where
-    derivatives are taken forward, and for tensors without numbers: on the meta device, or fake.
+    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform,
+    where derivatives are taken forward, and for tensors without numbers: on the meta device, or fake.
     """
     if _is_compiling():  # dynamo takes this for a constant, and does not follow the calls below
         return True
@@ -36,7 +36,7 @@ def is_traced(*tensors: Tensor) -> bool:
 
 
 def goes_forward() -> bool:
-    """Whether derivatives are taken forward (`torch.autograd.forward_ad`), which a backward of one's own cannot give."""
+    """Whether derivatives are taken forward (`torch.autograd.forward_ad`), and no backward is called."""
     return _forward._current_level >= 0
 
 

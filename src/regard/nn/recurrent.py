@@ -311,7 +311,7 @@ def scanned(
     start: Any = (first, torch.zeros_like(first)) if is_lstm else first
     step: Any = lstm if is_lstm else gru
     _, states = (scan if torch.compiler.is_exporting() else _looped)(step, start, gates)
-    return states.transpose(0, 1)  # type: ignore[no-any-return]
+    return states.transpose(0, 1)
 
 
 def _looped(step: Callable[[Any, Tensor], tuple[Any, Tensor]], state: Any, inputs: Tensor) -> tuple[Any, Tensor]:
