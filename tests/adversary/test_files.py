@@ -5,6 +5,7 @@ and 1 GB.
 """
 
 import bz2
+import gc
 import gzip
 import io
 import json
@@ -235,7 +236,7 @@ SCRIPTS = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_download_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "SILENCE", 1.0)
@@ -243,6 +244,7 @@ def test_a_download_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script, fault = SCRIPTS[name]
     with pytest.raises(DataError, match=fault):
         downloads.fetch(answered(script), "the command")
+    gc.collect()  # a connection that was left open is noticed here
 
 
 def test_nothing_of_the_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
-        except OSError:
+        except BaseException:  # a port beyond the last is an OverflowError
             made.close()
             raise
     except (OSError, OverflowError, UnicodeError) as error:

@@ -370,6 +370,7 @@ class SameSchemeRedirects(HTTPRedirectHandler):
             URLError: another scheme.
         """
         if not newurl.startswith(("https://", f"{req.type}://")):
+            fp.close()
             raise URLError(f"it redirects to {newurl[:200]}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
