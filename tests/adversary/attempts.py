@@ -1,5 +1,6 @@
 """One attempt on regard in a process of its own, whose processor time and memory are measured."""
 
+import io
 import json
 import os
 import resource
@@ -10,9 +11,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from regard import cli
 from regard.errors import RegardError
 
 SECONDS, MEGABYTES = 2.0, 300.0  # of an attempt, after the imports
@@ -86,6 +89,21 @@ def attempt(work: Callable[[], object], seconds: float = SECONDS, megabytes: flo
     if verdict != "fault" and (used > seconds or peak > megabytes):
         return Outcome("fault", f"{verdict} after {used:.1f} s and {peak:.0f} MB: {text}", used, peak)
     return Outcome(verdict, text, used, peak)
+
+
+def verb(*arguments: str) -> Callable[[], object]:
+    """A verb of the command line as work that raises what it refuses."""
+
+    def work() -> None:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = cli.run(list(arguments))
+        if "Traceback" in err.getvalue():
+            raise AssertionError(err.getvalue()[-900:])
+        if code:
+            raise RegardError(" ".join(err.getvalue().split()) if code in (1, 2) else "")
+
+    return work
 
 
 def count(name: str, seed: int, outcomes: Iterable[tuple[str, Outcome]]) -> list[str]:

@@ -18,35 +18,21 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 import regard
-from adversary.attempts import Outcome, attempt
+from adversary.attempts import Outcome, attempt, verb
 from regard import cli
 from regard.data.datasets import downloads
-from regard.errors import DataError, RegardError
+from regard.errors import DataError
 
 MANY, SEED = 1 << 29, 23  # bytes that a bomb unpacks to
 PAIRS = "".join(f"Hello {n}.\tBonjour {n}.\tCC\n" for n in range(60)).encode()
 CUE = "00:00:01,000 --> 00:00:02,500\n"
 ENTRY = {"event": "evaluation", "step": 3, "seconds": 5.0, "dev_loss": 1.1, "train_loss": 1.3, "skipped": 0}
 Attempts = Iterator[tuple[str, list[str]]]
-
-
-def verb(*arguments: str) -> Callable[[], object]:
-    """A verb of the command line as work that raises what it refuses."""
-
-    def work() -> None:
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            code = cli.run(list(arguments))
-        if code:
-            raise RegardError(" ".join(err.getvalue().split()) if code in (1, 2) else "")
-
-    return work
 
 
 def zipped(name: str, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 import regard
+from adversary.folders import make
 from regard.export.folder import check_empty, export_bundle
 
 
@@ -51,3 +52,30 @@ def test_a_model_whose_texts_begin_with_bos_completes_as_before_in_either_layout
     assert found.log_prob == pytest.approx(expected.log_prob, abs=1e-4)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert theirs("the cat").input_ids == list(expected.source_ids)
+
+
+def test_a_marian_keeps_its_two_tokenizers(tmp_path: Path) -> None:
+    model = regard.load(make("marian", tmp_path / "marian"))
+    export_bundle(model, tmp_path / "hf", "float32", "hf")
+    again, text = regard.load(tmp_path / "hf"), "le chat noir"
+    assert (again(text).ids, again(text).text) == (model(text).ids, model(text).text)
+    theirs = transformers.MarianTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs(text)["input_ids"][:-1] == model(text).source_ids[:-1]  # this folder names another end
+    for layout in ("ctranslate2", "onnx", "torch"):
+        with pytest.raises(regard.ConfigError, match="two sentencepiece models, which the layout"):
+            export_bundle(model, tmp_path / layout, "float32", layout)
+        assert not (tmp_path / layout).exists()
+
+
+@pytest.mark.parametrize("kind", ["marian", "t5"])
+def test_a_model_may_have_more_tokens_than_its_tokenizer_names(kind: str, tmp_path: Path) -> None:
+    """As a T5 has: 32,128, of which 32,100 have names."""
+    model, text = regard.load(make(kind, tmp_path / kind)), "le chat"
+    size = len(model.model.readout()[0])
+    assert len(model.tokenizer) == size > max(model.tokenizer.encode_target("the black chat noir le")) + 1
+    word = "the" if kind == "marian" else "chat"
+    begun = model(text, prefix=word)
+    assert begun.ids[: len(model.tokenizer.encode_target(word))] == model.tokenizer.encode_target(word)
+    assert word in model(text, force=[word]).text
+    forbidden = model(text, forbid=[word])
+    assert word not in forbidden.text.split()

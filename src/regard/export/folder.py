@@ -10,6 +10,7 @@ from regard.export import ctranslate2, hf, onnx
 from regard.export import torch as torch_layout
 from regard.models.ensemble import Ensemble
 from regard.storage import check_empty, new_folder
+from regard.text.pretrained import Pieces
 
 LAYOUTS = ("regard", "hf", "ctranslate2", "onnx", "torch")
 
@@ -39,6 +40,11 @@ def export_bundle(ready: Any, into: Path, precision: str, layout: str = "regard"
     bundle: Bundle = getattr(ready, "bundle", ready)
     if isinstance(bundle.model, Ensemble):
         raise ConfigError("an ensemble is written by its members: export them one by one, and load them together")
+    if layout in ("ctranslate2", "onnx", "torch") and isinstance(bundle.tokenizer, Pieces):
+        raise ConfigError(
+            "this model's tokenizer is two sentencepiece models, which the layout's tokenizer.json cannot hold: "
+            "--layout hf keeps them"
+        )
     if layout == "hf":
         hf.write(bundle, into)
     elif layout == "ctranslate2":

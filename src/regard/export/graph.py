@@ -24,6 +24,7 @@ from regard.models.transformer import TransformerConfig
 from regard.nn.kv_cache import KVCache
 from regard.nn.state import BlockState, CrossAttentionState, DecoderState, SelfAttentionState
 from regard.shapes import batch_shape, share_heads
+from regard.text.pretrained import Nothing, Spelled
 
 Tensors = dict[str, Tensor]
 BATCH, SOURCE, PAST = "batch", "source", "past"
@@ -64,7 +65,8 @@ def graphs(bundle: Bundle) -> dict[str, Graph]:
         ConfigError: the model has something that they cannot express.
     """
     if why := refusal(bundle):
-        raise ConfigError(f"a graph cannot express {why}: --layout regard keeps everything")
+        layout = "hf" if isinstance(bundle.tokenizer, Nothing | Spelled) else "regard"
+        raise ConfigError(f"a graph cannot express {why}: --layout {layout} keeps everything")
     modules = modules_of(bundle.model)
 
     def example(sizes: Mapping[str, int]) -> dict[str, tuple[Tensors, Tensors]]:

@@ -9,7 +9,7 @@ from tokenizers import processors
 from regard.bundle import Bundle
 from regard.pretrained.folder import save_pretrained
 from regard.storage import new_folder, write_text
-from regard.text.pretrained import Nothing
+from regard.text.pretrained import Nothing, Pieces
 
 
 def write(bundle: Bundle, into: Path) -> None:
@@ -25,7 +25,9 @@ def write(bundle: Bundle, into: Path) -> None:
     config: Any = bundle.model_config
     with new_folder(into) as folder:
         save_pretrained(folder, bundle.model, config, known, bundle.rules)
-        if not isinstance(tokenizer, Nothing):
+        if isinstance(tokenizer, Pieces):
+            tokenizer.save(folder)
+        elif not isinstance(tokenizer, Nothing):
             tokenizer.save(folder / "tokenizer.json")
             if bundle.decoding.get("begins", False):
                 _begin_texts(folder / "tokenizer.json", tokenizer)

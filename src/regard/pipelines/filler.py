@@ -153,10 +153,12 @@ class Filler(Pipeline[str, Filling]):
         Of a model without a head that predicts tokens, the states (`Memory`).
 
         Raises:
-            InputError: it is too long.
+            InputError: it has no token, or is too long.
         """
         check_characters(source, self._longest())
         ids = self._with_gaps(clean(source), self.tokenizer.mask) if GAP.search(source) else self.encode(source)[0]
+        if not ids:
+            raise InputError("an empty text: this model needs at least one token to look at")
         kind = StatesPass if self.model.head is None else ForwardPass
         return kind(self.model, {"tokens": torch.tensor([ids], device=self.device)}, self.tokenizer.tokens(ids))
 

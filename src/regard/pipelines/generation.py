@@ -255,7 +255,8 @@ class Generation(Result):
             raise ConfigError("an empty translation has no forward pass to look into")
         before = [tokenizer.bos, *self.ids[:-1]]
         arguments = {
-            name: torch.tensor([ids], device=device) for name, ids in (("source", self.source_ids), ("target", before))
+            name: torch.tensor([ids], dtype=torch.long, device=device)
+            for name, ids in (("source", self.source_ids), ("target", before))
         }
         return ForwardPass(
             self.translator.model, arguments, tokenizer.tokens(before), list(self.source_tokens), list(self.ids),

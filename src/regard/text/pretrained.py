@@ -3,6 +3,7 @@
 A folder without tokenizer files loads too; then whatever needs text is refused.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -15,7 +16,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError, shown
-from regard.storage import write_text, writing_to
+from regard.storage import write_bytes, write_text, writing_to
 from regard.text.protocol import Span
 from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
 from regard.untrusted import file_size, named, read_object
@@ -43,16 +44,20 @@ class Nothing:
         raise BundleError(f"{self._folder} has no tokenizer files: this model takes and gives ids, not text")
 
 
-class _Spelled:
-    """Base of the tokenizers of pretrained folders."""
+class Spelled:
+    """Base of the tokenizers of pretrained folders; its length is the number of the model's tokens, named or not."""
 
     mask: int | None = None
     lowers = parses_specials = begins = False
 
-    def __init__(self, ids: dict[str, int]) -> None:
+    def __init__(self, ids: dict[str, int], vocabulary: int) -> None:
+        self._vocabulary = vocabulary
         self.pad: int = ids.get("pad", 0)
         self.bos: int | None = ids.get("start", ids.get("bos"))
         self.eos: int | None = ids.get("eos")
+
+    def __len__(self) -> int:
+        return self._vocabulary
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
@@ -80,7 +85,7 @@ class _Spelled:
         return [(min(a, b), b) for a, b in pairwise(ends)]
 
 
-class Fast(_Spelled):
+class Fast(Spelled):
     """A tokenizer of the tokenizers library.
 
     Args:
@@ -92,14 +97,11 @@ class Fast(_Spelled):
     parses_specials = True
 
     def __init__(self, inner: tokenizers.Tokenizer, ids: dict[str, int], vocabulary: int) -> None:
-        super().__init__(ids)
-        self._inner, self._vocabulary = inner, vocabulary
+        super().__init__(ids, vocabulary)
+        self._inner = inner
         self._begin("start" in ids)
         names = {token.content: i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         self.mask = next((names[name] for name in ("[MASK]", "<mask>") if name in names), None)
-
-    def __len__(self) -> int:
-        return int(self._inner.get_vocab_size())
 
     def _begin(self, given: bool) -> None:
         """Note whether a text begins with BOS by the tokenizer's own template, whose token it then is.
@@ -152,11 +154,11 @@ class Fast(_Spelled):
             write_text(path, self._inner.to_str(pretty=True))
 
 
-class Pieces(_Spelled):
+class Pieces(Spelled):
     """Marian's two sentencepiece models, source and target, with a vocabulary of their own."""
 
     def __init__(self, folder: Path, ids: dict[str, int], vocabulary: int) -> None:
-        super().__init__(ids)
+        super().__init__(ids, vocabulary)
         try:
             sentencepiece = import_module("sentencepiece")
         except ImportError as error:
@@ -178,9 +180,6 @@ class Pieces(_Spelled):
                 raise BundleError(f"{folder / 'vocab.json'}: no token {name}, which every text may need")
         self._names = {i: name for name, i in self._ids.items()}
         self._special = {self._ids[name] for name in ("</s>", "<pad>", "<unk>") if name in self._ids}
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def encode(self, text: str) -> list[int]:
         code, rest = self._cut(text)
@@ -205,6 +204,12 @@ class Pieces(_Spelled):
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._names.get(i, f"<{i}>") for i in ids]
+
+    def save(self, folder: Path) -> None:
+        """Write the files of a folder: `source.spm`, `target.spm` and `vocab.json`."""
+        for name, side in (("source.spm", self._source), ("target.spm", self._target)):
+            write_bytes(folder / name, side.serialized_model_proto())
+        write_text(folder / "vocab.json", json.dumps(self._ids, ensure_ascii=False, indent=2) + "\n")
 
     def identity(self) -> tuple[object, ...]:
         sides = [side.serialized_model_proto() for side in (self._source, self._target)]
