@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 import regard
 from regard.cli.lines import LONGEST_LINE, check_output, check_targets, draw_to, inputs, targets_of, writing
@@ -160,9 +161,51 @@ def test_a_numbered_drawing_destroys_no_file_either(talk, tmp_path: Path) -> Non
         code, out, err = talk(*arguments, "--look", tmp_path / "align.png")
         assert (code, out) == (2, "")
         assert "align-2.png: this file exists and was not drawn by regard" in err
-    with pytest.raises(ConfigError, match="was not drawn by regard"):
-        draw_to(None, photo, lambda path: path.write_text("drawn"))
+    assert not draw_to(None, photo, lambda path: path.write_text("drawn"))
     assert photo.read_bytes() == b"a photograph"
+
+
+@pytest.mark.parametrize("by", ["arguments", "standard input"])
+def test_no_line_is_lost_with_a_drawing(talk, tmp_path: Path, by: str) -> None:
+    texts = ["le chat", "", "le chien"]
+    given = texts if by == "arguments" else []
+    output = tmp_path / "out.txt"
+    for target in ((), ("--output", output)):
+        code, out, err = talk(
+            "translate", *given, "--beam", 1, "--look", tmp_path / "page.html", *target,
+            stdin="\n".join(texts).encode() if by == "standard input" else b"",
+        )  # fmt: skip
+        lines = (output.read_text() if target else out).split("\n")
+        assert (code, [bool(line) for line in lines]) == (1, [True, False, True, False])
+        assert f"{tmp_path / 'page-2.html'} was not drawn: there is no attention to look at" in err
+        assert f"drawn: {tmp_path / 'page-3.html'}" in err
+
+
+def test_a_picture_of_someone_elses_refuses_its_input_alone(
+    talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (32, 32), "red").save(name)
+    (tmp_path / "b.look-2.png").write_bytes(b"a photograph")
+    code, out, err = talk("caption", "a.png", "b.png", "c.png", "--look")
+    assert (code, [bool(line) for line in out.split("\n")]) == (1, [True, False, True, False])
+    assert "line 2: --look b.look-2.png: this file exists and was not drawn by regard" in err
+    assert (tmp_path / "b.look-2.png").read_bytes() == b"a photograph"
+
+
+def test_a_name_that_no_file_can_have_refuses_its_input_alone(talk, tmp_path: Path) -> None:
+    sound = tmp_path / "a.wav"
+    soundfile.write(sound, np.zeros(8000, dtype=np.float32), 8000)
+    code, out, err = talk("transcribe", "x" * 300 + ".wav", sound)
+    assert (code, out) == (1, "\n\n")
+    assert "no file can have this name" in err
+    page = tmp_path / "page.html"  # silence has no words, and no page
+    code, out, err = talk("transcribe", sound, sound, "--look", page)
+    assert (code, out) == (1, "\n\n")
+    assert err.count("was not drawn: there is no attention to look at") == 2
+    code, out, _ = talk("translate", "le chat " * 40 + "dort.txt", "--beam", 1)
+    assert (code, bool(out.strip())) == (0, True)
 
 
 def test_drawings_are_numbered_where_there_are_several() -> None:

@@ -5,6 +5,7 @@ import copy
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,40 @@ def test_a_block_may_be_entered_again_and_within_itself() -> None:
     with watched as later:
         model(draw(B, T, D))
     assert [len(seen["0"]) for seen in (outer, inner, later)] == [2, 1, 1]
+
+
+def test_a_block_in_several_tasks_at_once() -> None:
+    model = nn.Sequential(Plain())
+    watched = regard.observe(model)
+
+    async def run(times: int, pause: float) -> int:
+        with watched as seen:
+            for _ in range(times):
+                model(draw(B, T, D))
+                await asyncio.sleep(pause)
+        model(draw(B, T, D))
+        return len(seen["0"])
+
+    async def both() -> list[int]:
+        return await asyncio.gather(run(2, 0.02), run(3, 0.001))  # the first entered is the last left
+
+    assert asyncio.run(both()) == [2, 3]
+
+
+def test_a_block_is_left_in_another_thread_and_never_before_it_is_entered() -> None:
+    model = nn.Sequential(Plain())
+    watched = regard.observe(model)
+    with pytest.raises(regard.RegardError, match="was not entered"):
+        watched.__exit__(None, None, None)
+    seen = watched.__enter__()
+    model(draw(B, T, D))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(watched.__exit__, None, None, None).result()
+    model(draw(B, T, D))
+    assert len(seen["0"]) == 1
+    with watched as again:
+        model(draw(B, T, D))
+    assert len(again["0"]) == 1
 
 
 def test_a_block_in_several_threads_at_once() -> None:

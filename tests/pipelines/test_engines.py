@@ -1,5 +1,6 @@
 """A translator over CTranslate2 is the same object, and says what it cannot show."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from regard.models.transformer import Transformer
 from regard.pipelines.base import InputError
 from regard.pipelines.engines import CTranslate2
 from regard.pipelines.load import load
+from regard.pipelines.translator import Translator
+from regard.pretrained.rules import GenerationRules
 
 TEXTS = ["le chat noir dort sur le lit", "", "Je ne sais pas où il est allé.", "Merci !"]
 
@@ -41,11 +44,37 @@ def test_it_translates_as_regard_does(engine: CTranslate2) -> None:
     assert [word.text for word in engine("le chat").words] == ["the", "cat"]
 
 
+def test_rules_of_the_folder_are_followed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load("fr-en").bundle
+    cat, end = (bundle.tokenizer.encode("chat")[0], bundle.tokenizer.eos)
+    plain = Translator(bundle, "fr-en")("le chat noir dort", beam=1)
+    second = plain.ids[1]
+    for rules in (
+        {"suppressed": (second,)}, {"bad_words": (tuple(plain.ids[:2]), (cat,))}, {"forced_last": end}, {"ends": (end,)}
+    ):  # fmt: skip
+        ruled = replace(bundle, rules=GenerationRules(**rules))
+        made = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=1)
+        assert made.ids == Translator(ruled, "ruled")("le chat noir dort", beam=1).ids
+        assert (made.ids == plain.ids) == ("bad_words" not in rules and "suppressed" not in rules)
+    for kind in (Translator, CTranslate2):
+        monkeypatch.setattr(kind, "limit", lambda *_: 3)
+    ruled = replace(bundle, rules=GenerationRules(forced_last=end))
+    made = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=1)
+    assert made.ids == [*plain.ids[:2], end]
+    assert made.ids == Translator(ruled, "ruled")("le chat noir dort", beam=1).ids
+    for rules in ({"forced_first": 5}, {"suppressed_first": (5,)}, {"ends": (end, 5)}):
+        with pytest.raises(ConfigError, match="the settings of ruled rule its first token, or name several"):
+            CTranslate2(replace(bundle, rules=GenerationRules(**rules)), "ruled", "float32")
+
+
 def test_what_runs_away_ends_at_its_own_limit(engine: CTranslate2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CTranslate2, "limit", lambda _self, tokens: 3 if tokens < 6 else 12)
     for made, text in zip(engine(TEXTS, beam=1), TEXTS, strict=True):
         most = 3 if len(engine.tokenizer.encode(text)) + 1 < 6 else 12
         assert len(made.ids) <= most
+        if made.ids:
+            (scored,) = engine.score([made.source], [made])
+            assert scored.log_prob == pytest.approx(made.log_prob, abs=2e-3)
 
 
 def test_a_batch_that_is_not_wanted_any_more_ends_after_the_texts_at_hand(

@@ -1,5 +1,6 @@
 """Decoders and encoders alone from the outside: trained, loaded, asked, exported, and read from folders of others."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 import regard
 from regard.cli.main import app, run
+from regard.data.texts import Masked
 from regard.errors import ConfigError
 from regard.experiment import Run
 from regard.export.folder import export_bundle
@@ -23,6 +25,7 @@ from regard.pipelines.completer import Completer, Completion
 from regard.pipelines.filler import Filler
 from regard.pipelines.page import look_at
 from regard.pipelines.translator import Translator
+from regard.tasks import language
 
 TEXT = "the cat sat on the mat and the dog ran in the park\nthe dog sat on the cat and ran\n" * 30
 BLOCKS = {
@@ -321,12 +324,11 @@ def test_a_run_exports_to_the_layout_of_others(runs, tmp_path: Path) -> None:
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "on", "mat", "river", "bank"]
 
 
-def bert(folder: Path) -> None:
+def bert(folder: Path, unnamed: int = 0) -> None:
     torch.manual_seed(0)
     settings = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 10}
-    transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=len(VOCABULARY), **settings)).save_pretrained(
-        folder
-    )
+    config = transformers.BertConfig(vocab_size=len(VOCABULARY) + unnamed, **settings)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
 
 
@@ -342,6 +344,18 @@ def test_a_folder_of_others_fills_and_tells_meanings(tmp_path: Path) -> None:
     found = model("the [MASK] sat on the [MASK]", top=2)
     assert len(found.gaps) == 2
     assert model.meaning("bank", ["the river bank", "the bank"]).layers.shape == (2, 3, 12)
+
+
+def test_tokens_without_a_name_take_no_part_in_masking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bert(tmp_path, unnamed=500)
+    model, drawn = regard.load(tmp_path), []
+    assert isinstance(model, Filler)
+    (tmp_path / "lines.txt").write_text("the cats sat on the bank\n" * 5)
+    monkeypatch.setattr(language, "Masked", lambda *given, **more: drawn.append(given[3]) or Masked(*given, **more))
+    language.evaluate_filler(model, tmp_path / "lines.txt")
+    special = {model.tokenizer.mask, *model.encode("")[0]}
+    assert {VOCABULARY.index(name) for name in ("the", "cat")} <= set(drawn[0])
+    assert set(drawn[0]) <= set(range(len(VOCABULARY))) - special
 
 
 def test_an_encoder_without_a_head_has_a_page_and_ways_of_its_words(tmp_path: Path) -> None:
@@ -452,6 +466,13 @@ def test_marians_pieces(tmp_path: Path) -> None:
     spans = model.tokenizer.source_spans("le chat noir")
     assert "".join("le chat noir"[a:b] for a, b in spans) == "lechatnoir"
     assert set(made.attention) == {"decoder.layers.0.self", "decoder.layers.0.cross"}
+    engines = [name for name in ("onnxruntime", "ctranslate2") if importlib.util.find_spec(name)]
+    code = "import regard, sys; print([regard.load(sys.argv[1], engine=e)('le chat noir').text for e in sys.argv[2:]])"
+    names = [name.removesuffix("runtime") for name in engines]
+    told = subprocess.run(  # a graph is traced without the tests' type checks
+        [sys.executable, "-W", "ignore", "-c", code, tmp_path, *names], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == f"{[model('le chat noir').text] * len(names)}\n"
 
 
 def test_meanings_need_whole_words_in_the_vocabulary(tmp_path: Path) -> None:

@@ -342,6 +342,14 @@ def test_windows_that_a_config_does_not_name_are_those_of_transformers(
         assert found["window_layers"] is None  # all of them
 
 
+def test_a_llama_has_no_window() -> None:
+    from regard.pretrained.family import Keys
+    from regard.pretrained.llama import _windows
+
+    values = {"model_type": "llama", "sliding_window": 3, "layer_types": ["sliding_attention"] * 2}
+    assert _windows(Keys(values, "here"), 2) == {}
+
+
 def test_layers_of_a_mistral_are_alike() -> None:
     from regard.pretrained.family import Keys
     from regard.pretrained.llama import _windows

@@ -125,6 +125,8 @@ def test_what_is_no_http_gets_the_shape_of_all_refusals(port: int) -> None:
         (b"\x16\x03\x01 is no HTTP\r\n\r\n", 400),
         (b"GET /openapi.json HTTP/1.1\r\n\r\n", 400),
         (b"POST /length HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /openapi.json HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /none HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
     ],
 )

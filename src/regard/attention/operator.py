@@ -23,7 +23,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.tracing import is_autocast, is_traced
+from regard.attention.tracing import goes_forward, is_autocast, is_traced
 from regard.attention.watch import computing, is_attended, notify
 from regard.errors import KernelError, unknown
 from regard.shapes import batch_shape, check, check_tensors, share_heads
@@ -35,10 +35,8 @@ KERNELS: dict[str, Kernel] = {
     module.KERNEL.name: module.KERNEL for module in (windowed, fused, additive, linear, blockwise, reference)
 }
 _NO_GRAPH = "this kernel of attend has loops that depend on values: kernel='auto' has a graph"
-GRAPH = (
-    "a graph is traced, derivatives are taken forward, or a torch.func transform runs: what it does may depend on "
-    "shapes alone"
-)
+GRAPH = "a graph is traced, or a torch.func transform runs: what it does may depend on shapes alone"
+FORWARD = "derivatives are taken forward here, and this kernel has none of these"
 
 
 @dataclass(frozen=True)
@@ -175,10 +173,12 @@ def choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -
     """The name of the kernel that does the work, why, and why not each faster one."""
     if kernel not in ("auto", *KERNELS):
         raise unknown("kernel", kernel, ("auto", *KERNELS))
-    traced = is_traced(query, key, value)
+    traced, forward = is_traced(query, key, value), goes_forward(query, key, value, *spec.tensors())
 
     def refusal(one: Kernel) -> str | None:
-        return GRAPH if traced and not one.traces else one.refusal(query, key, value, spec)
+        if traced and not one.traces:
+            return GRAPH
+        return FORWARD if forward and not one.goes_forward else one.refusal(query, key, value, spec)
 
     if kernel != "auto":
         reason = refusal(KERNELS[kernel])

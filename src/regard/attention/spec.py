@@ -31,6 +31,11 @@ class Spec:
     dropout: float = 0.0
     first: tuple[int, int] = (0, 0)
 
+    def tensors(self) -> list[Tensor]:
+        """The parameters of score and normalizer, and what the bias is made of: a derivative may be wanted of each."""
+        bias = [] if self.bias is None else self.bias.tensors()
+        return [*bias, *self.score.parameters(), *self.normalizer.parameters()]
+
     def check_data(self, query: Tensor) -> None:
         """Refuse what has no data, on the meta device, beside a query that has; in a graph nothing is looked at.
 

@@ -22,12 +22,12 @@ _forward = torch.autograd.forward_ad
 def is_traced(*tensors: Tensor) -> bool:
     """Whether operations are recorded or shapes propagated instead of numbers computed.
 
-    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform,
-    where derivatives are taken forward, and for tensors without numbers: on the meta device, or fake.
+    True while `torch.compile`, `torch.export` or `torch.jit.trace` builds a graph, under a `torch.func` transform, and
+    for tensors without numbers: on the meta device, or fake.
     """
     if _is_compiling():  # dynamo takes this for a constant, and does not follow the calls below
         return True
-    if is_transformed() or _is_traced_by_jit() or goes_forward() or _mode(_PROXY) is not None:
+    if is_transformed() or _is_traced_by_jit() or _mode(_PROXY) is not None:
         return True
     for tensor in tensors:  # noqa: SIM110 - a generator costs attend a microsecond
         if tensor.is_meta or isinstance(tensor, FakeTensor):
@@ -35,9 +35,9 @@ def is_traced(*tensors: Tensor) -> bool:
     return False
 
 
-def goes_forward() -> bool:
-    """Whether derivatives are taken forward (`torch.autograd.forward_ad`), and no backward is called."""
-    return _forward._current_level >= 0
+def goes_forward(*tensors: Tensor) -> bool:
+    """Whether a derivative of one of the tensors is taken forward (`torch.autograd.forward_ad`)."""
+    return _forward._current_level >= 0 and any(_forward.unpack_dual(one).tangent is not None for one in tensors)
 
 
 def is_autocast(device: str) -> bool:

@@ -29,6 +29,7 @@ OF_A_FILE = 1024  # the same, where standard input is a file: more lines make fu
 Work = Callable[[list[str], int], Sequence[Any]]
 # a result and its number → its line; None where it was printed already
 Show = Callable[[Any, int], str | None]
+Draw = Callable[[Any, int], bool]  # a result and its number → whether all its drawings were made
 
 
 def complain(sentence: str) -> None:
@@ -47,7 +48,7 @@ def say(text: str, nl: bool = True) -> None:
 
 def run_lines(
     arguments: list[str] | None, work: Work, show: Show, *, output: Path | None = None, chunk: int = CHUNK,
-    of_a_file: int | None = None,
+    of_a_file: int | None = None, draw: Draw = lambda *_: True,
 ) -> None:  # fmt: skip
     """Work on the arguments, or on the lines of standard input, and print one line for each.
 
@@ -58,9 +59,10 @@ def run_lines(
         output: a file for the lines; standard output if None.
         chunk: inputs at a time; one where a person types them.
         of_a_file: inputs at a time where standard input is a file; `chunk` by default.
+        draw: draws a result whose line is written.
 
     Raises:
-        typer.Exit: with code 1 where an input was refused.
+        typer.Exit: with code 1 where an input was refused, or a drawing failed.
         ConfigError: a file for the output that cannot be written; standard input is closed.
     """
     from regard.cli.progress import lines_bar
@@ -82,8 +84,11 @@ def run_lines(
                     refused = True
                     complain(f"line {index + 1}: {result}")
                     write("")
-                elif (line := show(result, index + 1)) is not None:
-                    write(line)
+                else:
+                    line = show(result, index + 1)
+                    if line is not None:
+                        write(line)
+                    refused |= not draw(result, index + 1)
             advance(len(some))
     if refused:
         raise typer.Exit(FAILED)
@@ -283,20 +288,30 @@ def check_looks(look: Sequence[Path], texts: list[str] | None, page: bool = Fals
     check_targets([path for n in numbers for path in targets_of(look, "", n, many)], page=page)
 
 
-def draw_to(made: Any, path: Path, plot: Callable[[Path], Any]) -> None:
-    """Draw a result to a file, and say so: its page where the file ends in .html, else what `plot` draws.
+def draw_to(made: Any, path: Path, plot: Callable[[Path], Any]) -> bool:
+    """Draw a result to a file: its page where the file ends in .html, else what `plot` draws.
 
-    Raises:
-        ConfigError: the file was not drawn by regard.
+    Returns:
+        whether it was drawn; either is said.
     """
     from regard.figures.files import check_own
 
-    check_own(path)
-    if path.suffix.lower() in (".html", ".htm"):
-        made.look(path)
-    else:
-        plot(path)
+    try:
+        check_own(path)
+        if path.suffix.lower() in (".html", ".htm"):
+            made.look(path)
+        else:
+            plot(path)
+    except RegardError as error:  # what is still to be done is not lost with a drawing
+        complain(f"{path} was not drawn: {error}")
+        return False
     complain(f"drawn: {path}")
+    return True
+
+
+def draw_all(made: Any, paths: Sequence[Path], plot: Callable[[Path], Any]) -> bool:
+    """`draw_to` each of the files; whether all were drawn."""
+    return sum(draw_to(made, path, plot) for path in paths) == len(paths)
 
 
 def are_many(arguments: list[str] | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.lines import check_targets, complain, draw_to, say, text_of
+from regard.cli.lines import FAILED, check_targets, complain, draw_to, say, text_of
 from regard.cli.options import Device, Threads, load_for
 from regard.errors import ConfigError
 
@@ -45,9 +45,9 @@ def meaning(
     if model == "english":
         complain(SMALL)
     found = load_for("fill", _folder_of(model), texts, threads, device).meaning(word, texts, layer)
-    if look is not None:
-        draw_to(found, look, found.plot)
     say(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+    if look is not None and not draw_to(found, look, found.plot):
+        raise typer.Exit(FAILED)
 
 
 def _folder_of(model: str) -> str:

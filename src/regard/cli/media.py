@@ -10,7 +10,7 @@ from typing import Any
 from regard.cli.lines import are_many, check_apart, check_output, check_targets, draw_to, run_lines, targets_of
 from regard.cli.options import AUTO
 from regard.cli.progress import err
-from regard.errors import ConfigError
+from regard.errors import ConfigError, RegardError
 
 
 class Segments:
@@ -19,6 +19,7 @@ class Segments:
     def __init__(self, targets: list[Path], smooth: bool, as_json: bool) -> None:
         self.targets, self.smooth, self.as_json = targets, smooth, as_json
         self.count = 0
+        self.drawn = True  # whether all those drawings were made
         self.json: list[dict[str, Any]] = []
 
     def __call__(self, segment: Any) -> None:
@@ -26,7 +27,7 @@ class Segments:
         if self.as_json:
             self.json.append({"start": segment.start, **segment.as_json()})
         for path in self.targets:
-            draw(segment, path.with_stem(f"{path.stem}-{self.count}"), self.smooth)
+            self.drawn &= draw(segment, path.with_stem(f"{path.stem}-{self.count}"), self.smooth)
 
 
 def run_media(
@@ -62,7 +63,10 @@ def run_media(
         if not name.strip() and named is None:
             return [InputError("an empty line names no file")]
         targets = targets_of(look or [], named or name, first + 1, many)
-        check_targets(targets, [named or name], page=True)
+        try:
+            check_targets(targets, [named or name], page=True)
+        except RegardError as error:
+            return [error]
         segments = Segments(targets, smooth, as_json)
         try:
             return [(work(name, segments), segments)]
@@ -71,21 +75,26 @@ def run_media(
 
     def show(made: tuple[Any, Segments], _: int) -> str:
         result, segments = made
-        for target in segments.targets if not segments.count else ():
-            draw(result, target, smooth)
         if not as_json:
             return " ".join(result.text.split())
         return json.dumps(result.as_json() | ({"pieces": segments.json} if segments.json else {}), ensure_ascii=False)
 
-    run_lines(arguments, one, show, output=output, chunk=1)
+    def draw_whole(made: tuple[Any, Segments], _: int) -> bool:
+        result, segments = made
+        targets = segments.targets if not segments.count else ()
+        for target in targets:
+            segments.drawn &= draw(result, target, smooth)
+        return segments.drawn
+
+    run_lines(arguments, one, show, output=output, chunk=1, draw=draw_whole)
 
 
-def draw(made: Any, path: Path, smooth: bool) -> None:
-    """The attention of a result's words in the terminal, and in a file."""
+def draw(made: Any, path: Path, smooth: bool) -> bool:
+    """The attention of a result's words in the terminal, and in a file; whether that file was drawn."""
     from regard.figures.overlay import strip, timeline
 
     words, weights = made.word_attention
     if err.is_terminal and len(weights):
         still = made.picture and made.positions.shape[1] == 2
         err.print((strip if still else timeline)(words, weights, err.width))
-    draw_to(made, path, lambda to: made.plot(to, smooth))
+    return draw_to(made, path, lambda to: made.plot(to, smooth))

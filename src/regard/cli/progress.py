@@ -1,5 +1,6 @@
 """Progress bars on standard error: lines a second, seconds of a long recording, words, and a training run."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def seconds_bar(path: str) -> Iterator[Callable[[float], None]]:
     from regard.errors import DataError
 
     try:
-        total = seconds(Path(path)) if Path(path).is_file() else 0.0
+        total = seconds(Path(path)) if os.path.isfile(path) else 0.0
     except DataError:  # reading it gives a better sentence
         total = 0.0
     if total <= BLOCK:

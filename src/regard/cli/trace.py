@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_looks, draw_to, run_lines, say, targets_of
+from regard.cli.lines import are_many, check_looks, draw_all, run_lines, say, targets_of
 from regard.cli.options import Beam, Device, ModelNames, Texts, load_for
 from regard.cli.progress import HarmlessConsole, out
 
@@ -27,9 +27,7 @@ def trace(
     translator = load_for("translate", model, texts, device=device)
     many = are_many(texts)
 
-    def show(generation: Any, number: int) -> str | None:
-        for path in targets_of(look or [], "", number, many):
-            draw_to(generation, path, generation.trace.plot)
+    def show(generation: Any, _: int) -> str | None:
         if as_json:
             return json.dumps({"text": generation.text, **generation.trace.as_json()}, ensure_ascii=False)
         say(generation.text)
@@ -38,4 +36,7 @@ def trace(
             wide.print(line)
         return None
 
-    run_lines(texts, lambda some, _: translator.each(some, beam=beam), show)
+    def draw(generation: Any, number: int) -> bool:
+        return draw_all(generation, targets_of(look or [], "", number, many), generation.trace.plot)
+
+    run_lines(texts, lambda some, _: translator.each(some, beam=beam), show, draw=draw)

@@ -1,6 +1,7 @@
 """`regard translate`: one line in, one line out."""
 
 import json
+import os
 from dataclasses import dataclass
 from functools import partial
 from math import inf, log
@@ -17,7 +18,7 @@ from regard.cli.lines import (
     check_looks,
     check_output,
     complain,
-    draw_to,
+    draw_all,
     run_lines,
     targets_of,
     writing,
@@ -182,12 +183,12 @@ def translate(
         return
     many = are_many(texts)
     for text in texts or []:
-        if text != "-" and text.endswith((".txt", ".tsv", ".csv")) and Path(text).is_file():
+        if text != "-" and text.endswith((".txt", ".tsv", ".csv")) and os.path.isfile(text):
             complain(f"{text!r} is translated as a text; to translate the file: regard translate < {text}")
 
     least = log(unsure) if unsure else -inf
 
-    def show(generation: Any, number: int) -> str:
+    def show(generation: Any, _: int) -> str:
         if grid:
             from regard.figures.terminal import grid as coloured
 
@@ -195,16 +196,20 @@ def translate(
             if alignment.target and not alignment.site:
                 raise ConfigError(f"{model} does not attend to its source: there is no alignment to show")
             err.print(coloured(alignment.matrix.tolist(), alignment.target, alignment.source, err.width))
-        for path in targets_of(look or [], "", number, many):
-            draw_to(generation, path, lambda to: generation.alignment.plot(to, note=generation.tested))
         if unsure is not None:
             return " ".join(f"{one.text}(?)" if one.log_prob < least else one.text for one in generation.words)
         if pharaoh:
             return " ".join(f"{j}-{i}" for i, j in generation.alignment.pairs)
         return json.dumps(generation.as_json(), ensure_ascii=False) if as_json else generation.text
 
+    def draw(generation: Any, number: int) -> bool:
+        def plot(path: Path) -> None:
+            generation.alignment.plot(path, note=generation.tested)
+
+        return draw_all(generation, targets_of(look or [], "", number, many), plot)
+
     work = partial(_each, translator, settings)
-    run_lines(texts, work, show, output=output, of_a_file=OF_A_FILE)
+    run_lines(texts, work, show, output=output, of_a_file=OF_A_FILE, draw=draw)
 
 
 def _each(translator: Any, settings: dict[str, Any], some: list[str], first: int) -> Any:

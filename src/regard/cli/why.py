@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.lines import are_many, check_looks, draw_to, run_lines, targets_of
+from regard.cli.lines import are_many, check_looks, draw_all, run_lines, targets_of
 from regard.cli.options import Beam, Device, ModelName, Texts, load
 from regard.cli.progress import counting_bar
 from regard.errors import ConfigError, RegardError
@@ -55,9 +55,7 @@ def why(
         except RegardError as error:
             return error
 
-    def show(found: Any, number: int) -> str | None:
-        for path in targets_of(look or [], "", number, many):
-            draw_to(found, path, found.plot)
+    def show(found: Any, _: int) -> str | None:
         if as_json:
             return json.dumps(found.as_json(), ensure_ascii=False)
         whole = found.source + found.text if pipeline.task == "complete" else found.text
@@ -66,4 +64,7 @@ def why(
             typer.echo(line)
         return None
 
-    run_lines(texts, work, show, chunk=1)
+    def draw(found: Any, number: int) -> bool:
+        return draw_all(found, targets_of(look or [], "", number, many), found.plot)
+
+    run_lines(texts, work, show, chunk=1, draw=draw)

@@ -17,6 +17,7 @@ from regard.nn.blocks import FeedForward
 from regard.nn.multihead import MultiHead
 from regard.nn.products import joined
 from regard.storage import new_folder
+from regard.text.pretrained import Pieces
 
 POSITIONS, MOST = 1024, 16_384  # tokens that a table of sinusoids is written for, at least and at most
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELUTanh", "silu": "SWISH"}
@@ -102,7 +103,8 @@ def write(bundle: Bundle, into: Path, precision: str = "float32", positions: int
     spec.optimize(quantization=PRECISIONS[precision])
     with new_folder(into) as folder:
         spec.save(str(folder))
-        bundle.tokenizer.save(folder / "tokenizer.json")
+        if not isinstance(bundle.tokenizer, Pieces):  # the engine of a loaded model asks the model's own
+            bundle.tokenizer.save(folder / "tokenizer.json")
 
 
 def _fill(spec: Any, model: Transformer, config: TransformerConfig, reading: tuple[int, list[int]], most: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.bundle import Bundle
 from regard.export.graph import SIZES, Graph
 from regard.storage import new_folder, write_text
-from regard.text.pretrained import Nothing
+from regard.text.pretrained import Nothing, Pieces
 
 SUFFIX = {"onnx": "onnx", "torch": "pt2"}
 
@@ -31,7 +31,7 @@ def write_graphs(
     with new_folder(into) as folder:
         for name in found:
             save(name, folder / f"{name}.{SUFFIX[layout]}")
-        if not isinstance(bundle.tokenizer, Nothing):
+        if not isinstance(bundle.tokenizer, Nothing | Pieces):  # two models, of which an engine asks the bundle
             bundle.tokenizer.save(folder / "tokenizer.json")
         described = json.dumps(description(bundle, found, layout), indent=2, ensure_ascii=False)
         write_text(folder / f"{layout}.json", described + "\n")

@@ -13,7 +13,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import Hard, Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score, as_score
-from regard.attention.tracing import are_hidden, is_transformed
+from regard.attention.tracing import are_hidden, goes_forward, is_transformed
 from regard.attention.watch import owned
 from regard.errors import ConfigError, ShapeError, unknown
 
@@ -68,7 +68,8 @@ class RecurrentEncoder(nn.Module):
         if self.direction == "backward":
             order = _flip(order, lengths)
             back = _inverse(order)
-        read = self._padded if are_hidden(x, allowed) else self._packed
+        # packed vectors have no forward derivative
+        read = self._padded if are_hidden(x, allowed) or goes_forward(x, *self.parameters()) else self._packed
         states, summary = read(_pick(x, order), lengths)  # [B, S, d] and [B, d]
         alive = (lengths > 0)[:, None]
         return _pick(states, back) * allowed[..., None].to(states.dtype), summary * alive.to(summary.dtype)
@@ -139,8 +140,9 @@ class RecurrentLayers(nn.Module):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         weights = [getattr(self, f"{kind}_l{layer}{side}") for kind in kinds]
         first = x.new_zeros(1, x.shape[0], self.hidden_size) if first is None else first
-        # in an exported graph torch.gru and torch.lstm would fix the length and the batch; they have no rule for vmap
-        if torch.compiler.is_exporting() or is_transformed():
+        # in an exported graph torch.gru and torch.lstm would fix the length and the batch; they have no rule for vmap,
+        # and torch.lstm has no forward derivative
+        if torch.compiler.is_exporting() or is_transformed() or goes_forward(x, first, *weights):
             return scanned(x, first[0], weights)
         how = (True, 1, 0.0, self.training, False, True)
         if self.is_lstm:

@@ -25,6 +25,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from regard.attention.watch import is_computing, own_hooks
+from regard.errors import RegardError
 from regard.observation.hand_written import follow, rule_of
 from regard.observation.torch_calls import ATTENTIONS, is_tracing, report
 
@@ -32,10 +33,11 @@ T = TypeVar("T")
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 
 _busy: ContextVar[tuple["Tracker", ...]] = ContextVar("busy", default=())
+_entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("entered", default=())
 
 
 class Repeatable(AbstractContextManager[T], ContextDecorator, Generic[T]):
-    """A block that may be entered several times, within itself and in several threads too; it begins anew each time.
+    """A block that may be entered several times, within itself and in threads and in tasks; each entry begins anew.
 
     Args:
         make: gives a block that is entered once. It is called at once: what it refuses is refused there.
@@ -43,18 +45,29 @@ class Repeatable(AbstractContextManager[T], ContextDecorator, Generic[T]):
 
     def __init__(self, make: Callable[[], AbstractContextManager[T]]) -> None:
         self._make, self._ready = make, [make()]
-        self._local = threading.local()
+        self._entered: list[AbstractContextManager[T]] = []
 
     def __enter__(self) -> T:
-        block = self._ready.pop() if self._ready else self._make()
+        try:
+            block = self._ready.pop()
+        except IndexError:
+            block = self._make()
         entered = block.__enter__()
-        self._local.__dict__.setdefault("blocks", []).append(block)
+        self._entered.append(block)
+        _entered.set((*_entered.get(), block))
         return entered
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool | None:
-        return self._local.blocks.pop().__exit__(kind, error, where)  # type: ignore[no-any-return]
+        # a block may be left in another thread than it was entered in, as where fixtures or streams end
+        own = [block for block in _entered.get() if block in self._entered] or self._entered
+        if not own:
+            raise RegardError("this block is left, and was not entered: use it in a with statement")
+        block = own[-1]
+        self._entered.remove(block)
+        _entered.set(tuple(other for other in _entered.get() if other is not block))
+        return block.__exit__(kind, error, where)
 
 
 class Tracker:

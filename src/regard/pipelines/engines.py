@@ -111,6 +111,9 @@ class CTranslate2(Translator):
         bundle: the model.
         name: what it was loaded by.
         compute: "float32" or "int8".
+
+    Raises:
+        ConfigError: CTranslate2 cannot express the model, or a rule of its folder on tokens.
     """
 
     protects = False
@@ -118,6 +121,12 @@ class CTranslate2(Translator):
 
     def __init__(self, bundle: Bundle, name: str, compute: str) -> None:
         super().__init__(bundle, name)
+        rules = bundle.rules
+        if rules.forced_first is not None or rules.suppressed_first or len(rules.ends) > 1:
+            raise ConfigError(
+                f'engine = "ctranslate2": the settings of {name} rule its first token, or name several that end a '
+                "text, which this search cannot follow: load the model without engine"
+            )
         with TemporaryDirectory() as folder:
             self.positions = export.rows_for(1 + self.limit(self.decoding.longest_source))
             export.write(bundle, Path(folder), compute, self.positions)
@@ -187,7 +196,11 @@ class CTranslate2(Translator):
     def _translate(
         self, texts: Sequence[Encoded], config: SearchConfig, record: bool, batch_tokens: int
     ) -> list[Generation]:
-        limits = [min(self.limit(len(one.ids) + 1), self.positions - 1) for one in texts]
+        rules = self.bundle.rules
+        # a token that is forced at the limit is added to what is found before it
+        forced = rules.forced_last is not None
+        limits = [max(1, min(self.limit(len(one.ids) + 1), self.positions - 1) - forced) for one in texts]
+        unwanted = [[self.names[i] for i in ids] for ids in [*zip(rules.suppressed, strict=True), *rules.bad_words]]
         found: dict[int, tuple[Any, int]] = {}
         left = list(range(len(texts)))
         while left:  # the engine takes one limit for a batch: the few that are longer than their own are searched again
@@ -201,7 +214,7 @@ class CTranslate2(Translator):
                 outputs = self.engine.translate_batch(
                     [[self.names[i] for i in texts[n].ids] for n in part], beam_size=config.beam,
                     num_hypotheses=config.n_best, length_penalty=config.length_penalty, max_decoding_length=limit,
-                    return_scores=True, return_attention=record, max_input_length=0,
+                    return_scores=True, return_attention=record, max_input_length=0, suppress_sequences=unwanted,
                     max_batch_size=max(1, batch_tokens // config.beam), batch_type="tokens",
                 )  # fmt: skip
                 found |= {n: (one, limit) for n, one in zip(part, outputs, strict=True)}
@@ -218,9 +231,11 @@ class CTranslate2(Translator):
     def _made(self, source: Encoded, found: Any, k: int, config: SearchConfig, record: bool, limit: int) -> Generation:
         tokenizer = self.tokenizer
         ids = [self.ids[name] for name in found.hypotheses[k]]
-        length = len(ids) + 1
-        if len(ids) < limit:
-            ids.append(tokenizer.eos)
+        ended = len(ids) < limit
+        length = len(ids) + ended  # what the engine has divided by
+        last = tokenizer.eos if ended else self.bundle.rules.forced_last
+        if last is not None:
+            ids.append(last)
         source_ids = [*source.ids, tokenizer.eos]
         return Searched(
             text=str(tokenizer.decode(ids)).strip(), source=source.text, tokens=tokenizer.tokens(ids), ids=ids,

@@ -61,14 +61,16 @@ def _windows(keys: Keys, layers: int) -> dict[str, Any]:
     """The sliding window and the layers that have it."""
     kind = keys.values.get("model_type")
     by_layer = kind in ("qwen2", "qwen3")  # the other two have all layers alike, and read none of these settings
-    unset = None if "sliding_window" in keys.values or kind == "llama" else 4096  # null is none
+    unset = None if "sliding_window" in keys.values else 4096  # null is none
     window = keys.take("sliding_window", unset)
     first = keys.whole("max_window_layers", 28)
     kinds = keys.take("layer_types", None)
+    used = keys.flag("use_sliding_window", False)
     if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
         raise keys.refusal("layer_types", "expected a list of names")
-    used = keys.flag("use_sliding_window", False)
-    if not (used if by_layer else kind == "mistral"):
+    if kind == "llama":  # transformers reads none of these there
+        return {}
+    if by_layer and not used:
         window = None
     if window is None:
         if kinds is not None and set(kinds) != {"full_attention"}:

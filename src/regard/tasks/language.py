@@ -27,6 +27,7 @@ from regard.tasks.base import (
     perplexity,
 )
 from regard.tasks.config import ExperimentConfig, positions_of
+from regard.text.protocol import unnamed
 from regard.text.tokenizer import MASK, SPECIALS, Tokenizer, TokenizerConfig, word_of_each
 from regard.training.config import TrainingConfig
 
@@ -205,7 +206,8 @@ def evaluate_filler(
     if not rows:
         raise DataError(f"{source}: there is nothing to predict: the file is empty")
     known = min(len(tokenizer), len(filler.model.readout()[0])) if filler.model.head else len(tokenizer)
-    ordinary = [i for i in range(known) if i not in special]
+    names = enumerate(tokenizer.tokens(range(known)))
+    ordinary = [i for i, name in names if i not in special and name != unnamed(i)]
     masked = Masked(rows, units, MASKED, ordinary, tokenizer.mask, EVALUATION_TOKENS, tokenizer.pad, moves=False)
     with torch.inference_mode():
         loss, tokens = mean_loss(filler.model, masked)

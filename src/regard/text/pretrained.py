@@ -17,7 +17,7 @@ from tokenizers.models import BPE, WordPiece
 
 from regard.errors import BundleError, shown
 from regard.storage import write_bytes, write_text, writing_to
-from regard.text.protocol import Span
+from regard.text.protocol import Span, unnamed
 from regard.text.tokenizer_file import BYTES, read_tokenizer_json, read_vocabulary, refused
 from regard.untrusted import file_size, named, read_object
 
@@ -131,7 +131,7 @@ class Fast(Spelled):
             return str(self._inner.decode(list(ids), skip_special_tokens=True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        return [self._inner.id_to_token(i) or f"<{i}>" for i in ids]
+        return [self._inner.id_to_token(i) or unnamed(i) for i in ids]
 
     def source_spans(self, text: str) -> list[Span]:
         return list(self._encode(text, False).offsets)
@@ -203,7 +203,7 @@ class Pieces(Spelled):
             return str(self._target.decode(pieces))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        return [self._names.get(i, f"<{i}>") for i in ids]
+        return [self._names.get(i, unnamed(i)) for i in ids]
 
     def save(self, folder: Path) -> None:
         """Write the files of a folder: `source.spm`, `target.spm` and `vocab.json`."""

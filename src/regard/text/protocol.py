@@ -6,6 +6,11 @@ from typing import Protocol, runtime_checkable
 Span = tuple[int, int]  # first character, and the one behind the last
 
 
+def unnamed(number: int) -> str:
+    """What is shown of a token of the model's that its tokenizer has no name for."""
+    return f"<{number}>"
+
+
 @runtime_checkable
 class TextTokenizer(Protocol):
     """Text to token ids and back.

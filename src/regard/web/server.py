@@ -209,6 +209,9 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
             if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or self.transport.is_closing():
                 self.transport.close()
                 return
+            if self.cycle is not None:  # what was begun must not answer too
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             body = json.dumps(body_of(refusal, plain=False)).encode()
             headers: list[Any] = [("content-type", "application/json"), ("content-length", str(len(body)))]
             headers += [("connection", "close"), *(refusal.headers or {}).items()]

@@ -793,6 +793,9 @@ def test_a_map_with_a_gradient_is_copied_deeply_once_it_is_frozen() -> None:
     assert torch.equal(copied.full(), map.full())
     assert not copied.full().requires_grad
     assert copy.copy(map).full().requires_grad
+    frozen = map.frozen()
+    first, second = copy.deepcopy([frozen, frozen])
+    assert first is second
 
 
 def test_distances_of_many_queries_take_little_memory() -> None:

@@ -19,6 +19,7 @@ from regard.attention.kernels.reference import reference
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import as_scores
 from regard.attention.spec import Spec
+from regard.attention.tracing import goes_forward
 from regard.device import random_states, restore_random_states
 from regard.shapes import batch_shape, output_batch, score_dtype
 
@@ -50,7 +51,8 @@ def blockwise(
     work = BlockwiseProblem(spec, compare or spec.score.compare, shape, seed, poisoned)
     learned = work.learned(q, k) if torch.is_grad_enabled() else []
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned))
-    if wanted and not work.is_small:
+    # what is forgotten has no forward derivative; the pieces have one
+    if wanted and not work.is_small and not goes_forward(q, k, v, work.corner(q, k)):
         output, rows = _Recomputed.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
@@ -138,16 +140,17 @@ class BlockwiseProblem:
         whole = self.spec.score.follows or self.spec.normalizer.of_part() is None
         return self.shape[-1] if whole else 1
 
-    def learned(self, q: Tensor, k: Tensor) -> list[Tensor]:
-        """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""
-        bias = [] if self.spec.bias is None else self.spec.bias.tensors()
-        known = [*bias, *self.spec.score.parameters(), *self.spec.normalizer.parameters()]
+    def corner(self, q: Tensor, k: Tensor) -> Tensor:
+        """What the first query gets of the first keys, which depends on all that the whole output depends on."""
         t, s = self.shape[-2:]
         corner = Piece((), slice(0, min(1, t)), slice(0, min(self._few(), s)), None)
         with _redrawn(None, q.device):  # the look draws nothing
             q, k = q[..., :1, :].detach(), k[..., : self._few(), :].detach()
-            tile, _ = self.part(corner, q, k, k)
-        return independent(_reached(tile, [t for t in known if t.requires_grad]))
+            return self.part(corner, q, k, k)[0]
+
+    def learned(self, q: Tensor, k: Tensor) -> list[Tensor]:
+        """What a gradient flows into besides queries, keys and values: parameters, biases, what callables capture."""
+        return independent(_reached(self.corner(q, k), [t for t in self.spec.tensors() if t.requires_grad]))
 
 
 def _of_known(spec: Spec, scores: Tensor, allowed: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,4 +284,5 @@ KERNEL = Kernel(
     "it takes every score, normalizer, mask and bias in the memory of one block",
     worth=_worth,
     gradients=gradients,
+    goes_forward=True,
 )

@@ -28,7 +28,7 @@ from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot, is_product
 from regard.attention.spec import Spec
-from regard.attention.tracing import goes_forward, is_traced, is_transformed
+from regard.attention.tracing import is_traced, is_transformed
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
@@ -48,8 +48,6 @@ def refusal(query: Tensor, key: Tensor, value: Tensor, spec: Spec) -> str | None
         return "dropout on the weights: torch would drop others than regard does"
     if is_transformed():
         return "inside a torch.func transform, which may ask for derivatives that torch's kernel does not have"
-    if goes_forward():
-        return "derivatives are taken forward here, and torch's kernel has none of these"
     if not query.numel() or not key.numel():
         return "there is nothing to look at: an axis of size 0"
     if spec.bias is not None and spec.bias.is_learned() and not (_gives_sums(query) or is_traced(query)):

@@ -74,6 +74,7 @@ class Kernel:
         gradients: computes the gradients of projected queries, of some of their keys, of these keys' values and of what
             is learned in the spec, all with the same batch axes; None where the blockwise kernel's do as well.
         traces: whether its forward and backward decide by shapes alone, so that they can be part of a graph.
+        goes_forward: whether derivatives can be taken forward through it.
         witness: the part of the output in which every non-finite number that matters shows; None where a gradient may
             be spoiled while the output is not.
     """
@@ -87,6 +88,7 @@ class Kernel:
     witness: Witness | None = None
     gradients: Gradients | None = None
     traces: bool = False
+    goes_forward: bool = False
 
 
 def independent(learned: Sequence[Tensor]) -> list[Tensor]:

@@ -165,5 +165,5 @@ def _worth(_query: Tensor, _key: Tensor, value: Tensor, spec: Spec, shape: tuple
 
 KERNEL = Kernel(
     "linear", linear, "shares of products of positive features: sums over the keys, and no table of scores", refusal,
-    _worth, _extra_bytes,
+    _worth, _extra_bytes, goes_forward=True,
 )  # fmt: skip

@@ -50,5 +50,5 @@ def _three_tables(_query: Tensor, _key: Tensor, value: Tensor, _spec: Spec, shap
 
 KERNEL = Kernel(
     "reference", reference, "it takes every score, normalizer, mask and bias", extra_bytes=_three_tables,
-    traces=True,
+    traces=True, goes_forward=True,
 )  # fmt: skip

@@ -40,7 +40,7 @@ from regard.attention.masks import MaskLike
 from regard.attention.normalizers import NormalizerLike
 from regard.attention.scores import ScoreLike
 from regard.attention.spec import Spec, make_spec
-from regard.attention.tracing import is_traced, without_autocast
+from regard.attention.tracing import goes_forward, is_traced, without_autocast
 from regard.errors import BundleError, ConfigError, RegardError, ShapeError, shown
 from regard.shapes import check, check_tensors, described, fits
 from regard.untrusted import first_line
@@ -593,10 +593,12 @@ class AttentionMap:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AttentionMap":
-        made = copy(self)
+        made = memo[id(self)] = copy(self)
         try:
             made.__dict__ = deepcopy(self.__dict__, memo)
         except RuntimeError as error:
+            if "deepcopy" not in str(error):
+                raise
             raise RegardError(
                 "a gradient goes through this map, and torch copies no tensor of a graph deeply: copy.copy keeps the "
                 "gradient; copy map.frozen() for one without"
@@ -650,7 +652,7 @@ class AttentionMap:
             self._counting = True
             return found if aside is pool else replace(found, pooled=None)
         self._of = after
-        if not found.entropy.requires_grad:
+        if not found.entropy.requires_grad and not goes_forward(found.entropy):
             mode = torch.is_grad_enabled()
             self._found[mode] = found
             if aside == OVERVIEW and found.pooled is not None:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from regard.attention.maps.sources import RowBlock, WeightSource
-from regard.attention.tracing import is_traced
+from regard.attention.tracing import goes_forward, is_traced
 from regard.errors import ShapeError
 
 Product = Callable[[WeightSource, Tensor, int, int, list[Tensor]], Tensor]
@@ -74,8 +74,9 @@ def _products(
 ) -> Iterator[Tensor]:
     """What `product` makes of each block of rows, in their order."""
     none = torch.arange(0, device=source.like.device)
-    traced = is_traced(weights, source.like)
-    tracked = torch.is_grad_enabled() and (weights.requires_grad or source.weigh(none).requires_grad)
+    empty = source.weigh(none)
+    traced = is_traced(weights, source.like) or goes_forward(weights, empty)
+    tracked = torch.is_grad_enabled() and (weights.requires_grad or empty.requires_grad)
     if not traced and not tracked:
         yield from map(product, source.blocks(size, t, room))
         return
@@ -84,5 +85,5 @@ def _products(
         return product(RowBlock(start, source.weigh(rows)))
 
     for number, rows in enumerate(torch.arange(t, device=source.like.device).split(size)):
-        # torch.func's transforms take no checkpoints
+        # torch.func's transforms and forward derivatives take no checkpoints
         yield of(rows, number * size) if traced else checkpoint(of, rows, number * size, use_reentrant=False)

@@ -22,7 +22,7 @@ from regard.attention.pieces import WIDTH
 from regard.attention.scores import as_scores, is_product
 from regard.attention.spec import Spec
 from regard.attention.tiles import TileGrid
-from regard.attention.tracing import are_hidden, is_traced
+from regard.attention.tracing import are_hidden, goes_forward, is_traced
 from regard.shapes import batch_shape, check_widths, score_dtype, share_heads
 
 Index = tuple[int | slice, ...]
@@ -244,6 +244,8 @@ class ComputedWeights(WeightSource):
         dtype = self.like.dtype
         q, k = spec.score.as_dot(self.query.to(dtype), share_heads(self.query, self.key).to(dtype))  # type: ignore[operator]
         check_widths(q, k)
+        if goes_forward(q, k, *([] if spec.bias is None else spec.bias.tensors())):
+            return None
         learned = spec.bias is not None and spec.bias.is_learned()
         return None if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or learned) else (q, k)
 
