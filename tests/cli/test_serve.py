@@ -45,6 +45,13 @@ def test_with_a_token_it_asks_for_it(tiny_run: Path, tmp_path: Path) -> None:
         assert ask(port, "/v1/translate", {"texts": ["le chat"]}, {"Authorization": "Bearer secret"})[0] == 200
 
 
+@one_kind
+def test_without_a_token_it_answers_to_names_of_this_machine(tiny_run: Path) -> None:
+    with served(tiny_run) as (_, port):
+        for host, status in (("localhost", 200), (f"127.0.0.1:{port}", 200), ("rebound.example", 403)):
+            assert ask(port, "/v1/translate", {"texts": ["le chat"]}, {"Host": host})[0] == status
+
+
 def test_what_cannot_be_served_is_refused_in_one_sentence(talk, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()

@@ -39,8 +39,8 @@ ENDPOINTS = [
 ]
 
 
-def made(token: str | None = None) -> TestClient:
-    app = create_app("things", ENDPOINTS, RequestMetrics(), Limits(), token, nothing)
+def made(token: str | None = None, local: bool = False) -> TestClient:
+    app = create_app("things", ENDPOINTS, RequestMetrics(), Limits(), token, nothing, local)
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -54,6 +54,26 @@ def test_unknown_routes_and_methods_are_refused_in_the_shape() -> None:
     assert answer.json() == {"error": {"code": "method_not_allowed", "message": "/broken takes POST; got GET"}}
     assert client.get("/plain").json() == {"error": "/plain takes POST; got GET"}
     assert client.get("/fine/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("LocalHost:8000", 200), ("127.0.0.1:5", 200), ("127.3.2.1", 200), ("[::1]:80", 200),
+        ("a.localhost.", 200), ("rebound.example:8000", 403), ("127.0.0.1.example", 403), ("localhost@evil", 403),
+        ("192.168.0.1", 403), ("[::2]:80", 403), ("notlocalhost", 403),
+    ],
+)  # fmt: skip
+def test_only_names_of_this_machine(host: str, status: int) -> None:
+    client = made(local=True)
+    answer = client.get("/metrics", headers={"Host": host})
+    assert answer.status_code == status
+    assert client.get("/fine", headers={"Host": host}).status_code == 200  # it is open
+    if status == 403:
+        assert answer.json()["error"]["code"] == "forbidden"
+        assert host in answer.json()["error"]["message"]
+        assert "Host" in client.post("/plain", headers={"Host": host}).json()["error"]
+    assert made().get("/metrics", headers={"Host": host}).status_code == 200
 
 
 def test_a_failure_says_nothing_of_the_server() -> None:

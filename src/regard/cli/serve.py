@@ -46,5 +46,5 @@ def serve(
             use_threads(threads)
         models = [load(name, device, precision, engine) for name in names]
         limits = Limits()
-        app = create_server_app(models, limits, token)
+        app = create_server_app(models, limits, token, local=token is None)
         run(app, listening, limits, f"serving {', '.join(names)}")

@@ -40,13 +40,16 @@ EVENTS = "text/event-stream"
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition", "no_repeat", "seed")
 
 
-def create_server_app(models: Sequence[Any], limits: Limits | None = None, token: str | None = None) -> ASGIApp:
+def create_server_app(
+    models: Sequence[Any], limits: Limits | None = None, token: str | None = None, local: bool = False
+) -> ASGIApp:
     """The application that serves models.
 
     Args:
         models: what `regard.load` returns.
         limits: of requests and the queue.
         token: that requests must bring; None for none.
+        local: whether only requests whose header `Host` names this machine (127.0.0.1, localhost) are answered.
 
     Raises:
         ConfigError: as in `Service`; a token that no client could send, or an empty one.
@@ -59,7 +62,7 @@ def create_server_app(models: Sequence[Any], limits: Limits | None = None, token
     endpoints = [*routes.endpoints()]
     if service.of("translate"):
         endpoints += LibreTranslate(service, token).endpoints()
-    return create_app("regard serve", endpoints, service.requests, limits, token, service.close)
+    return create_app("regard serve", endpoints, service.requests, limits, token, service.close, local)
 
 
 class Routes:

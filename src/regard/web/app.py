@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -16,11 +17,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regard import __version__
+from regard.errors import shown
 from regard.web.endpoints import Endpoint, openapi, page
 from regard.web.limits import Limits
 from regard.web.metrics import RequestMetrics
 from regard.web.refusals import Refusal, answer_of
-from regard.web.tokens import is_token
+from regard.web.tokens import is_loopback, is_token
 
 SAFETY = [
     (b"x-content-type-options", b"nosniff"),
@@ -36,7 +38,7 @@ logger = logging.getLogger("regard.web")
 
 def create_app(
     title: str, endpoints: Sequence[Endpoint], metrics: RequestMetrics, limits: Limits, token: str | None,
-    close: Callable[[], Awaitable[None]],
+    close: Callable[[], Awaitable[None]], local: bool = False,
 ) -> ASGIApp:  # fmt: skip
     """The application that serves a table of endpoints, and its own: /metrics, /openapi.json and /docs.
 
@@ -47,6 +49,8 @@ def create_app(
         limits: of its requests.
         token: that every request must bring, but those to endpoints that are open; None for none.
         close: awaited when the server stops.
+        local: whether requests must ask for this machine by a name of its own (127.0.0.1, localhost): a page in a
+            browser may make another name point here (DNS rebinding), and would read the answers.
     """
 
     async def measured(_: Request) -> Response:
@@ -93,11 +97,11 @@ def create_app(
     handlers: dict[Any, Any] = {HTTPException: not_routed, Refusal: refused, Exception: refused}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
-    return Gate(app, whole, metrics, limits, token)
+    return Gate(app, whole, metrics, limits, token, local)
 
 
 class Gate:
-    """The outermost application: refuses what brings no token, measures, and reads the rest of a body behind an answer.
+    """The outermost application: refuses what may not ask, measures, and reads the rest of a body behind an answer.
 
     A connection that is closed while its client still sends is reset, and the answer on it may be lost: so what is left
     of a body is read and dropped, for a limited time.
@@ -107,13 +111,14 @@ class Gate:
         endpoints: all of them; requests to other paths are measured together.
         metrics: of the requests.
         limits: how long the rest of a body is read.
-        token: as in `create_app`.
+        token, local: as in `create_app`.
     """
 
     def __init__(
-        self, app: ASGIApp, endpoints: Sequence[Endpoint], metrics: RequestMetrics, limits: Limits, token: str | None
-    ) -> None:
-        self.app, self.metrics, self.limits, self.token = app, metrics, limits, token
+        self, app: ASGIApp, endpoints: Sequence[Endpoint], metrics: RequestMetrics, limits: Limits, token: str | None,
+        local: bool,
+    ) -> None:  # fmt: skip
+        self.app, self.metrics, self.limits, self.token, self.local = app, metrics, limits, token, local
         self.routes = {one.path: one for one in endpoints}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,7 +155,9 @@ class Gate:
 
         scope.setdefault("state", {})["allowed"] = allowed = self._is_allowed(scope)
         try:
-            if allowed or (route is not None and (route.open or route.plain)):
+            if self.local and not (route is not None and route.open) and (host := _foreign_host(scope)):
+                await answer_of(elsewhere(host), route is not None and route.plain)(scope, receiving, sending)
+            elif allowed or (route is not None and (route.open or route.plain)):
                 await self.app(scope, receiving, sending)
             else:
                 await answer_of(unauthorized(), False)(scope, receiving, sending)
@@ -167,6 +174,21 @@ class Gate:
         given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
         kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         return kind.lower() == "bearer" and is_token(token.strip(), self.token)
+
+
+def _foreign_host(scope: Scope) -> str:
+    """The host that a request asks for, where it is no name of this machine; empty where it is one, or is not given."""
+    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    host = re.sub(r":\d*$", "", given[0]).removeprefix("[").removesuffix("]").rstrip(".").lower() if given else ""
+    return "" if not host or is_loopback(host) or host.endswith(".localhost") else given[0]
+
+
+def elsewhere(host: str) -> Refusal:
+    """The refusal of a request for another machine's name."""
+    return Refusal(
+        403, f"this server has no token, and answers to localhost and 127.0.0.1 alone; got Host: {shown(host)}; "
+        "--token-file lets it answer to other names",
+    )  # fmt: skip
 
 
 def unauthorized() -> Refusal:
