@@ -8,8 +8,8 @@ from regard.errors import RegardError
 
 CODES = {
     400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed",
-    408: "timeout", 413: "too_large", 415: "unsupported_media_type", 422: "invalid", 429: "overloaded", 431: "too_large",
-    499: "disconnected", 500: "internal", 503: "unavailable",
+    408: "timeout", 413: "too_large", 415: "unsupported_media_type", 422: "invalid", 429: "overloaded",
+    431: "too_large", 499: "disconnected", 500: "internal", 503: "unavailable",
 }  # fmt: skip
 
 
