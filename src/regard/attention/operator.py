@@ -173,7 +173,7 @@ def choose(query: Tensor, key: Tensor, value: Tensor, spec: Spec, kernel: str) -
     """The name of the kernel that does the work, why, and why not each faster one."""
     if kernel not in ("auto", *KERNELS):
         raise unknown("kernel", kernel, ("auto", *KERNELS))
-    traced, forward = is_traced(query, key, value), goes_forward(query, key, value, *spec.tensors())
+    traced, forward = is_traced(query, key, value), goes_forward(query, key, value, also=spec.tensors)
 
     def refusal(one: Kernel) -> str | None:
         if traced and not one.traces:

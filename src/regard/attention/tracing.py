@@ -3,6 +3,7 @@
 Code that runs in both worlds decides by shapes wherever this room says so, and by values where that saves work.
 """
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -35,9 +36,15 @@ def is_traced(*tensors: Tensor) -> bool:
     return False
 
 
-def goes_forward(*tensors: Tensor) -> bool:
-    """Whether a derivative of one of the tensors is taken forward (`torch.autograd.forward_ad`)."""
-    return _forward._current_level >= 0 and any(_forward.unpack_dual(one).tangent is not None for one in tensors)
+def goes_forward(*tensors: Tensor, also: Callable[[], Iterable[Tensor]] = tuple) -> bool:
+    """Whether a derivative of one of the tensors is taken forward (`torch.autograd.forward_ad`).
+
+    Args:
+        also: further tensors, which are asked for only where it may be so.
+    """
+    if _is_compiling() or _forward._current_level < 0:
+        return False
+    return any(_forward.unpack_dual(one).tangent is not None for one in (*tensors, *also()))
 
 
 def is_autocast(device: str) -> bool:

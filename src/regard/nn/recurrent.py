@@ -69,7 +69,7 @@ class RecurrentEncoder(nn.Module):
             order = _flip(order, lengths)
             back = _inverse(order)
         # packed vectors have no forward derivative
-        read = self._padded if are_hidden(x, allowed) or goes_forward(x, *self.parameters()) else self._packed
+        read = self._padded if are_hidden(x, allowed) or goes_forward(x, also=self.parameters) else self._packed
         states, summary = read(_pick(x, order), lengths)  # [B, S, d] and [B, d]
         alive = (lengths > 0)[:, None]
         return _pick(states, back) * allowed[..., None].to(states.dtype), summary * alive.to(summary.dtype)

@@ -52,7 +52,7 @@ def blockwise(
     learned = work.learned(q, k) if torch.is_grad_enabled() else []
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *learned))
     # what is forgotten has no forward derivative; the pieces have one
-    if wanted and not work.is_small and not goes_forward(q, k, v, work.corner(q, k)):
+    if wanted and not work.is_small and not goes_forward(q, k, v, also=lambda: [work.corner(q, k)]):
         output, rows = _Recomputed.apply(work, q, k, v, *learned)  # type: ignore[no-untyped-call]
     else:
         output, rows = work.forward(q, k, v)
