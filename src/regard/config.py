@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -177,12 +177,81 @@ def validate(kind: type[T], settings: dict[str, Any], where: str) -> T:
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        faults = [_fault(kind, settings, fault) for fault in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(faults)) from error
+        faults = _meant([_Fault(settings, one) for one in error.errors()])
+        raise ConfigError(f"{where}: " + "; ".join(_sentence(kind, settings, one) for one in faults)) from error
 
 
-def _fault(kind: type[BaseModel], settings: dict[str, Any], fault: Any) -> str:
-    path, fields = _walk(kind, settings, [str(part) for part in fault["loc"]])
+class _Fault:
+    """What pydantic says of a place in the settings.
+
+    Attributes:
+        place: the keys and numbers that lead there.
+        given: what stands there.
+        tried: for each type of a union on the way, the place, what stands there, and the type's name.
+        what: pydantic's own words.
+        kinds: the types that a setting may have, where it has none of them.
+    """
+
+    def __init__(self, settings: Any, what: Any) -> None:
+        self.place: tuple[str | int, ...] = ()
+        self.tried: list[tuple[tuple[str | int, ...], Any, str]] = []
+        self.what, self.given = what, settings
+        self.kinds: list[str] = []
+        for number, part in enumerate(what["loc"], 1):
+            known = isinstance(self.given, dict) and part in self.given
+            if known or (isinstance(self.given, list | tuple) and isinstance(part, int) and part < len(self.given)):
+                self.given = self.given[part]
+            elif part == "[key]":  # the name itself is what is wrong
+                continue
+            elif number < len(what["loc"]) or what["type"] != "missing":
+                self.tried.append((self.place, self.given, str(part)))
+                continue
+            self.place += (part,)
+
+
+def _meant(faults: Sequence[_Fault], depth: int = 0) -> list[_Fault]:
+    """The faults that say what is wrong: pydantic tries each type of a union, and says of each why it is none.
+
+    Where the setting is a list of tables, the faults of a table are meant; else one says which types there are.
+    """
+    found: list[_Fault] = []
+    unions: dict[tuple[str | int, ...], list[_Fault]] = {}
+    for one in faults:
+        if len(one.tried) > depth:
+            unions.setdefault(one.tried[depth][0], []).append(one)
+        else:
+            found.append(one)
+    for place, those in unions.items():
+        kinds = list(dict.fromkeys(one.tried[depth][2] for one in those))
+        within = [one for one in those if len(one.place) > len(place) + 1 or len(kinds) == 1]
+        found += _meant(within, depth + 1)
+        if not within:
+            _, those[0].given, _ = those[0].tried[depth]
+            those[0].place, those[0].kinds = place, kinds
+            found.append(those[0])
+    return found
+
+
+WORDS = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
+MANY = {"str": "strings", "int": "whole numbers", "float": "numbers"}
+
+
+def _in_words(kind: str) -> str:
+    """A type as people write it in TOML: "tuple[str, ...]" is "a list of strings"."""
+    inside = re.fullmatch(r"(?:tuple|list|constrained-tuple)\[(.*)\]", kind)
+    if inside is None:
+        return WORDS.get(kind, "a table")
+    first, *rest = inside[1].split(", ")
+    length = "" if not rest or rest == ["..."] else f"{1 + len(rest)} "
+    return f"a list of {length}{MANY.get(first, 'tables')}"
+
+
+def _sentence(kind: type[BaseModel], settings: dict[str, Any], found: _Fault) -> str:
+    path, fields = _walk(kind, settings, [str(part) for part in found.place])
+    fault = found.what
+    if found.kinds:
+        *others, last = map(_in_words, found.kinds)
+        return f"{'.'.join(path)}: expected {', '.join(others)} or {last}; got {shown(found.given)}"
     if fault["type"] == "extra_forbidden":
         known = nearest(path[-1], fields)
         meant = _elsewhere(kind, settings, path[-1], known) or known[0]

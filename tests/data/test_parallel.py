@@ -290,6 +290,27 @@ def test_a_wrong_mixture_is_refused(corpora):
         validate(DataConfig, {"train": corpora}, "config")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": ["a.tsv"]}, "train: expected a string, a list of 2 strings or a list of tables; got ['a.tsv']"),
+        ({"train": [{"path": "a", "weight": -1}]}, "train.0.weight: input should be greater than 0; got -1"),
+        ({"train": [{"path": ["a"]}]}, "train.0.path: expected a string or a list of 2 strings; got ['a']"),
+        (
+            {"train": [{"path": "a"}, {"pth": "a", "path": "b"}]},
+            "unknown setting train.1.pth: did you mean path? (known: path, held_out, source, target, weight)",
+        ),
+        ({"train": "a", "dev_sets": {"a b": ["c"]}}, "dev_sets.a b: expected a string or a list of 2 strings; got"),
+        ({"train": "a", "source": 1.5}, "source: expected a whole number or a string; got 1.5"),
+    ],
+)
+def test_a_setting_of_several_types_is_refused_in_one_sentence(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        validate(DataConfig, given, "config")
+    assert message in str(refused.value)
+    assert "tuple" not in str(refused.value)
+
+
 # streams, patterns, tables
 
 
