@@ -203,6 +203,8 @@ def test_a_damaged_note_is_refused(tmp_path):
             lambda raw: raw.replace(b'"pairs": 12', b'"pairs": 11'),
             r"source: 12 rows, and prepared\.json",
         ),
+        ("source.values", lambda raw: raw[:5] + b"\x7f" + raw[6:], r"source\.values: changed since it was written"),
+        ("links.values", lambda raw: raw + bytes(4), r"links(\.values)?: (cut short or )?changed"),
         ("dev.jsonl", None, r"dev\.jsonl: expected a regular file; got a pipe"),
         ("source.values", None, r"source\.values: expected a regular file; got a pipe"),
     ],

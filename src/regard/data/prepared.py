@@ -26,6 +26,7 @@ from regard.storage import is_aside, naming, parse_json, remove, replace_folder,
 FOLDER, NOTE, STATE = "prepared", "prepared.json", "state.json"
 SIDES = ("source", "target", "links")
 TEXTS = ("sample.jsonl", "dev.jsonl")
+ARRAYS = tuple(side + ending for side in SIDES for ending in (VALUES, ENDS))
 SAMPLE = 100_000  # pairs kept as text
 
 Ids = list[int]
@@ -59,7 +60,7 @@ class Note:
         dropped: number of pairs that were too long.
         first_dropped: the first one's name.
         linked: whether there are links.
-        texts: SHA-256 of the files of sentences; none in a folder of an earlier version.
+        texts: SHA-256 of the other files; those of token ids are missing in a folder of an earlier version, or all.
         tokenizer: digest of the tokenizer that the token ids are of; empty in a folder of an earlier version.
     """
 
@@ -159,6 +160,11 @@ def prepared_in(folder: Path) -> Prepared | None:
                 f"{folder / side}: {len(some):,} rows, and {NOTE} counts {note.pairs}: remove {folder}, and prepare "
                 "the data again"
             )
+    for name in set(ARRAYS) & set(texts):
+        if not (folder / name).is_file() or _digest(folder / name) != texts[name]:
+            raise DataError(
+                f"{folder / name}: changed since it was written: remove {folder}, and prepare the data again"
+            )
     sample, dev = (_read(folder / name, texts.get(name)) for name in TEXTS)
     links = LinkRows(rows["links"]) if note.linked else None
     return Prepared(TokenPairs(rows["source"], rows["target"]), links, sample, dev, note)
@@ -204,6 +210,7 @@ def write_prepared(
             write_text(aside / STATE, json.dumps(so_far | {"values": [writer.values for writer in writers]}))
     for name, pairs in zip(TEXTS, (sample.sample(SAMPLE), dev), strict=True):
         note.texts[name] = _save(aside / name, pairs)
+    note.texts |= {name: _digest(aside / name) for name in ARRAYS}
     write_text(aside / NOTE, json.dumps(asdict(note), ensure_ascii=False))
     (aside / STATE).unlink(missing_ok=True)
     replace_folder(aside, folder)
@@ -222,7 +229,7 @@ def _place(folder: Path) -> Path:
     folder = Path(os.path.realpath(folder))
     if linked and not folder.is_dir():
         raise DataError(f"{named}: a link to no folder, but to {folder}: remove it")
-    known = {f"{side}{ending}" for side in SIDES for ending in (VALUES, ENDS)} | {NOTE, STATE, *TEXTS}
+    known = {NOTE, STATE, *TEXTS, *ARRAYS}
     for place in (folder, folder.with_name(folder.name + ".aside")):
         if not os.path.lexists(place) or (place.is_symlink() and not linked):  # a link in a run is replaced
             continue
@@ -269,6 +276,12 @@ def _state(aside: Path, key: str) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return None if any(lacks) else state
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(path: Path, pairs: Pairs) -> str:
