@@ -266,7 +266,10 @@ def _sentence(kind: type[BaseModel], settings: dict[str, Any], found: _Fault) ->
         )
     if fault["type"] == "union_tag_not_found" and isinstance(fault["input"], dict):
         return f"{dotted}.kind is missing{choice}"
-    return f"{dotted}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {shown(fault['input'])}"
+    said = f"{dotted}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    if isinstance(fault["input"], dict) and fault["type"] == "value_error":  # of settings in it, which it names
+        return said
+    return f"{said}; got {shown(fault['input'])}"
 
 
 def _kinds(kind: type[BaseModel], path: list[str]) -> list[str]:
