@@ -165,6 +165,15 @@ def test_a_numbered_drawing_destroys_no_file_either(talk, tmp_path: Path) -> Non
     assert photo.read_bytes() == b"a photograph"
 
 
+def test_a_folder_in_the_place_of_a_drawing_loses_no_line(talk, tmp_path: Path) -> None:
+    (tmp_path / "page-2.html").mkdir()
+    page = tmp_path / "page.html"
+    code, out, err = talk("translate", "--beam", 1, "--look", page, stdin=b"le chat\nle chien\nun chat\n")
+    assert (code, [bool(line) for line in out.split("\n")]) == (1, [True, True, True, False])
+    assert f"{tmp_path / 'page-2.html'} was not drawn: " in err
+    assert (tmp_path / "page-3.html").is_file()
+
+
 @pytest.mark.parametrize("by", ["arguments", "standard input"])
 def test_no_line_is_lost_with_a_drawing(talk, tmp_path: Path, by: str) -> None:
     texts = ["le chat", "", "le chien"]

@@ -24,6 +24,7 @@ from regard.models.build import build
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.observation.observe import Observation, UnseenSite, module_of
+from regard.observation.sites import _entered as entered
 from regard.pipelines.load import load
 
 B, T, S, D = 2, 11, 13, 8
@@ -235,6 +236,8 @@ def test_a_block_is_left_in_another_thread_and_never_before_it_is_entered() -> N
     with watched as again:
         model(draw(B, T, D))
     assert len(again["0"]) == 1
+    known = [one for one in entered.get() if one.owner is not None]
+    assert not known  # nothing of it is left behind, in any context
 
 
 def test_a_block_in_several_threads_at_once() -> None:

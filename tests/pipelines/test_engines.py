@@ -56,12 +56,15 @@ def test_rules_of_the_folder_are_followed_or_refused(monkeypatch: pytest.MonkeyP
         made = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=1)
         assert made.ids == Translator(ruled, "ruled")("le chat noir dort", beam=1).ids
         assert (made.ids == plain.ids) == ("bad_words" not in rules and "suppressed" not in rules)
-    for kind in (Translator, CTranslate2):
-        monkeypatch.setattr(kind, "limit", lambda *_: 3)
     ruled = replace(bundle, rules=GenerationRules(forced_last=end))
-    made = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=1)
-    assert made.ids == [*plain.ids[:2], end]
-    assert made.ids == Translator(ruled, "ruled")("le chat noir dort", beam=1).ids
+    for limit in (3, 1):
+        for kind in (Translator, CTranslate2):
+            monkeypatch.setattr(kind, "limit", lambda *_, most=limit: most)
+        made = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=1)
+        assert made.ids == [*plain.ids[: limit - 1], end]
+        theirs = Translator(ruled, "ruled")("le chat noir dort", beam=1)
+        assert made.ids == theirs.ids
+        assert made.log_prob == pytest.approx(theirs.log_prob, abs=2e-3)
     for rules in ({"forced_first": 5}, {"suppressed_first": (5,)}, {"ends": (end, 5)}):
         with pytest.raises(ConfigError, match="the settings of ruled rule its first token, or name several"):
             CTranslate2(replace(bundle, rules=GenerationRules(**rules)), "ruled", "float32")

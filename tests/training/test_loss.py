@@ -41,6 +41,20 @@ def chunk(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("chunk")
+def test_forward_derivative():
+    (hidden, weight, bias), target = example(requires_grad=False)
+    smooth, forward = smoothing("torch", 0.1, V, PAD), torch.autograd.forward_ad
+    along = torch.randn(N, H, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with forward.dual_level():
+        found = forward.unpack_dual(
+            cross_entropy(forward.make_dual(hidden, along), weight, bias, target, smooth)[0]
+        ).tangent
+    hidden.requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(hidden, weight, bias, target, smooth)[0], hidden)
+    torch.testing.assert_close(found, (gradient * along).sum())
+
+
+@pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize("flavour", ["torch", "mxnet"])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.3])
 def test_equals_torch(flavour, epsilon):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.tracing import are_hidden
+from regard.attention.tracing import are_hidden, goes_forward
 
 NEAR = 1.02
 ROUNDING = 1.001  # a sum of weights above it is no rounding
@@ -61,7 +61,8 @@ class _Entmax(torch.autograd.Function):
             return None, None, None
         by_weights = torch.zeros_like(weights) if by_weights is None else by_weights
         by_numbers = None if by_numbers is None else by_numbers.unsqueeze(-1)
-        if torch.is_grad_enabled() or are_hidden(weights) or _is_batched(by_weights, by_numbers):
+        forward = goes_forward(*(one for one in (weights, by_weights, by_numbers) if one is not None))
+        if torch.is_grad_enabled() or are_hidden(weights) or _is_batched(by_weights, by_numbers) or forward:
             return _pull(weights, by_weights, by_numbers, ctx.alpha), None, None
         out = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
         for w, g, number, piece in _pieces(weights, by_weights, by_numbers, out):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from numbers import Real
 from typing import Any
 
@@ -35,6 +36,11 @@ class Spec:
         """The parameters of score and normalizer, and what the bias is made of: a derivative may be wanted of each."""
         bias = [] if self.bias is None else self.bias.tensors()
         return [*bias, *self.score.parameters(), *self.normalizer.parameters()]
+
+    def corner(self, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
+        """The bias of the first query and key of scores `shape`, which depends on all that it is made of."""
+        first = torch.zeros(1, dtype=torch.long, device=device)
+        return [] if self.bias is None or not prod(shape) else [self.bias.tile(first, first, shape)]
 
     def check_data(self, query: Tensor) -> None:
         """Refuse what has no data, on the meta device, beside a query that has; in a graph nothing is looked at.

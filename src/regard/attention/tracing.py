@@ -42,7 +42,7 @@ def goes_forward(*tensors: Tensor, also: Callable[[], Iterable[Tensor]] = tuple)
     Args:
         also: further tensors, which are asked for only where it may be so.
     """
-    if _is_compiling() or _forward._current_level < 0:
+    if _is_compiling() or _forward._current_level < 0 or is_transformed():  # which has derivatives of its own
         return False
     return any(_forward.unpack_dual(one).tangent is not None for one in (*tensors, *also()))
 

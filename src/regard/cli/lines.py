@@ -295,14 +295,16 @@ def draw_to(made: Any, path: Path, plot: Callable[[Path], Any]) -> bool:
         whether it was drawn; either is said.
     """
     from regard.figures.files import check_own
+    from regard.storage import check_place
 
     try:
+        check_place(path)
         check_own(path)
         if path.suffix.lower() in (".html", ".htm"):
             made.look(path)
         else:
             plot(path)
-    except RegardError as error:  # what is still to be done is not lost with a drawing
+    except (RegardError, OSError) as error:  # what is still to be done is not lost with a drawing
         complain(f"{path} was not drawn: {error}")
         return False
     complain(f"drawn: {path}")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ContextDecorator, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar, no_type_check
 
@@ -33,11 +34,14 @@ T = TypeVar("T")
 Finished = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 
 _busy: ContextVar[tuple["Tracker", ...]] = ContextVar("busy", default=())
-_entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("entered", default=())
+_entered: ContextVar[tuple["_Entry", ...]] = ContextVar("entered", default=())
 
 
 class Repeatable(AbstractContextManager[T], ContextDecorator, Generic[T]):
     """A block that may be entered several times, within itself and in threads and in tasks; each entry begins anew.
+
+    Where it is left in another thread or task than it was entered in, the one that was entered last ends: there every
+    thread or task needs a block of its own.
 
     Args:
         make: gives a block that is entered once. It is called at once: what it refuses is refused there.
@@ -45,29 +49,40 @@ class Repeatable(AbstractContextManager[T], ContextDecorator, Generic[T]):
 
     def __init__(self, make: Callable[[], AbstractContextManager[T]]) -> None:
         self._make, self._ready = make, [make()]
-        self._entered: list[AbstractContextManager[T]] = []
+        self._entered: list[_Entry] = []
 
     def __enter__(self) -> T:
         try:
             block = self._ready.pop()
         except IndexError:
             block = self._make()
-        entered = block.__enter__()
-        self._entered.append(block)
-        _entered.set((*_entered.get(), block))
-        return entered
+        found = block.__enter__()
+        entry = _Entry(self, block)
+        self._entered.append(entry)
+        _entered.set((*(one for one in _entered.get() if one.owner is not None), entry))
+        return found
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool | None:
         # a block may be left in another thread than it was entered in, as where fixtures or streams end
-        own = [block for block in _entered.get() if block in self._entered] or self._entered
+        own = [entry for entry in _entered.get() if entry.owner is self] or self._entered
         if not own:
             raise RegardError("this block is left, and was not entered: use it in a with statement")
-        block = own[-1]
-        self._entered.remove(block)
-        _entered.set(tuple(other for other in _entered.get() if other is not block))
+        entry = own[-1]
+        block, entry.owner, entry.block = entry.block, None, None
+        self._entered.remove(entry)
+        _entered.set(tuple(one for one in _entered.get() if one.owner is not None))
+        assert block is not None  # it has not been left
         return block.__exit__(kind, error, where)
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A block that was entered, in the contexts that know of it; empty once it was left."""
+
+    owner: Repeatable[Any] | None
+    block: AbstractContextManager[Any] | None
 
 
 class Tracker:
@@ -111,7 +126,7 @@ class Tracker:
     @contextmanager
     def tracking(self) -> Iterator[None]:
         """Follow the model inside the block; hooks and mode are removed at its end."""
-        _busy.set((*_busy.get(), self))
+        _busy.set((*(one for one in _busy.get() if one._alive), self))
         self._alive = True
         hooks = [
             register_module_forward_pre_hook(_outside_dynamo(self._before)),

@@ -199,7 +199,7 @@ class CTranslate2(Translator):
         rules = self.bundle.rules
         # a token that is forced at the limit is added to what is found before it
         forced = rules.forced_last is not None
-        limits = [max(1, min(self.limit(len(one.ids) + 1), self.positions - 1) - forced) for one in texts]
+        limits = [min(self.limit(len(one.ids) + 1), self.positions - 1) - forced for one in texts]
         unwanted = [[self.names[i] for i in ids] for ids in [*zip(rules.suppressed, strict=True), *rules.bad_words]]
         found: dict[int, tuple[Any, int]] = {}
         left = list(range(len(texts)))
@@ -213,8 +213,9 @@ class CTranslate2(Translator):
                 check_wanted()
                 outputs = self.engine.translate_batch(
                     [[self.names[i] for i in texts[n].ids] for n in part], beam_size=config.beam,
-                    num_hypotheses=config.n_best, length_penalty=config.length_penalty, max_decoding_length=limit,
-                    return_scores=True, return_attention=record, max_input_length=0, suppress_sequences=unwanted,
+                    num_hypotheses=config.n_best, length_penalty=config.length_penalty,
+                    max_decoding_length=max(1, limit), return_scores=True, return_attention=record,
+                    max_input_length=0, suppress_sequences=unwanted,
                     max_batch_size=max(1, batch_tokens // config.beam), batch_type="tokens",
                 )  # fmt: skip
                 found |= {n: (one, limit) for n, one in zip(part, outputs, strict=True)}
@@ -231,6 +232,9 @@ class CTranslate2(Translator):
     def _made(self, source: Encoded, found: Any, k: int, config: SearchConfig, record: bool, limit: int) -> Generation:
         tokenizer = self.tokenizer
         ids = [self.ids[name] for name in found.hypotheses[k]]
+        score = found.scores[k]
+        if not limit:  # there is room for the forced token alone, which is certain
+            ids, score = [], 0.0
         ended = len(ids) < limit
         length = len(ids) + ended  # what the engine has divided by
         last = tokenizer.eos if ended else self.bundle.rules.forced_last
@@ -239,7 +243,7 @@ class CTranslate2(Translator):
         source_ids = [*source.ids, tokenizer.eos]
         return Searched(
             text=str(tokenizer.decode(ids)).strip(), source=source.text, tokens=tokenizer.tokens(ids), ids=ids,
-            score=found.scores[k], log_prob=found.scores[k] * length**config.length_penalty,
+            score=score, log_prob=score * length**config.length_penalty,
             source_tokens=tokenizer.tokens(source_ids), source_ids=source_ids, read=source.read, recorded=record,
             translator=self, weights=found.attention[k] if record else [],
         )  # fmt: skip

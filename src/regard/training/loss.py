@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from regard.attention.tracing import are_hidden, is_traced
+from regard.attention.tracing import are_hidden, goes_forward, is_traced
 from regard.errors import unknown
 
 FLAVOURS = ("torch", "fairseq", "joeynmt", "mxnet")
@@ -89,7 +89,7 @@ def cross_entropy(
     """
     if keep is not None and not are_hidden(hidden):
         hidden, target, keep = hidden[keep], target[keep], None
-    if is_traced(hidden):
+    if is_traced(hidden) or goes_forward(hidden, weight, bias):
         return _whole(hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep, r_drop)
     loss, nll = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, target, smooth, dtype or hidden.dtype, keep, r_drop

@@ -1,5 +1,6 @@
 """Second derivatives, derivatives for many upstreams at once, and odd strides: every kernel gives the reference's."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -222,6 +223,67 @@ def test_forward_derivatives(score: str, mask: str, normalizer: str, n: int) -> 
     torch.testing.assert_close(tangent("blockwise"), want)
     with forward.dual_level(), pytest.raises(regard.KernelError, match="derivatives are taken forward"):
         regard.attend(query, forward.make_dual(key, along), value, kernel="fused")
+
+
+def backward_then_forward(
+    loss: Callable[..., Tensor], inputs: list[Tensor], along: list[Tensor | None]
+) -> list[Tensor]:
+    """The forward derivatives of the gradients of a loss."""
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        leaves = [one.clone().requires_grad_() for one in inputs]
+        duals = [one if way is None else forward.make_dual(one, way) for one, way in zip(leaves, along, strict=True)]
+        found = torch.autograd.grad(loss(*duals), duals)
+        return [forward.unpack_dual(one).tangent for one in found]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.parametrize("normalizer", ["softmax", "entmax15", "sparsemax"])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("n", [6, 40])
+@pytest.mark.parametrize("after", [False, True])
+def test_forward_derivatives_of_gradients(score: str, normalizer: str, n: int, after: bool) -> None:
+    """Of all inputs, or only of what stands after the attention."""
+    inputs = list(torch.randn(4, 1, 2, n, 8, dtype=torch.float64))
+    along: list[Tensor | None] = list(torch.randn(4, 1, 2, n, 8, dtype=torch.float64))
+    along = [None, None, None, along[3]] if after else along
+
+    def loss(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        return (regard.attend(q, k, v, score=SCORES[score], normalizer=normalizer) * w).sin().sum()
+
+    leaves = [one.clone().requires_grad_() for one in inputs]
+    gradients = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+    pairs = zip(gradients, along, strict=True)
+    twice = torch.autograd.grad(sum((one * way).sum() for one, way in pairs if way is not None), leaves)
+    for found, want in zip(backward_then_forward(loss, inputs, along), twice, strict=True):
+        torch.testing.assert_close(torch.zeros_like(want) if found is None else found, want)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.parametrize("learns", [False, True])
+def test_tensors_that_are_no_parameters_go_forward(learns: bool) -> None:
+    """A weight that a dual tensor replaced is an attribute, as in torch's tutorial; a score may hold one, too."""
+    forward = torch.autograd.forward_ad
+    query = torch.randn(1, 2, 40, 8, dtype=torch.float64, requires_grad=learns)
+    bias = regard.RelativeBias(2).double()
+    weight = torch.randn_like(bias.weight)
+    way = torch.randn_like(weight)
+    scale, slope = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    with forward.dual_level():
+        del bias.weight
+        bias.weight = forward.make_dual(weight, way)
+        score = regard.ScaledDot(forward.make_dual(scale, slope))
+        for given in ({"bias": bias}, {"score": score}, {"score": score, "mask": regard.causal()}):
+            found, want = (
+                forward.unpack_dual(regard.attend(query, query, query, kernel=kernel, **given)).tangent
+                for kernel in ("auto", "reference")
+            )
+            assert want.abs().max() > 0
+            torch.testing.assert_close(found, want)
+        entropy = forward.unpack_dual(regard.attention_map(query, query, bias=bias).entropy()).tangent
+        assert entropy.abs().max() > 0
+        plain = torch.func.vmap(lambda one: regard.attend(one, one, one))(forward.make_dual(query, query))
+        torch.testing.assert_close(forward.unpack_dual(plain).primal, regard.attend(query, query, query))
 
 
 @pytest.mark.parametrize("within", ["thread", "block"])

@@ -22,7 +22,7 @@ from regard.attention.kernels.blockwise import gradients as blockwise_gradients
 from regard.attention.kernels.kernel import Kernel, Seed, TileUpstream, derivatives, is_differentiated
 from regard.attention.scores import Additive, Compared, Concat, Projected, Score
 from regard.attention.spec import Spec
-from regard.attention.tracing import are_hidden
+from regard.attention.tracing import are_hidden, goes_forward
 
 TILE = 2**20  # numbers of a tile: 4 MiB in float32; smaller ones cost more in calls than they save in memory traffic
 FEW = 2  # queries of a key, up to which its exponential is not worth its time
@@ -67,8 +67,9 @@ def _inner(score: Score) -> Score:
 def tanh_scores(query: Tensor, key: Tensor, v: Tensor) -> Tensor:
     """v · tanh(q_i + k_j) `[*batch, T, S]` of queries `[*batch, T, h]`, keys `[*batch, S, h]` and v `[h]`."""
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    tiles = _plain if goes_forward(query, key, v) else _Tiled.apply
     q, k = (t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (query, key))
-    scores: Tensor = _Tiled.apply(q, k, v)  # type: ignore[no-untyped-call]
+    scores: Tensor = tiles(q, k, v)
     return scores.reshape(*batch, query.shape[-2], key.shape[-2])
 
 

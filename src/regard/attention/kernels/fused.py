@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.biases import Added, ByDistance
+from regard.attention.kernels.blockwise import blockwise
 from regard.attention.kernels.kernel import (
     Kernel,
     Seed,
@@ -28,7 +29,7 @@ from regard.attention.normalizers import Softmax
 from regard.attention.pieces import BLOCK, Piece, pieces
 from regard.attention.scores import Product, ScaledDot, is_product
 from regard.attention.spec import Spec
-from regard.attention.tracing import is_traced, is_transformed
+from regard.attention.tracing import goes_forward, is_traced, is_transformed
 from regard.shapes import batch_shape, check_widths, output_batch, score_dtype
 
 SHORT = 256  # keys
@@ -80,6 +81,10 @@ def fused(
         wide = score_dtype(query, key)
         scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))
     check_widths(q, k)
+    if goes_forward(
+        q, k, value, also=lambda: spec.corner(shape, query.device)
+    ):  # torch's kernel has no such derivative
+        return blockwise(query, key, value, spec)
     batch = output_batch(shape, value)
     dtype = _fastest_dtype(q, k, value)
     # torch's kernel wants one width; zeros at the end change no product, and come off the output again

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.attention.pieces import BLOCK
 from regard.attention.spec import Spec
+from regard.attention.tracing import goes_forward
 
 Shape = tuple[int, ...]
 Seed = int | Tensor  # of dropout; a 0-d tensor is never read by Python
@@ -121,7 +122,7 @@ BATCHED = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_ba
 
 def is_differentiated(upstream: Tensor) -> bool:
     """Whether a derivative is itself differentiated, or taken for several upstreams at once (`vmap`)."""
-    return torch.is_grad_enabled() or any(is_batched(upstream) for is_batched in BATCHED)
+    return torch.is_grad_enabled() or any(is_batched(upstream) for is_batched in BATCHED) or goes_forward(upstream)
 
 
 class _Entered(torch.autograd.Function):

@@ -244,7 +244,7 @@ class ComputedWeights(WeightSource):
         dtype = self.like.dtype
         q, k = spec.score.as_dot(self.query.to(dtype), share_heads(self.query, self.key).to(dtype))  # type: ignore[operator]
         check_widths(q, k)
-        if goes_forward(q, k, *([] if spec.bias is None else spec.bias.tensors())):
+        if goes_forward(q, k, also=lambda: spec.corner(self.shape, q.device)):
             return None
         learned = spec.bias is not None and spec.bias.is_learned()
         return None if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or learned) else (q, k)
