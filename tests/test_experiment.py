@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -231,6 +233,32 @@ def test_a_prepared_corpus_knows_its_tokenizer(data_folder: Path, tmp_path: Path
         train(tiny("recurrent"), run=ours)
     (ours / "tokenizer.json").write_bytes(own)
     train(tiny("recurrent"), run=ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("source.values", 5000, r"prepared: it has token ids that .*tokenizer\.json does not have"),
+        ("target.values", -1, r"prepared: it has token ids that .*tokenizer\.json does not have"),
+        ("links.values", 5000, "it links tokens that its sentences do not have"),
+    ],
+)
+def test_a_strangers_prepared_corpus(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int, message: str
+) -> None:
+    """Its digests are those of its files, and its numbers are of nothing."""
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    settings = tiny("recurrent", guided_alignment=0.1)
+    prepare(settings, run=tmp_path)
+    note, path = tmp_path / "prepared" / "prepared.json", tmp_path / "prepared" / name
+    numbers = np.frombuffer(path.read_bytes(), "<i4").copy()
+    numbers[:] = value if name == "links.values" else np.where(np.arange(len(numbers)) == 7, value, numbers)
+    path.write_bytes(numbers.tobytes())
+    known = json.loads(note.read_text("utf-8"))
+    known["texts"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    note.write_text(json.dumps(known), "utf-8")
+    with pytest.raises(regard.DataError, match=message):
+        train(settings, run=tmp_path)
 
 
 @pytest.mark.sampled(2)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.data.order import pools
-from regard.data.ragged import lengths_of
+from regard.data.ragged import CHANGED, lengths_of
+from regard.errors import DataError
 
 Ids = list[int]
 POOL = 1 << 19  # examples
@@ -310,6 +311,8 @@ def _link_tensor(
     """Links as rows of weights: a target token's weight of 1 is shared among the source tokens it is linked to."""
     table = torch.zeros(len(links), 1 + max(map(len, targets)), max(map(len, sources)))
     positions = [(n, t, s) for n, some in enumerate(links) for t, s in some]
+    if any(not (0 <= t <= len(targets[n]) and 0 <= s < len(sources[n])) for n, t, s in positions):
+        raise DataError(f"{CHANGED}: it links tokens that its sentences do not have")
     if positions:
         table[tuple(torch.tensor(positions).T)] = 1
     return table / table.sum(-1, keepdim=True).clamp(min=1)

@@ -160,8 +160,8 @@ def prepared_in(folder: Path) -> Prepared | None:
                 f"{folder / side}: {len(some):,} rows, and {NOTE} counts {note.pairs}: remove {folder}, and prepare "
                 "the data again"
             )
-    for name in set(ARRAYS) & set(texts):
-        if not (folder / name).is_file() or _digest(folder / name) != texts[name]:
+    for name in ARRAYS:
+        if name in texts and (not (folder / name).is_file() or _digest(folder / name) != texts[name]):
             raise DataError(
                 f"{folder / name}: changed since it was written: remove {folder}, and prepare the data again"
             )

@@ -19,6 +19,7 @@ from regard.errors import DataError
 
 Integers = NDArray[Any]
 VALUES, ENDS = ".values", ".ends"
+CHANGED = "a prepared corpus was changed (remove the run's folder prepared, and the data are prepared again)"
 
 
 class Ragged(Sequence[Integers]):
@@ -52,6 +53,10 @@ class Ragged(Sequence[Integers]):
         else:
             before = np.where(rows > 0, self.ends[np.maximum(rows - 1, 0)], 0)
         return np.asarray(ends - before, np.int64)
+
+    def are_below(self, count: int) -> bool:
+        """Whether all values are numbers from 0 to `count` - 1."""
+        return not len(self.values) or (int(self.values.min()) >= 0 and int(self.values.max()) < count)
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> "Ragged":
@@ -169,8 +174,14 @@ class LinkRows(Sequence[list[tuple[int, int]]]):
         return len(self.rows)
 
     def __getitem__(self, pair: Any) -> Any:
-        """The links of a pair."""
+        """The links of a pair.
+
+        Raises:
+            DataError: half of one is there.
+        """
         flat = self.rows[pair].tolist()
+        if len(flat) % 2:
+            raise DataError(f"{CHANGED}: pair {pair} has half a link")
         return list(zip(flat[::2], flat[1::2], strict=True))
 
 

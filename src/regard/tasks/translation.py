@@ -154,6 +154,11 @@ def prepare_corpus(run: RunFolder, settings: ExperimentConfig) -> tuple[Prepared
                 f"{run.path / 'tokenizer.json'}: not the tokenizer that {folder} was prepared with: restore it, or "
                 f"remove {folder}, and the data are prepared again"
             )
+        if not all(side.are_below(len(kept_tokenizer)) for side in (there.pairs.source, there.pairs.target)):
+            raise DataError(
+                f"{folder}: it has token ids that {run.path / 'tokenizer.json'} does not have: remove {folder}, and "
+                "the data are prepared again"
+            )
         return there, kept_tokenizer
     if there is not None and run.resumed:
         raise ConfigError(

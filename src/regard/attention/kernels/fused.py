@@ -81,9 +81,8 @@ def fused(
         wide = score_dtype(query, key)
         scale, (q, k) = 1.0, spec.score.as_dot(query.to(wide), key.to(wide))
     check_widths(q, k)
-    if goes_forward(
-        q, k, value, also=lambda: spec.corner(shape, query.device)
-    ):  # torch's kernel has no such derivative
+    # torch's kernel has no forward derivative, and what a score or a bias holds is not known before
+    if goes_forward(q, k, value, also=lambda: spec.corner(shape, query.device)):
         return blockwise(query, key, value, spec)
     batch = output_batch(shape, value)
     dtype = _fastest_dtype(q, k, value)
