@@ -570,3 +570,13 @@ def test_hooks_of_a_normalizer_act(kernel: str) -> None:
     torch.testing.assert_close(regard.attend(query, query, query, normalizer=hooked, kernel=kernel), want)
     seen = regard.attention_map(query, query, normalizer=hooked)
     torch.testing.assert_close(seen.select(1, 2).full(), seen.full()[1, 2])
+
+
+def test_several_upstreams_within_a_level_of_forward_derivatives() -> None:
+    scores = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    weights = regard.Entmax(1.5)(scores, torch.ones(3, 5, dtype=torch.bool))[0]
+    upstreams = torch.randn(4, 3, 5, dtype=torch.float64)
+    want = torch.stack([torch.autograd.grad(weights, scores, one, retain_graph=True)[0] for one in upstreams])
+    with torch.autograd.forward_ad.dual_level():
+        (found,) = torch.autograd.grad(weights, scores, upstreams, is_grads_batched=True)
+    torch.testing.assert_close(found, want)

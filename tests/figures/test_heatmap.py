@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+import regard
 from drawn import check_opens, panels_of, words_of
 from regard.errors import ChoiceError, DataError, ShapeError
 from regard.figures.heatmap import draw_heatmaps, heatmap, scale_of
@@ -73,6 +74,15 @@ def test_any_word_can_be_drawn(tmp_path, ending):
     size = len(WORDS)
     heatmap([[1 / size] * size] * size, WORDS, WORDS, path=tmp_path / f"x{ending}")
     check_opens(tmp_path / f"x{ending}")
+
+
+@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg", ".eps"])
+def test_a_word_with_a_byte_order_mark_is_drawn_without_it(tmp_path, ending):
+    """Matplotlib's writer of PDF ends in an IndexError at U+FEFF."""
+    regard.AttentionMap.from_weights(
+        torch.eye(2), query_tokens=["a\ufeffb", "\ufeff"], key_tokens=["\ufeffa", "b"]
+    ).plot(tmp_path / f"x{ending}", title="le \ufeffchat")
+    assert (tmp_path / f"x{ending}").stat().st_size
 
 
 @pytest.mark.parametrize("word", ["a\x01b", "\x0b", "\x7f", "a\nb", "\ufffe"], ids=ascii)

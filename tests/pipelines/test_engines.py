@@ -62,6 +62,9 @@ def test_rules_of_the_folder_are_followed_or_refused(monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(kind, "limit", lambda *_, most=limit: most)
         made = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=1)
         assert made.ids == [*plain.ids[: limit - 1], end]
+        with while_wanted(lambda: True):
+            steep = CTranslate2(ruled, "ruled", "float32")("le chat noir dort", beam=3, n_best=3, length_penalty=-1.0)
+        assert len(steep.alternatives) == (2 if limit > 1 else 0)
         theirs = Translator(ruled, "ruled")("le chat noir dort", beam=1)
         assert made.ids == theirs.ids
         assert made.log_prob == pytest.approx(theirs.log_prob, abs=2e-3)

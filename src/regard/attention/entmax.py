@@ -61,8 +61,11 @@ class _Entmax(torch.autograd.Function):
             return None, None, None
         by_weights = torch.zeros_like(weights) if by_weights is None else by_weights
         by_numbers = None if by_numbers is None else by_numbers.unsqueeze(-1)
-        forward = goes_forward(*(one for one in (weights, by_weights, by_numbers) if one is not None))
-        if torch.is_grad_enabled() or are_hidden(weights) or _is_batched(by_weights, by_numbers) or forward:
+        given = [one for one in (weights, by_weights, by_numbers) if one is not None]
+        if (
+            torch.is_grad_enabled() or are_hidden(weights) or _is_batched(by_weights, by_numbers)
+            or goes_forward(*given)  # a batched tensor cannot be asked
+        ):  # fmt: skip
             return _pull(weights, by_weights, by_numbers, ctx.alpha), None, None
         out = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
         for w, g, number, piece in _pieces(weights, by_weights, by_numbers, out):

@@ -174,10 +174,13 @@ def visible(name: str) -> str:
 
 
 def _drawable(name: str) -> str:
-    """A name of a bounded length, with U+FFFD for what no font draws: control characters and lone surrogates."""
+    """A name of a bounded length, with U+FFFD for what no font draws: control characters and lone surrogates.
+
+    U+FEFF, which has no width, is left out: matplotlib's writer of PDF and PostScript fails on it.
+    """
     return "".join(
         letter if letter.isprintable() or letter in " \n\t" or unicodedata.category(letter) == "Cf" else "\ufffd"
-        for letter in cut(name, LONGEST)
+        for letter in cut(name.replace("\ufeff", ""), LONGEST)
     )
 
 

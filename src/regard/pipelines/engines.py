@@ -199,7 +199,7 @@ class CTranslate2(Translator):
         rules = self.bundle.rules
         # a token that is forced at the limit is added to what is found before it
         forced = rules.forced_last is not None
-        limits = [min(self.limit(len(one.ids) + 1), self.positions - 1) - forced for one in texts]
+        limits = [max(1, min(self.limit(len(one.ids) + 1), self.positions - 1)) - forced for one in texts]
         unwanted = [[self.names[i] for i in ids] for ids in [*zip(rules.suppressed, strict=True), *rules.bad_words]]
         found: dict[int, tuple[Any, int]] = {}
         left = list(range(len(texts)))
@@ -207,7 +207,7 @@ class CTranslate2(Translator):
             limit = max(limits[n] for n in left) if not found else limits[left[0]]
             some = left if not found else [n for n in left if limits[n] == limit]
             # a call cannot be ended: where what it finds may become unwanted, it is for a few texts
-            most = max(1, UNWANTED_TOKENS // (limit * config.beam)) if may_be_unwanted() else len(some)
+            most = max(1, UNWANTED_TOKENS // (max(1, limit) * config.beam)) if may_be_unwanted() else len(some)
             for first in range(0, len(some), most):
                 part = some[first : first + most]
                 check_wanted()
@@ -224,7 +224,9 @@ class CTranslate2(Translator):
         results = []
         for n, text in enumerate(texts):
             one, limit = found[n]
-            best, *others = [self._made(text, one, k, config, record, limit) for k in range(len(one.scores))]
+            best, *others = [
+                self._made(text, one, k, config, record, limit) for k in range(len(one.scores) if limit else 1)
+            ]
             best.alternatives.extend(others)
             results.append(best)
         return results
@@ -243,7 +245,7 @@ class CTranslate2(Translator):
         source_ids = [*source.ids, tokenizer.eos]
         return Searched(
             text=str(tokenizer.decode(ids)).strip(), source=source.text, tokens=tokenizer.tokens(ids), ids=ids,
-            score=score, log_prob=score * length**config.length_penalty,
+            score=score, log_prob=score * max(1, length) ** config.length_penalty,
             source_tokens=tokenizer.tokens(source_ids), source_ids=source_ids, read=source.read, recorded=record,
             translator=self, weights=found.attention[k] if record else [],
         )  # fmt: skip
