@@ -7,6 +7,8 @@ import pytest
 
 import regard
 from regard.data.files import share_of
+from regard.distill import distill
+from regard.errors import ConfigError
 
 NOUNS = ("chat", "chien", "cheval", "lapin", "canard")
 COLOURS = ("noir", "blanc", "rouge", "vert")
@@ -117,6 +119,19 @@ def test_a_teacher_translates(talk, tmp_path: Path, data_folder: Path, monkeypat
     assert "not for `regard translate`" in err
 
 
+def test_a_teacher_has_the_student_s_direction(tmp_path: Path, data_folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("REGARD_DATA", str(data_folder))
+    (tmp_path / "student.toml").write_text(CONFIG)
+    given = tmp_path / "student.toml", {}, tmp_path / "run", regard.load
+    with pytest.raises(ConfigError, match="en-fr-fast translates from en to fr, and the student's languages are fr to"):
+        distill("en-fr-fast", *given)
+    with pytest.raises(ConfigError, match="english is no translator"):
+        distill("english", *given)
+    with pytest.raises(ConfigError, match="n_best must be 1 or more; got 0"):
+        distill("fr-en-fast", *given, n_best=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_test_pairs_stay_in_reach(talk, tmp_path: Path, data_folder: Path, monkeypatch) -> None:
     """Of a student, and of a run whose test pairs have a file of their own: nothing else is split off for them."""
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
@@ -139,7 +154,7 @@ def test_further_development_pairs_are_not_given_to_the_teacher(
 ) -> None:
     monkeypatch.setenv("REGARD_DATA", str(data_folder))
     (tmp_path / "more.tsv").write_text("another\tun autre\n")
-    (tmp_path / "texts.txt").write_text("un autre\nun troisième\n")
+    (tmp_path / "texts.txt").write_text("un autre\n un autre \nun troisième\n")
     sets = f'dev_sets = {{ more = "{tmp_path / "more.tsv"}" }}'
     (tmp_path / "c.toml").write_text(CONFIG.replace("dev_share", f"{sets}\ndev_share", 1))
     arguments = ["distill", "fr-en-fast", tmp_path / "c.toml", "--text", tmp_path / "texts.txt"]
@@ -147,7 +162,7 @@ def test_further_development_pairs_are_not_given_to_the_teacher(
     assert code == 0, err
     sources = [row["source"] for row in rows(tmp_path / "run" / "distilled" / "corpus.jsonl")]
     assert "un troisième" in sources
-    assert "un autre" not in sources
+    assert "un autre" not in [source.strip() for source in sources]
 
 
 @pytest.mark.parametrize(

@@ -64,14 +64,24 @@ def distill(
         report: called with the number of rows that were translated.
 
     Raises:
-        ConfigError: the config is not of a translator; the folder's corpus was made from other data or texts, or its
-            parts with other settings.
+        ConfigError: the config is not of a translator, or the teacher is none of the same direction; the folder's
+            corpus was made from other data or texts, or its parts with other settings.
         DataError: the data cannot be read.
     """
     settings = experiment.read_config(config, dict(overrides))
     data = settings.data
     if not isinstance(data, DataConfig):
         raise ConfigError(f"{config}: a teacher's outputs are distilled into a translator; this is another task")
+    if n_best < 1:
+        raise ConfigError(f"n_best must be 1 or more; got {n_best}")
+    taught = load(teacher)  # what it cannot teach is said before there is a folder
+    if getattr(taught, "task", None) != "translate":
+        raise ConfigError(f"{teacher} is no translator: a teacher's outputs are translations")
+    if taught.bundle.languages != tuple(settings.languages) and all(taught.bundle.languages):
+        raise ConfigError(
+            f"{teacher} translates from {' to '.join(taught.bundle.languages)}, and the student's languages are "
+            f"{' to '.join(settings.languages)}: name a teacher of the same direction"
+        )
     where = folder.resolve() / "distilled"
     claim(folder, "a run", experiment.KNOWN)
     for place in (where, where / "parts"):
@@ -96,7 +106,7 @@ def distill(
     def done(part: PartDone) -> None:
         report(part.rows)
 
-    translate_corpus(bulk, parts, Here(PartWriter(bulk, parts, load)), 1, done)
+    translate_corpus(bulk, parts, Here(PartWriter(bulk, parts, lambda _: taught)), 1, done)
     count, refused = _write_pairs(parts, where / "pairs.jsonl")
     named = {name: str(where / f"dev-{name}.jsonl") for name in data.dev_sets}
     files: dict[str, Any] = {
@@ -131,9 +141,9 @@ def _write_corpus(data: DataConfig, texts: Sequence[str], where: Path) -> None:
             dev += [own_dev] if data.dev is None else []
             test += [own_test] if data.test is None else []
         further = {f"dev-{name}": [read_pairs(from_, data)] for name, from_ in data.dev_sets.items()}
-        apart = {source for pairs in (*dev, *test, *chain(*further.values())) for source in pairs.source}
+        apart = {source.strip() for pairs in (*dev, *test, *chain(*further.values())) for source in pairs.source}
         for path in (path for name in texts for path in found(name)):
-            lines = (line for line in stream_lines(path) if line.strip() and line not in apart)
+            lines = (line for line in stream_lines(path) if line.strip() and line.strip() not in apart)
             file.writelines(_json(line, "") for line in lines)
         for name, pairs in {"dev": dev, "test": test, **further}.items():
             whole = Pairs.together(pairs)

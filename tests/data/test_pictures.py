@@ -1,5 +1,6 @@
 """Pictures that people bring: of every kind, broken, huge."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from regard.data import pictures
-from regard.data.pictures import as_tensor, read_drawing, read_frames, read_picture, square
+from regard.data.pictures import as_tensor, given_picture, read_drawing, read_frames, read_picture, square
 from regard.data.sound import read_sound
 from regard.errors import DataError
 
@@ -30,6 +31,32 @@ def test_kinds_of_pictures(tmp_path: Path) -> None:
         assert picture.mode == "RGB"
         assert picture.size == (6, 5)
         assert np.abs(np.asarray(picture)[2, 3].astype(int) - colour).max() <= 3, name
+
+
+def test_a_picture_of_pillow_s_is_read_as_its_file() -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    clear = np.full((4, 6), 30000, np.uint16)
+    clear[0, 0], clear[1, 1] = 55746, 65535
+    colors = np.random.default_rng(0).integers(0, 255, (4, 6, 4), dtype=np.uint8)
+    for picture, how in (
+        (Image.fromarray(colors[..., :3]), {"exif": exif}), (Image.fromarray(colors), {}),
+        (Image.fromarray(clear), {"transparency": 55746}), (Image.fromarray(clear), {}),
+        (Image.fromarray(colors[..., :3]).quantize(4), {"transparency": 1}),
+    ):  # fmt: skip
+        file = io.BytesIO()
+        picture.save(file, "PNG", **how)
+        opened = Image.open(io.BytesIO(file.getvalue()))
+        mode = opened.mode
+        assert given_picture(opened).tobytes() == read_picture(file.getvalue()).tobytes()
+        assert opened.mode == mode
+    deep = io.BytesIO()
+    Image.fromarray(clear).save(deep, "PNG", transparency=55746)
+    assert read_picture(deep.getvalue()).getpixel((0, 0)) == (255, 255, 255)
+    assert read_picture(deep.getvalue()).getpixel((1, 0)) == (116, 116, 116)
+    for broken in (Image.new("RGB", (0, 5)), Image.open(io.BytesIO(deep.getvalue()[:60])), Image.new("La", (5, 5))):
+        with pytest.raises(DataError, match=r"^picture: "):
+            given_picture(broken)
 
 
 def test_a_camera_s_turn_is_followed(tmp_path: Path) -> None:

@@ -205,6 +205,16 @@ def test_silence_is_no_text(transcriber: Path, tmp_path: Path) -> None:
         said.plot(tmp_path / f"{name}.png")
 
 
+@pytest.mark.parametrize("kind", ["double", "bfloat16"])
+def test_a_model_of_another_type_is_given_its_own(kind: str) -> None:
+    samples = Path(regard.__file__).parent / "samples"
+    for name, file in (("emoji", "picture.png"), ("spelling", "recording.flac")):
+        model = regard.load(name)
+        want = model(samples / file).text
+        getattr(model.model, kind)()
+        assert model(samples / file).text == want
+
+
 def test_batch_mates_change_no_text(captioner: Path, glyphs: Path) -> None:
     config = SceneConfig(pictures=str(glyphs), size=40)
     pictures = [Image.fromarray(s.picture) for s in scenes(Glyphs(config), config, range(5), 1, False)]

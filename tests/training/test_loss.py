@@ -40,6 +40,26 @@ def chunk(request, monkeypatch):
         monkeypatch.setattr(module, name, size)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward derivatives call it
+@pytest.mark.parametrize("r_drop", [0.0, 0.7])
+def test_second_derivatives(r_drop):
+    """Of a gradient penalty, against the formula that a transform follows."""
+    (hidden, weight, bias), target = example(n=6)
+    smooth = smoothing("torch", 0.1, V, PAD)
+    target = target[:3].repeat(2) if r_drop else target
+
+    def loss(hidden):
+        return cross_entropy(hidden, weight.detach(), bias.detach(), target, smooth, r_drop=r_drop)[0] ** 2
+
+    found = torch.autograd.functional.hessian(loss, hidden.detach())
+    torch.testing.assert_close(found, torch.func.hessian(loss)(hidden.detach()))
+    assert found.abs().sum() > 1
+    whole = cross_entropy(hidden, weight, bias, target, smooth, r_drop=r_drop)[0]
+    gradients = torch.autograd.grad(whole, (hidden, weight, bias), create_graph=True)
+    assert all(one.requires_grad for one in gradients)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward derivatives call it
 @pytest.mark.usefixtures("chunk")
 def test_forward_derivative():
     (hidden, weight, bias), target = example(requires_grad=False)

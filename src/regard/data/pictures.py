@@ -72,6 +72,20 @@ def read_frames(source: Path | bytes, name: str = "", most: int = FRAMES) -> lis
         return found
 
 
+def given_picture(picture: Image.Image, name: str = "picture") -> Image.Image:
+    """A picture of Pillow's as `read_picture` reads its file; the picture itself is left as it is.
+
+    Raises:
+        DataError: as `read_picture`; it is closed, or has no points.
+    """
+    with _said(name):
+        _check_size(picture, name)
+        if not all(picture.size):
+            raise DataError(f"{name}: a picture without points ({picture.size[0]} × {picture.size[1]})")
+        picture.load()
+        return _as_rgb(picture.copy(), WHOLE)
+
+
 def read_drawing(path: Path) -> Image.Image:
     """A picture with its transparency (RGBA).
 
@@ -89,7 +103,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     Raises:
         DataError: as `read_picture`.
     """
-    try:
+    with _said(name):
         if isinstance(source, Path):
             if not source.exists():
                 raise DataError(f"{name}: no such file")
@@ -103,6 +117,17 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
             with Image.open(file, formats=_kinds()) as picture:
                 _check_size(picture, name)
                 yield picture
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Whatever fails in the block while a picture is decoded is one sentence.
+
+    Raises:
+        DataError: the sentence.
+    """
+    try:
+        yield
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -169,8 +194,11 @@ def _span(picture: Image.Image) -> float:
 def _flat(picture: Image.Image, span: float, info: dict[Any, Any]) -> Image.Image:
     """Some rows of a picture as RGB, transparency white."""
     if picture.mode in DEEP:
-        values = np.asarray(picture, dtype=np.float32) / span * 255
-        picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        values = np.asarray(picture, dtype=np.float32)
+        seen = (values / span * 255).clip(0, 255)
+        if isinstance(clear := info.get("transparency"), int):  # the value that is transparent, in the file's own units
+            seen[values == clear] = 255
+        return Image.fromarray(seen.astype(np.uint8)).convert("RGB")
     if "transparency" in info:
         picture.info["transparency"] = info["transparency"]
     if picture.has_transparency_data:

@@ -14,7 +14,7 @@ from regard.arguments import check_whole
 from regard.attention.maps.page import Draft
 from regard.attention.watch import announce, unwatched
 from regard.data.batching import lengths_mask, pad
-from regard.data.pictures import read_picture, square
+from regard.data.pictures import given_picture, read_picture, square
 from regard.errors import ConfigError, DataError
 from regard.figures.addresses import picture_address
 from regard.pipelines.base import LONGEST, InputError, Pipeline, check_characters, check_tokens
@@ -188,7 +188,7 @@ class Answerer(Pipeline[Any, Answer]):
         """
         check_media(picture)
         try:
-            whole = picture if isinstance(picture, Image.Image) else read_picture(Path(picture))
+            whole = given_picture(picture) if isinstance(picture, Image.Image) else read_picture(Path(picture))
         except DataError as error:
             raise InputError(str(error)) from error
         config: Any = self.bundle.model_config
@@ -204,11 +204,11 @@ class Answerer(Pipeline[Any, Answer]):
     def _one(self, picture: Image.Image, question: str, top: int) -> Answer:
         ids = [*self.encode(question), self.tokenizer.eos]
         config: Any = self.bundle.model_config
-        points = prepared([picture], config.source_encoder)[0][None]
+        points = prepared([picture], config.source_encoder)[0][None].to(self._dtype())
         with torch.inference_mode(), unwatched():
             inputs = points, pad([ids], self.tokenizer.pad), lengths_mask([ids])
             logits, maps, where = self.model.looking(*(tensor.to(self.device) for tensor in inputs))
-            share = logits[0, 1:].cpu().softmax(-1)
+            share = logits[0, 1:].cpu().float().softmax(-1)
             positions = where[0].cpu()
             attention = {site: m.select(0).frozen() for site, m in maps.items()}
         best, numbers = share.topk(min(top, len(share)))

@@ -236,6 +236,10 @@ class Pipeline(Generic[Given, Made]):
         if not all(bool(one.isfinite().all()) for one in self.model.parameters()):
             raise RegardError(NOT_FINITE)
 
+    def _dtype(self) -> torch.dtype:
+        """The type of the model's numbers, in which it is given pictures and recordings."""
+        return next((one.dtype for one in self.model.parameters() if one.is_floating_point()), torch.float32)
+
     def ends(self) -> list[int]:
         """Tokens that end an output."""
         own = self.tokenizer.eos

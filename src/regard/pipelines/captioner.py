@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from regard.data.pictures import as_tensor, read_frames, read_picture, square, thinned
+from regard.data.pictures import as_tensor, given_picture, read_frames, read_picture, square, thinned
 from regard.errors import DataError
 from regard.pipelines.base import InputError
 from regard.pipelines.description import Describer, Description, MediaInput, check_media
@@ -27,10 +27,11 @@ class Captioner(Describer):
         """
         check_media(source)
         moving = self.encoder_config.kind == "frames"
-        if isinstance(source, Image.Image):
-            return self.moving("picture", [source]) if moving else self.seen("picture", source)
-        name, file = ("picture", source) if isinstance(source, bytes) else (str(source), Path(source))
         try:
+            if isinstance(source, Image.Image):
+                whole = given_picture(source)
+                return self.moving("picture", [whole]) if moving else self.seen("picture", whole)
+            name, file = ("picture", source) if isinstance(source, bytes) else (str(source), Path(source))
             if moving:
                 return self.moving(name, read_frames(file, name))
             return self.seen(name, read_picture(file, name))

@@ -344,7 +344,7 @@ class Describer(Pipeline[Any, Description]):
         with watching(calls.append) if listening else nullcontext():
             features, allowed = stacked([one.features for one in sources])
             allowed = None if allowed is None else allowed.to(self.device)
-            memory = self.model.encode(features.to(self.device), allowed)
+            memory = self.model.encode(features.to(self.device, self._dtype()), allowed)
         _, stepper = self.searched()
         state = stepper.start(memory, record=record or listening)
         real = memory.allowed.sum(1).tolist()

@@ -19,9 +19,9 @@ from math import log
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from regard.attention.tracing import are_hidden, goes_forward, is_traced
+from regard.attention.kernels.kernel import derivatives, is_differentiated
+from regard.attention.tracing import are_hidden, goes_forward, is_traced, without_autocast
 from regard.errors import unknown
 
 FLAVOURS = ("torch", "fairseq", "joeynmt", "mxnet")
@@ -103,7 +103,8 @@ def _whole(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same in operations that a graph can hold, from all logits at once."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    log_p = torch.addmm(bias.to(dtype), hidden.to(dtype), weight.to(dtype).T).to(wide).log_softmax(-1)
+    with without_autocast(hidden.device.type):
+        log_p = ((hidden.to(dtype) @ weight.to(dtype).T).to(wide) + bias.to(dtype).to(wide)).log_softmax(-1)
     here, spread = log_p.gather(1, target[:, None])[:, 0], log_p.sum(-1)
     if smooth.left_out is not None:
         spread = spread - log_p[:, smooth.left_out]
@@ -160,17 +161,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                             gradients[1] += each.T @ h[one]
                         else:
                             gradients[1] = (each.T @ h[one]).to(wide)
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*gradients, hidden, weight, bias)
+        ctx.settings = target, smooth, dtype, keep, r_drop
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream, _):  # type: ignore[no-untyped-def]
-        gradients = (
-            (gradient * upstream).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
+        *found, hidden, weight, bias = ctx.saved_tensors
+        if is_differentiated(upstream):  # the second derivative is the plain formula's
+            plain = derivatives(lambda *inputs: _whole(*inputs, *ctx.settings)[0], (hidden, weight, bias), (), upstream)
+            return (*plain, None, None, None, None, None)
+        gradients = ((gradient * upstream).to(dtype) for gradient, dtype in zip(found, ctx.dtypes, strict=True))
         return (*gradients, None, None, None, None, None)
 
 
