@@ -94,7 +94,7 @@ def sound_blocks(source: Path | bytes, name: str = "") -> Iterator[Samples]:
                     raise TooLong(f"{name}: expected at most {DAY // 3600} hours; got more: cut it into shorter ones")
                 mono = block.mean(1)
                 if not (np.abs(mono) <= LOUDEST).all():  # False for NaN too
-                    raise DataError(f"{name}: a sample is infinite or NaN: expected -1 … 1")
+                    raise DataError(f"{name}: a sample is infinite or NaN, or far beyond -1 … 1")
                 yield torch.from_numpy(np.array(resampler.resample_chunk(mono, last=last), dtype=np.float32)).flatten()
                 if last:
                     return

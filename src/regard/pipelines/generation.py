@@ -212,7 +212,8 @@ class Generation(Result):
 
     @cached_property
     def words(self) -> list[Word]:
-        """The output's words with their log-probabilities and entropies, computed when they are asked for."""
+        """The output's words with their log-probabilities and entropies, computed when they are first asked for, by the
+        model as it is then."""
         (found,) = self.translator.forced([self.source_ids], [self.ids]) if self.ids else [Forced([], [])]
         return self.words_of(found)
 
