@@ -205,7 +205,7 @@ def test_silence_is_no_text(transcriber: Path, tmp_path: Path) -> None:
         said.plot(tmp_path / f"{name}.png")
 
 
-@pytest.mark.parametrize("kind", ["double", "bfloat16"])
+@pytest.mark.parametrize("kind", ["double", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_model_of_another_type_is_given_its_own(kind: str) -> None:
     samples = Path(regard.__file__).parent / "samples"
     for name, file in (("emoji", "picture.png"), ("spelling", "recording.flac")):
