@@ -69,7 +69,7 @@ def test_rules_of_the_folder_are_followed_or_refused(monkeypatch: pytest.MonkeyP
         assert made.ids == theirs.ids
         assert made.log_prob == pytest.approx(theirs.log_prob, abs=2e-3)
     for rules in ({"forced_first": 5}, {"suppressed_first": (5,)}, {"ends": (end, 5)}):
-        with pytest.raises(ConfigError, match="the settings of ruled rule its first token, or name several"):
+        with pytest.raises(ConfigError, match="the folder of ruled forces or suppresses the first token"):
             CTranslate2(replace(bundle, rules=GenerationRules(**rules)), "ruled", "float32")
 
 

@@ -64,7 +64,7 @@ class _Entmax(torch.autograd.Function):
         given = [one for one in (weights, by_weights, by_numbers) if one is not None]
         if (
             torch.is_grad_enabled() or are_hidden(weights) or _is_batched(by_weights, by_numbers)
-            or goes_forward(*given)  # a batched tensor cannot be asked
+            or goes_forward(*given)  # last: torch cannot say this of a batched tensor
         ):  # fmt: skip
             return _pull(weights, by_weights, by_numbers, ctx.alpha), None, None
         out = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)

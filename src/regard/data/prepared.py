@@ -129,8 +129,7 @@ def key_of(paths: Sequence[Path], settings: Sequence[Any]) -> str:
     for path in paths:
         check_regular(path)
         try:
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+            total.update(bytes.fromhex(_digest(path)))
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
             raise DataError(f"{path}: {reason}") from error

@@ -19,7 +19,7 @@ from regard.errors import DataError
 
 Integers = NDArray[Any]
 VALUES, ENDS = ".values", ".ends"
-CHANGED = "a prepared corpus was changed (remove the run's folder prepared, and the data are prepared again)"
+CHANGED = "the prepared corpus was changed (remove the folder `prepared` of the run, and the data are prepared again)"
 
 
 class Ragged(Sequence[Integers]):

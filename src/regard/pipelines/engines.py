@@ -124,8 +124,8 @@ class CTranslate2(Translator):
         rules = bundle.rules
         if rules.forced_first is not None or rules.suppressed_first or len(rules.ends) > 1:
             raise ConfigError(
-                f'engine = "ctranslate2": the settings of {name} rule its first token, or name several that end a '
-                "text, which this search cannot follow: load the model without engine"
+                f'engine = "ctranslate2": the folder of {name} forces or suppresses the first token, or names several '
+                "tokens that end a text, which CTranslate2's search cannot follow: load the model without engine"
             )
         with TemporaryDirectory() as folder:
             self.positions = export.rows_for(1 + self.limit(self.decoding.longest_source))
