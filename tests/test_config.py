@@ -271,7 +271,11 @@ def test_names_that_are_not_utf_8_are_refused() -> None:
 
 
 def test_a_number_of_thousands_of_digits_in_another_base_is_one_sentence() -> None:
-    assert "max_steps = 0xfff" in to_toml(read_config("fr-en", {"training.max_steps": int("f" * 5000, 16)}))
+    with pytest.raises(
+        ConfigError, match=r"max_steps: expected at most 9,007,199,254,740,992; got a number of 20,000 b"
+    ):
+        read_config("fr-en", {"training.max_steps": int("f" * 5000, 16)})
+    assert "seed = 9223372036854775807" in to_toml(read_config("fr-en", {"training.seed": 2**63 - 1}))
     assert shown(int("f" * 5000, 16)) == "a number of 20,000 bits"
 
 

@@ -15,6 +15,7 @@ from regard.errors import BITS, ConfigError, nearest, not_utf8, shown
 
 T = TypeVar("T", bound=BaseModel)
 LARGEST, DEEPEST = 2**22, 100  # bytes of a config, and tables within each other
+MOST = 2**53  # of a whole number that has no upper bound of its own
 CONFIG_FOLDER = Path(__file__).parent / "configs"  # the shipped ones
 
 # settings and sections of format 1 with their current names, in the order in which they are replaced: a setting of a
@@ -34,6 +35,7 @@ RENAMED = {
     "training.join": "training.concat_pairs",
 }
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key without quotes
+LONG = 60  # characters of a kind that is repeated in a sentence
 SIMILAR = 0.8  # of two spellings, for a suggestion from another section
 
 
@@ -175,10 +177,26 @@ def apply(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 def validate(kind: type[T], settings: dict[str, Any], where: str) -> T:
     """A config object, or one `ConfigError` that lists every fault."""
     try:
-        return kind.model_validate(settings)
+        found = kind.model_validate(settings)
     except ValidationError as error:
         faults = _meant([_Fault(settings, one) for one in error.errors()])
         raise ConfigError(f"{where}: " + "; ".join(_sentence(kind, settings, one) for one in faults)) from error
+    if large := [f"{name}: expected at most {MOST:,}; got {shown(value)}" for name, value in _too_large(found)]:
+        raise ConfigError(f"{where}: " + "; ".join(large))
+    return found
+
+
+def _too_large(found: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers that have no upper bound of their own and are above `MOST`, each with its dotted name."""
+    if isinstance(found, BaseModel):
+        for part, field in type(found).model_fields.items():
+            if not any(hasattr(bound, "lt") or hasattr(bound, "le") for bound in field.metadata):
+                yield from _too_large(getattr(found, part), f"{name}.{part}" if name else part)
+    elif isinstance(found, list | tuple | dict):
+        for one in found.values() if isinstance(found, dict) else found:
+            yield from _too_large(one, name)
+    elif isinstance(found, int) and found > MOST:
+        yield name, found
 
 
 class _Fault:
@@ -267,6 +285,8 @@ def _sentence(kind: type[BaseModel], settings: dict[str, Any], found: _Fault) ->
     if fault["type"] == "union_tag_not_found" and isinstance(fault["input"], dict):
         return f"{dotted}.kind is missing{choice}"
     said = f"{dotted}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    if len(tag := str(fault.get("ctx", {}).get("tag", ""))) > LONG:
+        said = said.replace(tag, f"{tag[:LONG]}…")
     if isinstance(fault["input"], dict) and fault["type"] == "value_error":  # of settings in it, which it names
         return said
     return f"{said}; got {shown(fault['input'])}"

@@ -14,37 +14,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from adversary.attempts import Outcome, attempt, count, judged, run_apart, verb
+from adversary.small import KINDS, config, inputs, task_of
 from regard import experiment
 
 SEED, EACH = 29, 120  # calls on runs of each kind
-MODELS = {
-    "transformer": {"kind": "transformer", "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1},
-    "recurrent": {"kind": "recurrent", "width": 16, "embedding": 16},
-    "decoder": {"kind": "decoder", "width": 16, "heads": 2, "layers": 1, "ffn_width": 16},
-    "encoder": {"kind": "encoder", "width": 16, "heads": 2, "layers": 1, "ffn_width": 16},
-}
-TASKS = {"decoder": "complete", "encoder": "fill"}
-
-
-def config(kind: str, place: Path) -> dict[str, object]:
-    """Settings of a run of three updates, and its data."""
-    training = {"max_steps": 3, "evaluate_every": 2, "batch_tokens": 200}
-    if kind in TASKS:
-        (place / "text.txt").write_text("the cat sat.\nthe dog ran.\na man reads.\n" * 40)
-        texts = {"train": str(place / "text.txt"), "length": 16, "documents": "lines" if kind == "encoder" else "files"}
-        tokens = {"kind": "characters", "vocabulary": 60}
-        return {
-            "task": TASKS[kind], "languages": ["", "en"], "texts": texts, "tokenizer": tokens, "model": MODELS[kind],
-            "training": training | {"metric": "loss"},
-        }  # fmt: skip
-    nouns, adjectives = ("chat cat", "chien dog", "livre book"), ("noir black", "petit small", "vieux old", "beau fine")
-    words = [(noun.split(), adjective.split()) for noun in nouns for adjective in adjectives]
-    (place / "pairs.tsv").write_text("".join(f"le {a} {x}\tthe {y} {b}\n" for (a, b), (x, y) in words) * 4)
-    return {
-        "task": "translate", "languages": ["fr", "en"], "data": {"train": str(place / "pairs.tsv"), "dev_share": 0.1},
-        "tokenizer": {"vocabulary": 60}, "model": MODELS[kind],
-        "training": training | {"guided_alignment": 0.1 if kind == "recurrent" else 0.0},
-    }  # fmt: skip
 
 
 def change(run: Path, dice: random.Random) -> str:
@@ -82,18 +55,19 @@ def change(run: Path, dice: random.Random) -> str:
 
 def call(kind: str, settings: Path, run: Path, place: Path, dice: random.Random) -> list[str]:
     """A verb that takes a run, with arguments."""
-    text = dice.choice(["le chat noir", "the cat", "", "the [MASK] sat"])
-    task, source = TASKS.get(kind, "translate"), place / "texts.txt"
+    task, source, given = task_of(kind), place / "texts.txt", inputs(kind, place.parent, dice)
     source.write_text("the cat sat.\nle chat noir\n")
+    measured = {"caption": "pictures.csv", "answer": "questions.csv", "transcribe": "sounds.csv"}.get(task)
     train = ["train", str(settings), "--run", str(run)]
     calls = [
         train, [*train, "--resume"], [*train, "--resume", "--set", "training.max_steps=5"],
-        ["prepare", str(settings), "--folder", str(run)], [task, text, "--model", str(run)],
-        [task, text, "--model", str(run), "--json"], ["evaluate", str(run), "--part", "dev"],
-        ["evaluate", str(run), "--source", str(source), *(["--reference", str(source)] if kind not in TASKS else [])],
+        ["prepare", str(settings), "--folder", str(run)], [task, *given, "--model", str(run)],
+        [task, *given, "--model", str(run), "--json"], ["evaluate", str(run), "--part", "dev"],
+        ["evaluate", str(run), "--source", str(place.parent / measured if measured else source)]
+        + (["--reference", str(source)] if task == "translate" else []),
         ["report", str(run)], ["export", str(run), str(place / "out")], ["average", str(run), str(place / "mean")],
-        ["look", str(run), text, "--save", str(place / "page.html")], ["trace", str(run), text],
-        ["look", str(run), text, "--checkpoints", "--save", str(place / "page.html")], ["why", str(run), text],
+        ["look", str(run), *given, "--save", str(place / "page.html")], ["trace", str(run), *given],
+        ["look", str(run), *given, "--checkpoints", "--save", str(place / "page.html")], ["why", str(run), *given],
     ]  # fmt: skip
     return dice.choice(calls)
 
@@ -128,7 +102,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_changed_runs_are_used(kind: str) -> None:
     run_apart(__file__, SEED, EACH, kind)
 

@@ -203,6 +203,17 @@ def test_a_picture_of_someone_elses_refuses_its_input_alone(
     assert (tmp_path / "b.look-2.png").read_bytes() == b"a photograph"
 
 
+def test_a_folder_in_the_place_of_a_drawing_loses_no_caption(talk, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "red").save(name)
+    (tmp_path / "p-2.html").mkdir()
+    code, out, err = talk("caption", "a.png", "b.png", "--look", "p.html")
+    assert (code, [bool(line) for line in out.split("\n")]) == (1, [True, True, False])
+    assert "line 2: p-2.html: a folder; name a file in it" in err
+    assert "drawn: p-1.html" in err
+
+
 def test_a_name_that_no_file_can_have_refuses_its_input_alone(talk, tmp_path: Path) -> None:
     sound = tmp_path / "a.wav"
     soundfile.write(sound, np.zeros(8000, dtype=np.float32), 8000)

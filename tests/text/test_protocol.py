@@ -59,3 +59,13 @@ def test_specials_are_parsed_where_it_says_so() -> None:
     own = Tokenizer.learn(["le chat noir"] * 3, TokenizerConfig(kind="words", vocabulary=20), mask=True)
     assert not own.parses_specials
     assert own.mask not in own.encode("le <mask>")
+
+
+def test_a_token_after_a_text_of_no_tokens_is_no_beginning() -> None:
+    """The template is read from a text; where the tokenizer has none of its letters, it says nothing."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"</s>": 0, "А": 1, "<s>": 2}, merges=[]))
+    inner.add_special_tokens(["</s>", "<s>"])
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+    fast = Fast(inner, {"bos": 2, "eos": 0}, 3)
+    assert (fast.bos, fast.begins) == (2, False)
+    assert fast.marked("АА")[0] == [1, 1, 0]

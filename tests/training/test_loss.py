@@ -270,3 +270,14 @@ def test_a_distribution_does_not_diverge_from_itself():
     torch.testing.assert_close(found, cross_entropy(*twice, smooth))
     nothing = cross_entropy(hidden[:0], weight, bias, target[:0], smooth, None, None, 5.0)
     assert [float(one) for one in nothing] == [0, 0]
+
+
+def test_states_of_a_frozen_encoder_may_be_inference_tensors():
+    (hidden, weight, bias), target = example()
+    cross_entropy(hidden, weight, bias, target, smoothing("torch", 0.1, V, PAD))[0].backward()
+    expected = weight.grad.clone()
+    with torch.inference_mode():
+        frozen = hidden.detach().clone()
+    weight.grad = None
+    cross_entropy(frozen, weight, bias, target, smoothing("torch", 0.1, V, PAD))[0].backward()
+    torch.testing.assert_close(weight.grad, expected)

@@ -14,6 +14,7 @@ from regard.data.texts import TextBatch
 from regard.errors import ConfigError
 from regard.models.build import build
 from regard.models.encoders import GridConfig, SoundConfig
+from regard.models.language import DecoderConfig
 from regard.models.recurrent import RecurrentConfig
 from regard.models.transformer import TransformerConfig
 from regard.training.checkpoint import load_checkpoint
@@ -136,6 +137,14 @@ def test_what_has_no_source_cannot_forget() -> None:
     batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]), torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ConfigError, match=r"training\.word_dropout needs"):
         update(Engine(model, settings, 0, Processes()), batch)
+
+
+@pytest.mark.parametrize("term", ["coverage_loss", "ctc"])
+def test_a_decoder_alone_has_no_source_to_cover_or_to_align(term: str) -> None:
+    model = build(9, DecoderConfig(kind="decoder", width=8, heads=2, layers=1, ffn_width=8))
+    batch = TextBatch(torch.tensor([[1, 4, 5]]), torch.tensor([[4, 5, 2]]), torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(ConfigError, match=rf"training\.{term} needs"):
+        batch_loss(model, batch, TrainingConfig(**{term: 0.5}), 0)
 
 
 def test_hard_attention_has_no_coverage() -> None:

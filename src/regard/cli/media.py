@@ -7,10 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.cli.lines import are_many, check_apart, check_output, check_targets, draw_to, run_lines, targets_of
+from regard.cli.lines import (
+    are_many,
+    check_apart,
+    check_output,
+    check_targets,
+    complain,
+    draw_to,
+    run_lines,
+    targets_of,
+)
 from regard.cli.options import AUTO
 from regard.cli.progress import err
-from regard.errors import ConfigError, RegardError
+from regard.errors import ConfigError, DataError
 
 
 class Segments:
@@ -63,11 +72,14 @@ def run_media(
         if not name.strip() and named is None:
             return [InputError("an empty line names no file")]
         targets = targets_of(look or [], named or name, first + 1, many)
+        segments = Segments(targets, smooth, as_json)
         try:
             check_targets(targets, [named or name], page=True)
-        except RegardError as error:
+        except ConfigError as error:  # a file that may be the user's own stands there
             return [error]
-        segments = Segments(targets, smooth, as_json)
+        except DataError as error:  # the text is not lost with a drawing that cannot be made
+            complain(f"line {first + 1}: {error}")
+            segments.targets, segments.drawn = [], False
         try:
             return [(work(name, segments), segments)]
         except InputError as error:

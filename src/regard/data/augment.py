@@ -35,15 +35,15 @@ class AugmentConfig(BaseModel):
     """Share of the training pairs that are repeated without final full stop and initial capital, as users type."""
     loose_spacing: float = Share
     """Share of the training sources whose no-break spaces before ? ! : ; are replaced by a space or removed."""
-    phrases: float = Field(0.0, ge=0)
+    phrases: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Average number of phrases per training pair that are added as pairs of their own: phrases whose words are aligned
     one to one."""
     turned: bool = False
     """Prefer phrases whose words change their order ("chat noir", "black cat")."""
-    crossed: int = Field(0, ge=0)
+    crossed: int = Field(0, ge=0, le=1000)
     """Number of copies of every distinct phrase whose words change their order, in lower case: a rare adjective is
     then reordered as often in training as a frequent one."""
-    words: int = Field(0, ge=0)
+    words: int = Field(0, ge=0, le=1000)
     """Number of copies of every word with its most frequent translation, as a pair of its own in lower case."""
     names: float = Share
     """Share of the pairs whose names (of the list that comes with regard) are replaced by other names of their kind on

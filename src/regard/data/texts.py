@@ -122,7 +122,7 @@ class Windows:
 
     Args:
         documents: their ids. If there are several, each gets `bos` in front and `eos` behind.
-        length: tokens of a window.
+        length: tokens of a window, which is no longer than the text.
         tokens: largest number of positions of a batch; a batch has at least one window.
         bos, eos, pad: special tokens.
         seed: of offsets and order.
@@ -152,8 +152,9 @@ class Windows:
 
     def padding_share(self) -> float:
         """Share of padding among the positions of all windows."""
-        positions = len(self) * self.length
-        return 1 - max(0, self._total() - 1) / positions if positions else 0.0
+        predicted = max(0, self._total() - 1)
+        positions = len(self) * min(self.length, predicted)
+        return 1 - predicted / positions if positions else 0.0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TextBatch]:
         """The batches of one epoch from number `start` on."""
@@ -170,7 +171,7 @@ class Windows:
         if self.moves:
             starts = starts[torch.randperm(len(starts), generator=generator)]
         for some in starts.split(max(1, self.tokens // self.length))[start:]:
-            positions = some[:, None] + torch.arange(self.length)
+            positions = some[:, None] + torch.arange(min(self.length, len(stream) - 1))
             inside = positions < len(stream) - 1
             positions = positions.clamp(max=len(stream) - 2)
             target = stream[positions + 1]

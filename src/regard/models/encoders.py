@@ -24,7 +24,7 @@ class GridConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["grid"]
-    size: int = Field(96, gt=0)
+    size: int = Field(96, gt=0, le=4096)
     """Height and width of a picture, in points."""
     first: int = Field(32, gt=0)
     """Channels of the first layer, which halves the picture."""
@@ -42,7 +42,7 @@ class PatchesConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["patches"]
-    size: int = Field(96, gt=0)
+    size: int = Field(96, gt=0, le=4096)
     """Height and width of a picture, in points."""
     patch: int = Field(8, gt=0)
     """Height and width of a patch; divides the size."""
@@ -58,7 +58,7 @@ class FeaturesConfig(BaseModel):
     kind: Literal["features"]
     network: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     """The network that gives the features."""
-    size: int = Field(224, gt=0)
+    size: int = Field(224, gt=0, le=4096)
     """Height and width of a picture, in points."""
     cell: Literal[16, 32] = 32
     """Height and width of the grid's cells, in points: 32, or 16 with features of the network's fifth stage added."""

@@ -37,6 +37,11 @@ class Requirements:
     metrics: tuple[str, ...] = ("loss",)
 
 
+DATA = ("data", "texts", "scenes", "files", "questions")
+TASKS_OF = {  # settings of the training that act in some tasks only
+    "guided_alignment": ("translate",), "concat_pairs": ("transcribe",),
+    "coverage_loss": ("translate", "caption", "transcribe"), "ctc": ("translate", "caption", "transcribe"),
+}  # fmt: skip
 WEIGHTS = 20_000  # and biases of a model, each a matrix or a vector: about a thousand layers
 PAIRS = ("transformer", "recurrent")
 PICTURES = ("grid", "patches", "features")
@@ -93,6 +98,8 @@ class ExperimentConfig(BaseModel):
         required = REQUIREMENTS[self.task]
         if sum(getattr(self, name) is not None for name in required.data) != 1:
             raise ValueError(f'task = "{self.task}" needs {" or ".join(f"[{name}]" for name in required.data)}')
+        if other := [name for name in DATA if name not in required.data and getattr(self, name) is not None]:
+            raise ValueError(f'task = "{self.task}" has no [{other[0]}]: leave it out')
         if self.model.kind not in required.models:
             raise ValueError(f'task = "{self.task}" needs model.kind = {_or(required.models)}')
         if self.training.metric not in required.metrics:
@@ -104,6 +111,13 @@ class ExperimentConfig(BaseModel):
             raise ValueError(f'task = "{self.task}" cannot have model.source_encoder.kind = "{encoder.kind}"')
         if self.scenes is not None and encoder is not None and encoder.size != self.scenes.size:
             raise ValueError(f"scenes.size = {self.scenes.size} must be model.source_encoder.size = {encoder.size}")
+        for name, tasks in TASKS_OF.items():
+            if getattr(self.training, name) and self.task not in tasks:
+                raise ValueError(f"training.{name} needs task = {_or(tasks)}")
+        if self.training.ctc and not getattr(self.model, "ctc_head", False):
+            raise ValueError("training.ctc needs model.ctc_head = true: a linear layer from memory states to tokens")
+        if self.training.ctc_halfway and not self.training.ctc:
+            raise ValueError("training.ctc_halfway needs training.ctc: it is a share of that loss")
         if self.describing.ctc and not self.training.ctc:
             raise ValueError("describing.ctc needs training.ctc: the output layer that it reads would not be trained")
         if self.start is not None and self.tokenizer_from is not None:

@@ -115,7 +115,7 @@ class Fast(Spelled):
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             return
-        if marked[1:] == plain and len(marked) > len(plain) and marked[0] < self._vocabulary:
+        if plain and marked[1:] == plain and marked[0] < self._vocabulary:
             self.bos = self.bos if given else marked[0]
             self.begins = marked[0] == self.bos
 

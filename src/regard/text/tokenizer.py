@@ -41,7 +41,7 @@ class TokenizerConfig(BaseModel):
 
     kind: Literal["bytes", "characters", "words", "bpe", "byte_bpe", "unigram"] = "bpe"
     """What a token is; "bpe", "byte_bpe" and "unigram" learn pieces of words."""
-    vocabulary: int = Field(8000, gt=4)
+    vocabulary: int = Field(8000, gt=4, le=2**24)
     """Number of tokens at most, special ones included; "bytes" always has 260."""
     nfc: bool = True
     """Compose characters first (Unicode NFC), so that é is one character however it was typed."""

@@ -161,6 +161,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                             gradients[1] += each.T @ h[one]
                         else:
                             gradients[1] = (each.T @ h[one]).to(wide)
+        if hidden.is_inference():  # features of a frozen encoder; such a tensor cannot be saved
+            hidden = hidden.clone()
         ctx.save_for_backward(*gradients, hidden, weight, bias)
         ctx.settings = target, smooth, dtype, keep, r_drop
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype

@@ -70,7 +70,13 @@ class TrainingPass:
 
     @property
     def weights(self) -> Tensor:
-        """`[B, T, S]`, the weights of the attention that guided alignment supervises; a dense map for each term."""
+        """`[B, T, S]`, the weights of the attention that guided alignment supervises; a dense map for each term.
+
+        Raises:
+            ConfigError: the model is no encoder-decoder.
+        """
+        if not hasattr(self.model, "guided"):
+            raise ConfigError("training.coverage_loss needs an encoder-decoder: its decoder attends to the source")
         found: Tensor = self.model.guided(self.calls)
         return found
 
@@ -113,7 +119,7 @@ def ctc(one: TrainingPass) -> Tensor:
     Raises:
         ConfigError: the model has no `ctc_head`, or no blocks after half of which states could be read.
     """
-    if one.model.ctc_head is None:
+    if getattr(one.model, "ctc_head", None) is None:
         raise ConfigError("training.ctc needs model.ctc_head = true: a linear layer from memory states to tokens")
     share, memory = one.config.ctc_halfway, one.memory
     if not share:

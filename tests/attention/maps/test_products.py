@@ -171,3 +171,14 @@ def test_memory_at_32768_tokens(what: str) -> None:
     command, given = [sys.executable, "-c", PEAK, what], {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=given)
     assert float(done.stdout) < {"products": 100, "gradient": 300}[what], f"{done.stdout.strip()} MiB"
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_score_that_takes_no_call_without_queries(gradient: bool) -> None:
+    def score(query: Tensor, key: Tensor) -> Tensor:
+        product = query @ key.transpose(-1, -2)
+        return product / product.abs().max()
+
+    query, key = (one.requires_grad_(gradient) for one in inputs())
+    seen = regard.attention_map(query, key, score=score)
+    torch.testing.assert_close(seen.push(torch.ones(S, dtype=torch.float64)), torch.ones(B, H, T, dtype=torch.float64))

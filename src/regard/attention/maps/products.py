@@ -73,10 +73,9 @@ def _products(
     source: WeightSource, product: Callable[[RowBlock], Tensor], weights: Tensor, size: int, t: int, room: list[Tensor]
 ) -> Iterator[Tensor]:
     """What `product` makes of each block of rows, in their order."""
-    none = torch.arange(0, device=source.like.device)
-    empty = source.weigh(none)
-    traced = is_traced(weights, source.like) or goes_forward(weights, empty)
-    tracked = torch.is_grad_enabled() and (weights.requires_grad or empty.requires_grad)
+    row = source.weigh(torch.arange(min(1, t), device=source.like.device))  # a score may take no call without queries
+    traced = is_traced(weights, source.like) or goes_forward(weights, row)
+    tracked = torch.is_grad_enabled() and (weights.requires_grad or row.requires_grad)
     if not traced and not tracked:
         yield from map(product, source.blocks(size, t, room))
         return

@@ -21,7 +21,7 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower edge in pixels
 class SceneConfig(SpriteConfig):
     """Settings of the scenes."""
 
-    size: int = Field(96, ge=32)
+    size: int = Field(96, ge=32, le=4096)
     """Height and width of a picture in pixels."""
     most: int = Field(3, ge=1, le=3)
     """Largest number of things in a scene."""
