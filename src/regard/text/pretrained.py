@@ -115,7 +115,9 @@ class Fast(Spelled):
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             return
-        if plain and marked[1:] == plain and marked[0] < self._vocabulary:
+        # where the tokenizer has no "a", the one token may be the last of a text
+        begins = marked[1:] == plain and len(marked) > len(plain) and (bool(plain) or marked[0] != self.eos)
+        if begins and marked[0] < self._vocabulary:
             self.bos = self.bos if given else marked[0]
             self.begins = marked[0] == self.bos
 
